@@ -1,0 +1,80 @@
+"""Real-time semantic segmentation of webcams, videos, streams and pictures.
+
+    segmenter = rtseg.load()
+    mask = segmenter(image).mask
+
+    for frame, segmentation in rtseg.stream("clip.mp4", segmenter):
+        ...
+
+Importing this package loads no heavy library; each name below is imported on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from rtseg.api import load as load
+    from rtseg.api import stream as stream
+    from rtseg.contracts import Backend as Backend
+    from rtseg.contracts import Effect as Effect
+    from rtseg.contracts import Rendered as Rendered
+    from rtseg.contracts import Sink as Sink
+    from rtseg.contracts import Source as Source
+    from rtseg.contracts import SourceInfo as SourceInfo
+    from rtseg.effects import ViewOptions as ViewOptions
+    from rtseg.effects import open_effect as open_effect
+    from rtseg.errors import RtsegError as RtsegError
+    from rtseg.frame import Frame as Frame
+    from rtseg.labels import LabelSet as LabelSet
+    from rtseg.pipeline import run as run
+    from rtseg.segmentation import Segmentation as Segmentation
+    from rtseg.segmenter import Segmenter as Segmenter
+    from rtseg.sinks import SinkOptions as SinkOptions
+    from rtseg.sinks import open_sink as open_sink
+    from rtseg.sources import SourceOptions as SourceOptions
+    from rtseg.sources import open_source as open_source
+    from rtseg.stats import Report as Report
+    from rtseg.stats import Stats as Stats
+    from rtseg.zoo import ModelSpec as ModelSpec
+
+_HOME = {
+    "Backend": "contracts",
+    "Effect": "contracts",
+    "Frame": "frame",
+    "LabelSet": "labels",
+    "ModelSpec": "zoo",
+    "Rendered": "contracts",
+    "Report": "stats",
+    "RtsegError": "errors",
+    "Segmentation": "segmentation",
+    "Segmenter": "segmenter",
+    "Sink": "contracts",
+    "SinkOptions": "sinks",
+    "Source": "contracts",
+    "SourceInfo": "contracts",
+    "SourceOptions": "sources",
+    "Stats": "stats",
+    "ViewOptions": "effects",
+    "load": "api",
+    "open_effect": "effects",
+    "open_sink": "sinks",
+    "open_source": "sources",
+    "run": "pipeline",
+    "stream": "api",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'rtseg' has no attribute {name!r}")
+    return getattr(import_module(f"rtseg.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

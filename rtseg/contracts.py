@@ -1,0 +1,234 @@
+"""The contracts of the four edges, on one page: Source, Backend, Effect, Sink.
+
+Each edge is a folder with a table of `"module:Class"` strings, an `open_...` function, and one
+small file per thing. A new thing is one file and one line in its table.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtseg.clock import Clock
+from rtseg.frame import Frame, Image
+from rtseg.segmentation import Segmentation
+from rtseg.zoo import ModelSpec
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What a source says of itself once it is open.
+
+    Attributes:
+        name: for people: "camera 0", a file name, an address without its password.
+        width, height: of the frames it yields, after rotation, in pixels.
+        frame_rate: frames per second, exact; None when it has none or will not say.
+        frame_count: frames it will yield; None when unknown or endless.
+        live: whether the world goes on while nobody reads.
+        media: the file on disk whose audio belongs to the frames, if any.
+        media_start: seconds into `media`, from its first picture, at which pts 0 lies.
+        sample_aspect_ratio: width of a pixel over its height.
+        colour_tags: (colorspace, primaries, transfer, range) of the stream as FFmpeg numbers, so
+            that a file written from it is read back in the same colours; None when not a video.
+        notes: things a person should know, as what was asked of a camera and what it gave.
+    """
+
+    name: str
+    width: int
+    height: int
+    frame_rate: Fraction | None = None
+    frame_count: int | None = None
+    live: bool = False
+    media: Path | None = None
+    media_start: float = 0.0
+    sample_aspect_ratio: Fraction = Fraction(1)
+    colour_tags: tuple[int, int, int, int] | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Source(ABC):
+    """Yields frames, once. Its constructor opens it, or raises `SourceError`.
+
+    A subclass gives `info`, `_read` and `_release`. `_read` returns within the read timeout:
+    a frame, or None at the end, or raises `SourceError` when the source is lost for good. Ending
+    is not failing: a camera never ends, a file that ends early says so in `warnings`.
+    """
+
+    info: SourceInfo
+    clock: Clock
+    notice: str | None = None
+    """What a person should know while no frame comes; None when all is well."""
+    outages: int = 0
+    """How often the source was lost and came back, or is being waited for."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
+        self.warnings: list[str] = []
+        self._interrupted = False
+        self._reading = False
+        self._closed = False
+
+    @abstractmethod
+    def _read(self) -> Frame | None:
+        """The next frame; None at the end."""
+
+    def _release(self) -> None:  # noqa: B027 - most sources of memory have nothing to release
+        """Give back the device or file; called once."""
+
+    def interrupt(self) -> None:
+        """Ask the iteration to end soon; may be called from another thread, and again."""
+        self._interrupted = True
+
+    def close(self) -> None:
+        """Release the device; not under a thread that is still inside a read of it."""
+        self._interrupted = True
+        if not self._closed and not self._reading:
+            self._closed = True
+            self._release()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep for `seconds`, or until somebody interrupts."""
+        until = self.clock.now() + seconds
+        while not self._interrupted and (left := until - self.clock.now()) > 0:
+            self.clock.sleep(min(left, 0.05))
+
+    def __iter__(self) -> Iterator[Frame]:
+        while not self._interrupted:
+            self._reading = True
+            try:
+                frame = self._read()
+            finally:
+                self._reading = False
+            if frame is None:
+                return
+            yield frame
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """What really runs, read back from the library; never what was asked for.
+
+    Attributes:
+        name: "torch", "onnx", "stub".
+        device: "cpu", "cuda:0 (NVIDIA ...)", "mps".
+        precision: "fp32", "fp16", "bf16", "int8".
+        provider: the library's own word for its executor: "CPUExecutionProvider", "ATen".
+        notes: why it is not what was asked for, one line each.
+        kept: whether the device is the one asked for; False is what `--strict-device` refuses.
+    """
+
+    name: str
+    device: str
+    precision: str
+    provider: str = ""
+    notes: tuple[str, ...] = ()
+    kept: bool = True
+
+
+class Backend(ABC):
+    """One network on one device, loaded and warmed up by its constructor; used by one thread.
+
+    Attributes:
+        spec: the network's identity.
+        input_size: (height, width) of the batch it takes; fixed for its life.
+        info: what really runs.
+    """
+
+    spec: ModelSpec
+    input_size: tuple[int, int]
+    info: BackendInfo
+
+    @abstractmethod
+    def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Run the network.
+
+        Args:
+            batch: (N, h, w, 3) uint8 **RGB**, (h, w) being `input_size`.
+
+        Returns:
+            (N, C, h/s, w/s) float32 scores at the network's own output stride, C at least 2.
+
+        Raises:
+            BackendError: the library failed.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most libraries free what is no longer referenced
+        """Free the device; may be called again."""
+
+
+Effect = Callable[[Frame, Segmentation], Image]
+"""Draws: (frame, segmentation) -> (H', W', 3) uint8 BGR. Pure; its inputs stay untouched."""
+
+
+@dataclass
+class Rendered:
+    """One frame at the end of the loop: the sinks take from it what they need."""
+
+    frame: Frame
+    segmentation: Segmentation
+    effect: Effect = field(repr=False)
+
+    @cached_property
+    def image(self) -> Image:
+        """(H', W', 3) uint8 BGR: the finished picture, drawn once if anybody wants it."""
+        return self.effect(self.frame, self.segmentation)
+
+
+class Sink(ABC):
+    """Takes finished frames, in order, in the main thread.
+
+    Its constructor checks all that can be checked before a frame exists, or raises. `write` and
+    `close` raise `SinkError`. `close` finishes the file and puts it under its name; it is called
+    once, after an error too. `wants_image` False spares the drawing when nobody needs it.
+    """
+
+    wants_image: bool = True
+
+    @property
+    def alive(self) -> bool:
+        """False once a person has closed it."""
+        return True
+
+    @abstractmethod
+    def write(self, rendered: Rendered) -> None:
+        """Take one frame."""
+
+    def idle(self, notice: str | None) -> None:  # noqa: B027 - only windows have something to do
+        """Nothing came for a moment; `notice` says why when there is something to say."""
+
+    def close(self) -> None:  # noqa: B027
+        """Finish."""
+
+    def summary(self) -> str:
+        """One line for the end of the run: what was written, where; "" for nothing."""
+        return ""
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,71 @@
+"""Everything rtseg raises on purpose.
+
+    RtsegError                 1  runtime failure
+    +-- UsageError             2  what was asked for makes no sense
+    |   +-- ModelError         2  a network or its weights are not what was named
+    +-- SourceError            3  a source cannot be opened, or was lost for good
+    +-- SinkError              1  something could not be written
+    +-- BackendError           1  the network failed while running
+    +-- DownloadError          1  weights could not be fetched
+    +-- DeviceError            4  the device is not what was required
+    +-- ThresholdError         5  a measured figure missed its threshold
+
+The number is the exit code of the command line.
+"""
+
+
+class RtsegError(Exception):
+    """A failure with words for a person: what was asked, what was found, what to do.
+
+    `asked` alone is enough where the rest would repeat it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, asked: str, *, found: str = "", do: str = "") -> None:
+        super().__init__(asked)
+        self.asked, self.found, self.do = asked, found, do
+
+    def __str__(self) -> str:
+        text = f"{self.asked}: {self.found}" if self.found else self.asked
+        return f"{text.rstrip('.')}. {self.do}" if self.do else text
+
+
+class UsageError(RtsegError):
+    """What was asked for makes no sense, whatever the machine."""
+
+    exit_code = 2
+
+
+class ModelError(UsageError):
+    """A network, its labels or its weights are not what was named."""
+
+
+class SourceError(RtsegError):
+    """A source cannot be opened, or was lost for good."""
+
+    exit_code = 3
+
+
+class SinkError(RtsegError):
+    """Something could not be written."""
+
+
+class BackendError(RtsegError):
+    """The network failed while running."""
+
+
+class DownloadError(RtsegError):
+    """Weights could not be fetched."""
+
+
+class DeviceError(RtsegError):
+    """The device that runs is not the one that was required."""
+
+    exit_code = 4
+
+
+class ThresholdError(RtsegError):
+    """A measured figure missed the threshold it was given."""
+
+    exit_code = 5

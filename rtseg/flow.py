@@ -1,0 +1,150 @@
+"""All threads of rtseg live here, and mean one thing.
+
+"Run this iterable over there, let me iterate it here." A flow knows nothing of frames.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+JOIN_SECONDS = 2.0
+
+
+class Flow(Generic[T]):
+    """One producer thread, one reader, one bounded buffer.
+
+    `every` (the default) loses nothing and brakes the producer; `latest` keeps only the newest
+    item and counts those it replaced. An error of the producer is raised, as the same object, in
+    the reader, after the items before it. Leaving the `with` stops and joins.
+
+    Args:
+        items: iterated in the thread; a generator is closed there too.
+        latest: keep the newest item instead of every one.
+        capacity: items buffered for `every`.
+        name: the thread's name, for people who debug.
+        interrupt: called once on stop, from the reader's thread; asks `items` to end soon.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[T],
+        *,
+        latest: bool = False,
+        capacity: int = 2,
+        name: str = "flow",
+        interrupt: Callable[[], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.latest = latest
+        self.produced = 0
+        self.delivered = 0
+        self.replaced = 0
+        self._items = items
+        self._capacity = 1 if latest else capacity
+        self._interrupt = interrupt
+        self._buffer: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._ended = False
+        self._error: BaseException | None = None
+        # A daemon: a driver that never returns must not keep the process alive.
+        self._thread = threading.Thread(target=self._produce, name=f"rtseg-{name}", daemon=True)
+
+    @property
+    def discarded(self) -> int:
+        """Items left unread when the flow was stopped."""
+        return self.produced - self.delivered - self.replaced
+
+    @property
+    def hung(self) -> bool:
+        """Whether the thread is still inside `items` after it was stopped and joined."""
+        return self._stopped and self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Ask the producer to end; returns at once, may be called again."""
+        with self._changed:
+            first, self._stopped = not self._stopped, True
+            self._changed.notify_all()
+        if first and self._interrupt is not None:
+            self._interrupt()
+
+    def poll(self, seconds: float) -> Iterator[T | None]:
+        """Iterate, yielding None whenever nothing came for `seconds`."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._ready, timeout=seconds)
+                item = self._take()
+                if item is None and (self._stopped or self._ended):
+                    break
+            yield item
+        if self._error is not None and not self._stopped:
+            raise self._error
+
+    def __iter__(self) -> Iterator[T]:
+        return (item for item in self.poll(3600.0) if item is not None)
+
+    def __enter__(self) -> Flow[T]:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+        self._thread.join(JOIN_SECONDS)
+
+    def _take(self) -> T | None:
+        if self._stopped or not self._buffer:
+            return None
+        self.delivered += 1
+        self._changed.notify_all()
+        return self._buffer.popleft()
+
+    def _ready(self) -> bool:
+        return bool(self._buffer) or self._ended or self._stopped
+
+    def _produce(self) -> None:
+        iterator = iter(self._items)
+        try:
+            for item in iterator:
+                if not self._put(item):
+                    break
+        except BaseException as error:  # handed to the reader, whatever it is
+            self._error = error
+        finally:
+            self._close(iterator)
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _close(self, iterator: Iterator[T]) -> None:
+        """Finish a generator in the thread that ran it."""
+        close = getattr(iterator, "close", None)
+        try:
+            if close is not None:
+                close()
+        except BaseException as error:
+            self._error = self._error or error
+
+    def _put(self, item: T) -> bool:
+        """Hand over one item; False when nobody reads any more."""
+        with self._changed:
+            self.produced += 1
+            if self.latest and self._buffer:
+                self._buffer.clear()
+                self.replaced += 1
+            self._changed.wait_for(lambda: self._stopped or len(self._buffer) < self._capacity)
+            if self._stopped:
+                return False
+            self._buffer.append(item)
+            self._changed.notify_all()
+            return True

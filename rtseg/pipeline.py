@@ -1,0 +1,195 @@
+"""The loop: a source, a segmenter, an effect and sinks, and how one frame goes through them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+from rtseg.contracts import Effect, Rendered, Sink, Source
+from rtseg.errors import UsageError
+from rtseg.flow import Flow
+from rtseg.frame import Frame
+from rtseg.segmentation import Segmentation
+from rtseg.segmenter import Pair, Segmenter
+from rtseg.stats import Report, Stats
+
+Policy = Literal["auto", "newest", "all"]
+
+TICK_SECONDS = 0.05
+"""How long the main thread waits for a frame before it turns once with nothing."""
+
+
+class Flows(NamedTuple):
+    """The two threads of a run: frames as they are captured, and pairs as they are segmented."""
+
+    frames: Flow[Frame]
+    pairs: Flow[Pair]
+
+
+def keeps_newest(policy: str, live: bool) -> bool:
+    """Whether unread frames make way for newer ones: for live sources, unless told otherwise.
+
+    Raises:
+        UsageError: there is no such policy.
+    """
+    if policy not in ("auto", "newest", "all"):
+        raise UsageError(f"unknown policy {policy!r}", found="there are auto, newest, all")
+    return live if policy == "auto" else policy == "newest"
+
+
+@contextmanager
+def flowing(
+    source: Source, segmenter: Segmenter, stats: Stats, policy: str = "auto"
+) -> Iterator[Flows]:
+    """Capture and inference, each in its thread, for as long as the `with` lasts."""
+    latest = keeps_newest(policy, source.info.live)
+    frames = Flow(_timed(source, stats), latest=latest, name="capture", interrupt=source.interrupt)
+    pairs = Flow(
+        segmenter.stream(frames, stats), latest=latest, name="inference", interrupt=frames.stop
+    )
+    with frames, pairs:
+        yield Flows(frames, pairs)
+
+
+def stream(
+    source: Source, segmenter: Segmenter, *, policy: Policy = "auto"
+) -> Iterator[tuple[Frame, Segmentation]]:
+    """Iterate (frame, segmentation) pairs; capture and inference run ahead in their threads.
+
+    Files give every frame, in order; live sources the newest. An error of the source or of the
+    network is raised here. Closing the generator stops and joins the threads, not the source.
+    """
+    with flowing(source, segmenter, Stats(source.clock), policy) as flows:
+        yield from flows.pairs
+
+
+def run(
+    source: Source,
+    segmenter: Segmenter,
+    effect: Effect,
+    sinks: Sequence[Sink],
+    *,
+    stats: Stats | None = None,
+    policy: str = "auto",
+    stop: Callable[[], bool] = lambda: False,
+    on_tick: Callable[[], None] = lambda: None,
+) -> Report:
+    """Show or write every frame until the source ends, a sink is closed, or `stop` says so.
+
+    The caller opens and closes the source, the segmenter and the sinks; what `run` starts, it
+    has stopped when it returns or raises.
+
+    Args:
+        stats: filled while it runs, for whoever shows numbers live.
+        policy: "auto" keeps the newest frame of live sources and every frame of others.
+        stop: asked at least every 50 ms.
+        on_tick: called as often, for progress displays.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        RtsegError: of the source, the backend or a sink; frames before it were delivered.
+    """
+    stats = stats or Stats(source.clock)
+    flows: Flows | None = None
+    stats.start()
+    try:
+        with flowing(source, segmenter, stats, policy) as flows:
+            _drain(flows, source, effect, sinks, stats, stop, on_tick)
+    finally:
+        if flows is not None:
+            _settle(flows, stats)
+    return summarise(source, segmenter, stats)
+
+
+def _drain(
+    flows: Flows,
+    source: Source,
+    effect: Effect,
+    sinks: Sequence[Sink],
+    stats: Stats,
+    stop: Callable[[], bool],
+    on_tick: Callable[[], None],
+) -> None:
+    """The main thread's part: draw, show, write, and listen."""
+    for pair in flows.pairs.poll(TICK_SECONDS):
+        _count(flows, stats)
+        if pair is None:
+            for sink in sinks:
+                sink.idle(source.notice)
+        else:
+            _show(Rendered(*pair, effect), sinks, stats)
+        on_tick()
+        if stop() or not all(sink.alive for sink in sinks):
+            return
+
+
+def _show(rendered: Rendered, sinks: Sequence[Sink], stats: Stats) -> None:
+    with stats.stage("decode"):
+        _ = rendered.segmentation.mask
+    if any(sink.wants_image for sink in sinks):
+        with stats.stage("draw"):
+            _ = rendered.image
+    with stats.stage("write"):
+        for sink in sinks:
+            sink.write(rendered)
+    stats.show(rendered.frame.captured_at)
+
+
+def _timed(source: Source, stats: Stats) -> Iterator[Frame]:
+    """The source's frames; each read is timed, and gaps in a live source's numbers counted."""
+    expected = None
+    since = stats.clock.now()
+    for frame in source:
+        stats.add("capture", stats.clock.now() - since)
+        if source.info.live and expected is not None:
+            stats.missed += max(0, frame.index - expected)
+        expected = frame.index + 1
+        yield frame
+        since = stats.clock.now()
+
+
+def _count(flows: Flows, stats: Stats) -> None:
+    stats.produced = flows.frames.produced + stats.missed
+    drops = {
+        "camera": stats.missed,
+        "capture": flows.frames.replaced,
+        "display": flows.pairs.replaced,
+    }
+    stats.dropped_by = {cause: count for cause, count in drops.items() if count}
+
+
+def _settle(flows: Flows, stats: Stats) -> None:
+    """Count what was still on its way when the run stopped, and name threads that did not."""
+    _count(flows, stats)
+    stats.hung = [flow.name for flow in flows if flow.hung]
+    left = stats.produced - stats.shown - stats.dropped
+    if left:
+        stats.dropped_by["stop"] = left
+
+
+def summarise(source: Source, segmenter: Segmenter, stats: Stats) -> Report:
+    """The report of a run, also of one that raised: `stats` is what it filled so far."""
+    info = segmenter.info
+    return Report(
+        fps=round(stats.fps, 3),
+        frames=stats.shown,
+        produced=stats.produced,
+        dropped=stats.dropped,
+        dropped_by=dict(stats.dropped_by),
+        outages=source.outages,
+        backend=info.name,
+        device=info.device,
+        precision=info.precision,
+        provider=info.provider,
+        imgsz=segmenter.input_size,
+        model=segmenter.spec.name,
+        source=source.info.name,
+        seconds=round(stats.seconds, 3),
+        age_ms=stats.age.milliseconds(),
+        stages_ms={name: d.milliseconds() for name, d in stats.stages.items() if d.count},
+        notes=[*source.warnings, *info.notes],
+        hung=list(stats.hung),
+    )

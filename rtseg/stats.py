@@ -1,0 +1,153 @@
+"""What a run measured: counts, and the distribution of every duration in constant memory."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rtseg.clock import Clock
+
+STAGES = ("capture", "preprocess", "infer", "decode", "draw", "write")
+"""The stages of one frame's story, in order; each is timed where it runs."""
+
+
+class Durations:
+    """The distribution of a duration, within 0.5 %, however many there are.
+
+    Buckets grow by 1 % from a microsecond to a quarter of an hour, as in an HDR histogram.
+    """
+
+    _FLOOR = 1e-6
+    _STEP = math.log(1.01)
+    _BUCKETS = math.ceil(math.log(1e9) / _STEP) + 1
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = 0.0
+        self.max = 0.0
+        self._counts = np.zeros(self._BUCKETS, np.int64)
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        bucket = int(math.log(max(seconds, self._FLOOR) / self._FLOOR) / self._STEP)
+        self._counts[min(bucket, self._BUCKETS - 1)] += 1
+        self.count += 1
+        self.total += seconds
+        self.max = max(self.max, seconds)
+
+    def quantile(self, share: float) -> float:
+        """The duration that `share` (0..1) of them do not exceed; NaN when there are none."""
+        if not self.count:
+            return math.nan
+        rank = max(1, math.ceil(share * self.count))
+        bucket = int(np.searchsorted(np.cumsum(self._counts), rank))
+        return min(self._FLOOR * math.exp((bucket + 0.5) * self._STEP), self.max)
+
+    def milliseconds(self) -> dict[str, float]:
+        """p50, p95, p99, max and mean in milliseconds, rounded to a microsecond."""
+        if not self.count:
+            return {}
+        row = {name: self.quantile(q) for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}
+        row |= {"max": self.max, "mean": self.total / self.count}
+        return {name: round(seconds * 1e3, 3) for name, seconds in row.items()}
+
+
+class Stats:
+    """What happened to the frames of one run; every stage writes its own entry.
+
+    Each entry has a single writer, so nothing here needs a lock.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
+        self.stages = {stage: Durations() for stage in STAGES}
+        self.age = Durations()
+        self.produced = 0
+        self.shown = 0
+        self.missed = 0
+        self.dropped_by: dict[str, int] = {}
+        self.recent: dict[str, float] = {}
+        self.hung: list[str] = []
+        self._started: float | None = None
+        self._finished = 0.0
+        self._moments: deque[float] = deque(maxlen=61)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block as one pass of a stage."""
+        since = self.clock.now()
+        yield
+        self.add(name, self.clock.now() - since)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Count one pass of a stage."""
+        self.stages[name].add(seconds)
+        self.recent[name] = 0.9 * self.recent.get(name, seconds) + 0.1 * seconds
+
+    def start(self) -> None:
+        """Begin the clock of the whole loop; models are loaded and warm by now."""
+        self._started = self.clock.now()
+
+    def show(self, captured_at: float) -> None:
+        """Count one frame that has reached every sink."""
+        self._finished = self.clock.now()
+        self.shown += 1
+        self.recent["age"] = self._finished - captured_at
+        self.age.add(self._finished - captured_at)
+        self._moments.append(self._finished)
+
+    @property
+    def dropped(self) -> int:
+        """Frames the source produced, or missed, that nobody saw."""
+        return sum(self.dropped_by.values())
+
+    @property
+    def seconds(self) -> float:
+        """From the start of the loop to the last frame written."""
+        return max(0.0, self._finished - self._started) if self._started is not None else 0.0
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of the whole loop, over `seconds`."""
+        return self.shown / self.seconds if self.seconds else 0.0
+
+    @property
+    def fps_now(self) -> float:
+        """Frames per second over the last 60 frames."""
+        if len(self._moments) < 2:
+            return 0.0
+        return (len(self._moments) - 1) / max(self._moments[-1] - self._moments[0], 1e-9)
+
+
+@dataclass
+class Report:
+    """The figures of a run, as `--metrics` writes them.
+
+    `fps` is that of the whole loop; `frames` were shown or written, of `produced` that the source
+    gave; the rest were `dropped`, by cause. Durations are in milliseconds. `hung` names threads
+    that were still inside a driver when the run was over.
+    """
+
+    fps: float
+    frames: int
+    produced: int
+    dropped: int
+    dropped_by: dict[str, int]
+    outages: int
+    backend: str
+    device: str
+    precision: str
+    provider: str
+    imgsz: tuple[int, int]
+    model: str
+    source: str
+    seconds: float
+    age_ms: dict[str, float]
+    stages_ms: dict[str, dict[str, float]]
+    notes: list[str] = field(default_factory=list)
+    hung: list[str] = field(default_factory=list)

@@ -1,0 +1,129 @@
+"""The identity of a network, and the table of those rtseg knows by name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rtseg.labels import VOC, LabelSet
+
+FORMAT = 1
+"""Version of the serialised form of a `ModelSpec`."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a network file wants to be fed.
+
+    A pixel value v of the (RGB or BGR) picture becomes `(v * scale - mean) / std`.
+
+    Attributes:
+        size: (height, width) the network was made for.
+        fixed: whether it takes no other size.
+    """
+
+    size: tuple[int, int]
+    fixed: bool = False
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    dtype: Literal["uint8", "float32"] = "float32"
+    colour: Literal["RGB", "BGR"] = "RGB"
+    scale: float = 1 / 255
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class WeightsSpec:
+    """Where published weights are.
+
+    Attributes:
+        sha256: hexadecimal digest of the file, or the prefix that its publisher gives.
+        megabytes: size of the download.
+    """
+
+    url: str
+    sha256: str
+    licence: str
+    megabytes: float
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The whole identity of a network.
+
+    The same value stands in the zoo, in a checkpoint and in the metadata of an ONNX file, so a
+    file that rtseg wrote needs no other flag.
+
+    Attributes:
+        name: what a person calls it.
+        architecture: torchvision's builder name, "onnx" for a foreign file, "stub" for none.
+        labels: its classes.
+        input: its preprocessing.
+        output: what its output holds: class scores, or probabilities that sum to 1.
+        weights: where published weights are, if any.
+        miou: published mean IoU in percent, on `dataset`.
+        parameters: how many numbers it has, in millions.
+    """
+
+    name: str
+    architecture: str
+    labels: LabelSet = VOC
+    input: InputSpec = field(default_factory=lambda: InputSpec((520, 520)))
+    output: Literal["logits", "probabilities"] = "logits"
+    weights: WeightsSpec | None = None
+    miou: float | None = None
+    dataset: str = ""
+    parameters: float | None = None
+    licence: str = ""
+
+    def to_json(self) -> str:
+        """The spec as one line of JSON; `from_json` gives an equal spec back."""
+        return json.dumps({"rtseg": FORMAT, **asdict(self)}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: it is no such text, or of a later version.
+        """
+        try:
+            values = json.loads(text)
+            if values.pop("rtseg") > FORMAT:
+                raise ValueError("written by a later version of rtseg; upgrade it")
+            return cls(**_typed(values))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a model spec of rtseg: {error!r}") from error
+
+
+def _typed(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists and dicts back in the types of the fields."""
+    labels, given = values["labels"], values["input"]
+    weights = values.get("weights")
+    triple = {key: tuple(given[key]) for key in ("size", "mean", "std")}
+    return {
+        **values,
+        "labels": LabelSet(
+            tuple(labels["names"]),
+            tuple((r, g, b) for r, g, b in labels["colours"]),
+            labels["background"],
+        ),
+        "input": InputSpec(**{**given, **triple}),
+        "weights": WeightsSpec(**weights) if weights else None,
+    }
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network ready to be loaded: its identity, and where its numbers are.
+
+    Attributes:
+        file: the ONNX file, checkpoint or state dict; None when there is no file.
+        format: how to read it; "random" is seeded random weights, "none" needs no weights.
+    """
+
+    spec: ModelSpec
+    file: Path | None
+    format: Literal["onnx", "torch", "random", "none"]

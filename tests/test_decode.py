@@ -1,0 +1,136 @@
+"""The exact decode against the full computation: enlarge every plane, then arg-max."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtseg.decode import decode_mask, disagreeing_share, enlarge
+
+EXACT = 0.99999
+
+
+def full(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    planes = torch.from_numpy(scores)[None]
+    large = torch.nn.functional.interpolate(planes, size, mode="bilinear", align_corners=False)
+    return large[0].argmax(0).numpy().astype(np.uint8)
+
+
+def random_scores(shape: tuple[int, int, int]) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def smooth_scores(shape: tuple[int, int, int]) -> np.ndarray:
+    return np.stack([cv2.GaussianBlur(plane, (0, 0), 4) for plane in random_scores(shape)])
+
+
+def checkerboard(shape: tuple[int, int, int]) -> np.ndarray:
+    scores = np.zeros(shape, np.float32)
+    scores[0] = np.indices(shape[1:]).sum(0) % 2
+    scores[-1] = 1 - scores[0]
+    return scores
+
+
+@pytest.mark.parametrize("make", [random_scores, smooth_scores, checkerboard])
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((21, 64, 64), (720, 1280)),
+        ((2, 36, 64), (1080, 1920)),
+        ((21, 33, 33), (513, 513)),
+        ((19, 45, 80), (719, 1279)),
+        ((3, 1, 9), (50, 77)),
+        ((3, 9, 1), (77, 50)),
+        ((5, 1, 1), (3, 4)),
+        ((4, 64, 64), (33, 41)),
+        ((4, 17, 23), (17, 23)),
+        ((150, 20, 30), (201, 299)),
+    ],
+)
+def test_equals_the_full_computation(make, shape, size) -> None:
+    scores = make(shape)
+    agreement = (decode_mask(scores, size) == full(scores, size)).mean()
+    assert agreement >= EXACT
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    classes=st.integers(1, 6),
+    small=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    seed=st.integers(0, 2**16),
+)
+def test_any_size(classes, small, size, seed) -> None:
+    scores = np.random.default_rng(seed).normal(size=(classes, *small)).astype(np.float32)
+    wrong = decode_mask(scores, size) != full(scores, size)
+    if wrong.any():  # only float ties may differ: there, the two best scores are equal
+        planes = np.stack([enlarge(plane, size) for plane in scores])
+        top = np.sort(planes, axis=0)
+        assert np.allclose(top[-1][wrong], top[-2][wrong], atol=1e-5)
+
+
+def test_a_class_that_wins_at_no_corner_can_win_inside() -> None:
+    scores = np.array([[[1.0, 0.0]], [[0.0, 1.0]], [[0.9, 0.9]]], np.float32)
+    mask = decode_mask(scores, (1, 100))
+    assert set(np.unique(mask)) == {0, 1, 2}
+    assert (mask == full(scores, (1, 100))).all()
+
+
+def test_ties_go_to_the_lower_class() -> None:
+    assert (decode_mask(np.zeros((4, 3, 3), np.float32), (10, 10)) == 0).all()
+
+
+def test_the_table_is_applied_on_the_way() -> None:
+    scores, table = random_scores((5, 8, 8)), np.arange(256, dtype=np.uint8)
+    table[[1, 3]] = [0, 255]
+    plain, mapped = decode_mask(scores, (50, 60)), decode_mask(scores, (50, 60), table)
+    assert {1, 3} <= set(np.unique(plain))
+    assert (mapped == table[plain]).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (0, 4, 4), (256, 2, 2), (3, 0, 4)])
+def test_wrong_shapes_are_refused(shape) -> None:
+    with pytest.raises(ValueError, match="scores are"):
+        decode_mask(np.zeros(shape, np.float32), (4, 4))
+
+
+def test_not_a_number_does_not_crash() -> None:
+    scores = np.full((3, 5, 5), np.nan, np.float32)
+    assert decode_mask(scores, (20, 20)).shape == (20, 20)
+
+
+def test_enlarge_equals_torch() -> None:
+    plane = random_scores((1, 13, 7))
+    large = torch.nn.functional.interpolate(
+        torch.from_numpy(plane)[None], (101, 55), mode="bilinear", align_corners=False
+    )
+    np.testing.assert_allclose(enlarge(plane[0], (101, 55)), large[0, 0].numpy(), atol=1e-5)
+
+
+def test_disagreeing_share() -> None:
+    assert disagreeing_share(checkerboard((2, 9, 9))) == 1.0
+    assert disagreeing_share(np.zeros((2, 9, 9), np.float32)) == 0.0
+
+
+@pytest.mark.needs_data
+def test_natural_pictures(data: Path) -> None:
+    """Scores of a real 21-class network on real pictures, decoded at 720p."""
+    ort = pytest.importorskip("onnxruntime")
+    session = ort.InferenceSession(
+        data / "networks" / "deeplabv3_mobilenet_v2_voc.onnx", providers=["CPUExecutionProvider"]
+    )
+    pictures = sorted((data / "pictures").glob("*.jpg"))
+    wrong = total = 0
+    for path in pictures:
+        small = cv2.resize(cv2.imread(str(path)), (513, 513))[None, :, :, ::-1]
+        (scores,) = session.run(None, {"image": np.ascontiguousarray(small)})
+        wrong += int((decode_mask(scores[0], (720, 1280)) != full(scores[0], (720, 1280))).sum())
+        total += 720 * 1280
+    assert len(pictures) >= 5
+    assert wrong / total <= 1 - EXACT

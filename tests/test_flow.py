@@ -1,0 +1,142 @@
+"""The one threading mechanism: order, loss, errors, stopping."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from rtseg.flow import Flow
+
+
+def test_every_keeps_order_and_loses_nothing() -> None:
+    with Flow(range(1000)) as flow:
+        assert list(flow) == list(range(1000))
+    assert (flow.produced, flow.delivered, flow.replaced, flow.discarded) == (1000, 1000, 0, 0)
+
+
+def test_every_brakes_the_producer() -> None:
+    begun = []
+
+    def items() -> Iterator[int]:
+        for i in range(100):
+            begun.append(i)
+            yield i
+
+    with Flow(items(), capacity=2) as flow:
+        first = next(iter(flow))
+        assert first == 0
+        # one delivered, two buffered, one waiting for room, at the most one more begun
+        assert len(begun) <= 5
+
+
+def test_latest_keeps_the_newest_and_counts_the_rest() -> None:
+    gate = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield from range(50)
+        gate.set()
+
+    with Flow(items(), latest=True) as flow:
+        assert gate.wait(5)
+        assert list(flow) == [49]
+    assert flow.replaced == 49
+    assert flow.produced == flow.delivered + flow.replaced
+
+
+def test_an_error_is_the_same_object_and_comes_after_the_items_before_it() -> None:
+    error = OSError("cable")
+
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise error
+
+    got = []
+    with pytest.raises(OSError, match="cable") as caught, Flow(items()) as flow:  # noqa: PT012
+        for item in flow:
+            got.append(item)
+    assert caught.value is error
+    assert got == [1, 2]
+
+
+def test_poll_turns_once_with_nothing() -> None:
+    gate = threading.Event()
+
+    def items() -> Iterator[int]:
+        gate.wait(5)
+        yield 7
+
+    with Flow(items()) as flow:
+        turns = flow.poll(0.001)
+        assert next(turns) is None
+        gate.set()
+        assert next(item for item in turns if item is not None) == 7
+
+
+def test_leaving_early_stops_joins_and_closes_the_generator_in_its_own_thread() -> None:
+    closed_by = []
+
+    def items() -> Iterator[int]:
+        try:
+            i = 0
+            while True:
+                yield (i := i + 1)
+        finally:
+            closed_by.append(threading.current_thread().name)
+
+    with Flow(items(), name="endless") as flow:
+        assert next(iter(flow)) == 1
+    assert closed_by == ["rtseg-endless"]
+    assert not flow.hung
+
+
+def test_stop_reaches_upstream_through_interrupt() -> None:
+    def endless() -> Iterator[int]:
+        while True:
+            yield 1
+
+    first: Flow[int] = Flow(endless(), name="first")
+    second: Flow[int] = Flow((i + 1 for i in first), name="second", interrupt=first.stop)
+    with first, second:
+        assert next(iter(second)) == 2
+        second.stop()
+        assert list(first) == []
+
+
+def test_a_producer_that_never_returns_is_named_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rtseg.flow.JOIN_SECONDS", 0.05)
+    release = threading.Event()
+
+    def stuck() -> Iterator[int]:
+        release.wait(30)
+        yield 1
+
+    with Flow(stuck()) as flow:
+        pass
+    assert flow.hung
+    release.set()
+
+
+def test_interrupt_is_called_once() -> None:
+    calls = []
+    with Flow(range(3), interrupt=lambda: calls.append(1)) as flow:
+        flow.stop()
+        flow.stop()
+    assert calls == [1]
+
+
+def test_discarded_counts_what_nobody_read() -> None:
+    gate = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        gate.set()
+
+    with Flow(items(), capacity=2) as flow:
+        assert gate.wait(5)
+    assert flow.discarded == 2

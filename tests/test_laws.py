@@ -1,0 +1,141 @@
+"""The architecture, enforced: which floor may import which, and who may touch what."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "rtseg"
+
+FLOORS = {
+    5: {"cli", "__main__", "__init__", "api"},
+    4: {"bench", "evaluate", "export", "train"},
+    3: {"pipeline", "segmenter"},
+    2: {"sources", "backends", "effects", "sinks"},
+    1: {"flow", "clock", "stats", "metrics", "decode", "segmentation", "draw", "blend", "nets",
+        "contracts", "text"},
+    0: {"errors", "frame", "labels", "palettes", "palette_tables", "zoo", "shapes"},
+}  # fmt: skip
+FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
+EDGES = FLOORS[2]
+
+ALLOWED = {
+    "threading": {"flow"},
+    "torch": {"nets", "backends.pytorch", "export", "train"},
+    "torchvision": {"nets", "train"},
+    "onnxruntime": {"backends.ort", "export"},
+}
+CALLS = {
+    "imshow": {"sinks.window"},
+    "waitKey": {"sinks.window"},
+    "namedWindow": {"sinks.window"},
+    "VideoCapture": {"sources.capture"},
+    "print": {"cli"},
+    "exit": {"cli"},
+    "_exit": {"cli"},
+}
+
+
+def modules() -> list[str]:
+    found = PACKAGE.rglob("*.py")
+    return sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in found)
+
+
+def tree(module: str) -> ast.Module:
+    return ast.parse((PACKAGE / (module.replace(".", "/") + ".py")).read_text("utf-8"))
+
+
+def room(module: str) -> str:
+    return module.split(".")[0]
+
+
+def imports(node: ast.AST) -> Iterator[str]:
+    for child in ast.walk(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "imports are absolute"
+            yield child.module or ""
+            if child.module == "rtseg":
+                yield from (f"rtseg.{alias.name}" for alias in child.names)
+
+
+def within(module: str, rooms: set[str]) -> bool:
+    return any(module == name or module.startswith(name + ".") for name in rooms)
+
+
+def breaches(module: str, tree: ast.Module) -> list[str]:
+    """What a module imports or calls that its place forbids, in words."""
+    here = FLOOR_OF[room(module)]
+    found = []
+    for name in imports(tree):
+        top, _, rest = name.partition(".")
+        if top in ALLOWED and not within(module, ALLOWED[top]):
+            found.append(f"{module} imports {name}")
+        if top != "rtseg" or not rest:
+            continue
+        there = FLOOR_OF.get(room(rest))
+        if there is None and rest != "__version__":
+            found.append(f"{module} imports {name}, which stands on no floor")
+        elif there is not None and there > here:
+            found.append(f"{module} (floor {here}) imports {name} (floor {there})")
+        if {room(module), room(rest)} <= EDGES and room(module) != room(rest):
+            found.append(f"edge {module} imports edge {name}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if called in CALLS and not within(module, CALLS[called]):
+                found.append(f"{module} calls {called}")
+    return found
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_go_down_and_laws_hold(module: str) -> None:
+    assert room(module) in FLOOR_OF, f"{module} stands on no floor"
+    if room(module) == "__init__":
+        return  # the door names every room, for type checkers
+    assert breaches(module, tree(module)) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("frame", "from rtseg.pipeline import run"),
+        ("sinks.video", "import rtseg.sources"),
+        ("sources.camera", "import threading"),
+        ("effects.overlay", "import torch.nn"),
+        ("segmenter", "from onnxruntime import InferenceSession"),
+        ("effects.overlay", "cv2.imshow('x', y)"),
+        ("sources.video", "cv2.VideoCapture(0)"),
+        ("pipeline", "print('hello')"),
+        ("pipeline", "sys.exit(1)"),
+    ],
+)
+def test_each_law_can_be_broken(module: str, line: str) -> None:
+    assert breaches(module, ast.parse(line))
+
+
+def test_no_module_is_named_like_its_library() -> None:
+    names = {module.split(".")[-1] for module in modules()}
+    assert not names & {"torch", "torchvision", "onnx", "onnxruntime", "cv2", "av", "numba"}
+
+
+def test_importing_rtseg_loads_nothing_heavy() -> None:
+    heavy = ["torch", "torchvision", "onnxruntime", "cv2", "numba", "av", "matplotlib"]
+    code = f"import sys, rtseg; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_resolves() -> None:
+    import rtseg
+
+    for name in rtseg.__all__:
+        assert getattr(rtseg, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = rtseg.nonsense
