@@ -1,0 +1,255 @@
+"""The loop: order, policy, drops, errors, stopping, numbers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from rtseg.clock import Clock
+from rtseg.contracts import Backend, BackendInfo, Rendered, Sink, Source, SourceInfo
+from rtseg.errors import BackendError, SinkError, SourceError, UsageError
+from rtseg.frame import Frame
+from rtseg.pipeline import keeps_newest, run, stream
+from rtseg.segmenter import Segmenter
+from rtseg.stats import Stats
+from rtseg.zoo import ModelSpec
+
+
+class Numbered(Source):
+    """Frames whose pixels hold their number; `before` is called ahead of each read."""
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        live: bool = False,
+        before: Callable[[int], None] = lambda index: None,
+        skip: int = 1,
+    ) -> None:
+        super().__init__()
+        self.info = SourceInfo("numbers", 48, 32, Fraction(30), count, live)
+        self.count, self.before, self.skip, self.next = count, before, skip, 0
+
+    def _read(self) -> Frame | None:
+        if self.next >= self.count:
+            return None
+        self.before(self.next)
+        index, self.next = self.next, self.next + self.skip
+        image = np.full((32, 48, 3), index % 256, np.uint8)
+        return Frame(image, index, index / 30, self.clock.now())
+
+
+class Echo(Backend):
+    """Scores that say the frame's number: class n wins where the picture's value is n."""
+
+    def __init__(self, before: Callable[[], None] = lambda: None) -> None:
+        self.spec = ModelSpec("echo", "stub")
+        self.input_size = (16, 16)
+        self.info = BackendInfo("stub", "cpu", "fp32")
+        self.before = before
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        self.before()
+        scores = np.zeros((1, 21, 2, 2), np.float32)
+        scores[0, int(batch[0, 0, 0, 0]) % 21] = 1
+        return scores
+
+
+class Listing(Sink):
+    """Remembers frame numbers and what their segmentation says; may close itself or fail."""
+
+    def __init__(self, close_at: int = 10**9, fail_at: int = 10**9) -> None:
+        self.seen: list[tuple[int, int]] = []
+        self.notices: list[str | None] = []
+        self.images = 0
+        self.close_at, self.fail_at = close_at, fail_at
+
+    @property
+    def alive(self) -> bool:
+        return len(self.seen) < self.close_at
+
+    def write(self, rendered: Rendered) -> None:
+        if len(self.seen) == self.fail_at:
+            raise SinkError("disk full")
+        self.seen.append((rendered.frame.index, int(rendered.segmentation.mask[0, 0])))
+        self.images += rendered.image.shape == (32, 48, 3)
+
+    def idle(self, notice: str | None) -> None:
+        self.notices.append(notice)
+
+
+def plain(frame: Frame, segmentation: object) -> np.ndarray:
+    return frame.image
+
+
+@pytest.mark.parametrize("count", [0, 1, 500])
+def test_a_file_gives_every_frame_in_order_with_its_own_mask(count) -> None:
+    sink = Listing()
+    report = run(Numbered(count), Segmenter(Echo()), plain, [sink])
+    # pixel values wrap at 256, classes at 21
+    assert sink.seen == [(i, i % 256 % 21) for i in range(count)]
+    assert (report.frames, report.produced, report.dropped) == (count, count, 0)
+    assert sink.images == count
+
+
+def test_live_keeps_the_newest_and_counts_every_drop() -> None:
+    """The network waits until the source is through: all but the first and last are replaced."""
+    through = threading.Event()
+    source = Numbered(100, live=True, before=lambda i: through.set() if i == 99 else None)
+    source.count = 100
+    sink = Listing()
+    report = run(source, Segmenter(Echo(lambda: through.wait(5) and None)), plain, [sink])
+    assert sink.seen[-1][0] == 99
+    assert report.produced == 100
+    assert report.frames + report.dropped == report.produced
+    assert report.dropped_by["capture"] >= 90
+    assert [index for index, _ in sink.seen] == sorted(index for index, _ in sink.seen)
+
+
+def test_gaps_of_a_live_source_are_drops_of_the_camera() -> None:
+    report = run(Numbered(30, live=True, skip=3), Segmenter(Echo()), plain, [], policy="all")
+    assert report.dropped_by == {"camera": 18}
+    assert report.frames == 10
+    assert report.produced == 28
+
+
+def test_policy() -> None:
+    assert keeps_newest("auto", live=True)
+    assert not keeps_newest("auto", live=False)
+    assert not keeps_newest("all", live=True)
+    assert keeps_newest("newest", live=False)
+    with pytest.raises(UsageError, match="there are auto, newest, all"):
+        keeps_newest("some", live=True)
+
+
+def failing_source() -> Numbered:
+    def before(index: int) -> None:
+        if index == 5:
+            raise SourceError("camera 0 is gone")
+
+    return Numbered(10, before=before)
+
+
+def failing_backend() -> Echo:
+    calls = iter(range(100))
+
+    def before() -> None:
+        if next(calls) == 5:
+            raise BackendError("the network failed")
+
+    return Echo(before)
+
+
+@pytest.mark.parametrize(
+    ("source", "backend", "sink", "error"),
+    [
+        (failing_source, Echo, Listing, SourceError),
+        (lambda: Numbered(10), failing_backend, Listing, BackendError),
+        (lambda: Numbered(10), Echo, lambda: Listing(fail_at=5), SinkError),
+    ],
+)
+def test_an_error_anywhere_comes_out_and_loses_nothing_before_it(
+    source, backend, sink, error
+) -> None:
+    kept, stats = sink(), Stats()
+    with pytest.raises(error):
+        run(source(), Segmenter(backend()), plain, [kept], stats=stats)
+    assert [index for index, _ in kept.seen] == [0, 1, 2, 3, 4]
+    assert stats.shown == 5
+    assert stats.shown + stats.dropped == stats.produced
+
+
+def test_a_closed_sink_ends_the_run() -> None:
+    sink = Listing(close_at=3)
+    source = Numbered(10**6)
+    report = run(source, Segmenter(Echo()), plain, [sink])
+    assert report.frames == 3
+    assert report.dropped_by.keys() == {"stop"}
+    assert report.frames + report.dropped == report.produced
+
+
+def test_stop_is_heard_while_nothing_comes() -> None:
+    asked = []
+    release = threading.Event()
+    source = Numbered(10, before=lambda index: release.wait(10) and None)
+    sink = Listing()
+
+    def stop() -> bool:
+        asked.append(1)
+        if len(asked) == 3:
+            release.set()
+        return len(asked) >= 3
+
+    source.notice = "reconnecting"
+    report = run(source, Segmenter(Echo()), plain, [sink], stop=stop)
+    assert report.frames == 0
+    assert sink.notices[:3] == ["reconnecting"] * 3
+
+
+def test_a_hung_source_is_left_behind_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rtseg.flow.JOIN_SECONDS", 0.1)
+    release = threading.Event()
+    source = Numbered(100, before=lambda i: i == 5 and release.wait(30) and None)
+    released = []
+    source._release = lambda: released.append(1)  # type: ignore[method-assign]
+    sink = Listing()
+    with source:
+        report = run(source, Segmenter(Echo()), plain, [sink], stop=lambda: len(sink.seen) == 5)
+    assert report.hung == ["capture"]
+    assert released == [], "a device is never released under a thread that is still reading it"
+    release.set()
+
+
+def test_nothing_is_drawn_when_no_sink_wants_a_picture() -> None:
+    class Counting(Sink):
+        wants_image = False
+
+        def write(self, rendered: Rendered) -> None:
+            pass
+
+    def effect(frame: Frame, segmentation: object) -> np.ndarray:
+        raise AssertionError("drawn for nobody")
+
+    report = run(Numbered(5), Segmenter(Echo()), effect, [Counting()])
+    assert report.frames == 5
+    assert "draw" not in report.stages_ms
+
+
+def test_the_report_has_every_figure() -> None:
+    report = run(Numbered(20), Segmenter(Echo()), plain, [Listing()])
+    assert set(report.stages_ms) == {
+        "capture", "preprocess", "infer", "decode", "draw", "write",
+    }  # fmt: skip
+    for row in [report.age_ms, *report.stages_ms.values()]:
+        assert row["p50"] <= row["p95"] <= row["p99"] <= row["max"]
+    assert report.fps > 0
+    assert (report.backend, report.device, report.precision) == ("stub", "cpu", "fp32")
+    assert report.imgsz == (16, 16)
+
+
+def test_stream_pairs_and_stops_early() -> None:
+    pairs = stream(Numbered(10**6), Segmenter(Echo()))
+    for frame, segmentation in pairs:
+        assert segmentation.mask[0, 0] == frame.image[0, 0, 0] % 21
+        if frame.index == 50:
+            break
+    pairs.close()
+
+
+def test_shown_age_stays_bounded_when_the_network_is_slow() -> None:
+    """A live source far faster than the network: what is shown is never an old frame."""
+
+    class Paced(Numbered):
+        def _read(self) -> Frame | None:
+            self.wait(1 / 60)
+            return super()._read()
+
+    clock = Clock()
+    stats = Stats()
+    run(Paced(60, live=True), Segmenter(Echo(lambda: clock.sleep(0.1))), plain, [], stats=stats)
+    assert stats.shown + stats.dropped == stats.produced == 60
+    assert stats.age.max < 0.25

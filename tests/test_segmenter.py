@@ -1,0 +1,93 @@
+"""What the network is fed: the right colours, the right place, at any size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtseg.contracts import Backend, BackendInfo
+from rtseg.labels import PERSON
+from rtseg.segmenter import Segmenter, resized
+from rtseg.zoo import InputSpec, ModelSpec
+
+
+class Redness(Backend):
+    """Class 1 where the RGB batch is red: right only if colour order and geometry are."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.spec = ModelSpec("redness", "stub", PERSON, InputSpec(size))
+        self.input_size = size
+        self.info = BackendInfo("stub", "cpu", "fp32")
+        self.closed = 0
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        assert batch.shape == (1, *self.input_size, 3)
+        assert batch.dtype == np.uint8
+        values = batch.astype(np.float32)
+        red = values[..., 0] - values[..., 1:].max(-1)
+        return np.stack([127 - red, red - 127], axis=1)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_red_is_red() -> None:
+    red = np.zeros((40, 60, 3), np.uint8)
+    red[..., 2] = 255
+    blue = red[..., ::-1]
+    with Segmenter(Redness((32, 32))) as segmenter:
+        assert (segmenter(red).mask == 1).all()
+        assert (segmenter(np.ascontiguousarray(blue)).mask == 0).all()
+        backend = segmenter.backend
+    assert backend.closed == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(40, 300), st.integers(40, 400)),
+    net=st.tuples(st.sampled_from([32, 64, 96]), st.sampled_from([32, 64, 128])),
+    corner=st.tuples(st.floats(0.1, 0.5), st.floats(0.1, 0.5)),
+)
+def test_a_painted_rectangle_comes_back_where_it_was(size, net, corner) -> None:
+    """Edges within one network pixel, and no shift: the error is the same on both sides."""
+    height, width = size
+    top, left = int(height * corner[0]), int(width * corner[1])
+    bottom, right = top + height // 3, left + width // 3
+    image = np.zeros((height, width, 3), np.uint8)
+    image[top:bottom, left:right, 2] = 255
+    mask = Segmenter(Redness(net))(image).mask
+    assert mask.shape == (height, width)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    slack_y, slack_x = max(1.0, height / net[0]), max(1.0, width / net[1])
+    assert abs(rows[0] - top) <= slack_y
+    assert abs(rows[-1] + 1 - bottom) <= slack_y
+    assert abs(columns[0] - left) <= slack_x
+    assert abs(columns[-1] + 1 - right) <= slack_x
+    assert abs((rows[0] + rows[-1] + 1) / 2 - (top + bottom) / 2) <= slack_y / 2 + 0.5
+    assert abs((columns[0] + columns[-1] + 1) / 2 - (left + right) / 2) <= slack_x / 2 + 0.5
+
+
+def test_shrinking_averages_instead_of_skipping() -> None:
+    """A one-pixel checkerboard turns grey at a quarter of its size."""
+    board = np.repeat((np.indices((256, 256)).sum(0) % 2 * 255)[..., None], 3, 2).astype(np.uint8)
+    small = resized(board, (64, 64))
+    assert small.shape == (64, 64, 3)
+    assert abs(int(small.min()) - 127) <= 1
+    assert abs(int(small.max()) - 127) <= 1
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))]
+)
+def test_other_arrays_are_refused(image) -> None:
+    with pytest.raises(ValueError, match="uint8 BGR, got"):
+        Segmenter(Redness((32, 32)))(image)
+
+
+def test_only_selected_classes_remain() -> None:
+    red = np.zeros((40, 60, 3), np.uint8)
+    red[..., 2] = 255
+    segmenter = Segmenter(Redness((32, 32)), selected=frozenset())
+    assert not segmenter(red).mask.any()
