@@ -31,13 +31,13 @@ ALLOWED = {
     "onnxruntime": {"backends.ort", "export"},
 }
 CALLS = {
-    "imshow": {"sinks.window"},
-    "waitKey": {"sinks.window"},
-    "namedWindow": {"sinks.window"},
-    "VideoCapture": {"sources.capture"},
+    "cv2.imshow": {"sinks.window"},
+    "cv2.waitKey": {"sinks.window"},
+    "cv2.namedWindow": {"sinks.window"},
+    "cv2.VideoCapture": {"sources.capture"},
     "print": {"cli"},
-    "exit": {"cli"},
-    "_exit": {"cli"},
+    "sys.exit": {"cli", "__main__"},
+    "os._exit": {"cli"},
 }
 
 
@@ -88,7 +88,7 @@ def breaches(module: str, tree: ast.Module) -> list[str]:
             found.append(f"edge {module} imports edge {name}")
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            called = ast.unparse(node.func)
             if called in CALLS and not within(module, CALLS[called]):
                 found.append(f"{module} calls {called}")
     return found

@@ -1,0 +1,233 @@
+"""Panels of text on a picture of any size: a dark, translucent plate that any background allows.
+
+Text grows with the picture. What does not fit is left out, down to nothing on a tiny picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rtseg.frame import Image
+from rtseg.labels import Colour
+from rtseg.text import Bgr, put_text, text_width
+
+Corner = Literal["top left", "top right", "bottom left", "bottom right", "centre"]
+
+BRIGHT: Bgr = (255, 255, 255)
+DIM: Bgr = (200, 196, 190)
+WARNING: Bgr = (70, 200, 255)
+
+_SMALLEST = 9  # pixels; smaller letters cannot be read
+
+
+class Row(NamedTuple):
+    """One line of a panel: its cells, left to right, and a square of colour before them.
+
+    A single cell spans the panel. Of several, the first, third, ... are names, and stand left and
+    dim; the second, fourth, ... are their values, and stand right and bright.
+    """
+
+    cells: tuple[str, ...]
+    swatch: Colour | None = None
+    warning: bool = False
+
+
+class _Layout(NamedTuple):
+    """A panel's measures in pixels."""
+
+    rows: list[Row]
+    size: int
+    columns: tuple[int, ...]
+    width: int
+    height: int
+
+
+def text_size(image: Image) -> int:
+    """Size of a panel's text on this picture, in pixels: 17 on 720 rows, 25 on 1080."""
+    return max(10, round(0.023 * min(image.shape[:2])))
+
+
+def panel(
+    image: Image, lines: Sequence[str], corner: Corner = "top left", *, scale: float = 1.0
+) -> None:
+    """Write lines on a plate, in place.
+
+    A tab separates a name from its value, and that from the next name; such lines stand in columns.
+    A line without tabs that is too long is broken. One that starts with `!` is a warning.
+
+    Args:
+        image: (H, W, 3) uint8 BGR, changed.
+        scale: of the text, over its usual size.
+    """
+    rows = [Row(tuple(line.removeprefix("!").split("\t")), None, line[:1] == "!") for line in lines]
+    _draw(image, rows, corner, scale, room=1.0)
+
+
+def legend(
+    image: Image, rows: Sequence[tuple[str, Colour]], corner: Corner = "bottom right"
+) -> None:
+    """Write names beside squares of their colours, in place.
+
+    Takes at most 0.6 of the picture's height; a last line counts the rows left out.
+
+    Args:
+        image: (H, W, 3) uint8 BGR, changed.
+        rows: name and RGB colour; a tab in the name separates a value.
+    """
+    _draw(image, [Row(tuple(name.split("\t")), colour) for name, colour in rows], corner, 1.0, 0.6)
+
+
+def banner(image: Image, text: str) -> Image:
+    """A new picture: `image` dimmed, as one that no longer lives, and `text` large over it.
+
+    Args:
+        image: (H, W, 3) uint8 BGR, untouched.
+    """
+    dimmed = cv2.convertScaleAbs(image, alpha=0.6)
+    panel(dimmed, text.splitlines(), "centre", scale=1.5)
+    return dimmed
+
+
+def _draw(image: Image, rows: list[Row], corner: Corner, scale: float, room: float) -> None:
+    """Lay out as many rows as fit and draw them; `room` is the share of the height they take."""
+    size = max(_SMALLEST, round(text_size(image) * scale))
+    margin = round(0.6 * size)
+    widest = image.shape[1] - 2 * margin
+    while size > _SMALLEST and _layout(rows, size, widest).width > widest:
+        size -= 1
+    layout = _layout(rows, size, widest)
+    fitting = int((image.shape[0] * room - 2 * margin - 2 * _pad(size)) // _line(size))
+    if widest < 4 * size or fitting < 1 or not rows:
+        return
+    if len(layout.rows) > fitting:
+        layout = _layout(_shortened(layout.rows, fitting), size, widest)
+    left, top = _place(image, layout, corner, margin)
+    width = min(layout.width, widest)
+    _darken(image[top : top + layout.height, left : left + width], round(0.45 * size))
+    _write(image[:, : left + width], layout, left + _pad(size), top + _pad(size))
+
+
+def _layout(rows: list[Row], size: int, widest: int) -> _Layout:
+    """Measure rows at a size, breaking those of one cell that are wider than the picture."""
+    indent = _indent(rows, size)
+    inner = widest - 2 * _pad(size) - indent
+    broken = [piece for row in rows for piece in _broken(row, size, inner)]
+    cells = [row.cells for row in broken if len(row.cells) > 1]
+    columns = tuple(
+        max(text_width(row[i], size) for row in cells if i < len(row))
+        for i in range(max(map(len, cells), default=0))
+    )
+    grid = sum(columns) + sum(_gap(i, size) for i in range(1, len(columns)))
+    spans = (text_width(row.cells[0], size) for row in broken if len(row.cells) == 1)
+    needed = max([grid, *spans], default=0) + indent + 2 * _pad(size)
+    # in steps, so that a plate does not tremble with its numbers
+    width = -(-needed // size) * size if needed <= widest - size else needed
+    if columns and needed == grid + indent + 2 * _pad(size):
+        columns = (*columns[:-1], columns[-1] + width - needed)
+    return _Layout(broken, size, columns, width, len(broken) * _line(size) + 2 * _pad(size))
+
+
+def _broken(row: Row, size: int, inner: int) -> Iterator[Row]:
+    """A row of one cell in pieces of at most `inner` pixels, broken at spaces."""
+    if len(row.cells) > 1 or text_width(row.cells[0], size) <= inner:
+        yield row
+        return
+    piece = ""
+    for word in row.cells[0].split(" "):
+        longer = f"{piece} {word}".strip()
+        if piece and text_width(longer, size) > inner:
+            yield row._replace(cells=(piece,))
+            longer = word
+        piece = longer
+    yield row._replace(cells=(piece,))
+
+
+def _shortened(rows: list[Row], fitting: int) -> list[Row]:
+    """The first rows; of a legend, the last line says how many are left out."""
+    if rows[0].swatch is None or fitting < 2:
+        return rows[:fitting]
+    return [*rows[: fitting - 1], Row((f"+ {len(rows) - fitting + 1} more",))]
+
+
+def _write(image: Image, layout: _Layout, left: int, top: int) -> None:
+    size, line = layout.size, _line(layout.size)
+    indent = _indent(layout.rows, size)
+    for number, row in enumerate(layout.rows):
+        middle = top + number * line + line // 2
+        if row.swatch is not None:
+            _square(image, left, middle, size, row.swatch)
+        at = left + indent
+        for i, cell in enumerate(row.cells):
+            at += _gap(i, size)
+            value = i % 2 == 1
+            start = at + (layout.columns[i] - text_width(cell, size) if value else 0)
+            put_text(image, cell, start, middle, size, _ink(row, value))
+            at += layout.columns[i] if len(row.cells) > 1 else 0
+
+
+def _ink(row: Row, value: bool) -> Bgr:
+    if row.warning:
+        return WARNING
+    return BRIGHT if value or len(row.cells) == 1 or row.swatch is not None else DIM
+
+
+def _square(image: Image, left: int, middle: int, size: int, colour: Colour) -> None:
+    """A square of colour with a light rim, which a dark colour needs on the dark plate."""
+    half = max(2, round(0.36 * size))
+    top_left, bottom_right = (left, middle - half), (left + 2 * half, middle + half)
+    cv2.rectangle(image, top_left, bottom_right, colour[::-1], cv2.FILLED)
+    cv2.rectangle(image, top_left, bottom_right, DIM, max(1, round(size / 24)))
+
+
+def _place(image: Image, layout: _Layout, corner: Corner, margin: int) -> tuple[int, int]:
+    """(left, top) of a panel."""
+    height, width = image.shape[:2]
+    right = max(margin, width - margin - layout.width)
+    bottom = max(margin, height - margin - layout.height)
+    if corner == "centre":
+        return max(margin, (width - layout.width) // 2), (height - layout.height) // 2
+    return right if "right" in corner else margin, bottom if "bottom" in corner else margin
+
+
+def _darken(plate: Image, radius: int) -> None:
+    """Turn a part of a picture, in place, into a dark plate with round corners."""
+    dark = cv2.convertScaleAbs(plate, alpha=0.22, beta=8)
+    cover = _rounded(plate.shape[0], plate.shape[1], radius)
+    plate[:] = cv2.blendLinear(dark, np.ascontiguousarray(plate), cover, 1 - cover)
+
+
+@lru_cache(maxsize=32)
+def _rounded(height: int, width: int, radius: int) -> NDArray[np.float32]:
+    """(H, W) float32: 1 inside a rectangle with round corners, 0 outside, smooth on its edge."""
+
+    def beyond(count: int) -> NDArray[np.float32]:
+        """How far each pixel's middle lies outside the straight part of a side."""
+        at = np.arange(count, dtype=np.float32) + 0.5
+        return np.maximum(0, np.maximum(radius - at, at - (count - radius)))
+
+    distance = np.hypot(beyond(height)[:, np.newaxis], beyond(width)[np.newaxis])
+    return np.clip(radius + 0.5 - distance, 0, 1).astype(np.float32)
+
+
+def _indent(rows: list[Row], size: int) -> int:
+    """Room for the squares, if any row has one."""
+    return round(1.2 * size) if any(row.swatch is not None for row in rows) else 0
+
+
+def _gap(column: int, size: int) -> int:
+    """Pixels before a column: little between a name and its value, more before the next name."""
+    return 0 if column == 0 else round(0.6 * size) if column % 2 else round(1.4 * size)
+
+
+def _line(size: int) -> int:
+    return round(1.4 * size)
+
+
+def _pad(size: int) -> int:
+    return round(0.55 * size)

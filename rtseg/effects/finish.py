@@ -1,0 +1,75 @@
+"""What is written over a view: a word when nothing is there, the legend, the HUD."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from rtseg.blend import foreground
+from rtseg.contracts import Effect
+from rtseg.draw import legend, panel
+from rtseg.effects.hud import Hud
+from rtseg.frame import VOID, Frame, Image
+from rtseg.labels import Colour, LabelSet
+from rtseg.segmentation import Segmentation
+
+_NAMED = 6  # classes named when none of them is there
+
+
+class Finish:
+    """Draws a view, then writes over its picture."""
+
+    def __init__(
+        self, view: Effect, labels: LabelSet, *, legend: bool = False, hud: Hud | None = None
+    ) -> None:
+        self._view, self._labels, self._legend, self._hud = view, labels, legend, hud
+
+    def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
+        """The view's picture, written over."""
+        image = self._view(frame, segmentation)
+        if nothing := empty_line(segmentation):
+            panel(image, [nothing], "bottom left")
+        if self._legend:
+            legend(image, legend_rows(segmentation, self._labels))
+        if self._hud is not None:
+            panel(image, self._hud.lines())
+        return image
+
+    def warm_up(self) -> None:
+        """Draw a picture of nothing, so that the first frame finds all code compiled."""
+        frame = Frame(np.zeros((120, 160, 3), np.uint8), 0, 0.0, 0.0)
+        scores = np.zeros((len(self._labels), 1, 1), np.float32)
+        self(frame, Segmentation(scores, self._labels, frame.size))
+
+
+def legend_rows(segmentation: Segmentation, labels: LabelSet) -> list[tuple[str, Colour]]:
+    """Name, share of the frame, and colour of the classes in view, the largest first."""
+    largest = sorted(segmentation.shares.items(), key=lambda item: -item[1])
+    return [
+        (f"{_one_cell(labels.names[index])}\t{percent(share)}", labels.colours[index])
+        for index, share in largest
+    ]
+
+
+def percent(share: float) -> str:
+    """A share of 1 in whole percent; what is there is never 0 %."""
+    return f"{share:.0%}" if share >= 0.01 else "<1%"
+
+
+def empty_line(segmentation: Segmentation) -> str | None:
+    """What to say when no pixel shows a class that was asked for; None when one does."""
+    labels = segmentation.labels
+    # a fraction of what counting every class's pixels costs
+    if cv2.LUT(segmentation.mask, foreground(labels).astype(np.uint8)).any():
+        return None
+    wanted = range(len(labels)) if segmentation.selected is None else segmentation.selected
+    names = [_one_cell(labels.names[i]) for i in sorted(set(wanted) - {labels.background, VOID})]
+    if not names:
+        return None
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return "no pixels of: " + ", ".join(names[:_NAMED]) + more
+
+
+def _one_cell(name: str) -> str:
+    """A name without what a panel takes for columns."""
+    return name.replace("\t", " ").strip()

@@ -1,0 +1,97 @@
+"""The figures of the run, as lines of text: what is not known yet is a dash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rtseg.contracts import BackendInfo, Source
+from rtseg.stats import Stats
+
+UNKNOWN = "-"
+
+
+@dataclass(frozen=True)
+class Hud:
+    """Whose figures are shown; see `open_effect`."""
+
+    stats: Stats | None = None
+    source: Source | None = None
+    backend: BackendInfo | None = None
+    model: str = ""
+    imgsz: tuple[int, int] | None = None
+
+    def lines(self) -> list[str]:
+        """The lines at this moment; see `hud_lines`."""
+        return hud_lines(self.stats, self.source, self.backend, self.model, self.imgsz)
+
+
+def hud_lines(
+    stats: Stats | None = None,
+    source: Source | None = None,
+    backend: BackendInfo | None = None,
+    model: str = "",
+    imgsz: tuple[int, int] | None = None,
+) -> list[str]:
+    """Lines for `draw.panel`, in columns where a tab stands, warnings after a `!`.
+
+    Frames per second of late; age of the frame last shown, from capture until every sink had it;
+    drops; milliseconds per stage, smoothed; the network with the width and height of its input;
+    and what really runs.
+    """
+    return [
+        *_loop_lines(stats),
+        *_network_lines(model, imgsz),
+        *_backend_lines(backend),
+        *_source_lines(source),
+    ]
+
+
+def _loop_lines(stats: Stats | None) -> list[str]:
+    recent = dict(stats.recent) if stats else {}
+    rate = f"{stats.fps_now:.1f}" if stats and stats.fps_now else UNKNOWN
+    dropped = str(stats.dropped) if stats else UNKNOWN
+    age = _milliseconds(recent.get("age"), decimals=0)
+    return [
+        f"fps\t{rate}\tage\t{age}\tdropped\t{dropped}",
+        _stage_cells(recent, "capture", "preprocess", "infer"),
+        _stage_cells(recent, "decode", "draw", "write"),
+        *_drop_lines(stats),
+    ]
+
+
+def _stage_cells(recent: Mapping[str, float], *stages: str) -> str:
+    return "\t".join(f"{stage}\t{_milliseconds(recent.get(stage))}" for stage in stages)
+
+
+def _milliseconds(seconds: float | None, decimals: int = 1) -> str:
+    """Short, so that columns hold still: no decimal from 100 on."""
+    if seconds is None:
+        return UNKNOWN
+    return f"{seconds * 1e3:.{decimals if seconds < 0.0995 else 0}f} ms"
+
+
+def _drop_lines(stats: Stats | None) -> list[str]:
+    causes = dict(stats.dropped_by) if stats else {}
+    return ["dropped by " + ", ".join(f"{k} {n}" for k, n in causes.items())] if causes else []
+
+
+def _network_lines(model: str, imgsz: tuple[int, int] | None) -> list[str]:
+    size = f"{imgsz[1]}x{imgsz[0]}" if imgsz else ""
+    text = " ".join(part for part in (model, size) if part)
+    return [text] if text else []
+
+
+def _backend_lines(backend: BackendInfo | None) -> list[str]:
+    if backend is None:
+        return []
+    facts = (backend.name, backend.device, backend.precision, backend.provider)
+    notes = [] if backend.kept else list(backend.notes) or ["not the device asked for"]
+    return [" · ".join(fact for fact in facts if fact), *(f"!{note}" for note in notes)]
+
+
+def _source_lines(source: Source | None) -> list[str]:
+    if source is None:
+        return []
+    lines = [f"!{source.notice}"] if source.notice else []
+    return [*lines, f"!outages {source.outages}"] if source.outages else lines

@@ -1,0 +1,65 @@
+"""The one place that opens an OpenCV capture, and keeps its libraries from chattering."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import cv2
+
+QUIET = {"OPENCV_FFMPEG_LOGLEVEL": "-8", "OPENCV_LOG_LEVEL": "SILENT"}
+"""OpenCV and FFmpeg write to the terminal on their own; our one clear line says what matters.
+Whoever sets one of these variables wants to hear them, and does."""
+
+FRAME_THREADS_OF_LIVE = 1
+"""FFmpeg decodes frames in parallel by holding back as many as it has threads: up to half a
+second of delay on a machine with 16 cores. A live stream is decoded by one."""
+
+
+def open_capture(
+    target: str | int,
+    backend: int = cv2.CAP_ANY,
+    params: Mapping[int, int] | None = None,
+) -> cv2.VideoCapture | None:
+    """A capture that is open; None when OpenCV cannot, for reasons that it does not tell.
+
+    Args:
+        target: a camera's index or path, a file, an address.
+        backend: one of `cv2.CAP_*`.
+        params: `cv2.CAP_PROP_*` -> value, for those that count while opening.
+    """
+    hush()
+    pairs = [number for pair in (params or {}).items() for number in pair]
+    try:
+        capture = cv2.VideoCapture(target, backend, pairs)
+    except cv2.error:  # some backends throw on what others merely refuse
+        return None
+    if capture.isOpened():
+        return capture
+    capture.release()
+    return None
+
+
+def network_params(timeout: float) -> dict[int, int]:
+    """Opening parameters of a network stream that may be silent for `timeout` seconds."""
+    return {
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: round(timeout * 1000),
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC: round(timeout * 1000),
+        cv2.CAP_PROP_N_THREADS: FRAME_THREADS_OF_LIVE,
+    }
+
+
+def fourcc_text(code: float) -> str:
+    """The four letters of a pixel format as OpenCV tells it; "" when it has none."""
+    number = int(code)
+    letters = "".join(chr((number >> shift) & 0xFF) for shift in (0, 8, 16, 24))
+    return letters if letters.isascii() and letters.isprintable() else ""
+
+
+def hush() -> None:
+    """Keep OpenCV and FFmpeg off the terminal, unless somebody wants to hear them."""
+    wants_to_hear = {name for name, quiet in QUIET.items() if os.environ.get(name, quiet) != quiet}
+    if wants_to_hear or "OPENCV_FFMPEG_DEBUG" in os.environ:
+        return
+    os.environ.update(QUIET)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -1,0 +1,163 @@
+"""A picture, a folder of pictures, or a glob of them: one frame each, in natural order."""
+
+from __future__ import annotations
+
+import glob
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rtseg.clock import Clock
+from rtseg.contracts import Source, SourceInfo
+from rtseg.errors import SourceError, UsageError
+from rtseg.frame import Frame, Image
+from rtseg.sources import PICTURE_SUFFIXES
+from rtseg.sources.capture import hush
+from rtseg.sources.options import SourceOptions, exact_rate
+
+NOMINAL_RATE = Fraction(25)
+"""Pictures have no time; pts counts them at this rate, or at the one asked for."""
+
+PAPER = 255
+"""What shows through transparent pixels: white, as on paper."""
+
+
+class PictureSource(Source):
+    """Pictures as frames, each named by its file's stem; sizes may differ between them.
+
+    Args:
+        target: a picture; a folder, whose pictures are taken but not those of its folders; or
+            a glob.
+
+    Raises:
+        SourceError: there is no picture, or one cannot be read; then the message names it.
+        UsageError: the glob means files that are not pictures.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        options: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__(clock)
+        self._paths = find_pictures(target)
+        self._index = 0
+        asked = None if options.fps is None else exact_rate(options.fps)
+        self._rate = asked or NOMINAL_RATE
+        self._held: Image | None = read_picture(self._paths[0])
+        height, width = self._held.shape[:2]
+        name = self._paths[0].name if len(self._paths) == 1 else target
+        self.info = SourceInfo(name, width, height, asked, len(self._paths))
+
+    def _read(self) -> Frame | None:
+        if self._index == len(self._paths):
+            return None
+        path = self._paths[self._index]
+        image, self._held = self._held, None
+        if image is None:
+            image = read_picture(path)
+        pts = float(self._index / self._rate)
+        frame = Frame(image, self._index, pts, self.clock.now(), path.stem)
+        self._index += 1
+        return frame
+
+
+def find_pictures(target: str) -> list[Path]:
+    """The pictures that a path means, `2.png` before `10.png`.
+
+    Raises:
+        SourceError: there is none.
+        UsageError: the glob means files that are not pictures.
+    """
+    path = Path(target)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        return _in_folder(path)
+    if not re.search(r"[*?\[]", target):
+        raise SourceError(
+            f"cannot open {target}", found="there is no such file or folder", do="Check the path"
+        )
+    found = [Path(name) for name in glob.glob(target, recursive=True)]  # noqa: PTH207 - absolute too
+    files = sorted((p for p in found if p.is_file()), key=natural)
+    if not files:
+        raise SourceError(f"no file is called {target}")
+    others = [p.name for p in files if p.suffix.lower() not in PICTURE_SUFFIXES]
+    if others:
+        raise UsageError(
+            f"a glob is for pictures: {target}",
+            found=f"it means {others[0]}" + (f" and {len(files) - 1} more" * (len(files) > 1)),
+            do="Name one video at a time",
+        )
+    return files
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    try:
+        files = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES]
+    except OSError as error:
+        raise SourceError(
+            f"cannot open {folder}", found=(error.strerror or str(error)).lower()
+        ) from error
+    pictures = sorted((p for p in files if not p.name.startswith(".")), key=natural)
+    if not pictures:
+        raise SourceError(
+            f"no pictures in {folder}",
+            found="it has no file ending in " + " ".join(sorted(PICTURE_SUFFIXES)),
+        )
+    return pictures
+
+
+def natural(path: Path) -> tuple[list[str | int], str]:
+    """A sort key by which numbers count as numbers: img2 before img10."""
+    parts = re.split(r"(\d+)", str(path).casefold())
+    return [int(part) if part.isdecimal() else part for part in parts], str(path)
+
+
+def read_picture(path: Path) -> Image:
+    """(H, W, 3) uint8 BGR, upright by its EXIF, transparent pixels over white; 16 bits become 8.
+
+    Raises:
+        SourceError: the file cannot be read, or is no picture.
+    """
+    asked = f"cannot read the picture {path}"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SourceError(asked, found=(error.strerror or str(error)).lower()) from error
+    if not content:
+        raise SourceError(asked, found="the file is empty")
+    if content.startswith(b"\x89PNG") and b"IEND" not in content:
+        # Found here, since libpng would say so on the terminal, and cannot be hushed.
+        raise SourceError(asked, found="the file is cut off")
+    hush()
+    raw = np.frombuffer(content, np.uint8)
+    try:
+        image = cv2.imdecode(raw, cv2.IMREAD_COLOR)
+        stored = None if content[:2] == b"\xff\xd8" else cv2.imdecode(raw, cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise SourceError(asked, found=_first_line(error)) from error
+    if image is None:
+        raise SourceError(asked, found="it is damaged, or not a picture that OpenCV knows")
+    if stored is not None and stored.ndim == 3 and stored.shape[2] == 4:
+        # Unchanged means not turned upright either; what is turned keeps its hidden colours.
+        image = over_paper(stored) if stored.shape[:2] == image.shape[:2] else image
+    return np.ascontiguousarray(image)
+
+
+def over_paper(stored: NDArray[np.uint8] | NDArray[np.uint16]) -> Image:
+    """(H, W, 4) BGRA of 8 or 16 bits -> (H, W, 3) uint8 BGR over white."""
+    top = float(np.iinfo(stored.dtype).max) if stored.dtype.kind == "u" else 1.0
+    scaled = stored.astype(np.float32) / top
+    alpha = scaled[..., 3:]
+    blended = (scaled[..., :3] * alpha + (1.0 - alpha)) * PAPER
+    return np.rint(blended).clip(0, 255).astype(np.uint8)
+
+
+def _first_line(error: cv2.error) -> str:
+    return str(error.err or error).strip().splitlines()[0]

@@ -1,0 +1,97 @@
+"""The clip of `rtseg demo`: a public-domain portrait, panned and zoomed."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import cv2
+import numpy as np
+
+from rtseg.clock import Clock
+from rtseg.contracts import Source, SourceInfo
+from rtseg.errors import UsageError
+from rtseg.frame import Frame, Image
+from rtseg.sources.options import SourceOptions
+
+WIDTH, HEIGHT = 1280, 720
+FRAME_RATE = Fraction(30)
+
+
+class PortraitSource(Source):
+    """A camera's eye that travels slowly over matplotlib's portrait of Grace Hopper.
+
+    The picture (US Navy, public domain) comes with matplotlib, on which rtseg depends.
+
+    Args:
+        target: `demo:`, or `demo:SECONDS`.
+
+    Raises:
+        UsageError: what follows the colon is no number of seconds.
+    """
+
+    def __init__(
+        self,
+        target: str = "demo:",
+        options: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__(clock)
+        count = max(1, round(_seconds(target) * FRAME_RATE))
+        self.info = SourceInfo("portrait of Grace Hopper", WIDTH, HEIGHT, FRAME_RATE, count)
+        self._picture = load_portrait()
+        self._index = 0
+
+    def _read(self) -> Frame | None:
+        index, count = self._index, self.info.frame_count or 1
+        if index >= count:
+            return None
+        self._index += 1
+        image = look_at(self._picture, index / max(1, count - 1))
+        return Frame(image, index, float(index / FRAME_RATE), self.clock.now())
+
+
+def load_portrait() -> Image:
+    """(600, 512, 3) uint8 BGR."""
+    from matplotlib.cbook import get_sample_data
+
+    file: Any = get_sample_data("grace_hopper.jpg")
+    with file:
+        coded = np.frombuffer(file.read(), np.uint8)
+    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
+
+
+def look_at(picture: Image, progress: float) -> Image:
+    """What the eye sees at `progress` (0..1) of its way: up to the face, closer, and back.
+
+    Returns:
+        (720, 1280, 3) uint8 BGR.
+    """
+    height, width = picture.shape[:2]
+    eased = 0.5 - 0.5 * math.cos(2 * math.pi * progress)
+    seen_width = width * (1.0 - 0.15 * eased)
+    centre_x = width * (0.5 + 0.03 * math.sin(2 * math.pi * progress))
+    centre_y = height * (0.58 - 0.26 * eased)
+    scale = WIDTH / seen_width
+    shift = np.array(
+        [
+            [scale, 0, WIDTH / 2 - scale * centre_x],
+            [0, scale, HEIGHT / 2 - scale * centre_y],
+        ]
+    )
+    seen = cv2.warpAffine(
+        picture, shift, (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+    )
+    return np.asarray(seen, np.uint8)
+
+
+def _seconds(target: str) -> float:
+    text = target.partition(":")[2].strip("/") or "10"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= 3600:
+        raise UsageError(f"cannot open {target!r}", do="Write demo: or demo:SECONDS")
+    return seconds

@@ -1,0 +1,110 @@
+"""What a video file says of itself, read from its header by FFmpeg."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from rtseg.errors import SourceError
+from rtseg.sources.stream import public_name
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The header of a video.
+
+    Attributes:
+        frame_rate: mean frames per second, exact; None when it does not say.
+        frame_count: as declared; None when it is not (nothing is estimated).
+        sample_aspect_ratio: width of a stored pixel over its height, before any rotation.
+        colour_tags: (colorspace, primaries, transfer, range) as FFmpeg numbers.
+    """
+
+    frame_rate: Fraction | None
+    frame_count: int | None
+    sample_aspect_ratio: Fraction
+    colour_tags: tuple[int, int, int, int]
+
+
+def display_name(target: str) -> str:
+    """How a file or address is called in messages."""
+    return public_name(target) if "://" in target else Path(target).name
+
+
+def probe(target: str, timeout: float) -> Probe:
+    """Read the header of a file, or of a recording behind an address.
+
+    Raises:
+        SourceError: it is missing, empty, unreadable, not a video, or has no pictures.
+    """
+    if "://" not in target:
+        _check_file(Path(target))
+    try:
+        with av.open(target, timeout=timeout if "://" in target else None) as container:
+            if not container.streams.video:
+                raise SourceError(
+                    f"cannot play {display_name(target)}", found="it holds no pictures"
+                )
+            return _header(container.streams.video[0])
+    except (av.FFmpegError, OSError, UnicodeError) as error:
+        raise not_a_video(target, getattr(error, "strerror", None) or str(error)) from error
+
+
+def not_a_video(target: str, reason: str) -> SourceError:
+    """The one line for a file that FFmpeg cannot make sense of."""
+    return SourceError(
+        f"cannot play {display_name(target)}",
+        found=f"it is not a video, or it is cut off ({reason.lower()})",
+        do="Check that it plays elsewhere",
+    )
+
+
+def packet_times(target: str, timeout: float) -> tuple[float, ...]:
+    """Presentation times of all frames, in seconds from the first, without decoding them.
+
+    Empty when the file does not tell them, as raw streams do not.
+    """
+    try:
+        with av.open(target, timeout=timeout if "://" in target else None) as container:
+            stream = container.streams.video[0]
+            base = stream.time_base or Fraction(1)
+            packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
+            ticks = [p.pts for p in packets if p.pts is not None]
+            complete = len(ticks) == len(packets)
+    except (av.FFmpegError, OSError):  # damaged: the decoder will say how far it gets
+        return ()
+    if not ticks or not complete:
+        return ()
+    first = min(ticks)
+    return tuple(float((tick - first) * base) for tick in sorted(ticks))
+
+
+def _check_file(path: Path) -> None:
+    asked = f"cannot open {path}"
+    if not path.exists():
+        raise SourceError(asked, found="there is no such file", do="Check the path")
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise SourceError(asked, found=(error.strerror or str(error)).lower()) from error
+    if empty:
+        raise SourceError(asked, found="the file is empty")
+
+
+def _header(stream: av.VideoStream) -> Probe:
+    context = stream.codec_context
+    return Probe(
+        stream.average_rate or stream.guessed_rate or None,
+        stream.frames or None,
+        stream.sample_aspect_ratio or Fraction(1),
+        (
+            int(context.colorspace),
+            int(context.color_primaries),
+            int(context.color_trc),
+            int(context.color_range),
+        ),
+    )

@@ -1,0 +1,223 @@
+"""Parts and turns of any source: a span of it, one frame of so many, mirrored, in a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from math import ceil
+
+import cv2
+
+from rtseg.contracts import Source, SourceInfo
+from rtseg.errors import UsageError
+from rtseg.frame import Frame
+from rtseg.sources.derived import Derived
+from rtseg.sources.options import SourceOptions
+
+SLACK_SECONDS = 5e-4
+"""Times are compared with this slack: 1/30 typed as 0.0333 means the frame at 0.03333."""
+
+
+def select(source: Source, again: Callable[[], Source], options: SourceOptions) -> Source:
+    """`source` with what `options` ask of any source; `again` opens it anew, for loops."""
+    try:
+        if options.loop:
+            source = Loop(source, again)
+        if options.every > 1:
+            source = Every(source, options.every)
+        if options.max_frames is not None:
+            source = Limit(source, options.max_frames)
+        if options.rotate or options.mirror:
+            source = Turned(source, options.rotate, options.mirror)
+    except UsageError:
+        source.close()
+        raise
+    return source
+
+
+def span(source: Source, start: float | None, end: float | None) -> Source:
+    """`source` from `start` to before `end`, in seconds of its own time."""
+    if not start and end is None:
+        return source
+    try:
+        return Span(source, start or 0.0, end)
+    except BaseException:
+        source.close()
+        raise
+
+
+class Span(Derived):
+    """From the first frame at or after `start` to before `end`; that first frame has pts 0.
+
+    Raises:
+        UsageError: the source ends before `start`.
+    """
+
+    def __init__(self, inner: Source, start: float, end: float | None) -> None:
+        self._start, self._end = start, float("inf") if end is None else end
+        self._zero: float | None = None if start else 0.0
+        super().__init__(inner)
+        # A file tells where it starts before it is played; a live source is not waited for.
+        self._held = None if inner.info.live or not start else self._first()
+        self.info = self._describe(inner.info)
+
+    def _first(self) -> Frame:
+        last = 0.0
+        while (frame := self._next()) is not None:
+            if frame.pts >= self._start - SLACK_SECONDS:
+                self._zero = frame.pts
+                return frame
+            last = frame.pts
+        raise UsageError(
+            f"{self._inner.info.name} from {self._start:g} s",
+            found=f"its last frame lies at {last:.3f} s",
+        )
+
+    def _describe(self, info: SourceInfo) -> SourceInfo:
+        count = count_between(info, getattr(self._inner, "times", ()), self._start, self._end)
+        return replace(info, frame_count=count, media_start=info.media_start + (self._zero or 0.0))
+
+    def _read(self) -> Frame | None:
+        frame, self._held = self._held, None
+        while frame is None or frame.pts < self._start - SLACK_SECONDS:
+            frame = self._next()
+            if frame is None:
+                return None
+        if frame.pts >= self._end - SLACK_SECONDS:
+            return None
+        if self._zero is None:
+            self._zero = frame.pts
+        at = frame.captured_at if self.info.live else self.clock.now()
+        return replace(frame, pts=frame.pts - self._zero, captured_at=at)
+
+
+def count_between(info: SourceInfo, times: Sequence[float], start: float, end: float) -> int | None:
+    """How many frames lie from `start` to before `end`: exact by `times`, else by the rate."""
+    low, high = start - SLACK_SECONDS, end - SLACK_SECONDS
+    if times:
+        return sum(low <= time < high for time in times)
+    if info.frame_count is None or info.frame_rate is None:
+        return None
+    last = info.frame_count if end == float("inf") else ceil(high * info.frame_rate)
+    return max(0, min(last, info.frame_count) - max(0, ceil(low * info.frame_rate)))
+
+
+class Loop(Derived):
+    """The source again and again; numbers and times go on.
+
+    Raises:
+        UsageError: it never ends, or cannot begin again.
+    """
+
+    def __init__(self, inner: Source, again: Callable[[], Source]) -> None:
+        if inner.info.live or inner.info.name == "standard input":
+            raise UsageError(
+                f"cannot loop {inner.info.name}", found="only files, folders and recordings loop"
+            )
+        self._again = again
+        self._yielded = 0  # in this round: a source that yields nothing is not begun again
+        self._index, self._pts = 0, 0.0
+        self._next_index, self._next_pts = 0, 0.0
+        super().__init__(inner)
+
+    def _describe(self, info: SourceInfo) -> SourceInfo:
+        # Sound that plays once does not belong to pictures that play twice.
+        return replace(info, frame_count=None, media=None)
+
+    def _read(self) -> Frame | None:
+        frame = self._next()
+        if frame is None and self._yielded and not self._interrupted:
+            self._begin_again()
+            frame = self._next()
+        if frame is None:
+            return None
+        self._yielded += 1
+        index, pts = self._index + frame.index, self._pts + frame.pts
+        step = float(1 / (self.info.frame_rate or 25))
+        self._next_index, self._next_pts = index + 1, pts + step
+        return replace(frame, index=index, pts=pts)
+
+    def _begin_again(self) -> None:
+        self._keep_warnings()
+        self._inner.close()
+        self._index, self._pts, self._yielded = self._next_index, self._next_pts, 0
+        self._take(self._again())
+
+    def _keep_warnings(self) -> None:
+        if self._inner.warnings is not self.warnings:
+            self.warnings += [w for w in self._inner.warnings if w not in self.warnings]
+
+
+class Every(Derived):
+    """One frame of `every`. A file's frames keep their numbers; a live source's are recounted,
+    since a gap in those is a drop."""
+
+    def __init__(self, inner: Source, every: int) -> None:
+        self._every, self._count = every, 0
+        super().__init__(inner)
+
+    def _describe(self, info: SourceInfo) -> SourceInfo:
+        count = None if info.frame_count is None else ceil(info.frame_count / self._every)
+        rate = None if info.frame_rate is None else info.frame_rate / self._every
+        return replace(info, frame_count=count, frame_rate=rate)
+
+    def _read(self) -> Frame | None:
+        while (frame := self._next()) is not None:
+            wanted = self._count % self._every == 0
+            self._count += 1
+            if wanted:
+                live = self.info.live
+                return replace(frame, index=frame.index // self._every) if live else frame
+        return None
+
+
+class Limit(Derived):
+    """The first `count` frames."""
+
+    def __init__(self, inner: Source, count: int) -> None:
+        self._count = self._left = count
+        super().__init__(inner)
+
+    def _describe(self, info: SourceInfo) -> SourceInfo:
+        known = info.frame_count
+        endless = known is None
+        return replace(info, frame_count=None if endless else min(known or 0, self._count))
+
+    def _read(self) -> Frame | None:
+        if self._left == 0:
+            return None
+        self._left -= 1
+        return self._next()
+
+
+TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+
+
+class Turned(Derived):
+    """Turned clockwise by `degrees`, then mirrored left to right."""
+
+    def __init__(self, inner: Source, degrees: int, mirror: bool) -> None:
+        self._degrees, self._mirror = degrees, mirror
+        super().__init__(inner)
+
+    def _describe(self, info: SourceInfo) -> SourceInfo:
+        if self._degrees not in (90, 270):
+            return info
+        return replace(
+            info,
+            width=info.height,
+            height=info.width,
+            sample_aspect_ratio=Fraction(1) / info.sample_aspect_ratio,
+        )
+
+    def _read(self) -> Frame | None:
+        frame = self._next()
+        if frame is None:
+            return None
+        image = frame.image
+        if self._degrees:
+            image = cv2.rotate(image, TURNS[self._degrees])
+        if self._mirror:
+            image = cv2.flip(image, 1)
+        return replace(frame, image=image)

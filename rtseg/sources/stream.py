@@ -1,0 +1,111 @@
+"""Network streams: RTSP, RTMP, HTTP, UDP and what else FFmpeg reads from an address."""
+
+from __future__ import annotations
+
+import re
+import socket
+from fractions import Fraction
+from urllib.parse import urlsplit
+
+import cv2
+
+from rtseg.clock import Clock
+from rtseg.contracts import Source, SourceInfo
+from rtseg.errors import SourceError
+from rtseg.sources.capture import network_params, open_capture
+from rtseg.sources.live import LiveSource
+from rtseg.sources.options import SourceOptions, exact_rate
+
+PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
+
+LONGEST_RECORDING_FRAMES = 1e9
+"""FFmpeg's guess for an endless stream is negative or beyond this."""
+
+
+def open_stream(target: str, options: SourceOptions, clock: Clock | None = None) -> Source:
+    """A live stream; or, when an HTTP server tells a frame count, the recorded file that it is.
+
+    A recording is read like a file: every frame, at its own time, ending at its end.
+
+    Raises:
+        SourceError: nothing answers, or what answers is not video.
+    """
+    capture = open_capture(target, cv2.CAP_FFMPEG, network_params(options.timeout))
+    if capture is None:
+        raise cannot_open(target, options.timeout)
+    is_file = urlsplit(target).scheme.lower() in ("http", "https")
+    if is_file and 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < LONGEST_RECORDING_FRAMES:
+        from rtseg.sources.video import VideoSource
+
+        capture.release()
+        return VideoSource(target, options, clock)
+    return StreamSource(target, options, clock, capture)
+
+
+class StreamSource(LiveSource):
+    """A live stream that is already open; lost, it is reopened until it is back."""
+
+    def __init__(
+        self,
+        target: str,
+        options: SourceOptions,
+        clock: Clock | None,
+        capture: cv2.VideoCapture,
+    ) -> None:
+        super().__init__(options.reconnect, clock)
+        self._target = target
+        self._timeout = options.timeout
+        self._capture = capture
+        # Read and left: by the time that anybody wants a frame, it would be an old one.
+        picture = self._grab()
+        if picture is None:
+            self._release()
+            raise cannot_open(target, options.timeout)
+        height, width = picture[0].shape[:2]
+        rate = nominal_rate(capture)
+        self.info = SourceInfo(public_name(target), width, height, rate, live=True)
+
+    def _open(self) -> cv2.VideoCapture | None:
+        return open_capture(self._target, cv2.CAP_FFMPEG, network_params(self._timeout))
+
+
+def nominal_rate(capture: cv2.VideoCapture) -> Fraction | None:
+    """What a device or stream says of its rate; None where it says nothing sensible."""
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    return exact_rate(rate) if 0.1 <= rate <= 1000 else None
+
+
+def public_name(address: str) -> str:
+    """The address without its password, and without values of the query that look like one."""
+    port = r"(?!\d+(?:[/?#]|$))"  # host:554/a@b has no password
+    name = re.sub(rf"^([\w+]+://[^/?#@:]*):{port}.*@(?=[^@/?#]*(?:[/?#]|$))", r"\1@", address)
+    secret = r"((?:^|[?&])[^=&]*(?:pass|pwd|token|secret|key|auth|sig)[^=&]*=)[^&#]*"
+    return re.sub(secret, r"\1***", name, flags=re.IGNORECASE)
+
+
+def cannot_open(address: str, timeout: float) -> SourceError:
+    """Why an address gives no picture, as far as knocking at its port can tell."""
+    parts = urlsplit(address)
+    asked = f"cannot open {public_name(address)}"
+    try:
+        port = parts.port or PORTS.get(parts.scheme.lower())
+    except ValueError as error:
+        return SourceError(asked, found=str(error))
+    if not parts.hostname:
+        return SourceError(asked, found="the address names no host")
+    if port is None or parts.scheme in ("udp", "rtp", "srt"):
+        return SourceError(asked, found=f"no video came within {timeout:g} s")
+    try:
+        socket.create_connection((parts.hostname, port), min(timeout, 3.0)).close()
+    except socket.gaierror:
+        return SourceError(asked, found=f"there is no host called {parts.hostname}")
+    except TimeoutError:
+        return SourceError(asked, found=f"{parts.hostname} does not answer on port {port}")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        return SourceError(asked, found=f"port {port} of {parts.hostname}: {reason}")
+    return SourceError(
+        asked,
+        found=f"{parts.hostname} answers, but gave no video within {timeout:g} s",
+        do="Check the path, the user and the password",
+    )

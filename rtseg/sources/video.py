@@ -1,0 +1,156 @@
+"""Video files, and recordings behind an address: every frame, at its own time."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+
+from rtseg.clock import Clock
+from rtseg.contracts import Source, SourceInfo
+from rtseg.errors import SourceError
+from rtseg.frame import Frame, Image
+from rtseg.sources.capture import network_params, open_capture
+from rtseg.sources.options import SourceOptions
+from rtseg.sources.probe import display_name, not_a_video, packet_times, probe
+
+SEEK_AHEAD_SECONDS = 1.0
+"""A seek aims this much before the start; the frames between are decoded and left out."""
+
+TRIES = 8
+"""Reads that must fail before a file counts as ended: after damage, more pictures may come."""
+
+SAME_TIME_SECONDS = 1e-3
+
+
+class VideoSource(Source):
+    """A video file, decoded by OpenCV, which applies its rotation.
+
+    Its facts come from the header, its times from each frame: constant or variable rate, pts 0 at
+    the first frame wherever the file starts. With `options.start` it may leave out frames that
+    lie before it. A file that ends before its declared count says so in `warnings`.
+
+    Attributes:
+        times: presentation times of all frames in seconds, known when a part of the file is
+            asked for and the file tells them; else empty.
+
+    Raises:
+        SourceError: it is missing, empty, unreadable, not a video, or has no frame.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        options: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__(clock)
+        self._target = target
+        self._timeout = options.timeout
+        self._header = probe(target, options.timeout)
+        asked_part = options.start is not None or options.end is not None
+        self.times = packet_times(target, options.timeout) if asked_part else ()
+        self._begin()
+        self.info = self._describe()
+        if options.start and self.times:
+            self._seek(options.start)
+
+    def _begin(self) -> None:
+        """Open the file at its first frame, and hold that frame."""
+        self._capture = self._open()
+        self._index, self._pts = 0, 0.0
+        self._zero = 0.0
+        self._held = self._decode()
+        if self._held is None:
+            self._capture.release()
+            raise SourceError(
+                f"cannot play {display_name(self._target)}",
+                found="not one frame of it can be decoded",
+                do="Check that it plays elsewhere",
+            )
+        self._zero = self._position()
+
+    def _open(self) -> cv2.VideoCapture:
+        remote = "://" in self._target
+        params = network_params(self._timeout) if remote else {}
+        params.pop(cv2.CAP_PROP_N_THREADS, None)
+        capture = open_capture(self._target, cv2.CAP_FFMPEG, params)
+        if capture is None:
+            raise not_a_video(self._target, "no decoder for it")
+        return capture
+
+    def _describe(self) -> SourceInfo:
+        assert self._held is not None
+        height, width = self._held.shape[:2]
+        header, aspect = self._header, self._header.sample_aspect_ratio
+        if self._capture.get(cv2.CAP_PROP_ORIENTATION_META) in (90, 270):
+            aspect = 1 / aspect
+        return SourceInfo(
+            display_name(self._target),
+            width,
+            height,
+            header.frame_rate,
+            len(self.times) or header.frame_count,
+            media=None if "://" in self._target else Path(self._target),
+            sample_aspect_ratio=aspect,
+            colour_tags=header.colour_tags,
+        )
+
+    def _seek(self, seconds: float) -> None:
+        """Hold a frame at or before `seconds`; the first one where seeking goes astray."""
+        aim = seconds - SEEK_AHEAD_SECONDS
+        if aim <= 0 or seconds > self.times[-1]:
+            return
+        self._capture.set(cv2.CAP_PROP_POS_MSEC, aim * 1000)
+        self._held = self._decode()
+        landed = self._position() - self._zero
+        index = bisect_left(self.times, landed - SAME_TIME_SECONDS)
+        known = index < len(self.times) and abs(self.times[index] - landed) < SAME_TIME_SECONDS
+        if self._held is None or landed > seconds or not known:
+            self._capture.release()
+            self._begin()
+            return
+        self._index, self._pts = index, landed
+
+    def _read(self) -> Frame | None:
+        image, self._held = self._held, None
+        if image is None:
+            image = self._decode()
+            if image is None:
+                self._check_count()
+                return None
+            self._pts = self._next_pts()
+        frame = Frame(image, self._index, self._pts, self.clock.now())
+        self._index += 1
+        return frame
+
+    def _decode(self) -> Image | None:
+        """The next picture that can be decoded; OpenCV says "no" for damage as for the end."""
+        for _ in range(TRIES):
+            good, image = self._capture.read()
+            if good:
+                return image
+        return None
+
+    def _position(self) -> float:
+        return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
+
+    def _next_pts(self) -> float:
+        """This frame's own time; one frame after the last where that would not be later."""
+        pts = self._position() - self._zero
+        if pts > self._pts:
+            return pts
+        return self._pts + float(1 / (self._header.frame_rate or Fraction(25)))
+
+    def _check_count(self) -> None:
+        declared = self._header.frame_count
+        if declared is not None and self._index < declared and not self.warnings:
+            self.warnings.append(
+                f"{self.info.name} ended after {self._index} of its {declared} frames: "
+                "it is damaged or cut off"
+            )
+
+    def _release(self) -> None:
+        self._capture.release()

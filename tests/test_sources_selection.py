@@ -1,0 +1,283 @@
+"""Parts and turns of any source: what they yield, and what they say of themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from fakes import FakeDevice, Plugged
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rtseg.clock import ManualClock
+from rtseg.contracts import Source, SourceInfo
+from rtseg.errors import SourceError, UsageError
+from rtseg.frame import Frame
+from rtseg.sources import SourceOptions, open_source
+from rtseg.sources.selection import Every, Limit, Loop, Turned, count_between, span
+
+SMALL = "test://?size=96x64&fps=10&frames=20"
+
+
+class Listed(Source):
+    """Frames at the given times; fails at the end when told to."""
+
+    def __init__(self, times: list[float], *, fails: bool = False, live: bool = False) -> None:
+        super().__init__(ManualClock())
+        self.info = SourceInfo("a list", 4, 2, frame_count=len(times), live=live)
+        self.released = 0
+        self.warning = ""
+        self._times, self._fails, self._index = times, fails, 0
+
+    def _read(self) -> Frame | None:
+        if self._index == len(self._times):
+            if self._fails:
+                raise SourceError("the list was lost")
+            self.warnings += [self.warning] if self.warning else []
+            return None
+        index, self._index = self._index, self._index + 1
+        return Frame(np.zeros((2, 4, 3), np.uint8), index, self._times[index], 5.0)
+
+    def _release(self) -> None:
+        self.released += 1
+
+
+def taken(source: Source) -> list[tuple[int, float]]:
+    return [(frame.index, round(frame.pts, 6)) for frame in source]
+
+
+def test_nothing_asked_is_the_source_itself() -> None:
+    source = Listed([0.0])
+    assert span(source, None, None) is source
+    assert span(source, 0.0, None) is source
+
+
+def test_a_span_of_the_synthetic_source() -> None:
+    with open_source(SMALL, SourceOptions(start=0.5, end=1.2)) as source:
+        assert source.info.frame_count == 7
+        assert source.info.media_start == pytest.approx(0.5)
+        assert taken(source) == [(i, round((i - 5) / 10, 6)) for i in range(5, 12)]
+
+
+@given(
+    gaps=st.lists(st.floats(0.002, 1.0), max_size=30),
+    start=st.floats(0, 5),
+    length=st.floats(0.01, 5),
+)
+def test_a_span_is_what_a_filter_gives(gaps: list[float], start: float, length: float) -> None:
+    times = [0.0, *np.cumsum(gaps).tolist()]
+    slack, end = 5e-4, start + length
+    inside = [i for i, t in enumerate(times) if start - slack <= t < end - slack]
+    if start and not any(t >= start - slack for t in times):
+        with pytest.raises(UsageError, match="its last frame lies at"):
+            span(Listed(times), start, end)
+        return
+    got = taken(span(Listed(times), start, end))
+    assert [index for index, _ in got] == inside
+    if inside and start:
+        first = next(t for t in times if t >= start - slack)
+        assert [pts for _, pts in got] == pytest.approx(
+            [times[i] - first for i in inside], abs=1e-5
+        )
+    info = SourceInfo("x", 1, 1)
+    assert count_between(info, times, start, end) == len(inside)
+
+
+@given(rate=st.sampled_from([10, 24, 25, Fraction(30000, 1001), 50]), count=st.integers(1, 200),
+       start=st.floats(0, 8), length=st.floats(0.01, 8))  # fmt: skip
+def test_counts_by_rate_equal_counts_by_times(
+    rate: Fraction, count: int, start: float, length: float
+) -> None:
+    info = SourceInfo("x", 1, 1, Fraction(rate), count)
+    times = [float(i / Fraction(rate)) for i in range(count)]
+    for end in (start + length, float("inf")):
+        assert count_between(info, (), start, end) == count_between(info, times, start, end)
+
+
+def test_a_span_of_a_live_source_starts_when_it_is_read() -> None:
+    source = span(Listed([0.0, 1.0, 2.0, 3.0], live=True), 1.5, 2.5)
+    frames = list(source)
+    assert [(f.index, f.pts, f.captured_at) for f in frames] == [(2, 0.0, 5.0)]
+
+
+def test_a_start_beyond_the_end_closes_the_source() -> None:
+    source = Listed([0.0, 1.0])
+    with pytest.raises(UsageError, match=r"a list from 3 s: its last frame lies at 1\.000 s"):
+        span(source, 3.0, None)
+    assert source.released == 1
+
+
+def test_every_keeps_the_numbers_of_a_file() -> None:
+    with open_source(SMALL, SourceOptions(every=3)) as source:
+        assert (source.info.frame_count, source.info.frame_rate) == (7, Fraction(10, 3))
+        assert [f.index for f in source] == [0, 3, 6, 9, 12, 15, 18]
+
+
+def test_every_counts_anew_for_live_sources() -> None:
+    source = Every(Listed([0.0, 0.1, 0.2, 0.3, 0.4], live=True), 2)
+    assert [f.index for f in source] == [0, 1, 2]
+
+
+def test_max_frames() -> None:
+    with open_source(SMALL, SourceOptions(max_frames=4)) as source:
+        assert source.info.frame_count == 4
+        assert [f.index for f in source] == [0, 1, 2, 3]
+        assert list(source) == []
+    with open_source(SMALL, SourceOptions(max_frames=400)) as source:
+        assert source.info.frame_count == 20
+        assert len(list(source)) == 20
+
+
+def test_max_frames_does_not_read_the_frame_after() -> None:
+    assert len(list(Limit(Listed([0.0, 1.0], fails=True), 2))) == 2
+
+
+def test_every_comes_before_max_frames() -> None:
+    with open_source(SMALL, SourceOptions(every=5, max_frames=2, start=0.2)) as source:
+        assert source.info.frame_count == 2
+        assert [f.index for f in source] == [2, 7]
+
+
+def test_loop_goes_on_with_numbers_and_times() -> None:
+    with open_source(SMALL, SourceOptions(loop=True, max_frames=45)) as source:
+        assert source.info.frame_count is None
+        assert taken(source) == [(i, i / 10) for i in range(45)]
+
+
+def test_loop_of_a_part_repeats_the_part() -> None:
+    options = SourceOptions(loop=True, start=0.5, end=0.8, max_frames=7)
+    with open_source(SMALL, options) as source:
+        frames = list(source)
+    assert [f.pts for f in frames] == pytest.approx([i / 10 for i in range(7)])
+    indices = [f.index for f in frames]
+    assert indices == sorted(set(indices))
+
+
+def test_loop_closes_each_round_and_keeps_each_warning_once() -> None:
+    rounds = [Listed([0.0, 0.5]) for _ in range(4)]
+    for source in rounds:
+        source.warning = "cut off"
+    waiting = iter(rounds[1:])
+    looped = Loop(rounds[0], lambda: next(waiting))
+    frames = iter(looped)
+    assert [next(frames).index for _ in range(7)] == list(range(7))
+    assert [source.released for source in rounds] == [1, 1, 1, 0]
+    looped.close()
+    assert rounds[3].released == 1
+    assert looped.warnings == ["cut off"]
+
+
+def test_loop_of_nothing_ends() -> None:
+    assert list(Loop(Listed([]), lambda: Listed([]))) == []
+
+
+def test_loop_of_a_live_source_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = FakeDevice([Plugged()])
+    monkeypatch.setattr(cv2, "VideoCapture", device)
+    with pytest.raises(UsageError, match="cannot loop camera 0"):
+        open_source(0, SourceOptions(loop=True))
+    assert device.released == 1
+
+
+def test_a_looped_file_has_no_sound(tmp_path: Path) -> None:
+    inner = Listed([0.0])
+    inner.info = replace(inner.info, media=tmp_path)
+    assert Loop(inner, lambda: inner).info.media is None
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_turns(degrees: int, mirror: bool) -> None:
+    with open_source(SMALL) as plain:
+        original = next(iter(plain)).image
+    with open_source(SMALL, SourceOptions(rotate=degrees, mirror=mirror)) as source:
+        frame = next(iter(source))
+        size = (source.info.height, source.info.width)
+    expected = np.rot90(original, -degrees // 90)
+    assert np.array_equal(frame.image, expected[:, ::-1] if mirror else expected)
+    assert frame.size == size
+    assert not frame.image.flags.writeable
+    assert (frame.index, frame.pts) == (0, 0.0)
+
+
+def test_a_quarter_turn_inverts_the_pixel_aspect() -> None:
+    inner = Listed([0.0])
+    inner.info = replace(inner.info, sample_aspect_ratio=Fraction(16, 11))
+    assert Turned(inner, 90, False).info.sample_aspect_ratio == Fraction(11, 16)
+    assert Turned(inner, 180, False).info.sample_aspect_ratio == Fraction(16, 11)
+
+
+def test_what_happens_inside_is_told_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = FakeDevice([Plugged(frames=3), Plugged(size=(320, 240))])
+    monkeypatch.setattr(cv2, "VideoCapture", device)
+    options = SourceOptions(rotate=90, mirror=True, every=2, max_frames=9, end=99)
+    told: list[str | None] = []
+
+    class Watching(ManualClock):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            told.append(source.notice)
+
+    source = open_source(0, options, clock=Watching())
+    frames = iter(source)
+    assert next(frames).size == (640, 480)
+    assert next(frames).size == (320, 240)
+    assert source.outages == 1
+    assert (source.info.width, source.info.height) == (240, 320)
+    assert told[0] == "reconnecting to camera 0 (try 1)"
+    assert source.notice is None
+    source.close()
+    source.close()
+    assert device.released == 2
+
+
+def test_interrupt_reaches_a_wait_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", FakeDevice([Plugged(frames=1)]))
+
+    class Impatient(ManualClock):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            assert self.time < 200, "still waiting after it was interrupted"
+            if self.time > 20:
+                source.interrupt()
+
+    source = open_source(0, SourceOptions(rotate=90, every=2), clock=Impatient())
+    assert list(source) == []
+    source.close()
+
+
+def test_an_error_inside_is_raised_outside() -> None:
+    got = []
+    with pytest.raises(SourceError, match="it fails at frame 4"):
+        got.extend(f.index for f in open_source("test://?size=96x64&fail=4",
+                                                SourceOptions(every=2, rotate=180)))  # fmt: skip
+    assert got == [0, 2]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"rotate": 45},
+        {"every": 0},
+        {"max_frames": 0},
+        {"start": -1.0},
+        {"start": 2.0, "end": 1.0},
+        {"end": 0.0},
+        {"fps": 0.0},
+        {"fps": float("nan")},
+        {"timeout": 0.0},
+        {"width": 0},
+        {"height": -5},
+        {"size": (0, 10)},
+        {"fourcc": "MJPEG"},
+        {"start": float("inf")},
+    ],
+)
+def test_options_that_make_no_sense(bad: dict[str, object]) -> None:
+    name = list(bad)[-1]
+    with pytest.raises(UsageError, match=name.replace("_", "-")):
+        SourceOptions(**bad)
