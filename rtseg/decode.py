@@ -3,8 +3,8 @@
 Bilinear interpolation inside a cell is a convex combination of its four corners, so a cell whose
 corners agree on the arg-max has that class at every point. Only cells whose corners disagree are
 interpolated, and there only the classes that can win. Equal to enlarging every score plane
-(bilinear, align_corners=False, as `torch.nn.functional.interpolate`) and taking the arg-max, but
-for ties at float precision.
+(bilinear, as `torch.nn.functional.interpolate`) and taking the arg-max, but for ties at float
+precision.
 
 Compiled by numba; the GIL is released, and the machine code is cached beside this file or in the
 user's cache.
@@ -23,7 +23,11 @@ Scores = NDArray[np.float32]
 
 
 def decode_mask(
-    scores: Scores, size: tuple[int, int], table: NDArray[np.uint8] | None = None
+    scores: Scores,
+    size: tuple[int, int],
+    table: NDArray[np.uint8] | None = None,
+    *,
+    align_corners: bool = False,
 ) -> NDArray[np.uint8]:
     """Arg-max of `scores` enlarged to `size`.
 
@@ -31,6 +35,8 @@ def decode_mask(
         scores: (C, h, w) float32, C from 1 to 255; any h and w, one included.
         size: (height, width) of the mask.
         table: (256,) uint8, applied to each class on its way into the mask.
+        align_corners: whether the outermost scores belong to the centres of the outermost pixels,
+            as for networks from TensorFlow, or to squares that tile the frame, as for PyTorch's.
 
     Returns:
         (height, width) uint8 class indices. Ties go to the lower index.
@@ -43,14 +49,9 @@ def decode_mask(
     scores = np.ascontiguousarray(scores, np.float32)
     table = np.arange(256, dtype=np.uint8) if table is None else table
     mask = np.empty(size, np.uint8)
-    _decode(
-        scores,
-        _argmax(scores),
-        *_axis(scores.shape[1], size[0]),
-        *_axis(scores.shape[2], size[1]),
-        table,
-        mask,
-    )
+    rows = _axis(scores.shape[1], size[0], align_corners)
+    columns = _axis(scores.shape[2], size[1], align_corners)
+    _decode(scores, _argmax(scores), *rows, *columns, table, mask)
     return mask
 
 
@@ -61,22 +62,29 @@ def disagreeing_share(scores: Scores) -> float:
     return float((corners != corners[0]).any(0).mean()) if corners.size else 0.0
 
 
-def enlarge(plane: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """(h, w) float32 enlarged to `size` (height, width): bilinear, align_corners=False."""
-    top, weight_y = _axis(plane.shape[0], size[0])
-    left, weight_x = _axis(plane.shape[1], size[1])
+def enlarge(
+    plane: NDArray[np.float32], size: tuple[int, int], *, align_corners: bool = False
+) -> NDArray[np.float32]:
+    """(h, w) float32 enlarged to `size` (height, width), bilinear."""
+    top, weight_y = _axis(plane.shape[0], size[0], align_corners)
+    left, weight_x = _axis(plane.shape[1], size[1], align_corners)
     below = np.minimum(top + 1, plane.shape[0] - 1)
     right = np.minimum(left + 1, plane.shape[1] - 1)
     rows = plane[top] * (1 - weight_y[:, None]) + plane[below] * weight_y[:, None]
     return rows[:, left] * (1 - weight_x) + rows[:, right] * weight_x
 
 
-def _axis(small: int, large: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def _axis(
+    small: int, large: int, align_corners: bool
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """For each of `large` pixels: the sample before it among `small`, and the next one's weight."""
-    # float32, one multiplication: torch computes the same, and ties fall the same way
-    scale = np.float32(small) / np.float32(large)
-    at = (np.arange(large, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
-    at = np.maximum(at, np.float32(0))
+    # float32, in torch's order of operations: ties fall the same way
+    pixels = np.arange(large, dtype=np.float32)
+    if align_corners:
+        at = pixels * (np.float32(small - 1) / np.float32(max(large - 1, 1)))
+    else:
+        scale = np.float32(small) / np.float32(large)
+        at = np.maximum((pixels + np.float32(0.5)) * scale - np.float32(0.5), np.float32(0))
     first = np.minimum(at.astype(np.int32), small - 1)
     weight = np.where(first == small - 1, np.float32(0), at - first.astype(np.float32))
     return first, weight.astype(np.float32)

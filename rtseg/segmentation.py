@@ -23,6 +23,7 @@ class Segmentation:
         size: (height, width) of the frame, and so of the mask.
         kind: what the scores are; both decode alike, they differ in `probability`.
         selected: classes to keep; the others become background, or VOID where there is none.
+        align_corners: where the scores lie on the frame; see `decode_mask`.
     """
 
     def __init__(
@@ -33,19 +34,22 @@ class Segmentation:
         *,
         kind: ScoreKind = "logits",
         selected: frozenset[int] | None = None,
+        align_corners: bool = False,
     ) -> None:
         self.scores = scores
         self.labels = labels
         self.size = size
         self.kind = kind
         self.selected = selected
+        self.align_corners = align_corners
 
     @cached_property
     def mask(self) -> Mask:
         """(H, W) uint8 class indices at frame size, decoded once; read-only."""
         from rtseg.decode import decode_mask
 
-        mask = decode_mask(self.scores, self.size, self.labels.kept(self.selected))
+        table = self.labels.kept(self.selected)
+        mask = decode_mask(self.scores, self.size, table, align_corners=self.align_corners)
         mask.flags.writeable = False
         return mask
 
@@ -69,16 +73,19 @@ class Segmentation:
         Raises:
             UsageError: there is no such class.
         """
-        from rtseg.decode import enlarge
-
         index = self.labels.index(name_or_id)
         if self.kind == "probabilities":
-            return np.clip(enlarge(self.scores[index], self.size), 0.0, 1.0)
+            return np.clip(self._enlarged(self.scores[index]), 0.0, 1.0)
         others = np.delete(self.scores, index, axis=0)
         top = others.max(0)
         rest = top + np.log(np.exp(others - top).sum(0))
-        margin = enlarge(self.scores[index] - rest, self.size)
+        margin = self._enlarged(self.scores[index] - rest)
         return (0.5 * (1.0 + np.tanh(0.5 * margin))).astype(np.float32)
+
+    def _enlarged(self, plane: NDArray[np.float32]) -> NDArray[np.float32]:
+        from rtseg.decode import enlarge
+
+        return enlarge(plane, self.size, align_corners=self.align_corners)
 
     def __repr__(self) -> str:
         classes, height, width = self.scores.shape
