@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rtseg.labels import VOC, LabelSet
+from rtseg.shapes import SHAPE_LABELS
 
 FORMAT = 1
 """Version of the serialised form of a `ModelSpec`."""
@@ -65,6 +66,8 @@ class ModelSpec:
         weights: where published weights are, if any.
         miou: published mean IoU in percent, on `dataset`.
         parameters: how many numbers it has, in millions.
+        output_name: which output of a foreign ONNX file to read; "" is its first.
+        output_layout: where the classes of that output are.
     """
 
     name: str
@@ -77,6 +80,8 @@ class ModelSpec:
     dataset: str = ""
     parameters: float | None = None
     licence: str = ""
+    output_name: str = ""
+    output_layout: Literal["NCHW", "NHWC"] = "NCHW"
 
     def to_json(self) -> str:
         """The spec as one line of JSON; `from_json` gives an equal spec back."""
@@ -122,8 +127,93 @@ class Model:
     Attributes:
         file: the ONNX file, checkpoint or state dict; None when there is no file.
         format: how to read it; "random" is seeded random weights, "none" needs no weights.
+        notes: what a person should know, as assumptions made about a foreign file.
+        delay_seconds: what the stub waits at each batch, to stand in for a slow network.
     """
 
     spec: ModelSpec
     file: Path | None
     format: Literal["onnx", "torch", "random", "none"]
+    notes: tuple[str, ...] = ()
+    delay_seconds: float = 0.0
+
+
+def _torchvision(
+    architecture: str, file: str, megabytes: float, parameters: float, miou: float
+) -> ModelSpec:
+    """A network of torchvision with the weights its authors publish."""
+    return ModelSpec(
+        name=architecture,
+        architecture=architecture,
+        labels=VOC,
+        input=InputSpec((520, 520)),
+        weights=WeightsSpec(
+            url=f"https://download.pytorch.org/models/{file}.pth",
+            sha256=file.rpartition("-")[2],
+            licence=_TORCHVISION_LICENCE,
+            megabytes=megabytes,
+        ),
+        miou=miou,
+        dataset="COCO-val2017-VOC-labels",
+        parameters=parameters,
+        licence="BSD-3-Clause",
+    )
+
+
+_TORCHVISION_LICENCE = "BSD-3-Clause; trained on the part of COCO that has Pascal VOC's classes"
+
+MODELS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        _torchvision(
+            "lraspp_mobilenet_v3_large",
+            "lraspp_mobilenet_v3_large-d234d4ea",
+            megabytes=12.49,
+            parameters=3.221538,
+            miou=57.9,
+        ),
+        _torchvision(
+            "deeplabv3_mobilenet_v3_large",
+            "deeplabv3_mobilenet_v3_large-fc3c493d",
+            megabytes=42.301,
+            parameters=11.029328,
+            miou=60.3,
+        ),
+        _torchvision(
+            "deeplabv3_resnet50",
+            "deeplabv3_resnet50_coco-cd0a2569",
+            megabytes=160.515,
+            parameters=42.004074,
+            miou=66.4,
+        ),
+        _torchvision(
+            "deeplabv3_resnet101",
+            "deeplabv3_resnet101_coco-586e9e4e",
+            megabytes=233.217,
+            parameters=60.996202,
+            miou=67.4,
+        ),
+        _torchvision(
+            "fcn_resnet50",
+            "fcn_resnet50_coco-1167a1af",
+            megabytes=135.009,
+            parameters=35.322218,
+            miou=60.5,
+        ),
+        _torchvision(
+            "fcn_resnet101",
+            "fcn_resnet101_coco-7ecb50ca",
+            megabytes=207.711,
+            parameters=54.314346,
+            miou=63.7,
+        ),
+        ModelSpec(
+            name="stub",
+            architecture="stub",
+            labels=SHAPE_LABELS,
+            input=InputSpec((512, 512), layout="NHWC", dtype="uint8"),
+            licence="Apache-2.0",
+        ),
+    )
+}
+"""The networks rtseg knows by name, quickest first. What ships is found by `rtseg.nets.shipped`."""

@@ -1,0 +1,16 @@
+"""`python -m rtseg` and the program `rtseg`."""
+
+from __future__ import annotations
+
+import sys
+
+from rtseg.cli.app import main as run_program
+
+
+def main() -> None:
+    """Run the program and leave with its exit code."""
+    sys.exit(run_program())
+
+
+if __name__ == "__main__":
+    main()

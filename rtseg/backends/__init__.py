@@ -1,0 +1,105 @@
+"""What runs a network: torch, ONNX Runtime, or nothing but colours.
+
+A new backend is one file with a class and one line in `BACKENDS`; `open_backend` makes it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from rtseg.backends.devices import PRECISIONS, parse_device
+from rtseg.backends.sizes import fit_size, input_size_of
+from rtseg.contracts import Backend
+from rtseg.errors import UsageError
+from rtseg.zoo import Model
+
+__all__ = ["BACKENDS", "fit_size", "open_backend"]
+
+BACKENDS = {
+    "torch": "rtseg.backends.pytorch:TorchBackend",
+    "onnx": "rtseg.backends.ort:OnnxBackend",
+    "stub": "rtseg.backends.stub:StubBackend",
+}
+
+
+def open_backend(
+    name: str,
+    model: Model,
+    *,
+    input_size: tuple[int, int] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    strict: bool = False,
+) -> Backend:
+    """Load a network, fix its input size and warm it up.
+
+    Args:
+        name: of `BACKENDS`, or "auto": stub for the stub, onnx for an ONNX file; for our own
+            networks torch where it has a GPU, else onnx, which is faster on processors.
+        input_size: (height, width) of the network's input; None is what it was made for.
+        device: auto, cpu, cuda, cuda:N, mps; for onnx also tensorrt, directml, coreml.
+        precision: auto, fp32, fp16, bf16 or int8; auto is what the device is best at.
+        threads: of the processor; None leaves it to the library.
+        strict: refuse another device than the one asked for.
+
+    Raises:
+        UsageError: no such backend, device, precision or size, or the network cannot have it.
+        ModelError: the network's file is not what it should be.
+        DeviceError: the device failed, or is not there and `strict` is set.
+    """
+    if name != "auto" and name not in BACKENDS:
+        known = ", ".join(["auto", *BACKENDS])
+        raise UsageError(f"unknown backend {name!r}", found=f"there are {known}")
+    if precision not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise UsageError(f"unknown precision {precision!r}", found=f"there are {known}")
+    if threads is not None and threads < 1:
+        raise UsageError(f"{threads} threads", found="a network needs at least one")
+    family, number = parse_device(device)
+    if name == "auto":
+        name = _best(model, family)
+    _require_match(name, model)
+    opened: Backend = _resolve(BACKENDS[name])(
+        model,
+        input_size_of(model.spec, input_size),
+        family=family,
+        number=number,
+        precision=precision,
+        threads=threads,
+        strict=strict,
+    )
+    return opened
+
+
+def _best(model: Model, family: str) -> str:
+    if model.format == "none":
+        return "stub"
+    if model.format == "onnx" or family in ("cpu", "tensorrt", "directml", "coreml"):
+        return "onnx"
+    if family == "mps":
+        return "torch"
+    from rtseg.backends.devices import gpu_is_likely
+
+    if not gpu_is_likely():  # asking torch takes two seconds, and the answer would be no
+        return "onnx"
+    from rtseg.backends.pytorch import has_gpu
+
+    return "torch" if has_gpu() else "onnx"
+
+
+def _require_match(name: str, model: Model) -> None:
+    kinds = {"torch": {"torch", "random"}, "onnx": {"torch", "random", "onnx"}, "stub": {"none"}}
+    if model.format not in kinds[name]:
+        right = next(other for other, formats in kinds.items() if model.format in formats)
+        raise UsageError(
+            f"backend {name} for {model.spec.name}",
+            found="it is no network" if model.format == "none" else f"it is of {right}",
+            do=f"Take the {right} backend, or auto",
+        )
+
+
+def _resolve(home: str) -> Any:
+    module, _, name = home.partition(":")
+    return getattr(import_module(module), name)

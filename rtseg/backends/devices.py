@@ -1,0 +1,52 @@
+"""Names of devices, and what both libraries must agree on about them."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+from pathlib import Path
+
+from rtseg.errors import DeviceError, UsageError
+
+FAMILIES = ("auto", "cpu", "cuda", "mps", "tensorrt", "directml", "coreml")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
+
+
+def parse_device(text: str) -> tuple[str, int]:
+    """("cuda", 1) of "cuda:1"; the number is 0 where none is given.
+
+    Raises:
+        UsageError: there is no such kind of device.
+    """
+    match = re.fullmatch(r"([a-z]+)(?::(\d{1,4}))?", text.strip().lower())
+    if match and match[1] in FAMILIES and (match[2] is None or match[1] in ("cuda", "tensorrt")):
+        return match[1], int(match[2] or 0)
+    known = ", ".join(f"{family}[:N]" if family == "cuda" else family for family in FAMILIES)
+    raise UsageError(f"unknown device {text!r}", found=f"there are {known}")
+
+
+def nvidia_driver() -> bool:
+    """Whether an NVIDIA driver is installed; says nothing of a library's ability to use it."""
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+
+
+def gpu_is_likely() -> bool:
+    """Whether it is worth asking torch, which takes seconds to load, for a GPU."""
+    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
+    return apple or nvidia_driver()
+
+
+def not_there(device: str, found: str, strict: bool, instead: str = "cpu") -> str:
+    """The note that another device stands in for one.
+
+    Raises:
+        DeviceError: `strict` forbids it.
+    """
+    if strict:
+        raise DeviceError(
+            f"device {device} was required",
+            found=found,
+            do="rtseg doctor shows what runs here",
+        )
+    return f"device {device} was asked for, but {found}; {instead} runs instead"

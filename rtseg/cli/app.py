@@ -1,0 +1,81 @@
+"""The program `rtseg`: its verbs, and the one place where an error becomes a line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rtseg import __version__
+from rtseg.cli.signals import Interrupted, Stop, leave
+from rtseg.errors import RtsegError
+
+VERBS = ("run", "models", "cameras", "doctor", "demo")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code, and never raises."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        print(__version__)
+        return 0
+    stop = Stop()
+    with stop.listening():
+        code = _guarded(lambda: _dispatch(arguments, stop), stop, debug="--debug" in arguments)
+        if stop.hung:
+            leave(code)
+    return code
+
+
+def _guarded(call: Callable[[], int], stop: Stop, debug: bool) -> int:
+    """What `call` returns, or the exit code of what it raised, said in one line on stderr."""
+    try:
+        code = call()
+        sys.stdout.flush()
+        return stop.exit_code or code
+    except Interrupted:
+        leave(stop.exit_code)
+    except BrokenPipeError:
+        return _pipe_closed()
+    except RtsegError as error:
+        if isinstance(error.__cause__, BrokenPipeError):
+            return _pipe_closed()
+        return _failed(error, str(error), error.exit_code, debug)
+    except Exception as error:
+        words = f"internal error: {type(error).__name__}: {error}"
+        return _failed(error, f"{words}. Run again with --debug to see where", 1, debug)
+
+
+def _failed(error: BaseException, words: str, exit_code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    print("rtseg: error:", " ".join(words.split()), file=sys.stderr)
+    return exit_code
+
+
+def _pipe_closed() -> int:
+    """Whoever read our stdout has had enough: no error, and nothing more to say."""
+    # Python flushes stdout once more on its way out, which must not fail.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _dispatch(arguments: Sequence[str], stop: Stop) -> int:
+    """Find the verb, read its flags, and run it."""
+    from cyclopts import CycloptsError
+
+    from rtseg.cli.parse import build_app, prepare, usage_error
+
+    app = build_app(stop)
+    tokens = prepare(app, arguments, VERBS)
+    try:
+        command, bound, _ = app.parse_args(tokens, print_error=False, exit_on_error=False)
+    except CycloptsError as error:
+        raise usage_error(error) from error
+    return _as_exit_code(command(*bound.args, **bound.kwargs))
+
+
+def _as_exit_code(result: Any) -> int:
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,50 @@
+"""The verb `demo`: a portrait, panned and zoomed, through the network that ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rtseg.cli import values
+from rtseg.cli.options import Flags, ModelFlags, OutputFlags, RunFlags, SourceFlags, ViewFlags
+from rtseg.cli.plan import make_plan
+from rtseg.cli.run import run_plan
+from rtseg.cli.says import say
+from rtseg.cli.signals import Stop
+from rtseg.nets import default_model, shipped
+from rtseg.sinks.display import display_available
+
+DEMO_FILE = Path("rtseg-demo.mp4")
+
+
+def run_demo(stop: Stop, seconds: float, *, no_show: bool) -> int:
+    """Show the demo in a window, or write it to `rtseg-demo.mp4` where there is none.
+
+    Raises:
+        RtsegError: as `rtseg run`.
+    """
+    values.at_least("--seconds", seconds, 0.1)
+    reason = "asked with --no-show" if no_show else display_available()
+    if reason:
+        say("demo", f"no window ({reason}): writing {DEMO_FILE}")
+    flags = _flags(seconds, to_file=bool(reason))
+    code = run_plan(flags, make_plan(flags), stop)
+    say("demo", f"see {DEMO_FILE.resolve()}" if reason else "that was it")
+    say("", "now try: rtseg --camera 0, or rtseg clip.mp4 -o out.mp4")
+    return code
+
+
+def _flags(seconds: float, *, to_file: bool) -> Flags:
+    ships = default_model() in shipped()
+    if not ships:
+        say("demo", "no network ships yet: a synthetic clip, and a stand-in for a network")
+    clip = f"demo:{seconds:g}" if ships else f"test://?frames={max(1, round(30 * seconds))}"
+    return Flags(
+        input=clip,
+        source=SourceFlags(),
+        model=ModelFlags() if ships else ModelFlags(model="stub", backend="stub"),
+        view=ViewFlags(),
+        output=OutputFlags(
+            output=(str(DEMO_FILE),) if to_file else (), show=not to_file, overwrite=True
+        ),
+        run=RunFlags(),
+    )

@@ -1,0 +1,124 @@
+"""The verb `models`: list, show, download, verify."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from rtseg.cli.download import DownloadProgress
+from rtseg.cli.signals import Stop
+from rtseg.cli.tables import print_table
+from rtseg.errors import DownloadError, UsageError
+from rtseg.nets import default_model, find_model, shipped
+from rtseg.nets.weights import fetch, is_intact, weights_path
+from rtseg.zoo import MODELS, ModelSpec
+
+COLUMNS = ("name", "architecture", "classes", "mIoU %", "MB", "weights", "licence")
+
+
+def list_models() -> int:
+    """Print the table of networks, and which is taken when none is named."""
+    specs = {name: find_model(name).spec for name in shipped()} | MODELS
+    print_table(COLUMNS, (_row(name, spec) for name, spec in specs.items()), right={2, 3, 4})
+    print(f"\ntaken when none is named: {default_model()}")
+    return 0
+
+
+def show_model(name: str) -> int:
+    """Print all that is known of one network."""
+    spec = _named(name)
+    rows = asdict(spec) | {"labels": ", ".join(spec.labels.names)}
+    rows |= {"classes": len(spec.labels), "state": _state(name, spec), "file": _file(name, spec)}
+    for key, value in rows.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{part} {_plain(inner)}" for part, inner in value.items())
+        if value not in (None, ""):
+            print(f"{key:<14}{_plain(value)}")
+    return 0
+
+
+def _plain(value: object) -> str:
+    """A value without the brackets of Python."""
+    if isinstance(value, tuple):
+        return "/".join(map(_plain, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _file(name: str, spec: ModelSpec) -> Path | None:
+    """Where the network's file is, or will be."""
+    if name in shipped():
+        return shipped()[name]
+    return weights_path(spec.weights) if spec.weights else None
+
+
+def download_models(names: Iterable[str], *, everything: bool, stop: Stop) -> int:
+    """Fetch published weights into the cache; those that are there stay as they are.
+
+    Raises:
+        ModelError: there is no such network.
+        DownloadError: the weights cannot be fetched.
+    """
+    names = tuple(MODELS) if everything else tuple(names)
+    if not names:
+        raise UsageError("no network named", do="Name some, or say --all")
+    specs = {name: _named(name) for name in names}
+    for name, spec in specs.items():
+        if spec.weights is not None:
+            print(f"{name}: {fetch(spec.weights, DownloadProgress(stop))}", flush=True)
+        elif not everything:
+            print(f"{name}: {_state(name, spec)}, nothing to download")
+    return 0
+
+
+def verify_models() -> int:
+    """Check every downloaded file against its published checksum.
+
+    Raises:
+        DownloadError: one is not what was published.
+    """
+    broken = []
+    for name, spec in MODELS.items():
+        if spec.weights is None or not weights_path(spec.weights).is_file():
+            continue
+        intact = is_intact(weights_path(spec.weights), spec.weights)
+        broken += [] if intact else [name]
+        print(f"{name}: {'intact' if intact else 'BROKEN'}, {weights_path(spec.weights)}")
+    if not any(_state(name, spec) == "downloaded" for name, spec in MODELS.items()):
+        print("nothing is downloaded yet")
+    for name in shipped():
+        find_model(name)  # what ships is checked whenever it is found
+        print(f"{name}: intact, {shipped()[name]}")
+    if broken:
+        raise DownloadError(
+            f"broken weights: {', '.join(broken)}",
+            do=f"Fetch them again with rtseg models download {' '.join(broken)}",
+        )
+    return 0
+
+
+def _named(name: str) -> ModelSpec:
+    if name in MODELS:
+        return MODELS[name]
+    return find_model(name).spec
+
+
+def _row(name: str, spec: ModelSpec) -> tuple[str, ...]:
+    weights = spec.weights
+    return (
+        name,
+        spec.architecture,
+        str(len(spec.labels)),
+        f"{spec.miou:.1f}" if spec.miou is not None else "-",
+        f"{weights.megabytes:.1f}" if weights else "-",
+        _state(name, spec),
+        ((weights.licence if weights else "") or spec.licence or "-").partition(";")[0],
+    )
+
+
+def _state(name: str, spec: ModelSpec) -> str:
+    if name in shipped():
+        return "shipped"
+    if spec.weights is None:
+        return "needs none"
+    return "downloaded" if weights_path(spec.weights).is_file() else "to download"

@@ -1,0 +1,108 @@
+"""The command line's grammar: verbs, flags and configuration file, read by cyclopts."""
+
+from __future__ import annotations
+
+# ruff: noqa: B008 - the defaults are frozen
+from collections.abc import Sequence
+from typing import Annotated, Optional
+
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+from cyclopts.config import Dict
+
+from rtseg import __version__
+from rtseg.cli import options
+from rtseg.cli.config import config_file, read_config, to_toml
+from rtseg.cli.options import Flags, ModelFlags, OutputFlags, RunFlags, SourceFlags, ViewFlags
+from rtseg.cli.signals import Stop
+from rtseg.errors import UsageError
+
+HELP = """Real-time semantic segmentation of webcams, videos, streams and pictures.
+
+rtseg --camera 0            a camera, in a window
+rtseg clip.mp4 -o out.mp4   a clip, into a file
+rtseg rtsp://host/stream    a stream
+
+Without a verb, rtseg runs; a file that is called like a verb is given with -i.
+"""
+
+# Flags whose value may be a lone "-", which a parser of flags takes for one.
+_TAKE_A_DASH = {"-o", "--output", "-i", "--input", "--source", "--mask-output", "--json"}
+
+Input = Annotated[
+    Optional[str],  # noqa: UP045 - evaluated under Python 3.10 too
+    Parameter(
+        name=("--input", "-i", "--source"),
+        group=options.SOURCE,
+        negative=(),
+        help="Camera number, video, picture, folder, glob, address, - (raw frames on stdin), "
+        "or test:// (synthetic).",
+    ),
+]
+
+
+def build_app(stop: Stop) -> App:
+    """The program's verbs; `stop` is what a run listens to."""
+    from rtseg.cli import verbs
+
+    app = App(name="rtseg", version=__version__, help=HELP, help_format="plaintext")
+
+    def run(
+        input: Input = None,
+        *,
+        source: SourceFlags = SourceFlags(),
+        model: ModelFlags = ModelFlags(),
+        view: ViewFlags = ViewFlags(),
+        output: OutputFlags = OutputFlags(),
+        run: RunFlags = RunFlags(),
+    ) -> int:
+        """Segment a camera, clip, stream or picture (the default)."""
+        return _run(Flags(input, source, model, view, output, run), stop)
+
+    app.default(run)
+    app.command(run, name="run")
+    verbs.add(app, stop)
+    app.register_install_completion_command()
+    return app
+
+
+def prepare(app: App, arguments: Sequence[str], verbs: Sequence[str]) -> list[str]:
+    """The arguments as cyclopts takes them; a `--config` file is read on the way."""
+    tokens = list(arguments)
+    if not tokens or tokens[0] not in verbs or tokens[0] == "run":
+        if path := config_file(tokens):
+            app.config = [Dict(read_config(path), source=str(path), use_commands_as_keys=False)]
+    else:
+        tokens = [token for token in tokens if token != "--debug"]  # it belongs to every verb
+    return _joined_dashes(tokens)
+
+
+def usage_error(error: CycloptsError) -> UsageError:
+    """A parse error in our words."""
+    if isinstance(error, UnusedCliTokensError):
+        extra = " ".join(error.unused_tokens or ())
+        return UsageError(f"unexpected argument: {extra}", do="See rtseg --help")
+    words = " ".join(str(error).split())
+    return UsageError(words, do="" if words.endswith("?") else "See rtseg --help")
+
+
+def _joined_dashes(tokens: Sequence[str]) -> list[str]:
+    """`-o -` as `-o=-`, and a lone `-` as `--input=-`."""
+    joined: list[str] = []
+    for token in tokens:
+        if token == "-" and joined and joined[-1] in _TAKE_A_DASH:
+            joined[-1] += "=-"
+        else:
+            joined.append("--input=-" if token == "-" else token)
+    return joined
+
+
+def _run(flags: Flags, stop: Stop) -> int:
+    if flags.run.print_config:
+        print(to_toml(flags))
+        return 0
+    from rtseg.cli.plan import make_plan
+
+    plan = make_plan(flags)  # before the heavy libraries are imported
+    from rtseg.cli.run import run_plan
+
+    return run_plan(flags, plan, stop)

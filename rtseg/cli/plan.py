@@ -1,0 +1,188 @@
+"""What `rtseg run` was asked, checked as far as that goes without opening anything."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rtseg.backends.devices import parse_device
+from rtseg.cli import values
+from rtseg.cli.options import Flags, ModelFlags, OutputFlags, SourceFlags
+from rtseg.effects import ViewOptions
+from rtseg.errors import SinkError, UsageError
+from rtseg.palettes import palette
+from rtseg.sinks import find_kind
+from rtseg.sinks.containers import find_encoder
+from rtseg.sinks.display import display_available
+from rtseg.sinks.file_target import check_new, check_parent
+from rtseg.sources import SourceOptions
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run whose flags make sense.
+
+    Attributes:
+        source: what `open_source` takes.
+        imgsz: (height, width) of the network's input, None to follow the frame.
+        outputs: targets as `open_sink` takes them, the window last.
+        window: whether one is opened.
+        view: how frames are drawn.
+    """
+
+    source: str
+    source_options: SourceOptions
+    imgsz: tuple[int, int] | None
+    precision: str
+    input_flags: dict[str, Any]
+    classes: tuple[str, ...]
+    outputs: tuple[str, ...]
+    window: bool
+    view: ViewOptions
+
+
+def make_plan(flags: Flags) -> Plan:
+    """Check everything that is cheap and certain to fail.
+
+    Raises:
+        UsageError: flags that make no sense, or contradict one another.
+        SinkError: an output exists, or a window is wanted without a display.
+    """
+    files = _targets(flags.output)
+    source = _source(flags)
+    _check_outputs(files, flags, source)
+    if flags.view.palette is not None:
+        palette(flags.view.palette, 2)  # whether it is long enough, the network's classes say
+    window = flags.output.show
+    if window is None:
+        window = not files and not flags.run.metrics
+    if window:
+        require_display()
+    hud = flags.view.hud
+    if hud is None:
+        hud = window and not flags.output.output
+    return Plan(
+        source=source,
+        source_options=_source_options(flags.source),
+        imgsz=values.input_size("--imgsz", flags.model.imgsz),
+        precision=_precision(flags.model),
+        input_flags=_input_flags(flags.model),
+        classes=values.comma_list(flags.view.classes),
+        outputs=(*files, *(["window:"] if window else [])),
+        window=window,
+        view=ViewOptions(flags.view.view, flags.view.alpha, flags.view.legend, hud),
+    )
+
+
+def require_display() -> None:
+    """Refuse a window where none can be shown.
+
+    Raises:
+        SinkError: there is no display.
+    """
+    if reason := display_available():
+        raise SinkError(
+            "a window was asked for",
+            found=reason,
+            do="Write a file with -o out.mp4, or run with --no-show",
+        )
+
+
+def _source(flags: Flags) -> str:
+    camera, given = flags.source.camera, flags.input
+    if camera is not None and given is not None:
+        raise UsageError(f"two sources: {given} and --camera {camera}", do="Give one")
+    if camera is None and given is None:
+        raise UsageError(
+            "no source given",
+            do="Try rtseg --camera 0, rtseg clip.mp4, or rtseg demo; see rtseg --help",
+        )
+    return str(given if camera is None else camera)
+
+
+def _source_options(flags: SourceFlags) -> SourceOptions:
+    return SourceOptions(
+        width=flags.width,
+        height=flags.height,
+        fps=flags.fps,
+        fourcc=flags.fourcc,
+        size=values.width_height("--size", flags.size),
+        pix_fmt=flags.pix_fmt,
+        mirror=flags.mirror,
+        rotate=flags.rotate,
+        loop=flags.loop,
+        start=values.seconds("--start", flags.start),
+        end=values.seconds("--end", flags.end),
+        max_frames=flags.max_frames,
+        every=flags.every,
+        reconnect=flags.reconnect,
+        timeout=flags.timeout,
+    )
+
+
+def _precision(flags: ModelFlags) -> str:
+    parse_device(flags.device)
+    values.at_least("--threads", flags.threads, 1)
+    if flags.half and flags.precision not in ("auto", "fp16"):
+        raise UsageError(f"--half and --precision {flags.precision} contradict", do="Give one")
+    return "fp16" if flags.half else flags.precision
+
+
+def _input_flags(flags: ModelFlags) -> dict[str, Any]:
+    """What a foreign ONNX file is told of its input; only what was given."""
+    given = {
+        "labels": flags.labels,
+        "layout": flags.layout,
+        "colour": flags.colour,
+        "mean": values.triple("--mean", flags.mean),
+        "std": values.triple("--std", flags.std),
+        "scale": values.number("--scale", flags.scale),
+        "activation": flags.activation,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _targets(flags: OutputFlags) -> list[str]:
+    """Every file output, as `open_sink` takes it."""
+    roles = {"mask": flags.mask_output, "json": flags.json, "figure": flags.figure}
+    return [*flags.output, *(f"{role}:{path}" for role, path in roles.items() if path is not None)]
+
+
+def _check_outputs(files: Sequence[str], flags: Flags, source: str) -> None:
+    """Refuse what would overwrite something, cannot be encoded, or goes where another goes."""
+    taken: set[Path] = set()
+    for target in [*files, *([f"json:{flags.run.metrics}"] if flags.run.metrics else [])]:
+        kind, path = find_kind(target)
+        if kind in ("null", "window"):
+            continue
+        if path in taken:
+            raise UsageError(f"{path} is given twice as an output", do="Give each another name")
+        taken.add(path)
+        if kind == "video":
+            find_encoder(path.suffix.lower(), flags.output.codec, flags.output.crf)
+        if str(path) == "-":
+            _check_stdout(kind)
+        elif not _is_many(path):
+            _check_file(path, source, flags.output.overwrite)
+
+
+def _check_stdout(kind: str) -> None:
+    if kind == "raw" and sys.stdout.isatty():
+        raise UsageError(
+            "raw frames would go to the terminal", do="Give them to a program: ... -o - | ..."
+        )
+
+
+def _check_file(path: Path, source: str, overwrite: bool) -> None:
+    if path.is_file() and Path(source).exists() and path.samefile(source):
+        raise UsageError(f"{path} is the source itself", do="Give the output another name")
+    check_new(path, overwrite)
+    check_parent(path)
+
+
+def _is_many(path: Path) -> bool:
+    """Whether a target is a folder or a pattern, which its sink checks picture by picture."""
+    return path.is_dir() or not path.suffix or "%" in path.name

@@ -1,0 +1,233 @@
+"""From what a person names to a network: a name of the zoo, one that ships, or a file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import rtseg
+from rtseg.errors import ModelError
+from rtseg.nets import settings as said
+from rtseg.nets.cache import sha256
+from rtseg.nets.settings import Settings, read_settings
+from rtseg.nets.weights import Progress, fetch
+from rtseg.zoo import MODELS, InputSpec, Model, ModelSpec
+
+DEFAULT_MODEL = "person"
+CHECKPOINTS = (".safetensors", ".pth", ".pt")
+SUFFIXES = (*CHECKPOINTS, ".onnx")
+RANDOM = "random"
+RANDOM_NOTE = "random weights (seed 0): good for timing, the masks mean nothing"
+
+
+def shipped() -> dict[str, Path]:
+    """The networks that came with rtseg, by name; weights before their ONNX form."""
+    package = Path(rtseg.__file__).parent
+    checkout = package.parent
+    folder = package / "models"
+    if not folder.is_dir() and (checkout / "pyproject.toml").is_file():
+        folder = checkout / "models"
+    # weights first: they are exported for the size and device at hand, an ONNX file has one size
+    return {
+        path.stem: path
+        for suffix in reversed(SUFFIXES)
+        for path in sorted(folder.glob(f"*{suffix}"))
+    }
+
+
+def default_model() -> str:
+    """The name of the network that is taken when none is named."""
+    return DEFAULT_MODEL if DEFAULT_MODEL in shipped() else "stub"
+
+
+def find_model(
+    name_or_path: str | Path,
+    *,
+    weights: str | Path | None = None,
+    input_flags: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Model:
+    """The network called so, its weights on this machine.
+
+    Args:
+        name_or_path: a name of the zoo or of `shipped()`; an ONNX file; a checkpoint of ours;
+            "stub?delay=100ms", which stands in for a slow network.
+        weights: a state dict, checkpoint or safetensors file for a named architecture, or
+            "random" for seeded random weights; None is the published ones, downloaded once.
+        input_flags: settings of a foreign file, over those of the TOML file beside it; the keys
+            are those of `rtseg.nets.settings`.
+        progress: told of a download.
+
+    Raises:
+        ModelError: there is no such network, or its file is not what it should be.
+        DownloadError: the weights are not in the cache and cannot be fetched.
+    """
+    text = str(name_or_path)
+    name, _, query = text.partition("?")
+    if name == "stub":
+        return _stub(query)
+    if text in MODELS:
+        return _named(MODELS[text], weights, input_flags, progress)
+    path = shipped().get(text) or Path(text).expanduser()
+    if path.suffix not in SUFFIXES:
+        raise _unknown(text)
+    _require_file(path, f"cannot open the network {text}")
+    if path.suffix == ".onnx":
+        return _from_onnx(path, weights, input_flags)
+    return _from_checkpoint(path, weights, input_flags)
+
+
+def _unknown(text: str) -> ModelError:
+    names = [*shipped(), *MODELS]
+    near = difflib.get_close_matches(text, names, n=2, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(near)}?" if near else "A file ends in .onnx, .pth, .pt "
+    return ModelError(
+        f"unknown network {text!r}",
+        found="there are " + ", ".join(names),
+        do=hint if near else hint + "or .safetensors",
+    )
+
+
+def _require_file(path: Path, asked: str) -> None:
+    if not path.is_file():
+        found = "it is a folder" if path.is_dir() else "there is no such file"
+        raise ModelError(asked, found=found)
+
+
+def _stub(query: str) -> Model:
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    delay = options.pop("delay", "0")
+    if options:
+        raise ModelError(
+            f"unknown option {next(iter(options))!r} of the stub", found="there is delay=100ms"
+        )
+    return Model(MODELS["stub"], None, "none", delay_seconds=_seconds(delay))
+
+
+def _seconds(text: str) -> float:
+    """ "100ms", "0.1s" or "0.1" in seconds."""
+    for suffix, factor in (("ms", 1e-3), ("s", 1.0), ("", 1.0)):
+        if text.endswith(suffix):
+            value = said.number(text.removesuffix(suffix), "delay") * factor
+            break
+    if not 0 <= value <= 3600:
+        raise ModelError(f"delay={text}", found="it is a time, as 100ms or 0.1s")
+    return value
+
+
+def _named(
+    spec: ModelSpec,
+    weights: str | Path | None,
+    flags: Mapping[str, Any] | None,
+    progress: Progress | None,
+) -> Model:
+    if weights is None and spec.weights is not None:
+        return Model(spec, fetch(spec.weights, progress), "torch")
+    if weights is None or str(weights) == RANDOM:
+        return _random(spec)
+    path = Path(weights).expanduser()
+    _require_file(path, f"cannot open the weights {weights}")
+    if path.suffix == ".onnx":
+        raise ModelError(
+            f"weights {path} for {spec.name}",
+            found="an ONNX file is a whole network",
+            do=f"Name it as the network: --model {path}",
+        )
+    own = _spec_of(path)
+    if own is not None and own.architecture != spec.architecture:
+        raise ModelError(f"weights {path} for {spec.name}", found=f"they are of {own.architecture}")
+    unpublished = replace(spec, weights=None, miou=None, dataset="", licence="")
+    return Model(own or _changed(unpublished, read_settings(path, flags)), path, "torch")
+
+
+def _random(spec: ModelSpec) -> Model:
+    return Model(replace(spec, weights=None, miou=None), None, "random", (RANDOM_NOTE,))
+
+
+def _from_onnx(path: Path, weights: str | Path | None, flags: Mapping[str, Any] | None) -> Model:
+    from rtseg.nets.foreign import onnx_spec
+
+    if weights is not None:
+        raise ModelError(
+            f"weights {weights} for {path}",
+            found="an ONNX file has its own",
+            do="Leave --weights out, or name the architecture as the network",
+        )
+    spec, notes = onnx_spec(path, read_settings(path, flags))
+    return Model(spec, path, "onnx", notes)
+
+
+def _from_checkpoint(
+    path: Path, weights: str | Path | None, flags: Mapping[str, Any] | None
+) -> Model:
+    settings = read_settings(path, flags)
+    spec = _spec_of(path)
+    if spec is None and settings.get("architecture") in MODELS:
+        base = MODELS[settings["architecture"]]
+        spec = _changed(replace(base, weights=None, miou=None, dataset="", licence=""), settings)
+    if spec is None:
+        raise ModelError(
+            f"cannot tell which network {path} is",
+            found="it holds weights alone",
+            do=f"Name the network: --model NAME --weights {path}",
+        )
+    if weights is not None and str(weights) != RANDOM:
+        raise ModelError(f"weights {weights} for {path}", found="a checkpoint has its own")
+    if weights is not None:
+        return _random(spec)
+    if spec.weights and len(spec.weights.sha256) == 64 and sha256(path) != spec.weights.sha256:
+        raise ModelError(
+            f"cannot trust {path}",
+            found=f"its SHA-256 is not {spec.weights.sha256[:16]}... as its spec says",
+            do="Install rtseg again",
+        )
+    return Model(spec, path, "torch")
+
+
+def _changed(spec: ModelSpec, settings: Settings) -> ModelSpec:
+    """The spec with what the settings say of a state dict: labels, size, normalisation."""
+    old = spec.input
+    taken = InputSpec(
+        size=said.size(settings["size"]) if "size" in settings else old.size,
+        colour=settings.get("colour", old.colour),
+        scale=said.number(settings["scale"], "scale") if "scale" in settings else old.scale,
+        mean=said.triple(settings["mean"], "mean") if "mean" in settings else old.mean,
+        std=said.triple(settings["std"], "std") if "std" in settings else old.std,
+    )
+    name = str(settings.get("name", spec.name))
+    return replace(spec, name=name, labels=said.labels(settings) or spec.labels, input=taken)
+
+
+def _spec_of(path: Path) -> ModelSpec | None:
+    """The spec in a checkpoint of ours, or in the JSON file beside it."""
+    beside = path.with_suffix(".json")
+    if beside.is_file():
+        try:
+            return ModelSpec.from_json(beside.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"cannot read {beside}", found=str(error)) from error
+    if path.suffix == ".safetensors":
+        return _safetensors_spec(path)
+    from rtseg.nets.state import read_checkpoint
+
+    return read_checkpoint(path)[0]
+
+
+def _safetensors_spec(path: Path) -> ModelSpec | None:
+    """As `read_checkpoint`, without loading torch."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get("rtseg")
+        return None if text is None else ModelSpec.from_json(text)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ModelError(
+            f"cannot read weights from {path}",
+            found=f"no safetensors file, or damaged ({error})",
+            do="Download or export them again",
+        ) from error

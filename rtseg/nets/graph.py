@@ -1,0 +1,72 @@
+"""The network as rtseg runs it: `uint8` pictures in, low-resolution logits out."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from rtseg.zoo import InputSpec
+
+
+class SeamNetwork(nn.Module):
+    """(N, h, w, 3) uint8 RGB -> (N, C, h/s, w/s) float32 logits, s being its output stride.
+
+    The same function as torchvision's network before its last enlargement: enlarging these logits
+    (bilinear, align_corners=False) to (h, w) gives torchvision's output. That enlargement and the
+    auxiliary head are never run. Two things are folded, both exactly:
+
+    - Normalisation. `(v * scale - mean) / std` is `(v - mean/scale) * (scale/std)`. The factor goes
+      into the first convolution's weights. The difference stays at the input: the convolution pads
+      with zeros, which must mean "the mean colour", as they do for torchvision; as a bias of the
+      convolution it would be wrong along the border.
+    - Batch normalisation, into the convolution before it.
+
+    Args:
+        network: as `build` makes it, its weights loaded; it stays as it is.
+        spec: the normalisation and colour order that the network was trained with.
+    """
+
+    offset: Tensor
+
+    def __init__(self, network: nn.Module, spec: InputSpec) -> None:
+        super().__init__()
+        network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.backbone: nn.Module = network.backbone  # type: ignore[assignment]
+        self.classifier: nn.Module = network.classifier  # type: ignore[assignment]
+        # deeplabv3 and fcn classify one feature map, lraspp both that its backbone returns
+        self._needs_all = hasattr(self.classifier, "low_classifier")
+        self._fold_input(spec)
+        _fold_normalisation(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of (N, h, w, 3) uint8 RGB pictures."""
+        centred = image.permute(0, 3, 1, 2).to(self.offset.dtype) - self.offset
+        features = self.backbone(centred)
+        logits: Tensor = self.classifier(features if self._needs_all else features["out"])
+        # float32 out of half precision; double stays double, for tests
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def _fold_input(self, spec: InputSpec) -> None:
+        first = next(m for m in self.backbone.modules() if isinstance(m, nn.Conv2d))
+        weight = first.weight.data
+        mean, std = (weight.new_tensor(v).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
+        first.weight.data = weight * (spec.scale / std)
+        offset = mean / spec.scale
+        if spec.colour == "BGR":  # trained on BGR: its channels are put in the order of RGB
+            first.weight.data = first.weight.data.flip(1).contiguous()
+            offset = offset.flip(1).contiguous()
+        self.register_buffer("offset", offset)
+
+
+def _fold_normalisation(module: nn.Module) -> None:
+    """Fuse each batch normalisation under `module` with the convolution just before it."""
+    previous: tuple[str, nn.Module] | None = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and previous and isinstance(previous[1], nn.Conv2d):
+            setattr(module, previous[0], fuse_conv_bn_eval(previous[1], child))
+            setattr(module, name, nn.Identity())
+        _fold_normalisation(child)
+        previous = (name, child)

@@ -1,0 +1,172 @@
+"""Weights in files: state dicts, checkpoints of ours, safetensors. No file may run code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rtseg.errors import ModelError
+from rtseg.nets.build import LAST_LAYER, build, build_random
+from rtseg.nets.cache import atomic
+from rtseg.nets.graph import SeamNetwork
+from rtseg.zoo import Model, ModelSpec
+
+State = Mapping[str, Tensor]
+
+_UNUSED = ("aux_classifier.",)
+"""Heads that served the training only."""
+
+
+def load_network(model: Model) -> SeamNetwork:
+    """The network of a model of ours, its weights loaded, as rtseg runs it, on the CPU.
+
+    Raises:
+        ModelError: the file cannot be read, or holds the weights of another network.
+    """
+    spec = model.spec
+    if model.format == "random":
+        return SeamNetwork(build_random(spec.architecture, len(spec.labels)), spec.input)
+    if model.format != "torch" or model.file is None:
+        raise ModelError(
+            f"no weights that torch can load for {spec.name}",
+            found=f"it is a network of kind {model.format!r}",
+            do="Take the onnx backend, or name a checkpoint",
+        )
+    network = build(spec.architecture, len(spec.labels))
+    load_state(network, spec, read_checkpoint(model.file)[1], model.file)
+    return SeamNetwork(network, spec.input)
+
+
+def read_checkpoint(path: Path) -> tuple[ModelSpec | None, State]:
+    """The spec, where the file has one, and the weights, of .pth, .pt or .safetensors.
+
+    Raises:
+        ModelError: the file cannot be read, is damaged, or holds more than numbers.
+    """
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    content = _unpickle(path)
+    spec = content.get("spec")
+    for key in ("state_dict", "model"):  # ours; what torchvision's training scripts write
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    state = {_plain(str(key)): value for key, value in content.items()}
+    strange = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if strange or not state:
+        found = f"{strange[0]!r} is no tensor" if strange else "it is empty"
+        raise _unreadable(path, f"no state dict: {found}")
+    return _spec(path, spec), state
+
+
+def save_checkpoint(path: Path, spec: ModelSpec, state: State) -> None:
+    """Write weights and spec into one file, .safetensors or else .pth, whole or not at all."""
+    with atomic(path) as temporary:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            whole = {key: value.contiguous() for key, value in state.items()}
+            save_file(whole, temporary, metadata={"rtseg": spec.to_json()})
+        else:
+            torch.save({"spec": spec.to_json(), "state_dict": dict(state)}, temporary)
+
+
+def load_state(network: nn.Module, spec: ModelSpec, state: State, path: Path) -> None:
+    """Put the weights into the network.
+
+    Raises:
+        ModelError: they belong to another network, or to another number of classes.
+    """
+    given = {key: value for key, value in state.items() if not key.startswith(_UNUSED)}
+    wanted = network.state_dict()
+    asked = f"cannot load {path} as {spec.architecture}"
+    last = LAST_LAYER[spec.architecture]
+    if last in given and given[last].shape[:1] != wanted[last].shape[:1]:
+        raise ModelError(
+            asked,
+            found=f"it has {len(given[last])} classes, {spec.name} has {len(wanted[last])}",
+            do=f"Name its classes with --labels or in {path.with_suffix('.toml').name} beside it",
+        )
+    missing = [key for key in wanted if key not in given and "num_batches" not in key]
+    unexpected = [key for key in given if key not in wanted]
+    shapes = [k for k in given if k in wanted and given[k].shape != wanted[k].shape]
+    if missing or unexpected or shapes:
+        raise ModelError(
+            asked,
+            found=_differences(missing, unexpected, shapes),
+            do="Name the network that these weights belong to with --model",
+        )
+    network.load_state_dict(given, strict=False)
+
+
+def _differences(missing: list[str], unexpected: list[str], shapes: list[str]) -> str:
+    kinds = {"missing": missing, "not known": unexpected, "of another shape": shapes}
+    return ", ".join(
+        f"{len(keys)} weights {kind} ({keys[0]}{', ...' if len(keys) > 1 else ''})"
+        for kind, keys in kinds.items()
+        if keys
+    )
+
+
+def _plain(key: str) -> str:
+    """The key without what DistributedDataParallel puts before it."""
+    return key.removeprefix("module.")
+
+
+def _unpickle(path: Path) -> Mapping[str, Any]:
+    try:
+        with warnings.catch_warnings():  # that the file may be no file of torch: we say it below
+            warnings.simplefilter("ignore", UserWarning)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "global" in str(error).lower():
+            raise ModelError(
+                f"refused to load {path}",
+                found="it holds Python objects beside numbers, and loading them can run code",
+                do="Save its state dict alone, or as .safetensors",
+            ) from error
+        raise _unreadable(path, "it is no file of torch, or damaged") from error
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    # what torch raises for the many ways in which a file can be damaged
+    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _unreadable(path, "it is no file of torch, or damaged") from error
+    if not isinstance(content, Mapping):
+        raise _unreadable(path, f"no state dict but a {type(content).__name__}")
+    return content
+
+
+def _read_safetensors(path: Path) -> tuple[ModelSpec | None, State]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            spec = (file.metadata() or {}).get("rtseg")
+            state = {_plain(key): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    except SafetensorError as error:
+        raise _unreadable(path, f"no safetensors file, or damaged ({error})") from error
+    return _spec(path, spec), state
+
+
+def _spec(path: Path, text: object) -> ModelSpec | None:
+    if text is None:
+        return None
+    try:
+        return ModelSpec.from_json(text if isinstance(text, str) else json.dumps(text))
+    except (ValueError, TypeError) as error:
+        raise _unreadable(path, f"its spec: {error}") from error
+
+
+def _unreadable(path: Path, found: str) -> ModelError:
+    return ModelError(
+        f"cannot read weights from {path}", found=found, do="Download or export them again"
+    )

@@ -1,0 +1,126 @@
+"""Published weights: downloaded once, verified at every use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from rtseg.errors import DownloadError
+from rtseg.nets.cache import atomic, cache_dir, sha256
+from rtseg.zoo import WeightsSpec
+
+TIMEOUT_SECONDS = 30
+CHUNK_BYTES = 1 << 16
+
+
+class Progress(Protocol):
+    """What shows a download to a person; given from outside, since only the command line prints."""
+
+    def __call__(self, title: str, done: int, total: int) -> None:
+        """`done` of `total` bytes are here; 0 is an unknown total. Called last with done == total.
+
+        Args:
+            title: the file's name.
+        """
+
+
+def weights_path(weights: WeightsSpec) -> Path:
+    """Where the file is, or will be once it is downloaded."""
+    return cache_dir() / "weights" / Path(urlsplit(weights.url).path).name
+
+
+def is_intact(path: Path, weights: WeightsSpec) -> bool:
+    """Whether the file is there and has the digest, or the prefix of it, that was published."""
+    return path.is_file() and sha256(path).startswith(weights.sha256.lower())
+
+
+def fetch(weights: WeightsSpec, progress: Progress | None = None) -> Path:
+    """The weights on this machine: from the cache if intact there, else downloaded.
+
+    A file in the cache that is not what was published is downloaded again. A download that breaks
+    off leaves nothing behind, and the next one starts from the beginning.
+
+    Raises:
+        DownloadError: no answer, a wrong answer, or a file with another digest.
+    """
+    path = weights_path(weights)
+    try:
+        if not is_intact(path, weights):
+            with atomic(path) as temporary:
+                _download(weights.url, temporary, path.name, progress)
+                _verify(temporary, weights, path)
+    except OSError as error:  # what requests raises is an OSError too
+        raise _failed(weights, path, _reason(error)) from error
+    return path
+
+
+def _download(url: str, to: Path, title: str, progress: Progress | None) -> None:
+    import pooch
+
+    download = pooch.HTTPDownloader(
+        progressbar=_Bar(title, progress) if progress else False,
+        chunk_size=CHUNK_BYTES,
+        timeout=TIMEOUT_SECONDS,
+    )
+    try:
+        download(url, str(to), None)
+    except ValueError as error:  # of urllib3, for an address that is none
+        raise OSError(str(error)) from error
+
+
+def _verify(file: Path, weights: WeightsSpec, path: Path) -> None:
+    found = sha256(file)
+    if not found.startswith(weights.sha256.lower()):
+        size = file.stat().st_size
+        raise _failed(
+            weights,
+            path,
+            f"the server sent {size} bytes with SHA-256 {found[:16]}..., "
+            f"but {weights.sha256[:16]}... was published",
+        )
+
+
+def _failed(weights: WeightsSpec, path: Path, reason: str) -> DownloadError:
+    return DownloadError(
+        f"cannot download {weights.url}",
+        found=reason,
+        do=f"Put the file at {path}, or take a network that ships (rtseg models lists them), "
+        "or time this one with --weights random",
+    )
+
+
+def _reason(error: OSError) -> str:
+    """One line for what requests says in many."""
+    import requests
+
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"the server answers {response.status_code} {response.reason}"
+    if isinstance(error, requests.Timeout):
+        return "the server does not answer"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the connection broke off before the end of the file"
+    if isinstance(error, requests.ConnectionError):
+        return "no connection to the server"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class _Bar:
+    """What pooch reports to, in the manner of tqdm."""
+
+    def __init__(self, title: str, progress: Progress) -> None:
+        self.total = 0
+        self._title, self._progress, self._done = title, progress, 0
+
+    def update(self, count: int) -> None:
+        """`count` more bytes; pooch counts whole chunks, also where the last one is shorter."""
+        self._done = min(self._done + count, self.total) if self.total else self._done + count
+        self._progress(self._title, self._done, self.total)
+
+    def reset(self) -> None:
+        """Begin to count again; pooch does so to report the whole once more at the end."""
+        self._done = 0
+
+    def close(self) -> None:
+        """The end."""

@@ -1,0 +1,272 @@
+"""What every backend promises, and where torch and ONNX Runtime must agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rtseg.backends import BACKENDS, fit_size, open_backend
+from rtseg.clock import ManualClock
+from rtseg.contracts import Backend
+from rtseg.decode import decode_mask
+from rtseg.errors import BackendError, DeviceError, ModelError, UsageError
+from rtseg.nets import find_model
+from rtseg.zoo import MODELS, InputSpec, Model, ModelSpec
+
+NAME = "lraspp_mobilenet_v3_large"
+SIZE = (96, 144)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RTSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def model_for(backend: str) -> Model:
+    return find_model("stub") if backend == "stub" else find_model(NAME, weights="random")
+
+
+def opened(backend: str, **options) -> Backend:
+    return open_backend(backend, model_for(backend), input_size=SIZE, **options)
+
+
+def pictures(count: int = 1, size: tuple[int, int] = SIZE, seed: int = 0) -> np.ndarray:
+    """Blots of colour with noise on them."""
+    random = np.random.default_rng(seed)
+    blots = random.integers(0, 200, (count, -(-size[0] // 16), -(-size[1] // 16), 3))
+    large = blots.repeat(16, 1).repeat(16, 2)[:, : size[0], : size[1]]
+    return (large + random.integers(0, 56, large.shape)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_contract(name: str) -> None:
+    backend = opened(name, threads=1, device="cpu", strict=True)
+    assert backend.input_size == SIZE
+    batch = pictures(2)
+    before = batch.copy()
+    scores = backend(batch)
+    assert np.array_equal(batch, before)
+    assert scores.shape == (2, len(backend.spec.labels), SIZE[0] // 8, SIZE[1] // 8)
+    assert scores.dtype == np.float32
+    assert np.isfinite(scores).all()
+    assert scores.argmax(1).max() < len(backend.spec.labels)
+    # each picture of a batch is what it is alone
+    for picture, result in zip(batch, scores, strict=True):
+        np.testing.assert_allclose(backend(picture[None])[0], result, rtol=1e-3, atol=1e-2)
+    sealed = pictures(1)
+    sealed.flags.writeable = False
+    assert backend(sealed).shape[0] == 1
+    info = backend.info
+    assert (info.name, info.device, info.precision, info.kept) == (name, "cpu", "fp32", True)
+    assert info.provider
+    backend.close()
+    backend.close()
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_batches_of_another_shape_are_refused(name: str) -> None:
+    backend = opened(name)
+    for wrong in (pictures(size=(96, 96)), pictures()[0]):
+        with pytest.raises(BackendError, match="a batch of shape"):
+            backend(wrong)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_an_absent_device_is_said_or_refused(name: str) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    backend = opened(name, device="cuda:0")
+    assert (backend.info.device, backend.info.kept) == ("cpu", False)
+    assert backend.info.precision == "fp32"  # half precision is for the device that is not there
+    assert any("was asked for" in note for note in backend.info.notes)
+    with pytest.raises(DeviceError, match="was required") as caught:
+        opened(name, device="cuda", strict=True)
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("name", [*BACKENDS, "auto"])
+def test_nonsense_is_refused(name: str) -> None:
+    model = model_for(name)
+    for device in ("gpu", "cuda:x", "cpu:1", "", "cuda:"):
+        with pytest.raises(UsageError, match="unknown device"):
+            open_backend(name, model, device=device)
+    with pytest.raises(UsageError, match="unknown precision 'fp8'"):
+        open_backend(name, model, precision="fp8")
+    with pytest.raises(UsageError, match="0 threads"):
+        open_backend(name, model, threads=0)
+    with pytest.raises(UsageError, match="each side is"):
+        open_backend(name, model, input_size=(8, 640))
+
+
+def test_unknown_backend_and_wrong_pairs() -> None:
+    with pytest.raises(UsageError, match=r"unknown backend 'trt'.*auto, torch, onnx, stub"):
+        open_backend("trt", find_model("stub"))
+    for name in ("torch", "onnx"):
+        with pytest.raises(UsageError, match="it is no network"):
+            open_backend(name, find_model("stub"))
+    with pytest.raises(UsageError, match="Take the torch backend"):
+        open_backend("stub", find_model(NAME, weights="random"))
+    with pytest.raises(UsageError, match="device tensorrt for the torch backend"):
+        opened("torch", device="tensorrt")
+    with pytest.raises(UsageError, match="device mps for the onnx backend"):
+        opened("onnx", device="mps")
+    with pytest.raises(UsageError, match=r"bf16 .*Take the torch backend"):
+        opened("onnx", precision="bf16")
+    with pytest.raises(UsageError, match="precision int8"):
+        opened("torch", precision="int8")
+
+
+def test_auto_takes_what_fits() -> None:
+    assert open_backend("auto", find_model("stub")).info.name == "stub"
+    expected = "torch" if torch.cuda.is_available() else "onnx"
+    assert opened_auto().info.name == expected
+    assert (
+        open_backend("auto", model_for("onnx"), input_size=SIZE, device="cpu").info.name == "onnx"
+    )
+
+
+def opened_auto() -> Backend:
+    return open_backend("auto", find_model(NAME, weights="random"), input_size=SIZE)
+
+
+@pytest.mark.parametrize("architecture", [NAME, "deeplabv3_mobilenet_v3_large"])
+def test_torch_and_onnx_give_the_same_mask(architecture: str) -> None:
+    model = find_model(architecture, weights="random")
+    masks = []
+    for name in ("torch", "onnx"):
+        backend = open_backend(name, model, input_size=(160, 224), device="cpu")
+        assert "random weights" in backend.info.notes[0]
+        masks.append(
+            [decode_mask(backend(pictures(1, (160, 224), s))[0], (480, 640)) for s in (1, 2)]
+        )
+    assert len(np.unique(masks[0])) > 2
+    assert np.mean(np.array(masks[0]) == np.array(masks[1])) >= 0.9999
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_other_precisions_are_read_back(precision: str) -> None:
+    exact = opened("torch")(pictures())
+    backend = opened("torch", precision=precision)
+    assert backend.info.precision == precision
+    assert np.mean(backend(pictures()).argmax(1) == exact.argmax(1)) > 0.9
+
+
+def test_onnx_in_half_precision_is_read_back() -> None:
+    exact = opened("onnx")(pictures())
+    backend = opened("onnx", precision="fp16", device="cpu")
+    assert backend.info.precision == "fp16"
+    scores = backend(pictures())
+    assert scores.dtype == np.float32
+    assert np.mean(scores.argmax(1) == exact.argmax(1)) > 0.9
+
+
+@pytest.mark.parametrize("name", ["torch", "onnx"])
+def test_overflow_in_half_precision_falls_back_aloud(name: str, tmp_path: Path) -> None:
+    from rtseg.nets.build import build_random
+    from rtseg.nets.state import save_checkpoint
+
+    network = build_random(NAME, 4)
+    network.classifier.low_classifier.weight.data *= 1e6  # type: ignore[union-attr,operator]
+    spec = ModelSpec("loud", NAME, MODELS["stub"].labels, InputSpec(SIZE))
+    save_checkpoint(tmp_path / "loud.safetensors", spec, network.state_dict())
+    backend = open_backend(
+        name, find_model(tmp_path / "loud.safetensors"), precision="fp16", device="cpu"
+    )
+    assert backend.info.precision == "fp32"
+    assert "fp16 gave infinite scores" in backend.info.notes[0]
+    assert np.isfinite(backend(pictures())).all()
+
+
+@pytest.mark.parametrize("name", ["torch", "onnx"])
+def test_undefined_weights_are_said(name: str, tmp_path: Path) -> None:
+    from rtseg.nets.build import build
+    from rtseg.nets.state import save_checkpoint
+
+    network = build(NAME, 4)
+    network.classifier.low_classifier.bias.data[:] = float("nan")  # type: ignore[union-attr,index]
+    spec = ModelSpec("nan", NAME, MODELS["stub"].labels, InputSpec(SIZE))
+    save_checkpoint(tmp_path / "nan.safetensors", spec, network.state_dict())
+    backend = open_backend(name, find_model(tmp_path / "nan.safetensors"), device="cpu")
+    assert "undefined scores" in backend.info.notes[0]
+
+
+def test_failures_while_running_are_of_one_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = opened("torch")
+    monkeypatch.setattr(backend, "_network", lambda image: torch.zeros(2) @ torch.zeros(3))
+    monkeypatch.setattr(type(backend), "_offset", torch.zeros(1))
+    with pytest.raises(BackendError, match="failed on cpu"):
+        backend(pictures())
+    closed = opened("onnx")
+    closed.close()
+    with pytest.raises(BackendError, match="after it was closed"):
+        closed(pictures())
+    broken = opened("onnx")
+    monkeypatch.setattr(broken, "_feed", lambda batch: np.zeros((1, 2), np.uint8))
+    with pytest.raises(BackendError, match="failed on CPUExecutionProvider"):
+        broken(pictures())
+
+
+# --- the stub ----------------------------------------------------------------------------------
+
+
+def test_the_stub_finds_flat_colours_and_takes_grey_for_background() -> None:
+    labels = MODELS["stub"].labels
+    picture = np.full((64, 96, 3), 128, np.uint8)
+    for index in (1, 2, 3):
+        picture[16:48, 24 * index - 8 : 24 * index + 8] = labels.colours[index]
+    backend = open_backend("stub", find_model("stub"), input_size=(64, 96))
+    found = backend(picture[None])[0].argmax(0)
+    expected = np.zeros((8, 12), int)
+    for index in (1, 2, 3):
+        expected[2:6, 3 * index - 1 : 3 * index + 1] = index
+    assert np.array_equal(found, expected)
+
+
+def test_the_stub_waits_on_its_clock() -> None:
+    from rtseg.backends.stub import StubBackend
+
+    clock = ManualClock()
+    backend = StubBackend(find_model("stub?delay=100ms"), (33, 70), clock=clock)
+    assert backend(pictures(1, (33, 70))).shape == (1, 4, 5, 9)
+    assert clock.now() == pytest.approx(0.1)
+
+
+# --- sizes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "frame", [(1280, 720), (720, 1280), (640, 480), (1920, 1080), (333, 777), (1, 1), (9000, 20)]
+)
+def test_fit_size_keeps_shape_and_area(frame: tuple[int, int]) -> None:
+    spec = MODELS[NAME]
+    height, width = fit_size(spec, *frame)
+    assert height % 16 == width % 16 == 0
+    area = 520 * 520
+    assert 0.85 * area < height * width <= area
+    shape = min(max(frame[0] / frame[1], 0.25), 4)
+    assert abs(width / height / shape - 1) < 0.04
+
+
+def test_fixed_networks_keep_their_size() -> None:
+    spec = ModelSpec("fixed", "onnx", input=InputSpec((144, 256), fixed=True))
+    assert fit_size(spec, 640, 480) == (144, 256)
+    with pytest.raises(UsageError, match=r"144x256 and no other"):
+        open_backend("onnx", Model(spec, Path("x.onnx"), "onnx"), input_size=(256, 256))
+
+
+def test_small_networks_get_small_sizes() -> None:
+    spec = ModelSpec("small", "onnx", input=InputSpec((64, 64)))
+    for frame in ((1280, 720), (480, 640)):
+        height, width = fit_size(spec, *frame)
+        assert height * width <= 64 * 64
+
+
+def test_missing_weights_for_torch() -> None:
+    broken = Model(MODELS[NAME], None, "torch")
+    with pytest.raises(ModelError, match="no weights that torch can load"):
+        open_backend("torch", broken)

@@ -1,0 +1,336 @@
+"""ONNX files of others: layout, colours, numbers and outputs, as files and people say them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from rtseg.backends import open_backend
+from rtseg.backends.feed import Feed
+from rtseg.decode import decode_mask
+from rtseg.errors import DeviceError, ModelError, UsageError
+from rtseg.labels import PERSON, VOC
+from rtseg.nets import find_model
+from rtseg.zoo import InputSpec
+
+SIDECARS = {
+    "selfie_segmentation": """
+        scale = 0.00392156862745098
+        mean = 0
+        std = 1
+        colour = "RGB"
+        labels = "person"
+        activation = "sigmoid"
+    """,
+    "mediapipe": """
+        scale = "1/255"
+        mean = [0, 0, 0]
+        std = [1, 1, 1]
+        colour = "RGB"
+        labels = ["background", "person"]
+        activation = "none"
+    """,
+    "SINet_Softmax_simple": """
+        layout = "NCHW"
+        colour = "BGR"
+        scale = 1
+        mean = [102.890434, 111.25247, 126.91212]
+        std = [15896.7, 15940.0, 16550.5]
+        labels = ["background", "person"]
+        activation = "softmax"
+    """,
+    "deeplabv3_mobilenet_v2_voc": """
+        colour = "RGB"
+        labels = "voc"
+        activation = "none"
+        output = "logits"
+    """,
+}
+PEOPLE = {
+    "selfie_segmentation": (256, 256),
+    "mediapipe": (144, 256),
+    "SINet_Softmax_simple": (320, 320),
+    "deeplabv3_mobilenet_v2_voc": (513, 513),
+}
+
+
+def beside(data: Path, name: str, folder: Path) -> Path:
+    """The network with the sidecar that describes it, in a folder of the test's."""
+    path = folder / f"{name}.onnx"
+    path.symlink_to(data / "networks" / f"{name}.onnx")
+    path.with_suffix(".toml").write_text(SIDECARS[name])
+    return path
+
+
+def rgb(data: Path, size: tuple[int, int]) -> np.ndarray:
+    """(1, h, w, 3) uint8 RGB of the astronaut."""
+    path = next((data / "pictures").glob("*astronaut*"))
+    picture = cv2.imread(str(path))
+    small = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(small, cv2.COLOR_BGR2RGB)[None]
+
+
+@pytest.mark.needs_data
+@pytest.mark.parametrize("name", SIDECARS)
+def test_real_networks_run_with_their_sidecars(data: Path, tmp_path: Path, name: str) -> None:
+    model = find_model(beside(data, name, tmp_path))
+    assert model.notes == ()  # nothing was assumed
+    backend = open_backend("auto", model, device="cpu", strict=True)
+    assert backend.input_size == PEOPLE[name] == model.spec.input.size
+    scores = backend(rgb(data, PEOPLE[name]))
+    assert (scores.dtype, scores.shape[:2]) == (np.float32, (1, len(model.spec.labels)))
+    if model.spec.output == "probabilities":
+        assert scores.min() > -1e-3
+        np.testing.assert_allclose(scores.sum(1), 1, atol=1e-3)
+    mask = decode_mask(scores[0], (512, 512))
+    person = model.spec.labels.index("person")
+    assert 0.25 < (mask == person).mean() < 0.65
+    assert mask[120, 230] == mask[330, 150] == person  # her face, her suit
+    assert (mask[:100, 330:] != person).all()  # the rocket behind her
+
+
+@pytest.mark.needs_data
+def test_without_a_sidecar_the_assumptions_are_said(data: Path) -> None:
+    model = find_model(data / "networks" / "deeplabv3_mobilenet_v2_voc.onnx")
+    assert model.spec.labels == VOC
+    assert model.spec.input.dtype == "uint8"
+    assert "21 classes of Pascal VOC" in model.notes[0]
+    assert "RGB" in model.notes[0]
+    flags = {"colour": "BGR", "labels": "voc", "activation": "none", "mean": None}
+    assert (
+        find_model(data / "networks" / "deeplabv3_mobilenet_v2_voc.onnx", input_flags=flags).notes
+        == ()
+    )
+    selfie = find_model(data / "networks" / "selfie_segmentation.onnx")
+    assert selfie.spec.output_layout == selfie.spec.input.layout == "NHWC"
+    assert selfie.spec.labels == PERSON
+    assert selfie.spec.output == "probabilities"
+
+
+# --- made by hand --------------------------------------------------------------------------------
+
+
+def network(
+    path: Path,
+    *,
+    taken: list,
+    given: list,
+    nodes: list,
+    dtype: int = TensorProto.FLOAT,
+    out: int = TensorProto.FLOAT,
+    numbers: tuple = (),
+    metadata: str | None = None,
+) -> Path:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", dtype, taken)],
+        [helper.make_tensor_value_info("y", out, given)],
+        numbers,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    if metadata is not None:
+        entry = model.metadata_props.add()
+        entry.key, entry.value = "rtseg", metadata
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path
+
+
+def echo(path: Path, **changes) -> Path:
+    """Gives what it is fed: three "classes" that are the three channels."""
+    options = {
+        "taken": [1, 3, 32, 48],
+        "given": [1, 3, 32, 48],
+        "nodes": [helper.make_node("Identity", ["x"], ["y"])],
+    }
+    return network(path, **{**options, **changes})
+
+
+@pytest.mark.parametrize("colour", ["RGB", "BGR"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_what_a_network_is_fed(tmp_path: Path, layout: str, colour: str) -> None:
+    dims = [1, 3, 32, 48] if layout == "NCHW" else [1, 32, 48, 3]
+    path = echo(tmp_path / "echo.onnx", taken=dims, given=dims)
+    flags = {"colour": colour, "mean": "0.1,0.2,0.3", "std": [0.5, 0.25, 2], "scale": "1/255",
+             "labels": "red,green,blue", "activation": "logits"}  # fmt: skip
+    model = find_model(path, input_flags=flags)
+    picture = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
+    found = open_backend("onnx", model, device="cpu")(picture)
+    channels = picture[..., ::-1] if colour == "BGR" else picture
+    expected = (channels / 255 - (0.1, 0.2, 0.3)) / (0.5, 0.25, 2)
+    assert found.shape == (2, 3, 32, 48)  # a file for one picture takes two, one by one
+    np.testing.assert_allclose(found, expected.transpose(0, 3, 1, 2), atol=1e-5)
+
+
+def test_flags_go_over_the_sidecar(tmp_path: Path) -> None:
+    path = echo(tmp_path / "net.onnx")
+    path.with_suffix(".toml").write_text(
+        'labels = ["a", "b", "c"]\ncolour = "BGR"\nname = "mine"\n'
+    )
+    spec = find_model(path, input_flags={"colour": "RGB", "background": "b"}).spec
+    assert (spec.name, spec.labels.names, spec.input.colour) == ("mine", ("a", "b", "c"), "RGB")
+    assert spec.labels.background == 1
+    (tmp_path / "names.txt").write_text("sky\nground\nsea\n")
+    named = find_model(path, input_flags={"labels": str(tmp_path / "names.txt")}).spec
+    assert named.labels.names == ("sky", "ground", "sea")
+    assert named.labels.background is None
+
+
+def test_open_dimensions_and_half_precision(tmp_path: Path) -> None:
+    dims = ["n", 3, "h", "w"]
+    half = TensorProto.FLOAT16
+    path = echo(tmp_path / "open.onnx", taken=dims, given=dims, dtype=half, out=half)
+    model = find_model(path, input_flags={"labels": "a,b,c", "size": "64x96"})
+    assert (model.spec.input.size, model.spec.input.fixed) == ((64, 96), False)
+    backend = open_backend("onnx", model, input_size=(40, 56), device="cpu")
+    scores = backend(np.zeros((2, 40, 56, 3), np.uint8))
+    assert (scores.shape, scores.dtype) == ((2, 3, 40, 56), np.float32)
+    assert "size 512x512" in find_model(path).notes[0]
+
+
+@pytest.mark.parametrize("activation", ["none", "sigmoid"])
+def test_one_channel_becomes_two(tmp_path: Path, activation: str) -> None:
+    first = helper.make_tensor("i", TensorProto.INT64, [1], [0])
+    path = network(
+        tmp_path / "one.onnx",
+        taken=[1, 3, 32, 48],
+        given=[1, 1, 32, 48],
+        nodes=[helper.make_node("Gather", ["x", "i"], ["y"], axis=1)],
+        numbers=(first,),
+    )
+    flags = {"activation": activation, "scale": "1/255", "labels": "person", "colour": "RGB"}
+    model = find_model(path, input_flags=flags)
+    assert model.spec.labels.names == ("background", "person")
+    picture = np.random.default_rng(0).integers(0, 256, (1, 32, 48, 3), np.uint8)
+    scores = open_backend("onnx", model, device="cpu")(picture)
+    value = picture[..., 0] / 255
+    other = 1 - value if activation == "sigmoid" else 0 * value
+    np.testing.assert_allclose(scores, np.stack([other, value], 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("dims", [[1, 32, 48], [1, 1, 32, 48]])
+def test_class_indices_become_scores(tmp_path: Path, dims: list[int]) -> None:
+    nodes = [helper.make_node("ArgMax", ["x"], ["y"], axis=1, keepdims=int(len(dims) == 4))]
+    path = network(
+        tmp_path / "arg.onnx", taken=[1, 3, 32, 48], given=dims, nodes=nodes, out=TensorProto.INT64
+    )
+    model = find_model(path, input_flags={"labels": "r,g,b", "scale": 1})
+    picture = np.random.default_rng(0).integers(0, 256, (1, 32, 48, 3), np.uint8)
+    scores = open_backend("onnx", model, device="cpu")(picture)
+    assert np.array_equal(scores.argmax(1), picture.argmax(3))
+
+
+def test_softmax_is_seen(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Softmax", ["x"], ["y"], axis=1)]
+    assert find_model(echo(tmp_path / "soft.onnx", nodes=nodes)).spec.output == "probabilities"
+    moved = [
+        helper.make_node("Sigmoid", ["x"], ["s"]),
+        helper.make_node("Transpose", ["s"], ["y"], perm=[0, 2, 3, 1]),
+    ]
+    path = echo(tmp_path / "moved.onnx", nodes=moved, given=[1, 32, 48, 3])
+    assert find_model(path).spec.output == "probabilities"
+
+
+def test_normalisation_of_bytes() -> None:
+    as_it_is = InputSpec((2, 2), layout="NHWC", scale=1, mean=(0, 0, 0), std=(1, 1, 1))
+    plain = Feed(as_it_is, np.dtype(np.uint8))
+    picture = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+    assert np.array_equal(plain(picture), picture)
+    shifted = InputSpec((2, 2), layout="NHWC", scale=1, mean=(128,) * 3, std=(1, 1, 1))
+    assert np.array_equal(Feed(shifted, np.dtype(np.int8))(picture), picture.astype(int) - 128)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("labels = ", r"cannot read .*net\.toml"),
+        ("lables = 3", r"unknown setting 'lables' in .*net\.toml.*labels"),
+        ('layout = "HWC"', r"layout = 'HWC'.*NCHW, NHWC"),
+        ('labels = ["a", "b"]', r"2 labels for .*its output has 3 classes"),
+        ('labels = "missing.txt"', r"cannot read the labels 'missing.txt'.*voc or person"),
+        ("labels = 7", r"labels = 7"),
+        ("labels = []", r"0 labels"),
+        ('labels = ["a", "b", "c"]\nbackground = "d"', r"unknown class 'd'"),
+        ("std = [1, 0, 1]", r"std = \[1, 0, 1\].*None of std may be 0"),
+        ("mean = [1, 2]", r"mean = \[1, 2\].*one number or three"),
+        ('scale = "1/0"', r"scale = '1/0'.*no number"),
+        ("size = [64, 64]", r"size \(64, 64\) for .*32x48 and no other"),
+        ('size = "big"', r"size = 'big'"),
+        ('output = "z"', r"output 'z' of .*its outputs are y"),
+        ('layout = "NHWC"', r"its pictures have 48 channels"),
+    ],
+)
+def test_wrong_settings_give_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = echo(tmp_path / "net.onnx")
+    path.with_suffix(".toml").write_text(text)
+    with pytest.raises(UsageError, match=message) as caught:
+        find_model(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_segmentation_networks(tmp_path: Path) -> None:
+    flat = [helper.make_node("Flatten", ["x"], ["y"])]
+    with pytest.raises(ModelError, match="its output y has 2 axes"):
+        find_model(echo(tmp_path / "a.onnx", given=[1, 4608], nodes=flat))
+    with pytest.raises(ModelError, match="its input has 2 axes"):
+        find_model(echo(tmp_path / "b.onnx", taken=[1, 5], given=[1, 5]))
+    with pytest.raises(ModelError, match="cannot tell the classes"):
+        find_model(echo(tmp_path / "c.onnx", given=["n", "c", "h", "w"]))
+    with pytest.raises(ModelError, match=r"cannot read the metadata of .*d\.onnx"):
+        find_model(echo(tmp_path / "d.onnx", metadata="{}"))
+
+
+def test_damaged_files_and_wrong_labels_fail_before_the_first_frame(tmp_path: Path) -> None:
+    path = echo(tmp_path / "net.onnx", given=["n", "c", "h", "w"])
+    model = find_model(path, input_flags={"labels": "a,b"})
+    with pytest.raises(ModelError, match=r"output of shape \(1, 3, 32, 48\).*2 labels"):
+        open_backend("onnx", model, device="cpu")
+    path.write_bytes(b"\x08\x07" + path.read_bytes()[:40])
+    for precision in ("auto", "fp32"):
+        with pytest.raises(ModelError):
+            open_backend("onnx", model, device="cpu", precision=precision)
+
+
+def test_a_file_keeps_its_precision(tmp_path: Path) -> None:
+    model = find_model(echo(tmp_path / "net.onnx"))
+    with pytest.raises(UsageError, match=r"precision fp16 for net: its file is in fp32"):
+        open_backend("onnx", model, precision="fp16")
+
+
+def test_providers_are_really_run() -> None:
+    from rtseg.backends.ort import available_providers_that_run
+
+    found = available_providers_that_run()
+    assert found["CPUExecutionProvider"] == "runs"
+    assert all(text and "\n" not in text for text in found.values())
+
+
+@pytest.mark.parametrize("family", ["cuda", "tensorrt"])
+def test_a_provider_that_does_not_load_is_found_out(
+    tmp_path: Path, monkeypatch, family: str
+) -> None:
+    """CUDA is left out in silence, TensorRT raises: both are one to a person."""
+    from rtseg.backends import ort, providers
+
+    for module in (ort, providers):
+        monkeypatch.setattr(module, "nvidia_driver", lambda: True)
+    provider = ort.PROVIDERS[family]
+    if provider not in ort.onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime is built without CUDA")
+    if ort.available_providers_that_run()[provider] == "runs":
+        pytest.skip("this machine has a GPU")
+    model = find_model(echo(tmp_path / "net.onnx"))
+    info = open_backend("onnx", model, device=family).info
+    assert (info.device, info.provider, info.kept) == ("cpu", "CPUExecutionProvider", False)
+    assert "does not load" in info.notes[-1]
+    with pytest.raises(DeviceError, match=f"{family}:0 was required"):
+        open_backend("onnx", model, device=family, strict=True)
+    automatic = open_backend("onnx", model).info
+    assert automatic.kept
+    assert "the GPU is not used" in automatic.notes[-1]

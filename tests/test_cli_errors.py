@@ -1,0 +1,218 @@
+"""Bad input: one clear line, the documented exit code, no traceback, nothing half made."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rtseg.cli.app import main
+
+STUB = ("-m", "stub", "-b", "stub")
+CLIP = ("test://?size=160x120&frames=5", *STUB)
+NULL = ("-o", "null:")
+
+
+def rtseg(
+    *arguments: str, folder: Path, timeout: float = 60, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """The real program, without a display, in `folder`."""
+    env = {name: value for name, value in os.environ.items() if "DISPLAY" not in name}
+    command = [sys.executable, "-m", "rtseg", *arguments]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**env, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+CASES: list[tuple[tuple[str, ...], int, str]] = [
+    # what the command line got wrong
+    ((), 2, "no source given"),
+    (("--nonsense",), 2, "Unknown option"),
+    (("a.mp4", "b.mp4"), 2, "unexpected argument: b.mp4"),
+    (("a.mp4", "--camera", "0"), 2, "two sources"),
+    (("a.mp4", "-o"), 2, "requires an argument"),
+    (("a.mp4", "--rotate", "45"), 2, "--rotate"),
+    (("a.mp4", "--view", "sepia"), 2, "--view"),
+    (("a.mp4", "--backend", "nonsense"), 2, "--backend"),
+    (("a.mp4", "--precision", "fp4"), 2, "--precision"),
+    (("a.mp4", "--policy", "some"), 2, "--policy"),
+    (("a.mp4", "--width", "wide"), 2, "--width"),
+    (("a.mp4", "--every", "0", *NULL), 2, "every"),
+    (("a.mp4", "--start", "soon", *NULL), 2, "--start 'soon'"),
+    (("a.mp4", "--start", "5", "--end", "3", *NULL), 2, "end"),
+    (("a.mp4", "--imgsz", "0x9", *NULL), 2, "--imgsz '0x9'"),
+    (("a.mp4", "--mean", "1,2", *NULL), 2, "--mean '1,2'"),
+    (("a.mp4", "--alpha", "1.5", *NULL), 2, "alpha"),
+    (("a.mp4", "--threads", "0", *NULL), 2, "--threads"),
+    (("a.mp4", "--half", "--precision", "fp32", *NULL), 2, "--half"),
+    (("a.mp4", "--palette", "nonsense", *NULL), 2, "nonsense"),
+    (("a.mp4", "--config", "missing.toml"), 2, "missing.toml"),
+    (("a.mp4", "-o", "out.xyz"), 2, "out.xyz"),
+    (("a.mp4", "-o", "there.mp4"), 2, "there.mp4 exists"),
+    (("a.mp4", "--json", "there.mp4"), 2, "there.mp4 exists"),
+    (("a.mp4", "--metrics", "there.mp4"), 2, "there.mp4 exists"),
+    (("a.mp4", "-o", "no/such/out.mp4"), 2, "no folder"),
+    (("a.mp4", "-o", "x.mp4", "-o", "x.mp4"), 2, "twice"),
+    (("a.mp4", "-o", "x/", "--mask-output", "x/"), 2, "twice"),
+    (("a.mp4", "-o", "-", "--json", "-"), 2, "twice"),
+    (("a.mp4", "--json", "x.jsonl", "--metrics", "x.jsonl"), 2, "twice"),
+    (("a.mp4", "-o", "x.mp4", "--codec", "vp9"), 2, "'vp9' for .mp4"),
+    (("a.mp4", "-o", "x.mp4", "--crf", "99"), 2, "--crf 99"),
+    (("there.mp4", "-o", "there.mp4", "-y"), 2, "source itself"),
+    (("gopher://host/x", *NULL), 2, "gopher"),
+    (("test://?nonsense=1", *NULL), 2, "nonsense"),
+    (("-", *NULL), 2, "size"),
+    (("models", "show", "nonsense"), 2, "unknown network 'nonsense'"),
+    (("models", "download"), 2, "--all"),
+    (("models", "nonsense"), 2, "nonsense"),
+    (("demo", "--seconds", "0", "--no-show"), 2, "--seconds"),
+    # no display
+    (("a.mp4",), 1, "--no-show"),
+    (("a.mp4", "--show", "-o", "x.mp4"), 1, "-o"),
+    # what the source got wrong
+    (("a.mp4", *NULL), 3, "a.mp4"),
+    (("empty.mp4", *NULL), 3, "empty.mp4"),
+    (("text.mp4", *NULL), 3, "text.mp4"),
+    (("text.png", *NULL), 3, "text.png"),
+    (("nothing/", *NULL), 3, "nothing"),
+    (("*.jpg", *NULL), 3, "*.jpg"),
+    (("--camera", "97", *NULL), 3, "97"),
+    (("/dev/video97", *NULL), 3, "video97"),
+    # what the network got wrong
+    (("test://", "-m", "nonsense", *NULL), 2, "nonsense"),
+    (("test://", "-m", "text.onnx", *NULL), 2, "text.onnx"),
+    (("test://", "-m", "missing.onnx", *NULL), 2, "missing.onnx"),
+    ((*CLIP, "--classes", "unicorn", *NULL), 2, "unknown class 'unicorn'"),
+    ((*CLIP, "--palette", "short.txt", *NULL), 2, "short.txt"),
+    # devices
+    (("a.mp4", "-d", "abacus", *NULL), 2, "abacus"),
+    ((*CLIP, "-d", "cuda", "--strict-device", *NULL), 4, "cuda"),
+    # what failed on the way
+    (("test://?size=160x120&frames=9&fail=3", *STUB, *NULL), 3, "frame 3"),
+]
+
+
+SAMPLE = ("no source given", "Unknown option", "there.mp4 exists", "--no-show", "empty.mp4", "97")
+SAMPLE += ("text.onnx", "cuda", "unknown class 'unicorn'", "frame 3")
+"""Of these cases, by their words, the real program is started too."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bad")
+    for name in ("there.mp4", "empty.mp4"):
+        (path / name).write_bytes(b"")
+    for name in ("text.mp4", "text.png", "text.onnx"):
+        (path / name).write_text("this is a text, not what its name says\n" * 50)
+    (path / "short.txt").write_text("0 0 0\n255 0 0\n")
+    (path / "nothing").mkdir()
+    return path
+
+
+def is_one_line(err: str, words: str) -> bool:
+    """Whether the last line is the error, and nothing of a traceback stands above it."""
+    last = err.strip().splitlines()[-1]
+    return last.startswith("rtseg: error: ") and words in last and "Traceback" not in err
+
+
+@pytest.mark.parametrize(("arguments", "code", "words"), CASES, ids=lambda value: str(value)[:50])
+def test_bad_input(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    code: int,
+    words: str,
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    found = main(list(arguments))
+    said = capfd.readouterr()
+    assert found == code, said.err
+    assert is_one_line(said.err, words), said.err
+    assert said.out == ""
+    assert sorted(folder.rglob("*")) == before, "something was left behind"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [next(case for case in CASES if case[2] == words) for words in SAMPLE],
+    ids=SAMPLE,
+)
+def test_bad_input_in_the_real_program(
+    folder: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    done = rtseg(*arguments, folder=folder)
+    assert done.returncode == code, done.stderr
+    assert is_one_line(done.stderr, words), done.stderr
+    assert done.stdout == ""
+
+
+def test_a_missing_source_is_found_before_a_network_is_loaded(folder: Path) -> None:
+    done = rtseg("missing.mp4", "-m", "missing.onnx", *NULL, folder=folder)
+    assert (done.returncode, "missing.mp4" in done.stderr) == (3, True)
+
+
+def test_no_display_is_found_before_a_source_is_opened(folder: Path) -> None:
+    done = rtseg("missing.mp4", folder=folder)
+    assert done.returncode == 1
+    assert "missing.mp4" not in done.stderr
+
+
+def test_debug_shows_where(folder: Path) -> None:
+    done = rtseg("missing.mp4", *NULL, "--debug", folder=folder)
+    assert done.returncode == 3
+    assert "Traceback" in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("rtseg: error: ")
+
+
+def test_an_unexpected_error_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rtseg.cli import app
+
+    def surprise(arguments: object, stop: object) -> int:
+        raise ZeroDivisionError("two\nlines")
+
+    monkeypatch.setattr(app, "_dispatch", surprise)
+    assert app.main(["x"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "internal error: ZeroDivisionError: two lines" in err
+    assert "--debug" in err
+
+
+def test_an_unwritable_folder_is_exit_1(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        target = "/proc/out.mp4"  # root may write anywhere but there
+    else:
+        (tmp_path / "locked").mkdir(mode=0o500)
+        target = "locked/out.mp4"
+    done = rtseg(*CLIP, "-o", target, folder=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "cannot write" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is of Linux")
+def test_a_full_disk_is_exit_1(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rtseg", *CLIP, "-o", "-"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "No space left" in done.stderr

@@ -1,0 +1,179 @@
+"""The command line's grammar: verbs, names of flags, configuration files, help."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtseg.cli.app import main
+from rtseg.cli.config import _toml
+
+Capture = pytest.CaptureFixture[str]
+
+
+def config_of(capsys: Capture, *arguments: str) -> dict[str, Any]:
+    """The flags as the program understood them."""
+    assert main([*arguments, "--print-config"]) == 0
+    return _toml().loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("clip.mp4",),
+        ("run", "clip.mp4"),
+        ("-i", "clip.mp4"),
+        ("--input", "clip.mp4"),
+        ("--source", "clip.mp4"),
+        ("run", "--source=clip.mp4"),
+    ],
+)
+def test_every_way_to_name_a_source(capsys: Capture, arguments: tuple[str, ...]) -> None:
+    assert config_of(capsys, *arguments)["input"] == "clip.mp4"
+
+
+@pytest.mark.parametrize("verb", ["run", "models", "cameras", "doctor", "demo"])
+def test_a_file_called_like_a_verb_is_given_with_i(capsys: Capture, verb: str) -> None:
+    assert config_of(capsys, "-i", verb)["input"] == verb
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        (("--camera", "0"), "camera", "0"),
+        (("--half",), "half", True),
+        (("--precision", "bf16"), "precision", "bf16"),
+        (("--opacity", "0.7"), "alpha", 0.7),
+        (("--alpha", "0.7"), "alpha", 0.7),
+        (("--headless",), "show", False),
+        (("--no-show",), "show", False),
+        (("--show",), "show", True),
+        (("--no-hud",), "hud", False),
+        (("--hud",), "hud", True),
+        (("--no-reconnect",), "reconnect", False),
+        (("-y",), "overwrite", True),
+        (("--color", "BGR"), "colour", "BGR"),
+        (("-o", "a.mp4", "-o", "b/"), "output", ["a.mp4", "b/"]),
+        (("-o", "-"), "output", ["-"]),
+        (("--json", "-"), "json", "-"),
+        (("--classes", "a,b", "--classes", "c"), "classes", ["a,b", "c"]),
+        (("-m", "net.onnx"), "model", "net.onnx"),
+        (("-b", "onnx", "-d", "cuda:1"), "device", "cuda:1"),
+        (("--rotate", "270"), "rotate", 270),
+        (("--start", "1:02.5"), "start", "1:02.5"),
+        (("-v",), "verbose", True),
+    ],
+)
+def test_flags_and_their_aliases(
+    capsys: Capture, arguments: tuple[str, ...], name: str, value: Any
+) -> None:
+    assert config_of(capsys, *arguments)[name] == value
+
+
+EVERYTHING = """
+clip.mp4 --camera 0 --half --width 640 --height 480 --fps 29.97 --fourcc MJPG --size 64x48
+--pix-fmt rgb24 --mirror --rotate 90 --loop --start 1:02.5 --end 70 --max-frames 9 --every 2
+--no-reconnect
+--timeout 3 -m some.onnx --weights random -b onnx -d cpu --precision fp32 --imgsz 384x640
+--threads 2
+--strict-device --labels a,b --layout NHWC --colour BGR --mean 0.5 --std 1,2,3 --scale 1/255
+--activation probabilities --view side --alpha 0.25 --classes a --classes b,c --palette ade20k
+--legend --hud -o out.mp4 -o pics/ --mask-output m.mkv --json o.jsonl --rle --figure f.png --show
+--codec h264 --crf 20 --audio none -y --policy newest --metrics m.json -v
+""".split()
+
+
+@pytest.mark.parametrize("arguments", [["x.mp4"], EVERYTHING], ids=["defaults", "everything"])
+def test_a_printed_configuration_repeats_the_run(
+    capsys: Capture, tmp_path: Path, arguments: list[str]
+) -> None:
+    assert main([*arguments, "--print-config"]) == 0
+    first = capsys.readouterr().out
+    file = tmp_path / "rtseg.toml"
+    file.write_text(first, "utf-8")
+    assert main(["--config", str(file), "--print-config"]) == 0
+    assert capsys.readouterr().out == first
+    if arguments is EVERYTHING:
+        assert "=\n" not in first, "a flag is missing from EVERYTHING, or from the file"
+
+
+def test_the_command_line_wins_over_the_file(capsys: Capture, tmp_path: Path) -> None:
+    file = tmp_path / "rtseg.toml"
+    file.write_text('input = "a.mp4"\nalpha = 0.9\noutput = ["x.mp4"]\nmax_frames = 3\n')
+    found = config_of(capsys, f"--config={file}", "b.mp4", "-o", "y.mp4")
+    assert (found["input"], found["alpha"], found["output"]) == ("b.mp4", 0.9, ["y.mp4"])
+    assert found["max-frames"] == 3, "underscores are as good as dashes"
+
+
+def test_awkward_names_survive_the_file(capsys: Capture, tmp_path: Path) -> None:
+    name = 'we"ird\\ nämé\x7f\t😀.mp4'
+    assert main(["-i", name, "--print-config"]) == 0
+    file = tmp_path / "c.toml"
+    file.write_text(capsys.readouterr().out, "utf-8")
+    assert config_of(capsys, "--config", str(file))["input"] == name
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("alpha = = 1", "is not TOML"),
+        ("[view]\nalpha = 1", "table [view]"),
+        ("nonsense = 1", "nonsense"),
+        ('alpha = "red"', "alpha"),
+    ],
+)
+def test_a_bad_file_is_a_usage_error(
+    capsys: Capture, tmp_path: Path, text: str, words: str
+) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(text)
+    assert main(["--config", str(file), "x.mp4", "--print-config"]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_choices_are_those_of_the_tables() -> None:
+    from typing import get_args, get_type_hints
+
+    from rtseg.backends import BACKENDS
+    from rtseg.backends.devices import PRECISIONS
+    from rtseg.cli.options import ModelFlags, ViewFlags
+    from rtseg.effects import VIEWS
+
+    assert set(get_args(get_type_hints(ViewFlags)["view"])) == set(VIEWS)
+    assert set(get_args(get_type_hints(ModelFlags)["precision"])) == set(PRECISIONS)
+    assert set(get_args(get_type_hints(ModelFlags)["backend"])) == {"auto", *BACKENDS}
+
+
+def test_help_is_grouped_and_complete() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "rtseg", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"COLUMNS": "100", "TERM": "dumb"},
+    )
+    assert done.stderr == ""
+    groups = ["Commands", "Source", "Network", "View", "Output", "Run"]
+    places = [done.stdout.index(f"─ {group} ─") for group in groups]
+    assert places == sorted(places)
+    names = [word for word in EVERYTHING if word.startswith("--")]
+    for name in [*names, "--no-show", "--headless", "--opacity", "--config"]:
+        assert name in done.stdout, name
+    for verb in ("run", "models", "cameras", "doctor", "demo", "--install-completion"):
+        assert verb in done.stdout
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--version", "x --print-config"])
+def test_questions_are_answered_without_heavy_imports(arguments: str) -> None:
+    code = (
+        "import sys; from rtseg.cli.app import main; code = main(sys.argv[1:]); "
+        "heavy = {'torch', 'cv2', 'onnxruntime', 'av', 'numba', 'matplotlib', 'numpy'}; "
+        "print(code, sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, *arguments.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "0 []"

@@ -1,0 +1,259 @@
+"""A run from the command line: what it says, what it writes, what it measures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from rtseg.cli import says
+from rtseg.cli.app import main
+from rtseg.cli.progress import live_line
+from rtseg.cli.seen import Seen
+from rtseg.contracts import BackendInfo, Rendered, SourceInfo
+from rtseg.frame import Frame
+from rtseg.labels import LabelSet
+from rtseg.segmentation import Segmentation
+from rtseg.stats import Report
+
+STUB = ("-m", "stub", "-b", "stub")
+CLIP = ("test://?size=320x240&fps=30&frames=12", *STUB)
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test runs in a folder of its own, without a display."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def program(*arguments: str, **options: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "rtseg", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def test_every_output_at_once(capsys: Capture, inside: Path) -> None:
+    outputs = ("-o", "a.mp4", "-o", "b/", "--mask-output", "masks/", "--json", "c.jsonl")
+    assert main([*CLIP, *outputs, "--metrics", "m.json"]) == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    for name in ("a.mp4", "b", "masks", "c.jsonl", "m.json"):
+        assert (inside / name).exists()
+        assert name in said.err
+    with av.open("a.mp4") as container:
+        assert sum(1 for _ in container.decode(video=0)) == 12
+    assert len(list((inside / "masks").iterdir())) == 12
+    assert len((inside / "c.jsonl").read_text().splitlines()) == 12
+
+
+def test_the_start_says_what_runs_and_why(capsys: Capture) -> None:
+    assert main([*CLIP, "--no-show"]) == 0
+    said = capsys.readouterr().err
+    for words in ("320x240", "30 fps", "12 frames", "stub on cpu, fp32", "file: every frame"):
+        assert words in said
+    live = "test://?size=320x240&fps=60&frames=6&live=1"
+    assert main([live, *STUB, "--no-show"]) == 0
+    assert "live: newest frame, older ones dropped" in capsys.readouterr().err
+    assert main([live, *STUB, "--no-show", "--policy", "all"]) == 0
+    assert "--policy all: every frame" in capsys.readouterr().err
+
+
+def test_the_report_has_the_figures(capsys: Capture) -> None:
+    assert main([*CLIP, "-o", "x.mp4"]) == 0
+    said = capsys.readouterr().err
+    assert "12 frames in" in said
+    assert "(whole loop)" in said
+    for stage in ("capture", "preprocess", "infer", "decode", "draw", "write", "age"):
+        assert f"\n         {stage} " in said
+    assert "p50      p95      p99" in said
+
+
+def test_quiet_says_nothing(capsys: Capture) -> None:
+    assert main([*CLIP, "-o", "x.mp4", "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_metrics_have_exactly_the_keys_of_the_report(inside: Path) -> None:
+    assert main([*CLIP, "-o", "x.mp4", "--metrics", "m.json", "-q"]) == 0
+    figures = json.loads((inside / "m.json").read_text())
+    assert set(figures) == {
+        *(
+            "fps frames produced dropped dropped_by outages backend device precision provider"
+        ).split(),
+        *("imgsz model source seconds age_ms stages_ms notes hung").split(),
+    }
+    assert (figures["frames"], figures["produced"], figures["dropped"]) == (12, 12, 0)
+    assert (figures["backend"], figures["device"], figures["precision"]) == ("stub", "cpu", "fp32")
+    assert figures["fps"] > 0
+    assert len(figures["imgsz"]) == 2
+    rows = [figures["age_ms"], *figures["stages_ms"].values()]
+    assert {"capture", "infer", "decode", "draw", "write"} <= set(figures["stages_ms"])
+    assert all(0 <= row["p50"] <= row["p95"] <= row["p99"] <= row["max"] for row in rows)
+
+
+def test_metrics_are_written_of_a_run_that_failed_too(capsys: Capture, inside: Path) -> None:
+    failing = "test://?size=320x240&frames=30&fail=5"
+    assert main([failing, *STUB, "-o", "x.mp4", "--metrics", "m.json"]) == 3
+    assert json.loads((inside / "m.json").read_text())["frames"] == 5
+    assert "5 frames in" in capsys.readouterr().err
+    with av.open("x.mp4") as container:
+        assert sum(1 for _ in container.decode(video=0)) == 5
+
+
+def test_metrics_alone_need_no_window(inside: Path) -> None:
+    assert main([*CLIP, "--metrics", "m.json", "-q"]) == 0
+    assert main([*CLIP, "--metrics", "m.json", "-q"]) == 2, "it exists"
+    assert main([*CLIP, "--metrics", "m.json", "-q", "-y"]) == 0
+    assert sorted(path.name for path in inside.iterdir()) == ["m.json"]
+
+
+def test_imgsz_is_taken_or_follows_the_frame(inside: Path) -> None:
+    assert main([*CLIP, "--metrics", "a.json", "-q", "--imgsz", "64x96"]) == 0
+    assert json.loads((inside / "a.json").read_text())["imgsz"] == [64, 96]
+    assert main([*CLIP, "--metrics", "b.json", "-q"]) == 0
+    height, width = json.loads((inside / "b.json").read_text())["imgsz"]
+    assert width > height, "the frames are wide"
+
+
+def test_raw_frames_leave_stdout_clean() -> None:
+    process = program(*CLIP, "-o", "-")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert len(out) == 12 * 320 * 240 * 3
+    assert b"12 frames in" in err
+
+
+def test_raw_frames_go_through_two_programs() -> None:
+    first = program(*CLIP, "-o", "-", "-q")
+    second = program(
+        *("-", "--size", "320x240", "--fps", "30", *STUB, "-o", "x.mp4"), stdin=first.stdout
+    )
+    _, err = second.communicate(timeout=60)
+    first.communicate(timeout=60)
+    assert (first.returncode, second.returncode) == (0, 0), err
+    with av.open("x.mp4") as container:
+        assert sum(1 for _ in container.decode(video=0)) == 12
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+@pytest.mark.parametrize("arguments", [(*CLIP, "--loop", "-o", "-"), ("models",)])
+def test_a_reader_who_has_enough_is_no_error(arguments: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "rtseg", *arguments]
+    with os.fdopen(writer, "wb") as pipe:
+        process = subprocess.Popen(command, stdout=pipe, stderr=subprocess.PIPE, text=True)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "rror" not in err
+    assert "Traceback" not in err
+
+
+def test_classes_that_never_came_are_named(capsys: Capture) -> None:
+    from rtseg.zoo import MODELS
+
+    names = MODELS["stub"].labels.names
+    assert main([*CLIP, "--no-show"]) == 0
+    assert "no pixels of" not in capsys.readouterr().err
+    black = "black.png"
+    import cv2
+
+    cv2.imwrite(black, np.zeros((48, 64, 3), np.uint8))
+    assert main([black, *STUB, "--no-show", "--classes", names[1]]) == 0
+    assert f"no pixels of: {names[1]}" in capsys.readouterr().err
+
+
+def rendered(*classes: int) -> Rendered:
+    scores = np.zeros((8, 1, len(classes)), np.float32)
+    for place, index in enumerate(classes):
+        scores[index, 0, place] = 1
+    labels = LabelSet(tuple("abcdefgh"), ((0, 0, 0),) * 8)
+    frame = Frame(np.zeros((4, 4, 3), np.uint8), 0, 0.0, 0.0)
+    return Rendered(frame, Segmentation(scores, labels, (4, 4)), lambda f, s: f.image)
+
+
+def test_seen_looks_until_it_has_seen() -> None:
+    labels = LabelSet(tuple("abcdefgh"), ((0, 0, 0),) * 8)
+    seen = Seen(labels, frozenset({2, 3}))
+    seen.write(rendered(1))
+    assert seen.summary() == "no pixels of: c, d"
+    seen.write(rendered(0, 3))
+    assert seen.summary() == ""
+    everything = Seen(labels, None)
+    everything.write(rendered(0))
+    assert everything.summary() == "no pixels of: b, c, d, e, f, g, ... (7 classes)"
+    assert not seen.wants_image
+
+
+REPORT = Report(
+    fps=20.04,
+    frames=100,
+    produced=112,
+    dropped=12,
+    dropped_by={"capture": 10, "stop": 2},
+    outages=1,
+    backend="onnx",
+    device="cpu",
+    precision="fp32",
+    provider="",
+    imgsz=(1, 1),
+    model="m",
+    source="s",
+    seconds=5.0,
+    age_ms={},
+    stages_ms={},
+)
+
+
+def test_drops_are_told_with_their_causes() -> None:
+    line = says.describe_frames(REPORT)
+    assert line == (
+        "100 frames in 5.0 s, 20.0 fps (whole loop), dropped 12 of 112 (capture 10, stop 2), "
+        "1 outage"
+    )
+    assert "dropped" not in says.describe_frames(replace(REPORT, dropped=0, outages=0))
+
+
+def test_a_source_in_one_line() -> None:
+    info = SourceInfo("clip.mp4", 1280, 720, Fraction(30000, 1001), 300)
+    assert says.describe_source(info) == "clip.mp4, 1280x720, 29.97 fps, 300 frames, 10.0 s"
+    assert says.describe_source(SourceInfo("camera 0", 640, 480, live=True)) == (
+        "camera 0, 640x480, live"
+    )
+    picture = SourceInfo("a.png", 10, 20, Fraction(25), 1)
+    assert says.describe_source(picture) == "a.png, 10x20, 1 frame"
+    assert says.describe_backend(BackendInfo("onnx", "cpu", "fp32", "X")) == "onnx on cpu, fp32 (X)"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (99.94, "99.9 s"), (100, "1:40"), (3723, "1:02:03")]
+)
+def test_lengths(seconds: float, text: str) -> None:
+    assert says.length(seconds) == text
+
+
+def test_the_live_line_tells_why_no_frame_comes() -> None:
+    from rtseg.sources import open_source
+    from rtseg.stats import Stats
+
+    with open_source("test://?live=1&size=64x48") as source:
+        assert "age" in live_line(source, Stats())
+        assert live_line(source, Stats(), waited=12.0) == "no frame for 12.0 s"
+        source.notice = "reconnecting"
+        assert live_line(source, Stats()) == "reconnecting"

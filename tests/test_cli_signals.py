@@ -1,0 +1,177 @@
+"""Ctrl-C and SIGTERM: one path, whatever the program is doing, and files that can be played."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import pytest
+
+from rtseg.cli.signals import Interrupted, Stop
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+
+STUB = ("-m", "stub", "-b", "stub")
+LIVE = "test://?size=320x240&fps=60&live=1"
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+@contextmanager
+def started(*arguments: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "rtseg", *arguments]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> None:
+    """Read what it says until it says `words`."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if words in line:
+            return
+    raise AssertionError(f"it never said {words!r}")
+
+
+def wait_for_handler(process: subprocess.Popen[str]) -> None:
+    """Return once the program listens for SIGTERM (Linux tells so)."""
+    bit = 1 << (signal.SIGTERM - 1)
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+        if int(caught.split()[1], 16) & bit:
+            return
+    raise AssertionError("it never listened")
+
+
+def frames_of(path: Path) -> int:
+    with av.open(path) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_signal_finishes_the_file_and_reports(tmp_path: Path, number: signal.Signals) -> None:
+    arguments = (LIVE, *STUB, "-o", "out.mp4", "--metrics", "m.json")
+    with started(*arguments, folder=tmp_path) as process:
+        read_until(process, "output")
+        target = tmp_path / ".out.part.mp4"
+        while target.exists() and target.stat().st_size == 0 and process.poll() is None:
+            pass
+        process.send_signal(number)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == CODES[number], said
+    assert "Traceback" not in said
+    assert "(whole loop)" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.json", "out.mp4"]
+    assert frames_of(tmp_path / "out.mp4") >= 1
+
+
+def kill_at_random(folder: Path, seed: int) -> None:
+    """Signal a run at a random moment; whatever is there afterwards can be played."""
+    dice = random.Random(seed)
+    number, moment = dice.choice(list(CODES)), dice.uniform(0.0, 2.0)
+    with started(LIVE, *STUB, "-o", "out.mp4", folder=folder) as process:
+        wait_for_handler(process)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate(timeout=moment)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == CODES[number], f"{moment:.3f} s: {said}"
+    assert "Traceback" not in said
+    left = [path.name for path in folder.iterdir()]
+    assert left in ([], ["out.mp4"]), f"{moment:.3f} s left {left}"
+    if left:
+        assert frames_of(folder / "out.mp4") >= 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_at_random_moments(tmp_path: Path, seed: int) -> None:
+    kill_at_random(tmp_path, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("seed", range(4, 20))
+def test_killed_at_more_random_moments(tmp_path: Path, seed: int) -> None:
+    kill_at_random(tmp_path, seed)
+
+
+def test_a_hung_source_is_left_behind_within_two_seconds(tmp_path: Path) -> None:
+    hung = "test://?size=320x240&hang=20"
+    with started(hung, *STUB, "-o", "out.mp4", folder=tmp_path) as process:
+        read_until(process, "no frame for")
+        since = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+        took = time.monotonic() - since
+    assert process.returncode == 130, said
+    assert "hung" in said
+    assert took < 5, "two seconds to wait for the thread, the rest to finish the file"
+    assert frames_of(tmp_path / "out.mp4") == 20
+
+
+def test_the_second_signal_forces(tmp_path: Path) -> None:
+    slow = ("-m", "stub?delay=30s", "-b", "stub")
+    with started("test://?size=320x240", *slow, "-o", "null:", folder=tmp_path) as process:
+        read_until(process, "policy")
+        process.send_signal(signal.SIGINT)
+        # the loop now waits two seconds for the network's thread
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate(timeout=0.5)
+        since = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert time.monotonic() - since < 1.4
+    assert process.returncode == 130
+    assert "forced" in said
+
+
+def test_a_signal_ends_an_opening_that_takes_for_ever() -> None:
+    stop = Stop()
+
+    def driver() -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return opened.wait(1.0)
+
+    class opened:  # noqa: N801 - stands in for a driver that is busy
+        @staticmethod
+        def wait(seconds: float) -> int:
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                pass
+            return 1
+
+    with stop.listening(), pytest.raises(Interrupted):
+        stop.attend(driver)
+    assert stop.exit_code == 143
+
+
+def test_what_the_opener_raises_comes_out_as_it_is() -> None:
+    error = ZeroDivisionError("mine")
+
+    def driver() -> int:
+        raise error
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        Stop().attend(driver)
+    assert caught.value is error
+    assert Stop().attend(lambda: 7) == 7
+
+
+def test_handlers_are_given_back() -> None:
+    before = [signal.getsignal(number) for number in CODES]
+    with Stop().listening():
+        assert [signal.getsignal(number) for number in CODES] != before
+    assert [signal.getsignal(number) for number in CODES] == before

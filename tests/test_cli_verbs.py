@@ -1,0 +1,163 @@
+"""The verbs beside `run`: models, cameras, doctor, demo."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from rtseg import zoo
+from rtseg.cli import doctor
+from rtseg.cli.app import main
+from rtseg.cli.cameras import describe_camera
+from rtseg.nets.weights import weights_path
+from rtseg.sources import open_source
+from rtseg.sources.camera import Camera, Mode
+from rtseg.zoo import MODELS, WeightsSpec
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder and a cache of its own, without a display."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("arguments", [["models"], ["models", "list"]])
+def test_models_lists_every_network(capsys: Capture, arguments: list[str]) -> None:
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    for name, spec in MODELS.items():
+        row = next(line for line in out.splitlines() if line.startswith(name + " "))
+        assert spec.miou is None or f"{spec.miou:.1f}" in row
+        assert spec.weights is None or "to download" in row
+    assert "taken when none is named" in out
+
+
+def test_models_shows_one(capsys: Capture) -> None:
+    assert main(["models", "show", "fcn_resnet50"]) == 0
+    out = capsys.readouterr().out
+    spec = MODELS["fcn_resnet50"]
+    assert spec.weights is not None
+    for words in (spec.weights.url, spec.weights.sha256, "person", "60.5", "to download"):
+        assert words in out
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A published file in the folder, and a network that names it."""
+    file = tmp_path / "tiny-weights.pth"
+    file.write_bytes(b"some weights")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    weights = WeightsSpec("http://127.0.0.1:1/tiny-weights.pth", digest, "CC0", 0.1)
+    spec = replace(MODELS["fcn_resnet50"], name="tiny", weights=weights)
+    monkeypatch.setitem(zoo.MODELS, "tiny", spec)
+    return file
+
+
+def test_models_verify_and_the_state_of_a_download(capsys: Capture, tiny: Path) -> None:
+    assert main(["models", "verify"]) == 0
+    assert "nothing is downloaded" in capsys.readouterr().out
+    weights = zoo.MODELS["tiny"].weights
+    assert weights is not None
+    cached = weights_path(weights)
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(tiny.read_bytes())
+    assert main(["models", "verify"]) == 0
+    assert "tiny: intact" in capsys.readouterr().out
+    assert main(["models"]) == 0
+    assert "downloaded" in capsys.readouterr().out
+    assert main(["models", "download", "tiny"]) == 0, "it is there: no network is needed"
+    assert str(cached) in capsys.readouterr().out
+    cached.write_bytes(b"other weights")
+    assert main(["models", "verify"]) == 1
+    said = capsys.readouterr()
+    assert "tiny: BROKEN" in said.out
+    assert "rtseg models download tiny" in said.err
+
+
+def test_a_download_without_a_network_says_what_to_do(capsys: Capture, tiny: Path) -> None:
+    assert main(["models", "download", "tiny"]) == 1
+    said = capsys.readouterr().err
+    assert "http://127.0.0.1:1/tiny-weights.pth" in said
+    assert str(Path("cache") / "weights" / "tiny-weights.pth") in said
+    assert said.strip().count("\n") == 0
+
+
+def test_a_camera_in_words() -> None:
+    modes = (Mode("MJPG", 1280, 720, 30.0), Mode("YUYV", 640, 480, None))
+    lines = describe_camera(Camera(2, Path("/dev/video2"), "Cam", modes, 29.6))
+    assert lines == [
+        "2: Cam (/dev/video2)",
+        "   1280x720 MJPG at 30 fps",
+        "   640x480 YUYV",
+        "   measured 29.6 fps in the first of these",
+    ]
+    assert describe_camera(Camera(0, None, "", problem="busy")) == [
+        "0: camera",
+        "   not usable: busy",
+    ]
+
+
+def test_no_cameras_is_an_answer(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rtseg.cli import cameras
+
+    monkeypatch.setattr(cameras, "list_cameras", list)
+    assert main(["cameras"]) == 0
+    assert capsys.readouterr().out == "no cameras found\n"
+
+
+def test_doctor_looks_at_everything(capsys: Capture, inside: Path) -> None:
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for words in ("rtseg", "torchvision", "CPUExecutionProvider", "libx264", str(inside / "cache")):
+        assert words in out
+    assert "! window" in out
+    assert "-o out.mp4" in out, "what to do without a display"
+    row = next(line for line in out.splitlines() if "CPUExecutionProvider" in line)
+    assert row.endswith("runs")
+
+
+def test_doctor_survives_a_library_that_does_not_load(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> doctor.Iterator[doctor.Finding]:
+        raise ImportError("libGL.so.1: cannot open shared object file")
+        yield
+
+    monkeypatch.setattr(doctor, "CHECKS", {"codecs": broken})
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "libGL.so.1" in out
+    assert "reinstall" in out
+
+
+def test_demo_writes_a_clip_without_a_display(capsys: Capture, inside: Path) -> None:
+    for _ in range(2):  # it replaces its own
+        assert main(["demo", "--seconds", "0.5"]) == 0
+    said = capsys.readouterr().err
+    assert str(inside / "rtseg-demo.mp4") in said
+    assert "fps (whole loop)" in said
+    with av.open("rtseg-demo.mp4") as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height, stream.average_rate) == (1280, 720, 30)
+        assert sum(1 for _ in container.decode(stream)) == 15
+
+
+def test_the_portrait_moves_and_ends() -> None:
+    with open_source("demo:0.5") as source:
+        frames = list(source)
+    assert [frame.index for frame in frames] == list(range(15))
+    assert frames[-1].pts == pytest.approx(14 / 30)
+    assert frames[0].size == (720, 1280)
+    assert np.abs(frames[7].image.astype(int) - frames[0].image).mean() > 5
+    assert all(frame.image.std() > 20 for frame in frames)

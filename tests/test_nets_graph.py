@@ -1,0 +1,136 @@
+"""The seam network is torchvision's own, to the last digits."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn.functional import interpolate
+
+from rtseg.errors import ModelError
+from rtseg.nets.build import LAST_LAYER, build, build_random
+from rtseg.nets.graph import SeamNetwork
+from rtseg.zoo import MODELS, InputSpec
+
+SIZES = [(32, 32), (33, 49), (24, 81)]
+INPUT = MODELS["lraspp_mobilenet_v3_large"].input
+
+
+def pictures(size: tuple[int, int], count: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(sum(size))
+    return torch.randint(0, 256, (count, *size, 3), generator=generator, dtype=torch.uint8)
+
+
+def by_torchvision(network: torch.nn.Module, image: torch.Tensor, spec: InputSpec) -> torch.Tensor:
+    """Normalised as torchvision's presets do, through its own forward."""
+    pixels = image.permute(0, 3, 1, 2).double() * spec.scale
+    if spec.colour == "BGR":
+        pixels = pixels[:, [2, 1, 0]]
+    mean, std = (
+        torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (spec.mean, spec.std)
+    )
+    return network((pixels - mean) / std)["out"]
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(n, marks=[pytest.mark.slow] if "resnet" in n else []) for n in LAST_LAYER],
+)
+def test_enlarged_logits_are_torchvisions_output(architecture: str) -> None:
+    network = build_random(architecture, 21).double()
+    seam = SeamNetwork(network, INPUT)
+    for size in SIZES[1:] if "resnet" in architecture else SIZES:  # those are slow in double
+        image = pictures(size)
+        with torch.no_grad():
+            logits = seam(image)
+            expected = by_torchvision(network, image, INPUT)
+        assert logits.shape[:2] == (1, 21)
+        assert logits.shape[2] <= -(-size[0] // 8)  # the last enlargement is not run
+        enlarged = interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        assert expected.std() > 1e-3  # a network that says nothing would agree with anything
+        torch.testing.assert_close(enlarged, expected, rtol=0, atol=1e-9)
+
+
+def test_other_normalisation_and_colour_order() -> None:
+    spec = InputSpec((64, 64), colour="BGR", scale=1 / 127.5, mean=(1, 0.9, 1.1), std=(1, 0.5, 2))
+    network = build_random("lraspp_mobilenet_v3_large", 3).double()
+    image = pictures((72, 56), count=2)
+    with torch.no_grad():
+        logits = SeamNetwork(network, spec)(image)
+        expected = by_torchvision(network, image, spec)
+    enlarged = interpolate(logits, size=(72, 56), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(enlarged, expected, rtol=0, atol=1e-9)
+
+
+def test_random_weights_are_seeded_usual_in_size_and_leave_the_callers_numbers_alone() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    first = SeamNetwork(build_random("fcn_resnet50", 5), INPUT)
+    assert torch.equal(torch.rand(3), expected)
+    second = SeamNetwork(build_random("fcn_resnet50", 5), INPUT)
+    image = pictures((64, 64))
+    with torch.no_grad():
+        logits = first(image)
+        torch.testing.assert_close(logits, second(image))
+    assert logits.dtype == torch.float32
+    assert 1e-3 < logits.std() < 1e3
+
+
+def test_source_network_stays_as_it_is() -> None:
+    network = build_random("lraspp_mobilenet_v3_large", 2)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    SeamNetwork(network, INPUT)
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+def test_no_batch_normalisation_and_no_auxiliary_head_are_left() -> None:
+    for architecture in ("lraspp_mobilenet_v3_large", "deeplabv3_resnet50"):
+        seam = SeamNetwork(build(architecture, 21), INPUT)
+        assert not [m for m in seam.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        assert not [name for name, _ in seam.named_modules() if "aux" in name]
+
+
+def test_unknown_architecture() -> None:
+    with pytest.raises(ModelError, match=r"unknown architecture 'unet'.*fcn_resnet50"):
+        build("unet", 2)
+
+
+BROKEN = """
+import sys, types, importlib.abc
+import torch
+
+class Once(importlib.abc.MetaPathFinder):
+    '''Fails torchvision's first import as a build without operators does.'''
+    tries = 0
+    def find_spec(self, name, path, target=None):
+        if name == "torchvision._meta_registrations" and not hasattr(torch.ops.torchvision, "nms"):
+            Once.tries += 1
+            raise RuntimeError("operator torchvision::nms does not exist")
+
+sys.meta_path.insert(0, Once())
+from rtseg.nets.build import build
+network = build("lraspp_mobilenet_v3_large", 2)
+print(Once.tries, tuple(network(torch.zeros(1, 3, 32, 32))["out"].shape))
+"""
+
+
+def test_torchvision_without_its_operators_still_builds() -> None:
+    """Whatever torchvision is installed, its first import fails here."""
+    done = subprocess.run([sys.executable, "-c", BROKEN], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split(maxsplit=1) == ["1", "(1, 2, 32, 32)\n"]
+
+
+def test_another_failure_of_torchvision_is_one_line() -> None:
+    code = (
+        "import sys; sys.modules['torchvision'] = None\n"
+        "from rtseg.errors import ModelError\n"
+        "from rtseg.nets.torchvision_import import segmentation\n"
+        "try:\n    segmentation()\nexcept ModelError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.startswith("cannot import torchvision: "), done.stderr
+    assert done.stdout.count("\n") == 1

@@ -1,0 +1,282 @@
+"""Downloads against a server that misbehaves, and files that are not what they should be."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import torch
+
+from rtseg.errors import DownloadError, ModelError
+from rtseg.labels import VOC, LabelSet
+from rtseg.nets import find_model
+from rtseg.nets.build import build, build_random
+from rtseg.nets.state import load_network, read_checkpoint, save_checkpoint
+from rtseg.nets.weights import fetch, is_intact, weights_path
+from rtseg.zoo import MODELS, InputSpec, Model, ModelSpec, WeightsSpec
+
+NAME = "lraspp_mobilenet_v3_large"
+TWO = LabelSet(("background", "person"), ((0, 0, 0), (1, 2, 3)))
+CONTENT = bytes(range(256)) * 2048
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+@dataclass
+class Server:
+    """Answers as `faults` say, one after the other, then well."""
+
+    port: int = 0
+    faults: list[str] = field(default_factory=list)
+    requests: int = 0
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    state = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            state.requests += 1
+            fault = state.faults.pop(0) if state.faults else ""
+            if fault == "404":
+                self.send_error(404)
+                return
+            body = CONTENT[::-1] if fault == "wrong" else CONTENT
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[:100_000] if fault == "cut" else body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.daemon_threads = True
+    state.port = http.server_port
+    thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield state
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def published(server: Server, sha256: str = DIGEST[:8]) -> WeightsSpec:
+    return WeightsSpec(f"http://127.0.0.1:{server.port}/net-{sha256}.pth", sha256, "none", 0.5)
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("digits", [8, 64])
+def test_download_once_verified_and_reported(server: Server, cache: Path, digits: int) -> None:
+    weights = published(server, DIGEST[:digits])
+    told: list[tuple[str, int, int]] = []
+    path = fetch(weights, lambda title, done, total: told.append((title, done, total)))
+    assert path == weights_path(weights)
+    assert path.read_bytes() == CONTENT
+    assert files(cache) == [path]
+    assert {title for title, _, _ in told} == {path.name}
+    assert told[-1][1:] == (len(CONTENT), len(CONTENT))
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert fetch(weights) == path
+    assert server.requests == 1
+
+
+def test_broken_off_download_leaves_nothing_and_restarts(server: Server, cache: Path) -> None:
+    server.faults = ["cut"]
+    with pytest.raises(DownloadError, match="connection broke off") as caught:
+        fetch(published(server))
+    assert files(cache) == []
+    assert str(weights_path(published(server))) in str(caught.value)
+    assert fetch(published(server)).read_bytes() == CONTENT
+
+
+def test_wrong_content_is_refused_and_removed(server: Server, cache: Path) -> None:
+    server.faults = ["wrong"]
+    with pytest.raises(DownloadError, match=rf"SHA-256 .* but {DIGEST[:8]}\.\.\. was published"):
+        fetch(published(server))
+    assert files(cache) == []
+
+
+def test_damaged_file_in_the_cache_is_downloaded_again(server: Server) -> None:
+    weights = published(server)
+    weights_path(weights).parent.mkdir(parents=True)
+    weights_path(weights).write_bytes(CONTENT[:1000])
+    assert not is_intact(weights_path(weights), weights)
+    assert fetch(weights).read_bytes() == CONTENT
+    assert is_intact(weights_path(weights), weights)
+
+
+def test_damaged_file_survives_when_there_is_no_better_one(server: Server) -> None:
+    weights = published(server)
+    weights_path(weights).parent.mkdir(parents=True)
+    weights_path(weights).write_bytes(b"half")
+    server.faults = ["404"]
+    with pytest.raises(DownloadError, match="404 Not Found"):
+        fetch(weights)
+    assert weights_path(weights).read_bytes() == b"half"
+
+
+def test_server_down_says_url_path_and_what_to_do(server: Server) -> None:
+    weights = replace(published(server), url="http://127.0.0.1:9/net.pth")
+    with pytest.raises(DownloadError) as caught:
+        fetch(weights)
+    text = str(caught.value)
+    assert "\n" not in text
+    for part in (weights.url, "no connection", str(weights_path(weights)), "--weights random"):
+        assert part in text
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://", "http://[half/x.pth"])
+def test_addresses_that_are_none(url: str) -> None:
+    with pytest.raises((DownloadError, ValueError)):
+        fetch(WeightsSpec(url, "00", "none", 1.0))
+
+
+def test_cache_that_cannot_be_written(server: Server, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(DownloadError, match=r"below.*Put the file at"):
+        fetch(published(server))
+
+
+def test_zoo_name_downloads_and_loads(server: Server, monkeypatch, tmp_path: Path) -> None:
+    trained = build_random(NAME, 21, seed=5)
+    extra = {"aux_classifier.0.weight": torch.zeros(3)}  # a head that served the training only
+    torch.save({**trained.state_dict(), **extra}, tmp_path / "published.pth")
+    content = (tmp_path / "published.pth").read_bytes()
+    monkeypatch.setattr(__import__(__name__), "CONTENT", content)
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    spec = replace(MODELS[NAME], weights=published(server, digest))
+    monkeypatch.setitem(MODELS, NAME, spec)
+    model = find_model(NAME)
+    assert (model.spec, model.format) == (spec, "torch")
+    stem = load_network(model).backbone.state_dict()
+    assert torch.isfinite(stem["0.0.weight"]).all()
+    assert server.requests == 1
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+def same(found: torch.nn.Module, state: dict[str, torch.Tensor]) -> bool:
+    key = "classifier.low_classifier.weight"
+    return torch.equal(found.state_dict()[key], state[key])
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
+def test_checkpoint_of_ours_needs_no_other_flag(tmp_path: Path, suffix: str) -> None:
+    spec = ModelSpec("mine", NAME, TWO, InputSpec((96, 128)))
+    state = build(NAME, 2).state_dict()
+    path = tmp_path / f"mine{suffix}"
+    save_checkpoint(path, spec, state)
+    model = find_model(path)
+    assert (model.spec, model.file, model.format) == (spec, path, "torch")
+    assert same(load_network(model), state)
+    assert find_model(NAME, weights=path).spec == spec
+    assert find_model(path, weights="random").format == "random"
+    with pytest.raises(ModelError, match=f"they are of {NAME}"):
+        find_model("fcn_resnet50", weights=path)
+
+
+def test_state_dict_needs_its_name_and_labels(tmp_path: Path) -> None:
+    state = build(NAME, 2).state_dict()
+    path = tmp_path / "bare.pth"
+    torch.save({"model": {f"module.{key}": value for key, value in state.items()}}, path)
+    with pytest.raises(ModelError, match=r"cannot tell which network .*--model NAME --weights"):
+        find_model(path)
+    with pytest.raises(ModelError, match=r"it has 2 classes, .* has 21"):
+        load_network(find_model(NAME, weights=path))
+    flagged = find_model(NAME, weights=path, input_flags={"labels": "sky, ground", "std": None})
+    assert flagged.spec.labels.names == ("sky", "ground")
+    assert flagged.spec.miou is None
+    path.with_suffix(".toml").write_text(
+        f'architecture = "{NAME}"\nlabels = ["background", "dog"]\nsize = [64, 96]\nmean = 0.5\n'
+    )
+    by_sidecar = find_model(path)
+    assert by_sidecar.spec.labels.names == ("background", "dog")
+    assert (by_sidecar.spec.input.size, by_sidecar.spec.input.mean) == ((64, 96), (0.5, 0.5, 0.5))
+    assert same(load_network(by_sidecar), state)
+
+
+def test_weights_of_another_network(tmp_path: Path) -> None:
+    path = tmp_path / "other.pth"
+    torch.save(build("deeplabv3_mobilenet_v3_large", 21).state_dict(), path)
+    with pytest.raises(ModelError, match=r"\d+ weights missing \(.*\d+ weights not known"):
+        load_network(find_model(NAME, weights=path))
+
+
+def damaged(kind: str, path: Path) -> None:
+    whole = path.with_name("whole.pth")
+    torch.save(build(NAME, 21).state_dict(), whole)
+    content = whole.read_bytes()
+    if kind == "code":
+        path.write_bytes(pickle.dumps(Model, protocol=2))
+    elif kind == "code in a checkpoint":
+        torch.save({"state_dict": {"a": Path("x")}}, path)
+    elif kind == "no tensors":
+        torch.save({"a": 1}, path)
+    elif kind == "a tensor":
+        torch.save(torch.zeros(3), path)
+    else:
+        path.write_bytes({"empty": b"", "junk": b"junk" * 999, "cut": content[:-9999]}[kind])
+
+
+@pytest.mark.parametrize(
+    "kind", ["empty", "junk", "cut", "code", "code in a checkpoint", "no tensors", "a tensor"]
+)
+def test_files_that_are_no_weights_give_one_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "bad.pth"
+    damaged(kind, path)
+    with pytest.raises(ModelError) as caught:
+        load_network(find_model(NAME, weights=path))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert str(path) in text
+    assert ("run code" in text) == kind.startswith("code")
+
+
+@pytest.mark.parametrize("content", [b"", b"junk" * 99])
+def test_damaged_safetensors(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="no safetensors file, or damaged"):
+        find_model(path)
+    with pytest.raises(ModelError, match="no safetensors file, or damaged"):
+        read_checkpoint(path)
+
+
+def test_missing_files_and_wrong_kinds(tmp_path: Path) -> None:
+    for name in ("none.pth", "none.onnx", "none.safetensors"):
+        with pytest.raises(ModelError, match=f"{name}.*no such file"):
+            find_model(tmp_path / name)
+        with pytest.raises(ModelError, match="no such file"):
+            find_model(NAME, weights=tmp_path / name)
+    (tmp_path / "x.onnx").write_bytes(b"junk")
+    with pytest.raises(ModelError, match="an ONNX file is a whole network"):
+        find_model(NAME, weights=tmp_path / "x.onnx")
+    with pytest.raises(ModelError, match="has its own"):
+        find_model(tmp_path / "x.onnx", weights="random")
+    with pytest.raises(ModelError, match=r"x\.onnx.*no ONNX file, or damaged"):
+        find_model(tmp_path / "x.onnx")
+
+
+def test_random_weights_are_said_aloud() -> None:
+    model = find_model(NAME, weights="random")
+    assert (model.file, model.format, model.spec.labels) == (None, "random", VOC)
+    assert "random weights" in model.notes[0]
+    assert model.spec.miou is None
