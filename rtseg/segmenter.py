@@ -104,9 +104,14 @@ class Segmenter:
         return cv2.cvtColor(resized(image, self.input_size), cv2.COLOR_BGR2RGB)[np.newaxis]
 
     def _segmentation(self, scores: NDArray[np.float32], image: Image) -> Segmentation:
-        size = (image.shape[0], image.shape[1])
+        spec = self.backend.spec
         return Segmentation(
-            scores[0], self.labels, size, kind=self.backend.spec.output, selected=self.selected
+            scores[0],
+            self.labels,
+            (image.shape[0], image.shape[1]),
+            kind=spec.output,
+            selected=self.selected,
+            align_corners=spec.align_corners,
         )
 
     def __enter__(self) -> Segmenter:

@@ -68,6 +68,7 @@ class ModelSpec:
         parameters: how many numbers it has, in millions.
         output_name: which output of a foreign ONNX file to read; "" is its first.
         output_layout: where the classes of that output are.
+        align_corners: whether the outermost scores lie on the outermost pixels; see `decode_mask`.
     """
 
     name: str
@@ -82,6 +83,7 @@ class ModelSpec:
     licence: str = ""
     output_name: str = ""
     output_layout: Literal["NCHW", "NHWC"] = "NCHW"
+    align_corners: bool = False
 
     def to_json(self) -> str:
         """The spec as one line of JSON; `from_json` gives an equal spec back."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -84,6 +86,21 @@ def test_shrinking_averages_instead_of_skipping() -> None:
 def test_other_arrays_are_refused(image) -> None:
     with pytest.raises(ValueError, match="uint8 BGR, got"):
         Segmenter(Redness((32, 32)))(image)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_scores_lie_where_the_spec_says(align_corners) -> None:
+    class Soft(Redness):
+        def __call__(self, batch: np.ndarray) -> np.ndarray:
+            return super().__call__(batch) / np.float32(127)
+
+    backend = Soft((2, 2))
+    backend.spec = replace(backend.spec, align_corners=align_corners)
+    half = np.zeros((4, 9, 3), np.uint8)
+    half[:, 5:, 2] = 255
+    probability = Segmenter(backend)(half).probability("person")[0]
+    # between the two samples the probability grows: over the whole frame, or its middle half
+    assert (np.diff(probability) > 0).sum() == (8 if align_corners else 6)
 
 
 def test_only_selected_classes_remain() -> None:

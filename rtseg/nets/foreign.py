@@ -46,6 +46,7 @@ def onnx_spec(path: Path, settings: Settings) -> tuple[ModelSpec, tuple[str, ...
         output=said.output_kind(settings),
         output_name=name,
         output_layout=layout,
+        align_corners=settings.get("align_corners", False),
     )
     note = f"{path.name} does not say everything; assumed: {', '.join(assumed)}"
     return spec, (note,) if assumed else ()

@@ -12,6 +12,7 @@
     background = "background"        # a name, an index, or "none"
     activation = "none"              # logits; "softmax" or "sigmoid": already probabilities
     output = "logits"                # which output, by name
+    align_corners = false            # true for most networks from TensorFlow
     architecture = "fcn_resnet50"    # of a state dict
 
 Everything is optional: what is not said is read from the file, or assumed, aloud.
@@ -29,13 +30,14 @@ from rtseg.labels import PERSON, VOC, LabelSet, voc_colours
 Settings = dict[str, Any]
 
 KEYS = frozenset(
-    "layout colour dtype size scale mean std labels background activation output architecture "
-    "name".split()
+    "layout colour dtype size scale mean std labels background activation output align_corners "
+    "architecture name".split()
 )
 CHOICES = {
     "layout": ("NCHW", "NHWC"),
     "colour": ("RGB", "BGR"),
     "dtype": ("float32", "uint8"),
+    "align_corners": (True, False),
     "activation": ("none", "logits", "softmax", "sigmoid", "probabilities"),
 }
 KNOWN_LABELS = {"voc": VOC, "person": PERSON}
@@ -76,7 +78,7 @@ def _check(where: str, values: Settings) -> None:
             known = ", ".join(sorted(KEYS))
             raise ModelError(f"unknown setting {key!r} in {where}", found=f"there are {known}")
         if key in CHOICES and value not in CHOICES[key]:
-            choices = ", ".join(CHOICES[key])
+            choices = ", ".join(map(str, CHOICES[key]))
             raise ModelError(f"{key} = {value!r} in {where}", found=f"it is one of {choices}")
 
 

@@ -17,6 +17,7 @@ from rtseg.sources.options import SourceOptions
 
 WIDTH, HEIGHT = 1280, 720
 FRAME_RATE = Fraction(30)
+WIDE = 896
 
 
 class PortraitSource(Source):
@@ -40,7 +41,7 @@ class PortraitSource(Source):
         super().__init__(clock)
         count = max(1, round(_seconds(target) * FRAME_RATE))
         self.info = SourceInfo("portrait of Grace Hopper", WIDTH, HEIGHT, FRAME_RATE, count)
-        self._picture = load_portrait()
+        self._picture = widened(load_portrait())
         self._index = 0
 
     def _read(self) -> Frame | None:
@@ -62,6 +63,19 @@ def load_portrait() -> Image:
     return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
 
 
+def widened(picture: Image) -> Image:
+    """The picture in the middle of a wider one, whose sides are its own blurred background.
+
+    The clip is wide and the portrait upright: without, only a face would fit, and no person.
+    """
+    width = picture.shape[1]
+    side = (WIDE - width) // 2
+    wide = cv2.copyMakeBorder(picture, 0, 0, side, side, cv2.BORDER_REFLECT_101)
+    blurred = cv2.GaussianBlur(wide, (0, 0), 30)
+    blurred[:, side : side + width] = picture
+    return np.asarray(blurred, np.uint8)
+
+
 def look_at(picture: Image, progress: float) -> Image:
     """What the eye sees at `progress` (0..1) of its way: up to the face, closer, and back.
 
@@ -70,9 +84,9 @@ def look_at(picture: Image, progress: float) -> Image:
     """
     height, width = picture.shape[:2]
     eased = 0.5 - 0.5 * math.cos(2 * math.pi * progress)
-    seen_width = width * (1.0 - 0.15 * eased)
-    centre_x = width * (0.5 + 0.03 * math.sin(2 * math.pi * progress))
-    centre_y = height * (0.58 - 0.26 * eased)
+    seen_width = width * (1.0 - 0.3 * eased)
+    centre_x = width * (0.5 + 0.02 * math.sin(2 * math.pi * progress))
+    centre_y = height * (0.575 - 0.23 * eased)
     scale = WIDTH / seen_width
     shift = np.array(
         [

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
 
 from rtseg.errors import SourceError

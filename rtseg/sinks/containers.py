@@ -1,0 +1,138 @@
+"""What each container holds: codecs, their settings, and the sound it takes as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
+import av
+from av.codec import codecs_available
+
+from rtseg.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A video encoder and how it is set for real time.
+
+    Attributes:
+        library: FFmpeg's name of it.
+        pix_fmt: what it is given.
+        options: FFmpeg's private options.
+        crf: the usual constant rate factor; None where the codec has none.
+        crf_max: the largest one.
+        bit_rate: its ceiling in bits per second, for the codec whose crf needs one; 0 is none.
+    """
+
+    library: str
+    pix_fmt: str
+    options: dict[str, str] = field(default_factory=dict)
+    crf: int | None = None
+    crf_max: int = 51
+    bit_rate: int = 0
+
+
+# No B-frames: packets come in the order of display, so that the last frame's duration is exact at
+# variable rates, AVI (which knows no presentation times) can hold them, and sound goes alongside.
+_VP = {"deadline": "realtime", "lag-in-frames": "0", "auto-alt-ref": "0"}
+ENCODERS = {
+    "h264": Encoder("libx264", "yuv420p", {"preset": "veryfast", "bf": "0"}, crf=20),
+    "hevc": Encoder(
+        "libx265",
+        "yuv420p",
+        {"preset": "veryfast", "x265-params": "bframes=0:log-level=none"},
+        crf=24,
+    ),
+    "vp9": Encoder(
+        "libvpx-vp9", "yuv420p", {**_VP, "cpu-used": "7", "row-mt": "1"}, crf=30, crf_max=63
+    ),
+    "vp8": Encoder(
+        "libvpx", "yuv420p", {**_VP, "cpu-used": "5"}, crf=10, crf_max=63, bit_rate=8_000_000
+    ),
+    "mjpeg": Encoder("mjpeg", "yuvj420p", {"qmin": "2", "qmax": "4"}),
+    "ffv1": Encoder("ffv1", "bgr0", {"level": "3"}),
+}
+
+
+@dataclass(frozen=True)
+class Container:
+    """A kind of file.
+
+    Attributes:
+        codecs: keys of `ENCODERS`, the usual one first.
+        sounds: FFmpeg's names of the audio codecs it holds as they are.
+        sound: the encoder for all others.
+        variable: whether it can hold variable frame times.
+        early_sound: whether sound may begin before the picture (an edit list hides it), so that
+            a decoder is warmed up when the first sample is due.
+        options: of FFmpeg's writer.
+    """
+
+    codecs: tuple[str, ...]
+    sounds: frozenset[str]
+    sound: str
+    variable: bool = True
+    early_sound: bool = False
+    options: dict[str, str] = field(default_factory=dict)
+
+
+CONTAINERS = {
+    ".mp4": Container(
+        ("h264", "hevc"),
+        frozenset("aac mp3 ac3 eac3 alac opus".split()),
+        "aac",
+        early_sound=True,
+        options={"movflags": "+faststart"},
+    ),
+    ".mkv": Container(
+        ("h264", "hevc", "vp9", "vp8", "mjpeg", "ffv1"),
+        frozenset("aac mp3 mp2 ac3 eac3 dts flac alac opus vorbis pcm_s16le pcm_s24le".split()),
+        "aac",
+    ),
+    ".webm": Container(("vp9", "vp8"), frozenset(["opus", "vorbis"]), "libopus"),
+    # AVI knows no start times: compressed sound is copied only when it begins with the picture
+    ".avi": Container(
+        ("h264", "mjpeg", "ffv1"),
+        frozenset("aac mp3 mp2 ac3 pcm_s16le pcm_u8".split()),
+        "pcm_s16le",
+        variable=False,
+    ),
+}
+
+
+def find_encoder(suffix: str, codec: str | None, crf: int | None) -> tuple[Encoder, dict[str, str]]:
+    """The encoder for a container, and its options.
+
+    Raises:
+        UsageError: the container does not hold the codec, it is not installed, or the crf is
+            out of its range.
+    """
+    known = CONTAINERS[suffix].codecs
+    name = codec or next((key for key in known if _installed(key)), known[0])
+    if name not in known:
+        raise UsageError(
+            f"codec {name!r} for {suffix}",
+            found=f"{suffix} files are written as {', '.join(known)}",
+        )
+    if not _installed(name):
+        raise UsageError(
+            f"codec {name!r}",
+            found=f"this FFmpeg ({av.__version__}) lacks {ENCODERS[name].library}",
+        )
+    encoder = ENCODERS[name]
+    return encoder, {**encoder.options, **_quality(name, encoder, crf)}
+
+
+def _quality(name: str, encoder: Encoder, crf: int | None) -> dict[str, str]:
+    if encoder.crf is None:
+        if crf is not None:
+            raise UsageError(f"--crf {crf}", found=f"codec {name} has no constant rate factor")
+        return {}
+    crf = encoder.crf if crf is None else crf
+    if not 0 <= crf <= encoder.crf_max:
+        raise UsageError(f"--crf {crf}", found=f"{name} takes 0 to {encoder.crf_max}")
+    return {"crf": str(crf)}
+
+
+def _installed(name: str) -> bool:
+    return ENCODERS[name].library in codecs_available

@@ -1,0 +1,165 @@
+"""A figure of one picture: the original, the segmented, and a legend, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
+
+from rtseg.blend import blend, overlay_table
+from rtseg.contracts import Rendered, Sink, SourceInfo
+from rtseg.errors import UsageError
+from rtseg.frame import Image
+from rtseg.labels import Colour, LabelSet
+from rtseg.segmentation import Segmentation
+from rtseg.sinks import SinkOptions
+from rtseg.sinks.file_target import FileTarget, cannot_write
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
+
+ALPHA = 0.4
+"""The 60/40 blend, whatever the view shows."""
+
+_PANE = 6.0  # inches of the longer side of a picture
+_LEGEND = 2.3  # inches
+_MARGIN = 0.2  # inches
+_HEAD = 0.75  # inches, for the title and the captions
+_DOTS = 160  # per inch
+_ROWS = 24  # of the legend; the rest is counted in one more
+
+
+class FigureSink(Sink):
+    """Writes a figure of the first frame, and counts those that it leaves out."""
+
+    wants_image = False
+
+    def __init__(
+        self, path: Path, info: SourceInfo, labels: LabelSet, options: SinkOptions
+    ) -> None:
+        if path.suffix.lower() not in SUFFIXES:
+            raise UsageError(
+                f"cannot write a figure to {path}", found=f"figures end in {' '.join(SUFFIXES)}"
+            )
+        self._path, self._labels = path, labels
+        self._title = info.name
+        self._table = overlay_table(labels, ALPHA)
+        self._target: FileTarget | None = FileTarget(path, overwrite=options.overwrite)
+        self.frames = 0
+
+    def write(self, rendered: Rendered) -> None:
+        """Draw the first frame, and put it in place at once; count the others.
+
+        Raises:
+            SinkError: it cannot be written.
+        """
+        target, self._target = self._target, None
+        if target is None:
+            self.frames += 1
+            return
+        frame, segmentation = rendered.frame, rendered.segmentation
+        overlay = blend(frame.image, segmentation.mask, self._table)
+        rows = legend_rows(segmentation, self._labels)
+        figure = draw_figure(frame.image, overlay, rows, frame.name or self._title)
+        try:
+            figure.savefig(target.part, dpi=_DOTS)
+        except OSError as error:
+            target.discard()
+            raise cannot_write(self._path, error) from error
+        target.commit()
+        self.frames = 1
+
+    def close(self) -> None:
+        """Leave nothing behind when no frame came."""
+        if self._target is not None:
+            self._target.discard()
+
+    def summary(self) -> str:
+        """Where the figure is, and that it shows one frame of several."""
+        if not self.frames:
+            return ""
+        return f"figure to {self._path}" + (
+            f", of the first of {self.frames} frames" if self.frames > 1 else ""
+        )
+
+
+def legend_rows(segmentation: Segmentation, labels: LabelSet) -> list[tuple[str, float, Colour]]:
+    """Name, share of the frame and colour of the classes in view, the largest first."""
+    largest = sorted(segmentation.shares.items(), key=lambda item: -item[1])
+    return [(labels.names[index], share, labels.colours[index]) for index, share in largest]
+
+
+def draw_figure(
+    image: Image, overlay: Image, rows: list[tuple[str, float, Colour]], title: str
+) -> Figure:
+    """The figure, on a canvas of its own: nothing of matplotlib's global state is touched.
+
+    Args:
+        image, overlay: (H, W, 3) uint8 BGR.
+        rows: name, share in 0..1 and RGB colour of each class in the legend.
+    """
+    scale = _PANE / max(image.shape[:2])
+    width = max(image.shape[1] * scale, 1.5)
+    height = max(image.shape[0] * scale, 1.5)
+    figure = Figure((2 * width + _LEGEND + 4 * _MARGIN, height + _HEAD + _MARGIN))
+    FigureCanvasAgg(figure)
+    total_width, total_height = figure.get_size_inches()
+
+    def pane(left: float, wide: float) -> Any:
+        """An empty box from the foot of the figure to below its head, placed in inches."""
+        box = left / total_width, _MARGIN / total_height, wide / total_width, height / total_height
+        axes = figure.add_axes(box)
+        axes.set_axis_off()
+        return axes
+
+    _show(pane(_MARGIN, width), image, "original")
+    _show(pane(2 * _MARGIN + width, width), overlay, "segmented")
+    _write_legend(pane(3 * _MARGIN + 2 * width, _LEGEND), rows, height)
+    top = 1 - 0.14 / total_height
+    figure.text(_MARGIN / total_width, top, _known(title), va="top", fontsize=11, color="0.4")
+    return figure
+
+
+def _show(axes: Any, image: Image, caption: str) -> None:
+    """A BGR picture that fills its box, as far as its shape allows."""
+    height, width = image.shape[:2]
+    smooth = "antialiased" if min(height, width) >= 64 else "nearest"
+    drawn = AxesImage(axes, interpolation=smooth, extent=(0, width, height, 0))
+    drawn.set_data(image[..., ::-1])
+    axes.add_image(drawn)
+    axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
+    axes.set_title(caption, loc="left", fontsize=12)
+
+
+def _write_legend(axes: Any, rows: list[tuple[str, float, Colour]], height: float) -> None:
+    """A square, a name and a share per line, from the top of an empty box."""
+    axes.set(xlim=(0, _LEGEND), ylim=(-height, 0))
+    axes.set_title("classes", fontsize=12, loc="left")
+    shown = rows[:_ROWS]
+    step = min(0.3, height / (len(shown) + 1))
+    for number, (name, share, colour) in enumerate(shown):
+        middle = -(number + 0.5) * step
+        square = (0.02, middle - 0.28 * step), 0.56 * step, 0.56 * step
+        face = tuple(level / 255 for level in colour)
+        axes.add_patch(Rectangle(*square, facecolor=face, edgecolor="0.4", linewidth=0.6))
+        font = {"va": "center", "fontsize": min(11, 40 * step)}
+        axes.text(0.02 + 0.85 * step, middle, _known(name), **font)
+        axes.text(_LEGEND, middle, _percent(share), ha="right", **font)
+    if len(rows) != len(shown) or not rows:
+        more = f"+ {len(rows) - len(shown)} more" if rows else "no class in view"
+        axes.text(0.02, -(len(shown) + 0.5) * step, more, va="center", fontsize=10, color="0.35")
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 else "<0.1%"
+
+
+def _known(text: str) -> str:
+    """`text` with letters the figure's font lacks spelled as `u4eba`, and no mathematics."""
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    letters = (c if font.get_char_index(ord(c)) else f"u{ord(c):04x}" for c in text)
+    return "".join(letters).replace("$", r"\$")

@@ -1,0 +1,96 @@
+"""Index masks: the class of every pixel, exactly, as a video or as palette pictures."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image as PaletteImage
+
+from rtseg.contracts import Rendered, Sink, SourceInfo
+from rtseg.errors import UsageError
+from rtseg.frame import VOID, Mask
+from rtseg.labels import LabelSet
+from rtseg.sinks import PICTURE_SUFFIXES, VIDEO_SUFFIXES, SinkOptions
+from rtseg.sinks.containers import Encoder
+from rtseg.sinks.pictures import PictureFiles
+from rtseg.sinks.video_file import VideoFile
+
+LOSSLESS = {
+    ".mkv": Encoder("ffv1", "gray", {"level": "3"}),
+    ".avi": Encoder("ffv1", "gray", {"level": "3"}),
+    # FFmpeg gives grey H.264 back as limited-range YUV; three equal RGB planes come back exactly
+    ".mp4": Encoder("libx264rgb", "bgr24", {"preset": "veryfast", "qp": "0", "bf": "0"}),
+}
+"""Read back by FFmpeg, PyAV and OpenCV, each pixel's value (in any channel) is its class index."""
+
+VOID_COLOUR = (224, 224, 192)
+"""Pascal VOC's colour for "no class"."""
+
+
+class MaskSink(Sink):
+    """Writes index masks: `.mkv .avi .mp4` videos, or PNGs in the palette of the classes."""
+
+    wants_image = False
+
+    def __init__(
+        self, path: Path, info: SourceInfo, labels: LabelSet, options: SinkOptions
+    ) -> None:
+        suffix = path.suffix.lower()
+        self._palette = palette(labels)
+        self._video: VideoFile | None = None
+        self._files: PictureFiles | None = None
+        if suffix in LOSSLESS and not path.is_dir():
+            encoder = LOSSLESS[suffix]
+            self._video = VideoFile(
+                path, _without_tags(info), encoder, encoder.options, overwrite=options.overwrite
+            )
+        elif suffix in VIDEO_SUFFIXES or (suffix in PICTURE_SUFFIXES and suffix != ".png"):
+            raise UsageError(
+                f"cannot write masks to {path}",
+                found=f"{suffix} would change the indices",
+                do=f"Use {' '.join(LOSSLESS)}, .png or a folder.",
+            )
+        else:
+            self._files = PictureFiles(path, info, overwrite=options.overwrite)
+
+    def write(self, rendered: Rendered) -> None:
+        """Write the mask of one frame."""
+        mask = rendered.segmentation.mask
+        if self._video is not None:
+            self._video.add(mask, rendered.frame)
+        elif self._files is not None:
+            self._files.write(rendered.frame, lambda suffix: palette_png(mask, self._palette))
+
+    def close(self) -> None:
+        """Finish, check, put in place."""
+        for target in (self._video, self._files):
+            if target is not None:
+                target.close()
+
+    def summary(self) -> str:
+        """How many went where."""
+        if self._video is not None:
+            return self._video.summary().replace("frames", "masks", 1)
+        return self._files.summary("masks") if self._files is not None else ""
+
+
+def palette(labels: LabelSet) -> list[int]:
+    """256 RGB colours, flat: the classes' own, black for none, VOC's for VOID."""
+    colours = [*labels.colours, *[(0, 0, 0)] * (VOID - len(labels)), VOID_COLOUR]
+    return [channel for colour in colours for channel in colour]
+
+
+def palette_png(mask: Mask, colours: list[int]) -> bytes:
+    """(H, W) uint8 indices as a PNG whose pixels are the indices, shown in `colours`."""
+    picture = PaletteImage.fromarray(mask).convert("L")
+    picture.putpalette(colours)
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def _without_tags(info: SourceInfo) -> SourceInfo:
+    """Indices are no colours; nobody may convert them."""
+    return replace(info, colour_tags=None)

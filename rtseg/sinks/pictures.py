@@ -1,0 +1,162 @@
+"""Pictures: a folder of them, a numbered pattern, or a single one."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+
+from rtseg.contracts import Rendered, Sink, SourceInfo
+from rtseg.errors import SinkError, UsageError
+from rtseg.frame import Frame, Image
+from rtseg.labels import LabelSet
+from rtseg.sinks import PICTURE_SUFFIXES, SinkOptions
+from rtseg.sinks.file_target import cannot_write, check_new, check_parent
+
+NUMBER = re.compile(r"%0?\d*d")
+
+JPEG_QUALITY = 95
+
+
+class PictureFiles:
+    """Names for pictures, one per frame, and files that appear whole or not at all.
+
+    `frames_%06d.png` takes the frame's number; `folder` the frame's name, or its number where it
+    has none or the name was used before; `picture.png` belongs to a source of one picture.
+
+    Raises:
+        UsageError: pictures are there already, or there is nowhere to put them.
+        SinkError: the folder cannot be written.
+    """
+
+    def __init__(self, path: Path, info: SourceInfo, *, overwrite: bool) -> None:
+        self.path, self.count = path, 0
+        self._used: set[str] = set()
+        self._single = path.suffix.lower() in PICTURE_SUFFIXES and not NUMBER.search(path.name)
+        self._folder = path.suffix.lower() not in PICTURE_SUFFIXES or path.is_dir()
+        check_parent(path)
+        if self._folder:
+            self._open_folder(overwrite)
+        elif self._single:
+            self._single_only(info)
+            check_new(path, overwrite)
+        elif not overwrite and (found := self._matching()):
+            raise UsageError(f"{path} exists", found=found, do="Pass -y to overwrite.")
+        self._check_writable(path if self._folder else path.parent)
+
+    def write(self, frame: Frame, encode: Callable[[str], bytes]) -> None:
+        """Write one picture; `encode` turns its suffix into its bytes.
+
+        Raises:
+            SinkError: it cannot be written.
+        """
+        path = self._name(frame)
+        part = path.with_name(f".{path.stem}.part{path.suffix}")
+        try:
+            part.write_bytes(encode(path.suffix.lower()))
+            os.replace(part, path)  # noqa: PTH105 - the name says that it is atomic
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            kept = f"The {self.count} pictures until then are there." if self.count else ""
+            raise cannot_write(path, error, kept) from error
+        self.count += 1
+
+    def close(self) -> None:
+        """Remove the folder again when nothing was put into it."""
+        if self._folder and self._made and not self.count and self.path.is_dir():
+            self.path.rmdir()
+
+    def summary(self, what: str) -> str:
+        """One line: how many went where."""
+        return f"{self.count} {what} to {self.path}" if self.count else ""
+
+    def _name(self, frame: Frame) -> Path:
+        if self._folder:
+            name = re.sub(r"[\\/:\0]", "_", frame.name) or f"{frame.index:06d}"
+            if name.casefold() in self._used:
+                name = f"{name}_{frame.index:06d}"
+            self._used.add(name.casefold())
+            return self.path / f"{name}.png"
+        if self._single:
+            if self.count:
+                raise SinkError(
+                    f"{self.path} is one picture", found="the source has more", do=MANY_PICTURES
+                )
+            return self.path
+        return self.path.with_name(
+            NUMBER.sub(lambda field: field[0] % frame.index, self.path.name, count=1)
+        )
+
+    def _open_folder(self, overwrite: bool) -> None:
+        self._made = not self.path.exists()
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"cannot write into {self.path}", found="it is a file")
+        if not self._made and not overwrite and any(self.path.iterdir()):
+            raise UsageError(f"{self.path} is not empty", do="Pass -y to overwrite what is in it.")
+        try:
+            self.path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    def _single_only(self, info: SourceInfo) -> None:
+        if info.frame_count != 1:
+            raise UsageError(
+                f"{self.path} is one picture",
+                found=f"{info.name} has {info.frame_count or 'any number of'} frames",
+                do=MANY_PICTURES,
+            )
+
+    def _matching(self) -> str:
+        """The name of a file that the pattern would write, if one is there."""
+        before, after = NUMBER.split(self.path.name, maxsplit=1)
+        wanted = re.compile(re.escape(before) + r"\d+" + re.escape(after))
+        names = sorted(entry.name for entry in self.path.parent.iterdir())
+        return next((name for name in names if wanted.fullmatch(name)), "")
+
+    def _check_writable(self, folder: Path) -> None:
+        probe = folder / ".rtseg.part"
+        try:
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+
+MANY_PICTURES = "For many, write frames_%06d.png, folder/ or out.mp4."
+
+
+class PictureSink(Sink):
+    """Writes every finished picture as PNG or JPEG."""
+
+    def __init__(
+        self, path: Path, info: SourceInfo, labels: LabelSet, options: SinkOptions
+    ) -> None:
+        self._files = PictureFiles(path, info, overwrite=options.overwrite)
+
+    def write(self, rendered: Rendered) -> None:
+        """Write one picture."""
+        self._files.write(rendered.frame, lambda suffix: encode(rendered.image, suffix))
+
+    def close(self) -> None:
+        """Nothing is left to finish; an empty folder goes."""
+        self._files.close()
+
+    def summary(self) -> str:
+        """How many went where."""
+        return self._files.summary("pictures")
+
+
+def encode(image: Image, suffix: str) -> bytes:
+    """(H, W, 3) uint8 BGR as the bytes of a picture file.
+
+    Raises:
+        OSError: the format cannot hold it.
+    """
+    settings = [] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    done, content = cv2.imencode(suffix, image, settings)
+    if not done:
+        raise OSError(f"{suffix} cannot hold {image.shape[1]}x{image.shape[0]}")
+    return content.tobytes()

@@ -1,0 +1,43 @@
+"""A video file: every frame at its own time, with the sound and colours of its source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rtseg.contracts import Rendered, Sink, SourceInfo
+from rtseg.labels import LabelSet
+from rtseg.sinks import SinkOptions
+from rtseg.sinks.audio import Sound
+from rtseg.sinks.containers import find_encoder
+from rtseg.sinks.video_file import VideoFile
+
+
+class VideoSink(Sink):
+    """Encodes the finished pictures; `info.media`'s audio goes along unless told otherwise.
+
+    Raises:
+        UsageError: the codec does not fit the container, or the file exists.
+        SinkError: the file cannot be written; frames until then are kept.
+    """
+
+    def __init__(
+        self, path: Path, info: SourceInfo, labels: LabelSet, options: SinkOptions
+    ) -> None:
+        encoder, settings = find_encoder(path.suffix.lower(), options.codec, options.crf)
+        sound = None
+        self._file = VideoFile(path, info, encoder, settings, overwrite=options.overwrite)
+        if options.audio != "none" and info.media is not None and not info.live:
+            sound = Sound(info.media, info.media_start)
+        self._file.sound = sound
+
+    def write(self, rendered: Rendered) -> None:
+        """Encode one picture."""
+        self._file.add(rendered.image, rendered.frame)
+
+    def close(self) -> None:
+        """Finish the file, check it, and put it in place."""
+        self._file.close()
+
+    def summary(self) -> str:
+        """What was written, and what is missing."""
+        return self._file.summary()

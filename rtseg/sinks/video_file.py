@@ -1,0 +1,244 @@
+"""One video file in the making: opened by its first picture, checked before it gets its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from rtseg.contracts import SourceInfo
+from rtseg.errors import SinkError
+from rtseg.frame import Frame
+from rtseg.sinks.audio import AUDIO_ERRORS, Sound
+from rtseg.sinks.containers import CONTAINERS, Encoder
+from rtseg.sinks.file_target import FileTarget, cannot_write, reason
+from rtseg.sinks.fit import letterbox
+from rtseg.sinks.pixels import FULL, LIMITED, colours, encodable
+from rtseg.sinks.timeline import Timeline
+
+WRITE_ERRORS = (av.FFmpegError, OSError)
+
+HELD_BACK = 32
+"""Frames that an encoder may look ahead at before the first comes out, at these settings."""
+
+
+class VideoFile:
+    """Takes pictures with their frames' times; `close` makes it a file, or leaves nothing.
+
+    The first picture gives the size; later ones of another size are fitted into it. Containers
+    that hold constant rates only (AVI) repeat a picture across a gap and leave out frames that
+    come too fast, so that the wall clock is kept.
+
+    Attributes:
+        frames: pictures encoded.
+        sound: what goes along; set before the first picture.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        info: SourceInfo,
+        encoder: Encoder,
+        settings: dict[str, str],
+        *,
+        overwrite: bool,
+    ) -> None:
+        self._target = FileTarget(path, overwrite=overwrite)
+        self._container = CONTAINERS[path.suffix.lower()]
+        self._info, self._encoder, self._settings = info, encoder, settings
+        self._timeline = Timeline(info)
+        self._variable = self._container.variable
+        self._time_base = self._timeline.time_base if self._variable else 1 / self._timeline.rate
+        self._size: tuple[int, int] | None = None
+        self._output: Any = None
+        self._stream: Any = None
+        self._held: Any = None
+        self._previous: Any = None
+        self._closed = False
+        self._left_out = self._written = 0
+        self.frames = 0
+        self.sound: Sound | None = None
+
+    def add(self, picture: NDArray[np.uint8], frame: Frame) -> None:
+        """Encode (H, W, 3) uint8 BGR, or (H, W) uint8 indices, at the time of `frame`.
+
+        Raises:
+            SinkError: it cannot be written; what was written before is finished and kept.
+        """
+        try:
+            self._target.check_space(self._bytes_to_finish())
+            self._add(picture, frame)
+        except WRITE_ERRORS as error:
+            raise cannot_write(self._target.path, error, self._salvage()) from error
+
+    def close(self) -> None:
+        """Finish, check and put in place; without a frame leave nothing. May be called again.
+
+        Raises:
+            SinkError: the file is not what was written; the temporary file stays and is named.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._stream is None:
+                self._target.discard()
+            else:
+                self._finish()
+        finally:
+            if self.sound is not None:
+                self.sound.close()
+
+    def summary(self) -> str:
+        """One line: how many frames went where, and what did not."""
+        if not self.frames:
+            return ""
+        text = f"{self.frames} frames to {self._target.path}"
+        if self._left_out:
+            text += f" ({self._left_out} left out: {self._target.path.suffix} has a constant rate)"
+        if self.sound is not None and self.sound.trouble:
+            text += f"; sound incomplete: {self.sound.trouble}"
+        return text
+
+    def _add(self, picture: NDArray[np.uint8], frame: Frame) -> None:
+        if self._size is None:
+            self._size = picture.shape[0], picture.shape[1]
+        image = encodable(letterbox(picture, self._size), self._encoder.pix_fmt)
+        if self._stream is None:
+            self._open(image.width, image.height)
+        tick = self._timeline.tick(frame)
+        if self._variable:
+            self._encode(image, tick)
+        else:
+            self._fill(image, round(tick * self._timeline.time_base / self._time_base))
+
+    def _fill(self, image: Any, slot: int) -> None:
+        """Put a picture into its slot of a constant rate, and the one before into any gap."""
+        if slot < self.frames:
+            self._left_out += 1
+            return
+        while self.frames < slot:
+            self._encode(self._previous, self.frames)
+        self._encode(image, slot)
+        self._previous = image
+
+    def _encode(self, image: Any, tick: int) -> None:
+        image.pts, image.time_base = tick, self._time_base
+        packets = self._stream.encode(image)
+        self.frames += 1
+        self._mux(packets)
+
+    def _mux(self, packets: Iterable[Any]) -> None:
+        """Write each packet once the next is known, and so its duration; sound goes alongside."""
+        for packet in packets:
+            if self._held is not None:
+                self._held.duration = packet.pts - self._held.pts
+                self._write(self._held)
+            self._held = packet
+
+    def _write(self, packet: Any) -> None:
+        due = (packet.pts + packet.duration) * self._time_base
+        self._written += packet.size
+        self._output.mux(packet)
+        if self.sound is not None:
+            self._write_sound(self.sound.until(due))
+
+    def _write_sound(self, packets: Iterable[Any]) -> None:
+        for packet in packets:
+            try:
+                self._output.mux(packet)
+            except ValueError as error:  # a packet that the container refuses, not a full disk
+                assert self.sound is not None
+                self.sound.drop(error)
+                return
+
+    def _open(self, width: int, height: int) -> None:
+        try:
+            self._start(width, height)
+        except AUDIO_ERRORS as error:
+            if not self.sound:
+                raise
+            self.sound.drop(error)
+            self._start(width, height)
+
+    def _start(self, width: int, height: int) -> None:
+        """Write the header of a file with one picture stream, and the sound's."""
+        output = av.open(
+            str(self._target.part), "w", container_options=dict(self._container.options)
+        )
+        stream: Any = output.add_stream(self._encoder.library, rate=self._timeline.rate)
+        context = stream.codec_context
+        stream.width, stream.height = width, height
+        stream.pix_fmt = self._encoder.pix_fmt
+        context.options = dict(self._settings)
+        context.time_base = stream.time_base = self._time_base
+        context.bit_rate = self._encoder.bit_rate
+        if self._encoder.library == "libx265" and self._target.path.suffix.lower() == ".mp4":
+            context.codec_tag = "hvc1"  # what Apple's players ask for
+        context.sample_aspect_ratio = self._info.sample_aspect_ratio
+        if self._encoder.pix_fmt.startswith("yuv"):
+            context.colorspace, context.color_primaries, context.color_trc = colours(self._info)
+            context.color_range = FULL if self._encoder.pix_fmt.startswith("yuvj") else LIMITED
+        if self.sound:
+            self.sound.add_to(output, self._container)
+        output.start_encoding()
+        self._output, self._stream = output, stream
+
+    def _bytes_to_finish(self) -> int:
+        """What the encoder still holds back, and the file's index."""
+        mean = self._written // max(1, self.frames - HELD_BACK)
+        return HELD_BACK * mean + 64 * self.frames
+
+    def _finish(self) -> None:
+        """Write what is held back, the sound's end and the index; check; put in place."""
+        part = self._target.part
+        try:
+            self._mux(self._stream.encode(None))
+            end = self._timeline.end if self._variable else self.frames
+            if self._held is not None:
+                self._held.duration = end - self._held.pts
+                self._write(self._held)
+                self._held = None
+            if self.sound is not None:
+                self._write_sound(self.sound.rest(Fraction(end) * self._time_base))
+            self._output.close()
+        except WRITE_ERRORS as error:
+            kept = f"What could be written is kept as {part}."
+            raise cannot_write(self._target.path, error, kept) from error
+        found = count_pictures(part)
+        if found != self.frames:
+            raise SinkError(
+                f"{self._target.path} is not whole",
+                found=f"{found} of {self.frames} frames can be read back",
+                do=f"It is kept as {part}.",
+            )
+        self._target.commit()
+
+    def _salvage(self) -> str:
+        """After a failure, finish what was written; say where it is."""
+        try:
+            self.close()
+        except SinkError as error:
+            return error.do or error.found
+        return f"The {self.frames} frames until then are in it." if self.frames else ""
+
+
+def count_pictures(path: Path) -> int:
+    """How many pictures the video at `path` holds, counted by reading it; 0 if unreadable.
+
+    Raises:
+        SinkError: it cannot be opened as a video.
+    """
+    try:
+        with av.open(str(path)) as container:
+            return sum(1 for packet in container.demux(video=0) if packet.size)
+    except WRITE_ERRORS as error:
+        raise SinkError(
+            f"what was written cannot be read back: {reason(error)}", do=f"It is kept as {path}."
+        ) from error

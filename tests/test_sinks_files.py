@@ -1,0 +1,277 @@
+"""Pictures, masks, JSON lines and raw pipes: what is read back is what was written."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+from sink_frames import info, rendered, segmentation, write
+
+from rtseg.contracts import Rendered
+from rtseg.errors import SinkError, UsageError
+from rtseg.frame import VOID, Frame
+from rtseg.labels import PERSON, VOC, LabelSet
+from rtseg.sinks import open_sink
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# pictures
+
+
+def test_a_folder_names_pictures_by_stem_or_number(tmp_path) -> None:
+    frames = [rendered(0, name="cat"), rendered(1, name="Dog"), rendered(2, name="dog"),
+              rendered(7), rendered(8, name="a/b")]  # fmt: skip
+    summary = write(f"{tmp_path}/out/", frames, info())
+    assert names(tmp_path / "out") == [
+        "000007.png",
+        "Dog.png",
+        "a_b.png",
+        "cat.png",
+        "dog_000002.png",
+    ]
+    assert summary == f"5 pictures to {tmp_path}/out"
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_pattern_takes_the_frames_number(suffix, tmp_path) -> None:
+    write(f"{tmp_path}/f_%04d.{suffix}", [rendered(3), rendered(4), rendered(12345)], info())
+    assert names(tmp_path) == [f"f_0003.{suffix}", f"f_0004.{suffix}", f"f_12345.{suffix}"]
+    read = cv2.imread(str(tmp_path / f"f_0004.{suffix}"))
+    assert np.abs(read.astype(int) - rendered(4).image).max() <= (0 if suffix == "png" else 2)
+
+
+def test_only_files_of_the_pattern_are_in_the_way(tmp_path) -> None:
+    (tmp_path / "f_notes.png").write_bytes(b"mine")
+    write(f"{tmp_path}/f_%03d.png", [rendered(1)], info())
+    with pytest.raises(UsageError, match=r"f_001\.png"):
+        write(f"{tmp_path}/f_%03d.png", [rendered(2)], info())
+    write(f"{tmp_path}/f_%03d.png", [rendered(2)], info(), overwrite=True)
+    assert names(tmp_path) == ["f_001.png", "f_002.png", "f_notes.png"]
+
+
+def test_one_picture_for_a_source_of_one(tmp_path) -> None:
+    target = f"{tmp_path}/out.jpg"
+    write(target, [rendered(0, name="cat")], info(frame_count=1))
+    assert names(tmp_path) == ["out.jpg"]
+    with pytest.raises(UsageError, match="12 frames"):
+        open_sink(f"{tmp_path}/b.png", info(frame_count=12), VOC)
+
+
+def test_a_picture_that_its_format_cannot_hold(tmp_path) -> None:
+    tall = np.zeros((1, 70_000, 3), np.uint8)
+    with pytest.raises(SinkError, match="cannot hold 70000x1"):
+        write(f"{tmp_path}/f_%d.jpg", [rendered(0, image=tall)], info())
+    assert names(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_keeps_the_pictures_before(tmp_path, monkeypatch) -> None:
+    replace = os.replace
+    left = iter([True, True, False])
+
+    def fills(part: Path, path: Path) -> None:
+        if not next(left):
+            raise OSError(28, "No space left on device")
+        replace(part, path)
+
+    monkeypatch.setattr("rtseg.sinks.pictures.os.replace", fills)
+    with pytest.raises(SinkError, match=r"No space left on device.* The 2 pictures"):
+        write(f"{tmp_path}/out/", map(rendered, range(5)), info())
+    assert names(tmp_path / "out") == ["000000.png", "000001.png"]
+
+
+# masks
+
+
+def every_index(index: int) -> Rendered:
+    """A mask that holds every value there is, VOID too, at an odd size."""
+    labels = LabelSet(tuple(map(str, range(255))), tuple((i, 255 - i, 7) for i in range(255)))
+    mask = np.roll(np.arange(77 * 101) % 256, index).astype(np.uint8).reshape(77, 101)
+    given = segmentation(0, (77, 101))
+    given.labels = labels
+    given.__dict__["mask"] = mask
+    return Rendered(Frame(np.zeros((77, 101, 3), np.uint8), index, index / 30, 0.0), given, None)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".avi"])
+def test_mask_videos_give_back_every_index(suffix, tmp_path) -> None:
+    path = tmp_path / f"m{suffix}"
+    frames = [every_index(index) for index in range(4)]
+    assert "4 masks" in write(f"mask:{path}", frames, info(Fraction(30000, 1001)))
+    capture = cv2.VideoCapture(str(path))
+    with av.open(str(path)) as container:
+        for given, frame in zip(frames, container.decode(video=0), strict=True):
+            mask = given.segmentation.mask
+            assert np.array_equal(frame.to_ndarray(format="bgr24")[..., 1], mask)
+            assert np.array_equal(capture.read()[1][..., 2], mask)
+            if suffix != ".mp4":
+                assert np.array_equal(frame.to_ndarray(format="gray"), mask)
+    capture.release()
+
+
+def test_mask_video_times_and_new_sizes(tmp_path) -> None:
+    path = tmp_path / "m.mkv"
+    wide = rendered(1, 0.5, image=np.zeros((96, 256, 3), np.uint8))
+    write(f"mask:{path}", [rendered(0), wide, rendered(2, 0.7)], info(None))
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    assert [f.time for f in frames] == pytest.approx([0, 0.5, 0.7], abs=0.001)
+    second = frames[1].to_ndarray(format="gray")
+    assert second.shape == (96, 128)
+    assert (second[:20] == VOID).all()
+    assert set(np.unique(second)) == {0, 15, VOID}
+
+
+def test_mask_pictures_are_indices_in_the_palette_of_the_labels(tmp_path) -> None:
+    write(f"mask:{tmp_path}/m/", [rendered(0, name="cat"), rendered(5)], info())
+    assert names(tmp_path / "m") == ["000005.png", "cat.png"]
+    with Image.open(tmp_path / "m/cat.png") as read:
+        assert read.mode == "P"
+        assert np.array_equal(np.asarray(read), segmentation(0).mask)
+        colours = np.asarray(read.convert("RGB"))
+        assert (colours[segmentation(0).mask == 15] == VOC.colours[15]).all()
+    with Image.open(tmp_path / "m/000005.png") as read:
+        assert np.array_equal(np.asarray(read), segmentation(5).mask)
+
+
+def test_mask_pictures_hold_every_index(tmp_path) -> None:
+    write(f"mask:{tmp_path}/m_%d.png", [every_index(3)], info())
+    with Image.open(tmp_path / "m_3.png") as read:
+        assert np.array_equal(np.asarray(read), every_index(3).segmentation.mask)
+
+
+def test_masks_draw_nothing(tmp_path) -> None:
+    for target in (f"mask:{tmp_path}/m.mkv", f"json:{tmp_path}/o.jsonl", "null:"):
+        with open_sink(target, info(), PERSON) as sink:
+            assert not sink.wants_image
+            sink.write(Rendered(rendered(0).frame, segmentation(0), None))
+
+
+# JSON lines
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # decode's
+def test_json_lines(tmp_path) -> None:
+    path = tmp_path / "out.jsonl"
+    frames = [rendered(0, name="cat"), rendered(9, 0.3)]
+    assert "2 lines" in write(f"json:{path}", frames, info(), rle=True)
+    first, second = map(json.loads, path.read_text("utf-8").splitlines())
+    assert (first["frame"], first["pts"], first["name"]) == (0, 0.0, "cat")
+    assert (second["frame"], second["pts"]) == (9, 0.3)
+    assert "name" not in second
+    for line, frame in zip((first, second), frames, strict=True):
+        mask = frame.segmentation.mask
+        (entry,) = line["classes"]
+        assert (entry["id"], entry["name"]) == (15, "person")
+        assert entry["share"] == pytest.approx((mask == 15).mean(), abs=1e-6)
+        assert np.array_equal(coco.decode(entry["rle"]), mask == 15)
+
+
+def test_json_lines_without_masks_are_short_and_flushed(tmp_path) -> None:
+    with open_sink(f"json:{tmp_path}/out.jsonl", info(), VOC) as sink:
+        sink.write(rendered(0))
+        (part,) = tmp_path.iterdir()
+        assert "rle" not in json.loads(part.read_text())["classes"][0]
+
+
+def test_a_disk_that_fills_up_keeps_whole_lines(tmp_path) -> None:
+    code = (
+        "import resource, sys; from sink_frames import *; from rtseg.errors import SinkError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
+        "try: write(sys.argv[1], map(rendered, range(99)), info())\n"
+        "except SinkError as error: sys.stdout.write(str(error))"
+    )
+    done = python(code, f"json:{tmp_path}/out.jsonl")
+    assert b"File too large" in done.stdout, done.stderr
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert f"The {len(lines)} lines until then are in it".encode() in done.stdout
+    assert [json.loads(line)["frame"] for line in lines] == list(range(len(lines)))
+    assert len(lines) > 2
+    assert names(tmp_path) == ["out.jsonl"]
+
+
+# raw
+
+
+def python(code: str, *arguments: str, shell: str = "") -> subprocess.CompletedProcess[bytes]:
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
+    command = [sys.executable, "-W", "error", "-c", code, *arguments]
+    if shell:
+        return subprocess.run(
+            ["bash", "-c", f'"$0" "$@" {shell}', *command],
+            capture_output=True, check=True, env=environment,
+        )  # fmt: skip
+    return subprocess.run(command, capture_output=True, check=True, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "expected"),
+    [("bgr24", [10, 20, 200]), ("rgb24", [200, 20, 10]), ("bgra", [10, 20, 200, 255]),
+     ("rgba", [200, 20, 10, 255]), ("gray", [73]), ("yuv420p", [78])],
+)  # fmt: skip
+def test_raw_pixels(pix_fmt, expected, capfdbinary) -> None:
+    image = np.empty((96, 128, 3), np.uint8)
+    image[:] = 10, 20, 200
+    write("-", [rendered(i, image=image) for i in range(3)], info(), pix_fmt=pix_fmt)
+    pixels = np.frombuffer(capfdbinary.readouterr().out, np.uint8)
+    each = 1.5 if pix_fmt == "yuv420p" else len(expected)
+    assert pixels.size == 3 * 96 * 128 * each
+    assert pixels[: len(expected)].tolist() == pytest.approx(expected, abs=1)
+
+
+def test_raw_frames_keep_the_first_size(capfdbinary) -> None:
+    write("-", [rendered(0), rendered(1, image=np.zeros((50, 70, 3), np.uint8))], info())
+    assert len(capfdbinary.readouterr().out) == 2 * 96 * 128 * 3
+
+
+def test_raw_refuses_an_unknown_format_and_a_terminal(monkeypatch) -> None:
+    with pytest.raises(UsageError, match="there are bgr24, rgb24"):
+        write("-", [], info(), pix_fmt="bgr8")
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    with pytest.raises(UsageError, match="terminal"):
+        write("-", [], info())
+
+
+@pytest.mark.parametrize("target", ["-", "json:-"])
+def test_a_reader_that_leaves_ends_it_quietly(target) -> None:
+    code = (
+        "import sys; from sink_frames import *\n"
+        "sink = open_sink(sys.argv[1], info(), VOC); count = 0\n"
+        "while sink.alive and count < 100_000: sink.write(rendered(count)); count += 1\n"
+        "sink.close(); sys.stderr.write(f'{sink.alive} {count < 100_000}')"
+    )
+    done = python(code, target, shell="| head -c 100")
+    assert len(done.stdout) == 100
+    assert done.stderr == b"False True"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("target", ["-", "json:-"])
+def test_a_pipe_that_cannot_take_it(target) -> None:
+    code = (
+        "import os, sys; from sink_frames import *; from rtseg.errors import SinkError\n"
+        "try: write(sys.argv[1], [rendered(0)], info())\n"
+        "except SinkError as error: sys.stderr.write(str(error))\n"
+        "os.dup2(os.open('/dev/null', 1), 1)"
+    )
+    done = python(code, target, shell="> /dev/full")
+    assert b"No space left on device" in done.stderr

@@ -1,0 +1,331 @@
+"""Video files: count, times, size, colours, failures; read back by PyAV, OpenCV and ffmpeg."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+import sys
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from sink_frames import clip, clip_info, info, packets, picture, pictures, rendered, times, write
+
+from rtseg.errors import SinkError, UsageError
+from rtseg.labels import VOC
+from rtseg.sinks import SinkOptions, open_sink
+from rtseg.sinks.containers import CONTAINERS
+from rtseg.sinks.timeline import Timeline
+from rtseg.sinks.video_file import count_pictures
+
+RATES = [
+    Fraction(24000, 1001), Fraction(30000, 1001), Fraction(30), Fraction(45000, 1499),
+    Fraction(25, 2), Fraction(60000, 1001), Fraction(1),
+]  # fmt: skip
+BARS = {"red": (0, 0, 255), "green": (0, 255, 0), "blue": (255, 0, 0), "skin": (96, 140, 205)}
+
+
+def at(rate: Fraction, count: int, jitter: float = 0.0) -> list:
+    """Frames at a constant rate, times rounded to whole `jitter`s as Matroska does."""
+    exact = [float(index / rate) for index in range(count)]
+    seconds = [round(t / jitter) * jitter if jitter else t for t in exact]
+    return [rendered(index, t) for index, t in enumerate(seconds)]
+
+
+@pytest.mark.parametrize("suffix", CONTAINERS)
+@pytest.mark.parametrize("rate", RATES)
+def test_constant_rates(rate, suffix, tmp_path) -> None:
+    path = tmp_path / f"out{suffix}"
+    write(str(path), at(rate, 20), info(rate))
+    with av.open(str(path)) as container:
+        read = container.streams.video[0].average_rate
+        duration = container.duration / 1e6
+    # Matroska tells a frame's length in nanoseconds, and FFmpeg looks for a small fraction
+    exact = rate == read or (suffix in (".mkv", ".webm") and abs(read / rate - 1) < 1e-6)
+    assert exact, read
+    assert duration == pytest.approx(20 / rate, abs=0.0011)
+    assert len(pictures(path)) == 20
+    if suffix == ".mp4":
+        assert times(path) == [index / rate for index in range(20)]
+
+
+@pytest.mark.parametrize("rate", RATES[:5])
+def test_milliseconds_of_matroska_give_the_exact_rate(rate, tmp_path) -> None:
+    path = tmp_path / "out.mp4"
+    write(str(path), at(rate, 100, jitter=0.001), info(rate))
+    assert times(path) == [index / rate for index in range(100)]
+
+
+def test_gaps_of_a_constant_rate_stay_on_the_grid(tmp_path) -> None:
+    path = tmp_path / "out.mp4"
+    kept = [0, 1, 2, 7, 8, 20]
+    rate = Fraction(30000, 1001)
+    write(str(path), [rendered(i, float(i / rate)) for i in kept], info(rate))
+    assert times(path) == [i / rate for i in kept]
+
+
+def test_variable_times_are_kept_to_the_tick(tmp_path) -> None:
+    seconds = np.cumsum([0, 0.04, 0.011, 0.25, 0.0333, 0.1234567, 0.002, 0.5, 0.04]).tolist()
+    path = tmp_path / "out.mp4"
+    about = info(Fraction(20))
+    write(str(path), [rendered(i, t) for i, t in enumerate(seconds)], about)
+    tick = float(Timeline(about).time_base)
+    assert [float(t) for t in times(path)] == pytest.approx(seconds, abs=tick)
+    with av.open(str(path)) as container:
+        assert container.duration / 1e6 == pytest.approx(seconds[-1] + 0.04, abs=0.002)
+
+
+def test_times_that_stand_still_or_go_back_still_increase(tmp_path) -> None:
+    path = tmp_path / "out.mp4"
+    write(str(path), [rendered(i, t) for i, t in enumerate([0, 0.1, 0.1, 0.05, 0.3])], info(None))
+    read = times(path)
+    assert len(read) == 5
+    assert all(a < b for a, b in pairwise(read))
+
+
+@pytest.mark.parametrize("suffix", CONTAINERS)
+def test_a_live_recording_lasts_as_long_as_it_took(suffix, tmp_path) -> None:
+    """A camera that calls itself 30 fps and gives ten, with a pause: the wall clock counts."""
+    taken = [100.0, 100.1, 100.21, 100.3, 102.3, 102.4, 102.5]
+    path = tmp_path / f"out{suffix}"
+    frames = [rendered(3 * i, i / 30, captured_at=t) for i, t in enumerate(taken)]
+    write(str(path), frames, info(live=True))
+    with av.open(str(path)) as container:
+        assert container.duration / 1e6 == pytest.approx(2.6, abs=0.1)
+    if suffix != ".avi":
+        assert [float(t) for t in times(path)] == pytest.approx([t - 100 for t in taken], abs=0.001)
+
+
+def test_avi_repeats_across_a_gap_and_leaves_out_what_comes_too_fast(tmp_path) -> None:
+    seconds = [0, 0.1, 0.11, 0.5, 0.6]
+    path = tmp_path / "out.avi"
+    summary = write(
+        str(path), [rendered(10 * i, t) for i, t in enumerate(seconds)], info(Fraction(10))
+    )
+    values = [round(float(image.mean())) for image in pictures(path)]
+    shown = [picture(10 * i)[0, 0, 0] for i in (0, 1, 1, 1, 1, 3, 4)]
+    assert values == pytest.approx(shown, abs=2)
+    assert "1 left out" in summary
+
+
+@pytest.mark.parametrize("suffix", CONTAINERS)
+def test_odd_sizes_lose_no_row(suffix, tmp_path) -> None:
+    image = np.full((77, 101, 3), 60, np.uint8)
+    image[-1], image[:, -1] = 220, 220
+    path = tmp_path / f"out{suffix}"
+    write(str(path), [rendered(i, image=image) for i in range(3)], info(), crf=4)
+    read = pictures(path)[1]
+    assert read.shape == (78, 102, 3)
+    assert read[76:].mean() == pytest.approx(220, abs=4)
+    assert read[:, 100:].mean() == pytest.approx(220, abs=4)
+    assert read[:74, :98].mean() == pytest.approx(60, abs=4)
+
+
+def test_a_new_size_is_fitted_into_the_first_undistorted(tmp_path) -> None:
+    path = tmp_path / "out.mp4"
+    wide = np.full((60, 240, 3), 200, np.uint8)
+    write(str(path), [rendered(0), rendered(1, image=wide)], info())
+    first, second = pictures(path)
+    assert first.shape == second.shape == (96, 128, 3)
+    assert second[40:56].mean() == pytest.approx(200, abs=4)  # 128x32, in the middle
+    assert second[:28].mean() < 8
+    assert second[-28:].mean() < 8
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_pixels_that_are_not_square(suffix, tmp_path) -> None:
+    path = tmp_path / f"out{suffix}"
+    write(str(path), map(rendered, range(3)), info(sample_aspect_ratio=Fraction(16, 11)))
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
+
+
+def bars() -> np.ndarray:
+    return np.concatenate([np.full((64, 48, 3), colour, np.uint8) for colour in BARS.values()], 1)
+
+
+def centres(image: np.ndarray) -> np.ndarray:
+    return image[32, [24 + 48 * i for i in range(len(BARS))]].astype(int)
+
+
+@pytest.mark.parametrize("suffix", CONTAINERS)
+@pytest.mark.parametrize("codec", [None, "mjpeg", "hevc", "vp8", "ffv1"])
+def test_colours_come_back(suffix, codec, tmp_path) -> None:
+    path = tmp_path / f"out{suffix}"
+    if codec and codec not in CONTAINERS[suffix].codecs:
+        pytest.skip(f"{suffix} holds no {codec}")
+    write(str(path), [rendered(i, image=bars()) for i in range(3)], info(), codec=codec)
+    wanted = np.array(list(BARS.values()))
+    assert np.abs(centres(pictures(path)[0]) - wanted).max() <= 6
+    capture = cv2.VideoCapture(str(path))
+    assert np.abs(centres(capture.read()[1]) - wanted).max() <= 6
+    capture.release()
+    if shutil.which("ffmpeg"):  # which honours the tags
+        command = ["ffmpeg", "-v", "error", "-i", str(path), "-frames:v", "1"]
+        command += ["-f", "rawvideo", "-pix_fmt", "bgr24", "-"]
+        raw = subprocess.run(command, capture_output=True, check=True).stdout
+        image = np.frombuffer(raw, np.uint8).reshape(64, -1, 3)
+        assert np.abs(centres(image) - wanted).max() <= 6
+
+
+@pytest.mark.parametrize(
+    ("tags", "written"),
+    [(None, (6, 6, 6, 1)), ((2, 2, 2, 0), (6, 6, 6, 1)), ((1, 1, 1, 2), (1, 1, 1, 1)),
+     ((9, 9, 14, 1), (9, 9, 14, 1)), ((0, 1, 13, 2), (6, 6, 6, 1))],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+def test_colour_tags(tags, written, suffix, tmp_path) -> None:
+    path = tmp_path / f"out{suffix}"
+    write(str(path), map(rendered, range(2)), info(colour_tags=tags))
+    with av.open(str(path)) as container:
+        c = container.streams.video[0].codec_context
+        next(container.decode(video=0))
+        assert (c.colorspace, c.color_primaries, c.color_trc, c.color_range) == written
+
+
+def test_what_a_player_shows_of_a_tagged_source_is_what_it_shows_of_ours(data, tmp_path) -> None:
+    """liveportrait_d9 says BT.709: the numbers in our file are its own, and so is the tag."""
+    source, path = data / "videos/liveportrait_d9.mp4", tmp_path / "out.mp4"
+    write(str(path), list(clip(source, end=0.1)), clip_info(source), audio="none", crf=8)
+    with av.open(str(source)) as a, av.open(str(path)) as b:
+        theirs, ours = next(a.decode(video=0)), next(b.decode(video=0))
+        assert (ours.colorspace, ours.color_range) == (theirs.colorspace, theirs.color_range)
+        for plane in range(3):
+            x, y = (np.frombuffer(f.planes[plane], np.uint8)[:100_000] for f in (theirs, ours))
+            assert np.abs(x.astype(int) - y).mean() < 1.5
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["imageio_realshort.mp4", "intel_asl_eat.mkv", "torchcodec_test_non_zero_start.mp4",
+     "torchcodec_bt709_full_range.mp4", "torchcodec_var_fps_video.mp4"],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_real_clips(name, suffix, data, tmp_path) -> None:
+    source, path = data / "videos" / name, tmp_path / f"out{suffix}"
+    about = clip_info(source)
+    write(str(path), clip(source), about)
+    assert len(packets(path, "video")) == len(packets(source, "video"))
+    theirs = times(source)
+    theirs = [t - theirs[0] for t in theirs]
+    assert [float(t) for t in times(path)] == pytest.approx(list(map(float, theirs)), abs=0.0011)
+    with av.open(str(source)) as a, av.open(str(path)) as b:
+        frame = 1 / float(about.frame_rate)
+        assert b.duration / 1e6 == pytest.approx(a.duration / 1e6, abs=frame)
+        assert b.streams.video[0].sample_aspect_ratio == about.sample_aspect_ratio
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options", "says"),
+    [
+        (".mp4", {"codec": "vp9"}, ".mp4 files are written as h264, hevc"),
+        (".webm", {"codec": "h264"}, ".webm files are written as vp9, vp8"),
+        (".mkv", {"codec": "theora"}, "codec 'theora' for .mkv"),
+        (".mp4", {"crf": 52}, "h264 takes 0 to 51"),
+        (".webm", {"crf": -1}, "vp9 takes 0 to 63"),
+        (".avi", {"codec": "mjpeg", "crf": 20}, "mjpeg has no constant rate factor"),
+    ],
+)
+def test_codecs_and_qualities_that_do_not_fit(suffix, options, says, tmp_path) -> None:
+    with pytest.raises(UsageError) as caught:
+        write(str(tmp_path / f"out{suffix}"), [rendered(0)], info(), **options)
+    assert says in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_crf_is_heard(tmp_path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)
+    sizes = []
+    for crf in (10, 40):
+        path = tmp_path / f"{crf}.mp4"
+        write(str(path), [rendered(i, image=noise) for i in range(5)], info(), crf=crf)
+        sizes.append(path.stat().st_size)
+    assert sizes[0] > 2 * sizes[1]
+
+
+def test_mp4_begins_with_its_index(tmp_path) -> None:
+    path = tmp_path / "out.mp4"
+    write(str(path), map(rendered, range(5)), info())
+    content = path.read_bytes()
+    assert 0 < content.index(b"moov") < content.index(b"mdat")
+
+
+def test_a_file_with_missing_frames_is_not_put_in_place(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("rtseg.sinks.video_file.count_pictures", lambda path: 4)
+    with pytest.raises(SinkError, match=r"4 of 5 frames .*kept as .*out\.part\.mp4"):
+        write(str(tmp_path / "out.mp4"), map(rendered, range(5)), info())
+    assert [path.name for path in tmp_path.iterdir()] == [".out.part.mp4"]
+
+
+@pytest.mark.parametrize("suffix", CONTAINERS)
+def test_a_full_disk_keeps_the_frames_until_then(suffix, tmp_path, monkeypatch) -> None:
+    path = tmp_path / f"out{suffix}"
+    with open_sink(str(path), info(), VOC) as sink:
+        for index in range(7):
+            sink.write(rendered(index))
+        monkeypatch.setattr("rtseg.sinks.file_target.RESERVE_BYTES", 1 << 62)
+        with pytest.raises(SinkError, match=r"No space left on device.* The 7 frames") as caught:
+            sink.write(rendered(7))
+    assert caught.value.exit_code == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert count_pictures(path) == 7
+
+
+LIMITED = """
+import resource, sys
+import numpy as np
+from rtseg.errors import SinkError
+from sink_frames import info, rendered, write
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+noise = np.random.default_rng(0)
+frames = (rendered(i, image=noise.integers(0, 255, (480, 640, 3), np.uint8)) for i in range(60))
+try:
+    write(sys.argv[1], frames, info())
+except SinkError as error:
+    sys.stdout.write(str(error))
+"""
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_write_that_the_system_refuses(suffix, tmp_path) -> None:
+    assert resource.RLIMIT_FSIZE is not None
+    path = tmp_path / f"out{suffix}"
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": f"{here}:{here.parent}", "PATH": "/usr/bin:/bin"},
+    )
+    assert "cannot write" in done.stdout, done.stderr
+    assert "File too large" in done.stdout
+    assert "kept as" in done.stdout
+    assert not path.exists(), "nothing half-made under the name that was asked for"
+
+
+def test_a_target_that_appears_meanwhile_is_not_replaced(tmp_path) -> None:
+    path = tmp_path / "out.mp4"
+    sink = open_sink(str(path), info(), VOC)
+    sink.write(rendered(0))
+    path.write_text("somebody else's")
+    with pytest.raises(SinkError, match="appeared while it was being written"):
+        sink.close()
+    assert path.read_text() == "somebody else's"
+
+
+def test_writing_over_the_file_that_is_read(data, tmp_path) -> None:
+    path = tmp_path / "clip.mp4"
+    shutil.copyfile(data / "videos/imageio_realshort.mp4", path)
+    write(str(path), clip(path), clip_info(path), overwrite=True)
+    assert len(packets(path, "video")) == 36
+    assert len(packets(path, "audio")) == 55
+
+
+def test_options_default() -> None:
+    assert SinkOptions() == SinkOptions(False, None, None, "copy", False, "rtseg", "bgr24")

@@ -1,0 +1,330 @@
+"""The window: a real one under a real X server, and the ways not to have one."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from sink_frames import info
+
+from rtseg.errors import SinkError
+from rtseg.labels import VOC
+from rtseg.sinks import open_sink
+from rtseg.sinks.display import Screen, display_available, has_own_qt, held, prepare_qt
+from rtseg.sinks.window import fitting, stretched
+
+ROOT = Path(__file__).resolve().parents[1]
+NEEDED = ["Xvfb", "xdotool", "import"]
+MISSING = [name for name in NEEDED if shutil.which(name) is None]
+
+WINDOW = """
+import sys, time
+import numpy as np
+from fractions import Fraction
+from sink_frames import *
+mode, sar = sys.argv[1], Fraction(sys.argv[2])
+sink = open_sink("window:", info(sample_aspect_ratio=sar), VOC, SinkOptions(title="rtseg test"))
+image = np.zeros((240, 320, 3), np.uint8)
+image[:, :160], image[:, 160:] = (0, 0, 255), (255, 0, 0)
+until, shown = time.monotonic() + 20, 0
+while sink.alive and time.monotonic() < until:
+    if shown < 5 or mode == "write":
+        sink.write(rendered(shown, image=image))
+    else:
+        sink.idle("reconnecting to camera 0" if mode == "banner" else None)
+    shown += 1
+    time.sleep(0.01)
+    if shown == 20:
+        sys.stdout.write("shown\\n"); sys.stdout.flush()
+sys.stdout.write("timed out" if sink.alive else "closed")
+sink.close()
+"""
+
+
+# what a window manager does when its X is clicked: a ClientMessage of WM_PROTOCOLS (ICCCM 4.2.8)
+CLOSE_BUTTON = """
+import ctypes, struct, sys
+x = ctypes.CDLL("libX11.so.6")
+x.XOpenDisplay.restype = ctypes.c_void_p
+x.XInternAtom.restype = ctypes.c_ulong
+display, window = ctypes.c_void_p(x.XOpenDisplay(None)), int(sys.argv[1])
+atom = lambda name: x.XInternAtom(display, name, 0)
+event = struct.pack("@iLiPLLi5l", 33, 0, 1, 0, window, atom(b"WM_PROTOCOLS"), 32,
+                    atom(b"WM_DELETE_WINDOW"), 0, 0, 0, 0)
+event = ctypes.create_string_buffer(event, 192)
+assert x.XSendEvent(display, ctypes.c_ulong(window), 0, ctypes.c_long(0), event)
+x.XCloseDisplay(display)
+"""
+
+
+@pytest.fixture(scope="module")
+def display() -> Iterator[str]:
+    if MISSING:
+        pytest.skip(f"needs {', '.join(MISSING)}")
+    read, write = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(write), "-screen", "0", "1000x700x24"],
+        pass_fds=[write],
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        number = pipe.readline().strip()
+    yield f":{number}"
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture
+def show(display: str) -> Iterator[Callable[..., Shown]]:
+    programs: list[Shown] = []
+
+    def start(*arguments: str) -> Shown:
+        programs.append(Shown(display, *arguments))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.kill()
+
+
+class Shown:
+    """A program with a window, on a display of its own."""
+
+    def __init__(self, display: str, mode: str, ratio: str = "1") -> None:
+        here = Path(__file__).parent
+        self.environment = {
+            **os.environ,
+            "DISPLAY": display,
+            "PYTHONPATH": f"{here}{os.pathsep}{here.parent}",
+        }
+        self.program = subprocess.Popen(
+            [sys.executable, "-c", WINDOW, mode, ratio],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.environment,
+        )  # fmt: skip
+        assert self.program.stdout is not None
+        assert self.program.stdout.readline() == "shown\n", self.program.communicate()[1]
+        self.window = self.ask("xdotool", "search", "--name", "^rtseg test$").split()[-1]
+
+    def ask(self, *command: str) -> str:
+        return subprocess.run(
+            command, env=self.environment, check=True, capture_output=True, text=True, timeout=10
+        ).stdout
+
+    def screenshot(self, path: Path) -> np.ndarray:
+        self.ask("import", "-window", "root", str(path))
+        return cv2.imread(str(path))
+
+    def close_button(self) -> None:
+        self.ask(sys.executable, "-c", CLOSE_BUTTON, self.window)
+
+    def kill(self) -> None:
+        self.program.kill()
+        self.program.communicate()
+
+    def end(self) -> str:
+        out, errors = self.program.communicate(timeout=30)
+        assert errors == ""
+        assert self.program.returncode == 0
+        return out
+
+
+@pytest.mark.needs_display
+@pytest.mark.parametrize("mode", ["write", "idle"])
+@pytest.mark.parametrize("key", ["q", "shift+q", "Escape"])
+def test_keys_close_it(key, mode, show) -> None:
+    shown = show(mode)
+    shown.ask("xdotool", "mousemove", "100", "100", "windowfocus", shown.window)
+    shown.ask("xdotool", "key", key)
+    assert shown.end() == "closed"
+
+
+@pytest.mark.needs_display
+@pytest.mark.parametrize("mode", ["write", "idle"])
+def test_the_x_of_the_window_closes_it(mode, show) -> None:
+    """What a window manager does: it sends WM_DELETE_WINDOW."""
+    shown = show(mode)
+    shown.close_button()
+    assert shown.end() == "closed"
+
+
+@pytest.mark.needs_display
+def test_the_picture_is_on_the_screen(show, tmp_path) -> None:
+    shown = show("write")
+    seen = shown.screenshot(tmp_path / "shot.png")
+    red, blue = ((seen == colour).all(-1) for colour in [(0, 0, 255), (255, 0, 0)])
+    assert red.sum() == pytest.approx(160 * 240, rel=0.02)
+    assert blue.sum() == pytest.approx(160 * 240, rel=0.02)
+    assert np.argwhere(red)[:, 1].max() < np.argwhere(blue)[:, 1].min(), "not mirrored"
+    shown.close_button()
+    assert shown.end() == "closed"
+
+
+@pytest.mark.needs_display
+def test_pixels_that_are_not_square_are_stretched(show, tmp_path) -> None:
+    shown = show("write", "3/2")
+    seen = shown.screenshot(tmp_path / "shot.png")
+    red = (seen == (0, 0, 255)).all(-1)
+    height, width = np.ptp(np.argwhere(red), axis=0) + 1
+    assert (height, width) == pytest.approx((240, 240), abs=3)
+    shown.close_button()
+    assert shown.end() == "closed"
+
+
+@pytest.mark.needs_display
+def test_the_banner_lies_over_the_last_picture(show, tmp_path) -> None:
+    shown = show("banner")
+    seen = shown.screenshot(tmp_path / "shot.png")
+    reddish = (seen[..., 2] > 100) & (seen[..., 0] < 20) & (seen[..., 1] < 20)
+    assert reddish.sum() > 10_000, "the last picture stays"
+    assert not (seen == (0, 0, 255)).all(-1).any(), "dimmed"
+    assert (seen.min(-1) > 200).sum() > 50, "white letters"
+    shown.close_button()
+    assert shown.end() == "closed"
+
+
+@pytest.mark.needs_display
+def test_the_x_server_is_asked_and_tells_its_size(display, monkeypatch) -> None:
+    monkeypatch.setenv("DISPLAY", display)
+    assert display_available() is None
+    with held() as size:
+        assert size == Screen(1000, 700)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="displays are named so on Linux")
+@pytest.mark.parametrize(
+    ("display", "says"),
+    [("", "neither DISPLAY nor WAYLAND_DISPLAY is set"),
+     (":4711", "no X server answers"),
+     ("localhost:4711", "no X server answers"),
+     ("nonsense", "names no display")],
+)  # fmt: skip
+def test_no_display_is_told_before_qt_can_abort(display, says, monkeypatch) -> None:
+    monkeypatch.setenv("DISPLAY", display)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(SinkError, match=says) as caught:
+        open_sink("window:", info(), VOC)
+    assert "--no-show" in str(caught.value)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="displays are named so on Linux")
+def test_an_x_server_that_refuses_us(monkeypatch, tmp_path) -> None:
+    """A listener in the place of a server, which answers "failed" to every cookie."""
+    ours, theirs = socket.socketpair()
+    theirs.sendall(bytes([0, 0, 11, 0, 0, 0, 0, 0]))
+    monkeypatch.setattr("rtseg.sinks.display._connect", lambda host, number: ours)
+    monkeypatch.setenv("XAUTHORITY", str(tmp_path / "none"))
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert "refuses us" in (display_available() or "")
+    theirs.close()
+
+
+@pytest.mark.needs_display
+def test_a_server_that_wants_a_cookie_gets_the_one_of_the_authority_file(
+    tmp_path, monkeypatch
+) -> None:
+    if MISSING:
+        pytest.skip(f"needs {', '.join(MISSING)}")
+    cookie = bytes(range(16))
+    name = b"MIT-MAGIC-COOKIE-1"
+
+    def entry(number: bytes, value: bytes) -> bytes:
+        fields = [b"host", number, name, value]
+        return b"\x01\x00" + b"".join(len(f).to_bytes(2, "big") + f for f in fields)
+
+    authority = tmp_path / "authority"
+    authority.write_bytes(entry(b"", cookie))
+    read, write = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(write), "-auth", str(authority)],
+        pass_fds=[write],
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        monkeypatch.setenv("DISPLAY", f":{pipe.readline().strip()}")
+    monkeypatch.setenv("XAUTHORITY", str(tmp_path / "none"))
+    assert "refuses us" in (display_available() or "")
+    authority.write_bytes(entry(b"99999", bytes(16)) + entry(b"", cookie))
+    monkeypatch.setenv("XAUTHORITY", str(authority))
+    assert display_available() is None
+    server.terminate()
+    server.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Qt's platforms of Linux")
+def test_a_wheel_that_knows_only_x_cannot_use_wayland(monkeypatch) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
+    monkeypatch.setattr("rtseg.sinks.display._qt_plugins", lambda: ["xcb"])
+    assert "through X only" in (display_available() or "")
+    monkeypatch.setattr("rtseg.sinks.display._qt_plugins", list)
+    assert display_available() is None
+
+
+def test_qt_gets_fonts_and_its_own_platform(monkeypatch) -> None:
+    monkeypatch.setattr("rtseg.sinks.display._qt_plugins", lambda: ["xcb"])
+    monkeypatch.setenv("QT_QPA_PLATFORM", "wayland;xcb")
+    monkeypatch.setenv("QT_QPA_FONTDIR", "/nowhere")
+    prepare_qt()
+    assert os.environ["QT_QPA_PLATFORM"] == "xcb"
+    assert list(Path(os.environ["QT_QPA_FONTDIR"]).glob("DejaVuSans.ttf"))
+
+
+def test_pyav_never_comes_before_opencv() -> None:
+    """With PyAV's X libraries loaded first, OpenCV's windows hang: each module alone is right."""
+    users = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "rtseg").rglob("*.py")
+        if re.search(r"^(import av|from av)\b", path.read_text("utf-8"), re.MULTILINE)
+    ]
+    assert "rtseg.sinks.video_file" in users
+    code = "import sys, {}; names = list(sys.modules); "
+    code += "sys.exit(names.index('cv2') > names.index('av'))"
+    for module in users:
+        subprocess.run([sys.executable, "-c", code.format(module)], check=True, cwd=ROOT)
+
+
+@pytest.mark.needs_display
+def test_a_program_that_imports_pyav_first_is_told(display) -> None:
+    code = (
+        "import av, sys; from rtseg.sinks import open_sink; from rtseg.errors import SinkError\n"
+        "from rtseg.contracts import SourceInfo; from rtseg.labels import VOC\n"
+        "try: open_sink('window:', SourceInfo('x', 4, 4), VOC)\n"
+        "except SinkError as error: sys.stdout.write(str(error))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "DISPLAY": display},
+        cwd=ROOT, check=True, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    if has_own_qt():
+        assert "import cv2 first" in done.stdout
+
+
+def test_an_opencv_without_windows(monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise cv2.error("The function is not implemented")
+
+    monkeypatch.setattr("rtseg.sinks.window.display_available", lambda: None)
+    monkeypatch.setattr("rtseg.sinks.window.prepare_qt", lambda: None)
+    monkeypatch.setattr("rtseg.sinks.window.cv2.namedWindow", fail)
+    with pytest.raises(SinkError, match=r"built without windows.*--no-show"):
+        open_sink("window:", info(), VOC)
+
+
+def test_sizes_of_the_window() -> None:
+    assert fitting(np.empty((480, 640, 3)), Screen(1920, 1080)) == (640, 480)
+    width, height = fitting(np.empty((2160, 3840, 3)), Screen(1920, 1080))
+    assert (width, height) == (1728, 972)
+    assert stretched(np.zeros((10, 16, 3), np.uint8), 1.5).shape == (10, 24, 3)

@@ -1,0 +1,320 @@
+"""Pack pictures for training a person segmenter: RGB, hard labels and what two teachers say.
+
+    python tools/person_data.py --out ../train_cache
+
+Reads the sets marked for training in the data folder (its README says which), shrinks every picture
+to 320 pixels on its long side, and writes these arrays, all with the same N rows:
+
+    images.npy   (N, 320, 320, 3)  uint8 RGB, picture in the top left corner, rest 0
+    labels.npy   (N, 320, 320)     uint8, 0 background, 1 person, 255 ignore
+    teacher.npy  (N, 320, 320)     uint8, the teachers' probability of person times 255
+    classes.npy  (N, 33, 33, 21)   float16, DeepLabV3 logits over the squashed picture (VOC classes)
+    index.json   sizes (height, width), names and sources of the rows
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+from PIL import Image
+
+Array = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+LONG_SIDE = 320
+BACKGROUND, PERSON, IGNORE = 0, 1, 255
+VOC_PERSON, COCO_PERSON = 15, 1
+CARRIED = ("bag", "purse", "wallet")
+KEEP_EVERY, KEEP_COUNT = 9, 100
+FRAMES_PER_CLIP = {"intel_asl_": 8, "intel_one-by-one": 45, "liveportrait_": 25, "intel_car": 45}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture: `image` (H,W,3) uint8 RGB; `label` (H,W) uint8 of 0, 1, 255, None if unlabelled.
+
+    `certain_background` (H,W) bool marks label 0 that no teacher may turn into ignore.
+    """
+
+    name: str
+    source: str
+    image: Array
+    label: Array | None
+    certain_background: npt.NDArray[np.bool_] | None = None
+
+
+def read_rgb(path: Path) -> Array:
+    """Return the picture at `path` as (H,W,3) uint8 RGB; raises FileNotFoundError."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise FileNotFoundError(f"no readable picture at {path}")
+    return np.ascontiguousarray(image[:, :, ::-1], dtype=np.uint8)
+
+
+def read_index_mask(path: Path) -> Array:
+    """Return a palette or grey PNG as its (H,W) uint8 indices."""
+    with Image.open(path) as mask:
+        return np.array(mask, dtype=np.uint8)
+
+
+def voc_pictures(data: Path, split: str) -> Iterator[Picture]:
+    """Yield the pictures of Pascal VOC's `split` ("train" or "val"); void becomes ignore."""
+    root = data / "voc"
+    for name in (root / "ImageSets" / "Segmentation" / f"{split}.txt").read_text().split():
+        classes = read_index_mask(root / "SegmentationClass" / f"{name}.png")
+        label = np.where(classes == 255, IGNORE, classes == VOC_PERSON).astype(np.uint8)
+        yield Picture(name, f"voc-{split}", read_rgb(root / "JPEGImages" / f"{name}.jpg"), label)
+
+
+def decode_runs(counts: list[int], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Return COCO's uncompressed run lengths (column order, starting with 0) as (H,W) bool."""
+    values = np.arange(len(counts)) % 2 == 1
+    return np.repeat(values, counts).reshape(size[1], size[0]).T
+
+
+def coco_label(annotations: list[dict], size: tuple[int, int]) -> Array:
+    """Return the (H,W) uint8 label drawn from COCO `annotations`; crowds of people are ignored."""
+    label = np.zeros(size, np.uint8)
+    people = [a for a in annotations if a["category_id"] == COCO_PERSON]
+    for crowd in (a["segmentation"] for a in people if a["iscrowd"]):
+        label[decode_runs(crowd["counts"], size)] = IGNORE
+    for person in (a["segmentation"] for a in people if not a["iscrowd"]):
+        for polygon in person:
+            points = np.round(np.array(polygon).reshape(-1, 2)).astype(np.int32)
+            cv2.fillPoly(label, [points], PERSON)
+    return label
+
+
+def coco_pictures(data: Path, split: str) -> Iterator[Picture]:
+    """Yield the pictures of COCO's `split` ("train" or "val"), with and without people."""
+    root = data / "coco"
+    instances = json.loads((root / f"instances_{split}.json").read_text())
+    for entry in sorted(instances["images"], key=lambda image: image["id"]):
+        image = read_rgb(root / split / entry["file_name"])
+        own = [a for a in instances["annotations"] if a["image_id"] == entry["id"]]
+        height, width = image.shape[:2]
+        yield Picture(entry["file_name"], f"coco-{split}", image, coco_label(own, (height, width)))
+
+
+def clothing_pictures(data: Path, kept_aside: bool) -> Iterator[Picture]:
+    """Yield the street-fashion photos, either the 100 kept aside to measure with or the others.
+
+    Kept aside: of the names in sorted order every 9th, the first 100 of them.
+    """
+    root = data / "clothing"
+    carried = [json.loads((root / "classes.json").read_text()).index(name) for name in CARRIED]
+    paths = sorted((root / "masks").glob("*.png"))
+    held_out = set(paths[::KEEP_EVERY][:KEEP_COUNT])
+    for path in (p for p in paths if (p in held_out) == kept_aside):
+        classes = read_index_mask(path)
+        bags = np.isin(classes, carried)
+        label = ((classes > 0) & ~bags).astype(np.uint8)
+        source = "clothing-val" if kept_aside else "clothing-train"
+        image = read_rgb(root / "images" / f"{path.stem}.jpg")
+        yield Picture(path.stem, source, image, label, bags)
+
+
+def unlabelled_pictures(data: Path) -> Iterator[Picture]:
+    """Yield the street-fashion photos that have no mask."""
+    for path in sorted((data / "clothing" / "unlabelled").glob("*.jpg")):
+        yield Picture(path.stem, "clothing-unlabelled", read_rgb(path), None)
+
+
+def people_pictures(data: Path) -> Iterator[Picture]:
+    """Yield the portraits of people/ with their masks: to measure with, never to train on."""
+    root = data / "people"
+    for path in sorted((root / "masks").glob("*.png"), key=lambda p: int(p.stem)):
+        label = (read_index_mask(path) > 0).astype(np.uint8)
+        yield Picture(path.stem, "people", read_rgb(root / "images" / f"{path.stem}.jpg"), label)
+
+
+def count_frames(path: Path) -> int:
+    """Return how many frames decode from the clip (headers lie or say nothing)."""
+    capture = cv2.VideoCapture(str(path))
+    count = 0
+    while capture.grab():
+        count += 1
+    capture.release()
+    return count
+
+
+def clip_frames(path: Path, wanted: int) -> Iterator[Array]:
+    """Yield `wanted` frames (H,W,3) uint8 RGB spread evenly over the clip."""
+    chosen = set(np.linspace(0, count_frames(path) - 1, wanted).astype(int).tolist())
+    capture = cv2.VideoCapture(str(path))
+    for index in range(max(chosen) + 1):
+        capture.grab()
+        if index in chosen:
+            ok, frame = capture.retrieve()
+            if not ok:
+                raise OSError(f"frame {index} of {path} does not decode")
+            yield np.ascontiguousarray(frame[:, :, ::-1], dtype=np.uint8)
+    capture.release()
+
+
+def video_pictures(data: Path) -> Iterator[Picture]:
+    """Yield frames of the clips marked for training; those of the car clip are all background."""
+    for prefix, wanted in FRAMES_PER_CLIP.items():
+        for path in sorted((data / "videos").glob(f"{prefix}*")):
+            for number, image in enumerate(clip_frames(path, wanted)):
+                label = np.zeros(image.shape[:2], np.uint8) if prefix == "intel_car" else None
+                yield Picture(f"{path.stem}#{number}", "frames", image, label)
+
+
+def training_pictures(data: Path) -> Iterator[Picture]:
+    """Yield every picture that may be trained on, in a fixed order."""
+    yield from voc_pictures(data, "train")
+    yield from coco_pictures(data, "train")
+    yield from clothing_pictures(data, kept_aside=False)
+    yield from unlabelled_pictures(data)
+    yield from video_pictures(data)
+
+
+class Teachers:
+    """DeepLabV3-MobileNetV2 (VOC) and the MediaPipe selfie network, run on the CPU."""
+
+    def __init__(self, networks: Path) -> None:
+        self._deeplab = self._open(networks / "deeplabv3_mobilenet_v2_voc.onnx")
+        self._selfie = self._open(networks / "selfie_segmentation.onnx")
+
+    @staticmethod
+    def _open(path: Path) -> ort.InferenceSession:
+        return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def class_logits(self, image: Array) -> Floats:
+        """Return DeepLabV3's logits (33,33,21) float32 of an (H,W,3) uint8 RGB picture."""
+        squashed = cv2.resize(image, (513, 513), interpolation=cv2.INTER_AREA)
+        (logits,) = self._deeplab.run(["logits"], {"image": squashed[None]})
+        return np.ascontiguousarray(logits[0].transpose(1, 2, 0))
+
+    def selfie(self, image: Array) -> Floats:
+        """Return the selfie network's probability (H,W) float32 of an (H,W,3) uint8 RGB picture."""
+        squashed = cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA)
+        feed = {self._selfie.get_inputs()[0].name: squashed[None].astype(np.float32) / 255}
+        (probability,) = self._selfie.run(None, feed)
+        return resized(probability[0, :, :, 0], image.shape[:2])
+
+
+def resized(plane: Floats, size: tuple[int, ...]) -> Floats:
+    """Return a float plane or (h,w,C) stack enlarged bilinearly to `size` (height, width)."""
+    return cv2.resize(plane, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def stretched(cells: Floats, size: tuple[int, ...]) -> Floats:
+    """Return (h,w) cells enlarged to `size` with corner cells on corner pixels, as DeepLab's are.
+
+    A picture of 513 pixels gives 33 cells on pixels 0, 16, ... 512.
+    """
+    rows = np.linspace(0, cells.shape[0] - 1, size[0], dtype=np.float32)
+    columns = np.linspace(0, cells.shape[1] - 1, size[1], dtype=np.float32)
+    return cv2.remap(cells, *np.meshgrid(columns, rows), cv2.INTER_LINEAR)
+
+
+def person_probability(logits: Floats, size: tuple[int, ...]) -> Floats:
+    """Return the softmax probability of person at `size`, from (33,33,21) logits."""
+    rest = np.delete(logits, VOC_PERSON, axis=2)
+    peak = rest.max(axis=2)
+    others = peak + np.log(np.exp(rest - peak[:, :, None]).sum(axis=2))
+    margin = stretched(logits[:, :, VOC_PERSON] - others, size)
+    return np.asarray(1 / (1 + np.exp(-np.clip(margin, -30, 30))), dtype=np.float32)
+
+
+def without_bystanders(label: Array, certain: Array, teacher: Floats) -> Array:
+    """Return `label` with ignore where a teacher sees a person well away from the labelled one.
+
+    `label` and `certain` are (H,W) uint8, `teacher` (H,W) float32 probability; `certain` is 1 where
+    background must stay. Near the labelled person the coarse teacher is not believed.
+    """
+    near = cv2.dilate((label == PERSON).astype(np.uint8), np.ones((15, 15), np.uint8))
+    stranger = (teacher > 0.5) & (label == BACKGROUND) & (near == 0) & (certain == 0)
+    return np.where(stranger, IGNORE, label).astype(np.uint8)
+
+
+def agreed_label(deeplab: Floats, selfie: Floats) -> Array:
+    """Return (H,W) uint8: person or background where both teachers are sure of it, else ignore."""
+    label = np.full(deeplab.shape, IGNORE, np.uint8)
+    label[(deeplab > 0.7) & (selfie > 0.7)] = PERSON
+    label[(deeplab < 0.15) & (selfie < 0.15)] = BACKGROUND
+    return label
+
+
+def shrunk_mask(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Return the (H,W) bool mask at `size` (height, width), each pixel by majority of its area."""
+    area = cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
+    return np.asarray(area >= 0.5)
+
+
+def shrunk(picture: Picture) -> Picture:
+    """Return the picture with its long side at LONG_SIDE pixels."""
+    height, width = picture.image.shape[:2]
+    scale = LONG_SIDE / max(height, width)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    image = cv2.resize(picture.image, size[::-1], interpolation=cv2.INTER_AREA)
+    label, certain = None, picture.certain_background
+    if picture.label is not None:
+        label = shrunk_mask(picture.label == PERSON, size).astype(np.uint8)
+        label[shrunk_mask(picture.label == IGNORE, size)] = IGNORE
+    if certain is not None:
+        certain = shrunk_mask(certain, size)
+    return Picture(picture.name, picture.source, image.astype(np.uint8), label, certain)
+
+
+def taught(picture: Picture, teachers: Teachers) -> tuple[Array, Array, Floats]:
+    """Return label (H,W) uint8, teacher (H,W) uint8 and class logits (33,33,21) float32."""
+    logits = teachers.class_logits(picture.image)
+    deeplab = person_probability(logits, picture.image.shape[:2])
+    selfie = teachers.selfie(picture.image)
+    label, teacher = picture.label, deeplab
+    if label is None:
+        label, teacher = agreed_label(deeplab, selfie), np.float32(0.5) * (deeplab + selfie)
+    if picture.certain_background is not None:
+        certain = picture.certain_background.astype(np.uint8)
+        label = without_bystanders(label, certain, np.maximum(deeplab, selfie))
+    return label, np.round(teacher * 255).astype(np.uint8), logits
+
+
+def padded(plane: Array) -> Array:
+    """Return the plane (h,w) or (h,w,3) in the top left of a LONG_SIDE square of zeros."""
+    full = np.zeros((LONG_SIDE, LONG_SIDE, *plane.shape[2:]), plane.dtype)
+    full[: plane.shape[0], : plane.shape[1]] = plane
+    return full
+
+
+def pack(data: Path, out: Path) -> int:
+    """Write the arrays and the index named at the top into `out`; return the number of rows."""
+    teachers = Teachers(data / "networks")
+    rows: dict[str, list[npt.NDArray]] = {"images": [], "labels": [], "teacher": [], "classes": []}
+    index: dict[str, list] = {"sizes": [], "names": [], "sources": []}
+    for picture in map(shrunk, training_pictures(data)):
+        label, teacher, logits = taught(picture, teachers)
+        for name, plane in (("images", picture.image), ("labels", label), ("teacher", teacher)):
+            rows[name].append(padded(plane))
+        rows["classes"].append(logits.astype(np.float16))
+        index["sizes"].append(picture.image.shape[:2])
+        index["names"].append(picture.name)
+        index["sources"].append(picture.source)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, planes in rows.items():
+        np.save(out / f"{name}.npy", np.stack(planes))
+    (out / "index.json").write_text(json.dumps(index))
+    return len(index["names"])
+
+
+def main() -> None:
+    """Read the command line and pack."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of labelled sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the packed arrays")
+    args = parser.parse_args()
+    print(f"packed {pack(args.data, args.out)} pictures into {args.out}")
+
+
+if __name__ == "__main__":
+    main()
