@@ -12,7 +12,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from rtseg.sources.synthetic import read_number
 
 import rtseg
 from rtseg.backends import open_backend
@@ -20,6 +19,7 @@ from rtseg.clock import Clock
 from rtseg.contracts import Rendered, Sink
 from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
+from rtseg.sources.synthetic import read_number
 from rtseg.stats import Stats
 
 CLIPS = """intel_asl_again.mkv intel_asl_brother.mkv intel_car-detection.mp4 liveportrait_d9.mp4
