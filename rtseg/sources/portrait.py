@@ -41,7 +41,9 @@ class PortraitSource(Source):
         super().__init__(clock)
         count = max(1, round(_seconds(target) * FRAME_RATE))
         self.info = SourceInfo("portrait of Grace Hopper", WIDTH, HEIGHT, FRAME_RATE, count)
-        self._picture = widened(load_portrait())
+        # enlarged well, once, so that each frame can be taken from it fast
+        wide = widened(load_portrait())
+        self._picture = cv2.resize(wide, None, fx=1.5, fy=1.5, interpolation=cv2.INTER_CUBIC)
         self._index = 0
 
     def _read(self) -> Frame | None:
@@ -95,7 +97,7 @@ def look_at(picture: Image, progress: float) -> Image:
         ]
     )
     seen = cv2.warpAffine(
-        picture, shift, (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+        picture, shift, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
     )
     return np.asarray(seen, np.uint8)
 

@@ -1,0 +1,56 @@
+"""Put trained weights into models/: half the size, their identity beside them, and a digest.
+
+    python tools/ship_person.py ../train_cache/person_ema.pth --size 288x512
+
+Writes models/person.safetensors (float16) and models/person.json, the `ModelSpec` with the whole
+SHA-256 of the weights, which is checked whenever they are loaded.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from rtseg.labels import PERSON
+from rtseg.nets.cache import sha256
+from rtseg.nets.state import load_network, save_checkpoint
+from rtseg.zoo import InputSpec, Model, ModelSpec, WeightsSpec
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
+DATA = "VOC 2012, COCO, clothing-co-parsing, video clips; see models/person.md"
+
+
+def main() -> None:
+    """Read the command line and write the two files."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("weights", type=Path, help="state dict written by train_person.py")
+    parser.add_argument("--size", default="288x512", help="height x width it is meant for")
+    parser.add_argument("--name", default="person")
+    args = parser.parse_args()
+    height, width = (int(side) for side in args.size.split("x"))
+    state = torch.load(args.weights, weights_only=True)
+    numbers = sum(value.numel() for key, value in state.items() if "running" not in key)
+    spec = ModelSpec(
+        name=args.name,
+        architecture="lraspp_mobilenet_v3_large",
+        labels=PERSON,
+        input=InputSpec((height, width)),
+        dataset=DATA,
+        parameters=round(numbers / 1e6, 1),
+        licence="Apache-2.0",
+    )
+    path = MODELS / f"{args.name}.safetensors"
+    save_checkpoint(path, spec, {key: _halved(value) for key, value in state.items()})
+    load_network(Model(spec, path, "torch"))  # raises if it is not that network
+    digest = WeightsSpec("", sha256(path), spec.licence, round(path.stat().st_size / 1e6, 1))
+    path.with_suffix(".json").write_text(replace(spec, weights=digest).to_json() + "\n", "utf-8")
+    print(f"{path.name}: {digest.megabytes} MB, SHA-256 {digest.sha256}")
+
+
+def _halved(value: torch.Tensor) -> torch.Tensor:
+    return value.half() if value.is_floating_point() else value
+
+
+if __name__ == "__main__":
+    main()
