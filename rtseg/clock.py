@@ -31,3 +31,26 @@ class ManualClock(Clock):
     def sleep(self, seconds: float) -> None:
         """Move forward by `seconds` and return at once."""
         self.time += max(0.0, seconds)
+
+
+LATE_SECONDS = 0.05
+"""A frame that is later than this puts off those after it; a smaller delay is made good."""
+
+
+class Pace:
+    """When the frames of a recording are due, so that it plays at its own speed and no faster.
+
+    The first frame asked for is due at once. What is shown too slowly is never made up for by a
+    rush: a frame that is late sets the time anew.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._zero: float | None = None
+
+    def left(self, pts: float) -> float:
+        """Seconds until the frame at `pts` is due; 0 once it is."""
+        now = self._clock.now()
+        if self._zero is None or now - (self._zero + pts) > LATE_SECONDS:
+            self._zero = now - pts
+        return max(0.0, self._zero + pts - now)

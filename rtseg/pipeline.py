@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
+from rtseg.clock import Pace
 from rtseg.contracts import Effect, Rendered, Sink, Source
 from rtseg.errors import UsageError
 from rtseg.flow import Flow
@@ -18,6 +19,9 @@ Policy = Literal["auto", "newest", "all"]
 
 TICK_SECONDS = 0.05
 """How long the main thread waits for a frame before it turns once with nothing."""
+
+PACE_SECONDS = 0.01
+"""As long, while a frame waits for its time: keys are heard, and it is not late by more."""
 
 
 class Flows(NamedTuple):
@@ -72,6 +76,7 @@ def run(
     *,
     stats: Stats | None = None,
     policy: str = "auto",
+    paced: bool = False,
     stop: Callable[[], bool] = lambda: False,
     on_tick: Callable[[], None] = lambda: None,
 ) -> Report:
@@ -83,6 +88,8 @@ def run(
     Args:
         stats: filled while it runs, for whoever shows numbers live.
         policy: "auto" keeps the newest frame of live sources and every frame of others.
+        paced: every frame waits for its pts, so that a file is seen at its own speed, or slower
+            if the network is. Live sources have the world's, and are never paced.
         stop: asked at least every 50 ms.
         on_tick: called as often, for progress displays.
 
@@ -93,11 +100,16 @@ def run(
         RtsegError: of the source, the backend or a sink; frames before it were delivered.
     """
     stats = stats or Stats(source.clock)
+    pace = Pace(stats.clock) if paced and not source.info.live else None
     flows: Flows | None = None
+
+    def over() -> bool:
+        return stop() or not all(sink.alive for sink in sinks)
+
     stats.start()
     try:
         with flowing(source, segmenter, stats, policy) as flows:
-            _drain(flows, source, effect, sinks, stats, stop, on_tick)
+            _drain(flows, source, effect, sinks, stats, pace, over, on_tick)
     finally:
         if flows is not None:
             _settle(flows, stats)
@@ -110,28 +122,63 @@ def _drain(
     effect: Effect,
     sinks: Sequence[Sink],
     stats: Stats,
-    stop: Callable[[], bool],
+    pace: Pace | None,
+    over: Callable[[], bool],
     on_tick: Callable[[], None],
 ) -> None:
     """The main thread's part: draw, show, write, and listen."""
+    ends = 0.0
     for pair in flows.pairs.poll(TICK_SECONDS):
         _count(flows, stats)
         if pair is None:
-            for sink in sinks:
-                sink.idle(source.notice)
+            _idle(sinks, source.notice)
         else:
-            _show(Rendered(*pair, effect), sinks, stats)
+            rendered = Rendered(*pair, effect)
+            _draw(rendered, sinks, stats)
+            if pace is not None:
+                _wait(pace, rendered.frame.pts, sinks, stats, over, on_tick)
+                if over():
+                    return
+                ends = rendered.frame.pts + 1 / float(source.info.frame_rate or 25)
+            _write(rendered, sinks, stats)
         on_tick()
-        if stop() or not all(sink.alive for sink in sinks):
+        if over():
             return
+    if pace is not None and ends:
+        _wait(pace, ends, sinks, stats, over, on_tick)  # the last frame has its time too
 
 
-def _show(rendered: Rendered, sinks: Sequence[Sink], stats: Stats) -> None:
+def _idle(sinks: Sequence[Sink], notice: str | None) -> None:
+    for sink in sinks:
+        sink.idle(notice)
+
+
+def _wait(
+    pace: Pace,
+    pts: float,
+    sinks: Sequence[Sink],
+    stats: Stats,
+    over: Callable[[], bool],
+    on_tick: Callable[[], None],
+) -> None:
+    """Turn with nothing until `pts` is due, or the run is over."""
+    since = stats.clock.now()
+    while pace.left(pts) and not over():
+        _idle(sinks, None)
+        on_tick()
+        stats.clock.sleep(min(pace.left(pts), PACE_SECONDS))
+    stats.waited(since)
+
+
+def _draw(rendered: Rendered, sinks: Sequence[Sink], stats: Stats) -> None:
     with stats.stage("decode"):
         _ = rendered.segmentation.mask
     if any(sink.wants_image for sink in sinks):
         with stats.stage("draw"):
             _ = rendered.image
+
+
+def _write(rendered: Rendered, sinks: Sequence[Sink], stats: Stats) -> None:
     with stats.stage("write"):
         for sink in sinks:
             sink.write(rendered)

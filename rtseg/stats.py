@@ -12,8 +12,11 @@ import numpy as np
 
 from rtseg.clock import Clock
 
-STAGES = ("capture", "preprocess", "infer", "decode", "draw", "write")
-"""The stages of one frame's story, in order; each is timed where it runs."""
+STAGES = ("capture", "preprocess", "infer", "decode", "draw", "wait", "write")
+"""The stages of one frame's story, in order; each is timed where it runs.
+
+"wait" is for a frame's own time to come, in a paced run; it is part of no other, nor of the age.
+"""
 
 
 class Durations:
@@ -76,6 +79,7 @@ class Stats:
         self._started: float | None = None
         self._finished = 0.0
         self._moments: deque[float] = deque(maxlen=61)
+        self._waits: deque[tuple[float, float]] = deque(maxlen=32)  # more than frames on their way
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -89,16 +93,23 @@ class Stats:
         self.stages[name].add(seconds)
         self.recent[name] = 0.9 * self.recent.get(name, seconds) + 0.1 * seconds
 
+    def waited(self, since: float) -> None:
+        """Count the time from `since` until now as waiting on purpose."""
+        self._waits.append((since, self.clock.now()))
+        self.add("wait", self._waits[-1][1] - since)
+
     def start(self) -> None:
         """Begin the clock of the whole loop; models are loaded and warm by now."""
         self._started = self.clock.now()
 
     def show(self, captured_at: float) -> None:
-        """Count one frame that has reached every sink."""
+        """Count one frame that has reached every sink; its age leaves out waits on purpose."""
         self._finished = self.clock.now()
         self.shown += 1
-        self.recent["age"] = self._finished - captured_at
-        self.age.add(self._finished - captured_at)
+        waits = (until - max(since, captured_at) for since, until in self._waits)
+        age = self._finished - captured_at - sum(max(0.0, wait) for wait in waits)
+        self.recent["age"] = age
+        self.age.add(age)
         self._moments.append(self._finished)
 
     @property

@@ -22,10 +22,16 @@ from rtseg.segmenter import Segmenter
 from rtseg.sources.synthetic import read_number
 from rtseg.stats import Stats
 
-CLIPS = """intel_asl_again.mkv intel_asl_brother.mkv intel_car-detection.mp4 liveportrait_d9.mp4
-liveportrait_d13.mp4 paddleseg_humanseg_test.avi pyscenedetect_testvideo.mp4
-pyscenedetect_aspect-ratio.mp4 torchcodec_nasa_13013_rotated.mp4 torchcodec_var_fps_video.mp4
-torchcodec_test_non_zero_start.mp4 imageio_realshort.mp4 omz_human_pose_video.avi""".split()
+CLIPS = """
+imageio_realshort.mp4 intel_asl_again.mkv intel_asl_bird.mkv intel_asl_book.mkv
+intel_asl_brother.mkv intel_asl_eat.mkv intel_asl_help.mkv intel_asl_hungry.mkv
+intel_asl_learn.mkv intel_asl_milk.mkv intel_asl_night.mkv intel_car-detection.mp4
+intel_one-by-one-person-detection.mp4 liveportrait_d13.mp4 liveportrait_d18.mp4 liveportrait_d9.mp4
+omz_human_pose_video.avi paddleseg_humanseg_test.avi pyscenedetect_aspect-ratio.mp4
+pyscenedetect_fades.mp4 pyscenedetect_testvideo.mp4 torchcodec_bt709_full_range.mp4
+torchcodec_dog_eating.mp4 torchcodec_nasa_13013_rotated.mp4 torchcodec_test_non_zero_start.mp4
+torchcodec_var_fps_video.mp4
+""".split()
 QUICK = {"intel_asl_again.mkv", "torchcodec_nasa_13013_rotated.mp4", "torchcodec_var_fps_video.mp4",
          "torchcodec_test_non_zero_start.mp4", "imageio_realshort.mp4",
          "paddleseg_humanseg_test.avi"}  # fmt: skip
@@ -64,7 +70,6 @@ def facts(path: Path) -> Facts:
         )
     with av.open(str(path)) as container:
         for stream in container.streams.audio:
-            container.seek(0)
             packets = [p for p in container.demux(stream) if p.pts is not None]
             start = float(packets[0].pts * stream.time_base) - found.seconds[0]
             found.audio.append((stream.codec_context.name, len(packets), start))
@@ -84,6 +89,11 @@ def write(source: str | Path, target: Path, **options) -> rtseg.Report:
         network = segmenter()
         with rtseg.open_sink(str(target), opened.info, network.labels) as sink:
             return rtseg.run(opened, network, plain, [sink])
+
+
+@pytest.mark.needs_data
+def test_the_list_is_every_clip(data: Path) -> None:
+    assert sorted(CLIPS) == sorted(path.name for path in (data / "videos").iterdir())
 
 
 @pytest.mark.needs_data

@@ -30,6 +30,7 @@ class Plan:
         imgsz: (height, width) of the network's input, None to follow the frame.
         outputs: targets as `open_sink` takes them, the window last.
         window: whether one is opened.
+        paced: whether a recording plays at its own speed, as in a window and nowhere else.
         view: how frames are drawn.
     """
 
@@ -41,6 +42,7 @@ class Plan:
     classes: tuple[str, ...]
     outputs: tuple[str, ...]
     window: bool
+    paced: bool
     view: ViewOptions
 
 
@@ -73,6 +75,7 @@ def make_plan(flags: Flags) -> Plan:
         classes=values.comma_list(flags.view.classes),
         outputs=(*files, *(["window:"] if window else [])),
         window=window,
+        paced=window and not files and source != "-" and flags.run.policy != "newest",
         view=ViewOptions(flags.view.view, flags.view.alpha, flags.view.legend, hud),
     )
 

@@ -96,6 +96,7 @@ def run_opened(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter, s
                 [*sinks, seen],
                 stats=stats,
                 policy=flags.run.policy,
+                paced=plan.paced,
                 stop=stop,
                 on_tick=progress.tick,
             )

@@ -40,7 +40,7 @@ def start(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter) -> Non
     say("network", describe_network(segmenter))
     say("runs on", describe_backend(segmenter.info))
     _say_all("note", segmenter.info.notes)
-    say("policy", describe_policy(flags.run.policy, source.info.live))
+    say("policy", describe_policy(flags.run.policy, source.info.live, plan.paced))
     if targets := [target for target in plan.outputs if target != "window:"]:
         say("output", ", ".join(map(_in_words, targets)))
     if plan.window:
@@ -88,13 +88,14 @@ def describe_backend(info: BackendInfo) -> str:
     return f"{info.name} on {info.device}, {info.precision}{provider}"
 
 
-def describe_policy(policy: str, live: bool) -> str:
+def describe_policy(policy: str, live: bool, paced: bool = False) -> str:
     """Which frames are kept, and why."""
     what = (
         "newest frame, older ones dropped" if keeps_newest(policy, live) else "every frame in order"
     )
+    speed = ", at its own speed" if paced and not live else ""
     why = f"--policy {policy}" if policy != "auto" else ("live" if live else "file")
-    return f"{why}: {what}"
+    return f"{why}: {what}{speed}"
 
 
 def describe_frames(figures: Report) -> str:
