@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 
 from rtseg.cli.app import main as run_program
+from rtseg.cli.streams import steady_streams
 
 
 def main() -> None:
     """Run the program and leave with its exit code."""
+    steady_streams()
     sys.exit(run_program())
 
 

@@ -106,6 +106,7 @@ def _read_only(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _compiled(function: Any) -> Any:
+    """Machine code without the GIL; numba infers the types, which is why none are written below."""
     return numba.njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")(function)
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +32,7 @@ class SourceInfo:
         frame_rate: frames per second, exact; None when it has none or will not say.
         frame_count: frames it will yield; None when unknown or endless.
         live: whether the world goes on while nobody reads.
+        pictures: the files on disk that the frames are, if any; no sink may replace them.
         media: the file on disk whose audio belongs to the frames, if any.
         media_start: seconds into `media`, from its first picture, at which pts 0 lies.
         sample_aspect_ratio: width of a pixel over its height.
@@ -47,6 +47,7 @@ class SourceInfo:
     frame_rate: Fraction | None = None
     frame_count: int | None = None
     live: bool = False
+    pictures: tuple[Path, ...] = ()
     media: Path | None = None
     media_start: float = 0.0
     sample_aspect_ratio: Fraction = Fraction(1)
@@ -101,10 +102,11 @@ class Source(ABC):
             self.clock.sleep(min(left, 0.05))
 
     def __iter__(self) -> Iterator[Frame]:
-        while not self._interrupted:
+        while True:
+            # Set before asking, as `close` asks after interrupting: one of the two sees the other.
             self._reading = True
             try:
-                frame = self._read()
+                frame = None if self._interrupted else self._read()
             finally:
                 self._reading = False
             if frame is None:
@@ -114,12 +116,7 @@ class Source(ABC):
     def __enter__(self) -> Source:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
 
@@ -225,10 +222,5 @@ class Sink(ABC):
     def __enter__(self) -> Sink:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()

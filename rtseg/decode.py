@@ -91,6 +91,7 @@ def _axis(
 
 
 def _compiled(function: Any) -> Any:
+    """Machine code without the GIL; numba infers the types, which is why none are written below."""
     return numba.njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")(function)
 
 

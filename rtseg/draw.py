@@ -99,9 +99,10 @@ def _draw(image: Image, rows: list[Row], corner: Corner, scale: float, room: flo
     size = max(_SMALLEST, round(text_size(image) * scale))
     margin = round(0.6 * size)
     widest = image.shape[1] - 2 * margin
-    while size > _SMALLEST and _layout(rows, size, widest).width > widest:
-        size -= 1
     layout = _layout(rows, size, widest)
+    while layout.width > widest and size > _SMALLEST:
+        size -= 1
+        layout = _layout(rows, size, widest)
     fitting = int((image.shape[0] * room - 2 * margin - 2 * _pad(size)) // _line(size))
     if widest < 4 * size or fitting < 1 or not rows:
         return

@@ -8,12 +8,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-JOIN_SECONDS = 2.0
+JOIN_SECONDS = 1.5
+"""A program that must leave a hung thread behind is gone within two seconds."""
 
 
 class Flow(Generic[T]):
@@ -45,7 +45,7 @@ class Flow(Generic[T]):
         self.produced = 0
         self.delivered = 0
         self.replaced = 0
-        self._items = items
+        self._items = iter(items)
         self._capacity = 1 if latest else capacity
         self._interrupt = interrupt
         self._buffer: deque[T] = deque()
@@ -93,12 +93,7 @@ class Flow(Generic[T]):
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.stop()
         self._thread.join(JOIN_SECONDS)
 
@@ -113,22 +108,21 @@ class Flow(Generic[T]):
         return bool(self._buffer) or self._ended or self._stopped
 
     def _produce(self) -> None:
-        iterator = iter(self._items)
         try:
-            for item in iterator:
+            for item in self._items:
                 if not self._put(item):
                     break
         except BaseException as error:  # handed to the reader, whatever it is
             self._error = error
         finally:
-            self._close(iterator)
+            self._close_items()
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
 
-    def _close(self, iterator: Iterator[T]) -> None:
+    def _close_items(self) -> None:
         """Finish a generator in the thread that ran it."""
-        close = getattr(iterator, "close", None)
+        close = getattr(self._items, "close", None)
         try:
             if close is not None:
                 close()

@@ -53,7 +53,7 @@ class LabelSet:
         folded = [name.casefold() for name in self.names]
         if text.casefold() in folded:
             return folded.index(text.casefold())
-        if text.isdigit() and int(text) < len(self):
+        if text.isdecimal() and int(text) < len(self):
             return int(text)
         raise UsageError(
             f"unknown class {text!r}", found="this network has " + ", ".join(self.names)
@@ -62,6 +62,17 @@ class LabelSet:
     def select(self, classes: Iterable[str | int]) -> frozenset[int]:
         """Indices of the named classes; raises UsageError for one that is not here."""
         return frozenset(self.index(name) for name in classes)
+
+    def sought(self, selected: frozenset[int] | None) -> frozenset[int]:
+        """The classes looked for: those selected, else all; never the background."""
+        wanted = frozenset(range(len(self))) if selected is None else selected
+        return wanted - {self.background}
+
+    def listed(self, classes: Iterable[int], most: int = 6) -> str:
+        """Names in the network's order, those beyond `most` counted: "cat, dog and 3 more"."""
+        names = [self.names[index] for index in sorted(classes)]
+        more = f" and {len(names) - most} more" if len(names) > most else ""
+        return ", ".join(names[:most]) + more
 
     def kept(self, selected: frozenset[int] | None) -> NDArray[np.uint8]:
         """(256,) uint8: each class itself, or background (else VOID) when it is not selected."""

@@ -297,6 +297,18 @@ def test_damaged_files_and_wrong_labels_fail_before_the_first_frame(tmp_path: Pa
             open_backend("onnx", model, device="cpu", precision=precision)
 
 
+def test_networks_that_cannot_run_say_why(tmp_path: Path) -> None:
+    several = find_model(echo(tmp_path / "several.onnx", taken=[4, 3, 8, 8], given=[4, 3, 8, 8]))
+    with pytest.raises(ModelError, match="it takes 4 pictures at a time"):
+        open_backend("onnx", several, device="cpu")
+    path = echo(tmp_path / "strange.onnx")
+    strange = onnx.load(path)
+    strange.graph.node[0].op_type = "Nonsense"
+    onnx.save(strange, path)
+    with pytest.raises(ModelError, match="No Op registered for Nonsense"):
+        open_backend("onnx", find_model(path), device="cpu")
+
+
 def test_a_file_keeps_its_precision(tmp_path: Path) -> None:
     model = find_model(echo(tmp_path / "net.onnx"))
     with pytest.raises(UsageError, match=r"precision fp16 for net: its file is in fp32"):

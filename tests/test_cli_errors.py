@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -63,12 +64,15 @@ CASES: list[tuple[tuple[str, ...], int, str]] = [
     (("a.mp4", "--metrics", "there.mp4"), 2, "there.mp4 exists"),
     (("a.mp4", "-o", "no/such/out.mp4"), 2, "no folder"),
     (("a.mp4", "-o", "x.mp4", "-o", "x.mp4"), 2, "twice"),
+    (("a.mp4", "-o", "x.mp4", "-o", "nothing/../x.mp4"), 2, "twice"),
     (("a.mp4", "-o", "x/", "--mask-output", "x/"), 2, "twice"),
+    (("a.mp4", "--classes", ",", *NULL), 2, "names no class"),
     (("a.mp4", "-o", "-", "--json", "-"), 2, "twice"),
     (("a.mp4", "--json", "x.jsonl", "--metrics", "x.jsonl"), 2, "twice"),
     (("a.mp4", "-o", "x.mp4", "--codec", "vp9"), 2, "'vp9' for .mp4"),
     (("a.mp4", "-o", "x.mp4", "--crf", "99"), 2, "--crf 99"),
     (("there.mp4", "-o", "there.mp4", "-y"), 2, "source itself"),
+    (("there.mp4", "-o", "x" * 300 + ".mp4"), 1, "too long"),
     (("gopher://host/x", *NULL), 2, "gopher"),
     (("test://?nonsense=1", *NULL), 2, "nonsense"),
     (("-", *NULL), 2, "size"),
@@ -84,6 +88,8 @@ CASES: list[tuple[tuple[str, ...], int, str]] = [
     (("empty.mp4", *NULL), 3, "empty.mp4"),
     (("text.mp4", *NULL), 3, "text.mp4"),
     (("text.png", *NULL), 3, "text.png"),
+    (("x" * 300 + ".png", *NULL), 3, "too long"),
+    (("text.mp4/x.mp4", *NULL), 3, "not a directory"),
     (("nothing/", *NULL), 3, "nothing"),
     (("*.jpg", *NULL), 3, "*.jpg"),
     (("--camera", "97", *NULL), 3, "97"),
@@ -93,6 +99,7 @@ CASES: list[tuple[tuple[str, ...], int, str]] = [
     (("test://", "-m", "text.onnx", *NULL), 2, "text.onnx"),
     (("test://", "-m", "missing.onnx", *NULL), 2, "missing.onnx"),
     ((*CLIP, "--classes", "unicorn", *NULL), 2, "unknown class 'unicorn'"),
+    ((*CLIP, "--mask-output", "-"), 2, "masks do not go to stdout"),
     ((*CLIP, "--palette", "short.txt", *NULL), 2, "short.txt"),
     # devices
     (("a.mp4", "-d", "abacus", *NULL), 2, "abacus"),
@@ -194,6 +201,24 @@ def test_an_unexpected_error_is_one_line_too(
     assert "--debug" in err
 
 
+def test_what_failed_first_is_said_and_counts_when_closing_fails_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rtseg.cli import app
+    from rtseg.errors import SinkError, SourceError
+
+    def lost_and_full(arguments: object, stop: object) -> int:
+        try:
+            raise SourceError("camera 0 was lost")
+        finally:
+            raise SinkError("cannot write out.mp4")
+
+    monkeypatch.setattr(app, "_dispatch", lost_and_full)
+    assert app.main(["x"]) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["rtseg: error: camera 0 was lost", "rtseg: error: cannot write out.mp4"]
+
+
 def test_an_unwritable_folder_is_exit_1(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         target = "/proc/out.mp4"  # root may write anywhere but there
@@ -216,3 +241,29 @@ def test_a_full_disk_is_exit_1(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert "No space left" in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell closes them")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_work_goes_on_without_standard_streams(closed: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rtseg", *CLIP, "-o", "out.mkv", "--json", "out.jsonl"]
+    done = subprocess.run(
+        ["sh", "-c", f"{shlex.join(command)} {closed}"], cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "out.mkv").read_bytes().startswith(b"\x1aE\xdf\xa3")
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is of Linux")
+@pytest.mark.parametrize("arguments", [("models",), ("--help",), ("a.mp4", "--print-config")])
+def test_a_list_that_cannot_be_printed_is_exit_1(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "rtseg", *arguments]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert is_one_line(done.stderr, "cannot write stdout: No space left"), done.stderr

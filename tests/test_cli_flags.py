@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rtseg.cli.app import main
-from rtseg.cli.config import _toml
+from rtseg.cli.config import tomllib
 
 Capture = pytest.CaptureFixture[str]
 
@@ -18,7 +18,7 @@ Capture = pytest.CaptureFixture[str]
 def config_of(capsys: Capture, *arguments: str) -> dict[str, Any]:
     """The flags as the program understood them."""
     assert main([*arguments, "--print-config"]) == 0
-    return _toml().loads(capsys.readouterr().out)
+    return tomllib.loads(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

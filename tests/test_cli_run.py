@@ -116,6 +116,12 @@ def test_metrics_are_written_of_a_run_that_failed_too(capsys: Capture, inside: P
         assert sum(1 for _ in container.decode(video=0)) == 5
 
 
+def test_metrics_go_to_stdout_too(capsys: Capture, inside: Path) -> None:
+    assert main([*CLIP, "--metrics", "-", "-q"]) == 0
+    assert json.loads(capsys.readouterr().out)["frames"] == 12
+    assert list(inside.iterdir()) == []
+
+
 def test_metrics_alone_need_no_window(inside: Path) -> None:
     assert main([*CLIP, "--metrics", "m.json", "-q"]) == 0
     assert main([*CLIP, "--metrics", "m.json", "-q"]) == 2, "it exists"
@@ -197,7 +203,7 @@ def test_seen_looks_until_it_has_seen() -> None:
     assert seen.summary() == ""
     everything = Seen(labels, None)
     everything.write(rendered(0))
-    assert everything.summary() == "no pixels of: b, c, d, e, f, g, ... (7 classes)"
+    assert everything.summary() == "no pixels of: b, c, d, e, f, g and 1 more"
     assert not seen.wants_image
 
 

@@ -61,6 +61,11 @@ def test_an_error_is_the_same_object_and_comes_after_the_items_before_it() -> No
     assert got == [1, 2]
 
 
+def test_what_cannot_be_iterated_fails_before_a_thread_exists() -> None:
+    with pytest.raises(TypeError):
+        Flow(7)  # type: ignore[arg-type]
+
+
 def test_poll_turns_once_with_nothing() -> None:
     gate = threading.Event()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,11 +14,10 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "rtseg"
 
 FLOORS = {
-    5: {"cli", "__main__", "__init__", "api"},
-    4: {"bench", "evaluate", "export", "train"},
+    4: {"cli", "__main__", "__init__", "api"},
     3: {"pipeline", "segmenter"},
     2: {"sources", "backends", "effects", "sinks"},
-    1: {"flow", "clock", "stats", "metrics", "decode", "segmentation", "draw", "blend", "nets",
+    1: {"flow", "clock", "stats", "decode", "segmentation", "draw", "blend", "nets",
         "contracts", "text"},
     0: {"errors", "frame", "labels", "palettes", "palette_tables", "zoo", "shapes"},
 }  # fmt: skip
@@ -26,9 +26,9 @@ EDGES = FLOORS[2]
 
 ALLOWED = {
     "threading": {"flow"},
-    "torch": {"nets", "backends.pytorch", "export", "train"},
-    "torchvision": {"nets", "train"},
-    "onnxruntime": {"backends.ort", "export"},
+    "torch": {"nets", "backends.pytorch"},
+    "torchvision": {"nets"},
+    "onnxruntime": {"backends.ort"},
 }
 CALLS = {
     "cv2.imshow": {"sinks.window"},
@@ -92,6 +92,13 @@ def breaches(module: str, tree: ast.Module) -> list[str]:
             if called in CALLS and not within(module, CALLS[called]):
                 found.append(f"{module} calls {called}")
     return found
+
+
+def test_the_floors_are_those_of_the_readme_and_every_room_is_real() -> None:
+    text = (PACKAGE.parent / "README.md").read_text("utf-8")
+    rows = re.findall(r"^    (\d) \w+ +((?:\S+  ?)*\S+)", text, re.MULTILINE)
+    assert {int(n): {room.rstrip("/") for room in rooms.split()} for n, rooms in rows} == FLOORS
+    assert set(FLOOR_OF) == {room(module) for module in modules()}
 
 
 @pytest.mark.parametrize("module", modules())

@@ -9,7 +9,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from rtseg.clock import Clock
 from rtseg.contracts import Backend, BackendInfo, Rendered, Sink, Source, SourceInfo
 from rtseg.errors import BackendError, SinkError, SourceError, UsageError
 from rtseg.frame import Frame
@@ -240,16 +239,27 @@ def test_stream_pairs_and_stops_early() -> None:
     pairs.close()
 
 
-def test_shown_age_stays_bounded_when_the_network_is_slow() -> None:
-    """A live source far faster than the network: what is shown is never an old frame."""
+def test_a_slow_network_is_never_given_an_old_frame() -> None:
+    """Six frames come during each call: the next call gets the newest, or the one before it."""
+    count, given = 61, []
+    tickets, reads = threading.Semaphore(1), threading.Semaphore(0)
 
-    class Paced(Numbered):
-        def _read(self) -> Frame | None:
-            self.wait(1 / 60)
-            return super()._read()
+    def read(index: int) -> None:
+        assert tickets.acquire(timeout=10)
+        reads.release()
 
-    clock = Clock()
-    stats = Stats()
-    run(Paced(60, live=True), Segmenter(Echo(lambda: clock.sleep(0.1))), plain, [], stats=stats)
-    assert stats.shown + stats.dropped == stats.produced == 60
-    assert stats.age.max < 0.25
+    class Slow(Echo):
+        def __call__(self, batch: np.ndarray) -> np.ndarray:
+            due = min(6, count - 1 - 6 * len(given))
+            given.append(int(batch[0, 0, 0, 0]))
+            for _ in range(due):
+                tickets.release()
+            # the first call also finds the read of its own frame
+            for _ in range(due + (len(given) == 1)):
+                assert reads.acquire(timeout=10)
+            return super().__call__(batch)
+
+    report = run(Numbered(count, live=True, before=read), Segmenter(Slow()), plain, [])
+    assert report.frames + report.dropped == report.produced == count
+    assert [index >= 6 * call - 1 for call, index in enumerate(given)] == [True] * len(given)
+    assert len(given) >= 11

@@ -119,7 +119,7 @@ def test_a_folder_without_permission(here) -> None:
     ("target", "says"),
     [
         ("out.gif", r"\.gif is none of .mp4 .mkv .webm .avi .png"),
-        ("out", "no suffix is none of"),
+        ("out", "it ends in none of"),
         ("", "cannot write ''"),
         ("json:out.txt", "JSON lines go to .jsonl"),
         ("json:", "names no file"),

@@ -275,3 +275,42 @@ def test_a_pipe_that_cannot_take_it(target) -> None:
     )
     done = python(code, target, shell="> /dev/full")
     assert b"No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "target", ["", "/", "/%d.png", "/link/", "/7.png", "mask:", "figure:7.png"]
+)
+def test_the_sources_own_pictures_are_never_replaced(target, tmp_path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    original = tmp_path / "7.png"
+    original.write_bytes(b"mine")
+    role, _, name = target.rpartition(":")
+    where = f"{role}:{tmp_path}/{name}" if role else f"{tmp_path}{name}"
+    about = info(frame_count=1, pictures=(original,))
+    with pytest.raises(UsageError, match=r"of the source"):
+        write(where, [rendered(7, name="7")], about, overwrite=True)
+    assert original.read_bytes() == b"mine"
+
+
+def test_other_pictures_of_the_same_folder_may_be_written(tmp_path) -> None:
+    about = info(frame_count=1, pictures=(tmp_path / "cat.jpg", tmp_path / "f_1.jpg"))
+    for target in (f"{tmp_path}/out/", f"{tmp_path}/f_%d.png", f"{tmp_path}/cat.png"):
+        write(target, [rendered(1, name="cat")], about)
+    assert names(tmp_path) == ["cat.png", "f_1.png", "out"]
+
+
+@pytest.mark.parametrize("target", ["out.mp4", "json:out.jsonl", "figure:out.png"])
+def test_a_link_stays_and_the_file_lies_where_it_leads(target, tmp_path) -> None:
+    (tmp_path / "disk").mkdir()
+    role, _, name = target.rpartition(":")
+    (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+    write(f"{role}:{tmp_path}/{name}" if role else f"{tmp_path}/{name}", [rendered(0)], info())
+    assert (tmp_path / name).is_symlink()
+    assert names(tmp_path / "disk") == [name]
+
+
+def test_a_name_that_is_no_text_leaves_the_line_text(tmp_path) -> None:
+    name = os.fsdecode(b"lat\xe9")
+    write(f"json:{tmp_path}/out.jsonl", [rendered(0, name=name)], info())
+    line = json.loads((tmp_path / "out.jsonl").read_text("utf-8"))
+    assert line["name"] == "lat\ufffd"

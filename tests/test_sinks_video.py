@@ -329,3 +329,19 @@ def test_writing_over_the_file_that_is_read(data, tmp_path) -> None:
 
 def test_options_default() -> None:
     assert SinkOptions() == SinkOptions(False, None, None, "copy", False, "rtseg", "bgr24")
+
+
+@pytest.mark.parametrize(
+    ("target", "size", "words"),
+    [
+        ("out.mp4", (2, 20_000), "libx264 takes no pictures of 20000x2"),
+        ("out.webm", (2, 70_000), "libvpx-vp9 takes no pictures of 70000x2"),
+        ("mask:out.mkv", (300, 1), "ffv1 takes no pictures of 1x300"),
+    ],
+)
+def test_a_size_that_the_encoder_refuses_is_named(target, size, words, tmp_path) -> None:
+    role, _, name = target.rpartition(":")
+    frame = rendered(0, image=np.zeros((*size, 3), np.uint8))
+    with pytest.raises(SinkError, match=words):
+        write(f"{role}:{tmp_path}/{name}" if role else f"{tmp_path}/{name}", [frame], info())
+    assert list(tmp_path.iterdir()) == []

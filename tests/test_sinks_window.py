@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,17 +14,15 @@ import cv2
 import numpy as np
 import pytest
 from sink_frames import info
+from x_server import click_close, x_server
 
 from rtseg.errors import SinkError
 from rtseg.labels import VOC
 from rtseg.sinks import open_sink
 from rtseg.sinks.display import Screen, display_available, has_own_qt, held, prepare_qt
-from rtseg.sinks.window import fitting, stretched
+from rtseg.sinks.window import fitting, shrunk, stretched
 
 ROOT = Path(__file__).resolve().parents[1]
-NEEDED = ["Xvfb", "xdotool", "import"]
-MISSING = [name for name in NEEDED if shutil.which(name) is None]
-
 WINDOW = """
 import sys, time
 import numpy as np
@@ -50,38 +47,10 @@ sink.close()
 """
 
 
-# what a window manager does when its X is clicked: a ClientMessage of WM_PROTOCOLS (ICCCM 4.2.8)
-CLOSE_BUTTON = """
-import ctypes, struct, sys
-x = ctypes.CDLL("libX11.so.6")
-x.XOpenDisplay.restype = ctypes.c_void_p
-x.XInternAtom.restype = ctypes.c_ulong
-display, window = ctypes.c_void_p(x.XOpenDisplay(None)), int(sys.argv[1])
-atom = lambda name: x.XInternAtom(display, name, 0)
-event = struct.pack("@iLiPLLi5l", 33, 0, 1, 0, window, atom(b"WM_PROTOCOLS"), 32,
-                    atom(b"WM_DELETE_WINDOW"), 0, 0, 0, 0)
-event = ctypes.create_string_buffer(event, 192)
-assert x.XSendEvent(display, ctypes.c_ulong(window), 0, ctypes.c_long(0), event)
-x.XCloseDisplay(display)
-"""
-
-
 @pytest.fixture(scope="module")
 def display() -> Iterator[str]:
-    if MISSING:
-        pytest.skip(f"needs {', '.join(MISSING)}")
-    read, write = os.pipe()
-    server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(write), "-screen", "0", "1000x700x24"],
-        pass_fds=[write],
-        stderr=subprocess.DEVNULL,
-    )
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        number = pipe.readline().strip()
-    yield f":{number}"
-    server.terminate()
-    server.wait()
+    with x_server("-screen", "0", "1000x700x24") as name:
+        yield name
 
 
 @pytest.fixture
@@ -125,7 +94,7 @@ class Shown:
         return cv2.imread(str(path))
 
     def close_button(self) -> None:
-        self.ask(sys.executable, "-c", CLOSE_BUTTON, self.window)
+        click_close(self.environment, self.window)
 
     def kill(self) -> None:
         self.program.kill()
@@ -233,8 +202,6 @@ def test_an_x_server_that_refuses_us(monkeypatch, tmp_path) -> None:
 def test_a_server_that_wants_a_cookie_gets_the_one_of_the_authority_file(
     tmp_path, monkeypatch
 ) -> None:
-    if MISSING:
-        pytest.skip(f"needs {', '.join(MISSING)}")
     cookie = bytes(range(16))
     name = b"MIT-MAGIC-COOKIE-1"
 
@@ -244,22 +211,13 @@ def test_a_server_that_wants_a_cookie_gets_the_one_of_the_authority_file(
 
     authority = tmp_path / "authority"
     authority.write_bytes(entry(b"", cookie))
-    read, write = os.pipe()
-    server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(write), "-auth", str(authority)],
-        pass_fds=[write],
-        stderr=subprocess.DEVNULL,
-    )
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        monkeypatch.setenv("DISPLAY", f":{pipe.readline().strip()}")
-    monkeypatch.setenv("XAUTHORITY", str(tmp_path / "none"))
-    assert "refuses us" in (display_available() or "")
-    authority.write_bytes(entry(b"99999", bytes(16)) + entry(b"", cookie))
-    monkeypatch.setenv("XAUTHORITY", str(authority))
-    assert display_available() is None
-    server.terminate()
-    server.wait()
+    with x_server("-auth", str(authority)) as display:
+        monkeypatch.setenv("DISPLAY", display)
+        monkeypatch.setenv("XAUTHORITY", str(tmp_path / "none"))
+        assert "refuses us" in (display_available() or "")
+        authority.write_bytes(entry(b"99999", bytes(16)) + entry(b"", cookie))
+        monkeypatch.setenv("XAUTHORITY", str(authority))
+        assert display_available() is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Qt's platforms of Linux")
@@ -328,3 +286,12 @@ def test_sizes_of_the_window() -> None:
     width, height = fitting(np.empty((2160, 3840, 3)), Screen(1920, 1080))
     assert (width, height) == (1728, 972)
     assert stretched(np.zeros((10, 16, 3), np.uint8), 1.5).shape == (10, 24, 3)
+
+
+def test_a_picture_too_large_for_the_screen_is_averaged() -> None:
+    fine = np.zeros((2160, 3840, 3), np.uint8)
+    fine[::2] = 200
+    small = shrunk(fine, Screen(1920, 1080))
+    assert small.shape == (972, 1728, 3)
+    assert np.abs(small.astype(int) - 100).max() < 25, "no row is left out"
+    assert shrunk(small, Screen(1920, 1080)) is small

@@ -208,3 +208,14 @@ def test_a_glob_of_videos_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(UsageError, match=r"it means a.mp4 and 1 more. Name one video at a time"):
         open_source(f"{tmp_path}/*.mp4")
+
+
+def test_a_damaged_png_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.png"
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    content = bytearray(cv2.imencode(".png", noise)[1].tobytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match="a checksum in it is wrong"):
+        open_source(path)
+    assert capfd.readouterr().err == ""

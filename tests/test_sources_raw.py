@@ -83,6 +83,7 @@ def test_frames_of_every_format(monkeypatch: pytest.MonkeyPatch, pix_fmt: str, p
     ("asked", "exact"),
     [
         (29.97, Fraction(30000, 1001)),
+        (0.004, Fraction(1, 250)),
         (23.976, Fraction(24000, 1001)),
         (59.94, Fraction(60000, 1001)),
         (30, Fraction(30)),

@@ -49,12 +49,8 @@ def open_backend(
         ModelError: the network's file is not what it should be.
         DeviceError: the device failed, or is not there and `strict` is set.
     """
-    if name != "auto" and name not in BACKENDS:
-        known = ", ".join(["auto", *BACKENDS])
-        raise UsageError(f"unknown backend {name!r}", found=f"there are {known}")
-    if precision not in PRECISIONS:
-        known = ", ".join(PRECISIONS)
-        raise UsageError(f"unknown precision {precision!r}", found=f"there are {known}")
+    _require_one_of("backend", name, ("auto", *BACKENDS))
+    _require_one_of("precision", precision, PRECISIONS)
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads", found="a network needs at least one")
     family, number = parse_device(device)
@@ -71,6 +67,11 @@ def open_backend(
         strict=strict,
     )
     return opened
+
+
+def _require_one_of(what: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise UsageError(f"unknown {what} {name!r}", found="there are " + ", ".join(known))
 
 
 def _best(model: Model, family: str) -> str:

@@ -37,6 +37,11 @@ def gpu_is_likely() -> bool:
     return apple or nvidia_driver()
 
 
+def first_line(error: Exception) -> str:
+    """What a library says of a failure, without the trace of its own that follows."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def not_there(device: str, found: str, strict: bool, instead: str = "cpu") -> str:
     """The note that another device stands in for one.
 

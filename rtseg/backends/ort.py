@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from rtseg.backends.devices import nvidia_driver
+from rtseg.backends.devices import first_line, nvidia_driver
 from rtseg.backends.feed import Feed, as_scores
 from rtseg.backends.providers import (
     CHAINS,
@@ -22,6 +22,7 @@ from rtseg.backends.providers import (
     wanted_precision,
     why_not,
 )
+from rtseg.backends.sizes import check_batch, noise
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import BackendError, DeviceError, ModelError
 from rtseg.nets.onnx_file import cached_onnx, exported_spec
@@ -101,10 +102,7 @@ class OnnxBackend(Backend):
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As the contract says; a file for one picture at a time gets them one after the other."""
-        if batch.ndim != 4 or batch.shape[1:] != (*self.input_size, 3):
-            raise BackendError(
-                f"a batch of shape {batch.shape}", found=f"the network takes {self.input_size}"
-            )
+        check_batch(batch, self.input_size)
         if self._one_by_one and len(batch) > 1:
             return np.concatenate([self(batch[i : i + 1]) for i in range(len(batch))])
         if self._session is None:
@@ -113,7 +111,7 @@ class OnnxBackend(Backend):
             output = self._session.run([self._output], {self._input: self._feed(batch)})[0]
         except Failure as error:
             asked = f"{self.spec.name} failed on {self._session.get_providers()[0]}"
-            raise BackendError(asked, found=_first_line(error)) from error
+            raise BackendError(asked, found=first_line(error)) from error
         return as_scores(output, self.spec)
 
     def close(self) -> None:
@@ -133,6 +131,9 @@ class OnnxBackend(Backend):
         declared = session.get_inputs()[0]
         if declared.type not in NUMPY:
             raise ModelError(f"cannot use {path}", found=f"its input is a {declared.type}")
+        if isinstance(declared.shape[0], int) and declared.shape[0] > 1:
+            found = f"it takes {declared.shape[0]} pictures at a time"
+            raise ModelError(f"cannot use {path}", found=found, do="Export it for one")
         feeds = exported_spec(model.spec, self.input_size).input if own else model.spec.input
         self._feed = Feed(feeds, NUMPY[declared.type])
         self._input = declared.name
@@ -155,10 +156,9 @@ class OnnxBackend(Backend):
             ModelError: the network cannot take this shape, or gives something else than scores.
             DeviceError: the device failed.
         """
-        # noise, not black: zeros would not overflow half precision
-        noise = np.random.default_rng(0).integers(0, 256, (1, *self.input_size, 3), np.uint8)
+        batch = noise(self.input_size)
         try:
-            scores = [self(noise) for _ in range(WARM_UP_RUNS)][-1]
+            scores = [self(batch) for _ in range(WARM_UP_RUNS)][-1]
         except BackendError as error:
             if self._session.get_providers()[0] != PROVIDERS["cpu"]:
                 raise DeviceError(error.asked, found=error.found, do=error.do) from error
@@ -179,7 +179,7 @@ def available_providers_that_run() -> dict[str, str]:
         except DeviceError:  # its own words name lines of C++
             found[provider] = why_not(provider, _there())
         except Failure as error:
-            found[provider] = _first_line(error)
+            found[provider] = first_line(error)
     return found
 
 
@@ -205,14 +205,14 @@ def _session(
         )
     except Failure as error:
         if any(kind in type(error).__name__ for kind in ("Protobuf", "Graph", "NoSuch", "NoModel")):
-            raise ModelError(
-                f"cannot load the network {name}", found="it is no ONNX file, or damaged"
-            ) from error
+            # "..., Error No Op registered for X" is worth knowing; other words are C++'s own
+            words = first_line(error).partition(", Error ")[2] or "it is no ONNX file, or damaged"
+            raise ModelError(f"cannot load the network {name}", found=words) from error
         if providers != [PROVIDERS["cpu"]]:
             raise DeviceError(
-                f"{_names(providers)[0]} cannot load {name}", found=_first_line(error)
+                f"{_names(providers)[0]} cannot load {name}", found=first_line(error)
             ) from error
-        raise ModelError(f"cannot load the network {name}", found=_first_line(error)) from error
+        raise ModelError(f"cannot load the network {name}", found=first_line(error)) from error
 
 
 def _providers(family: str, number: int) -> list[Any]:
@@ -247,7 +247,3 @@ def _preload_cuda() -> None:
 def _there() -> list[str]:
     """The providers that this build of ONNX Runtime has, loadable or not."""
     return list(onnxruntime.get_available_providers())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rtseg.backends.devices import not_there
+from rtseg.backends.devices import first_line, not_there
+from rtseg.backends.sizes import check_batch, noise
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import BackendError, DeviceError, UsageError
 from rtseg.nets.graph import SeamNetwork
@@ -74,15 +75,12 @@ class TorchBackend(Backend):
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As the contract says; any number of pictures."""
-        if batch.ndim != 4 or batch.shape[1:] != (*self.input_size, 3):
-            raise BackendError(
-                f"a batch of shape {batch.shape}", found=f"the network takes {self.input_size}"
-            )
+        check_batch(batch, self.input_size)
         try:
             scores: NDArray[np.float32] = self._run(batch).cpu().numpy()
         except RuntimeError as error:
             asked = f"{self.spec.name} failed on {self._offset.device}"
-            raise BackendError(asked, found=_first_line(error)) from error
+            raise BackendError(asked, found=first_line(error)) from error
         return scores
 
     def close(self) -> None:
@@ -106,9 +104,8 @@ class TorchBackend(Backend):
 
     def _warm_up(self) -> bool:
         """Run at the real shape; whether all scores are finite."""
-        # noise, not black: zeros would not overflow half precision
-        noise = np.random.default_rng(0).integers(0, 256, (1, *self.input_size, 3), np.uint8)
-        scores = [self._run(noise) for _ in range(WARM_UP_RUNS)][-1]
+        batch = noise(self.input_size)
+        scores = [self._run(batch) for _ in range(WARM_UP_RUNS)][-1]
         return bool(torch.isfinite(scores).all().item())
 
     def _read_back(self, notes: tuple[str, ...], kept: bool) -> BackendInfo:
@@ -164,11 +161,7 @@ def _device_failed(device: torch.device, error: Exception) -> Exception:
     if isinstance(error, torch.OutOfMemoryError):
         return DeviceError(
             f"not enough memory on {device}",
-            found=_first_line(error),
+            found=first_line(error),
             do="Take a smaller --imgsz or network, or --device cpu",
         )
-    return DeviceError(f"device {device} failed", found=_first_line(error))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return DeviceError(f"device {device} failed", found=first_line(error))

@@ -1,10 +1,13 @@
-"""The size of a network's input."""
+"""The size of a network's input, and batches of that size."""
 
 from __future__ import annotations
 
 import math
 
-from rtseg.errors import UsageError
+import numpy as np
+from numpy.typing import NDArray
+
+from rtseg.errors import BackendError, UsageError
 from rtseg.zoo import ModelSpec
 
 MULTIPLE = 16
@@ -59,6 +62,20 @@ def fit_size(spec: ModelSpec, frame_width: int, frame_height: int) -> tuple[int,
 
     sizes = [(h, w) for h in sides for w in _near(h * shape, area // h)]
     return min(sizes, key=loss, default=spec.input.size)
+
+
+def check_batch(batch: NDArray[np.uint8], input_size: tuple[int, int]) -> None:
+    """Raise BackendError for a batch that is not (N, h, w, 3), (h, w) being `input_size`."""
+    if batch.ndim != 4 or batch.shape[1:] != (*input_size, 3):
+        height, width = input_size
+        raise BackendError(
+            f"a batch of shape {batch.shape}", found=f"the network takes (N, {height}, {width}, 3)"
+        )
+
+
+def noise(input_size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(1, h, w, 3) uint8 to warm up with; not black, which would not overflow half precision."""
+    return np.random.default_rng(0).integers(0, 256, (1, *input_size, 3), np.uint8)
 
 
 def _near(width: float, most: int) -> list[int]:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.backends.devices import not_there
+from rtseg.backends.sizes import check_batch
 from rtseg.clock import Clock
 from rtseg.contracts import Backend, BackendInfo
-from rtseg.errors import BackendError
 from rtseg.zoo import Model
 
 STRIDE = 8
@@ -53,10 +53,7 @@ class StubBackend(Backend):
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As the contract says."""
-        if batch.ndim != 4 or batch.shape[1:] != (*self.input_size, 3):
-            raise BackendError(
-                f"a batch of shape {batch.shape}", found=f"the stub takes {self.input_size}"
-            )
+        check_batch(batch, self.input_size)
         self._clock.sleep(self._delay)
         pixels = batch[:, self._rows[:, None], self._columns].astype(np.float32)
         distance = np.linalg.norm(pixels[:, None] - self._colours[:, None, None], axis=-1)

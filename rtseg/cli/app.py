@@ -12,8 +12,6 @@ from rtseg import __version__
 from rtseg.cli.signals import Interrupted, Stop, leave
 from rtseg.errors import RtsegError
 
-VERBS = ("run", "models", "cameras", "doctor", "demo")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code, and never raises."""
@@ -34,7 +32,7 @@ def _guarded(call: Callable[[], int], stop: Stop, debug: bool) -> int:
     try:
         code = call()
         sys.stdout.flush()
-        return stop.exit_code or code
+        return code
     except Interrupted:
         leave(stop.exit_code)
     except BrokenPipeError:
@@ -42,10 +40,23 @@ def _guarded(call: Callable[[], int], stop: Stop, debug: bool) -> int:
     except RtsegError as error:
         if isinstance(error.__cause__, BrokenPipeError):
             return _pipe_closed()
-        return _failed(error, str(error), error.exit_code, debug)
+        first = _first_failure(error)
+        if first is not error:
+            _failed(first, str(first), first.exit_code, debug=False)
+        return _failed(error, str(error), first.exit_code, debug)
+    except OSError as error:  # what we write elsewhere has its own words
+        words = "cannot write stdout" if error.filename is None else f"cannot use {error.filename}"
+        return _failed(error, f"{words}: {error.strerror or error}", 1, debug)
     except Exception as error:
         words = f"internal error: {type(error).__name__}: {error}"
         return _failed(error, f"{words}. Run again with --debug to see where", 1, debug)
+
+
+def _first_failure(error: RtsegError) -> RtsegError:
+    """What failed before `error`, which came of closing what was open; else `error` itself."""
+    while isinstance(error.__context__, RtsegError) and not error.__suppress_context__:
+        error = error.__context__
+    return error
 
 
 def _failed(error: BaseException, words: str, exit_code: int, debug: bool) -> int:
@@ -69,7 +80,7 @@ def _dispatch(arguments: Sequence[str], stop: Stop) -> int:
     from rtseg.cli.parse import build_app, prepare, usage_error
 
     app = build_app(stop)
-    tokens = prepare(app, arguments, VERBS)
+    tokens = prepare(app, arguments)
     try:
         command, bound, _ = app.parse_args(tokens, print_error=False, exit_on_error=False)
     except CycloptsError as error:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 from rtseg.cli.options import Flags
 from rtseg.errors import UsageError
@@ -33,11 +39,11 @@ def read_config(path: Path) -> dict[str, Any]:
         UsageError: it cannot be read, is no TOML, or holds a table.
     """
     try:
-        values = _toml().loads(path.read_text("utf-8"))
+        values = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UsageError(f"--config {path}", found=str(reason)) from error
-    except _toml().TOMLDecodeError as error:
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"--config {path} is not TOML", found=str(error)) from error
     for name, value in values.items():
         if isinstance(value, dict):
@@ -46,7 +52,8 @@ def read_config(path: Path) -> dict[str, Any]:
                 found=f"it has a table [{name}]",
                 do="Write the flags at the top level, as `rtseg --print-config` does",
             )
-    return {name.replace("_", "-"): value for name, value in values.items()}
+    # an empty list says nothing, and cyclopts 4 takes it for a list of one
+    return {name.replace("_", "-"): value for name, value in values.items() if value != []}
 
 
 def to_toml(flags: Flags) -> str:
@@ -77,11 +84,3 @@ def _value(value: Any) -> str:
         return "[" + ", ".join(_value(item) for item in value) + "]"
     # JSON's strings and numbers are TOML's, but for a character that TOML wants escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
-
-
-def _toml() -> Any:
-    try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[import-not-found,no-redef,unused-ignore]
-    return tomllib

@@ -6,24 +6,24 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from rtseg.errors import SinkError
+from rtseg.sinks.file_target import FileTarget, cannot_write
 from rtseg.stats import Report
 
 
 def write_metrics(path: str, report: Report) -> None:
-    """Write the report's figures as JSON, under a temporary name first.
+    """Write the report's figures as JSON, whole or not at all; "-" is stdout.
 
     Raises:
         SinkError: it cannot be written.
     """
-    file = Path(path)
-    unfinished = file.with_name(f".{file.name}.part")
+    text = json.dumps(asdict(report), indent=2)
+    if path == "-":
+        print(text)
+        return
+    target = FileTarget(Path(path), overwrite=True)  # whether it may is asked before the run
     try:
-        unfinished.write_text(json.dumps(asdict(report), indent=2) + "\n", "utf-8")
-        unfinished.replace(file)
+        target.part.write_text(text + "\n", "utf-8")
     except OSError as error:
-        raise SinkError(f"--metrics {path} cannot be written", found=_reason(error)) from error
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+        target.discard()
+        raise cannot_write(target.path, error) from error
+    target.commit()

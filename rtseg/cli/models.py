@@ -32,7 +32,8 @@ def show_model(name: str) -> int:
     rows |= {"classes": len(spec.labels), "state": _state(name, spec), "file": _file(name, spec)}
     for key, value in rows.items():
         if isinstance(value, dict):
-            value = ", ".join(f"{part} {_plain(inner)}" for part, inner in value.items())
+            told = {part: inner for part, inner in value.items() if inner not in (None, "")}
+            value = ", ".join(f"{part} {_plain(inner)}" for part, inner in told.items())
         if value not in (None, ""):
             print(f"{key:<14}{_plain(value)}")
     return 0

@@ -26,7 +26,16 @@ Without a verb, rtseg runs; a file that is called like a verb is given with -i.
 """
 
 # Flags whose value may be a lone "-", which a parser of flags takes for one.
-_TAKE_A_DASH = {"-o", "--output", "-i", "--input", "--source", "--mask-output", "--json"}
+_TAKE_A_DASH = {
+    "-o",
+    "--output",
+    "-i",
+    "--input",
+    "--source",
+    "--mask-output",
+    "--json",
+    "--metrics",
+}
 
 Input = Annotated[
     Optional[str],  # noqa: UP045 - evaluated under Python 3.10 too
@@ -65,9 +74,10 @@ def build_app(stop: Stop) -> App:
     return app
 
 
-def prepare(app: App, arguments: Sequence[str], verbs: Sequence[str]) -> list[str]:
+def prepare(app: App, arguments: Sequence[str]) -> list[str]:
     """The arguments as cyclopts takes them; a `--config` file is read on the way."""
     tokens = list(arguments)
+    verbs = {name for name in app if not name.startswith("-")}
     if not tokens or tokens[0] not in verbs or tokens[0] == "run":
         if path := config_file(tokens):
             app.config = [Dict(read_config(path), source=str(path), use_commands_as_keys=False)]

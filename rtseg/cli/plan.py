@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from rtseg.palettes import palette
 from rtseg.sinks import find_kind
 from rtseg.sinks.containers import find_encoder
 from rtseg.sinks.display import display_available
-from rtseg.sinks.file_target import check_new, check_parent
+from rtseg.sinks.file_target import cannot_write, check_new, check_parent
 from rtseg.sources import SourceOptions
 
 
@@ -56,6 +57,9 @@ def make_plan(flags: Flags) -> Plan:
     files = _targets(flags.output)
     source = _source(flags)
     _check_outputs(files, flags, source)
+    classes = values.comma_list(flags.view.classes)
+    if flags.view.classes and not classes:
+        raise UsageError(f"--classes {','.join(flags.view.classes)!r} names no class")
     if flags.view.palette is not None:
         palette(flags.view.palette, 2)  # whether it is long enough, the network's classes say
     window = flags.output.show
@@ -72,7 +76,7 @@ def make_plan(flags: Flags) -> Plan:
         imgsz=values.input_size("--imgsz", flags.model.imgsz),
         precision=_precision(flags.model),
         input_flags=_input_flags(flags.model),
-        classes=values.comma_list(flags.view.classes),
+        classes=classes,
         outputs=(*files, *(["window:"] if window else [])),
         window=window,
         paced=window and not files and source != "-" and flags.run.policy != "newest",
@@ -156,14 +160,16 @@ def _targets(flags: OutputFlags) -> list[str]:
 
 def _check_outputs(files: Sequence[str], flags: Flags, source: str) -> None:
     """Refuse what would overwrite something, cannot be encoded, or goes where another goes."""
-    taken: set[Path] = set()
+    taken: set[str] = set()
     for target in [*files, *([f"json:{flags.run.metrics}"] if flags.run.metrics else [])]:
         kind, path = find_kind(target)
         if kind in ("null", "window"):
             continue
-        if path in taken:
-            raise UsageError(f"{path} is given twice as an output", do="Give each another name")
-        taken.add(path)
+        place = os.path.realpath(path)
+        if place in taken:
+            name = "stdout" if str(path) == "-" else path
+            raise UsageError(f"{name} is given twice as an output", do="Give each another name")
+        taken.add(place)
         if kind == "video":
             find_encoder(path.suffix.lower(), flags.output.codec, flags.output.crf)
         if str(path) == "-":
@@ -180,10 +186,13 @@ def _check_stdout(kind: str) -> None:
 
 
 def _check_file(path: Path, source: str, overwrite: bool) -> None:
-    if path.is_file() and Path(source).exists() and path.samefile(source):
-        raise UsageError(f"{path} is the source itself", do="Give the output another name")
-    check_new(path, overwrite)
-    check_parent(path)
+    try:
+        if path.is_file() and Path(source).exists() and path.samefile(source):
+            raise UsageError(f"{path} is the source itself", do="Give the output another name")
+        check_new(path, overwrite)
+        check_parent(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def _is_many(path: Path) -> bool:

@@ -13,28 +13,28 @@ T = TypeVar("T")
 
 def seconds(flag: str, text: str | None) -> float | None:
     """`12.5`, `1:02.5` or `1:00:00` as seconds; None stays None."""
-    return _read(flag, text, _clock_time, "give seconds, as 12.5, or 1:02.5")
+    return _read(flag, text, _clock_time, "Give seconds, as 12.5, or 1:02.5")
 
 
 def width_height(flag: str, text: str | None) -> tuple[int, int] | None:
     """`1280x720` as (width, height); None stays None."""
-    return _read(flag, text, _two_sizes, "give WIDTHxHEIGHT, as 1280x720")
+    return _read(flag, text, _two_sizes, "Give WIDTHxHEIGHT, as 1280x720")
 
 
 def input_size(flag: str, text: str | None) -> tuple[int, int] | None:
     """`512` or `384x512` as (height, width); None for None and "auto"."""
     text = None if text == "auto" else text
-    return _read(flag, text, _one_or_two_sizes, "give HxW, as 384x640, one number, or auto")
+    return _read(flag, text, _one_or_two_sizes, "Give HxW, as 384x640, one number, or auto")
 
 
 def number(flag: str, text: str | None) -> float | None:
     """`0.5` or `1/255`; None stays None."""
-    return _read(flag, text, _number, "give a number, as 0.5 or 1/255")
+    return _read(flag, text, _number, "Give a number, as 0.5 or 1/255")
 
 
 def triple(flag: str, text: str | None) -> tuple[float, float, float] | None:
     """`0.5` or `0.485,0.456,0.406` as three numbers; None stays None."""
-    return _read(flag, text, _triple, "give one number, or three with commas between")
+    return _read(flag, text, _triple, "Give one number, or three with commas between")
 
 
 def comma_list(texts: Iterable[str]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 
 from rtseg.contracts import BackendInfo, Effect, Source
@@ -76,9 +77,9 @@ def open_effect(
         imgsz: (height, width) of the network's input.
     """
     from rtseg.effects.finish import Finish
-    from rtseg.effects.hud import Hud
+    from rtseg.effects.hud import hud_lines
 
-    hud = Hud(stats, source, backend, model, imgsz) if options.hud else None
+    hud = partial(hud_lines, stats, source, backend, model, imgsz) if options.hud else None
     finish = Finish(open_view(options, labels), labels, legend=options.legend, hud=hud)
     finish.warm_up()
     return finish

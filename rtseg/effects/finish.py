@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 
 from rtseg.blend import foreground
 from rtseg.contracts import Effect
 from rtseg.draw import legend, panel
-from rtseg.effects.hud import Hud
-from rtseg.frame import VOID, Frame, Image
+from rtseg.frame import Frame, Image
 from rtseg.labels import Colour, LabelSet
 from rtseg.segmentation import Segmentation
 
-_NAMED = 6  # classes named when none of them is there
-
 
 class Finish:
-    """Draws a view, then writes over its picture."""
+    """Draws a view, then writes over its picture.
+
+    Args:
+        legend: name the classes in view.
+        hud: gives the lines of the figures at this moment; None shows none.
+    """
 
     def __init__(
-        self, view: Effect, labels: LabelSet, *, legend: bool = False, hud: Hud | None = None
+        self,
+        view: Effect,
+        labels: LabelSet,
+        *,
+        legend: bool = False,
+        hud: Callable[[], list[str]] | None = None,
     ) -> None:
         self._view, self._labels, self._legend, self._hud = view, labels, legend, hud
 
@@ -32,7 +41,7 @@ class Finish:
         if self._legend:
             legend(image, legend_rows(segmentation, self._labels))
         if self._hud is not None:
-            panel(image, self._hud.lines())
+            panel(image, self._hud())
         return image
 
     def warm_up(self) -> None:
@@ -62,12 +71,8 @@ def empty_line(segmentation: Segmentation) -> str | None:
     # a fraction of what counting every class's pixels costs
     if cv2.LUT(segmentation.mask, foreground(labels).astype(np.uint8)).any():
         return None
-    wanted = range(len(labels)) if segmentation.selected is None else segmentation.selected
-    names = [_one_cell(labels.names[i]) for i in sorted(set(wanted) - {labels.background, VOID})]
-    if not names:
-        return None
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return "no pixels of: " + ", ".join(names[:_NAMED]) + more
+    sought = labels.sought(segmentation.selected)
+    return f"no pixels of: {_one_cell(labels.listed(sought))}" if sought else None
 
 
 def _one_cell(name: str) -> str:

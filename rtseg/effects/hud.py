@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from rtseg.contracts import BackendInfo, Source
 from rtseg.stats import Stats
 
 UNKNOWN = "-"
-
-
-@dataclass(frozen=True)
-class Hud:
-    """Whose figures are shown; see `open_effect`."""
-
-    stats: Stats | None = None
-    source: Source | None = None
-    backend: BackendInfo | None = None
-    model: str = ""
-    imgsz: tuple[int, int] | None = None
-
-    def lines(self) -> list[str]:
-        """The lines at this moment; see `hud_lines`."""
-        return hud_lines(self.stats, self.source, self.backend, self.model, self.imgsz)
 
 
 def hud_lines(

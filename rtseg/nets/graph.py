@@ -34,6 +34,7 @@ class SeamNetwork(nn.Module):
     def __init__(self, network: nn.Module, spec: InputSpec) -> None:
         super().__init__()
         network = copy.deepcopy(network).eval().requires_grad_(False)
+        # every attribute of a Module is typed as a tensor or a module
         self.backbone: nn.Module = network.backbone  # type: ignore[assignment]
         self.classifier: nn.Module = network.classifier  # type: ignore[assignment]
         # deeplabv3 and fcn classify one feature map, lraspp both that its backbone returns

@@ -65,7 +65,7 @@ def read_facts(path: Path) -> OnnxFacts:
 
 def _load(path: Path) -> Any:
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
 
     try:
         # weights kept in other files are not needed to know what the network is

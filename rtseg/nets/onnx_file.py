@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -98,8 +99,6 @@ def _seal(path: Path, spec: ModelSpec, size: tuple[int, int]) -> None:
 
 def exported_spec(spec: ModelSpec, size: tuple[int, int]) -> ModelSpec:
     """The identity of the exported file: it takes bytes as they are, normalisation is inside."""
-    from dataclasses import replace
-
     taken = replace(
         spec.input,
         size=size,

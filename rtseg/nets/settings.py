@@ -20,9 +20,15 @@ Everything is optional: what is not said is read from the file, or assumed, alou
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 from rtseg.errors import ModelError
 from rtseg.labels import PERSON, VOC, LabelSet, voc_colours
@@ -61,10 +67,6 @@ def read_settings(path: Path, flags: Mapping[str, Any] | None = None) -> Setting
 
 
 def _read_toml(path: Path) -> Settings:
-    try:
-        import tomllib  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:  # before Python 3.11
-        import tomli as tomllib  # type: ignore[import-not-found,no-redef,unused-ignore]
     try:
         values: Settings = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:

@@ -8,6 +8,7 @@ mask:TARGET                index masks        figure:FILE side-by-side figure of
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -69,6 +70,8 @@ def open_sink(
         SinkError: it cannot be written, or shown.
     """
     kind, path = find_kind(target)
+    if path.is_file() and os.path.realpath(path) in map(os.path.realpath, info.pictures):
+        raise UsageError(f"{path} is of the source itself", do="Give the output another name")
     return _resolve(SINKS[kind])(path, info, labels, options)
 
 
@@ -92,7 +95,8 @@ def find_kind(target: str) -> tuple[str, Path]:
         return "video", Path(target)
     raise UsageError(
         f"cannot write {target!r}",
-        found=f"{suffix or 'no suffix'} is none of {' '.join(VIDEO_SUFFIXES + PICTURE_SUFFIXES)}",
+        found=(f"{suffix} is" if suffix else "it ends in")
+        + f" none of {' '.join(VIDEO_SUFFIXES + PICTURE_SUFFIXES)}",
         do="A folder of pictures ends in '/', raw frames go to '-', nowhere is 'null:'.",
     )
 

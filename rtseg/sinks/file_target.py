@@ -23,10 +23,12 @@ class FileTarget:
 
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         self.path = path
-        self.part = path.with_name(f".{path.stem}.part{path.suffix}")
+        # where a link leads, perhaps to another disk, is where the file is wanted
+        self._place = Path(os.path.realpath(path))
+        self.part = self._place.with_name(f".{path.stem}.part{path.suffix}")
         self._overwrite = overwrite
         check_new(path, overwrite)
-        check_parent(path)
+        check_parent(self._place if path.is_symlink() else path)
         if path.is_dir():
             raise UsageError(f"cannot write {path}", found="it is a folder")
         try:
@@ -45,7 +47,7 @@ class FileTarget:
                 f"{self.path} appeared while it was being written", found=f"kept {self.part}"
             )
         try:
-            os.replace(self.part, self.path)  # noqa: PTH105 - the name says that it is atomic
+            os.replace(self.part, self._place)  # noqa: PTH105 - the name says that it is atomic
         except OSError as error:
             raise SinkError(
                 f"cannot put {self.path} in place", found=f"{reason(error)}; kept {self.part}"
@@ -57,7 +59,7 @@ class FileTarget:
 
     def check_space(self, needed: int = 0) -> None:
         """Raise OSError while there is still room to finish what has been written."""
-        disk = os.statvfs(self.path.parent) if hasattr(os, "statvfs") else None
+        disk = os.statvfs(self._place.parent) if hasattr(os, "statvfs") else None
         if disk is not None and disk.f_bavail * disk.f_frsize < RESERVE_BYTES + needed:
             raise OSError(28, "No space left on device")
 

@@ -36,6 +36,7 @@ class JsonLinesSink(Sink):
                 f"cannot write {path}", found="JSON lines go to .jsonl files, or to '-'"
             )
         self._path, self._rle, self._reader_left = path, options.rle, False
+        self._name = Path("stdout") if str(path) == "-" else path
         self._target: FileTarget | None = None
         self._file: IO[str] = sys.stdout
         self.lines = 0
@@ -63,7 +64,7 @@ class JsonLinesSink(Sink):
             self._reader_left = True
             silence(self._file)
         except OSError as error:
-            raise cannot_write(self._path, error, self._keep()) from error
+            raise cannot_write(self._name, error, self._keep()) from error
 
     def close(self) -> None:
         """Put the file in place; without a line leave nothing."""
@@ -100,7 +101,8 @@ def describe(rendered: Rendered, *, rle: bool = False) -> dict[str, Any]:
     frame, segmentation = rendered.frame, rendered.segmentation
     line: dict[str, Any] = {"frame": frame.index, "pts": round(frame.pts, 6)}
     if frame.name:
-        line["name"] = frame.name
+        # a name that is no text, which file systems allow, would make the line no UTF-8
+        line["name"] = frame.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     line["classes"] = [
         {"id": index, "name": segmentation.labels.names[index], "share": round(share, 6)}
         for index, share in segmentation.shares.items()

@@ -38,6 +38,8 @@ class MaskSink(Sink):
         self, path: Path, info: SourceInfo, labels: LabelSet, options: SinkOptions
     ) -> None:
         suffix = path.suffix.lower()
+        if str(path) == "-":
+            raise UsageError("masks do not go to stdout", do="Write them to a file or a folder")
         self._palette = palette(labels)
         self._video: VideoFile | None = None
         self._files: PictureFiles | None = None

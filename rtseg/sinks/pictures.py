@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
@@ -38,6 +38,7 @@ class PictureFiles:
         self._single = path.suffix.lower() in PICTURE_SUFFIXES and not NUMBER.search(path.name)
         self._folder = path.suffix.lower() not in PICTURE_SUFFIXES or path.is_dir()
         check_parent(path)
+        self._spare(info.pictures)
         if self._folder:
             self._open_folder(overwrite)
         elif self._single:
@@ -90,6 +91,23 @@ class PictureFiles:
             NUMBER.sub(lambda field: field[0] % frame.index, self.path.name, count=1)
         )
 
+    def _spare(self, originals: Iterable[Path]) -> None:
+        """Refuse to replace the source's own pictures, with -y too."""
+        folder = os.path.realpath(self.path if self._folder else self.path.parent)
+        for original in originals:
+            if os.path.realpath(original.parent) == folder and self._means(original.name):
+                raise UsageError(
+                    f"cannot write {self.path}",
+                    found=f"it would replace {original}, which is of the source",
+                    do="Give another folder",
+                )
+
+    def _means(self, name: str) -> bool:
+        """Whether a picture of the source may be written under this name."""
+        if self._folder:
+            return name.lower().endswith(".png")
+        return name == self.path.name if self._single else bool(self._pattern().fullmatch(name))
+
     def _open_folder(self, overwrite: bool) -> None:
         self._made = not self.path.exists()
         if self.path.exists() and not self.path.is_dir():
@@ -111,10 +129,12 @@ class PictureFiles:
 
     def _matching(self) -> str:
         """The name of a file that the pattern would write, if one is there."""
-        before, after = NUMBER.split(self.path.name, maxsplit=1)
-        wanted = re.compile(re.escape(before) + r"\d+" + re.escape(after))
         names = sorted(entry.name for entry in self.path.parent.iterdir())
-        return next((name for name in names if wanted.fullmatch(name)), "")
+        return next((name for name in names if self._pattern().fullmatch(name)), "")
+
+    def _pattern(self) -> re.Pattern[str]:
+        before, after = NUMBER.split(self.path.name, maxsplit=1)
+        return re.compile(re.escape(before) + r"\d+" + re.escape(after))
 
     def _check_writable(self, folder: Path) -> None:
         probe = folder / ".rtseg.part"
@@ -156,7 +176,10 @@ def encode(image: Image, suffix: str) -> bytes:
         OSError: the format cannot hold it.
     """
     settings = [] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    done, content = cv2.imencode(suffix, image, settings)
+    try:
+        done, content = cv2.imencode(suffix, image, settings)
+    except cv2.error:  # what OpenCV 4 does where 5 returns False
+        done = False
     if not done:
         raise OSError(f"{suffix} cannot hold {image.shape[1]}x{image.shape[0]}")
     return content.tobytes()

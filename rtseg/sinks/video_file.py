@@ -24,6 +24,9 @@ from rtseg.sinks.timeline import Timeline
 
 WRITE_ERRORS = (av.FFmpegError, OSError)
 
+REFUSALS = (ValueError, av.error.ExternalError, NotImplementedError)
+"""What encoders say of a size they cannot have: too large, too small, too thin."""
+
 HELD_BACK = 32
 """Frames that an encoder may look ahead at before the first comes out, at these settings."""
 
@@ -163,9 +166,19 @@ class VideoFile:
             self._start(width, height)
         except AUDIO_ERRORS as error:
             if not self.sound:
-                raise
+                raise self._refused(error, width, height) from error
             self.sound.drop(error)
-            self._start(width, height)
+            self._open(width, height)
+
+    def _refused(self, error: Exception, width: int, height: int) -> Exception:
+        """What to raise when nothing could be opened: of the encoder, that it was the size."""
+        if not isinstance(error, REFUSALS):
+            return error
+        return SinkError(
+            f"cannot write {self._target.path}",
+            found=f"{self._encoder.library} takes no pictures of {width}x{height}",
+            do="Try another --codec or suffix, or write pictures: frames_%06d.png",
+        )
 
     def _start(self, width: int, height: int) -> None:
         """Write the header of a file with one picture stream, and the sound's."""

@@ -62,9 +62,9 @@ class WindowSink(Sink):
 
     def write(self, rendered: Rendered) -> None:
         """Show one picture."""
-        picture = stretched(rendered.image, self._stretch)
+        picture = shrunk(stretched(rendered.image, self._stretch), self._screen)
         if self._picture is None or self._picture.shape != picture.shape:
-            cv2.resizeWindow(self._title, *fitting(picture, self._screen))
+            cv2.resizeWindow(self._title, picture.shape[1], picture.shape[0])
         self._picture, self._bannered = picture, False
         self._show(picture)
 
@@ -130,6 +130,14 @@ def stretched(picture: Image, ratio: float) -> Image:
         return picture
     height, width = picture.shape[:2]
     return cv2.resize(picture, (max(1, round(width * ratio)), height))
+
+
+def shrunk(picture: Image, screen: Screen) -> Image:
+    """The picture, or a smaller one that fits: Qt would leave out rows, and letters with them."""
+    width, height = fitting(picture, screen)
+    if (height, width) == picture.shape[:2]:
+        return picture
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def fitting(picture: Image, screen: Screen) -> tuple[int, int]:

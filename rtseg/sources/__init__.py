@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from rtseg.clock import Clock
 from rtseg.contracts import Source
-from rtseg.errors import UsageError
+from rtseg.errors import SourceError, UsageError
 from rtseg.sources.options import SourceOptions
 
 __all__ = ["SOURCES", "SourceOptions", "kind_of", "open_source"]
@@ -44,7 +44,7 @@ def kind_of(target: str | int | Path) -> str:
     text = str(target)
     if not text.strip():
         raise UsageError("no source was named", do="Name a camera, a file, a folder or an address")
-    if text.isdigit() or text.startswith(("/dev/video", "/dev/v4l/")):
+    if text.isdecimal() or text.startswith(("/dev/video", "/dev/v4l/")):
         return "camera"
     if text == "-":
         return "stdin"
@@ -61,6 +61,14 @@ def kind_of(target: str | int | Path) -> str:
 
 def _kind_of_path(text: str) -> str:
     path = Path(text)
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # it cannot even be asked for: too long a name, a closed folder
+        raise SourceError(
+            f"cannot open {text}", found=(error.strerror or str(error)).lower()
+        ) from error
     if path.is_file():
         return "pictures" if path.suffix.lower() in PICTURE_SUFFIXES else "video"
     looks_like_pictures = text.endswith(("/", "\\")) or re.search(r"[*?\[]", text)

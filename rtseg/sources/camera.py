@@ -66,7 +66,7 @@ class CameraSource(LiveSource):
         self.info = replace(self.info, notes=_notes(options, self.info, self._capture))
 
     def _open(self) -> cv2.VideoCapture | None:
-        target = int(self._target) if self._target.isdigit() else self._target
+        target = int(self._target) if self._target.isdecimal() else self._target
         capture = open_capture(target, BACKEND)
         if capture is not None:
             configure(capture, self._options)
@@ -105,7 +105,7 @@ def _words(
 
 def device_path(target: str) -> Path | None:
     """The device file of a camera, where systems have such files."""
-    if not target.isdigit():
+    if not target.isdecimal():
         return Path(target)
     return Path(f"/dev/video{target}") if sys.platform.startswith("linux") else None
 
@@ -188,7 +188,7 @@ def _listed(folder: Path) -> Iterator[tuple[int, str]]:
     """(index, name) of each camera; a camera's further nodes carry no pictures."""
     for entry in sorted(folder.glob("video*"), key=lambda path: (len(path.name), path.name)):
         number, node = entry.name.removeprefix("video"), entry / "index"
-        if number.isdigit() and (not node.exists() or node.read_text().strip() == "0"):
+        if number.isdecimal() and (not node.exists() or node.read_text().strip() == "0"):
             name = entry / "name"
             yield int(number), name.read_text().strip() if name.exists() else ""
 

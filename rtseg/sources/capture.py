@@ -11,6 +11,9 @@ QUIET = {"OPENCV_FFMPEG_LOGLEVEL": "-8", "OPENCV_LOG_LEVEL": "SILENT"}
 """OpenCV and FFmpeg write to the terminal on their own; our one clear line says what matters.
 Whoever sets one of these variables wants to hear them, and does."""
 
+SILENT = 0
+"""OpenCV's lowest level of logging."""
+
 FRAME_THREADS_OF_LIVE = 1
 """FFmpeg decodes frames in parallel by holding back as many as it has threads: up to half a
 second of delay on a machine with 16 cores. A live stream is decoded by one."""
@@ -29,6 +32,8 @@ def open_capture(
         params: `cv2.CAP_PROP_*` -> value, for those that count while opening.
     """
     hush()
+    if isinstance(target, str) and not _is_text(target):
+        target = os.fsencode(target)  # type: ignore[assignment]  # as a str it would crash OpenCV
     pairs = [number for pair in (params or {}).items() for number in pair]
     try:
         capture = cv2.VideoCapture(target, backend, pairs)
@@ -38,6 +43,11 @@ def open_capture(
         return capture
     capture.release()
     return None
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name is text, and not bytes that Python could not read as such."""
+    return name.encode("utf-8", "replace") == name.encode("utf-8", "surrogateescape")
 
 
 def network_params(timeout: float) -> dict[int, int]:
@@ -62,4 +72,7 @@ def hush() -> None:
     if wants_to_hear or "OPENCV_FFMPEG_DEBUG" in os.environ:
         return
     os.environ.update(QUIET)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    if hasattr(cv2, "setLogLevel"):  # OpenCV 4
+        cv2.setLogLevel(SILENT)
+    else:
+        cv2.utils.logging.setLogLevel(SILENT)

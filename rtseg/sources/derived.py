@@ -34,12 +34,12 @@ class Derived(Source):
         return frame
 
     @property
-    def notice(self) -> str | None:  # type: ignore[override]
+    def notice(self) -> str | None:  # type: ignore[override]  # read-only
         """Of the inner source."""
         return self._inner.notice
 
     @property
-    def outages(self) -> int:  # type: ignore[override]
+    def outages(self) -> int:  # type: ignore[override]  # read-only
         """Of the inner source."""
         return self._inner.outages
 

@@ -77,7 +77,7 @@ def exact_rate(fps: float) -> Fraction:
     """The rate that a decimal number means: 29.97 is 30000/1001, 12.5 is 25/2."""
     whole = round(fps)
     ntsc = Fraction(whole * 1000, 1001)
-    if fps != whole and abs(fps - ntsc) < 0.005:
+    if whole and fps != whole and abs(fps - ntsc) < 0.005:
         return ntsc
     return Fraction(fps).limit_denominator(1001)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -52,7 +53,9 @@ class PictureSource(Source):
         self._held: Image | None = read_picture(self._paths[0])
         height, width = self._held.shape[:2]
         name = self._paths[0].name if len(self._paths) == 1 else target
-        self.info = SourceInfo(name, width, height, asked, len(self._paths))
+        self.info = SourceInfo(
+            name, width, height, asked, len(self._paths), pictures=tuple(self._paths)
+        )
 
     def _read(self) -> Frame | None:
         if self._index == len(self._paths):
@@ -132,8 +135,9 @@ def read_picture(path: Path) -> Image:
         raise SourceError(asked, found=(error.strerror or str(error)).lower()) from error
     if not content:
         raise SourceError(asked, found="the file is empty")
-    if content.startswith(b"\x89PNG") and b"IEND" not in content:
-        # Found here, since libpng would say so on the terminal, and cannot be hushed.
+    if has_wrong_checksum(content):
+        raise SourceError(asked, found="it is damaged: a checksum in it is wrong")
+    if is_cut_off(content):
         raise SourceError(asked, found="the file is cut off")
     hush()
     raw = np.frombuffer(content, np.uint8)
@@ -148,6 +152,35 @@ def read_picture(path: Path) -> Image:
         # Unchanged means not turned upright either; what is turned keeps its hidden colours.
         image = over_paper(stored) if stored.shape[:2] == image.shape[:2] else image
     return np.ascontiguousarray(image)
+
+
+def has_wrong_checksum(content: bytes) -> bool:
+    """Whether a PNG is damaged where it cannot be shown without; libpng would say so aloud."""
+    at = 8
+    while content.startswith(b"\x89PNG") and at + 12 <= len(content):
+        end = at + 8 + int.from_bytes(content[at : at + 4], "big")
+        needed = content[at + 4 : at + 5].isupper() and end + 4 <= len(content)
+        stored = int.from_bytes(content[end : end + 4], "big")
+        if needed and zlib.crc32(content[at + 4 : end]) != stored:
+            return True
+        at = end + 4
+    return False
+
+
+def is_cut_off(content: bytes) -> bool:
+    """Whether a PNG or JPEG lacks its end.
+
+    Found here, since libpng would say so on the terminal, and cannot be hushed; and OpenCV 4 fills
+    what a JPEG lacks with grey.
+    """
+    if content.startswith(b"\x89PNG"):
+        return b"IEND" not in content
+    if not content.startswith(b"\xff\xd8"):
+        return False
+    at = 2  # over the header's segments, one of which may be a whole picture, the thumbnail
+    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":
+        at += 2 + max(2, int.from_bytes(content[at + 2 : at + 4], "big"))
+    return b"\xff\xd9" not in content[at:]
 
 
 def over_paper(stored: NDArray[np.uint8] | NDArray[np.uint16]) -> Image:

@@ -12,6 +12,9 @@ import av
 from rtseg.errors import SourceError
 from rtseg.sources.stream import public_name
 
+EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+"""What a Matroska file, and the element that holds all of its content, begin with."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -83,10 +86,41 @@ def packet_times(target: str, timeout: float) -> tuple[float, ...]:
     return tuple(float((tick - first) * base) for tick in sorted(ticks))
 
 
+def missing_bytes(path: Path) -> int:
+    """How many bytes a Matroska or WebM file lacks of those its header declares; 0 for others.
+
+    Its header counts bytes, not frames (RFC 8794, RFC 9559): what was cut off can be told by it.
+    """
+    with path.open("rb") as file:
+        head = file.read(256)
+    if not head.startswith(EBML):
+        return 0
+    size, at = _sized(head, len(EBML))
+    if not head.startswith(SEGMENT, at + size):
+        return 0
+    size, at = _sized(head, at + size + len(SEGMENT))
+    return max(0, at + size - path.stat().st_size)
+
+
+def _sized(head: bytes, at: int) -> tuple[int, int]:
+    """The size that an element at `at` declares, 0 where it leaves it open; where it begins."""
+    length = 9 - head[at].bit_length()
+    bits = (1 << 7 * length) - 1
+    size = int.from_bytes(head[at : at + length], "big") & bits
+    return (0 if size == bits else size), at + length
+
+
 def _check_file(path: Path) -> None:
     asked = f"cannot open {path}"
     if not path.exists():
         raise SourceError(asked, found="there is no such file", do="Check the path")
+    if path.is_fifo():
+        raise SourceError(
+            asked,
+            found="it is a pipe, and a video is read more than once",
+            do="Save it as a file, or send raw frames: ffmpeg -i VIDEO -f rawvideo "
+            "-pix_fmt bgr24 - | rtseg - --size WIDTHxHEIGHT",
+        )
     try:
         with path.open("rb") as file:
             empty = not file.read(1)

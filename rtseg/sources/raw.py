@@ -116,7 +116,7 @@ class RawSource(Source):
         while got < len(view) and not self._interrupted:
             if not _ready(self._pipe):
                 continue
-            count = self._pipe.readinto(view[got:])  # type: ignore[attr-defined]
+            count = self._pipe.readinto(view[got:])  # type: ignore[attr-defined]  # RawIOBase
             if not count:
                 break
             got += count

@@ -14,7 +14,7 @@ from rtseg.errors import SourceError
 from rtseg.frame import Frame, Image
 from rtseg.sources.capture import network_params, open_capture
 from rtseg.sources.options import SourceOptions
-from rtseg.sources.probe import display_name, not_a_video, packet_times, probe
+from rtseg.sources.probe import display_name, missing_bytes, not_a_video, packet_times, probe
 
 SEEK_AHEAD_SECONDS = 1.0
 """A seek aims this much before the start; the frames between are decoded and left out."""
@@ -150,6 +150,12 @@ class VideoSource(Source):
             self.warnings.append(
                 f"{self.info.name} ended after {self._index} of its {declared} frames: "
                 "it is damaged or cut off"
+            )
+        missing = 0 if "://" in self._target else missing_bytes(Path(self._target))
+        if missing and not self.warnings:
+            self.warnings.append(
+                f"{self.info.name} ended after {self._index} frames: "
+                f"it is cut off, {missing} bytes are missing"
             )
 
     def _release(self) -> None:
