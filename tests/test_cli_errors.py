@@ -49,6 +49,8 @@ CASES: list[tuple[tuple[str, ...], int, str]] = [
     (("a.mp4", "--policy", "some"), 2, "--policy"),
     (("a.mp4", "--width", "wide"), 2, "--width"),
     (("a.mp4", "--every", "0", *NULL), 2, "every"),
+    (("a.mp4", "--every", "1.5", *NULL), 2, "'1.5' is no whole number"),
+    (("a.mp4", "--max-frames", "2.7", *NULL), 2, "'2.7' is no whole number"),
     (("a.mp4", "--start", "soon", *NULL), 2, "--start 'soon'"),
     (("a.mp4", "--start", "5", "--end", "3", *NULL), 2, "end"),
     (("a.mp4", "--imgsz", "0x9", *NULL), 2, "--imgsz '0x9'"),

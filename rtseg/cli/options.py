@@ -6,10 +6,11 @@ Fields hold what a person typed; `values.py` turns the odd ones into numbers, so
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Optional
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 
 SOURCE = Group("Source", sort_key=1)
 MODEL = Group("Network", sort_key=2)
@@ -17,9 +18,19 @@ VIEW = Group("View", sort_key=3)
 OUTPUT = Group("Output", sort_key=4)
 RUN = Group("Run", sort_key=5)
 
+
+def _whole(kind: object, tokens: Sequence[Token]) -> int:
+    """A whole number: cyclopts by itself would round 1.5."""
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no whole number") from error
+
+
 # Optional[X], not X | None: cyclopts evaluates these at run time, under Python 3.10 too.
 Text = Optional[str]  # noqa: UP045
-Whole = Optional[int]  # noqa: UP045
+Whole = Annotated[Optional[int], Parameter(converter=_whole)]  # noqa: UP045
 Real = Optional[float]  # noqa: UP045
 
 
@@ -53,7 +64,7 @@ class SourceFlags:
     start: Annotated[Text, _flag("Begin here: seconds, or 1:02.5.")] = None
     end: Annotated[Text, _flag("Stop here: seconds, or 1:02.5.")] = None
     max_frames: Annotated[Whole, _flag("Stop after so many frames.")] = None
-    every: Annotated[int, _flag("Take one frame of so many.")] = 1
+    every: Annotated[int, _flag("Take one frame of so many."), Parameter(converter=_whole)] = 1
     reconnect: Annotated[
         bool, _flag("Reopen a camera or stream that was lost.", negative="--no-reconnect")
     ] = True
