@@ -29,11 +29,17 @@ def data() -> Path:
 def no_thread_left() -> Iterator[None]:
     """Fail a test that leaves one of rtseg's threads running."""
     yield
-    until = time.monotonic() + 2.0
+    left = threads_left(2.0)
+    assert not left, f"threads left behind: {left}"
+
+
+def threads_left(seconds: float) -> list[threading.Thread]:
+    """Our threads that still run after so many seconds to end in."""
+    until = time.monotonic() + seconds
     while time.monotonic() < until and _our_threads():
         for thread in _our_threads():
-            thread.join(0.1)
-    assert not _our_threads(), f"threads left behind: {_our_threads()}"
+            thread.join(0.05)
+    return _our_threads()
 
 
 def _our_threads() -> list[threading.Thread]:

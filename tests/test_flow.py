@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from conftest import threads_left
 
 from rtseg.flow import Flow
 
@@ -145,3 +146,20 @@ def test_discarded_counts_what_nobody_read() -> None:
     with Flow(items(), capacity=2) as flow:
         assert gate.wait(5)
     assert flow.discarded == 2
+
+
+def test_a_thread_left_behind_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check that every test ends with sees a thread that hangs, and only that."""
+    monkeypatch.setattr("rtseg.flow.JOIN_SECONDS", 0.01)
+    release = threading.Event()
+
+    def stuck() -> Iterator[int]:
+        release.wait(30)
+        yield 1
+
+    assert threads_left(0.0) == []
+    with Flow(stuck(), name="stuck"):
+        pass
+    assert [thread.name for thread in threads_left(0.05)] == ["rtseg-stuck"]
+    release.set()
+    assert threads_left(5.0) == []
