@@ -3,6 +3,7 @@
     RtsegError                 1  runtime failure
     +-- UsageError             2  what was asked for makes no sense
     |   +-- ModelError         2  a network or its weights are not what was named
+    |   +-- DatasetError       2  labelled pictures are not what was named, or are broken
     +-- SourceError            3  a source cannot be opened, or was lost for good
     +-- SinkError              1  something could not be written
     +-- BackendError           1  the network failed while running
@@ -39,6 +40,10 @@ class UsageError(RtsegError):
 
 class ModelError(UsageError):
     """A network, its labels or its weights are not what was named."""
+
+
+class DatasetError(UsageError):
+    """Labelled pictures are not what was named, or are broken."""
 
 
 class SourceError(RtsegError):

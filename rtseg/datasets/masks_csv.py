@@ -1,0 +1,105 @@
+"""Roboflow's "PNG masks": a folder per split with `a.jpg`, `a_mask.png` and `_classes.csv`."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from rtseg.datasets.contract import Dataset, Layout, Problem
+from rtseg.datasets.names import label_set
+from rtseg.datasets.pairs import (
+    SPLITS,
+    Pair,
+    Values,
+    pictures_in,
+    read_lines,
+    samples_of,
+    subfolders,
+)
+from rtseg.errors import DatasetError
+from rtseg.frame import VOID
+
+TABLE = "_classes.csv"
+MASK = "_mask"
+
+
+def index_masks_csv(root: Path) -> Dataset:
+    """Every picture with its mask in the folder itself and in those of the splits.
+
+    Raises:
+        DatasetError: there is no `_classes.csv`, or one cannot be read or differs from another.
+    """
+    folders = [*([root] if _has_table(root) else []), *_tables_below(root)]
+    if not folders:
+        raise DatasetError(f"no {TABLE} in {root}", found="nor in the folders in it")
+    values = _values(folders)
+    pairs: list[Pair] = []
+    problems: list[Problem] = []
+    for folder in folders:
+        split = "" if folder == root else SPLITS.get(folder.name.casefold(), "")
+        found, wrong = _pairs(root, folder, split)
+        pairs += found
+        problems += wrong
+    return Dataset(root, "masks-csv", values.labels, samples_of(pairs, values), tuple(problems))
+
+
+def _pairs(root: Path, folder: Path, split: str) -> tuple[list[Pair], list[Problem]]:
+    files = pictures_in(folder)
+    masks = {stem.removesuffix(MASK): path for stem, path in files.items() if stem.endswith(MASK)}
+    images = {stem: path for stem, path in files.items() if not stem.endswith(MASK)}
+    prefix = "" if folder == root else f"{folder.name}/"
+    pairs = [
+        Pair(prefix + stem, path, masks[stem], split)
+        for stem, path in images.items()
+        if stem in masks
+    ]
+    problems = [Problem(p, f"no mask {s}{MASK}.png") for s, p in images.items() if s not in masks]
+    problems += [Problem(p, "no picture has its name") for s, p in masks.items() if s not in images]
+    if not files:
+        problems.append(Problem(folder, "the split is empty"))
+    return pairs, problems
+
+
+def _values(folders: list[Path]) -> Values:
+    tables = {folder / TABLE: dict(_read_table(folder / TABLE)) for folder in folders}
+    (path, first), *others = tables.items()
+    for other, rows in others:
+        if rows != first:
+            raise DatasetError(f"cannot use {other}", found=f"its classes differ from {path}'s")
+    numbers = sorted(first)
+    labels = label_set([first[number] for number in numbers], path)
+    table = np.full(256, -1, np.int16)
+    table[VOID] = VOID
+    table[numbers] = np.arange(len(numbers))
+    return Values(labels, table, None, f"{path} says which value is which class.")
+
+
+def _read_table(path: Path) -> Iterator[tuple[int, str]]:
+    for row in list(csv.reader(read_lines(path), skipinitialspace=True))[1:]:
+        if len(row) < 2 or not row[0].strip().isdecimal() or int(row[0]) > VOID:
+            raise DatasetError(
+                f"cannot read {path}",
+                found=f"the line {','.join(row)!r}",
+                do='Write "Pixel Value, Class" and below it lines like "1, cat".',
+            )
+        yield int(row[0]), row[1].strip()
+
+
+def _has_table(folder: Path) -> bool:
+    return (folder / TABLE).is_file()
+
+
+def _tables_below(root: Path) -> list[Path]:
+    return [folder for folder in subfolders(root) if _has_table(folder)]
+
+
+def _looks_like_it(path: Path) -> bool:
+    return path.is_dir() and (_has_table(path) or bool(_tables_below(path)))
+
+
+LAYOUT = Layout(
+    f"train/, valid/, test/ with a.jpg, a{MASK}.png and {TABLE}", _looks_like_it, index_masks_csv
+)

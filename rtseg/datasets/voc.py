@@ -1,0 +1,125 @@
+"""Pascal VOC: JPEGImages, SegmentationClass, and lists in ImageSets/Segmentation.
+
+Also what CVAT and Datumaro export so: their labelmap.txt names the classes, and gives the colours
+of their masks, which are in full colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rtseg.datasets.contract import Dataset, Layout, Problem
+from rtseg.datasets.names import find_names
+from rtseg.datasets.pairs import (
+    SPLITS,
+    Pair,
+    Values,
+    identity,
+    listed,
+    pictures_under,
+    read_lines,
+    repeated,
+    samples_of,
+)
+from rtseg.labels import VOC, voc_colours
+
+PICTURES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
+
+
+@dataclass
+class _Found:
+    root: Path
+    images: dict[str, Path]
+    masks: dict[str, Path]
+    pairs: dict[str, Pair] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add_list(self, path: Path, split: str) -> None:
+        """Take what one list names; a list none of whose pictures has a mask is told of."""
+        names = read_lines(path)
+        if not names:
+            self.problems.append(Problem(path, "the list is empty"))
+        elif not any(name in self.masks for name in names):
+            self.notes.append(f"{path.name} is left out: none of its {len(names)} has a mask")
+            return
+        self.problems += [Problem(path, f"{name} is listed twice") for name in repeated(names)]
+        for name in dict.fromkeys(names):
+            self.add(name, split, path)
+
+    def add(self, name: str, split: str, path: Path) -> None:
+        """Take a picture in a split, or tell what it lacks."""
+        before = self.pairs.get(name)
+        if before is not None:
+            if before.split != split:
+                words = f"{name} is in {before.split or 'another list'} too, and stays there"
+                self.problems.append(Problem(path, words))
+            return
+        image, mask = self.images.get(name), self.masks.get(name)
+        if image is None:
+            self.problems.append(Problem(path, f"{name} has no picture in {PICTURES}"))
+        elif mask is None:
+            self.problems.append(Problem(path, f"{name} has no mask in {MASKS}"))
+        else:
+            self.pairs[name] = Pair(name, image, mask, split)
+
+
+def index_voc(root: Path) -> Dataset:
+    """Every picture that a list names; every one with a mask where there are no lists."""
+    found = _Found(root, _by_name(root / PICTURES), _by_name(root / MASKS))
+    lists = dict(_lists(root / LISTS))
+    for path, split in lists.items():
+        found.add_list(path, split)
+    if not lists:
+        for name in found.masks:
+            found.add(name, "", root / MASKS)
+    values = _values(root)
+    return Dataset(
+        root,
+        "voc",
+        values.labels,
+        samples_of(found.pairs.values(), values),
+        tuple(found.problems),
+        tuple(found.notes),
+    )
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    """Name, as lists write it (with subfolders), -> picture."""
+    if not folder.is_dir():
+        return {}
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path for path in pictures_under(folder)
+    }
+
+
+def _lists(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The lists and their splits; trainval only where neither of its halves is there."""
+    paths = {path.stem.casefold(): path for path in sorted(folder.glob("*.txt"))}
+    known = {SPLITS[stem] for stem in paths if stem in SPLITS}
+    for stem in sorted(paths, key=lambda stem: (stem not in SPLITS, "train val test".find(stem))):
+        if stem in SPLITS:
+            yield paths[stem], SPLITS[stem]
+        elif stem == "trainval" and "train" not in known:
+            yield paths[stem], "train"
+        elif not known and stem != "trainval":
+            yield paths[stem], ""
+
+
+def _values(root: Path) -> Values:
+    names = find_names([root])
+    advice = "A file labelmap.txt or classes.txt beside JPEGImages names other classes than VOC's."
+    if names is None:
+        return Values(VOC, identity(VOC), voc_colours(21), advice)
+    colours = names.colours or voc_colours(len(names.labels))
+    advice = f"{names.path} names the classes: {listed(names.names)}."
+    return Values(names.labels, identity(names.labels), colours, advice)
+
+
+def _looks_like_it(path: Path) -> bool:
+    return (path / PICTURES).is_dir() and (path / MASKS).is_dir()
+
+
+LAYOUT = Layout(f"{PICTURES}/, {MASKS}/ and {LISTS}/train.txt, val.txt", _looks_like_it, index_voc)

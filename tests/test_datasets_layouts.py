@@ -1,0 +1,570 @@
+"""Every layout opens by itself, and keeps the contract of a dataset."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dataset_folders import (
+    CATEGORIES,
+    MAKERS,
+    NAMES,
+    coco_json,
+    draw,
+    make_cityscapes,
+    make_coco,
+    make_folder,
+    make_roboflow,
+    make_roboflow_masks,
+    make_voc,
+    write,
+)
+
+from rtseg.datasets import DATASETS, Dataset, layout_of, open_dataset
+from rtseg.errors import DatasetError, UsageError
+from rtseg.frame import VOID
+from rtseg.labels import VOC
+from rtseg.palette_tables import CITYSCAPES
+
+
+def counts(dataset: Dataset) -> dict[str, int]:
+    return dict(Counter(sample.split for sample in dataset.samples))
+
+
+def named(dataset: Dataset, name: str) -> np.ndarray:
+    return next(sample for sample in dataset.samples if sample.name == name).read_mask()
+
+
+@pytest.fixture(params=sorted(DATASETS))
+def layout(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_every_row_of_the_table_has_a_maker() -> None:
+    assert set(MAKERS) == set(DATASETS)
+
+
+def test_every_layout_is_recognised_and_keeps_the_contract(layout: str, tmp_path: Path) -> None:
+    dataset = open_dataset(MAKERS[layout](tmp_path / "set"))
+    assert dataset.format == layout == layout_of(tmp_path / "set")
+    assert dataset.problems == ()
+    assert len({sample.name for sample in dataset.samples}) == len(dataset) >= 8
+    assert (dataset.labels.background is None) == (layout == "cityscapes")
+    for sample in dataset.samples:
+        image, mask = sample.read_image(), sample.read_mask()
+        assert (image.dtype, mask.dtype) == (np.uint8, np.uint8)
+        assert image.shape == (48, 64, 3)
+        assert mask.shape == (48, 64)
+        assert set(np.unique(mask)) <= {*range(len(dataset.labels)), VOID}
+        red = image[..., 2].astype(int) - image[..., 0] > 100
+        disc = mask == next(
+            i for i, name in enumerate(dataset.labels.names) if name in ("disc", "person")
+        )
+        assert (red[mask != VOID] == disc[mask != VOID]).mean() > 0.97, "the mask fits its picture"
+
+
+def test_the_order_is_the_same_whenever_it_is_opened_and_samples_travel(
+    layout: str, tmp_path: Path
+) -> None:
+    folder = MAKERS[layout](tmp_path / "set")
+    first, second = open_dataset(folder), open_dataset(folder)
+    assert first == second
+    assert [s.name for s in first.samples] == [s.name for s in second.samples]
+    sample = first.samples[0]
+    sent = pickle.loads(pickle.dumps(sample))  # to the worker processes that read for training
+    assert (sent.read_mask() == sample.read_mask()).all()
+
+
+def test_a_format_that_is_named_is_not_guessed(layout: str, tmp_path: Path) -> None:
+    folder = MAKERS[layout](tmp_path / "set")
+    assert open_dataset(folder, format=layout).format == layout
+    with pytest.raises(UsageError, match="unknown format 'nonsense': there are coco, masks-csv"):
+        open_dataset(folder, format="nonsense")
+
+
+def test_a_format_that_the_folder_is_not_is_an_error(layout: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing here")
+    with pytest.raises(DatasetError):
+        open_dataset(tmp_path, format=layout)
+
+
+def test_an_unknown_folder_is_told_what_was_looked_for(tmp_path: Path) -> None:
+    write(tmp_path / "a.jpg", next(draw(1)).image)
+    with pytest.raises(DatasetError, match="of a known layout") as raised:
+        open_dataset(tmp_path)
+    for row in DATASETS:
+        assert f"{row}: " in str(raised.value)
+    assert raised.value.exit_code == 2
+
+
+def test_what_is_not_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="there is no such file or folder"):
+        open_dataset(tmp_path / "absent")
+
+
+def test_one_folder_in_another_is_looked_into(tmp_path: Path) -> None:
+    make_voc(tmp_path / "VOCdevkit" / "VOC2012")
+    assert len(open_dataset(tmp_path)) == 12
+
+
+def test_a_split_is_kept_and_an_unknown_one_lists_those_there_are(tmp_path: Path) -> None:
+    folder = make_roboflow(tmp_path / "set")
+    assert counts(open_dataset(folder, split="valid")) == {"val": 4}
+    assert open_dataset(folder).splits == ("train", "val", "test")
+    with pytest.raises(DatasetError, match="there are train, val, test"):
+        open_dataset(folder, split="minival")
+    with pytest.raises(DatasetError, match="it has none"):
+        open_dataset(make_folder(tmp_path / "other"), split="val")
+
+
+def test_names_in_a_file_are_kept_and_unknown_ones_are_an_error(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "set")
+    names = tmp_path / "keep.txt"
+    names.write_text("00_0005\n\n00_0002\n")
+    kept = open_dataset(folder, names=names)
+    assert [sample.name for sample in kept.samples] == ["00_0002", "00_0005"]
+    names.write_text("00_0005\nstranger\n")
+    with pytest.raises(DatasetError, match="there is no stranger") as raised:
+        open_dataset(folder, names=names)
+    assert "Names look like 00_0000" in str(raised.value)
+
+
+def test_sizes_can_be_checked_on_opening(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "set")
+    write(folder / "masks" / "00_0003.png", np.zeros((48, 63), np.uint8))
+    assert open_dataset(folder).problems == ()
+    (problem,) = open_dataset(folder, sizes_checked=True).problems
+    assert problem.path.name == "00_0003.jpg"
+    assert "48x63 (HxW), its picture 00_0003.jpg is 48x64" in problem.words
+
+
+# COCO
+
+
+def test_coco_classes_are_background_then_categories_in_the_order_of_their_ids(
+    tmp_path: Path,
+) -> None:
+    dataset = open_dataset(make_coco(tmp_path))
+    assert dataset.labels.names == NAMES
+    assert dataset.labels.background == 0
+    assert counts(dataset) == {"train": 8, "val": 4}
+
+
+def test_coco_masks_are_the_outlines_that_were_drawn(tmp_path: Path) -> None:
+    dataset = open_dataset(make_coco(tmp_path))
+    for picture in draw(8):
+        wrong = named(dataset, picture.name) != picture.mask
+        assert wrong.mean() < 0.03, "pycocotools rounds edges otherwise than OpenCV"
+
+
+def _coco_beside(folder: Path, pictures_in: str, json_at: str) -> Path:
+    pictures = list(draw(3))
+    for picture in pictures:
+        write(folder / pictures_in / f"{picture.name}.jpg", picture.image)
+    path = folder / json_at
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(coco_json(pictures)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("pictures_in", "json_at", "split"),
+    [
+        ("train", "instances_train.json", "train"),
+        ("images/val2017", "annotations/instances_val2017.json", "val"),
+        ("images/default", "annotations/instances_default.json", ""),
+        ("images", "labels.json", ""),
+        (".", "export.json", ""),
+        ("valid", "valid/_annotations.coco.json", "val"),
+        ("test/images", "test/annotations/annotations.json", "test"),
+    ],
+)
+def test_the_pictures_of_a_coco_file_are_found_from_its_folder_and_from_the_file(
+    tmp_path: Path, pictures_in: str, json_at: str, split: str
+) -> None:
+    path = _coco_beside(tmp_path, pictures_in, json_at)
+    assert counts(open_dataset(tmp_path)) == {split: 3}
+    assert open_dataset(tmp_path).problems == ()
+    assert counts(open_dataset(path)) == {split: 3}
+
+
+def test_roboflows_superclass_that_nothing_uses_is_left_out_and_said(tmp_path: Path) -> None:
+    dataset = open_dataset(make_roboflow(tmp_path))
+    assert dataset.labels.names == NAMES
+    assert counts(dataset) == {"train": 8, "val": 4, "test": 4}
+    assert any("category 0, shapes" in note for note in dataset.notes)
+
+
+def test_a_category_0_that_is_used_stays(tmp_path: Path) -> None:
+    categories = ({"id": 0, "name": "shapes", "supercategory": "none"}, *CATEGORIES)
+    written = coco_json(list(draw(3)), categories)
+    written["annotations"][0]["category_id"] = 0
+    for picture in draw(3):
+        write(tmp_path / f"{picture.name}.jpg", picture.image)
+    (tmp_path / "a.json").write_text(json.dumps(written))
+    assert open_dataset(tmp_path).labels.names == ("background", "shapes", "disc", "box")
+
+
+def test_a_category_called_background_is_the_background(tmp_path: Path) -> None:
+    categories = ({"id": 9, "name": "Background"}, *CATEGORIES)
+    for picture in draw(3):
+        write(tmp_path / f"{picture.name}.jpg", picture.image)
+    (tmp_path / "a.json").write_text(json.dumps(coco_json(list(draw(3)), categories)))
+    dataset = open_dataset(tmp_path)
+    assert dataset.labels.names == ("Background", "disc", "box")
+    assert dataset.labels.background == 0
+
+
+def test_files_that_call_one_category_by_two_names_are_refused(tmp_path: Path) -> None:
+    path = make_coco(tmp_path) / "annotations" / "instances_val2017.json"
+    path.write_text(path.read_text().replace('"disc"', '"ring"'))
+    with pytest.raises(DatasetError, match="calls category 3 'ring', another file 'disc'"):
+        open_dataset(tmp_path)
+
+
+# Pascal VOC
+
+
+def test_voc_has_its_21_classes_and_the_splits_of_its_lists(tmp_path: Path) -> None:
+    dataset = open_dataset(make_voc(tmp_path))
+    assert dataset.labels == VOC
+    assert counts(dataset) == {"train": 8, "val": 4}
+
+
+def test_voc_trainval_is_no_split_of_its_own_beside_its_halves(tmp_path: Path) -> None:
+    lists = make_voc(tmp_path) / "ImageSets" / "Segmentation"
+    halves = (lists / "train.txt").read_text() + (lists / "val.txt").read_text()
+    (lists / "trainval.txt").write_text(halves)
+    assert counts(open_dataset(tmp_path)) == {"train": 8, "val": 4}
+    assert open_dataset(tmp_path).problems == ()
+    (lists / "train.txt").unlink()
+    (lists / "val.txt").unlink()
+    assert counts(open_dataset(tmp_path)) == {"train": 12}
+
+
+def test_voc_without_lists_takes_every_mask(tmp_path: Path) -> None:
+    shutil.rmtree(make_voc(tmp_path) / "ImageSets")
+    assert counts(open_dataset(tmp_path)) == {"": 12}
+
+
+def test_cvats_labelmap_names_the_classes_and_the_colours_of_masks_in_full_colour(
+    tmp_path: Path,
+) -> None:
+    colours = np.array([(0, 0, 0), (10, 20, 30), (50, 50, 50)], np.uint8)  # RGB
+    for picture in draw(3):
+        write(tmp_path / "JPEGImages" / f"{picture.name}.jpg", picture.image)
+        write(
+            tmp_path / "SegmentationClass" / f"{picture.name}.png",
+            np.ascontiguousarray(colours[picture.mask][..., ::-1]),
+        )
+    (tmp_path / "labelmap.txt").write_text(
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\ndisc:10,20,30::\nbox:50,50,50::\n"
+    )
+    dataset = open_dataset(tmp_path)
+    assert dataset.labels.names == NAMES
+    assert dataset.labels.colours[1] == (10, 20, 30)
+    for picture in draw(3):
+        assert (named(dataset, picture.name) == picture.mask).all()
+
+
+# Cityscapes
+
+
+def test_cityscapes_label_ids_become_the_19_trained_classes(tmp_path: Path) -> None:
+    dataset = open_dataset(make_cityscapes(tmp_path))
+    assert dataset.labels == CITYSCAPES
+    assert counts(dataset) == {"train": 8, "val": 4}
+    path = tmp_path / "gtFine" / "train" / "trainville"
+    ids = np.zeros((48, 64), np.uint8)
+    ids[0, :8] = [0, 7, 8, 9, 24, 29, 33, 30]
+    write(path / "trainville_000000_000000_gtFine_labelIds.png", ids)
+    assert dataset.samples[0].read_mask()[0, :8].tolist() == [255, 0, 1, 255, 11, 255, 18, 255]
+
+
+def test_cityscapes_train_ids_are_taken_where_there_are_no_others(tmp_path: Path) -> None:
+    dataset = open_dataset(make_cityscapes(tmp_path, kind="labelTrainIds"))
+    assert dataset.problems == ()
+    assert set(np.unique(dataset.samples[0].read_mask())) == {0, 11, 13}
+
+
+def test_cityscapes_frames_of_one_drive_are_one_sequence(tmp_path: Path) -> None:
+    dataset = open_dataset(make_cityscapes(tmp_path))
+    assert {sample.sequence for sample in dataset.samples} == {
+        "trainville_000000", "trainville_000001", "valville_000000", "valville_000001",
+    }  # fmt: skip
+
+
+def test_cityscapes_lists_of_pictures_and_masks_give_the_splits(tmp_path: Path) -> None:
+    make_cityscapes(tmp_path)
+    pictures = sorted((tmp_path / "leftImg8bit" / "train").rglob("*.png"))
+    lines = []
+    for path in pictures[:3]:
+        image = path.relative_to(tmp_path).as_posix()
+        mask = image.replace("leftImg8bit.png", "gtFine_labelIds.png")
+        lines.append(f"{image} {mask.replace('leftImg8bit/', 'gtFine/')}")
+    (tmp_path / "val.txt").write_text("\n".join(lines[:1]))
+    (tmp_path / "train.txt").write_text("\n".join(lines[1:]))
+    dataset = open_dataset(tmp_path)
+    assert counts(dataset) == {"train": 2, "val": 1}
+    assert set(np.unique(dataset.samples[0].read_mask())) <= {0, 11, 13}
+    assert any("9 labelled pictures are in no list" in note for note in dataset.notes)
+
+
+# Roboflow's PNG masks
+
+
+def test_the_csv_says_which_value_is_which_class(tmp_path: Path) -> None:
+    folder = make_roboflow_masks(tmp_path)
+    assert open_dataset(folder).labels.names == NAMES
+    for split in ("train", "valid", "test"):
+        rows = "Pixel Value, Class\n0, background\n2, disc\n1, box\n"
+        (folder / split / "_classes.csv").write_text(rows)
+    assert open_dataset(folder).labels.names == ("background", "box", "disc")
+
+
+def test_splits_whose_csv_differ_are_refused(tmp_path: Path) -> None:
+    folder = make_roboflow_masks(tmp_path)
+    (folder / "test" / "_classes.csv").write_text("Pixel Value, Class\n0, nothing\n1, disc\n")
+    with pytest.raises(DatasetError, match="its classes differ from"):
+        open_dataset(folder)
+
+
+# Folders
+
+
+def _folders(root: Path, image: str, mask: str, count: int = 3) -> Path:
+    for picture in draw(count):
+        write(root / image.format(picture.name), picture.image)
+        write(root / mask.format(picture.name), picture.mask)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "split"),
+    [
+        ("images/{}.jpg", "masks/{}.png", ""),
+        ("imgs/{}.JPG", "labels/{}.PNG", ""),
+        ("img/{}.webp", "gt/{}.bmp", ""),
+        ("train/images/{}.jpeg", "train/masks/{}.png", "train"),
+        ("images/training/{}.jpg", "annotations/training/{}.png", "train"),
+        ("val/{}.png", "valannot/{}.png", "val"),
+        ("test/{}.png", "test_labels/{}_L.png", "test"),
+        ("images/{}.jpg", "masks/{}_mask.png", ""),
+        ("{}.jpg", "{}_mask.png", ""),
+    ],
+)
+def test_usual_folders_of_pictures_and_masks_pair_up(
+    tmp_path: Path, image: str, mask: str, split: str
+) -> None:
+    dataset = open_dataset(_folders(tmp_path, image, mask))
+    assert dataset.format == "folder"
+    assert dataset.problems == ()
+    assert counts(dataset) == {split: 3}
+    assert [sample.name for sample in dataset.samples] == [picture.name for picture in draw(3)]
+    for picture in draw(3):
+        assert (named(dataset, picture.name) == picture.mask).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "sequence"),
+    [
+        ("{}/frames/{:05}.jpg", "{}/masks/{:05}.png", "{}"),
+        ("JPEGImages/480p/{}/{:05}.jpg", "Annotations/480p/{}/{:05}.png", "480p/{}"),
+    ],
+)
+def test_further_folders_are_sequences(
+    tmp_path: Path, image: str, mask: str, sequence: str
+) -> None:
+    for name in ("dog", "parkour"):
+        for number, picture in enumerate(draw(2)):
+            write(tmp_path / image.format(name, number), picture.image)
+            write(tmp_path / mask.format(name, number), np.where(picture.mask, 255, 0))
+    dataset = open_dataset(tmp_path)
+    assert [sample.sequence for sample in dataset.samples] == [
+        sequence.format(name) for name in ("dog", "dog", "parkour", "parkour")
+    ]
+    assert len({sample.name for sample in dataset.samples}) == 4
+    assert dataset.labels.names == ("background", "foreground")
+
+
+def test_a_list_may_name_sequences(tmp_path: Path) -> None:
+    for name in ("dog", "parkour", "cat"):
+        _folders(tmp_path, f"JPEGImages/480p/{name}/{{}}.jpg", f"Annotations/480p/{name}/{{}}.png")
+    (tmp_path / "ImageSets" / "2017").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "2017" / "train.txt").write_text("parkour\n")
+    (tmp_path / "ImageSets" / "2017" / "val.txt").write_text("dog\n")
+    dataset = open_dataset(tmp_path)
+    assert {(sample.split, sample.sequence) for sample in dataset.samples} == {
+        ("train", "480p/parkour"), ("val", "480p/dog"),
+    }  # fmt: skip
+
+
+def test_pictures_in_a_folder_without_any_mask_are_no_samples_and_are_told_of(
+    tmp_path: Path,
+) -> None:
+    folder = make_folder(tmp_path)
+    for picture in draw(2, seed=5):
+        write(folder / "unlabelled" / f"{picture.name}.jpg", picture.image)
+    dataset = open_dataset(folder)
+    assert len(dataset) == 8
+    assert dataset.problems == ()
+    assert dataset.notes == ("pictures without masks are left out: 2 in unlabelled/",)
+
+
+def test_a_folder_of_several_sets_is_not_mixed_up(tmp_path: Path) -> None:
+    for name in ("cats", "dogs"):
+        make_folder(tmp_path / name)
+    with pytest.raises(DatasetError, match=r"several sets in .* named in cats, dogs"):
+        open_dataset(tmp_path)
+
+
+def test_names_may_lie_in_the_parts_of_a_set_and_above_a_split_that_is_named_alone(
+    tmp_path: Path,
+) -> None:
+    folder = make_folder(tmp_path, splits=("train", "val"))
+    assert open_dataset(folder / "val").labels.names == NAMES
+    names = (folder / "classes.json").rename(folder / "train" / "classes.json")
+    shutil.copy(names, folder / "val")
+    assert open_dataset(folder).labels.names == NAMES
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    real = make_folder(tmp_path / "disk")
+    (tmp_path / "set").mkdir()
+    for name in ("images", "masks"):
+        (tmp_path / "set" / name).symlink_to(real / name, target_is_directory=True)
+    (tmp_path / "set" / "images" / "back").symlink_to(tmp_path / "set", target_is_directory=True)
+    dataset = open_dataset(tmp_path / "set")
+    assert len(dataset) == 8
+    assert dataset.problems == ()
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder(tmp_path)
+    scan = os.scandir
+
+    def closed(path: str) -> object:
+        if str(path).endswith("masks"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(DatasetError, match=r"cannot read the folder .*masks: Permission denied"):
+        open_dataset(tmp_path, format="folder")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("classes.json", '["nothing", "disc", "box"]'),
+        ("classes.json", '{"nothing": 0, "box": 2, "disc": 1}'),
+        ("labels.json", '{"0": "nothing", "1": "disc", "2": "box"}'),
+        ("classes.json", '{"names": ["nothing", "disc", "box"]}'),
+        ("classes.txt", "nothing\ndisc\nbox\n"),
+        ("labels.txt", "\ufeff0 nothing\n1 disc\n2 box\n"),
+        ("class_dict.csv", "name,r,g,b\nnothing,0,0,0\ndisc,1,2,3\nbox,4,5,6\n"),
+    ],
+)
+def test_names_are_read_from_the_usual_files(tmp_path: Path, name: str, text: str) -> None:
+    folder = make_folder(tmp_path, names=None)
+    (folder / name).write_text(text, "utf-8")
+    labels = open_dataset(folder).labels
+    assert labels.names == ("nothing", "disc", "box")
+    assert labels.background == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("classes.json", '["a", "b"', "cannot read the class names"),
+        ("classes.json", '{"a": 0, "b": 2}', "are not 0, 1, 2"),
+        ("classes.txt", "a\nb\nA\n", "named twice: A, a"),
+        ("class_dict.csv", "name,r,g,b\na,0,0,0\nb,1,2,300\n", "is no colour"),
+    ],
+)
+def test_names_that_make_no_sense_are_refused(
+    tmp_path: Path, name: str, text: str, words: str
+) -> None:
+    folder = make_folder(tmp_path, names=None)
+    (folder / name).write_text(text)
+    with pytest.raises(DatasetError, match=words):
+        open_dataset(folder)
+
+
+def test_without_names_classes_are_called_after_the_values_and_it_is_said(tmp_path: Path) -> None:
+    dataset = open_dataset(make_folder(tmp_path, names=None))
+    assert dataset.labels.names == ("background", "class_1", "class_2")
+    assert "0, 1, 2 in 8 of 8 masks" in dataset.notes[0]
+
+
+@pytest.mark.parametrize("names", [None, ("background", "thing"), ("thing",)])
+def test_masks_of_0_and_255_are_nothing_and_something(tmp_path: Path, names) -> None:
+    dataset = open_dataset(make_folder(tmp_path, names=names, binary=True))
+    assert dataset.labels.names == ("background", "foreground" if names is None else "thing")
+    for picture in draw(8):
+        assert (named(dataset, picture.name) == (picture.mask > 0)).all()
+
+
+def test_camvid_is_known_by_the_names_of_its_frames(tmp_path: Path) -> None:
+    mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    for name in ("Seq05VD_f00120", "0001TP_009210"):
+        write(tmp_path / "train" / f"{name}.png", np.zeros((3, 4, 3), np.uint8))
+        write(tmp_path / "trainannot" / f"{name}.png", mask)
+    dataset = open_dataset(tmp_path)
+    assert dataset.labels.names[8:] == ("car", "pedestrian", "cyclist")
+    assert dataset.labels.background is None
+    assert dataset.samples[0].read_mask().ravel().tolist() == [*range(11), VOID]
+    write(tmp_path / "train" / "other.png", np.zeros((3, 4, 3), np.uint8))
+    write(tmp_path / "trainannot" / "other.png", mask)
+    assert open_dataset(tmp_path).labels.names[:2] == ("background", "class_1")
+
+
+def test_255_is_no_class_where_the_names_contradict(tmp_path: Path) -> None:
+    dataset = open_dataset(make_folder(tmp_path, names=NAMES, binary=True))
+    assert set(np.unique(dataset.samples[0].read_mask())) == {0, VOID}
+
+
+def test_one_mask_of_three_values_makes_255_no_class(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, names=None, binary=True)
+    mask = np.zeros((48, 64), np.uint8)
+    mask[:2], mask[2:4] = 1, 255
+    write(folder / "masks" / "00_0004.png", mask)
+    dataset = open_dataset(folder)
+    assert dataset.labels.names == ("background", "foreground")
+    assert (named(dataset, "00_0004") == mask).all()
+
+
+# Real sets
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "expected", "num_classes"),
+    [
+        ("voc", "voc", {"train": 393, "val": 150}, 21),
+        ("coco", "coco", {"train": 160, "val": 158}, 81),
+        ("clothing", "folder", {"": 900}, 59),
+        ("people", "folder", {"": 145}, 2),
+        ("camvid", "folder", {"train": 40, "val": 10, "test": 10}, 11),
+        ("davis", "folder", {"": 120}, 2),
+    ],
+)
+def test_real_sets_open_by_themselves(
+    data: Path, name: str, format: str, expected: dict[str, int], num_classes: int
+) -> None:
+    dataset = open_dataset(data / name)
+    assert dataset.format == format
+    assert dataset.problems == ()
+    assert counts(dataset) == expected
+    assert len(dataset.labels) == num_classes
+    for sample in dataset.samples[:: len(dataset) // 10]:
+        image, mask = sample.read_image(), sample.read_mask()
+        assert mask.shape == image.shape[:2]
+        assert set(np.unique(mask)) <= {*range(num_classes), VOID}
