@@ -1,19 +1,20 @@
 """Pack pictures for training a person segmenter: RGB, hard labels and what two teachers say.
 
-    python tools/person_data.py --out ../train_cache
+    python tools/person_data.py --out person_pack.npz
 
 Reads the sets marked for training in the data folder (its README says which), shrinks every picture
-to 320 pixels on its long side, and writes these arrays, all with the same N rows:
+to 320 pixels on its long side, and writes one file of under 60 MB, small enough to take to whatever
+machine trains. `read_pack` gives its rows back as `PackedPicture`:
 
-    images.npy   (N, 320, 320, 3)  uint8 RGB, picture in the top left corner, rest 0
-    labels.npy   (N, 320, 320)     uint8, 0 background, 1 person, 255 ignore
-    teacher.npy  (N, 320, 320)     uint8, the teachers' probability of person times 255
-    classes.npy  (N, 33, 33, 21)   float16, DeepLabV3 logits over the squashed picture (VOC classes)
-    index.json   sizes (height, width), names and sources of the rows
+    image    (h, w, 3)    uint8 RGB (kept as JPEG)
+    label    (h, w)       uint8, 0 background, 1 person, 255 ignore
+    teacher  (h, w)       uint8, the teachers' probability of person times 255 (kept as JPEG)
+    classes  (33, 33, 21) uint8, DeepLabV3's probabilities times 255 over the squashed picture
 """
 
 import argparse
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,40 +281,88 @@ def taught(picture: Picture, teachers: Teachers) -> tuple[Array, Array, Floats]:
     return label, np.round(teacher * 255).astype(np.uint8), logits
 
 
-def padded(plane: Array) -> Array:
-    """Return the plane (h,w) or (h,w,3) in the top left of a LONG_SIDE square of zeros."""
-    full = np.zeros((LONG_SIDE, LONG_SIDE, *plane.shape[2:]), plane.dtype)
-    full[: plane.shape[0], : plane.shape[1]] = plane
-    return full
+@dataclass(frozen=True)
+class PackedPicture:
+    """One row of the pack; the arrays are those named at the top."""
+
+    name: str
+    source: str
+    image: Array
+    label: Array
+    teacher: Array
+    classes: Array
+
+
+def coded(plane: Array, kind: str, *parameters: int) -> bytes:
+    """Return the plane as the bytes of a picture file of `kind` (".jpg" or ".png")."""
+    ok, code = cv2.imencode(kind, plane, parameters)
+    assert ok, f"OpenCV cannot write {kind}"
+    return code.tobytes()
+
+
+def class_probabilities(logits: Floats) -> Array:
+    """Return the softmax of (33,33,21) logits as uint8, 255 being certainty."""
+    grown = np.exp(logits - logits.max(axis=2, keepdims=True))
+    return np.round(255 * grown / grown.sum(axis=2, keepdims=True)).astype(np.uint8)
+
+
+def packed_row(picture: Picture, teachers: Teachers) -> tuple[bytes, bytes, bytes, bytes]:
+    """Return image, label, teacher and classes of a shrunk picture, compressed."""
+    label, teacher, logits = taught(picture, teachers)
+    bgr = np.ascontiguousarray(picture.image[:, :, ::-1])
+    return (
+        coded(bgr, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 90),
+        coded(label, ".png", cv2.IMWRITE_PNG_COMPRESSION, 9),
+        coded(teacher, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 85),
+        zlib.compress(class_probabilities(logits).tobytes(), 9),
+    )
+
+
+PLANES = ("image", "label", "teacher", "classes")
 
 
 def pack(data: Path, out: Path) -> int:
-    """Write the arrays and the index named at the top into `out`; return the number of rows."""
+    """Write the pack to `out`; return the number of its rows."""
     teachers = Teachers(data / "networks")
-    rows: dict[str, list[npt.NDArray]] = {"images": [], "labels": [], "teacher": [], "classes": []}
-    index: dict[str, list] = {"sizes": [], "names": [], "sources": []}
+    planes: dict[str, list[bytes]] = {name: [] for name in PLANES}
+    names: list[tuple[str, str]] = []
     for picture in map(shrunk, training_pictures(data)):
-        label, teacher, logits = taught(picture, teachers)
-        for name, plane in (("images", picture.image), ("labels", label), ("teacher", teacher)):
-            rows[name].append(padded(plane))
-        rows["classes"].append(logits.astype(np.float16))
-        index["sizes"].append(picture.image.shape[:2])
-        index["names"].append(picture.name)
-        index["sources"].append(picture.source)
-    out.mkdir(parents=True, exist_ok=True)
-    for name, planes in rows.items():
-        np.save(out / f"{name}.npy", np.stack(planes))
-    (out / "index.json").write_text(json.dumps(index))
-    return len(index["names"])
+        for name, code in zip(PLANES, packed_row(picture, teachers), strict=True):
+            planes[name].append(code)
+        names.append((picture.name, picture.source))
+    arrays = {"names": np.frombuffer(json.dumps(names).encode(), np.uint8)}
+    for name, codes in planes.items():
+        arrays[name] = np.frombuffer(b"".join(codes), np.uint8)
+        arrays[f"{name}_ends"] = np.cumsum([len(code) for code in codes])
+    np.savez(out, **arrays)
+    return len(names)
+
+
+def read_pack(path: Path) -> Iterator[PackedPicture]:
+    """Yield the rows of the pack at `path`, in order."""
+    arrays = np.load(path)
+    codes = {name: np.split(arrays[name], arrays[f"{name}_ends"][:-1]) for name in PLANES}
+    for row, (name, source) in enumerate(json.loads(arrays["names"].tobytes())):
+        image = cv2.imdecode(codes["image"][row], cv2.IMREAD_COLOR)
+        classes = np.frombuffer(zlib.decompress(codes["classes"][row].tobytes()), np.uint8)
+        yield PackedPicture(
+            name,
+            source,
+            np.ascontiguousarray(image[:, :, ::-1], dtype=np.uint8),
+            np.asarray(cv2.imdecode(codes["label"][row], cv2.IMREAD_GRAYSCALE), np.uint8),
+            np.asarray(cv2.imdecode(codes["teacher"][row], cv2.IMREAD_GRAYSCALE), np.uint8),
+            classes.reshape(33, 33, 21),
+        )
 
 
 def main() -> None:
     """Read the command line and pack."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of labelled sets")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the packed arrays")
+    parser.add_argument("--out", type=Path, required=True, help="the file to write (.npz)")
     args = parser.parse_args()
-    print(f"packed {pack(args.data, args.out)} pictures into {args.out}")
+    count = pack(args.data, args.out)
+    print(f"packed {count} pictures into {args.out}, {args.out.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
