@@ -12,7 +12,8 @@ from dataset_folders import write
 from PIL import Image as Pictures
 from pycocotools.coco import COCO
 
-from rtseg.datasets import open_dataset
+from rtseg.datasets import Sample, open_dataset
+from rtseg.datasets.coco_masks import Outline, Outlines
 from rtseg.datasets.files import picture_size, read_image, read_index_mask
 from rtseg.errors import DatasetError
 from rtseg.frame import VOID
@@ -352,3 +353,19 @@ def _by_pycocotools(reference: COCO, annotation: dict) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # its own, under numpy 2
         return reference.annToMask(annotation).astype(bool)
+
+
+def test_an_object_that_counts_as_background_hides_nothing_of_the_one_under_it(
+    tmp_path: Path,
+) -> None:
+    image = tmp_path / "a.png"
+    Pictures.new("RGB", (30, 20)).save(image)
+    person, tie = [[2, 2, 28, 2, 28, 18, 2, 18]], [[10, 5, 14, 5, 14, 15, 10, 15]]
+    both = Outlines(
+        tmp_path / "a.json", image, (20, 30), (Outline(1, 1, person), Outline(2, 2, tie))
+    )
+    only_people = np.zeros(256, np.uint8)
+    only_people[[1, 255]] = 1, 255
+    sample = Sample("a", image, both)
+    assert (sample.read_mask()[8, 12], sample.read_mask()[8, 20]) == (2, 1)
+    assert (sample.read_as(only_people)[8, 12], sample.read_as(only_people)[0, 0]) == (1, 0)

@@ -80,6 +80,13 @@ def test_shrinking_averages_instead_of_skipping() -> None:
     assert abs(int(small.max()) - 127) <= 1
 
 
+def test_a_picture_shrunk_more_in_one_direction_is_averaged_there_too() -> None:
+    columns = np.tile((np.arange(256) % 2 * 255)[None, :, None], (96, 1, 3)).astype(np.uint8)
+    small = resized(columns, (64, 64))
+    assert abs(int(small.min()) - 127) <= 1
+    assert abs(int(small.max()) - 127) <= 1
+
+
 @pytest.mark.parametrize(
     "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))]
 )

@@ -1,22 +1,28 @@
-"""`--metrics FILE.json`: the report of a run, for programs."""
+"""JSON for programs: `--metrics FILE.json` of a run, and the figures of other verbs."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rtseg.sinks.file_target import FileTarget, cannot_write
 from rtseg.stats import Report
 
 
 def write_metrics(path: str, report: Report) -> None:
-    """Write the report's figures as JSON, whole or not at all; "-" is stdout.
+    """Write the report's figures as JSON; as `write_json`."""
+    write_json(path, asdict(report))
+
+
+def write_json(path: str, values: dict[str, Any]) -> None:
+    """Write values as JSON, whole or not at all; "-" is stdout.
 
     Raises:
         SinkError: it cannot be written.
     """
-    text = json.dumps(asdict(report), indent=2)
+    text = json.dumps(values, indent=2)
     if path == "-":
         print(text)
         return

@@ -42,7 +42,7 @@ def index_coco(root: Path) -> Dataset:
         _add(file, categories.class_of, root, found)
     keys = sorted(found.pictures, key=lambda k: (split_rank(found.pictures[k][0]), natural(k)))
     samples = tuple(
-        Sample(name, outlines.image_path, outlines.read, split)
+        Sample(name, outlines.image_path, outlines, split)
         for name, (split, outlines) in zip(
             short_names(keys), (found.pictures[key] for key in keys), strict=True
         )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as runs
 
+from rtseg.datasets.contract import Table
 from rtseg.datasets.files import fit_to_picture, picture_size
 from rtseg.errors import DatasetError
 from rtseg.frame import VOID, Mask
@@ -48,7 +49,7 @@ class Outlines:
     size: tuple[int, int] | None
     outlines: tuple[Outline, ...]
 
-    def read(self) -> Mask:
+    def __call__(self) -> Mask:
         """(H, W) uint8: larger objects first, smaller over them; crowds (255) under all.
 
         Of objects of one size the later in the file lies on top.
@@ -56,12 +57,17 @@ class Outlines:
         Raises:
             DatasetError: an outline cannot be read, or the picture has another size.
         """
+        return self.through(np.arange(256, dtype=np.uint8))
+
+    def through(self, table: Table) -> Mask:
+        """The same in the classes of `table`; what becomes background is not painted at all."""
         height, width = self.size or picture_size(self.image_path)
-        columns = np.zeros((width, height), np.uint8)  # as run lengths go
-        drawn = [(outline, self._runs(outline, height, width)) for outline in self.outlines]
+        columns = np.full((width, height), table[0], np.uint8)  # as run lengths go
+        shown = [outline for outline in self.outlines if table[outline.class_index] != table[0]]
+        drawn = [(outline, self._runs(outline, height, width)) for outline in shown]
         drawn.sort(key=lambda pair: (pair[0].class_index != VOID, -int(runs.area(pair[1]))))
         for outline, lengths in drawn:
-            np.copyto(columns, outline.class_index, where=_decoded(lengths))
+            np.copyto(columns, table[outline.class_index], where=_decoded(lengths))
         return fit_to_picture(
             np.ascontiguousarray(columns.T), f"the outlines of {self.path}", self.image_path
         )

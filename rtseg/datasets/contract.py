@@ -5,9 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rtseg.frame import Image, Mask
 from rtseg.labels import LabelSet
+
+Table = NDArray[np.uint8]
+"""(256,) uint8: the class, or 255, that each class and 255 become."""
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A reader of objects that lie over one another, of which a mask shows only the top."""
+
+    def through(self, table: Table) -> Mask:
+        """The mask in the classes of `table`, without the objects that it makes background."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +49,15 @@ class Sample:
         from rtseg.datasets.files import read_image
 
         return read_image(self.image_path)
+
+    def read_as(self, table: Table) -> Mask:
+        """The (H, W) uint8 mask in the classes of `table`; raises DatasetError.
+
+        A tie or a bag that does not count hides nothing of the person who carries it.
+        """
+        if isinstance(self.read_mask, Layered):
+            return self.read_mask.through(table)
+        return np.asarray(table[self.read_mask()], np.uint8)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,20 @@
+"""Networks measured on labelled pictures, through the code that runs live."""
+
+from __future__ import annotations
+
+from rtseg.evaluate.clips import clip_flicker
+from rtseg.evaluate.networks import Network
+from rtseg.evaluate.scoring import Score, score
+from rtseg.evaluate.sets import LabelledSet, SetSpec, open_set
+from rtseg.evaluate.sizes import InputPolicy
+
+__all__ = [
+    "InputPolicy",
+    "LabelledSet",
+    "Network",
+    "Score",
+    "SetSpec",
+    "clip_flicker",
+    "open_set",
+    "score",
+]

@@ -1,0 +1,142 @@
+"""Which pictures of which dataset are measured, and under which names its classes go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from rtseg.datasets import Dataset, Sample, open_dataset
+from rtseg.datasets.classmap import ClassMap
+from rtseg.datasets.pairs import SPLITS
+from rtseg.errors import DatasetError
+
+MEASURED_SPLITS = ("val", "test")
+PROBLEMS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class SetSpec:
+    """A set as a person asks for it.
+
+    Attributes:
+        path: of the dataset, as `open_dataset` takes it.
+        name: what the results call it; "" is the path's last part.
+        split: "" takes val, else test, else all that there is; "all" is all.
+        classes: entries of `ClassMap.between`.
+        min_share: classes and the share of the picture, 0 to 1, that each must cover in the truth.
+        names: a text file with the names of the pictures to take, one a line.
+        max_pictures: take so many, spread evenly over the set; 0 takes all.
+    """
+
+    path: Path
+    name: str = ""
+    format: str = "auto"
+    split: str = ""
+    classes: tuple[str, ...] = ()
+    min_share: Mapping[str, float] = field(default_factory=dict)
+    names: Path | None = None
+    max_pictures: int = 0
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """A set that is open: its dataset is whole, and its pictures are named.
+
+    Attributes:
+        split: the one taken; "" when the dataset has none, or all were taken.
+        samples: pictures of the split, and of the list if there is one; `pick` takes fewer.
+    """
+
+    name: str
+    spec: SetSpec
+    dataset: Dataset
+    split: str
+    samples: tuple[Sample, ...]
+
+    def named(self, name: str) -> LabelledSet:
+        """The same set under another name."""
+        return replace(self, name=name)
+
+    def describe(self) -> str:
+        """The set in one line, for people."""
+        split = f", {self.split}" if self.split else ""
+        of = "" if len(self.samples) == len(self.dataset) else f" of {len(self.dataset)}"
+        only = f", those in {self.spec.names.name}" if self.spec.names else ""
+        return (
+            f"{self.name}: {self.dataset.root} ({self.dataset.format}{split}), "
+            f"{len(self.samples)}{of} pictures{only}, {len(self.dataset.labels)} classes"
+        )
+
+
+def open_set(spec: SetSpec) -> LabelledSet:
+    """Open a dataset and choose its pictures.
+
+    Raises:
+        DatasetError: it is no dataset, something in it is broken (all of it is named at once), or
+            nothing is left to measure.
+    """
+    dataset = open_dataset(spec.path, format=spec.format, names=spec.names, sizes_checked=True)
+    if dataset.problems:
+        raise DatasetError(_told(spec.path, [str(problem) for problem in dataset.problems]))
+    split = _split(spec, dataset)
+    samples = tuple(s for s in dataset.samples if split in ("", s.split))
+    if not samples:
+        raise DatasetError(f"{spec.path} has no pictures to measure")
+    name = spec.name or spec.path.resolve().name
+    return LabelledSet(name, spec, dataset, split, samples)
+
+
+def pick(
+    chosen: LabelledSet, classes: ClassMap, stop: Callable[[], bool] = lambda: False
+) -> tuple[Sample, ...]:
+    """The pictures to measure: those with enough of each class asked for, thinned out if asked.
+
+    Raises:
+        UsageError: a class asked for is not one of `classes`.
+        DatasetError: no picture is left, or a mask cannot be read.
+    """
+    shares = {classes.labels.index(name): s for name, s in chosen.spec.min_share.items()}
+    samples: Sequence[Sample] = chosen.samples
+    if shares:
+        samples = [s for s in samples if not stop() and _covers(s, classes, shares)]
+    if not samples and not stop():
+        asked = " and ".join(f"{name} {s:.1%}" for name, s in chosen.spec.min_share.items())
+        raise DatasetError(
+            f"no picture of {chosen.name} is left",
+            found=f"none of {len(chosen.samples)} has {asked} of its pixels",
+        )
+    return tuple(_spread(samples, chosen.spec.max_pictures or len(samples)))
+
+
+def _covers(sample: Sample, classes: ClassMap, shares: Mapping[int, float]) -> bool:
+    truth = sample.read_as(classes.from_dataset)
+    return all(np.mean(truth == index) >= share for index, share in shares.items())
+
+
+def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """`count` of them at even distances, the first among them."""
+    if count >= len(samples):
+        return list(samples)
+    return [samples[index * len(samples) // count] for index in range(count)]
+
+
+def _split(spec: SetSpec, dataset: Dataset) -> str:
+    if spec.split == "all":
+        return ""
+    if not spec.split:
+        return next((split for split in MEASURED_SPLITS if split in dataset.splits), "")
+    split = SPLITS.get(spec.split.casefold(), spec.split)
+    if split not in dataset.splits:
+        there = "there are " + ", ".join(dataset.splits) if dataset.splits else "it has none"
+        raise DatasetError(f"no split {spec.split!r} in {spec.path}", found=there)
+    return split
+
+
+def _told(where: Path, problems: Sequence[str]) -> str:
+    shown = "; ".join(problems[:PROBLEMS_SHOWN])
+    more = f"; and {len(problems) - PROBLEMS_SHOWN} more" if len(problems) > PROBLEMS_SHOWN else ""
+    plural = "" if len(problems) == 1 else "s"
+    return f"{where} has {len(problems)} problem{plural}: {shown}{more}"

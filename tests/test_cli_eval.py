@@ -1,0 +1,297 @@
+"""`rtseg eval` as a person uses it: tables, files, exit codes, what is said when it goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from colour_network import make_network
+from dataset_folders import make_folder, make_voc, write
+
+from rtseg.cli.app import main
+from rtseg.evaluate.suite import read_suite
+from rtseg.shapes import SHAPE_LABELS
+
+Capture = pytest.CaptureFixture[str]
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own with a set, a network, and another that knows no class of the set."""
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path / "set", 4)
+    make_network(tmp_path / "net.onnx")
+    make_network(tmp_path / "cats.onnx", names=["background", "cat", "dog"])
+    return tmp_path
+
+
+NET = ("-m", "net.onnx")
+SET = ("--data", "set")
+
+
+def rows(out: str) -> list[list[str]]:
+    return [line.split() for line in out.splitlines() if line]
+
+
+def test_one_network_on_one_set_gives_two_tables_and_json(capsys: Capture) -> None:
+    assert main(["eval", *SET, *NET, "--json", "out.json"]) == 0
+    said = capsys.readouterr()
+    found = json.loads(Path("out.json").read_text())
+    first = found["results"][0]
+    assert found["complete"] is first["complete"] is True
+    assert (first["set"], first["network"], first["pictures"]) == ("set", "net", 4)
+    assert 0.9 < first["mean_iou"] < 1
+    table = rows(said.out)
+    assert table[1][:3] == ["set", "net", "4"]
+    assert f"{first['mean_iou']:.3f}" in table[1]
+    disc = next(row for row in table if row[0] == "disc")
+    assert disc[1:] == [f"{first['classes'][1][key]:.3f}" for key in ("iou", "accuracy", "share")]
+    for words in ("disc: dataset disc; network disc", "as live", "CPUExecutionProvider", "48x64"):
+        assert words in said.err
+
+
+def test_the_sum_of_the_json_s_matrix_gives_its_figures() -> None:
+    assert main(["eval", *SET, *NET, "--json", "out.json", "-q"]) == 0
+    first = json.loads(Path("out.json").read_text())["results"][0]
+    counts = np.array(first["confusion"])
+    assert counts.sum() == first["pixels"] == 4 * 48 * 64
+    assert first["pixel_accuracy"] == pytest.approx(counts.trace() / counts.sum(), abs=1e-12)
+    assert first["classes"][2]["accuracy"] == pytest.approx(counts[2, 2] / counts[2].sum())
+    assert first["classes"][2]["share"] == pytest.approx(counts[2].sum() / counts.sum())
+
+
+def test_json_to_stdout_is_all_that_stdout_gets(capsys: Capture) -> None:
+    assert main(["eval", *SET, *NET, "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["rtseg_eval"] == 1
+
+
+def test_several_networks_on_several_sets_make_one_table(capsys: Capture, inside: Path) -> None:
+    make_folder(inside / "other" / "set", 2, seed=5)
+    make_network(inside / "small.onnx", size=(32, 32))
+    arguments = ["--data", "set", "other/set", "-m", "net.onnx", "small.onnx"]
+    assert main(["eval", *arguments, "--show-class", "box", "-q"]) == 0
+    said = capsys.readouterr()
+    table = rows(said.out)
+    assert len(table) == 5
+    assert table[0][3:5] == ["IoU", "box"]
+    names = [tuple(row[:2]) for row in table[1:]]
+    assert names == [
+        ("set", "net"), ("set", "small"), ("other/set", "net"), ("other/set", "small"),
+    ]  # fmt: skip
+    assert [row[2] for row in table[1:]] == ["4", "4", "2", "2"]
+    assert said.err == ""
+
+
+def test_imgsz_is_for_the_networks_that_can_have_it(capsys: Capture, inside: Path) -> None:
+    make_network(inside / "small.onnx", size=(32, 32))
+    arguments = [*SET, *NET, "-m", "small.onnx", "--imgsz", "long:96", "--json", "out.json"]
+    assert main(["eval", *arguments]) == 0
+    any_size, one_size = json.loads(Path("out.json").read_text())["results"]
+    assert any_size["inputs"] == [{"height": 64, "width": 96, "pictures": 4}]
+    assert one_size["inputs"] == [{"height": 32, "width": 32, "pictures": 4}]
+    assert "32x32 (HxW), the only size it takes" in capsys.readouterr().err
+
+
+def test_a_suite_measures_its_networks_beside_others(capsys: Capture, inside: Path) -> None:
+    suite = """
+        [[set]]
+        path = "set"
+        name = "shapes"
+        classes = ["thing=disc,box"]
+        [[network]]
+        name = "reference"
+        model = "net.onnx"
+        imgsz = "32x32"
+    """
+    (inside / "suite.toml").write_text(suite)
+    arguments = ["--suite", "suite.toml", *NET, "--imgsz", "96", "--max-pictures", "2"]
+    assert main(["eval", *arguments, "--json", "out.json"]) == 0
+    reference, own = json.loads(Path("out.json").read_text())["results"]
+    assert (reference["network"], own["network"]) == ("reference", "net")
+    assert (reference["inputs"][0]["height"], own["inputs"][0]["height"]) == (32, 96)
+    assert [row["name"] for row in own["classes"]] == ["background", "thing"]
+    assert own["pictures"] == 2
+    assert "IoU thing" in capsys.readouterr().out
+
+
+def test_pictures_of_what_went_wrong(inside: Path, capsys: Capture) -> None:
+    files = ["--confusion", "matrix.png", "--worst", "2", "--worst-to", "worst"]
+    assert main(["eval", *SET, *NET, *files]) == 0
+    assert cv2.imread("matrix.png") is not None
+    assert len(list((inside / "worst").glob("0.*.jpg"))) == 2
+    assert main(["eval", *SET, *NET, *files]) == 2, "what is there is not replaced"
+    assert "Pass -y" in capsys.readouterr().err
+    assert main(["eval", *SET, *NET, *files, "-y"]) == 0
+
+
+def test_several_matrices_get_a_name_each(inside: Path) -> None:
+    make_network(inside / "b.onnx", size=(32, 32))
+    assert main(["eval", *SET, "-m", "net.onnx", "b.onnx", "--confusion", "m.png", "-q"]) == 0
+    assert sorted(path.name for path in inside.glob("m*.png")) == ["m-set-b.png", "m-set-net.png"]
+
+
+@pytest.mark.parametrize(("least", "code"), [("0.5", 0), ("0.999", 5)])
+def test_a_mean_iou_below_the_threshold_is_exit_5(capsys: Capture, least: str, code: int) -> None:
+    assert main(["eval", *SET, *NET, "--min-miou", least]) == code
+    said = capsys.readouterr()
+    assert len(rows(said.out)) > 2, "the table is there all the same"
+    assert ("below --min-miou 0.999: net on set 0.9" in said.err) == (code == 5)
+
+
+BAD: list[tuple[list[str], str]] = [
+    ([*NET], "nothing to measure on"),
+    (["--data", "nowhere", *NET], "there is no such file or folder"),
+    (["--data", "net.toml", *NET], "net.toml"),
+    ([*SET, "-m", "none.onnx"], "none.onnx"),
+    ([*SET, "-m", "cats.onnx"], "no class in common"),
+    ([*SET, *NET, "--split", "test"], "no split 'test'"),
+    ([*SET, *NET, "--format", "nonsense"], "unknown format 'nonsense'"),
+    ([*SET, *NET, "--names", "none.txt"], "none.txt"),
+    ([*SET, *NET, "--classes", "thing=cat"], "'cat'"),
+    ([*SET, *NET, "--show-class", "cat"], "--show-class 'cat': there are background, box, disc"),
+    ([*SET, *NET, "--min-share", "disc"], "--min-share 'disc' cannot be read"),
+    ([*SET, *NET, "--min-share", "disc=5"], "share from 0 to 1"),
+    ([*SET, *NET, "--min-share", "cat=0.1"], "unknown class 'cat'"),
+    ([*SET, *NET, "--min-share", "disc=0.9"], "no picture of set is left"),
+    ([*SET, *NET, "--max-pictures", "0"], "--max-pictures 0"),
+    ([*SET, *NET, "--min-miou", "60"], "Did you mean 0.6?"),
+    ([*SET, *NET, "--min-miou", "-1"], "--min-miou -1"),
+    ([*SET, *NET, "--imgsz", "long"], "--imgsz 'long'"),
+    ([*SET, *NET, "--imgsz", "long:3x4"], "--imgsz 'long:3x4'"),
+    ([*SET, *NET, "--imgsz", "7"], "each side is 32 to 8192"),
+    ([*SET, *NET, "--worst", "3"], "--worst and --worst-to go together"),
+    ([*SET, *NET, "--confusion", "matrix.txt"], "figures end in"),
+    ([*SET, *NET, "--confusion", "nowhere/m.png"], "there is no folder nowhere"),
+    ([*SET, *NET, "--json", "net.toml"], "net.toml exists"),
+    ([*SET, *NET, "-m", "cats.onnx", "--layout", "NCHW"], "--layout with 2 networks"),
+    (["--suite", "none.toml", *NET], "cannot read the suite none.toml"),
+    (["--suite", "none.toml", "--split", "val"], "none.toml"),
+    ([*SET, *NET, "--root", "."], "--root without --suite"),
+    ([*SET, *NET, "--nonsense"], "Unknown option"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_what_makes_no_sense_is_one_line_and_exit_2(
+    capsys: Capture, inside: Path, arguments: list[str], words: str
+) -> None:
+    before = sorted(inside.rglob("*"))
+    assert main(["eval", *arguments]) == 2
+    said = capsys.readouterr()
+    assert words in said.err.splitlines()[-1], said.err
+    assert said.err.splitlines()[-1].startswith("rtseg: error:")
+    assert said.out == ""
+    assert sorted(inside.rglob("*")) == before
+
+
+def test_two_broken_sets_are_told_of_in_one_go(capsys: Capture, inside: Path) -> None:
+    make_folder(inside / "second", 3)
+    (inside / "set" / "masks" / "00_0001.png").unlink()
+    (inside / "second" / "masks" / "00_0002.png").unlink()
+    assert main(["eval", "--data", "set", "second", *NET]) == 2
+    said = capsys.readouterr().err
+    assert "00_0001" in said
+    assert "00_0002" in said
+
+
+def test_a_picture_that_breaks_in_the_middle_leaves_a_partial_table(
+    capsys: Capture, inside: Path
+) -> None:
+    other = make_folder(inside / "other", 3)
+    picture = other / "images" / "00_0001.jpg"
+    picture.write_bytes(picture.read_bytes()[:-300])
+    assert main(["eval", "--data", "set", "other", *NET]) == 2
+    said = capsys.readouterr()
+    assert rows(said.out)[1][:3] == ["set", "net", "4"]
+    assert "partial  1 of 2 measurements finished" in said.err
+    assert "00_0001.jpg" in said.err.splitlines()[-1]
+
+
+def test_the_input_of_a_foreign_network_is_told_by_flags(inside: Path) -> None:
+    (inside / "net.toml").unlink()
+    flags = ["--labels", "background,disc,box", "--scale", "1/255", "--activation", "none"]
+    flags += ["--mean", "0", "--std", "1", "--no-align-corners", "--imgsz", "48x64"]
+    assert main(["eval", *SET, *NET, *flags, "--min-miou", "0.9"]) == 0
+    swapped = [*flags, "--colour", "BGR"]
+    assert main(["eval", *SET, *NET, *swapped, "--min-miou", "0.9"]) == 5
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
+def test_ctrl_c_leaves_a_table_that_is_said_to_be_partial(inside: Path) -> None:
+    for number in range(40):
+        mask = np.full((32, 32), number % 4, np.uint8)
+        colours = np.array(SHAPE_LABELS.colours, np.uint8)[:, ::-1]
+        write(inside / "slow" / "images" / f"{number:02}.png", colours[mask])
+        write(inside / "slow" / "masks" / f"{number:02}.png", mask)
+    (inside / "slow" / "classes.json").write_text(json.dumps(SHAPE_LABELS.names))
+    command = [sys.executable, "-m", "rtseg", "eval", "--data", "slow", "-m", "stub?delay=500ms"]
+    with subprocess.Popen(
+        [*command, "--json", "out.json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=inside,
+        env=os.environ,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("running"):  # said after two seconds, of at least twenty
+                break
+        process.send_signal(signal.SIGINT)
+        out, said = process.communicate(timeout=30)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert "partial  0 of 1 measurement" in said
+    done, of, chosen = rows(out)[1][2:5]
+    assert (of, chosen) == ("of", "40")
+    assert 0 < int(done) < 40
+    found = json.loads(Path("out.json").read_text())
+    assert found["complete"] is found["results"][0]["complete"] is False
+    assert found["results"][0]["pictures"] == int(done)
+    assert found["results"][0]["mean_iou"] == 1.0
+
+
+def test_voc_is_measured_on_val_with_the_classes_both_know(inside: Path, capsys: Capture) -> None:
+    make_voc(inside / "voc", 6)
+    make_network(inside / "two.onnx", names=["background", "person", "car"])
+    arguments = ["--data", "voc", "-m", "two.onnx", "--classes", "person", "--json", "out.json"]
+    assert main(["eval", *arguments]) == 0
+    first = json.loads(Path("out.json").read_text())["results"][0]
+    assert [row["name"] for row in first["classes"]] == ["background", "person"]
+    assert first["pictures"] == 3
+    assert "(voc, val), 3 of 9 pictures" in capsys.readouterr().err
+
+
+# --- the references ------------------------------------------------------------------------------
+
+
+def test_the_suite_of_the_person_sets_names_what_is_there(data: Path) -> None:
+    suite = read_suite(TOOLS / "person_sets.toml", data)
+    names = (TOOLS / "clothing_kept_aside.txt").read_text().split()
+    masks = sorted(path.stem for path in (data / "clothing" / "masks").iterdir())
+    assert names == masks[::9][:100]
+    assert all(one.path.is_dir() for one in suite.sets)
+    assert all(Path(one.model).is_file() for one in suite.networks)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_references_on_the_person_sets(data: Path) -> None:
+    """Person IoU of both, as a separate script measured it; of COCO the suite's file tells."""
+    suite = str(TOOLS / "person_sets.toml")
+    assert main(["eval", "--suite", suite, "--root", str(data), "--json", "out.json", "-q"]) == 0
+    results = json.loads(Path("out.json").read_text())["results"]
+    found = {(one["set"].split()[0], one["network"]): one["classes"][1]["iou"] for one in results}
+    deeplab, selfie = "DeepLabV3-MobileNetV2", "MediaPipe selfie"
+    for name, expected in {"people": 0.863, "voc": 0.820, "clothing": 0.82}.items():
+        assert found[name, deeplab] == pytest.approx(expected, abs=0.01)
+    for name, expected in {"people": 0.900, "voc": 0.620, "clothing": 0.866}.items():
+        assert found[name, selfie] == pytest.approx(expected, abs=0.01)
