@@ -37,6 +37,11 @@ def triple(flag: str, text: str | None) -> tuple[float, float, float] | None:
     return _read(flag, text, _triple, "Give one number, or three with commas between")
 
 
+def pair(flag: str, text: str | None) -> tuple[float, float] | None:
+    """`0.5,2` as two numbers; None stays None."""
+    return _read(flag, text, _pair, "Give two numbers with a comma between, as 0.5,2")
+
+
 def comma_list(texts: Iterable[str]) -> tuple[str, ...]:
     """`("person,cat", "dog")` as `("person", "cat", "dog")`."""
     return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
@@ -100,3 +105,8 @@ def _triple(text: str) -> tuple[float, float, float]:
     parts = [_number(part) for part in text.split(",")]
     red, green, blue = parts * 3 if len(parts) == 1 else parts
     return red, green, blue
+
+
+def _pair(text: str) -> tuple[float, float]:
+    first, second = map(_number, text.split(","))
+    return first, second

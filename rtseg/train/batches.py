@@ -1,0 +1,177 @@
+"""Pictures in batches, read by worker processes, in an order that only the seed decides."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import Dataset as TorchDataset
+
+from rtseg.datasets import Sample
+from rtseg.datasets.classmap import Table
+from rtseg.errors import DatasetError, RtsegError
+from rtseg.train.augment import Pair, Transform
+from rtseg.train.seeds import seeded
+
+Draw = tuple[int, int]
+"""A sample's place in its split, and the seed of its augmentation."""
+
+Batch = tuple[Tensor, Tensor]
+"""(N, 3, h, w) float32 as the network takes it, and (N, h, w) int64 class indices."""
+
+Loader = DataLoader[Pair | RtsegError]
+
+
+class Pictures(TorchDataset[Pair | RtsegError]):
+    """The samples of a split, mapped to the trained classes and transformed.
+
+    The random numbers of a picture come with the draw, so that neither the number of workers nor
+    what was drawn before changes them.
+    """
+
+    def __init__(self, samples: Sequence[Sample], table: Table, transform: Transform) -> None:
+        self.samples, self.table, self.transform = samples, table, transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, draw: Draw) -> Pair | RtsegError:
+        """The pair; or the error, since what a worker raises loses its words on the way."""
+        try:
+            return self._pair(*draw)
+        except RtsegError as error:
+            return error
+
+    def _pair(self, index: int, seed: int) -> Pair:
+        sample = self.samples[index]
+        image, mask = sample.read_image(), sample.read_as(self.table)
+        if image.shape[:2] != mask.shape:
+            raise DatasetError(
+                f"the mask of {sample.image_path} is {mask.shape[1]}x{mask.shape[0]}",
+                found=f"the picture is {image.shape[1]}x{image.shape[0]}",
+            )
+        with seeded(seed):
+            return self.transform(image, mask)
+
+
+class Shuffled(Sampler[list[Draw]]):
+    """Full batches of one epoch, in an order that (seed, epoch) decide; a share of them per rank.
+
+    Every batch is full, as batch normalisation wants: what is left over waits for another epoch. A
+    split smaller than a batch is gone through several times.
+
+    Attributes:
+        epoch: which one comes next.
+        first: how many batches of it to leave out, having been done.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, rank: int, world: int) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.rank, self.world = rank, world
+        self.epoch = self.first = 0
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return max(1, self.count // (self.batch_size * self.world))
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        draws = self._draws()
+        step = self.batch_size * self.world
+        for batch in range(self.first, len(self)):
+            start = batch * step + self.rank * self.batch_size
+            yield draws[start : start + self.batch_size]
+
+    def _draws(self) -> list[Draw]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        needed = len(self) * self.batch_size * self.world
+        rounds = -(-needed // self.count)
+        order = np.concatenate([random.permutation(self.count) for _ in range(rounds)])
+        seeds = random.integers(2**31, size=needed)
+        return [(int(i), int(s)) for i, s in zip(order[:needed], seeds, strict=True)]
+
+
+class InOrder(Sampler[list[Draw]]):
+    """Every sample once, a share of them per rank; the last batch may be smaller."""
+
+    def __init__(self, count: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        mine = [(index, 0) for index in range(rank, count, world)]
+        self._batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return iter(self._batches)
+
+
+def loader(pictures: Pictures, order: Sampler[list[Draw]], *, workers: int, pinned: bool) -> Loader:
+    """Batches in that order; the workers stay for the next epoch.
+
+    Args:
+        pinned: read into memory from which a GPU copies faster.
+    """
+    return DataLoader(
+        pictures,
+        batch_sampler=order,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pinned,
+        worker_init_fn=_alone if workers else None,
+        collate_fn=_collated,
+    )
+
+
+def _collated(items: list[Pair | RtsegError]) -> Batch | RtsegError:
+    failed = [item for item in items if isinstance(item, RtsegError)]
+    if failed:
+        return failed[0]
+    batch: Batch = tuple(default_collate(items))
+    return batch
+
+
+def batches(source: Loader) -> Iterator[Batch]:
+    """One epoch of a loader's batches.
+
+    Raises:
+        DatasetError: a picture or mask cannot be read.
+    """
+    with warnings.catch_warnings():
+        # Python warns of a fork beside threads: torch's do not outlive it, and OpenCV has none
+        warnings.simplefilter("ignore", DeprecationWarning)
+        iterator = iter(source)
+    for batch in iterator:
+        if isinstance(batch, RtsegError):
+            raise batch
+        yield batch
+
+
+@contextmanager
+def one_opencv_thread() -> Iterator[None]:
+    """Workers are forked: OpenCV's threads would not be there in them, but be waited for."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def _alone(worker: int) -> None:
+    """In a worker: one thread, deaf to Ctrl-C, which the main process answers."""
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def usual_workers(cores: int | None, pictures: int) -> int:
+    """How many processes should read: one per core, 8 at most, none for a handful of pictures."""
+    if pictures < 16 or sys.platform == "win32":
+        return 0
+    return min(8, cores or 1)

@@ -1,0 +1,196 @@
+"""The folder of a run: what was asked, what was used, what came of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rtseg import __version__
+from rtseg.datasets import Dataset, Sample
+from rtseg.errors import DatasetError, SinkError, UsageError
+from rtseg.nets.cache import atomic
+from rtseg.train.settings import Settings, read_toml
+from rtseg.train.watch import Row
+
+Split = dict[str, tuple[Sample, ...]]
+
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "opencv-python")
+
+FIGURES = "epoch step lr train_loss val_loss miou mean_accuracy pixel_accuracy seconds".split()
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the files of a run are; each is written whole or not at all."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Every setting, as TOML."""
+        return self.path / "config.toml"
+
+    @property
+    def versions(self) -> Path:
+        """Versions of what trained."""
+        return self.path / "versions.json"
+
+    @property
+    def split(self) -> Path:
+        """Names of the pictures that trained, chose and measured."""
+        return self.path / "split.json"
+
+    @property
+    def metrics(self) -> Path:
+        """A line per epoch."""
+        return self.path / "metrics.csv"
+
+    @property
+    def curves(self) -> Path:
+        """Loss and mean IoU over the epochs."""
+        return self.path / "curves.png"
+
+    @property
+    def samples(self) -> Path:
+        """Pictures of the validation split, their truth and the best network's masks."""
+        return self.path / "samples.png"
+
+    @property
+    def best(self) -> Path:
+        """The best network so far, as `rtseg -m` takes it."""
+        return self.path / "best.pth"
+
+    @property
+    def last(self) -> Path:
+        """Everything that `--resume` needs."""
+        return self.path / "last.ckpt"
+
+    @property
+    def test(self) -> Path:
+        """Figures of the best network on the test split."""
+        return self.path / "test.json"
+
+    def check_free(self, *, overwrite: bool) -> None:
+        """Refuse a folder that holds something, unless it may be overwritten.
+
+        Raises:
+            UsageError: it does, or it is a file.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"cannot write {self.path}", found="it is a file")
+        if self.path.is_dir() and any(self.path.iterdir()) and not overwrite:
+            raise UsageError(
+                f"{self.path} exists",
+                found="it holds a run" if self.config.exists() else "it is not empty",
+                do="Go on with --resume, pass -y to overwrite it, or name another with --out",
+            )
+
+    def claim(self) -> None:
+        """Make the folder, without the files of an earlier run; others stay.
+
+        Raises:
+            SinkError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for file in self._files():
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    def read_settings(self) -> dict[str, object]:
+        """The settings of the run that is there, as `Settings.of` takes them.
+
+        Raises:
+            UsageError: there is none, or none that can be gone on with.
+        """
+        if not self.last.is_file():
+            raise UsageError(
+                f"cannot resume {self.path}",
+                found=f"there is no {self.last.name}",
+                do="Name the folder of a run with --out",
+            )
+        return read_toml(self.config)
+
+    def write_text(self, path: Path, text: str) -> None:
+        """Put `text` into a file of the folder; raises SinkError."""
+        try:
+            with atomic(path) as temporary:
+                temporary.write_text(text, "utf-8")
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+    def write_asked(self, settings: Settings) -> None:
+        """Every setting and the versions that are about to be used; raises SinkError."""
+        self.write_text(self.config, settings.to_toml())
+        found = {"rtseg": __version__, "python": platform.python_version()}
+        found |= {name: known for name in PACKAGES if (known := _version(name))}
+        found["platform"] = platform.platform()
+        self.write_text(self.versions, json.dumps(found, indent=2) + "\n")
+
+    def write_split(self, split: Split, words: str) -> None:
+        """The names of each split, and where the split came from; raises SinkError."""
+        names = {name: [sample.name for sample in samples] for name, samples in split.items()}
+        self.write_text(self.split, json.dumps({"from": words, **names}, indent=1) + "\n")
+
+    def read_split(self, dataset: Dataset) -> Split:
+        """The samples of `dataset` that `write_split` named.
+
+        Raises:
+            DatasetError: the file cannot be read, or a sample is no longer there.
+        """
+        try:
+            named = json.loads(self.split.read_text("utf-8"))
+            lists = {name: list(named[name]) for name in ("train", "val", "test")}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DatasetError(f"cannot read {self.split}", found=str(error)) from error
+        samples = {sample.name: sample for sample in dataset.samples}
+        gone = [name for names in lists.values() for name in names if name not in samples]
+        if gone:
+            raise DatasetError(
+                f"{dataset.root} is not what {self.path} was trained on",
+                found=f"{len(gone)} pictures are gone ({', '.join(gone[:3])})",
+            )
+        return {name: tuple(samples[n] for n in names) for name, names in lists.items()}
+
+    def write_metrics(self, rows: Sequence[Row], classes: Sequence[str]) -> None:
+        """A line per epoch, with the IoU of every class; raises SinkError."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*FIGURES, *(f"iou {name}" for name in classes), "best"])
+        for row in rows:
+            figures = [getattr(row, name) for name in FIGURES]
+            writer.writerow([*figures, *row.ious, int(row.best)])
+        self.write_text(self.metrics, text.getvalue())
+
+    def write_test(self, figures: Mapping[str, object]) -> None:
+        """Figures of the test split; raises SinkError."""
+        self.write_text(self.test, json.dumps(figures, indent=2) + "\n")
+
+    def written(self) -> list[Path]:
+        """The files that are there."""
+        return [file for file in self._files() if file.exists()]
+
+    def _files(self) -> list[Path]:
+        return [
+            *(self.config, self.versions, self.split, self.metrics, self.curves),
+            *(self.samples, self.best, self.last, self.test),
+        ]
+
+
+def cannot_write(path: Path, error: OSError) -> SinkError:
+    """The SinkError for a system's refusal."""
+    return SinkError(f"cannot write {path}", found=error.strerror or str(error))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # as onnxruntime, some come under several names
+        return ""

@@ -1,0 +1,175 @@
+"""A training run, start to end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from rtseg.errors import DeviceError
+from rtseg.train import augment, leads
+from rtseg.train.batches import (
+    InOrder,
+    Pictures,
+    Shuffled,
+    loader,
+    one_opencv_thread,
+    usual_workers,
+)
+from rtseg.train.charts import draw_curves, draw_samples
+from rtseg.train.device import describe, open_fabric
+from rtseg.train.folder import RunFolder
+from rtseg.train.learner import Learner
+from rtseg.train.lightning_import import Fabric
+from rtseg.train.loop import Loop, Reading, Stop
+from rtseg.train.loss import class_weights
+from rtseg.train.prepare import Prepared, prepare
+from rtseg.train.settings import Settings
+from rtseg.train.trial import TestFigures, Trial
+from rtseg.train.watch import Row, Watch
+from rtseg.zoo import ModelSpec
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run.
+
+    Attributes:
+        best: the epoch whose network is in best.pth; None when no epoch was finished.
+        rows: all epochs.
+        test: figures of the best network on the test split; None without one, or when stopped.
+        stopped: whether somebody asked for the end; `resume` goes on.
+        early: whether it ended because nothing became better any more.
+        leads: whether this is the process that a person started.
+    """
+
+    folder: RunFolder
+    best: Row | None
+    rows: tuple[Row, ...]
+    test: TestFigures | None
+    stopped: bool
+    early: bool
+    leads: bool
+
+
+def train(
+    settings: Settings,
+    *,
+    watch: Watch | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Result:
+    """Fine-tune a network on labelled pictures and leave a run folder.
+
+    Args:
+        watch: told how it goes.
+        stop: asked at every step; what was reached is saved.
+        resume: go on with the run in `settings.out`, whose settings these are.
+        overwrite: replace the run that is in `settings.out`.
+
+    Raises:
+        UsageError: settings that make no sense, or a folder that holds something.
+        DatasetError: the dataset is broken; `watch` was told everything that is wrong.
+        ModelError: the network or its weights are not what was named.
+        DownloadError: published weights cannot be fetched.
+        DeviceError: the device is not here, or its memory is too small.
+        SinkError: the folder cannot be written.
+        BackendError: the loss is no longer a number.
+    """
+    lead = leads()
+    watch = watch if watch is not None and lead else Watch()
+    fabric, precision = open_fabric(settings)
+    prepared = prepare(settings, watch, lead=lead, resume=resume, overwrite=overwrite)
+    fabric.launch()
+    watch.note("runs on", describe(fabric, precision))
+    loop = _loop(fabric, prepared, watch, stop)
+    try:
+        with one_opencv_thread():
+            ended = loop.run()
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            f"not enough memory on {fabric.device}",
+            do="Take a smaller --batch-size, --size or network",
+        ) from error
+    return _finish(prepared, loop, watch, stop, ended=ended)
+
+
+def _loop(fabric: Fabric, made: Prepared, watch: Watch, stop: Callable[[], bool]) -> Loop:
+    settings = made.settings
+    weights = None
+    if settings.class_weights != "none":
+        train, table = made.split["train"], made.classes.from_dataset
+        if fabric.is_global_zero:
+            weights = class_weights(settings.class_weights, made.spec.labels, train, table)
+            watch.note("weights", f"of the classes: {_weighed(made.spec, weights)}")
+        weights = fabric.broadcast(weights)
+    reading = _reading(fabric, made)
+    learner = Learner(fabric, made.network, settings, len(made.spec.labels), weights)
+    loop = Loop(learner, made.spec, reading, settings, made.folder, watch, stop)
+    if made.state is not None:
+        loop.restore(made.state)
+    watch.note("plan", _plan(settings, loop, len(made.split["train"])))
+    return loop
+
+
+def _reading(fabric: Fabric, made: Prepared) -> Reading:
+    settings, spec, table = made.settings, made.spec.input, made.classes.from_dataset
+    train = Pictures(made.split["train"], table, augment.training(settings, spec))
+    val = Pictures(made.split["val"], table, augment.plain(settings.size, spec))
+    share = fabric.global_rank, fabric.world_size
+    order = Shuffled(len(train), settings.batch_size, settings.seed, *share)
+    pinned = fabric.device.type == "cuda"
+    cores = (os.cpu_count() or 1) // fabric.world_size
+    many = [
+        usual_workers(cores, len(each)) if settings.workers is None else settings.workers
+        for each in (train, val)
+    ]
+    return Reading(
+        loader(train, order, workers=many[0], pinned=pinned),
+        order,
+        loader(val, InOrder(len(val), settings.batch_size, *share), workers=many[1], pinned=pinned),
+    )
+
+
+def _weighed(spec: ModelSpec, weights: tuple[float, ...] | None) -> str:
+    pairs = zip(spec.labels.names, weights or (), strict=True)
+    return ", ".join(f"{name} {weight:.3g}" for name, weight in pairs)
+
+
+def _plan(settings: Settings, loop: Loop, pictures: int) -> str:
+    """Steps, batches and learning rate in one line, and what a batch leaves out."""
+    order = loop.reading.order
+    per_step = order.batch_size * order.world
+    done = f", {loop.course.step} done" if loop.course.step else ""
+    parts = [
+        f"{loop.steps} steps{done}",
+        f"{len(order)} per epoch",
+        f"{per_step} pictures per step",
+        f"{settings.optimizer}, learning rate {settings.learning_rate:g}, {settings.schedule}",
+    ]
+    if left := pictures - len(order) * per_step:
+        parts.append(
+            f"{left} pictures of an epoch wait for another, as batches are full"
+            if left > 0
+            else "pictures are repeated to fill a batch"
+        )
+    return ", ".join(parts)
+
+
+def _finish(made: Prepared, loop: Loop, watch: Watch, stop: Stop, *, ended: bool) -> Result:
+    """Draw and measure, in the first process, what the run has reached."""
+    rows, best, folder = tuple(loop.course.rows), loop.course.best, made.folder
+    test = None
+    if loop.learner.fabric.is_global_zero and best is not None:
+        draw_curves(folder.curves, rows)
+        if ended:
+            with Trial(folder.best, made, loop.learner.fabric.device) as trial:
+                draw_samples(folder.samples, trial.samples(), made.spec.labels)
+                test = trial.test(watch, stop)
+        if test is not None:
+            folder.write_test(test.to_plain(made.spec.labels.names))
+    stopped = not ended or stop()
+    return Result(folder, best, rows, test, stopped, early=loop.early, leads=leads())

@@ -1,0 +1,213 @@
+"""Pictures on their way into training: moved with their masks, in an order that repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training import one_thread  # noqa: F401 - autouse
+
+from rtseg.datasets import Sample
+from rtseg.errors import DatasetError
+from rtseg.frame import VOID, Image, Mask
+from rtseg.train import Settings, augment
+from rtseg.train.batches import (
+    InOrder,
+    Pictures,
+    Shuffled,
+    batches,
+    loader,
+    one_opencv_thread,
+)
+from rtseg.train.seeds import seeded
+from rtseg.zoo import InputSpec
+
+SPEC = InputSpec((96, 96))
+IDENTITY = np.arange(256, dtype=np.uint8)
+CALM = Settings("x", size=(96, 96), brightness=0, contrast=0, noise=0)
+
+
+def blots(seed: int = 0, size: tuple[int, int] = (80, 120)) -> tuple[Image, Mask]:
+    """A picture in three flat colours, (B, G, R) = (0 or 200, ...), and the mask they stand for."""
+    generator = np.random.default_rng(seed)
+    mask = generator.integers(0, 3, (4, 6), np.uint8).repeat(20, 0).repeat(20, 1)
+    mask = mask[: size[0], : size[1]]
+    image = np.zeros((*mask.shape, 3), np.uint8)
+    for channel in range(3):
+        image[mask == channel, channel] = 200
+    return image, mask
+
+
+def undone(picture: torch.Tensor) -> np.ndarray:
+    """(h, w, 3) uint8 RGB of what the network is fed."""
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (SPEC.mean, SPEC.std))
+    return ((picture * std + mean) * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_masks_move_with_their_pictures(seed: int) -> None:
+    image, mask = blots(seed)
+    with seeded(seed):
+        picture, labels = augment.training(CALM, SPEC)(image, mask)
+    rgb, labels = undone(picture), labels.numpy()
+    assert picture.shape == (3, 96, 96)
+    assert labels.shape == (96, 96)
+    known = labels != VOID
+    assert known.mean() > 0.1
+    # class c is the channel 2 - c of RGB; bilinear edges blend two colours, so most, not all
+    bright = rgb.argmax(axis=2)
+    assert (bright == 2 - labels)[known].mean() > 0.93
+
+
+def test_outside_a_picture_is_the_mean_colour_and_no_class() -> None:
+    image, mask = blots()
+    small = replace(CALM, scale=(0.5, 0.5), rotation=0)
+    with seeded(0):
+        picture, labels = augment.training(small, SPEC)(image, mask)
+    outside = labels == VOID
+    assert 0.5 < outside.float().mean() < 1
+    # the mean in whole levels of 255, so that zero padding of convolutions means the same
+    assert picture[:, outside].abs().max() < 0.02
+
+
+def test_each_amount_can_be_turned_off() -> None:
+    image, mask = blots()
+    still = replace(CALM, size=(80, 120), rotation=0, flip=0, scale=(1.0, 1.0))
+    picture, labels = augment.training(still, SPEC)(image, mask)
+    assert (undone(picture) == image[..., ::-1]).all()
+    assert (labels.numpy() == mask).all()
+
+
+@pytest.mark.parametrize("amount", ["brightness", "contrast", "noise", "rotation", "flip"])
+def test_each_amount_changes_the_picture(amount: str) -> None:
+    image, mask = blots()
+    still = replace(CALM, size=(80, 120), rotation=0, flip=0, scale=(1.0, 1.0))
+    changed = replace(still, **{amount: 20.0 if amount == "rotation" else 1.0})
+    with seeded(1):
+        picture, labels = augment.training(changed, SPEC)(image, mask)
+    assert (undone(picture) != image[..., ::-1]).any()
+    moved = amount in ("rotation", "flip")
+    assert (labels.numpy() != mask).any() == moved
+
+
+def test_a_plain_picture_is_whole_and_keeps_its_shape() -> None:
+    image, mask = blots(size=(80, 120))
+    picture, labels = augment.plain((96, 60), SPEC)(image, mask)
+    assert labels.shape == (96, 60)
+    assert (labels[40:] == VOID).all()  # 80x120 fits as 40x60
+    assert (labels[:40] != VOID).all()
+    assert picture[:, 40:].abs().max() < 0.02
+    assert set(np.unique(labels[:40])) == set(np.unique(mask))
+
+
+def test_bgr_networks_are_fed_bgr_with_their_own_normalisation() -> None:
+    image, mask = blots()
+    spec = InputSpec(
+        (80, 120), colour="BGR", scale=1.0, mean=(10.0, 20.0, 30.0), std=(2.0, 4.0, 5.0)
+    )
+    picture, _ = augment.plain((80, 120), spec)(image, mask)
+    expected = (image.astype(np.float32) - (10, 20, 30)) / (2, 4, 5)
+    assert np.allclose(picture.permute(1, 2, 0).numpy(), expected, atol=1e-3)
+
+
+def samples(count: int) -> list[Sample]:
+    """Samples whose picture is all of the value of their place, without files."""
+    return [
+        Numbered(f"{i}", Path(f"{i}.png"), lambda i=i: np.full((8, 8), i, np.uint8))
+        for i in range(count)
+    ]
+
+
+class Numbered(Sample):
+    """A sample that needs no file."""
+
+    def read_image(self) -> Image:
+        return np.full((8, 8, 3), int(self.name), np.uint8)
+
+
+def places(order: Shuffled) -> list[int]:
+    return [index for batch in order for index, _ in batch]
+
+
+def test_every_batch_is_full_and_no_picture_comes_twice_in_an_epoch() -> None:
+    order = Shuffled(11, 4, seed=0, rank=0, world=1)
+    assert [len(batch) for batch in order] == [4, 4]
+    assert len(set(places(order))) == 8
+
+
+def test_what_an_epoch_leaves_out_comes_in_another() -> None:
+    order = Shuffled(11, 4, seed=0, rank=0, world=1)
+    seen: set[int] = set()
+    for order.epoch in range(8):
+        seen |= set(places(order))
+    assert seen == set(range(11))
+
+
+def test_epochs_differ_and_repeat_by_seed() -> None:
+    order, same, other = (Shuffled(20, 4, seed, 0, 1) for seed in (3, 3, 4))
+    first = list(order)
+    assert first == list(same)
+    assert first != list(other)
+    order.epoch = 1
+    assert list(order) != first
+
+
+def test_a_split_smaller_than_a_batch_is_gone_through_again() -> None:
+    (batch,) = Shuffled(3, 8, seed=0, rank=0, world=1)
+    assert [sorted(i for i, _ in batch).count(place) for place in range(3)].count(0) == 0
+    assert len(batch) == 8
+    assert len({seed for _, seed in batch}) == 8  # each repetition is varied anew
+
+
+def test_processes_share_an_epoch_without_overlap() -> None:
+    shares = [places(Shuffled(17, 2, seed=5, rank=rank, world=3)) for rank in range(3)]
+    together = [index for share in shares for index in share]
+    assert [len(share) for share in shares] == [4, 4, 4]
+    assert len(set(together)) == 12
+    val = [i for rank in range(3) for batch in InOrder(7, 2, rank, 3) for i, _ in batch]
+    assert sorted(val) == list(range(7))
+
+
+def test_an_interrupted_epoch_goes_on_with_its_own_batches() -> None:
+    order = Shuffled(20, 4, seed=0, rank=0, world=1)
+    whole = list(order)
+    order.first = 3
+    assert list(order) == whole[3:]
+
+
+def read(count: int, workers: int) -> list[torch.Tensor]:
+    settings = Settings("x", size=(32, 32))
+    spec = InputSpec((32, 32))
+    pictures = Pictures(samples(count), IDENTITY, augment.training(settings, spec))
+    order = Shuffled(count, 4, seed=1, rank=0, world=1)
+    with one_opencv_thread():
+        read = loader(pictures, order, workers=workers, pinned=False)
+        return [tensor for batch in batches(read) for tensor in batch]
+
+
+def test_workers_change_nothing_but_the_speed() -> None:
+    alone, many = read(9, workers=0), read(9, workers=2)
+    assert len(alone) == len(many) == 4
+    assert all(torch.equal(a, b) for a, b in zip(alone, many, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_cannot_be_read_is_named_whoever_reads_it(workers: int) -> None:
+    missing = Sample("gone", Path("gone.png"), lambda: np.zeros((8, 8), np.uint8))
+    pictures = Pictures([missing], IDENTITY, augment.plain((32, 32), InputSpec((32, 32))))
+    with pytest.raises(DatasetError, match=r"^cannot read the picture gone\.png") as failure:
+        list(batches(loader(pictures, InOrder(1, 1), workers=workers, pinned=False)))
+    assert "Traceback" not in str(failure.value)
+
+
+def test_classes_are_mapped_before_anything_else() -> None:
+    table = np.full(256, VOID, np.uint8)
+    table[[0, 1, 2]] = (1, 1, 0)
+    spec = InputSpec((32, 32))
+    pictures = Pictures(samples(4), table, augment.plain((32, 32), spec))
+    found: Sequence[set[int]] = [set(pictures[i, 0][1].unique().tolist()) for i in range(4)]
+    assert found == [{1}, {1}, {0}, {VOID}]

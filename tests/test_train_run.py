@@ -1,0 +1,460 @@
+"""Training runs, start to end, on pictures made here."""
+
+# ruff: noqa: F811 - fixtures are imported
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from dataset_folders import MAKERS, NAMES, make_folder, make_roboflow
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, jaccard_score
+from training import SMALLEST, Told, one_thread, quick, small  # noqa: F401 - autouse, and a fixture
+
+import rtseg
+from rtseg.cli.app import main
+from rtseg.errors import DatasetError, DeviceError, UsageError
+from rtseg.nets.state import read_checkpoint
+from rtseg.train import RunFolder, Settings, program
+from rtseg.train.figures import Figures
+from rtseg.train.learner import Learner
+from rtseg.train.program import Result, train
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of its own; and no charts, which take longer than the training, but in `finished`."""
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+    for chart in ("draw_curves", "draw_samples"):
+        monkeypatch.setattr(program, chart, lambda *arguments: None)
+
+
+@pytest.fixture(scope="module")
+def robo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes in COCO-JSON, in the three folders of a Roboflow export."""
+    return make_roboflow(tmp_path_factory.mktemp("sets") / "robo", count=12)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    robo: Path, small: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Result, Told]:
+    """A run that learnt something."""
+    torch.set_num_threads(1)
+    told = Told()
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    return train(quick(robo, small, out, epochs=6, lr=2e-3), watch=told), told
+
+
+def state(path: Path) -> dict[str, torch.Tensor]:
+    return dict(read_checkpoint(path)[1])
+
+
+def equal(one: Path, other: Path) -> bool:
+    first, second = state(one), state(other)
+    return first.keys() == second.keys() and all(
+        torch.equal(v, second[k]) for k, v in first.items()
+    )
+
+
+@pytest.mark.parametrize("layout", MAKERS)
+def test_every_layout_trains_and_its_checkpoint_runs_live_and_through_onnx(
+    layout: str, small: Path, tmp_path: Path
+) -> None:
+    dataset, told = MAKERS[layout](tmp_path / layout, count=8), Told()
+    result = train(quick(dataset, small, tmp_path / "run"), watch=told)
+    assert result.rows[1].train_loss < result.rows[0].train_loss
+    assert f"({layout})" in told.said("dataset")
+    masks = []
+    for backend in ("torch", "onnx"):
+        with rtseg.load(result.folder.best, backend=backend, device="cpu") as segmenter:
+            assert segmenter.input_size == (64, 64)
+            frames = rtseg.stream("test://?size=96x80&frames=2", segmenter)
+            masks.append(np.stack([segmentation.mask for _, segmentation in frames]))
+    assert masks[0].shape == (2, 80, 96)
+    assert np.mean(masks[0] == masks[1]) > 0.999  # float ties aside
+
+
+def test_a_run_learns_and_its_checkpoint_says_who_it_is(finished: tuple[Result, Told]) -> None:
+    result, told = finished
+    assert result.rows[-1].train_loss < 0.7 * result.rows[0].train_loss
+    assert result.best is not None
+    assert result.best.miou > 0.35  # all background would be 0.28
+    spec, weights = read_checkpoint(result.folder.best)
+    assert spec is not None
+    assert spec.labels.names == NAMES
+    assert spec.labels.background == 0
+    assert spec.input.size == (64, 64)
+    assert spec.architecture == SMALLEST
+    assert spec.name == f"{SMALLEST}-robo"
+    assert spec.dataset == "robo (validation split)"
+    assert spec.miou == pytest.approx(100 * result.best.miou, abs=0.006)
+    numbers = sum(v.numel() for k, v in weights.items() if "running" not in k and "num_b" not in k)
+    assert spec.parameters == pytest.approx(numbers / 1e6)
+    assert told.said("runs on") == "cpu, fp32"
+
+
+def test_the_run_folder_holds_what_was_asked_used_and_found(finished: tuple[Result, Told]) -> None:
+    result, _ = finished
+    folder = result.folder
+    assert {file.name for file in folder.path.iterdir()} == {
+        *("config.toml", "versions.json", "split.json", "metrics.csv", "curves.png"),
+        *("samples.png", "best.pth", "last.ckpt", "test.json"),
+    }
+    assert Settings.of(folder.read_settings()) == replace(
+        Settings.of(folder.read_settings()), epochs=6, batch_size=4, lr=2e-3
+    )
+    assert json.loads(folder.versions.read_text())["torch"] == torch.__version__
+    split = json.loads(folder.split.read_text())
+    assert [len(split[name]) for name in ("train", "val", "test")] == [12, 6, 6]
+    assert "as the set gives them" in split["from"]
+    rows = list(csv.DictReader(folder.metrics.read_text().splitlines()))
+    assert [float(row["miou"]) for row in rows] == [row.miou for row in result.rows]
+    assert [float(row["iou disc"]) for row in rows] == [row.ious[1] for row in result.rows]
+    for picture in (folder.curves, folder.samples):
+        drawn = cv2.imread(str(picture))
+        assert drawn.shape[1] >= 1000
+        assert drawn.std() > 10
+
+
+def test_the_best_checkpoint_is_of_the_epoch_with_the_least_loss(
+    finished: tuple[Result, Told],
+) -> None:
+    rows = finished[0].rows
+    losses = [row.val_loss for row in rows]
+    assert finished[0].best == rows[int(np.argmin(losses))]
+    best = [row.val_loss for row in rows if row.best]
+    assert all(later < earlier for earlier, later in pairwise(best))
+
+
+def test_validation_figures_are_those_of_scikit_learn(finished: tuple[Result, Told]) -> None:
+    result, _ = finished
+    assert result.best is not None
+    truth, predicted, losses = independent(result)
+    best = result.best
+    assert best.pixel_accuracy == pytest.approx(accuracy_score(truth, predicted), abs=1e-6)
+    assert best.mean_accuracy == pytest.approx(balanced_accuracy_score(truth, predicted), abs=1e-6)
+    ious = jaccard_score(truth, predicted, average=None, labels=[0, 1, 2])
+    assert best.ious == pytest.approx(tuple(ious), abs=1e-6)
+    assert best.miou == pytest.approx(ious.mean(), abs=1e-6)
+    assert best.val_loss == pytest.approx(losses.mean(), abs=1e-5)
+
+
+def independent(result: Result) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Truth, prediction and loss of every labelled validation pixel, without the code of training.
+
+    Pictures of 48x64 at 64x64: the whole width, 16 rows below of the mean colour.
+    """
+    from rtseg.datasets import open_dataset
+    from rtseg.nets.build import build
+
+    network = build(SMALLEST, 3)
+    network.load_state_dict(state(result.folder.best))
+    names = json.loads(result.folder.split.read_text())["val"]
+    settings = result.folder.read_settings()
+    found = {s.name: s for s in open_dataset(str(settings["dataset"])).samples}
+    mean, std = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+    parts: list[list[np.ndarray]] = [[], [], []]
+    for name in names:
+        rgb = np.tile(np.round(255 * mean), (64, 64, 1))
+        rgb[:48] = found[name].read_image()[..., ::-1]
+        fed = torch.from_numpy((rgb / 255 - mean) / std).permute(2, 0, 1)[None].float()
+        with torch.no_grad():
+            logits = network(fed)["out"][0, :, :48].double()
+        truth = found[name].read_mask().astype(int)
+        known = truth < 255
+        log_likelihood = logits.log_softmax(0).numpy()
+        parts[0].append(truth[known])
+        parts[1].append(logits.argmax(0).numpy()[known])
+        parts[2].append(-np.take_along_axis(log_likelihood, truth[None] % 3, 0)[0][known])
+    truth, predicted, losses = (np.concatenate(part) for part in parts)
+    return truth, predicted, losses
+
+
+def test_test_figures_are_those_of_rtseg_eval(
+    finished: tuple[Result, Told], capsys: Capture
+) -> None:
+    result, _ = finished
+    assert result.test is not None
+    assert result.test.pictures == 6
+    settings = result.folder.read_settings()
+    arguments = ["--data", str(settings["dataset"]), "-m", str(result.folder.best)]
+    assert main(["eval", *arguments, "--split", "test", "-b", "torch", "-d", "cpu"]) == 0
+    assert f"{result.test.miou:.3f}" in capsys.readouterr().out
+    written = json.loads(result.folder.test.read_text())
+    assert written["miou"] == result.test.miou
+    assert list(written["class_iou"]) == list(NAMES)
+
+
+def test_the_seed_repeats_a_run_exactly(robo: Path, small: Path, tmp_path: Path) -> None:
+    told = [Told() for _ in range(3)]
+    for number, seed in enumerate((0, 0, 1)):
+        settings = quick(robo, small, tmp_path / f"{number}", max_steps=2, seed=seed)
+        train(settings, watch=told[number])
+    assert told[0].losses == told[1].losses
+    assert equal(tmp_path / "0" / "best.pth", tmp_path / "1" / "best.pth")
+    assert told[0].losses != told[2].losses
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_a_resumed_run_ends_as_if_nothing_had_happened(
+    ema: float | None, robo: Path, small: Path, tmp_path: Path
+) -> None:
+    whole = train(quick(robo, small, tmp_path / "whole", ema=ema), watch=Told())
+    settings = quick(robo, small, tmp_path / "parts", ema=ema)
+    first = Told(enough=lambda told: told.steps == 2)  # in the middle of the first epoch
+    stopped = train(settings, watch=first, stop=first.stop)
+    assert stopped.stopped
+    assert stopped.rows == ()
+    again = Told(enough=lambda told: told.steps == 3)  # in the middle of the second
+    assert train(settings, watch=again, stop=again.stop, resume=True).stopped
+    resumed = train(settings, resume=True)
+    assert not resumed.stopped
+    same = [replace(row, seconds=0) for row in whole.rows]
+    assert [replace(row, seconds=0) for row in resumed.rows] == same
+    assert equal(whole.folder.best, resumed.folder.best)
+
+
+def test_a_stopped_run_leaves_a_best_checkpoint_that_runs(
+    robo: Path, small: Path, tmp_path: Path
+) -> None:
+    told = Told(enough=lambda told: len(told.rows) == 1)
+    result = train(quick(robo, small, tmp_path / "run", epochs=9), watch=told, stop=told.stop)
+    assert result.stopped
+    assert len(result.rows) == 1
+    with rtseg.load(result.folder.best, backend="torch", device="cpu") as segmenter:
+        assert segmenter(np.zeros((48, 64, 3), np.uint8)).mask.shape == (48, 64)
+
+
+def test_it_stops_early_and_keeps_the_best_of_all(
+    robo: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, losses, weights = Learner.measure, iter((3.0, 1.0, 2.0, 1.5, 0.5)), []
+
+    def scripted(self: Learner, *arguments: Any) -> Figures:
+        figures = measure(self, *arguments)
+        assert figures is not None
+        weights.append(self.weights())
+        return replace(figures, loss=next(losses))
+
+    monkeypatch.setattr(Learner, "measure", scripted)
+    settings = quick(robo, small, tmp_path / "run", batch_size=12, epochs=5, patience=2)
+    result = train(settings)
+    assert result.early
+    assert [row.best for row in result.rows] == [True, True, False, False]
+    kept = state(result.folder.best)
+    assert all(torch.equal(value, weights[1][key]) for key, value in kept.items())
+    assert not torch.equal(weights[1]["backbone.0.0.weight"], weights[3]["backbone.0.0.weight"])
+
+
+def test_with_monitor_miou_the_best_has_the_highest_miou(
+    robo: Path, small: Path, tmp_path: Path
+) -> None:
+    settings = quick(robo, small, tmp_path / "run", epochs=4, monitor="miou", lr=2e-3)
+    result = train(settings)
+    assert result.best is not None
+    assert result.best.miou == max(row.miou for row in result.rows)
+
+
+def test_a_dataset_without_splits_is_split_by_seed_and_written_down(
+    small: Path, tmp_path: Path
+) -> None:
+    dataset = make_folder(tmp_path / "folder", count=10)
+    train(quick(dataset, small, tmp_path / "run", max_steps=1))
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert [len(split[name]) for name in ("train", "val", "test")] == [8, 1, 1]
+    assert "80/10/10" in split["from"]
+    assert "seed 0" in split["from"]
+
+
+def test_classes_can_be_merged(robo: Path, small: Path, tmp_path: Path) -> None:
+    settings = quick(robo, small, tmp_path / "run", max_steps=1, classes=("thing=disc,box",))
+    result = train(settings)
+    spec, _ = read_checkpoint(result.folder.best)
+    assert spec is not None
+    assert spec.labels.names == ("background", "thing")
+
+
+def test_every_fault_of_a_dataset_is_told_at_once_by_file(
+    robo: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    dataset = make_folder(tmp_path / "folder", count=6)
+    pictures = sorted((dataset / "images").iterdir())
+    masks = sorted((dataset / "masks").iterdir())
+    pictures[0].write_bytes(b"no picture")
+    cv2.imwrite(str(masks[1]), np.zeros((5, 5), np.uint8))
+    cv2.imwrite(str(masks[2]), np.full((48, 64), 77, np.uint8))
+    arguments = ["train", "--data", str(dataset), "--out", str(tmp_path / "run"), "-d", "cpu"]
+    assert main([*arguments, "-q"]) == 2
+    said = capsys.readouterr().err
+    for file in (pictures[0], pictures[1], pictures[2]):
+        assert sum(file.name in line for line in said.splitlines()) == 1
+    assert "3 problems, named above" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_something_is_refused_and_replaced_only_with_y(
+    robo: Path, small: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    (out / "test.json").write_text("{}")
+    settings = quick(robo, small, out, max_steps=1)
+    with pytest.raises(UsageError, match="it is not empty"):
+        train(settings)
+    told = Told(enough=lambda told: told.steps == 1)
+    train(settings, watch=told, stop=told.stop, overwrite=True)
+    assert (out / "mine.txt").read_text() == "mine"
+    assert not (out / "test.json").exists()
+    with pytest.raises(UsageError, match="it holds a run"):
+        train(settings)
+
+
+def test_what_cannot_be_resumed_is_said(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["train", "--resume", "--out", str(tmp_path)]) == 2
+    assert "there is no last.ckpt" in capsys.readouterr().err
+    (tmp_path / "last.ckpt").write_bytes(b"damaged")
+    (tmp_path / "config.toml").write_text(Settings("x", out=str(tmp_path)).to_toml())
+    assert main(["train", "--resume", "--out", str(tmp_path)]) == 2
+    assert "it is damaged" in capsys.readouterr().err
+    assert main(["train", "--resume", "--out", str(tmp_path), "--lr", "0.5"]) == 2
+    assert "with --lr 0.5: the run has 0.0001" in capsys.readouterr().err
+    assert main(["train", "--resume", "-y", "--out", str(tmp_path)]) == 2
+
+
+def test_a_single_picture_per_batch_is_refused_where_it_cannot_be(
+    robo: Path, tmp_path: Path
+) -> None:
+    settings = quick(robo, "deeplabv3_mobilenet_v3_large", tmp_path / "run", batch_size=1)
+    with pytest.raises(UsageError, match="Give 2 or more"):
+        train(replace(settings, weights="scratch"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_falls_back_to_no_other_device(robo: Path, small: Path, tmp_path: Path) -> None:
+    far = torch.cuda.device_count() + 1
+    with pytest.raises(DeviceError, match="cuda"):
+        train(quick(robo, small, tmp_path / "run", device=f"cuda:{far}"))
+    with pytest.raises(UsageError, match="needs an NVIDIA GPU"):
+        train(quick(robo, small, tmp_path / "run", precision="fp16"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_pictures_without_labels_are_an_error(small: Path, tmp_path: Path) -> None:
+    dataset = make_folder(tmp_path / "folder", count=4, splits=("train", "val"))
+    for mask in (dataset / "val" / "masks").iterdir():
+        cv2.imwrite(str(mask), np.full((48, 64), 255, np.uint8))
+    with pytest.raises(DatasetError, match="no labelled pixel"):
+        train(quick(dataset, small, tmp_path / "run", max_steps=1))
+
+
+def test_the_command_line_says_how_it_goes_and_how_to_try_it(
+    robo: Path, small: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--size", "64", "--epochs", "1", "--batch-size", "4", "-d", "cpu", "--workers", "0"]
+    assert main(["train", "--data", str(robo), "-m", str(small), *flags]) == 0
+    out, said = capsys.readouterr()
+    assert out == ""
+    for words in ("train 12, val 6, test 6", "new for 3 classes", "epoch    1: loss"):
+        assert words in said
+    assert "try      rtseg --camera 0 -m run/best.pth" in said
+    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["run"]
+    assert main(["train", "--data", str(robo)]) == 2
+    assert "Go on with --resume" in capsys.readouterr().err
+    assert main(["train", "--config", "run/config.toml", "--out", "again", "-q"]) == 0
+    assert capsys.readouterr().err == ""
+    assert equal(tmp_path / "run" / "best.pth", tmp_path / "again" / "best.pth")
+    assert main(["train", "--resume", "--out", "again", "--epochs", "2"]) == 0
+    assert "1 epoch; " not in capsys.readouterr().err
+    assert len((tmp_path / "again" / "metrics.csv").read_text().splitlines()) == 3
+
+
+def test_bf16_and_class_weights_train_too(robo: Path, small: Path, tmp_path: Path) -> None:
+    told = Told()
+    settings = quick(
+        robo, small, tmp_path / "run", max_steps=2, precision="bf16", class_weights="auto"
+    )
+    train(settings, watch=told)
+    assert told.said("runs on") == "cpu, bf16 mixed"
+    assert "disc" in told.said("weights")
+    assert all(np.isfinite(told.losses))
+    weights = state(tmp_path / "run" / "best.pth")
+    assert {v.dtype for v in weights.values() if v.is_floating_point()} == {torch.float32}
+
+
+def test_the_moving_average_is_what_is_kept(robo: Path, small: Path, tmp_path: Path) -> None:
+    key = "backbone.0.0.weight"
+    kept = {}
+    for name, steps, ema in (("first", 1, None), ("last", 3, None), ("average", 3, 0.75)):
+        settings = quick(robo, small, tmp_path / name, epochs=1, max_steps=steps, ema=ema)
+        kept[name] = state(train(replace(settings, schedule="constant")).folder.best)[key]
+    # it begins with the weights after the first step, and goes towards the last
+    way = kept["last"] - kept["first"]
+    gone = ((kept["average"] - kept["first"]) * way).sum() / way.square().sum()
+    assert 0.25 < gone < 0.5  # 1 - 0.75 ** 2 = 0.44 were both steps alike
+
+
+def run_command(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "rtseg", "train", *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_ctrl_c_saves_and_leaves_130(robo: Path, small: Path, tmp_path: Path) -> None:
+    flags = ["--size", "64", "--epochs", "500", "--workers", "2", "-d", "cpu", "--patience", "0"]
+    with run_command("--data", str(robo), "-m", str(small), *flags, folder=tmp_path) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if line.startswith("epoch    2"):
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    assert "resume   rtseg train --out run --resume\n" in lines
+    assert not [line for line in lines if "Traceback" in line]
+    folder = RunFolder(tmp_path / "run")
+    assert read_checkpoint(folder.best)[0] is not None
+    assert folder.curves.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_several_devices_train_by_the_same_command(robo: Path, small: Path, tmp_path: Path) -> None:
+    flags = ["--size", "64", "--epochs", "2", "--batch-size", "3", "-d", "cpu", "--devices", "2"]
+    with run_command("--data", str(robo), "-m", str(small), *flags, folder=tmp_path) as process:
+        said = process.communicate()[1]
+    assert process.returncode == 0, said
+    assert "cpu, fp32, 2 processes" in said
+    assert "2 per epoch, 6 pictures per step" in said
+    assert said.count("epoch    2: loss") == 1  # one process speaks
+    assert (tmp_path / "run" / "test.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_deeplab_resnet50_trains_on_three_classes_of_coco_json(robo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = ["--size", "129", "--epochs", "2", "--batch-size", "4", "--weights", "scratch"]
+    arguments = ["train", "-m", "deeplabv3_resnet50", "--data", str(robo), "--out", str(out)]
+    assert main([*arguments, *flags, "-d", "cpu"]) == 0
+    rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
+    assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
+    with rtseg.load(out / "best.pth", backend="torch", device="cpu") as segmenter:
+        assert len(segmenter.labels) == 3

@@ -1,0 +1,181 @@
+"""What training starts from: which weights are kept, which are new, and what is refused."""
+
+# ruff: noqa: F811 - fixtures are imported
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from training import SMALLEST, one_thread, small  # noqa: F401 - autouse, and a fixture
+
+from rtseg.errors import DownloadError, ModelError, UsageError
+from rtseg.labels import LabelSet
+from rtseg.nets.build import LAST_LAYER
+from rtseg.nets.state import save_checkpoint
+from rtseg.nets.torchvision_import import segmentation
+from rtseg.train import start as module
+from rtseg.train.start import backbone_weights, build_trainable, last_layers, start
+from rtseg.zoo import MODELS, WeightsSpec
+
+LABELS = LabelSet(("background", "disc", "box"), ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
+LIGHT = (SMALLEST, "deeplabv3_mobilenet_v3_large")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+
+
+def published(architecture: str, folder: Path) -> Path:
+    """A file as torchvision publishes it: 21 classes, no spec."""
+    torch.manual_seed(7)
+    path = folder / "published.pth"
+    torch.save(build_trainable(architecture, 21, aux=True).state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("architecture", LIGHT)
+def test_only_the_last_layers_are_new(architecture: str, tmp_path: Path) -> None:
+    path = published(architecture, tmp_path)
+    begun = start(architecture, str(path), LABELS, aux=True, seed=0)
+    before, now = torch.load(path, weights_only=True), begun.network.state_dict()
+    last = tuple(f"{layer}." for layer in last_layers(architecture))
+    assert [k for k in now if k.startswith(last)]
+    for key, value in now.items():
+        if key.startswith(last):
+            assert value.shape[0] == 3, key
+        else:
+            assert torch.equal(value, before[key]), key
+    notes = dict(begun.notes)
+    assert "numbers kept" in notes["weights"]
+    assert notes["head"] == "new for 3 classes: " + ", ".join(
+        layer for layer in last_layers(architecture)
+    )
+    assert begun.spec.labels == LABELS
+    assert begun.network.training
+
+
+@pytest.mark.parametrize("architecture", LIGHT)
+def test_a_step_changes_every_weight(architecture: str) -> None:
+    network = build_trainable(architecture, 3, aux=True)
+    outputs = network(torch.randn(2, 3, 64, 64))
+    assert set(outputs) == ({"out"} if architecture == SMALLEST else {"out", "aux"})
+    sum(output.square().mean() for output in outputs.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_the_auxiliary_head_can_be_left_out() -> None:
+    network = build_trainable("deeplabv3_mobilenet_v3_large", 3, aux=False)
+    assert not [name for name in network.state_dict() if name.startswith("aux")]
+
+
+def test_the_head_is_kept_where_the_classes_are_the_same(small: Path) -> None:
+    labels = LabelSet(("nothing", "something"), ((0, 0, 0), (1, 2, 3)))
+    begun = start(str(small), None, labels, aux=True, seed=0)
+    before = torch.load(small, weights_only=True)["state_dict"]
+    now = begun.network.state_dict()
+    assert all(torch.equal(now[key], value) for key, value in before.items())
+    assert dict(begun.notes)["head"] == "kept: the 2 classes are the same"
+
+
+def test_as_many_classes_with_other_names_get_a_new_head(small: Path) -> None:
+    labels = LabelSet(("nothing", "else"), ((0, 0, 0), (1, 2, 3)))
+    begun = start(str(small), None, labels, aux=True, seed=1)
+    before = torch.load(small, weights_only=True)["state_dict"]
+    assert not torch.equal(
+        begun.network.state_dict()[LAST_LAYER[SMALLEST]], before[LAST_LAYER[SMALLEST]]
+    )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "classifier"),
+    [(SMALLEST, "mobilenet_v3_large"), ("fcn_resnet50", "resnet50")],
+)
+def test_imagenet_weights_fill_the_whole_backbone(
+    architecture: str, classifier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmentation()
+    import torchvision.models
+
+    state = getattr(torchvision.models, classifier)(weights=None).state_dict()
+    path = tmp_path / "imagenet.pth"
+    torch.save(state, path)
+    monkeypatch.setattr(module, "fetch", lambda weights, progress: path)
+    begun = start(architecture, "backbone", LABELS, aux=True, seed=0)
+    first = next(m for m in begun.network.backbone.modules() if isinstance(m, nn.Conv2d))
+    theirs = next(value for value in state.values() if value.ndim == 4)
+    assert torch.equal(first.weight, theirs)
+    assert "imagenet.pth, the backbone pretrained on ImageNet" in dict(begun.notes)["weights"]
+    assert "classifier" in dict(begun.notes)["head"]
+
+
+@pytest.mark.parametrize("architecture", LAST_LAYER)
+def test_backbone_weights_are_published_with_a_digest(architecture: str) -> None:
+    weights = backbone_weights(architecture)
+    assert weights.url.startswith("https://download.pytorch.org/models/")
+    assert weights.url.endswith(f"-{weights.sha256}.pth")
+    assert len(weights.sha256) == 8
+    assert int(weights.sha256, 16) >= 0
+    assert weights.megabytes > 10
+    assert architecture.endswith(Path(weights.url).stem.rpartition("-")[0])
+
+
+def test_scratch_is_said_plainly_and_repeats_by_seed() -> None:
+    one, same, other = (
+        start(SMALLEST, "scratch", LABELS, aux=True, seed=seed) for seed in (3, 3, 4)
+    )
+    assert "from scratch" in dict(one.notes)["weights"]
+    key = LAST_LAYER[SMALLEST]
+    first, second, third = (begun.network.state_dict()[key] for begun in (one, same, other))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)
+
+
+@pytest.mark.parametrize(
+    ("weights", "other"), [(None, "--weights backbone"), ("backbone", "--weights pretrained")]
+)
+def test_offline_the_message_names_what_else_there_is(
+    weights: str | None, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(weights: WeightsSpec, progress: object) -> Path:
+        raise DownloadError(f"cannot download {weights.url}", found="no connection", do="")
+
+    monkeypatch.setattr(module, "fetch", offline)
+    with pytest.raises(DownloadError, match="no connection") as failure:
+        start("deeplabv3_resnet50", weights, LABELS, aux=True, seed=0)
+    words = str(failure.value)
+    for part in (other, "--weights FILE", "--weights scratch", "Put the file at"):
+        assert part in words
+    assert failure.value.exit_code == 1
+
+
+def test_weights_of_another_network_are_refused(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"they are of {SMALLEST}"):
+        start("fcn_resnet50", str(small), LABELS, aux=True, seed=0)
+    path = published(SMALLEST, tmp_path)
+    with pytest.raises(ModelError, match="weights of the backbone are not in it"):
+        start("deeplabv3_resnet50", str(path), LABELS, aux=True, seed=0)
+
+
+def test_what_cannot_be_trained_is_refused(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot train stub"):
+        start("stub", None, LABELS, aux=True, seed=0)
+    with pytest.raises(ModelError, match="unknown network"):
+        start("resnet", None, LABELS, aux=True, seed=0)
+    with pytest.raises(UsageError, match="a checkpoint has its own weights"):
+        start(str(small), "backbone", LABELS, aux=True, seed=0)
+    with pytest.raises(ModelError, match="there is no such file"):
+        start(SMALLEST, str(tmp_path / "none.pth"), LABELS, aux=True, seed=0)
+
+
+def test_the_normalisation_of_a_checkpoint_is_kept(small: Path, tmp_path: Path) -> None:
+    spec = replace(MODELS[SMALLEST], weights=None)
+    spec = replace(spec, input=replace(spec.input, colour="BGR", mean=(0.1, 0.2, 0.3)))
+    state = build_trainable(SMALLEST, 21, aux=False).state_dict()
+    save_checkpoint(tmp_path / "bgr.pth", spec, state)
+    begun = start(str(tmp_path / "bgr.pth"), None, LABELS, aux=True, seed=0)
+    assert begun.spec.input.colour == "BGR"
+    assert begun.spec.input.mean == (0.1, 0.2, 0.3)
