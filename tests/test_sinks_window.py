@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import socket
@@ -19,7 +20,7 @@ from x_server import click_close, x_server
 from rtseg.errors import SinkError
 from rtseg.labels import VOC
 from rtseg.sinks import open_sink
-from rtseg.sinks.display import Screen, display_available, has_own_qt, held, prepare_qt
+from rtseg.sinks.display import X11_XCB, Screen, display_available, has_own_qt, held, prepare_qt
 from rtseg.sinks.window import fitting, shrunk, stretched
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -268,6 +269,28 @@ def test_a_program_that_imports_pyav_first_is_told(display) -> None:
     )  # fmt: skip
     if has_own_qt():
         assert "import cv2 first" in done.stdout
+
+
+@pytest.mark.needs_display
+@pytest.mark.skipif(not has_own_qt(), reason="only the wheels mix X libraries")
+def test_qt_and_xlib_agree_on_who_reads_the_events(display, tmp_path) -> None:
+    """Else Xlib takes an Expose now and then, and the window stays black: see display.py."""
+    try:
+        ctypes.CDLL(X11_XCB)
+    except OSError:
+        pytest.skip(f"needs {X11_XCB}")
+    code = "from sink_frames import *; open_sink('window:', info(), VOC).close()"
+    trace = {"LD_DEBUG": "bindings", "LD_DEBUG_OUTPUT": str(tmp_path / "bindings")}
+    here = Path(__file__).parent
+    path = f"{here}{os.pathsep}{ROOT}"
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **trace, "DISPLAY": display, "PYTHONPATH": path},
+        check=True, timeout=60,
+    )  # fmt: skip
+    said = "".join(found.read_text("utf-8") for found in tmp_path.glob("bindings.*"))
+    found = re.findall(r"binding file \S+ \[0\] to (\S+) .*`XSetEventQueueOwner'", said)
+    assert [Path(library).name for library in found] == [X11_XCB]
 
 
 def test_an_opencv_without_windows(monkeypatch) -> None:

@@ -6,13 +6,14 @@ authority file follows Xau.h.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import socket
 import struct
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from rtseg.clock import Clock
 TIMEOUT_SECONDS = 2.0
 RESET_SECONDS = 0.2
 COOKIE = b"MIT-MAGIC-COOKIE-1"
+X11_XCB = "libX11-xcb.so.1"
 
 
 class Screen(NamedTuple):
@@ -62,12 +64,14 @@ def held() -> Iterator[Screen | None]:
 
 
 def prepare_qt() -> None:
-    """Give OpenCV's Qt what its wheel lacks: fonts, and the platform that it was built with.
+    """Give OpenCV's Qt what its wheel lacks: an X library, fonts, and its own platform.
 
-    Without, it complains on stderr about fonts, and ends the process where a desktop asks for a
-    platform that the wheel does not carry.
+    Without, it loses events, complains on stderr about fonts, and ends the process where a desktop
+    asks for a platform that the wheel does not carry. It has to come before the first window.
     """
     plugins = _qt_plugins()
+    if "xcb" in plugins:
+        _use_system_x11_xcb()
     if plugins and os.environ.get("QT_QPA_PLATFORM", "xcb").split(":")[0] not in plugins:
         os.environ["QT_QPA_PLATFORM"] = plugins[0]
     folder = os.environ.get("QT_QPA_FONTDIR")
@@ -81,6 +85,21 @@ def prepare_qt() -> None:
 def has_own_qt() -> bool:
     """Whether this OpenCV brings a Qt and X libraries of its own, as its wheels for Linux do."""
     return bool(_qt_plugins())
+
+
+def _use_system_x11_xcb() -> None:
+    """Have Qt tell Xlib in Xlib's own words that the events are Qt's to read.
+
+    The wheel brings a libX11-xcb but takes libX11 from the system, and the two share a private
+    structure (`_X11XCBPrivate`, Xxcbint.h), to which newer ones added `next_response`: the wheel's
+    `XSetEventQueueOwner` writes at 0x40 what libX11 1.8.4 reads at 0x48. So Xlib keeps whatever
+    events it meets while Qt calls it, and its queue was seen to hold a MapNotify and the Expose
+    without which a window stays black: 8 of 66 windows on a busy machine, 0 of 66 since, taken in
+    turns. Loaded first and globally, the system's function is the one that Qt finds, for a quarter
+    of a millisecond once; a system without it (libx11-xcb1 in Debian) stays as it was.
+    """
+    with suppress(OSError):
+        ctypes.CDLL(X11_XCB, mode=ctypes.RTLD_GLOBAL)
 
 
 def _qt_plugins() -> list[str]:
