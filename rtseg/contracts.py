@@ -142,17 +142,23 @@ class BackendInfo:
 
 
 class Backend(ABC):
-    """One network on one device, loaded and warmed up by its constructor; used by one thread.
+    """One network on one device, loaded and warmed up by its constructor; used by one thread,
+    or by as many at once as it has `lanes`.
 
     Attributes:
         spec: the network's identity.
         input_size: (height, width) of the batch it takes; fixed for its life.
         info: what really runs.
+        lanes: how many threads may call it at once; with more than one, frames of a recording are
+            segmented side by side.
+        gains_by_lanes: whether it has as many lanes as it is asked for, and is quicker with them.
     """
 
     spec: ModelSpec
     input_size: tuple[int, int]
     info: BackendInfo
+    lanes: int = 1
+    gains_by_lanes: bool = False
 
     @abstractmethod
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -5,15 +5,24 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 JOIN_SECONDS = 1.5
 """A program that must leave a hung thread behind is gone within two seconds."""
+
+
+def usable_cores() -> int:
+    """Processor cores that this program may use, hyper-threads counted."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 class Flow(Generic[T]):
@@ -142,3 +151,67 @@ class Flow(Generic[T]):
             self._buffer.append(item)
             self._changed.notify_all()
             return True
+
+
+class Slot(Generic[T]):
+    """One place for one item, which a thread fills and another, iterating, empties.
+
+    An item not yet taken makes way for the next. Iterating waits for items until it is closed.
+    """
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque(maxlen=1)
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, item: T) -> None:
+        """Fill the place; returns at once."""
+        with self._changed:
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End the iteration, whatever lies there; may be called again."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._items or self._closed)
+                if self._closed:
+                    return
+                item = self._items.popleft()
+            yield item
+
+
+def spread(
+    items: Iterable[T], work: Callable[[T], R], lanes: int, name: str = "lane"
+) -> Iterator[R]:
+    """`work` of every item, in their order, done in `lanes` threads at once.
+
+    One item more than there are lanes is read ahead, so a result waits for later items: this is
+    for those that lie ready. An error, of an item or of its work, is raised after the results
+    before it; leaving the iteration joins the threads.
+    """
+    ahead: deque[Future[R]] = deque()
+    failure: Exception | None = None
+    pool = ThreadPoolExecutor(lanes, thread_name_prefix=f"rtseg-{name}")
+    coming = iter(items)
+    try:
+        while failure is None:
+            try:
+                ahead.append(pool.submit(work, next(coming)))
+            except StopIteration:
+                break
+            except Exception as error:
+                failure = error
+            if len(ahead) > lanes:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+        if failure is not None:
+            raise failure
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.frame import VOID, Mask
+from rtseg.frame import VOID, Image, Mask
 from rtseg.labels import LabelSet
 
+if TYPE_CHECKING:
+    from rtseg.decode.painting import BlendTable, Painting
+
 ScoreKind = Literal["logits", "probabilities"]
+
+
+class Carried(NamedTuple):
+    """Where the scores of a frame come from that the network did not see.
+
+    Attributes:
+        key: number of the nearest keyframe, which the network saw; None when there was none yet,
+            and no class is known.
+        frames: how many frames ago that was; below 0 it is yet to come.
+    """
+
+    key: int | None
+    frames: int = 0
 
 
 class Segmentation:
@@ -24,6 +40,7 @@ class Segmentation:
         kind: what the scores are; both decode alike, they differ in `probability`.
         selected: classes to keep; the others become background, or VOID where there is none.
         align_corners: where the scores lie on the frame; see `decode_mask`.
+        carried: where the scores come from, if not from the network's look at this very frame.
     """
 
     def __init__(
@@ -35,6 +52,7 @@ class Segmentation:
         kind: ScoreKind = "logits",
         selected: frozenset[int] | None = None,
         align_corners: bool = False,
+        carried: Carried | None = None,
     ) -> None:
         self.scores = scores
         self.labels = labels
@@ -42,25 +60,84 @@ class Segmentation:
         self.kind = kind
         self.selected = selected
         self.align_corners = align_corners
+        self.carried = carried
+
+    def with_scores(
+        self, scores: NDArray[np.float32], carried: Carried | None = None
+    ) -> Segmentation:
+        """The same network's word on a frame of this size, with other scores."""
+        return Segmentation(
+            scores,
+            self.labels,
+            self.size,
+            kind=self.kind,
+            selected=self.selected,
+            align_corners=self.align_corners,
+            carried=carried,
+        )
 
     @cached_property
     def mask(self) -> Mask:
         """(H, W) uint8 class indices at frame size, decoded once; read-only."""
-        from rtseg.decode import decode_mask
+        from rtseg.decode.painting import NOTHING
 
-        table = self.labels.kept(self.selected)
-        mask = decode_mask(self.scores, self.size, table, align_corners=self.align_corners)
+        return self._decode(NOTHING)
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """(256,) int64: how many pixels of the mask have each value."""
+        from rtseg.decode import tally
+
+        mask = self.mask  # decoding it counts as well
+        known: NDArray[np.int64] | None = self.__dict__.get("counts")
+        return tally(mask) if known is None else known
+
+    def over(
+        self, image: Image, table: BlendTable, canvas: Image | None = None, left: int = 0
+    ) -> Image:
+        """The mask drawn over a picture, as `blend` does; where it is not yet decoded, it is in
+        the same pass over memory.
+
+        Args:
+            image: (H, W, 3) uint8 BGR, of the frame's size.
+            canvas, left: see `blend`.
+
+        Returns:
+            The canvas.
+
+        Raises:
+            ValueError: the picture is not of the frame's size, or the canvas cannot hold it.
+        """
+        from rtseg.blend import blend
+        from rtseg.decode.painting import painting
+
+        if "mask" in self.__dict__ or image.shape[:2] != self.size:
+            return blend(image, self.mask, table, canvas, left)
+        prepared, canvas = painting(image, table, canvas, left)
+        self.__dict__["mask"] = self._decode(prepared)
+        return canvas
+
+    def _decode(self, painting: Painting) -> Mask:
+        """Decode the mask and count its pixels, and paint."""
+        from rtseg.decode import decode
+
+        mask, self.__dict__["counts"] = decode(
+            self.scores,
+            self.size,
+            self.labels.kept(self.selected),
+            painting,
+            align_corners=self.align_corners,
+        )
         mask.flags.writeable = False
         return mask
 
     @cached_property
     def shares(self) -> dict[int, float]:
         """Share of the frame's pixels per class that is present and is not background."""
-        counts = np.bincount(self.mask.reshape(-1), minlength=256)
         skip = {self.labels.background, VOID}
         return {
-            int(index): float(counts[index]) / self.mask.size
-            for index in np.flatnonzero(counts)
+            int(index): float(self.counts[index]) / self.mask.size
+            for index in np.flatnonzero(self.counts)
             if int(index) not in skip
         }
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rtseg.clock import Clock
 from rtseg.contracts import Backend, BackendInfo
+from rtseg.flow import spread
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
 from rtseg.segmentation import Segmentation
@@ -23,13 +26,16 @@ Pair = tuple[Frame, Segmentation]
 def resized(image: Image, size: tuple[int, int]) -> Image:
     """The whole picture at `size` (height, width), stretched if its aspect is another.
 
-    Halved by 2x2 means while both sides allow it, then bilinear: as free of aliasing as an area
-    filter where it matters, in a sixth of its time (0.5 ms against 3 ms from 1280x720 to 512x288).
+    Each side is halved by means while it allows that, then bilinear: as free of aliasing as an
+    area filter where it matters, in a fraction of its time (0.5 ms against 3 ms from 1280x720 to
+    512x288).
     """
     height, width = size
-    while image.shape[0] >= 2 * height and image.shape[1] >= 2 * width:
-        half = (image.shape[1] // 2, image.shape[0] // 2)
-        image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)
+    while (tall := image.shape[0] >= 2 * height) | (wide := image.shape[1] >= 2 * width):
+        half = (image.shape[1] >> wide, image.shape[0] >> tall)
+        # halving one side alone, bilinear is the same mean in a quarter of the time
+        how = cv2.INTER_AREA if wide and tall else cv2.INTER_LINEAR
+        image = cv2.resize(image, half, interpolation=how)
     if image.shape[:2] == (height, width):
         return image
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -84,15 +90,32 @@ class Segmenter:
             raise ValueError(f"an image is (H, W, 3) uint8 BGR, got {image.shape} {image.dtype}")
         return self._segmentation(self.backend(self._batch(image)), image)
 
-    def stream(self, frames: Iterable[Frame], stats: Stats | None = None) -> Iterator[Pair]:
-        """Segment frames one after the other, as they come, and pair each with its result."""
+    def stream(
+        self, frames: Iterable[Frame], stats: Stats | None = None, *, ahead: bool = False
+    ) -> Iterator[Pair]:
+        """Segment frames in order and pair each with its result.
+
+        Args:
+            ahead: whether more frames lie ready, as those of a recording do: a backend that has
+                several lanes then works on as many at once. Else one after the other, as they come.
+        """
         stats = stats or Stats()
-        for frame in frames:
-            with stats.stage("preprocess"):
-                batch = self._batch(frame.image)
-            with stats.stage("infer"):
-                scores = self.backend(batch)
-            yield frame, self._segmentation(scores, frame.image)
+        lanes = self.backend.lanes if ahead else 1
+        timed = partial(self._timed, clock=stats.clock)
+        results = spread(frames, timed, lanes) if lanes > 1 else map(timed, frames)
+        for pair, preprocess, infer in results:
+            stats.add("preprocess", preprocess)
+            stats.add("infer", infer)
+            yield pair
+
+    def _timed(self, frame: Frame, clock: Clock) -> tuple[Pair, float, float]:
+        """A frame with its segmentation, and the seconds of both stages."""
+        start = clock.now()
+        batch = self._batch(frame.image)
+        ready = clock.now()
+        scores = self.backend(batch)
+        end = clock.now()
+        return (frame, self._segmentation(scores, frame.image)), ready - start, end - ready
 
     def close(self) -> None:
         """Free the network's device."""

@@ -13,7 +13,9 @@ from rtseg.clock import ManualClock
 from rtseg.contracts import Backend
 from rtseg.decode import decode_mask
 from rtseg.errors import BackendError, DeviceError, ModelError, UsageError
+from rtseg.frame import Frame
 from rtseg.nets import find_model
+from rtseg.segmenter import Segmenter
 from rtseg.zoo import MODELS, InputSpec, Model, ModelSpec
 
 NAME = "lraspp_mobilenet_v3_large"
@@ -270,3 +272,16 @@ def test_missing_weights_for_torch() -> None:
     broken = Model(MODELS[NAME], None, "torch")
     with pytest.raises(ModelError, match="no weights that torch can load"):
         open_backend("torch", broken)
+
+
+def test_frames_of_a_recording_are_segmented_side_by_side_with_the_same_masks() -> None:
+    model = find_model(NAME, weights="random")
+    images = [np.random.default_rng(i).integers(0, 256, (48, 64, 3), np.uint8) for i in range(7)]
+    frames = [Frame(image, i, i / 30, 0.0) for i, image in enumerate(images)]
+    alone = Segmenter(open_backend("onnx", model, input_size=(64, 96), device="cpu"))
+    many = Segmenter(open_backend("onnx", model, input_size=(64, 96), device="cpu", lanes=3))
+    with alone, many:
+        assert (alone.backend.lanes, many.backend.lanes) == (1, 3)
+        for frame, segmentation in many.stream(iter(frames), ahead=True):
+            assert (segmentation.mask == alone(images[frame.index]).mask).all()
+        assert frame.index == 6

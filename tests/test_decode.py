@@ -11,7 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtseg.decode import decode_mask, disagreeing_share, enlarge
+from rtseg.blend import blend, overlay_table
+from rtseg.decode import decode, decode_mask, disagreeing_share, enlarge, tally
+from rtseg.labels import VOC, LabelSet
+from rtseg.segmentation import Segmentation
 
 EXACT = 0.99999
 
@@ -114,6 +117,60 @@ def test_wrong_shapes_are_refused(shape) -> None:
 def test_not_a_number_does_not_crash() -> None:
     scores = np.full((3, 5, 5), np.nan, np.float32)
     assert decode_mask(scores, (20, 20)).shape == (20, 20)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.4, 0.731, 1.0])
+@pytest.mark.parametrize("make", [random_scores, smooth_scores, checkerboard])
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((21, 33, 33), (360, 641)), ((21, 9, 16), (97, 131)),
+     ((21, 1, 1), (5, 7)), ((21, 30, 40), (17, 23))],
+)  # fmt: skip
+def test_painting_in_the_same_pass_equals_decoding_then_blending(make, shape, size, alpha) -> None:
+    scores, table = make(shape), overlay_table(VOC, alpha)
+    image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
+    at_once, one_by_one = Segmentation(scores, VOC, size), Segmentation(scores, VOC, size)
+    painted = at_once.over(image, table)
+    assert "mask" in at_once.__dict__, "decoded on the way"
+    assert (at_once.mask == decode_mask(scores, size)).all()
+    assert (painted == blend(image, one_by_one.mask, table)).all()
+    assert (painted == one_by_one.over(image, table)).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    small=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    size=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    selected=st.sets(st.integers(0, 3)),
+    left=st.integers(0, 5),
+    seed=st.integers(0, 2**16),
+)
+def test_painting_in_the_same_pass_at_any_size(small, size, selected, left, seed) -> None:
+    random = np.random.default_rng(seed)
+    labels = LabelSet(("nothing", "a", "b", "c"), ((0, 0, 0), (9, 200, 3), (255, 1, 77), (8, 8, 8)))
+    scores = random.normal(size=(4, *small)).astype(np.float32)
+    image = random.integers(0, 256, (*size, 3), np.uint8)
+    canvases = [np.full((size[0], size[1] + left + 2, 3), 7, np.uint8) for _ in range(2)]
+    table = overlay_table(labels, 0.4)
+    segmentation = Segmentation(scores, labels, size, selected=frozenset(selected))
+    segmentation.over(image, table, canvases[0], left)
+    blend(image, segmentation.mask, table, canvases[1], left)
+    assert (canvases[0] == canvases[1]).all()
+    assert (segmentation.counts == np.bincount(segmentation.mask.ravel(), minlength=256)).all()
+
+
+def test_pixels_are_counted_as_they_are_decoded_and_of_any_mask() -> None:
+    for make in (random_scores, smooth_scores, checkerboard):
+        mask, counts = decode(make((7, 20, 30)), (123, 257))
+        expected = np.bincount(mask.ravel(), minlength=256)
+        assert (counts == expected).all()
+        assert (tally(mask) == expected).all()
+
+
+def test_a_picture_of_another_size_is_not_painted_over() -> None:
+    segmentation = Segmentation(random_scores((21, 4, 4)), VOC, (30, 40))
+    with pytest.raises(ValueError, match="does not fit"):
+        segmentation.over(np.zeros((30, 41, 3), np.uint8), overlay_table(VOC, 0.4))
 
 
 def test_enlarge_equals_torch() -> None:

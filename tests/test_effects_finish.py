@@ -172,8 +172,9 @@ def test_the_empty_line_is_drawn_at_the_bottom_left() -> None:
 
 
 def test_opening_an_effect_has_compiled_it() -> None:
-    from rtseg import blend, decode
+    from rtseg.decode import passes
 
     open_effect(ViewOptions("side"), THREE)
-    assert blend._blend.signatures
-    assert decode._decode.signatures
+    assert passes.decode.signatures
+    open_effect(ViewOptions("contours"), THREE)
+    assert passes.paint.signatures

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from conftest import threads_left
 
-from rtseg.flow import Flow
+from rtseg.flow import Flow, spread
 
 
 def test_every_keeps_order_and_loses_nothing() -> None:
@@ -163,3 +163,50 @@ def test_a_thread_left_behind_is_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [thread.name for thread in threads_left(0.05)] == ["rtseg-stuck"]
     release.set()
     assert threads_left(5.0) == []
+
+
+def test_spread_keeps_the_order_of_the_items() -> None:
+    assert list(spread(range(200), lambda i: i * i, 3)) == [i * i for i in range(200)]
+    assert list(spread([], lambda i: i, 2)) == []
+
+
+def test_spread_works_in_as_many_threads_at_once_as_it_has_lanes() -> None:
+    together = threading.Barrier(3, timeout=10)
+    list(spread(range(30), lambda _: together.wait(), 3))  # fewer would wait for ever
+
+
+def test_spread_reads_one_item_more_than_it_has_lanes() -> None:
+    read = []
+    results = spread((read.append(i) or i for i in range(100)), lambda i: i, 2)
+    assert next(results) == 0
+    assert read == [0, 1, 2]
+    results.close()
+
+
+@pytest.mark.parametrize("where", ["items", "work"])
+def test_an_error_of_spread_comes_after_the_results_before_it(where: str) -> None:
+    error = OSError("cable")
+
+    def items() -> Iterator[int]:
+        yield from range(7)
+        if where == "items":
+            raise error
+        yield 7
+
+    def work(item: int) -> int:
+        if item == 7:
+            raise error
+        return item
+
+    results = spread(items(), work, 2)
+    assert [next(results) for _ in range(7)] == list(range(7))
+    with pytest.raises(OSError, match="cable") as caught:
+        next(results)
+    assert caught.value is error
+
+
+def test_leaving_spread_joins_its_threads() -> None:
+    results = spread(range(10**6), lambda i: i, 2)
+    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
+    results.close()
+    assert threads_left(2.0) == []

@@ -263,3 +263,27 @@ def test_a_slow_network_is_never_given_an_old_frame() -> None:
     assert report.frames + report.dropped == report.produced == count
     assert [index >= 6 * call - 1 for call, index in enumerate(given)] == [True] * len(given)
     assert len(given) >= 11
+
+
+@pytest.mark.parametrize(("live", "at_once"), [(False, 2), (True, 1)])
+def test_lanes_are_for_files_and_a_live_frame_has_the_network_alone(live, at_once) -> None:
+    class Lanes(Echo):
+        lanes = 2
+        inside = most = 0
+
+        def __call__(self, batch: np.ndarray) -> np.ndarray:
+            with lock:
+                self.inside += 1
+                self.most = max(self.most, self.inside)
+            if not live:
+                both.wait(10)
+            with lock:
+                self.inside -= 1
+            return super().__call__(batch)
+
+    lock, both, backend, sink = threading.Lock(), threading.Barrier(2), Lanes(), Listing()
+    report = run(Numbered(40, live=live), Segmenter(backend), plain, [sink], policy="auto")
+    assert backend.most == at_once
+    assert report.frames + report.dropped == report.produced == 40
+    if not live:
+        assert sink.seen == [(i, i % 21) for i in range(40)]

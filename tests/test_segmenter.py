@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtseg.contracts import Backend, BackendInfo
+from rtseg.frame import Frame
 from rtseg.labels import PERSON
 from rtseg.segmenter import Segmenter, resized
+from rtseg.stats import Stats
 from rtseg.zoo import InputSpec, ModelSpec
 
 
@@ -115,3 +119,46 @@ def test_only_selected_classes_remain() -> None:
     red[..., 2] = 255
     segmenter = Segmenter(Redness((32, 32)), selected=frozenset())
     assert not segmenter(red).mask.any()
+
+
+class TwoLanes(Redness):
+    """Answers only when two threads ask at once."""
+
+    lanes = 2
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__(size)
+        self.together = threading.Barrier(2, timeout=10)
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        self.together.wait()
+        return super().__call__(batch)
+
+
+def test_frames_that_lie_ready_are_segmented_side_by_side_and_stay_in_order() -> None:
+    def picture(index: int) -> np.ndarray:
+        image = np.zeros((40, 60, 3), np.uint8)
+        image[..., 2] = 255 * (index % 3 == 0)
+        return image
+
+    frames = [Frame(picture(i), i, i / 30, 0.0) for i in range(20)]
+    stats = Stats()
+    pairs = list(Segmenter(TwoLanes((32, 32))).stream(frames, stats, ahead=True))
+    assert [frame.index for frame, _ in pairs] == list(range(20))
+    assert [int(found.mask[0, 0]) for _, found in pairs] == [int(i % 3 == 0) for i in range(20)]
+    assert stats.stages["infer"].count == stats.stages["preprocess"].count == 20
+
+
+def test_frames_that_come_one_by_one_are_segmented_as_they_come() -> None:
+    class Alone(Redness):
+        lanes = 2
+
+    given: list[int] = []
+
+    def frames() -> Iterator[Frame]:
+        for index in range(5):
+            given.append(index)
+            yield Frame(np.zeros((40, 60, 3), np.uint8), index, index / 30, 0.0)
+
+    for frame, _ in Segmenter(Alone((32, 32))).stream(frames()):
+        assert given == list(range(frame.index + 1)), "no frame is waited for"

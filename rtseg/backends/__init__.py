@@ -8,13 +8,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from rtseg.backends.devices import PRECISIONS, parse_device
+from rtseg.backends.options import BackendOptions
 from rtseg.backends.sizes import fit_size, input_size_of
 from rtseg.contracts import Backend
 from rtseg.errors import UsageError
 from rtseg.zoo import Model
 
-__all__ = ["BACKENDS", "fit_size", "open_backend"]
+__all__ = ["BACKENDS", "BackendOptions", "fit_size", "open_backend"]
 
 BACKENDS = {
     "torch": "rtseg.backends.pytorch:TorchBackend",
@@ -28,10 +28,7 @@ def open_backend(
     model: Model,
     *,
     input_size: tuple[int, int] | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    threads: int | None = None,
-    strict: bool = False,
+    **options: Any,
 ) -> Backend:
     """Load a network, fix its input size and warm it up.
 
@@ -39,39 +36,23 @@ def open_backend(
         name: of `BACKENDS`, or "auto": stub for the stub, onnx for an ONNX file; for our own
             networks torch where it has a GPU, else onnx, which is faster on processors.
         input_size: (height, width) of the network's input; None is what it was made for.
-        device: auto, cpu, cuda, cuda:N, mps; for onnx also tensorrt, directml, coreml.
-        precision: auto, fp32, fp16, bf16 or int8; auto is what the device is best at.
-        threads: of the processor; None leaves it to the library.
-        strict: refuse another device than the one asked for.
+        options: of `BackendOptions`: device, precision, threads, strict, lanes.
 
     Raises:
         UsageError: no such backend, device, precision or size, or the network cannot have it.
         ModelError: the network's file is not what it should be.
         DeviceError: the device failed, or is not there and `strict` is set.
     """
-    _require_one_of("backend", name, ("auto", *BACKENDS))
-    _require_one_of("precision", precision, PRECISIONS)
-    if threads is not None and threads < 1:
-        raise UsageError(f"{threads} threads", found="a network needs at least one")
-    family, number = parse_device(device)
-    if name == "auto":
-        name = _best(model, family)
-    _require_match(name, model)
-    opened: Backend = _resolve(BACKENDS[name])(
-        model,
-        input_size_of(model.spec, input_size),
-        family=family,
-        number=number,
-        precision=precision,
-        threads=threads,
-        strict=strict,
-    )
-    return opened
-
-
-def _require_one_of(what: str, name: str, known: tuple[str, ...]) -> None:
+    known = ("auto", *BACKENDS)
     if name not in known:
-        raise UsageError(f"unknown {what} {name!r}", found="there are " + ", ".join(known))
+        raise UsageError(f"unknown backend {name!r}", found="there are " + ", ".join(known))
+    asked = BackendOptions(**options)
+    if name == "auto":
+        name = _best(model, asked.family)
+    _require_match(name, model)
+    size = input_size_of(model.spec, input_size)
+    opened: Backend = _resolve(BACKENDS[name])(model, size, asked)
+    return opened
 
 
 def _best(model: Model, family: str) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rtseg.backends.devices import first_line, nvidia_driver
 from rtseg.backends.feed import Feed, as_scores
+from rtseg.backends.options import BackendOptions
 from rtseg.backends.providers import (
     CHAINS,
     FAMILY_OF,
@@ -57,9 +58,10 @@ class OnnxBackend(Backend):
     """One network in an ONNX Runtime session; our own are exported to the cache on first use.
 
     Args:
-        family, number: the device, as `parse_device` reads it.
-        precision: of our own networks: auto is fp16 on CUDA, else fp32; an ONNX file has its own.
-        threads: within an operator; None is the number of physical cores.
+        options: precision is of our own networks: auto is fp16 on CUDA, else fp32; an ONNX file
+            has its own. Threads work within an operator; None is the number of physical cores, or
+            one where there are several lanes: on processors, whole frames share cores better than
+            the operators of one frame do.
 
     Raises:
         UsageError: ONNX Runtime has no such device, or the file no such precision.
@@ -71,23 +73,20 @@ class OnnxBackend(Backend):
         self,
         model: Model,
         input_size: tuple[int, int],
-        *,
-        family: str = "auto",
-        number: int = 0,
-        precision: str = "auto",
-        threads: int | None = None,
-        strict: bool = False,
+        options: BackendOptions = BackendOptions(),  # noqa: B008 - frozen
     ) -> None:
-        check_device(family)
+        check_device(options.family)
         self.spec, self.input_size = model.spec, input_size
-        providers = _providers(family, number)
-        wanted = wanted_precision(precision, model, _names(providers)[0])
+        providers = _providers(options.family, options.number)
+        wanted = wanted_precision(options.precision, model, _names(providers)[0])
+        threads = options.threads or (1 if options.lanes > 1 else None)
         session = self._open(model, wanted, providers, threads)
         running = session.get_providers()[0]
-        kept, lost = compare(family, number, running, _there(), strict)
+        kept, lost = compare(options, running, _there())
         notes = [*model.notes, *lost]
         own = model.format != "onnx"
-        if own and precision == "auto" and wanted != "fp32" and running == PROVIDERS["cpu"]:
+        fallen = wanted != "fp32" and running == PROVIDERS["cpu"]
+        if own and options.precision == "auto" and fallen:
             wanted = "fp32"  # half precision was for the device that did not come
             self._open(model, wanted, providers, threads)
         finite = self._warm_up()
@@ -99,6 +98,8 @@ class OnnxBackend(Backend):
         if not finite:
             notes.append("the network gives infinite or undefined scores")
         self.info = BackendInfo("onnx", self._device(), wanted, running, tuple(notes), kept)
+        self.gains_by_lanes = running == PROVIDERS["cpu"]
+        self.lanes = options.lanes if self.gains_by_lanes else 1
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As the contract says; a file for one picture at a time gets them one after the other."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rtseg.backends.devices import not_there, nvidia_driver
+from rtseg.backends.options import BackendOptions
 from rtseg.errors import UsageError
 from rtseg.nets.onnx_facts import precision_of
 from rtseg.zoo import Model
@@ -80,7 +81,7 @@ def tiny_graph() -> bytes:
 
 
 def compare(
-    family: str, number: int, running: str, there: list[str], strict: bool
+    options: BackendOptions, running: str, there: list[str]
 ) -> tuple[bool, tuple[str, ...]]:
     """Whether the device is the one asked for, and what to say if it is not.
 
@@ -89,8 +90,9 @@ def compare(
         there: the providers that this build has.
 
     Raises:
-        DeviceError: it is not, and `strict` is set.
+        DeviceError: it is not, and the options are strict.
     """
+    family = options.family
     if family == "auto":
         cuda = PROVIDERS["cuda"]
         usable = nvidia_driver() and cuda in there
@@ -99,9 +101,9 @@ def compare(
         return True, (note,) if silent else ()
     if running == PROVIDERS[family]:
         return True, ()
-    device = f"{family}:{number}" if family in ("cuda", "tensorrt") else family
+    device = f"{family}:{options.number}" if family in ("cuda", "tensorrt") else family
     instead = FAMILY_OF.get(running, running)
-    return False, (not_there(device, why_not(PROVIDERS[family], there), strict, instead),)
+    return False, (not_there(device, why_not(PROVIDERS[family], there), options.strict, instead),)
 
 
 def why_not(provider: str, there: list[str]) -> str:

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from rtseg.backends.devices import first_line, not_there
+from rtseg.backends.options import BackendOptions
 from rtseg.backends.sizes import check_batch, noise
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import BackendError, DeviceError, UsageError
@@ -28,9 +29,8 @@ class TorchBackend(Backend):
     """One network in eager torch, channels last, in half precision on an NVIDIA GPU.
 
     Args:
-        family, number: the device, as `parse_device` reads it.
-        precision: auto is fp16 on CUDA, else fp32.
-        threads: sets torch's threads for the whole program.
+        options: precision auto is fp16 on CUDA, else fp32; threads sets torch's for the whole
+            program.
 
     Raises:
         UsageError: torch cannot run on such a device, or with such a precision.
@@ -42,23 +42,18 @@ class TorchBackend(Backend):
         self,
         model: Model,
         input_size: tuple[int, int],
-        *,
-        family: str = "auto",
-        number: int = 0,
-        precision: str = "auto",
-        threads: int | None = None,
-        strict: bool = False,
+        options: BackendOptions = BackendOptions(),  # noqa: B008 - frozen
     ) -> None:
-        if precision == "int8":
+        if options.precision == "int8":
             raise UsageError(
                 "precision int8", found="the torch backend has none", do="Take the onnx backend"
             )
         self.spec, self.input_size = model.spec, input_size
-        if threads is not None:
-            torch.set_num_threads(threads)
-        device, note = _device(family, number, strict)
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        device, note = _device(options)
         notes = [*model.notes, *([note] if note else [])]
-        dtype = DTYPES.get(precision) or _usual_dtype(device)
+        dtype = DTYPES.get(options.precision) or _usual_dtype(device)
         network = load_network(model)
         try:
             self._network = _placed(network, device, dtype)
@@ -117,8 +112,9 @@ class TorchBackend(Backend):
         return BackendInfo("torch", device, NAMES[weight.dtype], provider, notes, kept)
 
 
-def _device(family: str, number: int, strict: bool) -> tuple[torch.device, str | None]:
+def _device(options: BackendOptions) -> tuple[torch.device, str | None]:
     """The device that will run, and a note if it is not the one asked for."""
+    family, number, strict = options.family, options.number, options.strict
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if family == "auto":
         family = "cuda" if cuda else "mps" if mps else "cpu"

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.backends.devices import not_there
+from rtseg.backends.options import BackendOptions
 from rtseg.backends.sizes import check_batch
 from rtseg.clock import Clock
 from rtseg.contracts import Backend, BackendInfo
@@ -35,18 +36,15 @@ class StubBackend(Backend):
         self,
         model: Model,
         input_size: tuple[int, int],
+        options: BackendOptions = BackendOptions(),  # noqa: B008 - frozen
         *,
-        family: str = "auto",
-        number: int = 0,
-        precision: str = "auto",
-        threads: int | None = None,
-        strict: bool = False,
         clock: Clock | None = None,
     ) -> None:
         self.spec, self.input_size = model.spec, input_size
         self._clock, self._delay = clock or Clock(), model.delay_seconds
+        family = options.family
         kept = family in ("auto", "cpu")
-        notes = () if kept else (not_there(family, "the stub has no network", strict),)
+        notes = () if kept else (not_there(family, "the stub has no network", options.strict),)
         self.info = BackendInfo("stub", "cpu", "fp32", "numpy", (*model.notes, *notes), kept)
         self._rows, self._columns = (_middles(side) for side in input_size)
         self._colours = np.array(model.spec.labels.colours, np.float32)

@@ -77,9 +77,10 @@ def open_effect(
         imgsz: (height, width) of the network's input.
     """
     from rtseg.effects.finish import Finish
-    from rtseg.effects.hud import hud_lines
+    from rtseg.effects.hud import hud_lines, mark_lines
 
     hud = partial(hud_lines, stats, source, backend, model, imgsz) if options.hud else None
-    finish = Finish(open_view(options, labels), labels, legend=options.legend, hud=hud)
+    mark = partial(mark_lines, stats)
+    finish = Finish(open_view(options, labels), labels, legend=options.legend, hud=hud, mark=mark)
     finish.warm_up()
     return finish

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rtseg.blend import blend, blend_table, foreground
+from rtseg.blend import blend_table, foreground
 from rtseg.effects import ViewOptions
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
@@ -20,4 +20,4 @@ class Cutout:
 
     def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
         """(H, W, 3) uint8 BGR, of the frame's size."""
-        return blend(frame.image, segmentation.mask, self._table)
+        return segmentation.over(frame.image, self._table)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 
 from rtseg.blend import foreground
@@ -21,6 +20,7 @@ class Finish:
     Args:
         legend: name the classes in view.
         hud: gives the lines of the figures at this moment; None shows none.
+        mark: gives the lines below them, on this very frame.
     """
 
     def __init__(
@@ -30,8 +30,10 @@ class Finish:
         *,
         legend: bool = False,
         hud: Callable[[], list[str]] | None = None,
+        mark: Callable[[Segmentation], list[str]] = lambda segmentation: [],
     ) -> None:
-        self._view, self._labels, self._legend, self._hud = view, labels, legend, hud
+        self._view, self._labels, self._legend = view, labels, legend
+        self._hud, self._mark = hud, mark
 
     def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
         """The view's picture, written over."""
@@ -41,7 +43,7 @@ class Finish:
         if self._legend:
             legend(image, legend_rows(segmentation, self._labels))
         if self._hud is not None:
-            panel(image, self._hud())
+            panel(image, [*self._hud(), *self._mark(segmentation)])
         return image
 
     def warm_up(self) -> None:
@@ -68,8 +70,7 @@ def percent(share: float) -> str:
 def empty_line(segmentation: Segmentation) -> str | None:
     """What to say when no pixel shows a class that was asked for; None when one does."""
     labels = segmentation.labels
-    # a fraction of what counting every class's pixels costs
-    if cv2.LUT(segmentation.mask, foreground(labels).astype(np.uint8)).any():
+    if segmentation.counts[foreground(labels)].any():
         return None
     sought = labels.sought(segmentation.selected)
     return f"no pixels of: {_one_cell(labels.listed(sought))}" if sought else None

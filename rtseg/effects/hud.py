@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rtseg.contracts import BackendInfo, Source
+from rtseg.segmentation import Segmentation
 from rtseg.stats import Stats
 
 UNKNOWN = "-"
@@ -25,6 +26,7 @@ def hud_lines(
     """
     return [
         *_loop_lines(stats),
+        *_keyframe_lines(stats),
         *_network_lines(model, imgsz),
         *_backend_lines(backend),
         *_source_lines(source),
@@ -53,6 +55,26 @@ def _milliseconds(seconds: float | None, decimals: int = 1) -> str:
     if seconds is None:
         return UNKNOWN
     return f"{seconds * 1e3:.{decimals if seconds < 0.0995 else 0}f} ms"
+
+
+def mark_lines(stats: Stats | None, segmentation: Segmentation) -> list[str]:
+    """Whether the network saw this very frame; nothing in a run where it sees every one."""
+    carried = segmentation.carried
+    if carried is None:
+        return ["keyframe"] if stats and stats.keyframes else []
+    if carried.key is None:
+        return ["!no keyframe yet"]
+    count = abs(carried.frames)
+    frames = f"{count} frame{'' if count == 1 else 's'}"
+    return [f"propagated, key {frames} {'ago' if carried.frames >= 0 else 'ahead'}"]
+
+
+def _keyframe_lines(stats: Stats | None) -> list[str]:
+    """The network's own rate, which is not that of what is shown."""
+    if not stats or not stats.keyframes:
+        return []
+    count = sum(dict(stats.keyframes).values())
+    return [f"network\t{stats.network_fps:.1f} fps\tkeyframes\t{count}"]
 
 
 def _drop_lines(stats: Stats | None) -> list[str]:

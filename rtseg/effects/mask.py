@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rtseg.blend import bgr_colours, blend, blend_table
+from rtseg.blend import bgr_colours, blend_table
 from rtseg.effects import ViewOptions
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
@@ -19,4 +19,4 @@ class MaskPicture:
 
     def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
         """(H, W, 3) uint8 BGR, of the frame's size."""
-        return blend(frame.image, segmentation.mask, self._table)
+        return segmentation.over(frame.image, self._table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rtseg.blend import blend, overlay_table
+from rtseg.blend import overlay_table
 from rtseg.effects import ViewOptions
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
@@ -17,4 +17,4 @@ class Overlay:
 
     def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
         """(H, W, 3) uint8 BGR, of the frame's size."""
-        return blend(frame.image, segmentation.mask, self._table)
+        return segmentation.over(frame.image, self._table)

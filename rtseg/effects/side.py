@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rtseg.blend import blend, overlay_table
+from rtseg.blend import overlay_table
 from rtseg.effects import ViewOptions
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
@@ -22,4 +22,4 @@ class SideBySide:
         height, width = frame.size
         canvas = np.empty((height, 2 * width, 3), np.uint8)
         canvas[:, :width] = frame.image
-        return blend(frame.image, segmentation.mask, self._table, canvas, left=width)
+        return segmentation.over(frame.image, self._table, canvas, left=width)

@@ -9,6 +9,7 @@ import av
 from av.codec import codecs_available
 
 from rtseg.errors import UsageError
+from rtseg.flow import usable_cores
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,19 @@ class Encoder:
     bit_rate: int = 0
 
 
+# Half of them encode. By itself x264 takes one and a half times as many threads as there are cores,
+# and the network, which needs them more, waits: 18 against 16 ms of processor time per frame with
+# preset veryfast, 12 against 9 with superfast. That preset, with a crf one higher, gives the same
+# PSNR (44.2 dB; 1280x720, people in a street) in files larger by a third.
+_THREADS = str(max(1, usable_cores() // 2))
+
 # No B-frames: packets come in the order of display, so that the last frame's duration is exact at
 # variable rates, AVI (which knows no presentation times) can hold them, and sound goes alongside.
 _VP = {"deadline": "realtime", "lag-in-frames": "0", "auto-alt-ref": "0"}
 ENCODERS = {
-    "h264": Encoder("libx264", "yuv420p", {"preset": "veryfast", "bf": "0"}, crf=20),
+    "h264": Encoder(
+        "libx264", "yuv420p", {"preset": "superfast", "bf": "0", "threads": _THREADS}, crf=21
+    ),
     "hevc": Encoder(
         "libx265",
         "yuv420p",

@@ -24,6 +24,7 @@ class SourceOptions:
         mirror: left becomes right, as in a looking-glass; applied after `rotate`.
         rotate: clockwise degrees: 0, 90, 180, 270.
         loop: begin again at the end.
+        live: replay a recording as a camera would give it, by the clock.
         start, end: seconds from the first frame; the frame at `end` is left out.
         max_frames: yield this many at most.
         every: yield one frame of so many.
@@ -43,6 +44,7 @@ class SourceOptions:
     mirror: bool = False
     rotate: int = 0
     loop: bool = False
+    live: bool = False
     start: float | None = None
     end: float | None = None
     max_frames: int | None = None

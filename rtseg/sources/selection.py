@@ -14,6 +14,7 @@ from rtseg.errors import UsageError
 from rtseg.frame import Frame
 from rtseg.sources.derived import Derived
 from rtseg.sources.options import SourceOptions
+from rtseg.sources.replay import Replay
 
 SLACK_SECONDS = 5e-4
 """Times are compared with this slack: 1/30 typed as 0.0333 means the frame at 0.03333."""
@@ -28,6 +29,8 @@ def select(source: Source, again: Callable[[], Source], options: SourceOptions) 
             source = Every(source, options.every)
         if options.max_frames is not None:
             source = Limit(source, options.max_frames)
+        if options.live and not source.info.live:
+            source = Replay(source)
         if options.rotate or options.mirror:
             source = Turned(source, options.rotate, options.mirror)
     except UsageError:

@@ -1,0 +1,49 @@
+"""How a network is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rtseg.backends.devices import PRECISIONS, parse_device
+from rtseg.errors import UsageError
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """What a person may ask of a backend.
+
+    Attributes:
+        device: auto, cpu, cuda, cuda:N, mps; for onnx also tensorrt, directml, coreml.
+        precision: auto, fp32, fp16, bf16 or int8; auto is what the device is best at.
+        threads: of the processor; None leaves it to the library.
+        strict: refuse another device than the one asked for.
+        lanes: frames to work on at once, for recordings; a backend that gains nothing has one.
+
+    Raises:
+        UsageError: there is no such device or precision, or no thread or lane.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    strict: bool = False
+    lanes: int = 1
+
+    def __post_init__(self) -> None:
+        parse_device(self.device)
+        if self.precision not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            raise UsageError(f"unknown precision {self.precision!r}", found=f"there are {known}")
+        for name, count in (("threads", self.threads), ("lanes", self.lanes)):
+            if count is not None and count < 1:
+                raise UsageError(f"{count} {name}", found="a network needs at least one")
+
+    @property
+    def family(self) -> str:
+        """The kind of device: "cuda" of "cuda:1"."""
+        return parse_device(self.device)[0]
+
+    @property
+    def number(self) -> int:
+        """Which device of its kind: 1 of "cuda:1"."""
+        return parse_device(self.device)[1]

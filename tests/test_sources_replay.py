@@ -1,0 +1,71 @@
+"""A recording replayed as a camera: frames come by the clock, and late ones are lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from rtseg.clock import ManualClock
+from rtseg.contracts import Source
+from rtseg.sources import SourceOptions, open_source
+
+CLIP = "test://?size=96x64&fps=10&frames=20"
+
+
+def replayed(clock: ManualClock, **options) -> Source:
+    return open_source(CLIP, SourceOptions(live=True, **options), clock=clock)
+
+
+def test_a_replay_is_a_live_source_of_the_same_pictures() -> None:
+    with open_source(CLIP) as plain, replayed(ManualClock()) as source:
+        assert source.info.live
+        assert source.info.frame_count is None
+        for expected, frame in zip(plain, source, strict=True):
+            assert (frame.index, frame.pts) == (expected.index, expected.pts)
+            assert (frame.image == expected.image).all()
+
+
+def test_frames_come_when_they_are_due_and_are_stamped_so() -> None:
+    clock = ManualClock(100.0)
+    for frame in replayed(clock):
+        assert clock.now() == pytest.approx(100.0 + frame.pts)
+        assert frame.captured_at == pytest.approx(100.0 + frame.pts)
+
+
+def test_a_reader_who_is_late_by_less_than_a_frame_loses_none() -> None:
+    clock, seen = ManualClock(), []
+    for frame in replayed(clock):
+        seen.append(frame.index)
+        clock.sleep(0.15 if frame.index == 4 else 0.0)
+    assert seen == list(range(20))
+
+
+def test_frames_that_nobody_took_in_time_are_lost_and_leave_a_gap() -> None:
+    clock, seen = ManualClock(), []
+    for frame in replayed(clock):
+        seen.append(frame.index)
+        clock.sleep(0.55 if frame.index == 4 else 0.0)
+    assert seen == [*range(5), *range(9, 20)]
+
+
+def test_a_replay_of_a_loop_or_a_part_keeps_what_was_asked() -> None:
+    looped = replayed(ManualClock(), loop=True, max_frames=45)
+    assert [frame.index for frame in looped] == list(range(45))
+    part = replayed(ManualClock(), start=0.5, end=1.2)
+    assert [round(frame.pts, 6) for frame in part] == [round(i / 10, 6) for i in range(7)]
+
+
+def test_what_is_live_already_stays_as_it_is() -> None:
+    source = open_source("test://?size=96x64&live=1", SourceOptions(live=True))
+    assert type(source).__name__ == "SyntheticSource"
+    source.close()
+
+
+def test_an_interrupted_wait_yields_nothing_more() -> None:
+    class Impatient(ManualClock):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            if self.time > 0.5:
+                source.interrupt()
+
+    source = replayed(Impatient())
+    assert 4 <= len(list(source)) <= 6
