@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from rtseg.sources import open_source as open_source
     from rtseg.stats import Report as Report
     from rtseg.stats import Stats as Stats
+    from rtseg.temporal import TemporalOptions as TemporalOptions
     from rtseg.zoo import ModelSpec as ModelSpec
 
 _HOME = {
@@ -58,6 +59,7 @@ _HOME = {
     "SourceInfo": "contracts",
     "SourceOptions": "sources",
     "Stats": "stats",
+    "TemporalOptions": "temporal",
     "ViewOptions": "effects",
     "load": "api",
     "open_effect": "effects",

@@ -15,6 +15,7 @@ from rtseg.pipeline import stream as stream_source
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
 from rtseg.sources import SourceOptions, open_source
+from rtseg.temporal import TemporalOptions
 
 
 def load(
@@ -28,6 +29,7 @@ def load(
     frame_size: tuple[int, int] | None = None,
     classes: Iterable[str | int] | None = None,
     threads: int | None = None,
+    lanes: int = 1,
     strict_device: bool = False,
 ) -> Segmenter:
     """Load a network, ready and warm: `load()(image).mask`.
@@ -38,6 +40,8 @@ def load(
         imgsz: (height, width) of the network's input; None is what the network was made for.
         frame_size: (height, width) of the pictures to come; shapes the input after them.
         classes: names or ids to keep.
+        lanes: frames of a recording to work on at once, where the backend gains by it; the number
+            of cores is best for whole files, 1 for anything live.
         strict_device: raise DeviceError instead of falling back.
 
     Raises:
@@ -55,6 +59,7 @@ def load(
         device=device,
         precision=precision,
         threads=threads,
+        lanes=lanes,
         strict=strict_device,
     )
     selected = None if classes is None else loaded.spec.labels.select(classes)
@@ -66,12 +71,14 @@ def stream(
     segmenter: Segmenter,
     *,
     policy: Policy = "auto",
+    temporal: TemporalOptions = TemporalOptions(),  # noqa: B008 - frozen
     **options: Any,
 ) -> Iterator[tuple[Frame, Segmentation]]:
     """Iterate (frame, segmentation) of a source; files give every frame, live sources the newest.
 
     Args:
         source: an open source, which stays open, or what `open_source` takes, closed at the end.
+        temporal: smoothing over time, and the network on keyframes only; off by default.
         options: of `SourceOptions`, when `source` is still to be opened.
 
     Raises:
@@ -79,7 +86,7 @@ def stream(
         BackendError: the network failed.
     """
     if isinstance(source, Source):
-        yield from stream_source(source, segmenter, policy=policy)
+        yield from stream_source(source, segmenter, policy=policy, temporal=temporal)
         return
     with open_source(source, SourceOptions(**options)) as opened:
-        yield from stream_source(opened, segmenter, policy=policy)
+        yield from stream_source(opened, segmenter, policy=policy, temporal=temporal)

@@ -11,9 +11,10 @@ from rtseg.contracts import Effect, Rendered, Sink, Source
 from rtseg.errors import UsageError
 from rtseg.flow import Flow
 from rtseg.frame import Frame
-from rtseg.segmentation import Segmentation
+from rtseg.propagation import inferring
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.stats import Report, Stats
+from rtseg.temporal import TemporalOptions
 
 Policy = Literal["auto", "newest", "all"]
 
@@ -44,27 +45,28 @@ def keeps_newest(policy: str, live: bool) -> bool:
 
 @contextmanager
 def flowing(
-    source: Source, segmenter: Segmenter, stats: Stats, policy: str = "auto"
+    source: Source, segmenter: Segmenter, stats: Stats, policy: str, temporal: TemporalOptions
 ) -> Iterator[Flows]:
     """Capture and inference, each in its thread, for as long as the `with` lasts."""
     latest = keeps_newest(policy, source.info.live)
     frames = Flow(_timed(source, stats), latest=latest, name="capture", interrupt=source.interrupt)
-    pairs = Flow(
-        segmenter.stream(frames, stats), latest=latest, name="inference", interrupt=frames.stop
-    )
-    with frames, pairs:
+    with frames, inferring(frames, segmenter, stats, temporal, latest=latest) as pairs:
         yield Flows(frames, pairs)
 
 
 def stream(
-    source: Source, segmenter: Segmenter, *, policy: Policy = "auto"
-) -> Iterator[tuple[Frame, Segmentation]]:
+    source: Source,
+    segmenter: Segmenter,
+    *,
+    policy: Policy = "auto",
+    temporal: TemporalOptions = TemporalOptions(),  # noqa: B008 - frozen
+) -> Iterator[Pair]:
     """Iterate (frame, segmentation) pairs; capture and inference run ahead in their threads.
 
     Files give every frame, in order; live sources the newest. An error of the source or of the
     network is raised here. Closing the generator stops and joins the threads, not the source.
     """
-    with flowing(source, segmenter, Stats(source.clock), policy) as flows:
+    with flowing(source, segmenter, Stats(source.clock), policy, temporal) as flows:
         yield from flows.pairs
 
 
@@ -76,6 +78,7 @@ def run(
     *,
     stats: Stats | None = None,
     policy: str = "auto",
+    temporal: TemporalOptions = TemporalOptions(),  # noqa: B008 - frozen
     paced: bool = False,
     stop: Callable[[], bool] = lambda: False,
     on_tick: Callable[[], None] = lambda: None,
@@ -88,6 +91,7 @@ def run(
     Args:
         stats: filled while it runs, for whoever shows numbers live.
         policy: "auto" keeps the newest frame of live sources and every frame of others.
+        temporal: smoothing over time, and the network on keyframes only; off by default.
         paced: every frame waits for its pts, so that a file is seen at its own speed, or slower
             if the network is. Live sources have the world's, and are never paced.
         stop: asked at least every 50 ms.
@@ -108,7 +112,7 @@ def run(
 
     stats.start()
     try:
-        with flowing(source, segmenter, stats, policy) as flows:
+        with flowing(source, segmenter, stats, policy, temporal) as flows:
             _drain(flows, source, effect, sinks, stats, pace, over, on_tick)
     finally:
         if flows is not None:
@@ -171,18 +175,19 @@ def _wait(
 
 
 def _draw(rendered: Rendered, sinks: Sequence[Sink], stats: Stats) -> None:
-    with stats.stage("decode"):
-        _ = rendered.segmentation.mask
+    # first the picture: most views decode the mask in the pass that draws it, and nothing is left
     if any(sink.wants_image for sink in sinks):
         with stats.stage("draw"):
             _ = rendered.image
+    with stats.stage("decode"):
+        _ = rendered.segmentation.mask
 
 
 def _write(rendered: Rendered, sinks: Sequence[Sink], stats: Stats) -> None:
     with stats.stage("write"):
         for sink in sinks:
             sink.write(rendered)
-    stats.show(rendered.frame.captured_at)
+    stats.show(rendered.frame.captured_at, propagated=rendered.segmentation.carried is not None)
 
 
 def _timed(source: Source, stats: Stats) -> Iterator[Frame]:
@@ -211,7 +216,7 @@ def _count(flows: Flows, stats: Stats) -> None:
 def _settle(flows: Flows, stats: Stats) -> None:
     """Count what was still on its way when the run stopped, and name threads that did not."""
     _count(flows, stats)
-    stats.hung = [flow.name for flow in flows if flow.hung]
+    stats.hung += [flow.name for flow in flows if flow.hung]
     left = stats.produced - stats.shown - stats.dropped
     if left:
         stats.dropped_by["stop"] = left
@@ -239,4 +244,7 @@ def summarise(source: Source, segmenter: Segmenter, stats: Stats) -> Report:
         stages_ms={name: d.milliseconds() for name, d in stats.stages.items() if d.count},
         notes=[*source.warnings, *info.notes],
         hung=list(stats.hung),
+        propagated=stats.propagated,
+        keyframes=dict(stats.keyframes),
+        network_fps=round(stats.network_fps, 3),
     )

@@ -12,9 +12,13 @@ import numpy as np
 
 from rtseg.clock import Clock
 
-STAGES = ("capture", "preprocess", "infer", "decode", "draw", "wait", "write")
+STAGES = (
+    *("capture", "preprocess", "infer", "follow", "carry", "smooth"),
+    *("decode", "draw", "wait", "write"),
+)
 """The stages of one frame's story, in order; each is timed where it runs.
 
+"follow" finds a frame in a keyframe, "carry" brings its scores over, "smooth" averages them.
 "wait" is for a frame's own time to come, in a paced run; it is part of no other, nor of the age.
 """
 
@@ -72,6 +76,8 @@ class Stats:
         self.age = Durations()
         self.produced = 0
         self.shown = 0
+        self.propagated = 0
+        self.keyframes: dict[str, int] = {}
         self.missed = 0
         self.dropped_by: dict[str, int] = {}
         self.recent: dict[str, float] = {}
@@ -102,10 +108,15 @@ class Stats:
         """Begin the clock of the whole loop; models are loaded and warm by now."""
         self._started = self.clock.now()
 
-    def show(self, captured_at: float) -> None:
-        """Count one frame that has reached every sink; its age leaves out waits on purpose."""
+    def show(self, captured_at: float, *, propagated: bool = False) -> None:
+        """Count one frame that has reached every sink; its age leaves out waits on purpose.
+
+        Args:
+            propagated: whether its scores come from a keyframe.
+        """
         self._finished = self.clock.now()
         self.shown += 1
+        self.propagated += propagated
         waits = (until - max(since, captured_at) for since, until in self._waits)
         age = self._finished - captured_at - sum(max(0.0, wait) for wait in waits)
         self.recent["age"] = age
@@ -128,6 +139,13 @@ class Stats:
         return self.shown / self.seconds if self.seconds else 0.0
 
     @property
+    def network_fps(self) -> float:
+        """Frames per second that the network looked at: keyframes only, where there are such."""
+        if not self.keyframes:
+            return self.fps
+        return sum(self.keyframes.values()) / self.seconds if self.seconds else 0.0
+
+    @property
     def fps_now(self) -> float:
         """Frames per second over the last 60 frames."""
         if len(self._moments) < 2:
@@ -141,7 +159,9 @@ class Report:
 
     `fps` is that of the whole loop; `frames` were shown or written, of `produced` that the source
     gave; the rest were `dropped`, by cause. Durations are in milliseconds. `hung` names threads
-    that were still inside a driver when the run was over.
+    that were still inside a driver when the run was over. Of the frames, `propagated` show what a
+    keyframe's scores became; `keyframes` counts by cause what the network looked at instead, and
+    `network_fps` is its rate, which is that of the loop where nothing is propagated.
     """
 
     fps: float
@@ -162,3 +182,6 @@ class Report:
     stages_ms: dict[str, dict[str, float]]
     notes: list[str] = field(default_factory=list)
     hung: list[str] = field(default_factory=list)
+    propagated: int = 0
+    keyframes: dict[str, int] = field(default_factory=dict)
+    network_fps: float = 0.0

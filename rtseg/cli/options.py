@@ -34,7 +34,7 @@ Whole = Annotated[Optional[int], Parameter(converter=_whole)]  # noqa: UP045
 Real = Optional[float]  # noqa: UP045
 
 
-def _flag(text: str, *names: str, negative: str | tuple[str, ...] = ()) -> Parameter:
+def flag(text: str, *names: str, negative: str | tuple[str, ...] = ()) -> Parameter:
     """A flag's help; `names` where the field's own will not do; a `--no-...` form if given."""
     return Parameter(name=names or None, help=text, negative=negative, show_default=_if_telling)
 
@@ -49,26 +49,27 @@ def _if_telling(default: object) -> str | None:
 class SourceFlags:
     """Where frames come from."""
 
-    camera: Annotated[Text, _flag("Camera number or device path.")] = None
-    width: Annotated[Whole, _flag("Ask the camera for this width.")] = None
-    height: Annotated[Whole, _flag("Ask the camera for this height.")] = None
-    fps: Annotated[Real, _flag("Ask the camera for this rate; the rate of raw frames.")] = None
-    fourcc: Annotated[Text, _flag("Ask the camera for this format, as MJPG.")] = None
-    size: Annotated[Text, _flag("Size of raw frames on stdin, as 1280x720.")] = None
+    camera: Annotated[Text, flag("Camera number or device path.")] = None
+    width: Annotated[Whole, flag("Ask the camera for this width.")] = None
+    height: Annotated[Whole, flag("Ask the camera for this height.")] = None
+    fps: Annotated[Real, flag("Ask the camera for this rate; the rate of raw frames.")] = None
+    fourcc: Annotated[Text, flag("Ask the camera for this format, as MJPG.")] = None
+    size: Annotated[Text, flag("Size of raw frames on stdin, as 1280x720.")] = None
     pix_fmt: Annotated[
-        Literal["bgr24", "rgb24"], _flag("Pixels of raw frames on stdin and stdout.")
+        Literal["bgr24", "rgb24"], flag("Pixels of raw frames on stdin and stdout.")
     ] = "bgr24"
-    mirror: Annotated[bool, _flag("Flip left and right.")] = False
-    rotate: Annotated[Literal[0, 90, 180, 270], _flag("Turn clockwise by these degrees.")] = 0
-    loop: Annotated[bool, _flag("Begin again at the end.")] = False
-    start: Annotated[Text, _flag("Begin here: seconds, or 1:02.5.")] = None
-    end: Annotated[Text, _flag("Stop here: seconds, or 1:02.5.")] = None
-    max_frames: Annotated[Whole, _flag("Stop after so many frames.")] = None
-    every: Annotated[int, _flag("Take one frame of so many."), Parameter(converter=_whole)] = 1
+    mirror: Annotated[bool, flag("Flip left and right.")] = False
+    rotate: Annotated[Literal[0, 90, 180, 270], flag("Turn clockwise by these degrees.")] = 0
+    loop: Annotated[bool, flag("Begin again at the end.")] = False
+    live: Annotated[bool, flag("Replay a recording as a camera: late frames are dropped.")] = False
+    start: Annotated[Text, flag("Begin here: seconds, or 1:02.5.")] = None
+    end: Annotated[Text, flag("Stop here: seconds, or 1:02.5.")] = None
+    max_frames: Annotated[Whole, flag("Stop after so many frames.")] = None
+    every: Annotated[int, flag("Take one frame of so many."), Parameter(converter=_whole)] = 1
     reconnect: Annotated[
-        bool, _flag("Reopen a camera or stream that was lost.", negative="--no-reconnect")
+        bool, flag("Reopen a camera or stream that was lost.", negative="--no-reconnect")
     ] = True
-    timeout: Annotated[float, _flag("Seconds to wait for a camera or stream.")] = 10.0
+    timeout: Annotated[float, flag("Seconds to wait for a camera or stream.")] = 10.0
 
 
 @Parameter(name="*", group=MODEL)
@@ -76,45 +77,43 @@ class SourceFlags:
 class ModelFlags:
     """Which network, and what runs it."""
 
-    model: Annotated[Text, _flag("A name of `rtseg models`, or an ONNX file.", "--model", "-m")] = (
+    model: Annotated[Text, flag("A name of `rtseg models`, or an ONNX file.", "--model", "-m")] = (
         None
     )
-    weights: Annotated[Text, _flag('Weights file, or "random" to time a network.')] = None
+    weights: Annotated[Text, flag('Weights file, or "random" to time a network.')] = None
     backend: Annotated[
         Literal["auto", "torch", "onnx", "stub"],
-        _flag("Library that runs the network.", "--backend", "-b"),
+        flag("Library that runs the network.", "--backend", "-b"),
     ] = "auto"
     device: Annotated[
         str,
-        _flag(
+        flag(
             "auto, cpu, cuda[:N], mps; with onnx also tensorrt, directml, coreml.", "--device", "-d"
         ),
     ] = "auto"
     precision: Annotated[
-        Literal["auto", "fp32", "fp16", "bf16", "int8"], _flag("Arithmetic of the network.")
+        Literal["auto", "fp32", "fp16", "bf16", "int8"], flag("Arithmetic of the network.")
     ] = "auto"
-    half: Annotated[bool, _flag("The same as --precision fp16.")] = False
+    half: Annotated[bool, flag("The same as --precision fp16.")] = False
     imgsz: Annotated[
-        Text, _flag("Input size HxW or one number; auto follows the frame's shape.")
+        Text, flag("Input size HxW or one number; auto follows the frame's shape.")
     ] = "auto"
-    threads: Annotated[Whole, _flag("Processor threads of the network.")] = None
-    strict_device: Annotated[bool, _flag("Fail (exit 4) rather than run on another device.")] = (
-        False
-    )
-    labels: Annotated[Text, _flag("Foreign ONNX: class names, a file or a comma list.")] = None
+    threads: Annotated[Whole, flag("Processor threads of the network.")] = None
+    strict_device: Annotated[bool, flag("Fail (exit 4) rather than run on another device.")] = False
+    labels: Annotated[Text, flag("Foreign ONNX: class names, a file or a comma list.")] = None
     layout: Annotated[
-        Optional[Literal["NCHW", "NHWC"]], _flag("Foreign ONNX: order of the axes.")  # noqa: UP045
+        Optional[Literal["NCHW", "NHWC"]], flag("Foreign ONNX: order of the axes.")  # noqa: UP045
     ] = None
     colour: Annotated[
         Optional[Literal["RGB", "BGR"]],  # noqa: UP045
-        _flag("Foreign ONNX: colour order.", "--colour", "--color"),
+        flag("Foreign ONNX: colour order.", "--colour", "--color"),
     ] = None
-    mean: Annotated[Text, _flag("Foreign ONNX: one number or R,G,B.")] = None
-    std: Annotated[Text, _flag("Foreign ONNX: one number or R,G,B.")] = None
-    scale: Annotated[Text, _flag("Foreign ONNX: factor before mean and std, as 1/255.")] = None
+    mean: Annotated[Text, flag("Foreign ONNX: one number or R,G,B.")] = None
+    std: Annotated[Text, flag("Foreign ONNX: one number or R,G,B.")] = None
+    scale: Annotated[Text, flag("Foreign ONNX: factor before mean and std, as 1/255.")] = None
     activation: Annotated[
         Optional[Literal["none", "logits", "softmax", "sigmoid", "probabilities"]],  # noqa: UP045
-        _flag("Foreign ONNX: what its output holds."),
+        flag("Foreign ONNX: what its output holds."),
     ] = None
 
 
@@ -124,19 +123,19 @@ class ViewFlags:
     """What is drawn."""
 
     view: Annotated[
-        Literal["overlay", "mask", "side", "contours", "cutout"], _flag("What to draw.")
+        Literal["overlay", "mask", "side", "contours", "cutout"], flag("What to draw.")
     ] = "overlay"
-    alpha: Annotated[float, _flag("Opacity of the colours, 0 to 1.", "--alpha", "--opacity")] = 0.4
+    alpha: Annotated[float, flag("Opacity of the colours, 0 to 1.", "--alpha", "--opacity")] = 0.4
     classes: Annotated[
-        tuple[str, ...], _flag("Keep these classes, by name or number; comma list or repeated.")
+        tuple[str, ...], flag("Keep these classes, by name or number; comma list or repeated.")
     ] = ()
     palette: Annotated[
-        Text, _flag("voc, cityscapes, ade20k, random:SEED, or a file of colours.")
+        Text, flag("voc, cityscapes, ade20k, random:SEED, or a file of colours.")
     ] = None
-    legend: Annotated[bool, _flag("Name the classes in view.", negative="--no-legend")] = False
+    legend: Annotated[bool, flag("Name the classes in view.", negative="--no-legend")] = False
     hud: Annotated[
         Optional[bool],  # noqa: UP045
-        _flag("Draw speed, age and device; default in a window only.", negative="--no-hud"),
+        flag("Draw speed, age and device; default in a window only.", negative="--no-hud"),
     ] = None
 
 
@@ -147,30 +146,28 @@ class OutputFlags:
 
     output: Annotated[
         tuple[str, ...],
-        _flag(
+        flag(
             "out.mp4 .mkv .webm .avi, folder/, frames_%06d.png or - (raw); repeatable.",
             "--output",
             "-o",
         ),
     ] = ()
-    mask_output: Annotated[Text, _flag("Class indices: a video, or a folder of PNGs.")] = None
-    json: Annotated[Text, _flag("One JSON line per frame: shares per class.")] = None
-    rle: Annotated[bool, _flag("Put COCO run-length masks into the JSON lines.")] = False
-    figure: Annotated[Text, _flag("Figure of one picture: original, classes, legend.")] = None
+    mask_output: Annotated[Text, flag("Class indices: a video, or a folder of PNGs.")] = None
+    json: Annotated[Text, flag("One JSON line per frame: shares per class.")] = None
+    rle: Annotated[bool, flag("Put COCO run-length masks into the JSON lines.")] = False
+    figure: Annotated[Text, flag("Figure of one picture: original, classes, legend.")] = None
     show: Annotated[
         Optional[bool],  # noqa: UP045
-        _flag(
+        flag(
             "Open a window; the default without outputs.",
             "--show",
             negative=("--no-show", "--headless"),
         ),
     ] = None
-    codec: Annotated[Text, _flag("Codec of videos: h264, hevc, vp9, vp8, mjpeg or ffv1.")] = None
-    crf: Annotated[Whole, _flag("Quality of videos; lower is better and larger.")] = None
-    audio: Annotated[Literal["copy", "none"], _flag("Keep the source's audio, or drop it.")] = (
-        "copy"
-    )
-    overwrite: Annotated[bool, _flag("Replace existing files.", "--overwrite", "-y")] = False
+    codec: Annotated[Text, flag("Codec of videos: h264, hevc, vp9, vp8, mjpeg or ffv1.")] = None
+    crf: Annotated[Whole, flag("Quality of videos; lower is better and larger.")] = None
+    audio: Annotated[Literal["copy", "none"], flag("Keep the source's audio, or drop it.")] = "copy"
+    overwrite: Annotated[bool, flag("Replace existing files.", "--overwrite", "-y")] = False
 
 
 @Parameter(name="*", group=RUN)
@@ -180,18 +177,28 @@ class RunFlags:
 
     policy: Annotated[
         Literal["auto", "newest", "all"],
-        _flag("Frames to keep: auto is newest for live sources, all for files."),
+        flag("Frames to keep: auto is newest for live sources, all for files."),
     ] = "auto"
-    metrics: Annotated[Text, _flag("Write the report's figures to this JSON file.")] = None
-    verbose: Annotated[
-        bool, _flag("Say how long opening took, and more figures.", "--verbose", "-v")
-    ] = False
-    quiet: Annotated[bool, _flag("Say nothing but errors.", "--quiet", "-q")] = False
-    debug: Annotated[bool, _flag("Show the traceback of an error.")] = False
-    config: Annotated[
-        Text, _flag("TOML file with the names of these flags; the command line wins.")
+    smooth: Annotated[
+        Real, flag("Hold masks still over time: 0 (off, the default) to 1; 0.5 suits most.")
     ] = None
-    print_config: Annotated[bool, _flag("Print a TOML file that repeats this run, and stop.")] = (
+    propagate: Annotated[
+        bool, flag("Run the network on keyframes; carry their masks to the frames between.")
+    ] = False
+    key_every: Annotated[
+        Whole,
+        flag("With --propagate: a keyframe every so many frames; default a second's."),
+    ] = None
+    metrics: Annotated[Text, flag("Write the report's figures to this JSON file.")] = None
+    verbose: Annotated[
+        bool, flag("Say how long opening took, and more figures.", "--verbose", "-v")
+    ] = False
+    quiet: Annotated[bool, flag("Say nothing but errors.", "--quiet", "-q")] = False
+    debug: Annotated[bool, flag("Show the traceback of an error.")] = False
+    config: Annotated[
+        Text, flag("TOML file with the names of these flags; the command line wins.")
+    ] = None
+    print_config: Annotated[bool, flag("Print a TOML file that repeats this run, and stop.")] = (
         False
     )
 

@@ -20,6 +20,7 @@ from rtseg.sinks.containers import find_encoder
 from rtseg.sinks.display import display_available
 from rtseg.sinks.file_target import cannot_write, check_new, check_parent
 from rtseg.sources import SourceOptions
+from rtseg.temporal import TemporalOptions
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Plan:
         window: whether one is opened.
         paced: whether a recording plays at its own speed, as in a window and nowhere else.
         view: how frames are drawn.
+        temporal: how the masks of consecutive frames are tied together.
     """
 
     source: str
@@ -45,6 +47,7 @@ class Plan:
     window: bool
     paced: bool
     view: ViewOptions
+    temporal: TemporalOptions
 
 
 def make_plan(flags: Flags) -> Plan:
@@ -74,13 +77,14 @@ def make_plan(flags: Flags) -> Plan:
         source=source,
         source_options=_source_options(flags.source),
         imgsz=values.input_size("--imgsz", flags.model.imgsz),
-        precision=_precision(flags.model),
-        input_flags=_input_flags(flags.model),
+        precision=precision_of(flags.model),
+        input_flags=input_flags_of(flags.model),
         classes=classes,
         outputs=(*files, *(["window:"] if window else [])),
         window=window,
         paced=window and not files and source != "-" and flags.run.policy != "newest",
         view=ViewOptions(flags.view.view, flags.view.alpha, flags.view.legend, hud),
+        temporal=TemporalOptions(flags.run.smooth or 0.0, flags.run.propagate, flags.run.key_every),
     )
 
 
@@ -121,6 +125,7 @@ def _source_options(flags: SourceFlags) -> SourceOptions:
         mirror=flags.mirror,
         rotate=flags.rotate,
         loop=flags.loop,
+        live=flags.live,
         start=values.seconds("--start", flags.start),
         end=values.seconds("--end", flags.end),
         max_frames=flags.max_frames,
@@ -130,7 +135,8 @@ def _source_options(flags: SourceFlags) -> SourceOptions:
     )
 
 
-def _precision(flags: ModelFlags) -> str:
+def precision_of(flags: ModelFlags) -> str:
+    """The arithmetic asked for; raises UsageError where device, threads or it make no sense."""
     parse_device(flags.device)
     values.at_least("--threads", flags.threads, 1)
     if flags.half and flags.precision not in ("auto", "fp16"):
@@ -138,7 +144,7 @@ def _precision(flags: ModelFlags) -> str:
     return "fp16" if flags.half else flags.precision
 
 
-def _input_flags(flags: ModelFlags) -> dict[str, Any]:
+def input_flags_of(flags: ModelFlags) -> dict[str, Any]:
     """What a foreign ONNX file is told of its input; only what was given."""
     given = {
         "labels": flags.labels,

@@ -18,10 +18,11 @@ from rtseg.cli.seen import Seen
 from rtseg.cli.signals import Stop
 from rtseg.contracts import Effect, Sink, Source
 from rtseg.effects import open_effect
+from rtseg.flow import usable_cores
 from rtseg.labels import LabelSet
 from rtseg.nets import default_model, find_model
 from rtseg.palettes import palette as colours_of
-from rtseg.pipeline import TICK_SECONDS, run, summarise
+from rtseg.pipeline import TICK_SECONDS, keeps_newest, run, summarise
 from rtseg.segmenter import Segmenter
 from rtseg.sinks import SinkOptions, open_sink
 from rtseg.sources import open_source
@@ -72,9 +73,19 @@ def load_segmenter(flags: Flags, plan: Plan, source: Source, stop: Stop) -> Segm
         device=flags.model.device,
         precision=plan.precision,
         threads=flags.model.threads,
+        lanes=_lanes(flags, plan, source),
         strict=flags.model.strict_device,
     )
     return Segmenter(backend, labels=labels, selected=selected)
+
+
+def _lanes(flags: Flags, plan: Plan, source: Source) -> int:
+    """A frame per core where all lie ready and nobody watches; else one, and it sooner."""
+    single = plan.paced or plan.temporal.propagate or source.info.frame_count == 1
+    newest = keeps_newest(flags.run.policy, source.info.live)
+    if newest or single or flags.model.threads is not None:
+        return 1
+    return usable_cores()
 
 
 def run_opened(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter, stop: Stop) -> None:
@@ -96,6 +107,7 @@ def run_opened(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter, s
                 [*sinks, seen],
                 stats=stats,
                 policy=flags.run.policy,
+                temporal=plan.temporal,
                 paced=plan.paced,
                 stop=stop,
                 on_tick=progress.tick,

@@ -104,6 +104,10 @@ def describe_frames(figures: Report) -> str:
         f"{counted(figures.frames, 'frame')} in {length(figures.seconds)}",
         f"{figures.fps:.1f} fps (whole loop)",
     ]
+    if figures.keyframes:
+        causes = ", ".join(f"{cause} {count}" for cause, count in figures.keyframes.items())
+        parts.append(f"{figures.propagated} of them propagated")
+        parts.append(f"network {figures.network_fps:.1f} fps (keyframes: {causes})")
     if figures.dropped:
         causes = ", ".join(f"{cause} {count}" for cause, count in figures.dropped_by.items())
         parts.append(f"dropped {figures.dropped} of {figures.produced} ({causes})")

@@ -22,8 +22,10 @@ from rtseg.sinks.raw import silence
 class JsonLinesSink(Sink):
     """`{"frame": 12, "pts": 0.4, "classes": [{"id": 15, "name": "person", "share": 0.31}]}`.
 
-    A frame that has a name carries it; with `options.rle` every class carries its mask as COCO
-    run lengths, `{"size": [height, width], "counts": "..."}`. Lines are flushed one by one.
+    A frame that has a name carries it. One with propagated scores says so, and whence:
+    `"propagated": true, "key": 8`; the key is null where no class is known yet. With
+    `options.rle` every class carries its mask as COCO run lengths,
+    `{"size": [height, width], "counts": "..."}`. Lines are flushed one by one.
     """
 
     wants_image = False
@@ -103,6 +105,8 @@ def describe(rendered: Rendered, *, rle: bool = False) -> dict[str, Any]:
     if frame.name:
         # a name that is no text, which file systems allow, would make the line no UTF-8
         line["name"] = frame.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if segmentation.carried is not None:
+        line |= {"propagated": True, "key": segmentation.carried.key}
     line["classes"] = [
         {"id": index, "name": segmentation.labels.names[index], "share": round(share, 6)}
         for index, share in segmentation.shares.items()

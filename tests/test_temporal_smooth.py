@@ -1,0 +1,139 @@
+"""Smoothing over time: still where the picture is, at once where it is not."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+
+from rtseg.decode import decode_mask
+from rtseg.errors import UsageError
+from rtseg.sources.scene import Scene
+from rtseg.temporal import TemporalOptions
+from rtseg.temporal.smooth import Smoother
+
+SIZE = (180, 320)
+CELLS = (23, 40)
+
+
+def wall(seed: int = 0) -> np.ndarray:
+    """A picture with something in it everywhere."""
+    rough = np.random.default_rng(seed).integers(30, 220, (18, 32, 3), np.uint8)
+    return cv2.resize(rough, SIZE[::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def noisy(scores: np.ndarray, rng: np.random.Generator, sigma: float = 1.5) -> np.ndarray:
+    return (scores + rng.normal(0, sigma, scores.shape)).astype(np.float32)
+
+
+def halves(classes: int = 2) -> np.ndarray:
+    """The first class to the left, the last one to the right, unsure in between."""
+    scores = np.full((classes, *CELLS), -6, np.float32)
+    scores[0] = 0
+    scores[-1] = np.linspace(-4, 4, CELLS[1])
+    return scores
+
+
+def changes(masks: list[np.ndarray]) -> float:
+    return float(np.mean([(a != b).mean() for a, b in pairwise(masks)]))
+
+
+def test_strength_zero_gives_the_very_same_object() -> None:
+    smooth, scores = Smoother(0.0), halves()
+    for index in range(3):
+        assert smooth(scores, wall(index), index / 30) is scores
+
+
+@pytest.mark.parametrize("classes", [2, 21])
+def test_a_noisy_edge_holds_still_where_the_picture_does(classes: int) -> None:
+    rng, smooth, picture = np.random.default_rng(0), Smoother(0.5), wall()
+    said = [noisy(halves(classes), rng) for _ in range(30)]
+    grain = [rng.integers(-3, 4, picture.shape) for _ in said]
+    pictures = [np.clip(picture + one, 0, 255).astype(np.uint8) for one in grain]
+    shown = [smooth(s, p, i / 30) for i, (s, p) in enumerate(zip(said, pictures, strict=True))]
+    plain, still = ([decode_mask(s, SIZE) for s in scores] for scores in (said, shown))
+    assert changes(still[5:]) < 0.25 * changes(plain[5:])
+
+
+def test_the_stronger_the_stiller() -> None:
+    rng, picture = np.random.default_rng(1), wall()
+    said = [noisy(halves(), rng) for _ in range(25)]
+    moved = []
+    for strength in (0.0, 0.3, 0.6, 1.0):
+        smooth = Smoother(strength)
+        shown = [smooth(scores, picture, i / 30) for i, scores in enumerate(said)]
+        moved.append(changes([decode_mask(scores, SIZE) for scores in shown[5:]]))
+    assert moved == sorted(moved, reverse=True)
+    assert moved[3] < 0.5 * moved[1]
+
+
+def test_what_goes_in_stays_untouched() -> None:
+    smooth, first, second = Smoother(0.7), halves(), -halves()
+    smooth(first, wall(), 0.0)
+    smooth(second, wall(), 1 / 30)
+    assert (first == halves()).all()
+    assert (second == -halves()).all()
+
+
+def scores_of(mask: np.ndarray) -> np.ndarray:
+    """What a sure network says of a mask with four classes."""
+    small = cv2.resize(mask, CELLS[::-1], interpolation=cv2.INTER_NEAREST)
+    return (8 * (np.arange(4)[:, None, None] == small)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("strength", "cost"), [(0.5, 0.015), (1.0, 0.04)])
+def test_a_moving_shape_does_not_lag(strength: float, cost: float) -> None:
+    scene, smooth = Scene(*SIZE[::-1], seed=3), Smoother(strength)
+    plain, shown = [], []
+    for index in range(40):
+        truth = scene.mask_of(index)
+        scores = scores_of(truth)
+        out = smooth(scores, scene.image_of(index), index / 30)
+        for agreed, these in ((plain, scores), (shown, out)):
+            mask = decode_mask(these, SIZE)
+            agreed.append(((mask == truth) & (truth > 0)).sum() / ((mask > 0) | (truth > 0)).sum())
+    assert np.mean(shown) > np.mean(plain) - cost
+    assert min(shown) > min(plain) - cost
+
+
+def test_a_cell_between_two_classes_keeps_its_own_until_another_leads() -> None:
+    smooth, picture = Smoother(0.5), wall()
+    sure = np.zeros((2, *CELLS), np.float32)
+    sure[0], sure[:, 10, 20] = 6, (3.2, 3)
+    winners = []
+    for index in range(40):
+        scores = sure.copy()
+        scores[:, 10, 20] = (3.2, 3) if index < 5 else (3, 3.2)
+        winners.append(int(smooth(scores, picture, index / 30)[:, 10, 20].argmax()))
+    assert winners == [0] * 40
+    scores[:, 10, 20] = (0, 6)
+    for index in range(40, 60):
+        winners.append(int(smooth(scores, picture, index / 30)[:, 10, 20].argmax()))
+    assert winners[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("picture", "pts"),
+    [(255 - wall(9), 1 / 30), (wall(), 2.0), (wall(), -1.0), (np.zeros((64, 64, 3), np.uint8), 0)],
+    ids=["cut", "gap", "back in time", "another size"],
+)
+def test_nothing_of_the_past_counts_after(picture: np.ndarray, pts: float) -> None:
+    smooth = Smoother(1.0)
+    smooth(halves(), wall(), 0.0)
+    assert smooth(-halves(), picture, pts) == pytest.approx(-halves())
+
+
+def test_other_classes_or_another_grid_begin_anew() -> None:
+    smooth = Smoother(1.0)
+    smooth(halves(2), wall(), 0.0)
+    assert smooth(halves(5), wall(), 0.1).shape == (5, *CELLS)
+    odd = np.ones((5, 3, 1), np.float32)
+    assert (smooth(odd, wall(), 0.2) == odd).all()
+    assert (smooth(odd, wall(), 0.3) == odd).all()
+
+
+def test_a_strength_beyond_one_is_refused() -> None:
+    with pytest.raises(UsageError, match="from 0 \\(off\\) to 1"):
+        TemporalOptions(smooth=1.5)
