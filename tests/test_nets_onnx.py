@@ -12,7 +12,7 @@ import pytest
 from rtseg.backends import open_backend
 from rtseg.errors import ModelError
 from rtseg.nets import find_model, onnx_file
-from rtseg.nets.onnx_file import cached_onnx, write_onnx
+from rtseg.nets.onnx_file import cached_onnx, seal, write_onnx
 from rtseg.zoo import Model, ModelSpec
 
 NAME = "lraspp_mobilenet_v3_large"
@@ -109,7 +109,7 @@ def test_damaged_files_are_made_again(model: Model, monkeypatch, damage: str) ->
 
 
 def test_an_export_that_fails_leaves_nothing(model: Model, cache: Path, monkeypatch) -> None:
-    def broken(content: object) -> None:
+    def broken(content: object, full_check: bool) -> None:
         raise onnx.checker.ValidationError("broken")
 
     monkeypatch.setattr(onnx.checker, "check_model", broken)
@@ -134,3 +134,20 @@ def _write(written: list[Path], path: Path) -> None:
 def _renamed(model: Model):
     labels = model.spec.labels
     return replace(labels, names=("nothing", *labels.names[1:]))
+
+
+def test_opset_and_open_batch(model: Model, tmp_path: Path) -> None:
+    write_onnx(model, SIZE, tmp_path / "net.onnx", opset=14, dynamic_batch=True)
+    content = onnx.load(tmp_path / "net.onnx")
+    assert content.opset_import[0].version == 14
+    for value, last in ((content.graph.input[0], 3), (content.graph.output[0], 12)):
+        dims = value.type.tensor_type.shape.dim
+        assert (dims[0].dim_param, dims[3].dim_value) == ("batch", last)
+
+
+def test_a_seal_replaces_the_one_before(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    write_onnx(model, SIZE, path)
+    seal(path, replace(model.spec, name="other"))
+    assert find_model(path).spec.name == "other"
+    assert len(onnx.load(path).metadata_props) == 1

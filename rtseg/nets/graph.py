@@ -24,6 +24,9 @@ class SeamNetwork(nn.Module):
       convolution it would be wrong along the border.
     - Batch normalisation, into the convolution before it.
 
+    Left out, as they measured no better on a processor: a fourth channel of ones in place of the
+    subtraction at the input; the pooled branch of DeepLabV3 as a bias of its projection.
+
     Args:
         network: as `build` makes it, its weights loaded; it stays as it is.
         spec: the normalisation and colour order that the network was trained with.
@@ -39,6 +42,8 @@ class SeamNetwork(nn.Module):
         self.classifier: nn.Module = network.classifier  # type: ignore[assignment]
         # deeplabv3 and fcn classify one feature map, lraspp both that its backbone returns
         self._needs_all = hasattr(self.classifier, "low_classifier")
+        if self._needs_all:
+            self.classifier = LowClassHead(self.classifier)
         self._fold_input(spec)
         _fold_normalisation(self)
 
@@ -60,6 +65,31 @@ class SeamNetwork(nn.Module):
             first.weight.data = first.weight.data.flip(1).contiguous()
             offset = offset.flip(1).contiguous()
         self.register_buffer("offset", offset)
+
+
+class LowClassHead(nn.Module):
+    """torchvision's `LRASPPHead`, which classifies its coarse features before it enlarges them.
+
+    A 1x1 convolution works on each point alone, and bilinear weights sum to one, so the two
+    commute, bias included. Planes of classes are enlarged instead of 128 of features, and a
+    quarter of the points is classified: 2 to 3 % of the network's time on a processor.
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.cbr = head.get_submodule("cbr")
+        self.scale = head.get_submodule("scale")
+        self.low_classifier = head.get_submodule("low_classifier")
+        self.high_classifier = head.get_submodule("high_classifier")
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Scores of both feature maps, summed at the size of the finer one."""
+        low, high = features["low"], features["high"]
+        coarse = self.high_classifier(self.cbr(high) * self.scale(high))
+        size = low.shape[-2:]
+        fine = nn.functional.interpolate(coarse, size, mode="bilinear", align_corners=False)
+        scores: Tensor = self.low_classifier(low) + fine
+        return scores
 
 
 def _fold_normalisation(module: nn.Module) -> None:

@@ -1,0 +1,147 @@
+"""The verb `export`: write a network as an ONNX file, and say how it compares."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from rtseg.cli import values
+from rtseg.cli.download import DownloadProgress
+from rtseg.cli.export_flags import ExportFlags, ProofFlags
+from rtseg.cli.says import say
+from rtseg.cli.signals import Stop
+from rtseg.cli.tables import print_table
+from rtseg.errors import UsageError
+from rtseg.export import Exported, ExportOptions, RejectedError, export_network
+from rtseg.export.int8 import Attempt
+from rtseg.nets import default_model, find_model
+from rtseg.zoo import Model
+
+SHOWN = 8
+"""So many layers are named; the file itself shows them all."""
+
+
+def export_file(flags: ExportFlags, proof: ProofFlags, stop: Stop) -> int:
+    """Write the file that the flags ask for; its figures go to stdout.
+
+    Raises:
+        RtsegError: as `export_network`; the figures of a rejected file are shown first.
+    """
+    if flags.output is None:
+        raise UsageError("no file to write", do="Name one with -o net.onnx")
+    options = _options(flags, proof)
+    model = find_model(
+        flags.model or default_model(),
+        weights=flags.weights,
+        progress=DownloadProgress(stop, quiet=proof.quiet),
+    )
+    try:
+        with Steps(stop, quiet=proof.quiet) as steps:
+            exported = export_network(model, Path(flags.output), options, steps)
+    except RejectedError as error:
+        _report(model, error.exported, options, quiet=proof.quiet)
+        raise
+    _report(model, exported, options, quiet=proof.quiet)
+    return stop.exit_code
+
+
+class Steps:
+    """What is being done, on stderr: a bar on a terminal, a line for each step in a log."""
+
+    def __init__(self, stop: Stop, *, quiet: bool) -> None:
+        self._stop, self._quiet, self._step = stop, quiet, ""
+        self._rich: Any = None if quiet or not sys.stderr.isatty() else _rich_progress()
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """`done` of `total` parts of the step are done; 0 is an unknown total.
+
+        Raises:
+            Interrupted: a signal asked for the end.
+        """
+        self._stop.check()
+        if self._rich is not None:
+            task = self._rich.tasks[0].id
+            self._rich.update(task, description=step, completed=done, total=total or None)
+            self._rich.refresh()
+        elif step != self._step and not self._quiet:
+            say("export", step)
+        self._step = step
+
+    def __enter__(self) -> Steps:
+        if self._rich is not None:
+            self._rich.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._rich is not None:
+            self._rich.stop()
+
+
+def _options(flags: ExportFlags, proof: ProofFlags) -> ExportOptions:
+    return ExportOptions(
+        size=values.input_size("--imgsz", flags.imgsz),
+        precision=flags.precision,
+        dynamic_batch=flags.dynamic_batch,
+        opset=flags.opset,
+        samples=proof.samples,
+        calibration=proof.calibration,
+        least_agreement=proof.min_agreement,
+        overwrite=flags.overwrite,
+        keep=proof.keep,
+    )
+
+
+def _report(model: Model, exported: Exported, options: ExportOptions, *, quiet: bool) -> None:
+    rows = [
+        (
+            name,
+            f"{exported.megabytes[name]:.2f}" if name in exported.megabytes else "-",
+            f"{ms:.1f}",
+        )
+        for name, ms in exported.milliseconds.items()
+    ]
+    if not quiet:
+        batch = "any number of" if options.dynamic_batch else "one"
+        height, width = exported.size
+        say("network", f"{model.spec.name}, {batch} {height}x{width} (HxW) at a time")
+        for attempt in exported.attempts:
+            say("int8", describe_attempt(attempt, exported.layers))
+        if exported.attempts and (kept := exported.attempts[-1].kept):
+            say("", f"in float, the most sensitive first: {_shortened(kept)}")
+        say("parity", describe_parity(exported))
+        for note in exported.notes:
+            say("note", note)
+    print_table(("model only, on cpu", "MB", "ms"), rows, right={1, 2})
+    if exported.path is not None and not quiet:
+        say("wrote", str(exported.path))
+
+
+def describe_attempt(attempt: Attempt, layers: int) -> str:
+    """ "2 of 66 layers in float: 98.412 % of the pixels agree"."""
+    return f"{len(attempt.kept)} of {layers} layers in float: {attempt.agreement:.3%} agree"
+
+
+def _shortened(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def describe_parity(exported: Exported) -> str:
+    """How the file compares with its original, in one line."""
+    parity = exported.parity
+    return (
+        f"with {exported.original} on {parity.frames} frames of {exported.samples}: scores differ "
+        f"by at most {parity.largest:.2g}; {parity.mean:.3%} of the pixels have the same class, "
+        f"{parity.worst:.3%} in the worst frame"
+    )
+
+
+def _rich_progress() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    progress = Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
+    progress.add_task("", total=None)
+    return progress

@@ -1,0 +1,141 @@
+"""How much arithmetic a network is, and how much of it a device can do in a second."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rtseg.nets.build import build
+from rtseg.nets.graph import SeamNetwork
+from rtseg.zoo import Model
+
+HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+PEAK_SECONDS = 0.5
+
+
+def network_flops(model: Model, size: tuple[int, int]) -> float | None:
+    """Floating-point operations, 2 for a multiply and add, of one picture up to the logits.
+
+    Convolutions and matrix products are counted and nothing else, as is the custom: by torch for
+    our own networks, from the shapes in the file for ONNX files.
+
+    Args:
+        size: (height, width) of the network's input.
+
+    Returns:
+        None where that cannot be known.
+
+    Raises:
+        ModelError: the network cannot be built.
+    """
+    if model.format == "none":
+        return None
+    if model.format == "onnx":
+        assert model.file is not None
+        return onnx_flops(model.file, size)
+    from torch.utils.flop_counter import FlopCounterMode
+
+    spec = model.spec
+    # shapes without numbers: nothing is computed, and the weights do not matter
+    network = SeamNetwork(build(spec.architecture, len(spec.labels)), spec.input).to("meta")
+    image = torch.zeros((1, *size, 3), dtype=torch.uint8, device="meta")
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(image)
+    return float(counter.get_total_flops())
+
+
+def onnx_flops(path: Path, size: tuple[int, int]) -> float | None:
+    """As `network_flops`, of a file; None where a shape in it is open or an operator unknown."""
+    import onnx
+
+    content = onnx.load(path, load_external_data=False)
+    numbers = {tensor.name: tuple(tensor.dims) for tensor in content.graph.initializer}
+    _fix_input(content.graph, numbers, size)
+    graph = onnx.shape_inference.infer_shapes(content, data_prop=True).graph
+    shapes = {v.name: _dims(v) for v in (*graph.value_info, *graph.input, *graph.output)} | numbers
+    counted = [_node_flops(node, shapes) for node in graph.node if node.op_type not in _FREE]
+    return float(sum(c for c in counted if c)) if None not in counted else None
+
+
+def matrix_peak(device: str, precision: str, threads: int | None = None) -> float | None:
+    """Operations per second of large matrix products, the best of half a second of them.
+
+    Args:
+        device: "cpu", where the product is in fp32 whatever the precision, or "cuda:N".
+        threads: of the processor; None is torch's own choice.
+
+    Returns:
+        None on a device that torch has not.
+    """
+    cuda = device.startswith("cuda")
+    if not (device == "cpu" or (cuda and torch.cuda.is_available())):
+        return None
+    if threads is not None:
+        torch.set_num_threads(threads)
+    side = 8192 if cuda else 1536
+    dtype = HALVES.get(precision, torch.float32) if cuda else torch.float32
+    left, right = (torch.rand(side, side, device=device, dtype=dtype) for _ in "ab")
+    return 2.0 * side**3 / _quickest(left, right, cuda)
+
+
+def _quickest(left: torch.Tensor, right: torch.Tensor, cuda: bool) -> float:
+    """Seconds of the quickest product; the first is not counted."""
+    best, until = math.inf, math.inf
+    while (since := time.perf_counter()) < until:
+        torch.matmul(left, right)
+        if cuda:
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        if until == math.inf:
+            until = now + PEAK_SECONDS
+            continue
+        best = min(best, now - since)
+    return best
+
+
+def _fix_input(graph: Any, numbers: dict[str, Any], size: tuple[int, int]) -> None:
+    """Close what the file leaves open of its picture's axes: one picture, of that size."""
+    for value in graph.input:
+        axes = value.type.tensor_type.shape.dim
+        if value.name in numbers or len(axes) != 4:
+            continue
+        last = axes[3].dim_value == 3  # NHWC
+        for axis, length in zip(axes, (1, *size, 3) if last else (1, 3, *size), strict=True):
+            axis.dim_value = axis.dim_value or length
+
+
+def _dims(value: Any) -> tuple[int, ...] | None:
+    axes = value.type.tensor_type.shape.dim
+    dims = tuple(axis.dim_value for axis in axes)
+    return dims if all(dims) else None
+
+
+_UNKNOWN = frozenset("ConvInteger QLinearConv QLinearMatMul MatMulInteger Einsum If Loop".split())
+_COUNTED = frozenset("Conv ConvTranspose Gemm MatMul".split())
+
+
+class _Free:
+    """Every operator that is neither counted nor one whose arithmetic is not known."""
+
+    def __contains__(self, name: str) -> bool:
+        return name not in _UNKNOWN | _COUNTED
+
+
+_FREE = _Free()
+
+
+def _node_flops(node: Any, shapes: dict[str, Any]) -> float | None:
+    taken, weight = (shapes.get(name) for name in node.input[:2])
+    made = shapes.get(node.output[0])
+    if node.op_type in _UNKNOWN or not (taken and weight and made):
+        return None
+    if node.op_type == "Conv":  # a weight is (out, in / groups, height, width)
+        return 2.0 * math.prod(made) * math.prod(weight[1:])
+    if node.op_type == "ConvTranspose":  # (in, out / groups, height, width)
+        return 2.0 * math.prod(taken) * math.prod(weight[1:])
+    turned = any(a.name == "transA" and a.i for a in node.attribute)
+    return 2.0 * math.prod(made) * taken[-2 if turned else -1]
