@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Optional
 from cyclopts import Group, Parameter
 
 from rtseg.cli import values
-from rtseg.cli.options import Real, Text, Whole, _flag
+from rtseg.cli.options import Real, Text, Whole, flag
 
 DATASET = Group("Labelled pictures", sort_key=1)
 NETWORK = Group("Network", sort_key=2)
@@ -33,14 +33,12 @@ class DatasetFlags:
     """What it learns from."""
 
     dataset: Annotated[
-        Text, _flag("Folder or file of labelled pictures.", "--data", "--dataset")
+        Text, flag("Folder or file of labelled pictures.", "--data", "--dataset")
     ] = None
-    format: Annotated[Text, _flag("Their layout: auto (default), coco, cityscapes, voc, ...")] = (
-        None
-    )
+    format: Annotated[Text, flag("Their layout: auto (default), coco, cityscapes, voc, ...")] = None
     classes: Annotated[
         tuple[str, ...],
-        _flag("Merge or leave out classes, as person=man,woman or ignore=sky; repeatable."),
+        flag("Merge or leave out classes, as person=man,woman or ignore=sky; repeatable."),
     ] = ()
 
 
@@ -51,7 +49,7 @@ class StartFlags:
 
     model: Annotated[
         Text,
-        _flag(
+        flag(
             "One of torchvision's six (default deeplabv3_resnet50), or a checkpoint.",
             "--model",
             "-m",
@@ -59,9 +57,9 @@ class StartFlags:
     ] = None
     weights: Annotated[
         Text,
-        _flag("pretrained (default), backbone (ImageNet), scratch, or a file of weights."),
+        flag("pretrained (default), backbone (ImageNet), scratch, or a file of weights."),
     ] = None
-    size: Annotated[Text, _flag("Size of crops, HxW or one number (default 513).")] = None
+    size: Annotated[Text, flag("Size of crops, HxW or one number (default 513).")] = None
 
 
 @Parameter(name="*", group=TRAINING)
@@ -69,34 +67,34 @@ class StartFlags:
 class TrainingFlags:
     """How it learns."""
 
-    epochs: Annotated[Whole, _flag("Times it goes through the pictures (default 10).")] = None
-    batch_size: Annotated[Whole, _flag("Pictures per step and device (default 8).")] = None
-    lr: Annotated[Real, _flag("Learning rate (default 0.0001; with sgd 0.001).")] = None
+    epochs: Annotated[Whole, flag("Times it goes through the pictures (default 10).")] = None
+    batch_size: Annotated[Whole, flag("Pictures per step and device (default 8).")] = None
+    lr: Annotated[Real, flag("Learning rate (default 0.0001; with sgd 0.001).")] = None
     optimizer: Annotated[
-        Optional[Literal["adam", "adamw", "sgd"]], _flag("Default adam.")  # noqa: UP045
+        Optional[Literal["adam", "adamw", "sgd"]], flag("Default adam.")  # noqa: UP045
     ] = None
-    weight_decay: Annotated[Real, _flag("Default 0.0001.")] = None
-    momentum: Annotated[Real, _flag("Of sgd (default 0.9).")] = None
+    weight_decay: Annotated[Real, flag("Default 0.0001.")] = None
+    momentum: Annotated[Real, flag("Of sgd (default 0.9).")] = None
     schedule: Annotated[
         Optional[Literal["poly", "cosine", "constant"]],  # noqa: UP045
-        _flag("How the learning rate falls (default poly, power 0.9)."),
+        flag("How the learning rate falls (default poly, power 0.9)."),
     ] = None
     aux_weight: Annotated[
-        Real, _flag("Weight of the auxiliary head's loss (default 0.5); 0 leaves it out.")
+        Real, flag("Weight of the auxiliary head's loss (default 0.5); 0 leaves it out.")
     ] = None
     class_weights: Annotated[
-        Text, _flag("none (default), auto (median frequency), or numbers with commas between.")
+        Text, flag("none (default), auto (median frequency), or numbers with commas between.")
     ] = None
     monitor: Annotated[
         Optional[Literal["loss", "miou"]],  # noqa: UP045
-        _flag("What the best checkpoint is best in, on validation pictures (default loss)."),
+        flag("What the best checkpoint is best in, on validation pictures (default loss)."),
     ] = None
     patience: Annotated[
-        Whole, _flag("Stop after so many epochs without a better one (default 5); 0 never does.")
+        Whole, flag("Stop after so many epochs without a better one (default 5); 0 never does.")
     ] = None
-    max_steps: Annotated[Whole, _flag("Stop after so many steps.")] = None
+    max_steps: Annotated[Whole, flag("Stop after so many steps.")] = None
     ema: Annotated[
-        Real, _flag("Keep a moving average of the weights with this decay, as 0.999.")
+        Real, flag("Keep a moving average of the weights with this decay, as 0.999.")
     ] = None
 
 
@@ -105,15 +103,13 @@ class TrainingFlags:
 class PictureFlags:
     """How pictures are varied; 0 turns one off."""
 
-    rotation: Annotated[Real, _flag("Turn by up to so many degrees (default 15).")] = None
-    brightness: Annotated[Real, _flag("Change by up to this share (default 0.3).")] = None
-    contrast: Annotated[Real, _flag("Change by up to this share (default 0.3).")] = None
-    flip: Annotated[Real, _flag("Mirror this share of them (default 0.5).")] = None
-    noise: Annotated[Real, _flag("Add Gaussian noise up to this; white is 1 (default 0.05).")] = (
-        None
-    )
+    rotation: Annotated[Real, flag("Turn by up to so many degrees (default 15).")] = None
+    brightness: Annotated[Real, flag("Change by up to this share (default 0.3).")] = None
+    contrast: Annotated[Real, flag("Change by up to this share (default 0.3).")] = None
+    flip: Annotated[Real, flag("Mirror this share of them (default 0.5).")] = None
+    noise: Annotated[Real, flag("Add Gaussian noise up to this; white is 1 (default 0.05).")] = None
     scale: Annotated[
-        Text, _flag("Range of sizes at which they are cropped; 1 just fits (default 0.5,2).")
+        Text, flag("Range of sizes at which they are cropped; 1 just fits (default 0.5,2).")
     ] = None
 
 
@@ -122,25 +118,25 @@ class PictureFlags:
 class TrainRunFlags:
     """Where it runs, and what it leaves."""
 
-    out: Annotated[Text, _flag("The run folder (default run).", "--out", "-o")] = None
-    device: Annotated[Text, _flag("auto (default), cpu, cuda[:N], mps.", "--device", "-d")] = None
+    out: Annotated[Text, flag("The run folder (default run).", "--out", "-o")] = None
+    device: Annotated[Text, flag("auto (default), cpu, cuda[:N], mps.", "--device", "-d")] = None
     devices: Annotated[
-        Whole, _flag("How many, each with a process and a batch of its own (default 1).")
+        Whole, flag("How many, each with a process and a batch of its own (default 1).")
     ] = None
     precision: Annotated[
         Optional[Literal["auto", "fp32", "bf16", "fp16"]],  # noqa: UP045
-        _flag("Mixed precision; auto (default) is bf16 on NVIDIA GPUs that have it, else fp32."),
+        flag("Mixed precision; auto (default) is bf16 on NVIDIA GPUs that have it, else fp32."),
     ] = None
     workers: Annotated[
-        Whole, _flag("Processes that read pictures (default: one per core, 8 at most).")
+        Whole, flag("Processes that read pictures (default: one per core, 8 at most).")
     ] = None
-    seed: Annotated[Whole, _flag("Decides everything random (default 0).")] = None
+    seed: Annotated[Whole, flag("Decides everything random (default 0).")] = None
     config: Annotated[
-        Text, _flag("TOML file of settings, as a run's config.toml; the command line wins.")
+        Text, flag("TOML file of settings, as a run's config.toml; the command line wins.")
     ] = None
-    resume: Annotated[bool, _flag("Go on with the run in the folder.")] = False
-    overwrite: Annotated[bool, _flag("Replace the run in the folder.", "--overwrite", "-y")] = False
-    quiet: Annotated[bool, _flag("Say nothing but errors.", "--quiet", "-q")] = False
+    resume: Annotated[bool, flag("Go on with the run in the folder.")] = False
+    overwrite: Annotated[bool, flag("Replace the run in the folder.", "--overwrite", "-y")] = False
+    quiet: Annotated[bool, flag("Say nothing but errors.", "--quiet", "-q")] = False
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+# ruff: noqa: B008 - the defaults are frozen
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from rtseg.cli.bench_flags import BenchFigureFlags, BenchFlags, BenchNetworkFlags, ClockFlags
+from rtseg.cli.evaluate_flags import EvalFlags, FigureFlags, NetworkFlags, SetFlags
+from rtseg.cli.export_flags import ExportFlags, ProofFlags
 from rtseg.cli.signals import Stop
+from rtseg.cli.train_flags import (
+    DatasetFlags,
+    PictureFlags,
+    StartFlags,
+    TrainFlags,
+    TrainingFlags,
+    TrainRunFlags,
+)
 
 Names = Annotated[tuple[str, ...], Parameter(help="Names of `rtseg models`.", negative=())]
 
@@ -41,6 +53,57 @@ def add(app: App, stop: Stop) -> None:
 
         return run_demo(stop, seconds, no_show=no_show)
 
+    def evaluate(
+        *,
+        sets: SetFlags = SetFlags(),
+        networks: NetworkFlags = NetworkFlags(),
+        figures: FigureFlags = FigureFlags(),
+    ) -> int:
+        """Measure networks on labelled pictures: IoU per class, mean IoU, and more."""
+        from rtseg.cli.evaluate import evaluate
+
+        return evaluate(EvalFlags(sets, networks, figures), stop)
+
+    def train(
+        *,
+        dataset: DatasetFlags = DatasetFlags(),
+        start: StartFlags = StartFlags(),
+        training: TrainingFlags = TrainingFlags(),
+        pictures: PictureFlags = PictureFlags(),
+        run: TrainRunFlags = TrainRunFlags(),
+    ) -> int:
+        """Fine-tune a network on labelled pictures; needs rtseg[train]."""
+        from rtseg.cli.train import train
+
+        return train(TrainFlags(dataset, start, training, pictures, run), stop)
+
+    app.command(train, name="train")
+
+    def bench(
+        *,
+        networks: BenchNetworkFlags = BenchNetworkFlags(),
+        clocks: ClockFlags = ClockFlags(),
+        figures: BenchFigureFlags = BenchFigureFlags(),
+    ) -> int:
+        """Time networks on backends: model only, pipeline, whole loop; side by side, in rounds."""
+        from rtseg.cli.bench import bench
+
+        return bench(BenchFlags(networks, clocks, figures), stop)
+
+    app.command(bench, name="bench")
+    app.command(evaluate, name="eval")
+
+    def export(
+        *,
+        export: ExportFlags = ExportFlags(),
+        proof: ProofFlags = ProofFlags(),
+    ) -> int:
+        """Write a network as an ONNX file, and prove that its masks are the same."""
+        from rtseg.cli.export import export_file
+
+        return export_file(export, proof, stop)
+
+    app.command(export, name="export")
     app.command(cameras, name="cameras")
     app.command(doctor, name="doctor")
     app.command(demo, name="demo")

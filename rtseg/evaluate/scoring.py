@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
-
 from rtseg.contracts import BackendInfo
 from rtseg.datasets import Sample
 from rtseg.datasets.classmap import ClassMap

@@ -1,0 +1,187 @@
+"""The clocks: what each of them starts and stops around, one block of passes at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rtseg.clock import Clock
+from rtseg.contracts import Backend, Effect, Rendered, Sink, Source
+from rtseg.frame import Frame
+from rtseg.pipeline import run
+from rtseg.segmenter import Segmenter, resized
+
+CLOCKS = {
+    "model": "a batch in memory to its logits in memory: the network and nothing else",
+    "pipeline": "a frame in memory to the finished picture in memory, in one thread: preprocess, "
+    "infer, decode, draw",
+    "worst": "the pipeline, its logits replaced by a checkerboard: no two cells next to one "
+    "another agree, which is the most that decoding can cost",
+    "loop": "the whole program: decode the file, segment, draw, encode and finish an H.264 file; "
+    "stages overlap; ms from one finished frame to the next",
+}
+"""Name of a clock, and what it measures; the figures of two of them are never mixed."""
+
+UNCOUNTED = 2
+"""Passes before each block that are not counted: caches are cold after the pause between two."""
+
+LEAST_PASSES = 3
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How long a block lasts: `seconds`, or `passes` where given, but three passes at least."""
+
+    seconds: float
+    passes: int | None = None
+
+    def over(self, done: int, seconds: float) -> bool:
+        """Whether a block of so many passes, that took so long, is over."""
+        if self.passes is not None and done >= self.passes:
+            return True
+        return done >= LEAST_PASSES and seconds >= self.seconds
+
+
+@dataclass
+class Block:
+    """One round of one clock.
+
+    Attributes:
+        seconds: from its start to its end.
+        count: frames, or batches, that were finished in it.
+        passes: seconds of each; of the loop, those between one finished frame and the next.
+        counts: of the loop: frames produced, shown, dropped, propagated.
+        age_ms, stages_ms: of the loop, as in the report of a run.
+    """
+
+    seconds: float
+    count: int
+    passes: list[float]
+    counts: dict[str, int] = field(default_factory=dict)
+    age_ms: dict[str, float] = field(default_factory=dict)
+    stages_ms: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def timed(call: Callable[[int], object], limit: Limit, clock: Clock) -> Block:
+    """Call, with the number of the pass, until the block is over."""
+    for number in range(UNCOUNTED):
+        call(number)
+    passes: list[float] = []
+    start = since = clock.now()
+    while not limit.over(len(passes), since - start):
+        call(len(passes))
+        now = clock.now()
+        passes.append(now - since)
+        since = now
+    return Block(since - start, len(passes), passes)
+
+
+def time_model(backend: Backend, frames: Sequence[Frame], limit: Limit, clock: Clock) -> Block:
+    """The clock `model`.
+
+    A backend returns numpy: whatever its device, the result has arrived when the call returns.
+    """
+    batches = [batch_of(frame, backend.input_size) for frame in frames]
+    return timed(lambda number: backend(batches[number % len(batches)]), limit, clock)
+
+
+def batch_of(frame: Frame, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(1, h, w, 3) uint8 RGB: what the segmenter feeds to a network for this frame."""
+    return cv2.cvtColor(resized(frame.image, size), cv2.COLOR_BGR2RGB)[np.newaxis]
+
+
+def time_pipeline(
+    segmenter: Segmenter, effect: Effect, frames: Sequence[Frame], limit: Limit, clock: Clock
+) -> Block:
+    """The clocks `pipeline` and `worst`."""
+
+    def once(number: int) -> object:
+        frame = frames[number % len(frames)]
+        return Rendered(frame, segmenter(frame.image), effect).image
+
+    return timed(once, limit, clock)
+
+
+def time_loop(
+    segmenter: Segmenter,
+    effect: Effect,
+    source: Source,
+    open_sink: Callable[[], Sink],
+    limit: Limit,
+) -> Block:
+    """The clock `loop`: runs from the first frame's reading until the sink is closed."""
+    clock = source.clock
+    ticks = Ticks(clock)
+    bounded = Bounded(source, limit)
+    sink = open_sink()
+    start = clock.now()
+    with sink:
+        report = run(bounded, segmenter, effect, [sink, ticks])
+    seconds = clock.now() - start
+    counts = {
+        "produced": report.produced,
+        "shown": report.frames,
+        "dropped": report.dropped,
+        "propagated": int(getattr(report, "propagated", 0)),
+    }
+    passes = np.diff(ticks.moments).tolist() or [seconds]
+    return Block(seconds, report.frames, passes, counts, report.age_ms, report.stages_ms)
+
+
+class Ticks(Sink):
+    """Notes when each frame was finished; wants its picture, so that one is drawn in any case."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.moments: list[float] = []
+        self._clock = clock
+
+    def write(self, rendered: Rendered) -> None:
+        """Note the time."""
+        _ = rendered.image
+        self.moments.append(self._clock.now())
+
+
+class Bounded(Source):
+    """A source that ends when the block's limit is reached; frames on their way are finished."""
+
+    def __init__(self, inner: Source, limit: Limit) -> None:
+        super().__init__(inner.clock)
+        self.info, self.warnings = inner.info, inner.warnings
+        self._inner, self._frames = inner, iter(inner)
+        self._limit = limit
+        self._given = 0
+        self._start: float | None = None
+
+    def _read(self) -> Frame | None:
+        now = self.clock.now()
+        self._start = now if self._start is None else self._start
+        if self._limit.over(self._given, now - self._start):
+            return None
+        self._given += 1
+        return next(self._frames, None)
+
+    def interrupt(self) -> None:
+        """Of the inner source as well."""
+        super().interrupt()
+        self._inner.interrupt()
+
+
+class Checkerboard(Backend):
+    """Runs the network, and gives a checkerboard of its first two classes in its logits' shape."""
+
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
+        self.spec, self.input_size, self.info = inner.spec, inner.input_size, inner.info
+
+    def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As the contract says, but for what the scores mean."""
+        scores = self._inner(batch)
+        rows, columns = np.indices(scores.shape[2:])
+        board = np.zeros_like(scores)
+        board[:, 0] = (rows + columns) % 2
+        board[:, 1] = 1 - board[:, 0]
+        return board

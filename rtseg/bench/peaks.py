@@ -1,0 +1,41 @@
+"""The most that each device can do, measured beside the networks, and their share of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rtseg.bench.record import Row
+
+Peak = dict[str, Any]
+"""One of `peaks` of the record."""
+
+
+def keep_best(
+    peaks: list[Peak], place: tuple[str, str], threads: int | None, gflops: float
+) -> None:
+    """Note a measurement; of several of one device and precision the best counts."""
+    for peak in peaks:
+        if _place(peak) == place:
+            peak["gflops"] = max(peak["gflops"], gflops)
+            return
+    device, precision = place
+    peaks.append({"device": device, "precision": precision, "threads": threads, "gflops": gflops})
+
+
+def peak_place(row: Row) -> tuple[str, str]:
+    """Device and precision of the product that a row is held against: fp32 on a processor."""
+    device = row.device.split()[0]
+    return device, row.precision if device.startswith("cuda") else "fp32"
+
+
+def peak_share(row: Row, peaks: Sequence[Peak]) -> float | None:
+    """Operations per second of the model clock's p50, over the peak of its device."""
+    peak = next((p["gflops"] for p in peaks if _place(p) == peak_place(row)), None)
+    if not peak or row.gflop is None or "model" not in row.clocks:
+        return None
+    return float(row.gflop / (row.clocks["model"].ms["p50"] / 1e3) / peak)
+
+
+def _place(peak: Peak) -> tuple[str, str]:
+    return peak["device"], peak["precision"]

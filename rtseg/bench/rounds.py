@@ -1,0 +1,246 @@
+"""The benchmark itself: every combination loaded in its process, then rounds of A B C A B C."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rtseg.bench.clip import SAMPLES
+from rtseg.bench.clocks import Block, Limit
+from rtseg.bench.peaks import keep_best, peak_place, peak_share
+from rtseg.bench.record import Agreement, Record, Row, summarise
+from rtseg.bench.remote import Asked, Remote, Stopped
+from rtseg.bench.subject import Combination, Loaded
+from rtseg.effects import ViewOptions
+from rtseg.errors import RtsegError
+
+SUBJECT = "rtseg.bench.subject:Subject"
+YARDSTICK = "rtseg.bench.subject:Yardstick"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How everything is measured.
+
+    Attributes:
+        clip: what `open_source` takes.
+        clocks: names of `CLOCKS`.
+        limit: of each block: one clock of one combination in one round.
+        encoded: whether the loop ends in an H.264 file, or nowhere.
+        data: labelled pictures for the mean IoU, `max_pictures` of them; 0 takes all.
+    """
+
+    clip: str
+    clocks: tuple[str, ...] = ("model", "pipeline", "loop")
+    rounds: int = 3
+    limit: Limit = field(default_factory=lambda: Limit(3.0))
+    view: ViewOptions = field(default_factory=ViewOptions)
+    encoded: bool = True
+    data: Path | None = None
+    max_pictures: int = 0
+
+
+OpenRemote = Callable[[str, dict[str, Any]], Asked]
+OnStep = Callable[[int, int, str], None]
+"""Told before each step: steps done, steps in all, and what comes now."""
+
+
+class Entry:
+    """A row of the record that is being filled, and where its combination lives."""
+
+    def __init__(self, combination: Combination) -> None:
+        self.combination = combination
+        self.row = new_row(combination)
+        self.remote: Asked | None = None
+        self.blocks: dict[str, list[Block]] = defaultdict(list)
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.row.model} {self.row.runs_on}"
+
+
+def new_row(combination: Combination) -> Row:
+    """The row of a combination of which nothing is known yet."""
+    return Row(
+        combination.model.spec.name,
+        {
+            "backend": combination.backend,
+            "precision": combination.precision,
+            "device": combination.device,
+        },
+        combination.input_size,
+        random_weights=combination.model.format == "random",
+    )
+
+
+def measure(
+    combinations: Iterable[Combination],
+    settings: Settings,
+    record: Record,
+    *,
+    on_step: OnStep = lambda done, total, text: None,
+    stop: Callable[[], bool] = lambda: False,
+    open_remote: OpenRemote | None = None,
+) -> None:
+    """Append a row to the record for each combination, and fill them.
+
+    One that cannot be loaded, or fails later, has the reason in its row, and the others go on.
+    When `stop` says so the record keeps what is done, and is `partial`.
+
+    """
+
+    def opened(place: str, arguments: dict[str, Any]) -> Asked:
+        return Remote(place, arguments, stop=stop)
+
+    entries = [Entry(combination) for combination in combinations]
+    record.rows += [entry.row for entry in entries]
+    with ExitStack() as stack:
+        try:
+            bench = _Bench(entries, settings, record, open_remote or opened, on_step, stack)
+            bench.load()
+            bench.go_round()
+            bench.score()
+        except Stopped:
+            record.partial = True
+
+
+class _Bench:
+    """The three parts of a benchmark, in order."""
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        settings: Settings,
+        record: Record,
+        open_remote: OpenRemote,
+        on_step: OnStep,
+        stack: ExitStack,
+    ) -> None:
+        self._entries, self._settings, self._record = entries, settings, record
+        self._open, self._on_step, self._stack = open_remote, on_step, stack
+        folder = tempfile.TemporaryDirectory(prefix="rtseg-bench-")
+        self._folder = Path(stack.enter_context(folder))
+        self._references: dict[tuple[str, tuple[int, int]], Path | None] = {}
+        self._done = 0
+        self._total = len(entries) * (1 + settings.rounds * len(settings.clocks))
+        self._total += len(entries) if settings.data else 0
+
+    @cached_property
+    def _yardstick(self) -> Asked:
+        return self._started(YARDSTICK, {})
+
+    def load(self) -> None:
+        """Open every combination, and hold its masks against the reference."""
+        for entry in self._entries:
+            self._step(f"loading {entry.name}")
+            self._attempt(entry, self._load)
+
+    def go_round(self) -> None:
+        """All rounds: in each, every clock, and under each clock every combination in turn."""
+        for number in range(1, self._settings.rounds + 1):
+            for clock in self._settings.clocks:
+                for entry in self._entries:
+                    self._step(f"round {number}, {clock}: {entry.name}")
+                    self._attempt(entry, lambda entry: self._block(entry, clock))  # noqa: B023
+                self._measure_peaks()
+            for entry in self._entries:
+                self._attempt(entry, self._end_round)
+
+    def score(self) -> None:
+        """The mean IoU, which loads every network once more, and so comes last."""
+        if self._settings.data is None:
+            return
+        for entry in self._entries:
+            self._step(f"mean IoU: {entry.name}")
+            if not entry.row.random_weights:
+                self._attempt(entry, self._score)
+
+    def _started(self, place: str, arguments: dict[str, Any]) -> Asked:
+        remote = self._open(place, arguments)
+        self._stack.callback(remote.close)
+        return remote
+
+    def _step(self, text: str) -> None:
+        self._on_step(self._done, self._total, text)
+        self._done += 1
+
+    def _attempt(self, entry: Entry, act: Callable[[Entry], None]) -> None:
+        """Do it unless the entry has failed before; a failure is the row's, not the others'."""
+        if entry.row.error:
+            return
+        try:
+            act(entry)
+        except RtsegError as error:
+            entry.row.error = str(error)
+            if entry.remote is not None:
+                entry.remote.close()
+
+    def _load(self, entry: Entry) -> None:
+        settings, row = self._settings, entry.row
+        since = time.perf_counter()
+        entry.remote = self._started(
+            SUBJECT,
+            {
+                "combination": entry.combination,
+                "clip": settings.clip,
+                "view": settings.view,
+                "encoded": settings.encoded,
+                "folder": self._folder,
+            },
+        )
+        started = time.perf_counter() - since
+        loaded: Loaded = entry.remote.ask("describe")
+        row.ran, row.load_seconds = loaded.info, loaded.seconds
+        row.first_seconds = entry.remote.ask("first")
+        row.cold_start_seconds = started + row.first_seconds
+        model, size = entry.combination.model, entry.combination.input_size
+        if model.format != "none":
+            flops = self._yardstick.ask("flops", model, size)
+            row.gflop = None if flops is None else flops / 1e9
+        if reference := self._reference(entry.combination):
+            mean, least = entry.remote.ask("agreement", reference)
+            row.agreement = Agreement(mean, least, SAMPLES)
+
+    def _reference(self, combination: Combination) -> Path | None:
+        """The file of the reference's masks, made at first use; None for what torch cannot run."""
+        model, size = combination.model, combination.input_size
+        if model.format not in ("torch", "random"):
+            return None
+        key = (repr(model), size)
+        if key not in self._references:
+            path = self._folder / f"reference-{len(self._references)}.npy"
+            self._yardstick.ask("reference", model, size, self._settings.clip, path)
+            self._references[key] = path
+        return self._references[key]
+
+    def _block(self, entry: Entry, clock: str) -> None:
+        assert entry.remote is not None
+        entry.blocks[clock].append(entry.remote.ask("measure", clock, self._settings.limit))
+        entry.row.clocks[clock] = summarise(entry.blocks[clock])
+
+    def _end_round(self, entry: Entry) -> None:
+        assert entry.remote is not None
+        entry.row.peak_memory_mb = entry.remote.ask("memory")
+        entry.row.peak_share = peak_share(entry.row, self._record.peaks)
+
+    def _score(self, entry: Entry) -> None:
+        assert entry.remote is not None
+        settings = self._settings
+        entry.row.miou = entry.remote.ask("mean_iou", settings.data, settings.max_pictures)
+
+    def _measure_peaks(self) -> None:
+        """One more product on each device that something ran on; the best of all is kept."""
+        threads = self._record.settings.get("threads")
+        counted = [e.row for e in self._entries if e.row.gflop is not None and not e.row.error]
+        for place in sorted(set(map(peak_place, counted))):
+            found = self._yardstick.ask("peak", *place, threads)
+            if found is not None:
+                keep_best(self._record.peaks, place, threads, found / 1e9)

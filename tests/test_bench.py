@@ -1,0 +1,669 @@
+"""The benchmark: what its clocks count, in which order, and what becomes of its figures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import threading
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from rtseg.backends import open_backend
+from rtseg.backends.stub import StubBackend
+from rtseg.bench import Combination, Limit, Record, Settings, measure
+from rtseg.bench.clip import clip_info, samples, write_portrait
+from rtseg.bench.clocks import (
+    CLOCKS,
+    LEAST_PASSES,
+    UNCOUNTED,
+    Block,
+    Checkerboard,
+    batch_of,
+    time_loop,
+    time_model,
+    time_pipeline,
+    timed,
+)
+from rtseg.bench.compare import compare
+from rtseg.bench.peaks import keep_best, peak_share
+from rtseg.bench.plot import draw_plot, write_plot
+from rtseg.bench.record import Agreement, milliseconds, summarise
+from rtseg.bench.remote import Remote, Stopped
+from rtseg.bench.rounds import new_row
+from rtseg.bench.subject import Loaded, Subject, Yardstick
+from rtseg.bench.tables import FORMATS, changes, markdown, plain, render, tables
+from rtseg.clock import ManualClock
+from rtseg.contracts import BackendInfo
+from rtseg.decode import disagreeing_share
+from rtseg.effects import ViewOptions, open_effect
+from rtseg.errors import BackendError, RtsegError, SinkError, UsageError
+from rtseg.nets import find_model
+from rtseg.nets.flops import matrix_peak, network_flops, onnx_flops
+from rtseg.segmenter import Segmenter
+from rtseg.sinks import open_sink
+from rtseg.sources import open_source
+
+DELAY = 0.1
+CLIP = "test://?size=64x48&fps=30&frames=12"
+SIZE = (48, 64)
+
+
+def slow_stub(clock: ManualClock) -> StubBackend:
+    return StubBackend(find_model("stub?delay=100ms"), SIZE, clock=clock)
+
+
+def combination(**changed: Any) -> Combination:
+    stub = Combination(find_model("stub"), "stub", "auto", "auto", SIZE)
+    return replace(stub, **changed)
+
+
+def record() -> Record:
+    return Record(
+        machine={
+            "rtseg": "0.1",
+            "git": "abc",
+            "python": "3.12",
+            "os": "Linux",
+            "cpu": "A | B",
+            "cores": 2,
+            "gpu": "",
+            "load_average": 0.1,
+            "date": "2026-01-01T00:00:00+00:00",
+            "versions": {"numpy": "2"},
+        },
+        clip={"name": "clip", "width": 64, "height": 48, "frame_rate": "30", "frame_count": 12},
+        settings={
+            "rounds": 2,
+            "seconds": 1.0,
+            "frames": None,
+            "threads": None,
+            "view": "overlay",
+            "alpha": 0.4,
+            "loop_ends_in": "h264",
+            "data": None,
+            "samples": 16,
+        },
+    )
+
+
+class Scripted:
+    """Stands for the process of a combination: notes what it is asked, fails where it is told."""
+
+    def __init__(self, name: str, asked: list[tuple[Any, ...]], fails: str = "") -> None:
+        self.name, self.asked, self.fails = name, asked, fails
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        self.asked.append((self.name, method, *arguments))
+        if method == self.fails:
+            raise BackendError(f"{self.name} failed")
+        block = Block(1.0, 4, [0.25] * 4)
+        answers = {
+            "describe": Loaded(BackendInfo(self.name, "cpu", "fp32"), 0.5),
+            "first": 0.25,
+            "measure": block,
+            "memory": 100.0,
+            "mean_iou": 0.75,
+            "flops": 2e9,
+            "reference": None,
+            "agreement": (0.9, 0.8),
+            "peak": 1e11,
+        }
+        return deepcopy(answers[method])
+
+    def close(self) -> None:
+        self.asked.append((self.name, "close"))
+
+
+def measured(
+    backends: str, settings: Settings | None = None, **told: Any
+) -> tuple[Record, list[tuple[Any, ...]]]:
+    """A record of combinations with these backends, and what their processes were asked."""
+    asked: list[tuple[Any, ...]] = []
+    fails = told.pop("fails", {})
+    missing = told.pop("missing", "")
+
+    def opened(place: str, arguments: dict[str, Any]) -> Scripted:
+        name = arguments["combination"].backend
+        if name in missing:
+            raise UsageError(f"there is no {name} here")
+        return Scripted(name, asked, fails.get(name, ""))
+
+    made = record()
+    combinations = [combination(backend=name) for name in backends]
+    measure(combinations, settings or Settings(CLIP), made, open_remote=opened, **told)
+    return made, asked
+
+
+@pytest.fixture
+def full() -> Record:
+    """Two rows with figures and one without."""
+    made, _ = measured("ABC", missing="C")
+    made.rows[0].gflop, made.rows[0].peak_share = 2.5, 0.5
+    made.rows[0].agreement = Agreement(0.9999, 0.99, 16)
+    made.peaks.append({"device": "cpu", "precision": "fp32", "threads": None, "gflops": 200.0})
+    return made
+
+
+# Clocks
+
+
+def test_the_model_clock_counts_what_the_network_takes() -> None:
+    clock = ManualClock()
+    block = time_model(slow_stub(clock), samples(CLIP, 3), Limit(1.0), clock)
+    assert block.count == len(block.passes) == 10
+    assert block.passes == pytest.approx([DELAY] * 10)
+    assert block.seconds == pytest.approx(1.0)
+
+
+def test_what_comes_before_the_block_is_not_counted() -> None:
+    clock = ManualClock()
+    calls: list[int] = []
+    block = timed(lambda number: (calls.append(number), clock.sleep(1)), Limit(4.0), clock)
+    assert block.count == 4
+    assert len(calls) == 4 + UNCOUNTED
+    assert clock.now() == block.seconds + UNCOUNTED
+
+
+@pytest.mark.parametrize(
+    ("limit", "count"),
+    [(Limit(0.3), LEAST_PASSES), (Limit(5.0), 5), (Limit(5.0, 2), 2), (Limit(3.0, 99), 3)],
+)
+def test_a_block_ends_with_its_time_or_its_passes(limit: Limit, count: int) -> None:
+    clock = ManualClock()
+    assert timed(lambda number: clock.sleep(1), limit, clock).count == count
+
+
+def test_the_pipeline_clock_holds_the_network_and_makes_a_picture_of_every_frame() -> None:
+    clock = ManualClock()
+    frames = samples(CLIP, 3)
+    drawn = []
+
+    def effect(frame, segmentation):
+        clock.sleep(0.4)
+        drawn.append(segmentation.mask.shape)
+        return frame.image
+
+    block = time_pipeline(Segmenter(slow_stub(clock)), effect, frames, Limit(2.5), clock)
+    assert block.passes == pytest.approx([DELAY + 0.4] * 5)
+    assert drawn == [(48, 64)] * (5 + UNCOUNTED)
+
+
+def test_the_loop_writes_every_frame_of_the_clip_to_a_video_that_plays(tmp_path: Path) -> None:
+    target = tmp_path / "out.mp4"
+    with Segmenter(open_backend("stub", find_model("stub"))) as segmenter:
+        effect = open_effect(ViewOptions(), segmenter.labels)
+        with open_source(CLIP) as source:
+            info = source.info
+            block = time_loop(
+                segmenter,
+                effect,
+                source,
+                lambda: open_sink(str(target), info, segmenter.labels),
+                Limit(60.0),
+            )
+    assert block.count == 12
+    assert len(block.passes) == 11  # from one finished frame to the next
+    assert sum(block.passes) < block.seconds
+    assert block.counts == {"produced": 12, "shown": 12, "dropped": 0, "propagated": 0}
+    assert "infer" in block.stages_ms
+    with av.open(str(target)) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 12
+
+
+def test_a_loop_that_is_cut_short_finishes_the_frames_on_their_way() -> None:
+    with Segmenter(open_backend("stub", find_model("stub"))) as segmenter, open_source(CLIP) as s:
+        block = time_loop(
+            segmenter,
+            lambda frame, _: frame.image,
+            s,
+            lambda: open_sink("null:", s.info, segmenter.labels),
+            Limit(60.0, 5),
+        )
+    assert block.counts == {"produced": 5, "shown": 5, "dropped": 0, "propagated": 0}
+
+
+def test_the_loop_draws_although_nobody_keeps_the_picture() -> None:
+    drawn = []
+
+    def effect(frame, _):
+        drawn.append(frame.index)
+        return frame.image
+
+    with Segmenter(open_backend("stub", find_model("stub"))) as segmenter, open_source(CLIP) as s:
+        time_loop(
+            segmenter, effect, s, lambda: open_sink("null:", s.info, segmenter.labels), Limit(60.0)
+        )
+    assert drawn == list(range(12))
+
+
+def test_on_the_checkerboard_every_cell_disagrees_and_the_network_still_runs() -> None:
+    clock = ManualClock()
+    board = Checkerboard(slow_stub(clock))
+    scores = board(batch_of(samples(CLIP, 1)[0], SIZE))
+    assert scores.shape[2:] == (6, 8)
+    assert disagreeing_share(scores[0]) == 1.0
+    assert clock.now() == pytest.approx(DELAY)
+
+
+def test_a_batch_is_what_the_segmenter_feeds() -> None:
+    fed = []
+
+    class Spy(StubBackend):
+        def __call__(self, batch):
+            fed.append(batch)
+            return super().__call__(batch)
+
+    frame = samples("test://?size=200x150&frames=1", 1)[0]
+    Segmenter(Spy(find_model("stub"), SIZE))(frame.image)
+    assert np.array_equal(batch_of(frame, SIZE), fed[0])
+
+
+# The clip
+
+
+def test_samples_are_spread_over_the_clip() -> None:
+    assert [frame.index for frame in samples("test://?size=64x48&frames=40", 4)] == [0, 10, 20, 30]
+
+
+def test_a_live_source_is_no_clip() -> None:
+    with pytest.raises(UsageError, match="live"):
+        clip_info(CLIP + "&live=1")
+
+
+def test_without_a_clip_the_portrait_becomes_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtseg.bench.clip.PORTRAIT_SECONDS", 0.2)
+    info = clip_info(str(write_portrait(tmp_path)))
+    assert (info.width, info.height, info.frame_count) == (1280, 720, 6)
+
+
+# Rounds
+
+
+def test_combinations_take_turns_within_a_clock_and_clocks_within_a_round() -> None:
+    _, asked = measured("AB", Settings(CLIP, ("model", "loop"), rounds=2))
+    turns = [(name, given[0]) for name, method, *given in asked if method == "measure"]
+    once = [("A", "model"), ("B", "model"), ("A", "loop"), ("B", "loop")]
+    assert turns == once * 2
+
+
+def test_all_are_loaded_before_anything_is_timed_and_closed_at_the_end() -> None:
+    _, asked = measured("AB")
+    methods = [method for _, method, *_ in asked]
+    assert methods.index("measure") > max(
+        i for i, method in enumerate(methods) if method == "describe"
+    )
+    assert sorted(asked[-2:]) == [("A", "close"), ("B", "close")]
+
+
+def test_rows_hold_what_their_process_answered() -> None:
+    made, _ = measured("A")
+    row = made.rows[0]
+    assert row.ran == BackendInfo("A", "cpu", "fp32")
+    assert (row.load_seconds, row.first_seconds, row.peak_memory_mb) == (0.5, 0.25, 100.0)
+    assert row.cold_start_seconds is not None
+    assert row.cold_start_seconds > 0.25
+    assert row.clocks["model"].fps == 4.0
+    assert row.clocks["model"].passes == 12
+    assert not made.partial
+
+
+def test_what_cannot_be_loaded_has_a_row_that_says_why_and_the_others_go_on() -> None:
+    made, _ = measured("ABC", missing="B")
+    assert [row.error for row in made.rows] == ["", "there is no B here", ""]
+    assert [len(row.clocks) for row in made.rows] == [3, 0, 3]
+
+
+def test_what_fails_while_it_is_timed_is_asked_no_more() -> None:
+    made, asked = measured("AB", fails={"A": "measure"})
+    assert made.rows[0].error == "A failed"
+    assert sum(name == "A" and method == "measure" for name, method, *_ in asked) == 1
+    assert made.rows[1].clocks["loop"].passes == 12
+
+
+def test_a_stopped_benchmark_keeps_what_is_done_and_says_so() -> None:
+    class Impatient(Scripted):
+        def ask(self, method: str, *arguments: Any) -> Any:
+            if sum(m == "measure" for _, m, *_ in self.asked) == 4:
+                raise Stopped
+            return super().ask(method, *arguments)
+
+    asked: list[tuple[Any, ...]] = []
+    made = record()
+    measure(
+        [combination(backend=name) for name in "AB"],
+        Settings(CLIP, ("model", "loop")),
+        made,
+        open_remote=lambda place, a: Impatient(a["combination"].backend, asked),
+    )
+    assert made.partial
+    assert [len(row.clocks["loop"].rounds) for row in made.rows] == [1, 1]
+    assert sum(method == "close" for _, method, *_ in asked) == 2
+
+
+def test_every_step_is_told_before_it_is_taken() -> None:
+    told: list[tuple[int, int, str]] = []
+    measured("AB", Settings(CLIP, ("model",), rounds=2), on_step=lambda *step: told.append(step))
+    assert [done for done, _, _ in told] == list(range(6))
+    assert {total for _, total, _ in told} == {6}
+    assert told[2][2].startswith("round 1, model: stub A")
+
+
+def test_the_mean_iou_is_left_out_with_random_weights(tmp_path: Path) -> None:
+    settings = Settings(CLIP, ("model",), data=tmp_path, max_pictures=5)
+    real, asked = measured("A", settings)
+    assert real.rows[0].miou == 0.75
+    assert ("A", "mean_iou", tmp_path, 5) in asked
+
+    made = record()
+    model = replace(find_model("stub"), format="random")
+    measure(
+        [combination(model=model)],
+        settings,
+        made,
+        open_remote=lambda place, _: Scripted("A", []),
+    )
+    row = made.rows[0]
+    assert row.miou is None
+    # what the others have, it has: 2 GFLOP in 250 ms, on a machine that does 100 in a second
+    assert row.agreement == Agreement(0.9, 0.8, 16)
+    assert (row.gflop, row.peak_share) == (2.0, pytest.approx(0.08))
+
+
+# Figures
+
+
+def test_percentiles_are_those_of_all_passes_in_milliseconds() -> None:
+    row = milliseconds([n / 1000 for n in range(101)])
+    assert row == pytest.approx({"p50": 50, "p95": 95, "p99": 99, "mean": 50, "max": 100})
+
+
+def test_the_speed_is_the_median_of_the_rounds() -> None:
+    blocks = [Block(1.0, count, [1 / count] * count) for count in (10, 2, 8)]
+    figures = summarise(blocks)
+    assert figures.fps == 8.0
+    assert figures.rounds == [10.0, 2.0, 8.0]
+    assert figures.passes == 20
+    assert figures.ms["max"] == 500.0
+
+
+def test_counts_are_of_all_rounds() -> None:
+    blocks = [Block(1.0, 1, [1.0], {"shown": 3, "dropped": n}) for n in (1, 2)]
+    assert summarise(blocks).counts == {"shown": 6, "dropped": 3}
+
+
+def test_the_share_of_the_peak_is_that_of_its_device(full: Record) -> None:
+    row = full.rows[0]
+    row.gflop = 10.0  # at 250 ms: 40 GFLOP/s, of 200
+    assert peak_share(row, full.peaks) == pytest.approx(0.2)
+    assert row.ran is not None
+    row.ran = replace(row.ran, device="cuda:0 (A GPU)", precision="fp16")
+    assert peak_share(row, full.peaks) is None
+
+
+def test_of_several_products_the_best_is_the_peak() -> None:
+    peaks: list[dict[str, Any]] = []
+    for gflops in (90.0, 120.0, 100.0):
+        keep_best(peaks, ("cpu", "fp32"), 2, gflops)
+    keep_best(peaks, ("cuda:0", "fp16"), 2, 5e5)
+    assert [peak["gflops"] for peak in peaks] == [120.0, 5e5]
+
+
+def test_the_peak_of_a_matrix_product_is_positive() -> None:
+    peak = matrix_peak("cpu", "fp32", 1)
+    assert peak is not None
+    assert peak > 1e8
+    assert matrix_peak("mps", "fp32") is None
+
+
+def test_the_arithmetic_of_a_known_network_is_what_was_published() -> None:
+    model = find_model("lraspp_mobilenet_v3_large", weights="random")
+    flops = network_flops(model, (512, 512))
+    assert flops == pytest.approx(3.95e9, rel=0.02)
+    assert network_flops(find_model("stub"), SIZE) is None
+
+
+def test_shapes_in_a_file_give_the_count_that_torch_gives(tmp_path: Path) -> None:
+    from rtseg.nets.onnx_file import write_onnx
+
+    model = find_model("lraspp_mobilenet_v3_large", weights="random")
+    write_onnx(model, (64, 96), tmp_path / "net.onnx")
+    counted = onnx_flops(tmp_path / "net.onnx", (64, 96))
+    assert counted == pytest.approx(network_flops(model, (64, 96)), rel=1e-3)
+
+
+# A combination in its process
+
+
+def test_the_network_runs_in_a_thread_of_its_own_as_in_a_run() -> None:
+    names = []
+
+    class Spy(StubBackend):
+        def __call__(self, batch):
+            names.append(threading.current_thread().name)
+            return super().__call__(batch)
+
+    subject = Subject(combination(), CLIP, ViewOptions())
+    subject.backend = subject._segmenter.backend = Spy(find_model("stub"), SIZE)
+    for clock in ("model", "pipeline", "loop"):
+        subject.measure(clock, Limit(60.0, 3))
+    assert set(names) == {"rtseg-inference"}
+
+
+def test_a_subject_measures_every_clock() -> None:
+    subject = Subject(combination(), CLIP, ViewOptions())
+    assert subject.describe().info.name == "stub"
+    assert subject.first() > 0
+    for clock in CLOCKS:
+        assert subject.measure(clock, Limit(60.0, 4)).count == 4
+    memory = subject.memory()
+    assert memory is None or memory > 10
+
+
+def test_agreement_is_the_share_of_equal_pixels_on_average_and_at_worst(tmp_path: Path) -> None:
+    subject = Subject(combination(), CLIP, ViewOptions())
+    same = np.stack([subject._segmenter(frame.image).mask for frame in subject.frames])
+    np.save(tmp_path / "same.npy", same)
+    assert subject.agreement(tmp_path / "same.npy") == (1.0, 1.0)
+    half = same.copy()
+    half[0, :24] = 250
+    np.save(tmp_path / "half.npy", half)
+    mean, least = subject.agreement(tmp_path / "half.npy")
+    assert least == 0.5
+    assert mean == pytest.approx(1 - 0.5 / len(same))
+
+
+def test_the_reference_is_torch_in_fp32(tmp_path: Path) -> None:
+    model = find_model("lraspp_mobilenet_v3_large", weights="random")
+    Yardstick().reference(model, SIZE, CLIP, tmp_path / "masks.npy")
+    torch = Subject(
+        combination(model=model, backend="torch", precision="fp32", device="cpu"),
+        CLIP,
+        ViewOptions(),
+    )
+    assert torch.agreement(tmp_path / "masks.npy") == (1.0, 1.0)
+
+
+def test_an_object_in_another_process_answers_and_its_failures_come_back() -> None:
+    remote = Remote("fractions:Fraction", {"numerator": 2, "denominator": 6})
+    try:
+        assert str(remote.ask("limit_denominator", 10)) == "1/3"
+        with pytest.raises(RtsegError, match="AttributeError"):
+            remote.ask("no_such_thing")
+        assert remote.ask("__add__", 1) == remote.ask("__radd__", 1)
+    finally:
+        remote.close()
+
+
+def test_a_constructor_that_fails_elsewhere_raises_here() -> None:
+    with pytest.raises(RtsegError, match=r"unknown backend .nonsense."):
+        Remote(
+            "rtseg.bench.subject:Subject",
+            {
+                "combination": combination(backend="nonsense"),
+                "clip": CLIP,
+                "view": ViewOptions(),
+            },
+        )
+
+
+def test_a_process_that_dies_is_an_error_with_its_exit_code() -> None:
+    with pytest.raises(BackendError, match="exited with 3"):
+        Remote("os:_exit", {"status": 3})
+
+
+def test_a_question_ends_when_somebody_stops() -> None:
+    polls: Iterator[bool] = iter([False, False, True])
+    with pytest.raises(Stopped):
+        Remote("time:sleep", {}, stop=lambda: next(polls, True))
+
+
+# The record as text
+
+
+def test_json_gives_an_equal_record_back(full: Record) -> None:
+    again = Record.from_json(json.loads(render(full, "json")))
+    assert again == full
+    assert again.rows[0].clocks["model"].fps == 4.0
+
+
+@pytest.mark.parametrize("values", [{}, [], {"rtseg_bench": 1}, {"rtseg_bench": 99}])
+def test_other_json_is_no_record(values: Any) -> None:
+    with pytest.raises(ValueError, match=r"record|later version"):
+        Record.from_json(values)
+
+
+def test_csv_has_every_row_and_its_figures(full: Record) -> None:
+    rows = list(csv.DictReader(io.StringIO(render(full, "csv"))))
+    assert [row["backend"] for row in rows] == ["A", "B", "C"]
+    assert float(rows[0]["model_fps"]) == 4.0
+    assert float(rows[0]["loop_p99_ms"]) == 250.0
+    assert rows[0]["cpu"] == "A | B"
+    assert rows[2]["model_fps"] == ""
+    assert rows[2]["error"] == "there is no C here"
+
+
+def test_every_line_of_a_markdown_table_has_the_columns_of_its_head(full: Record) -> None:
+    text = render(full, "md")
+    blocks = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert len(blocks) == 3
+    for block in blocks:
+        bars = [line.replace("\\|", "").count("|") for line in block.splitlines()]
+        assert len(set(bars)) == 1
+    assert "| 4.0 | 250 / 250 / 250 |" in blocks[0]
+    assert "there is no C here" in blocks[2]
+
+
+def test_the_table_keeps_clocks_apart_and_explains_each(full: Record) -> None:
+    speed, quality, failed = tables(full)
+    assert [head for head in speed.heads if head.endswith("fps")] == [
+        "model fps",
+        "pipeline fps",
+        "loop fps",
+    ]
+    assert "99.990% (99.000%)" in quality.rows[0]
+    assert "50%" in quality.rows[0]
+    assert failed.rows == [["stub", "C auto auto", "48x64", "there is no C here"]]
+    text = render(full, "table")
+    for clock in ("model", "pipeline", "loop"):
+        assert f"\n{clock}: {CLOCKS[clock]}" in text
+    assert "worst" not in text
+
+
+def test_dropped_and_propagated_frames_have_a_column_where_there_are_any(full: Record) -> None:
+    assert not any("dropped" in head for head in tables(full)[0].heads)
+    full.rows[0].clocks["loop"].counts = {"dropped": 3, "propagated": 20}
+    assert tables(full)[0].heads[-1] == "loop dropped / propagated"
+    assert [row[-1] for row in tables(full)[0].rows] == ["3 / 20", "0 / 0"]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_record_without_rows_is_still_a_record(form: str) -> None:
+    assert render(record(), form).endswith("\n")
+
+
+def test_the_stamp_says_busy_and_partial() -> None:
+    made = record()
+    assert "busy" not in render(made, "table")
+    made.machine["load_average"], made.partial = 1.5, True
+    text = render(made, "table")
+    assert "busy machine: 1.5" in text
+    assert "partial" in text
+
+
+def test_the_chart_has_a_bar_for_every_clock_of_every_row(full: Record, tmp_path: Path) -> None:
+    figure = draw_plot(full)
+    widths = [bar.get_width() for bars in figure.axes[0].containers[::2] for bar in bars]
+    assert widths == [4.0] * 6
+    write_plot(full, tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SinkError, match="cannot write"):
+        write_plot(full, tmp_path / "no folder" / "chart.png")
+
+
+# Comparison
+
+
+def faster(record: Record, by: float) -> Record:
+    """The record with every clock so many times as fast."""
+    made = deepcopy(record)
+    for row in made.rows:
+        for figures in row.clocks.values():
+            figures.fps *= by
+    return made
+
+
+def test_a_change_is_a_share_of_the_older_speed(full: Record) -> None:
+    found = compare(faster(full, 0.8), full)
+    assert len(found.changes) == 6
+    assert all(change.share == pytest.approx(-0.2) for change in found.changes)
+    assert len(found.slower_than(0.1)) == 6
+    assert found.slower_than(0.25) == []
+    assert compare(faster(full, 2.0), full).slower_than(0.0) == []
+    assert found.warnings == ()
+
+
+def test_the_table_of_changes_gives_each_clock_its_line(full: Record) -> None:
+    table = changes(compare(faster(full, 1.5), full))
+    assert [row[3] for row in table.rows[:3]] == ["model", "pipeline", "loop"]
+    assert all(row[-1] == "+50.0%" for row in table.rows)
+    assert "+50.0%" in plain(table)
+    assert "+50.0%" in markdown(table)
+
+
+def test_another_machine_clip_or_version_is_warned_of(full: Record) -> None:
+    other = deepcopy(full)
+    other.machine["cpu"] = "another"
+    other.machine["versions"] = {"numpy": "1"}
+    other.clip["name"] = "other"
+    other.settings["threads"] = 4
+    warned = "\n".join(compare(full, other).warnings)
+    for words in ("cpu was another, is A | B", "numpy was 1, is 2", "clip name", "threads was 4"):
+        assert words in warned
+
+
+def test_rows_without_a_partner_are_named(full: Record) -> None:
+    older = deepcopy(full)
+    older.rows[0].input_size = (512, 512)
+    found = compare(full, older)
+    assert len(found.changes) == 3
+    assert found.warnings == (
+        "not in the older record: stub A fp32 48x64 cpu",
+        "only in the older record: stub A fp32 512x512 cpu",
+    )
+
+
+def test_new_rows_know_what_was_asked() -> None:
+    row = new_row(combination(backend="onnx", precision="int8", device="cuda:1"))
+    assert row.asked == {"backend": "onnx", "precision": "int8", "device": "cuda:1"}
+    assert row.runs_on == "onnx int8 cuda:1"
+    assert row.size == "48x64"
