@@ -14,6 +14,7 @@ import argparse
 import time
 
 import rtseg
+from rtseg.flow import usable_cores
 
 
 def main() -> None:
@@ -33,7 +34,11 @@ def main() -> None:
     with (
         rtseg.open_source(args.clip, options) as source,
         rtseg.load(
-            args.network, weights=args.weights, imgsz=(height, width), backend=args.backend
+            args.network,
+            weights=args.weights,
+            imgsz=(height, width),
+            backend=args.backend,
+            lanes=1 if args.live else usable_cores(),
         ) as segmenter,
     ):
         effect = rtseg.open_effect(rtseg.ViewOptions(), segmenter.labels)
