@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rtseg.bench.compare import Comparison
 from rtseg.bench.record import Record
 from rtseg.bench.tables import changes, markdown, plain, render
+from rtseg.cli.bars import TerminalBar
 from rtseg.cli.says import counted, say
 from rtseg.clock import Clock
 from rtseg.sinks.file_target import FileTarget, cannot_write
-
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
 
 LINE_SECONDS = 10.0
 
@@ -25,39 +22,23 @@ class Progress:
     def __init__(self, *, quiet: bool, clock: Clock | None = None) -> None:
         self._clock = clock or Clock()
         self._quiet = quiet
-        self._rich = None if quiet or not sys.stderr.isatty() else _rich_progress()
+        self._bar = TerminalBar(quiet=quiet)
         self._next = self._clock.now()
 
     def __call__(self, done: int, total: int, text: str) -> None:
         """Told before every step."""
-        if self._rich is not None:
-            self._rich.update(self._rich.tasks[0].id, total=total, completed=done, about=text)
-            self._rich.refresh()
-        elif not self._quiet and (now := self._clock.now()) >= self._next:
+        self._bar.draw(done, total, text)
+        if self._bar.shown:
+            return
+        if not self._quiet and (now := self._clock.now()) >= self._next:
             say("running", f"{done} of {total}, {text}")
             self._next = now + LINE_SECONDS
 
     def __enter__(self) -> Progress:
-        if self._rich is not None:
-            self._rich.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._rich is not None:
-            self._rich.stop()
-
-
-def _rich_progress() -> RichProgress:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Left
-
-    about = TextColumn("{task.fields[about]}", markup=False)
-    bar = (BarColumn(), MofNCompleteColumn(), Left(compact=True), about)
-    # No refresh thread: it would run beside what is timed. Each step redraws.
-    progress = Progress(*bar, console=Console(stderr=True), auto_refresh=False, transient=True)
-    progress.add_task("", total=None, about="")
-    return progress
+        self._bar.clear()
 
 
 def figures(record: Record, form: str) -> None:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from rtseg.cli.bars import TerminalBar
 from rtseg.cli.says import counted, describe_backend, length, say
 from rtseg.cli.tables import print_table
 from rtseg.clock import Clock
 from rtseg.evaluate import LabelledSet, Network, Score
 from rtseg.evaluate.networks import in_words
 from rtseg.evaluate.report import class_rows
-
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
 
 FEW_CLASSES = 4
 """So many classes have columns of the table without being asked for."""
@@ -30,51 +26,27 @@ class Progress:
     def __init__(self, *, quiet: bool, clock: Clock | None = None) -> None:
         self._clock = clock or Clock()
         self._quiet = quiet
-        self._rich = None if quiet or not sys.stderr.isatty() else _rich_progress()
-        self._pause = REFRESH_SECONDS if self._rich else FIRST_LINE_SECONDS
+        self._bar = TerminalBar(quiet=quiet)
+        self._pause = REFRESH_SECONDS if self._bar.shown else FIRST_LINE_SECONDS
         self._next = self._clock.now() + self._pause
 
     def __call__(self, score: Score) -> None:
         """Told after every picture; draws when it is time."""
         if self._quiet or (now := self._clock.now()) < self._next:
             return
-        if self._rich is None:
+        if self._bar.shown:
+            about = f"{_which(score)}, mIoU {_figure(score.matrix.mean_iou)}"
+            self._bar.draw(score.pictures, score.chosen, about)
+        else:
             self._pause *= 2
             say("running", f"{_which(score)}, {score.pictures} of {score.chosen} pictures")
-        else:
-            task = self._rich.tasks[0].id
-            about = f"{_which(score)}, mIoU {_figure(score.matrix.mean_iou)}"
-            self._rich.update(task, total=score.chosen, completed=score.pictures, about=about)
-            self._rich.refresh()
         self._next = now + self._pause
 
     def __enter__(self) -> Progress:
-        if self._rich is not None:
-            self._rich.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._rich is not None:
-            self._rich.stop()
-
-
-def _rich_progress() -> RichProgress:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    about = TextColumn("{task.fields[about]}", markup=False)
-    left = TimeRemainingColumn(compact=True)
-    bar = (BarColumn(), MofNCompleteColumn(), about, left, TextColumn("left"))
-    # No refresh thread: each picture redraws.
-    progress = Progress(*bar, console=Console(stderr=True), auto_refresh=False, transient=True)
-    progress.add_task("", total=None, about="")
-    return progress
+        self._bar.clear()
 
 
 def begin(sets: Sequence[LabelledSet], networks: Sequence[Network]) -> None:

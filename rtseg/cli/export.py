@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any
 
 from rtseg.cli import values
+from rtseg.cli.bars import TerminalBar
 from rtseg.cli.download import DownloadProgress
 from rtseg.cli.export_flags import ExportFlags, ProofFlags
 from rtseg.cli.says import say
@@ -51,7 +50,7 @@ class Steps:
 
     def __init__(self, stop: Stop, *, quiet: bool) -> None:
         self._stop, self._quiet, self._step = stop, quiet, ""
-        self._rich: Any = None if quiet or not sys.stderr.isatty() else _rich_progress()
+        self._bar = TerminalBar(quiet=quiet)
 
     def __call__(self, step: str, done: int, total: int) -> None:
         """`done` of `total` parts of the step are done; 0 is an unknown total.
@@ -60,22 +59,17 @@ class Steps:
             Interrupted: a signal asked for the end.
         """
         self._stop.check()
-        if self._rich is not None:
-            task = self._rich.tasks[0].id
-            self._rich.update(task, description=step, completed=done, total=total or None)
-            self._rich.refresh()
+        if self._bar.shown:
+            self._bar.draw(done, total, "", step)
         elif step != self._step and not self._quiet:
             say("export", step)
         self._step = step
 
     def __enter__(self) -> Steps:
-        if self._rich is not None:
-            self._rich.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._rich is not None:
-            self._rich.stop()
+        self._bar.clear()
 
 
 def _options(flags: ExportFlags, proof: ProofFlags) -> ExportOptions:
@@ -135,13 +129,3 @@ def describe_parity(exported: Exported) -> str:
         f"by at most {parity.largest:.2g}; {parity.mean:.3%} of the pixels have the same class, "
         f"{parity.worst:.3%} in the worst frame"
     )
-
-
-def _rich_progress() -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    progress = Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
-    progress.add_task("", total=None)
-    return progress

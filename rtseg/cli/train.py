@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rtseg.cli.bars import TerminalBar
 from rtseg.cli.download import DownloadProgress
 from rtseg.cli.says import counted, length, say
 from rtseg.cli.signals import Stop
@@ -17,8 +17,6 @@ from rtseg.train import Row, RunFolder, Settings, Watch, leads, require_extra
 from rtseg.train.settings import flag, read_toml
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-
     from rtseg.train.program import Result
 
 REFRESH_SECONDS = 0.1
@@ -81,9 +79,9 @@ class TrainingShown(Watch):
 
     def __init__(self, stop: Stop, *, quiet: bool, clock: Clock | None = None) -> None:
         self._stop, self._quiet, self._clock = stop, quiet, clock or Clock()
-        self._rich: RichProgress | None = None
+        self._bar = TerminalBar(quiet=quiet)
         self._download = DownloadProgress(stop, quiet=quiet)
-        self._first = REFRESH_SECONDS if sys.stderr.isatty() else FIRST_LINE_SECONDS
+        self._first = REFRESH_SECONDS if self._bar.shown else FIRST_LINE_SECONDS
         self._pause = self._first
         self._next = 0.0
         self._heading = ""
@@ -91,12 +89,12 @@ class TrainingShown(Watch):
     def note(self, heading: str, text: str) -> None:
         """A line."""
         if not self._quiet:
-            self.clear()
+            self._bar.clear()
             say(heading, text)
 
     def wrong(self, text: str) -> None:
         """A line, also when quiet."""
-        self.clear()
+        self._bar.clear()
         say("problem", text)
 
     def checked(self, done: int, total: int) -> None:
@@ -106,7 +104,7 @@ class TrainingShown(Watch):
 
     def fetched(self, title: str, done: int, total: int) -> None:
         """As `DownloadProgress`."""
-        self.clear()
+        self._bar.clear()
         self._download(title, done, total)
 
     def stepped(self, epoch: int, step: int, steps: int, loss: float) -> None:
@@ -121,12 +119,6 @@ class TrainingShown(Watch):
         """Redraw, if it is time."""
         self._show("testing", done, total, "pictures of the test split")
 
-    def clear(self) -> None:
-        """Take the bar away, so that lines can be written."""
-        if self._rich is not None:
-            self._rich.stop()
-            self._rich = None
-
     def _show(self, heading: str, done: int, total: int, about: str) -> None:
         if self._quiet:
             return
@@ -136,26 +128,18 @@ class TrainingShown(Watch):
             self._next = now + self._pause
         if now < self._next:
             return
-        if self._first == REFRESH_SECONDS:
-            self._draw(heading, done, total, about)
+        if self._bar.shown:
+            self._bar.draw(done, total, about, heading)
         else:
             self._pause *= 2
             say(heading, f"{done} of {total} {about}")
         self._next = now + self._pause
 
-    def _draw(self, heading: str, done: int, total: int, about: str) -> None:
-        if self._rich is None:
-            self._rich = _rich_progress()
-            self._rich.start()
-        task = self._rich.tasks[0].id
-        self._rich.update(task, total=total, completed=done, heading=heading, about=about)
-        self._rich.refresh()
-
     def __enter__(self) -> TrainingShown:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.clear()
+        self._bar.clear()
 
 
 def describe_row(row: Row) -> str:
@@ -192,23 +176,3 @@ def report(result: Result) -> None:
         say("resume", f"rtseg train --out {folder.path} --resume")
     if best is not None:
         say("try", f"rtseg --camera 0 -m {folder.best}")
-
-
-def _rich_progress() -> RichProgress:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    heading = TextColumn("{task.fields[heading]}", markup=False)
-    about = TextColumn("{task.fields[about]}", markup=False)
-    left = TimeRemainingColumn(compact=True)
-    bar = (heading, BarColumn(), MofNCompleteColumn(), about, left, TextColumn("left"))
-    # No refresh thread: each step redraws, and worker processes are forked.
-    progress = Progress(*bar, console=Console(stderr=True), auto_refresh=False, transient=True)
-    progress.add_task("", total=None, heading="", about="")
-    return progress
