@@ -18,11 +18,11 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 from PIL import Image
 
 Array = npt.NDArray[np.uint8]
@@ -186,8 +186,10 @@ class Teachers:
         self._selfie = self._open(networks / "selfie_segmentation.onnx")
 
     @staticmethod
-    def _open(path: Path) -> ort.InferenceSession:
-        return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    def _open(path: Path) -> Any:
+        import onnxruntime  # the machine that trains from a pack need not have it
+
+        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def class_logits(self, image: Array) -> Floats:
         """Return DeepLabV3's logits (33,33,21) float32 of an (H,W,3) uint8 RGB picture."""
