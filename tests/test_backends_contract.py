@@ -30,6 +30,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory):
 
 
 def model_for(backend: str) -> Model:
+    if backend == "openvino":
+        pytest.importorskip("openvino")
     return find_model("stub") if backend == "stub" else find_model(NAME, weights="random")
 
 
@@ -106,7 +108,9 @@ def test_nonsense_is_refused(name: str) -> None:
 
 
 def test_unknown_backend_and_wrong_pairs() -> None:
-    with pytest.raises(UsageError, match=r"unknown backend 'trt'.*auto, torch, onnx, stub"):
+    with pytest.raises(
+        UsageError, match=r"unknown backend 'trt'.*auto, torch, onnx, openvino, stub"
+    ):
         open_backend("trt", find_model("stub"))
     for name in ("torch", "onnx"):
         with pytest.raises(UsageError, match="it is no network"):

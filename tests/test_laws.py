@@ -31,6 +31,7 @@ ALLOWED = {
     "torchvision": {"nets", "train"},
     "lightning": {"train"},
     "onnxruntime": {"backends.ort", "export"},
+    "openvino": {"backends.openvino_runtime"},
 }
 CALLS = {
     "cv2.imshow": {"sinks.window"},

@@ -1,4 +1,4 @@
-"""What runs a network: torch, ONNX Runtime, or nothing but colours.
+"""What runs a network: torch, ONNX Runtime, OpenVINO, or nothing but colours.
 
 A new backend is one file with a class and one line in `BACKENDS`; `open_backend` makes it.
 """
@@ -19,6 +19,7 @@ __all__ = ["BACKENDS", "BackendOptions", "fit_size", "open_backend"]
 BACKENDS = {
     "torch": "rtseg.backends.pytorch:TorchBackend",
     "onnx": "rtseg.backends.ort:OnnxBackend",
+    "openvino": "rtseg.backends.openvino_runtime:OpenVinoBackend",
     "stub": "rtseg.backends.stub:StubBackend",
 }
 
@@ -72,7 +73,13 @@ def _best(model: Model, family: str) -> str:
 
 
 def _require_match(name: str, model: Model) -> None:
-    kinds = {"torch": {"torch", "random"}, "onnx": {"torch", "random", "onnx"}, "stub": {"none"}}
+    files = {"torch", "random", "onnx"}
+    kinds = {
+        "torch": {"torch", "random"},
+        "onnx": files,
+        "openvino": files,
+        "stub": {"none"},
+    }
     if model.format not in kinds[name]:
         right = next(other for other, formats in kinds.items() if model.format in formats)
         raise UsageError(

@@ -82,7 +82,7 @@ class ModelFlags:
     )
     weights: Annotated[Text, flag('Weights file, or "random" to time a network.')] = None
     backend: Annotated[
-        Literal["auto", "torch", "onnx", "stub"],
+        Literal["auto", "torch", "onnx", "openvino", "stub"],
         flag("Library that runs the network.", "--backend", "-b"),
     ] = "auto"
     device: Annotated[
