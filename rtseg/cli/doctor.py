@@ -52,6 +52,7 @@ def _versions() -> Iterator[Finding]:
     runtimes = [f"{name} {version}" for name in RUNTIMES if (version := _version(name))]
     do = "" if runtimes else "pip install onnxruntime"
     yield "onnxruntime", ", ".join(runtimes) or "not installed", do
+    yield "openvino", _version("openvino") or "not installed (an extra)", ""
 
 
 def _version(package: str) -> str:
