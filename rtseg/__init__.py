@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from rtseg.api import load as load
     from rtseg.api import stream as stream
+    from rtseg.api import stream_many as stream_many
     from rtseg.contracts import Backend as Backend
     from rtseg.contracts import Effect as Effect
     from rtseg.contracts import Rendered as Rendered
@@ -67,6 +68,7 @@ _HOME = {
     "open_source": "sources",
     "run": "pipeline",
     "stream": "api",
+    "stream_many": "api",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -1,20 +1,28 @@
-"""The two calls that most programs need: load a network, iterate a source through it."""
+"""The calls that most programs need: load a network, iterate one source through it, or several."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rtseg.backends import fit_size, open_backend
 from rtseg.contracts import Source
+from rtseg.errors import RtsegError, UsageError
 from rtseg.frame import Frame
+from rtseg.loop import TICK_SECONDS
+from rtseg.many.crowd import Crowd
+from rtseg.many.feed import Feed
+from rtseg.many.opening import open_all
 from rtseg.nets import default_model, find_model
-from rtseg.pipeline import Policy
+from rtseg.pipeline import Policy, keeps_newest
 from rtseg.pipeline import stream as stream_source
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
 from rtseg.sources import SourceOptions, open_source
+from rtseg.sources.stream import public_name
 from rtseg.temporal import TemporalOptions
 
 
@@ -90,3 +98,84 @@ def stream(
         return
     with open_source(source, SourceOptions(**options)) as opened:
         yield from stream_source(opened, segmenter, policy=policy, temporal=temporal)
+
+
+Ended = Callable[[int, "RtsegError | None"], None]
+"""Told the number of a source, and what ended it if not itself."""
+
+
+def stream_many(
+    sources: Sequence[Source | str | int | Path],
+    segmenter: Segmenter,
+    *,
+    policy: Policy = "auto",
+    temporal: TemporalOptions = TemporalOptions(),  # noqa: B008 - frozen
+    on_end: Ended | None = None,
+    **options: Any,
+) -> Iterator[tuple[int, Frame, Segmentation]]:
+    """Iterate (number of the source, frame, segmentation) of several sources at once.
+
+    All share the network. Whatever each has when it is free goes through it, in one batch where
+    the backend gains by that, else in fair turns; no source waits for another. Of live sources
+    that is the newest frame, of files every one, in order; frames come at their own size. For the
+    network they are all stretched to its one input size. Ends when all sources have ended.
+
+    Args:
+        sources: open sources, which stay open, or what `open_source` takes, closed at the end.
+        segmenter: with as many lanes as there are sources, at most one per core, it is quicker:
+            `load(lanes=2)`.
+        temporal: smoothing over time, and rest of the network while a picture does not change, of
+            each source by itself; off by default. Propagation is for one source.
+        on_end: told the number of a source that ended, and None or the error that ended it, also
+            where it could not be opened; the others go on. Without it, the first such error is
+            raised once all others have ended.
+        options: of `SourceOptions`, for sources that are still to be opened.
+
+    Raises:
+        SourceError: a source cannot be opened, or was lost for good, and there is no `on_end`.
+        UsageError: propagation is asked for, or an option makes no sense.
+        BackendError: the network failed.
+    """
+    if temporal.propagate:
+        raise UsageError("propagation for several sources", found="it is for one", do="Use stream")
+    with ExitStack() as stack:
+        opened = _all_open(sources, SourceOptions(**options), stack)
+        feeds = [
+            Feed(
+                source,
+                source.info.name,
+                newest=keeps_newest(policy, source.info.live),
+                temporal=temporal,
+            )
+            for source in opened
+        ]
+        crowd = stack.enter_context(Crowd(feeds, segmenter))
+        told: set[int] = set()
+        for looks in crowd.poll(TICK_SECONDS):
+            for look in looks:
+                crowd.back(look)
+            yield from looks
+            _tell(feeds, told, on_end)
+        _tell(feeds, told, on_end)
+        errors = [feed.error for feed in feeds if feed.error is not None]
+        if errors and on_end is None:
+            raise errors[0]
+
+
+def _all_open(
+    sources: Sequence[Source | str | int | Path], options: SourceOptions, stack: ExitStack
+) -> list[Source]:
+    """The sources, opened where they are not; these are closed with the stack."""
+    names = [source for source in sources if not isinstance(source, Source)]
+    openers = [(public_name(str(name)), partial(open_source, name, options)) for name in names]
+    opened = iter([stack.enter_context(source) for source in open_all(openers)])
+    return [source if isinstance(source, Source) else next(opened) for source in sources]
+
+
+def _tell(feeds: Sequence[Feed], told: set[int], on_end: Ended | None) -> None:
+    """Call `on_end` for those that have ended since."""
+    for number, feed in enumerate(feeds):
+        if feed.ended and number not in told:
+            told.add(number)
+            if on_end is not None:
+                on_end(number, feed.error)

@@ -12,6 +12,10 @@ class Clock:
         """Monotonic seconds; only differences mean anything."""
         return time.perf_counter()
 
+    def worked(self) -> float:
+        """Seconds that processors have spent on this program until now, all threads together."""
+        return time.process_time()
+
     def sleep(self, seconds: float) -> None:
         """Return after at least `seconds`; at once for zero or less."""
         if seconds > 0:

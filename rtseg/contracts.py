@@ -7,7 +7,7 @@ small file per thing. A new thing is one file and one line in its table.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rtseg.clock import Clock
 from rtseg.frame import Frame, Image
-from rtseg.segmentation import Segmentation
+from rtseg.segmentation import HeldScores, Segmentation
 from rtseg.zoo import ModelSpec
 
 
@@ -69,6 +69,10 @@ class Source(ABC):
     """What a person should know while no frame comes; None when all is well."""
     outages: int = 0
     """How often the source was lost and came back, or is being waited for."""
+    capped: int = 0
+    """Frames left out, as more of them came than `fps_cap` lets through."""
+    keeps_cap: bool = False
+    """Whether it leaves these out itself, before they are decoded."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
@@ -152,6 +156,9 @@ class Backend(ABC):
         lanes: how many threads may call it at once; with more than one, frames of a recording are
             segmented side by side.
         gains_by_lanes: whether it has as many lanes as it is asked for, and is quicker with them.
+        batches: whether it is quicker with several pictures at once than with one after the other;
+            frames of several live sources then go through it together.
+        frames_at_once: how many frames of a recording it likes to see in one call of `see`.
     """
 
     spec: ModelSpec
@@ -159,6 +166,13 @@ class Backend(ABC):
     info: BackendInfo
     lanes: int = 1
     gains_by_lanes: bool = False
+    batches: bool = False
+    frames_at_once: int = 1
+
+    see: Callable[[Sequence[Image]], Sequence[HeldScores]] | None = None
+    """The way of whole frames, (H, W, 3) uint8 BGR of any size, where the device can shrink, decode
+    and draw them itself: returns at once, and whoever reads a result waits for it. None where the
+    frames are to be shrunk on the processor. Raises BackendError."""
 
     @abstractmethod
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -172,28 +186,52 @@ class Backend(ABC):
 
         Raises:
             BackendError: the library failed.
+            DeviceError: the device was lost, or has not the memory.
         """
+
+    def device_seconds(self, passes: int) -> list[float] | None:
+        """Seconds of each of `passes` runs of the network alone, of one picture that lies on the
+        device, by the device's own clock; None where the processor's clock says it.
+        """
+        return None
 
     def close(self) -> None:  # noqa: B027 - most libraries free what is no longer referenced
         """Free the device; may be called again."""
 
 
 Effect = Callable[[Frame, Segmentation], Image]
-"""Draws: (frame, segmentation) -> (H', W', 3) uint8 BGR. Pure; its inputs stay untouched."""
+"""Draws: (frame, segmentation) -> (H', W', 3) uint8 BGR, or (H', W', 4) BGRA where some of it is
+transparent, not premultiplied. Pure; its inputs stay untouched."""
 
 
 @dataclass
 class Rendered:
-    """One frame at the end of the loop: the sinks take from it what they need."""
+    """One frame at the end of the loop: the sinks take from it what they need.
+
+    Attributes:
+        source: of several, the name of the one that the frame is of; "" where there is one.
+    """
 
     frame: Frame
     segmentation: Segmentation
     effect: Effect = field(repr=False)
+    source: str = ""
+
+    @cached_property
+    def picture(self) -> Image:
+        """(H', W', 3) uint8 BGR or (H', W', 4) BGRA: what the effect drew, once if anybody wants
+        it; for sinks that can keep transparency.
+        """
+        return self.effect(self.frame, self.segmentation)
 
     @cached_property
     def image(self) -> Image:
-        """(H', W', 3) uint8 BGR: the finished picture, drawn once if anybody wants it."""
-        return self.effect(self.frame, self.segmentation)
+        """(H', W', 3) uint8 BGR: the finished picture, where it is transparent over black."""
+        if self.picture.shape[2] == 3:
+            return self.picture
+        from rtseg.matte import over_black
+
+        return over_black(self.picture)
 
 
 class Sink(ABC):

@@ -60,6 +60,7 @@ class Flow(Generic[T]):
         self._buffer: deque[T] = deque()
         self._changed = threading.Condition()
         self._stopped = False
+        self._held = False
         self._ended = False
         self._error: BaseException | None = None
         # A daemon: a driver that never returns must not keep the process alive.
@@ -75,6 +76,21 @@ class Flow(Generic[T]):
         """Whether the thread is still inside `items` after it was stopped and joined."""
         return self._stopped and self._thread.is_alive()
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come: the producer has ended, and all it made was read."""
+        return self._stopped or (self._ended and not self._buffer)
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the producer raised, for those who ask instead of iterating."""
+        return self._error
+
+    def take(self) -> T | None:
+        """The next item if one is there, else None; returns at once."""
+        with self._changed:
+            return self._take()
+
     def stop(self) -> None:
         """Ask the producer to end; returns at once, may be called again."""
         with self._changed:
@@ -82,6 +98,19 @@ class Flow(Generic[T]):
             self._changed.notify_all()
         if first and self._interrupt is not None:
             self._interrupt()
+
+    def hold(self) -> None:
+        """Let the producer rest; what it made before `release` is stale then, and replaced."""
+        with self._changed:
+            self._held = True
+            self.replaced += len(self._buffer)
+            self._buffer.clear()
+
+    def release(self) -> None:
+        """Let it go on after `hold`, with what is newest then."""
+        with self._changed:
+            self._held = False
+            self._changed.notify_all()
 
     def poll(self, seconds: float) -> Iterator[T | None]:
         """Iterate, yielding None whenever nothing came for `seconds`."""
@@ -142,6 +171,10 @@ class Flow(Generic[T]):
         """Hand over one item; False when nobody reads any more."""
         with self._changed:
             self.produced += 1
+            if self._held:
+                self._changed.wait_for(lambda: self._stopped or not self._held)
+                self.replaced += 1
+                return not self._stopped
             if self.latest and self._buffer:
                 self._buffer.clear()
                 self.replaced += 1
@@ -151,6 +184,14 @@ class Flow(Generic[T]):
             self._buffer.append(item)
             self._changed.notify_all()
             return True
+
+
+def share_bell(flows: Iterable[Flow[T]]) -> threading.Condition:
+    """One condition for flows that do not run yet, told of whatever changes in any of them."""
+    bell = threading.Condition()
+    for flow in flows:
+        flow._changed = bell
+    return bell
 
 
 class Slot(Generic[T]):

@@ -4,32 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from rtseg.clock import Pace
-from rtseg.contracts import Effect, Rendered, Sink, Source
+from rtseg.contracts import Effect, Sink, Source
 from rtseg.errors import UsageError
-from rtseg.flow import Flow
+from rtseg.flow import Flow, usable_cores
 from rtseg.frame import Frame
-from rtseg.propagation import inferring
+from rtseg.loop import Control, Flows, Loop
+from rtseg.propagation import inferring, warm_up
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.stats import Report, Stats
 from rtseg.temporal import TemporalOptions
 
 Policy = Literal["auto", "newest", "all"]
-
-TICK_SECONDS = 0.05
-"""How long the main thread waits for a frame before it turns once with nothing."""
-
-PACE_SECONDS = 0.01
-"""As long, while a frame waits for its time: keys are heard, and it is not late by more."""
-
-
-class Flows(NamedTuple):
-    """The two threads of a run: frames as they are captured, and pairs as they are segmented."""
-
-    frames: Flow[Frame]
-    pairs: Flow[Pair]
 
 
 def keeps_newest(policy: str, live: bool) -> bool:
@@ -49,7 +37,8 @@ def flowing(
 ) -> Iterator[Flows]:
     """Capture and inference, each in its thread, for as long as the `with` lasts."""
     latest = keeps_newest(policy, source.info.live)
-    frames = Flow(_timed(source, stats), latest=latest, name="capture", interrupt=source.interrupt)
+    warm_up(temporal)  # before a frame is taken, which would wait for it
+    frames = Flow(timed(source, stats), latest=latest, name="capture", interrupt=source.interrupt)
     with frames, inferring(frames, segmenter, stats, temporal, latest=latest) as pairs:
         yield Flows(frames, pairs)
 
@@ -82,6 +71,7 @@ def run(
     paced: bool = False,
     stop: Callable[[], bool] = lambda: False,
     on_tick: Callable[[], None] = lambda: None,
+    control: Control | None = None,
 ) -> Report:
     """Show or write every frame until the source ends, a sink is closed, or `stop` says so.
 
@@ -96,6 +86,7 @@ def run(
             if the network is. Live sources have the world's, and are never paced.
         stop: asked at least every 50 ms.
         on_tick: called as often, for progress displays.
+        control: what a person at a window decides meanwhile, as to pause.
 
     Returns:
         What was measured.
@@ -105,7 +96,7 @@ def run(
     """
     stats = stats or Stats(source.clock)
     pace = Pace(stats.clock) if paced and not source.info.live else None
-    flows: Flows | None = None
+    loop: Loop | None = None
 
     def over() -> bool:
         return stop() or not all(sink.alive for sink in sinks)
@@ -113,84 +104,17 @@ def run(
     stats.start()
     try:
         with flowing(source, segmenter, stats, policy, temporal) as flows:
-            _drain(flows, source, effect, sinks, stats, pace, over, on_tick)
+            loop = Loop(
+                flows, source, effect, sinks, stats, pace, over, on_tick, control or Control()
+            )
+            loop.drain()
     finally:
-        if flows is not None:
-            _settle(flows, stats)
+        if loop is not None:
+            _settle(loop, stats)
     return summarise(source, segmenter, stats)
 
 
-def _drain(
-    flows: Flows,
-    source: Source,
-    effect: Effect,
-    sinks: Sequence[Sink],
-    stats: Stats,
-    pace: Pace | None,
-    over: Callable[[], bool],
-    on_tick: Callable[[], None],
-) -> None:
-    """The main thread's part: draw, show, write, and listen."""
-    ends = 0.0
-    for pair in flows.pairs.poll(TICK_SECONDS):
-        _count(flows, stats)
-        if pair is None:
-            _idle(sinks, source.notice)
-        else:
-            rendered = Rendered(*pair, effect)
-            _draw(rendered, sinks, stats)
-            if pace is not None:
-                _wait(pace, rendered.frame.pts, sinks, stats, over, on_tick)
-                if over():
-                    return
-                ends = rendered.frame.pts + 1 / float(source.info.frame_rate or 25)
-            _write(rendered, sinks, stats)
-        on_tick()
-        if over():
-            return
-    if pace is not None and ends:
-        _wait(pace, ends, sinks, stats, over, on_tick)  # the last frame has its time too
-
-
-def _idle(sinks: Sequence[Sink], notice: str | None) -> None:
-    for sink in sinks:
-        sink.idle(notice)
-
-
-def _wait(
-    pace: Pace,
-    pts: float,
-    sinks: Sequence[Sink],
-    stats: Stats,
-    over: Callable[[], bool],
-    on_tick: Callable[[], None],
-) -> None:
-    """Turn with nothing until `pts` is due, or the run is over."""
-    since = stats.clock.now()
-    while pace.left(pts) and not over():
-        _idle(sinks, None)
-        on_tick()
-        stats.clock.sleep(min(pace.left(pts), PACE_SECONDS))
-    stats.waited(since)
-
-
-def _draw(rendered: Rendered, sinks: Sequence[Sink], stats: Stats) -> None:
-    # first the picture: most views decode the mask in the pass that draws it, and nothing is left
-    if any(sink.wants_image for sink in sinks):
-        with stats.stage("draw"):
-            _ = rendered.image
-    with stats.stage("decode"):
-        _ = rendered.segmentation.mask
-
-
-def _write(rendered: Rendered, sinks: Sequence[Sink], stats: Stats) -> None:
-    with stats.stage("write"):
-        for sink in sinks:
-            sink.write(rendered)
-    stats.show(rendered.frame.captured_at, propagated=rendered.segmentation.carried is not None)
-
-
-def _timed(source: Source, stats: Stats) -> Iterator[Frame]:
+def timed(source: Source, stats: Stats) -> Iterator[Frame]:
     """The source's frames; each read is timed, and gaps in a live source's numbers counted."""
     expected = None
     since = stats.clock.now()
@@ -199,24 +123,16 @@ def _timed(source: Source, stats: Stats) -> Iterator[Frame]:
         if source.info.live and expected is not None:
             stats.missed += max(0, frame.index - expected)
         expected = frame.index + 1
+        stats.capped = source.capped
         yield frame
         since = stats.clock.now()
+    stats.capped = source.capped
 
 
-def _count(flows: Flows, stats: Stats) -> None:
-    stats.produced = flows.frames.produced + stats.missed
-    drops = {
-        "camera": stats.missed,
-        "capture": flows.frames.replaced,
-        "display": flows.pairs.replaced,
-    }
-    stats.dropped_by = {cause: count for cause, count in drops.items() if count}
-
-
-def _settle(flows: Flows, stats: Stats) -> None:
+def _settle(loop: Loop, stats: Stats) -> None:
     """Count what was still on its way when the run stopped, and name threads that did not."""
-    _count(flows, stats)
-    stats.hung += [flow.name for flow in flows if flow.hung]
+    loop.count()
+    stats.hung += [flow.name for flow in loop.flows if flow.hung]
     left = stats.produced - stats.shown - stats.dropped
     if left:
         stats.dropped_by["stop"] = left
@@ -247,4 +163,9 @@ def summarise(source: Source, segmenter: Segmenter, stats: Stats) -> Report:
         propagated=stats.propagated,
         keyframes=dict(stats.keyframes),
         network_fps=round(stats.network_fps, 3),
+        idle=stats.idle,
+        cpu_share=round(stats.cpu_share, 4),
+        cores=usable_cores(),
+        inputs={f"{h}x{w}": count for (h, w), count in stats.inputs.items()},
+        steps=stats.steps,
     )

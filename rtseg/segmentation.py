@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,17 +25,41 @@ class Carried(NamedTuple):
         key: number of the nearest keyframe, which the network saw; None when there was none yet,
             and no class is known.
         frames: how many frames ago that was; below 0 it is yet to come.
+        idle: whether they are that frame's own, as the picture has not changed since.
     """
 
     key: int | None
     frames: int = 0
+    idle: bool = False
+
+
+class HeldScores(Protocol):
+    """Scores that lie where the network ran, with their frame, and are decoded and drawn there."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, h, w)."""
+
+    def numpy(self) -> NDArray[np.float32]:
+        """(C, h, w) float32 in the processor's memory."""
+
+    def decode(
+        self, size: tuple[int, int], table: NDArray[np.uint8], *, align_corners: bool
+    ) -> tuple[Mask, NDArray[np.int64]]:
+        """As `rtseg.decode.decode`, without a painting."""
+
+    def over(self, table: NDArray[np.uint8], blend: BlendTable, *, align_corners: bool) -> Any:
+        """The frame with the mask drawn over it: `image`, `counts`, and `mask()` to fetch that."""
+
+    def wait(self) -> float:
+        """Return once they are complete: the seconds that the device took for them."""
 
 
 class Segmentation:
     """The scores of one frame and the names of their classes; the mask is decoded on demand.
 
     Args:
-        scores: (C, h, w) float32 at the network's output stride.
+        scores: (C, h, w) float32 at the network's output stride, or such as lie elsewhere.
         labels: the C classes.
         size: (height, width) of the frame, and so of the mask.
         kind: what the scores are; both decode alike, they differ in `probability`.
@@ -45,7 +70,7 @@ class Segmentation:
 
     def __init__(
         self,
-        scores: NDArray[np.float32],
+        scores: NDArray[np.float32] | HeldScores,
         labels: LabelSet,
         size: tuple[int, int],
         *,
@@ -54,7 +79,10 @@ class Segmentation:
         align_corners: bool = False,
         carried: Carried | None = None,
     ) -> None:
-        self.scores = scores
+        self._held = None if isinstance(scores, np.ndarray) else scores
+        if isinstance(scores, np.ndarray):
+            self.__dict__["scores"] = scores
+        self._fetch_mask: Callable[[], Mask] | None = None
         self.labels = labels
         self.size = size
         self.kind = kind
@@ -66,10 +94,19 @@ class Segmentation:
         self, scores: NDArray[np.float32], carried: Carried | None = None
     ) -> Segmentation:
         """The same network's word on a frame of this size, with other scores."""
+        return self._like(scores, self.size, carried)
+
+    def at_size(self, size: tuple[int, int]) -> Segmentation:
+        """The same scores for the same picture at another (height, width)."""
+        return self._like(self.scores, size, self.carried)
+
+    def _like(
+        self, scores: NDArray[np.float32], size: tuple[int, int], carried: Carried | None
+    ) -> Segmentation:
         return Segmentation(
             scores,
             self.labels,
-            self.size,
+            size,
             kind=self.kind,
             selected=self.selected,
             align_corners=self.align_corners,
@@ -77,10 +114,18 @@ class Segmentation:
         )
 
     @cached_property
+    def scores(self) -> NDArray[np.float32]:
+        """(C, h, w) float32 at the network's output stride."""
+        assert self._held is not None
+        return self._held.numpy()
+
+    @cached_property
     def mask(self) -> Mask:
         """(H, W) uint8 class indices at frame size, decoded once; read-only."""
         from rtseg.decode.painting import NOTHING
 
+        if self._fetch_mask is not None:
+            return _sealed(self._fetch_mask())
         return self._decode(NOTHING)
 
     @cached_property
@@ -113,6 +158,8 @@ class Segmentation:
 
         if "mask" in self.__dict__ or image.shape[:2] != self.size:
             return blend(image, self.mask, table, canvas, left)
+        if self._held is not None:
+            return self._over_held(self._held, table, canvas, left)
         prepared, canvas = painting(image, table, canvas, left)
         self.__dict__["mask"] = self._decode(prepared)
         return canvas
@@ -121,15 +168,29 @@ class Segmentation:
         """Decode the mask and count its pixels, and paint."""
         from rtseg.decode import decode
 
-        mask, self.__dict__["counts"] = decode(
-            self.scores,
-            self.size,
-            self.labels.kept(self.selected),
-            painting,
-            align_corners=self.align_corners,
-        )
-        mask.flags.writeable = False
-        return mask
+        kept = self.labels.kept(self.selected)
+        if self._held is not None:
+            found = self._held.decode(self.size, kept, align_corners=self.align_corners)
+        else:
+            found = decode(self.scores, self.size, kept, painting, align_corners=self.align_corners)
+        mask, self.__dict__["counts"] = found
+        return _sealed(mask)
+
+    def _over_held(
+        self, held: HeldScores, table: BlendTable, canvas: Image | None, left: int
+    ) -> Image:
+        """Drawn where the scores are, over the frame that is there already."""
+        kept = self.labels.kept(self.selected)
+        drawn = held.over(kept, table, align_corners=self.align_corners)
+        self.__dict__["counts"], self._fetch_mask = drawn.counts, drawn.mask
+        if canvas is None and left == 0:
+            image: Image = drawn.image
+            return image
+        height, width = self.size
+        if canvas is None:
+            canvas = np.empty((height, left + width, 3), np.uint8)
+        canvas[:, left : left + width] = drawn.image
+        return canvas
 
     @cached_property
     def shares(self) -> dict[int, float]:
@@ -165,7 +226,8 @@ class Segmentation:
         return enlarge(plane, self.size, align_corners=self.align_corners)
 
     def __repr__(self) -> str:
-        classes, height, width = self.scores.shape
+        held = self.scores if self._held is None else self._held
+        classes, height, width = held.shape
         return (
             f"<Segmentation {self.size[1]}x{self.size[0]} of {classes} classes, "
             f"decoded from {width}x{height}>"
@@ -178,3 +240,8 @@ class Segmentation:
         colours = np.zeros((256, 3), np.uint8)
         colours[: len(self.labels)] = np.array(self.labels.colours, np.uint8)[:, ::-1]
         return cv2.imencode(".png", colours[self.mask])[1].tobytes()
+
+
+def _sealed(mask: Mask) -> Mask:
+    mask.flags.writeable = False
+    return mask

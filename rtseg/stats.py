@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rtseg.clock import Clock
+from rtseg.flow import usable_cores
 
 STAGES = (
-    *("capture", "preprocess", "infer", "follow", "carry", "smooth"),
+    *("capture", "compare", "preprocess", "infer", "follow", "carry", "smooth"),
     *("decode", "draw", "wait", "write"),
 )
 """The stages of one frame's story, in order; each is timed where it runs.
 
-"follow" finds a frame in a keyframe, "carry" brings its scores over, "smooth" averages them.
+"compare" finds whether the picture has changed, where the network rests otherwise. "follow" finds
+a frame in a keyframe, "carry" brings its scores over, "smooth" averages them.
 "wait" is for a frame's own time to come, in a paced run; it is part of no other, nor of the age.
 """
 
@@ -77,12 +79,18 @@ class Stats:
         self.produced = 0
         self.shown = 0
         self.propagated = 0
+        self.idle = 0
+        self.capped = 0
         self.keyframes: dict[str, int] = {}
         self.missed = 0
         self.dropped_by: dict[str, int] = {}
         self.recent: dict[str, float] = {}
         self.hung: list[str] = []
+        self.inputs: dict[tuple[int, int], int] = {}
+        self.steps = 0
+        self.input: tuple[int, int] | None = None
         self._started: float | None = None
+        self._worked = 0.0
         self._finished = 0.0
         self._moments: deque[float] = deque(maxlen=61)
         self._waits: deque[tuple[float, float]] = deque(maxlen=32)  # more than frames on their way
@@ -104,19 +112,28 @@ class Stats:
         self._waits.append((since, self.clock.now()))
         self.add("wait", self._waits[-1][1] - since)
 
+    def count_input(self, size: tuple[int, int]) -> None:
+        """Count one frame that a network saw at this (height, width), of several that it has."""
+        self.steps += self.input not in (None, size)
+        self.input = size
+        self.inputs[size] = self.inputs.get(size, 0) + 1
+
     def start(self) -> None:
         """Begin the clock of the whole loop; models are loaded and warm by now."""
         self._started = self.clock.now()
+        self._worked = self.clock.worked()
 
-    def show(self, captured_at: float, *, propagated: bool = False) -> None:
+    def show(self, captured_at: float, *, propagated: bool = False, idle: bool = False) -> None:
         """Count one frame that has reached every sink; its age leaves out waits on purpose.
 
         Args:
             propagated: whether its scores come from a keyframe.
+            idle: whether the network rested, as the picture had not changed.
         """
         self._finished = self.clock.now()
         self.shown += 1
         self.propagated += propagated
+        self.idle += idle
         waits = (until - max(since, captured_at) for since, until in self._waits)
         age = self._finished - captured_at - sum(max(0.0, wait) for wait in waits)
         self.recent["age"] = age
@@ -140,10 +157,20 @@ class Stats:
 
     @property
     def network_fps(self) -> float:
-        """Frames per second that the network looked at: keyframes only, where there are such."""
-        if not self.keyframes:
+        """Frames per second that the network looked at: keyframes only, where there are such,
+        and none at which it rested."""
+        if not (self.keyframes or self.idle):
             return self.fps
-        return sum(self.keyframes.values()) / self.seconds if self.seconds else 0.0
+        looks = sum(self.keyframes.values()) or self.stages["infer"].count
+        return looks / self.seconds if self.seconds else 0.0
+
+    @property
+    def cpu_share(self) -> float:
+        """Share (0..1) of all usable cores that the program kept busy since the start."""
+        if self._started is None:
+            return 0.0
+        lasted = self.clock.now() - self._started
+        return (self.clock.worked() - self._worked) / (lasted * usable_cores()) if lasted else 0.0
 
     @property
     def fps_now(self) -> float:
@@ -161,7 +188,10 @@ class Report:
     gave; the rest were `dropped`, by cause. Durations are in milliseconds. `hung` names threads
     that were still inside a driver when the run was over. Of the frames, `propagated` show what a
     keyframe's scores became; `keyframes` counts by cause what the network looked at instead, and
-    `network_fps` is its rate, which is that of the loop where nothing is propagated.
+    `network_fps` is its rate, which is that of the loop where nothing is propagated. Where the
+    input's size follows the speed, `inputs` counts frames by size (HxW), and `steps` its changes.
+    At `idle` frames the network rested, as the picture had not changed; they are no part of
+    `network_fps`. `cpu_share` (0..1) is what the program took of all `cores` it may use.
     """
 
     fps: float
@@ -185,3 +215,8 @@ class Report:
     propagated: int = 0
     keyframes: dict[str, int] = field(default_factory=dict)
     network_fps: float = 0.0
+    inputs: dict[str, int] = field(default_factory=dict)
+    steps: int = 0
+    idle: int = 0
+    cpu_share: float = 0.0
+    cores: int = 0

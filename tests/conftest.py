@@ -10,6 +10,23 @@ from pathlib import Path
 
 import pytest
 
+from rtseg.backends.devices import nvidia_driver
+
+if not nvidia_driver():
+    # before anything imports Triton: its kernels are then run by the processor, step by step
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none; with RTSEG_REQUIRE=cuda it fails instead."""
+    if item.get_closest_marker("needs_cuda") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        give_up = pytest.fail if os.environ.get("RTSEG_REQUIRE") == "cuda" else pytest.skip
+        give_up(f"torch {torch.__version__} finds no NVIDIA GPU")
+
 
 def _data_folder() -> Path:
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
+
+from rtseg.clock import Clock
 
 
 @dataclass
 class Plugged:
     """One time that a device is plugged in: what it gives, and for how many pictures.
 
-    `frames` None never fails. `takes` False ignores every setting, as many cameras do.
+    `frames` None never fails. `takes` False ignores every setting, as many cameras do. `formats`
+    are those it has, each with the rate at which its pictures come on `clock`.
     """
 
     size: tuple[int, int] = (640, 480)
@@ -21,6 +26,8 @@ class Plugged:
     fourcc: str = "YUYV"
     takes: bool = True
     sizes: tuple[tuple[int, int], ...] | None = None
+    formats: dict[str, float] | None = None
+    clock: Clock | None = None
 
 
 @dataclass
@@ -62,7 +69,10 @@ class FakeCapture:
         elif what == cv2.CAP_PROP_FPS:
             plug.fps = value
         elif what == cv2.CAP_PROP_FOURCC:
-            plug.fourcc = "".join(chr(int(value) >> shift & 0xFF) for shift in (0, 8, 16, 24))
+            fourcc = "".join(chr(int(value) >> shift & 0xFF) for shift in (0, 8, 16, 24))
+            if plug.formats is not None and fourcc not in plug.formats:
+                return False
+            plug.fourcc = fourcc
         return True
 
     def _nearest(self, width: int, height: int) -> tuple[int, int]:
@@ -83,6 +93,8 @@ class FakeCapture:
     def grab(self) -> bool:
         if self.plug is None or self.count == self.plug.frames:
             return False
+        if self.plug.clock is not None and self.plug.formats is not None:
+            self.plug.clock.sleep(1 / self.plug.formats[self.plug.fourcc])
         self.count += 1
         return True
 
@@ -98,3 +110,40 @@ class FakeCapture:
     def release(self) -> None:
         self.device.released += self.plug is not None
         self.plug = None
+
+
+class FakeVirtualCameras:
+    """Stands for the module `pyvirtualcam`: remembers what was opened, sent and closed.
+
+    `refuses` is what opening says instead of working; `breaks` what sending does.
+    """
+
+    PixelFormat = SimpleNamespace(RGB="RGB", BGR="BGR")
+
+    def __init__(self, refuses: str = "", breaks: str = "") -> None:
+        self.refuses, self.breaks = refuses, breaks
+        self.opened: list[dict[str, Any]] = []
+        self.sent: list[np.ndarray] = []
+        self.closed = 0
+
+    def Camera(self, width: int, height: int, fps: float, **more: Any) -> FakeVirtualCameras:  # noqa: N802
+        if self.refuses:
+            raise RuntimeError(self.refuses)
+        self.opened.append({"size": (width, height), "fps": fps, **more})
+        return self
+
+    @property
+    def device(self) -> str:
+        return self.opened[-1]["device"] or "/dev/video0"
+
+    def send(self, frame: np.ndarray) -> None:
+        if self.breaks:
+            raise RuntimeError(self.breaks)
+        assert frame.dtype == np.uint8
+        assert frame.flags.c_contiguous
+        width, height = self.opened[-1]["size"]
+        assert frame.shape == (height, width, 3)
+        self.sent.append(frame.copy())
+
+    def close(self) -> None:
+        self.closed += 1

@@ -163,6 +163,16 @@ def test_the_model_clock_counts_what_the_network_takes() -> None:
     assert block.seconds == pytest.approx(1.0)
 
 
+def test_a_device_that_has_a_clock_tells_the_time_of_the_model_itself() -> None:
+    clock = ManualClock()
+    backend = slow_stub(clock)
+    backend.device_seconds = lambda passes: [0.25] * passes
+    block = time_model(backend, samples(CLIP, 3), Limit(1.5), clock)
+    assert block.passes == [0.25] * 6
+    assert block.seconds == 1.5
+    assert clock.now() == 0  # nothing was copied to it and back
+
+
 def test_what_comes_before_the_block_is_not_counted() -> None:
     clock = ManualClock()
     calls: list[int] = []

@@ -39,8 +39,7 @@ CASES: list[tuple[tuple[str, ...], int, str]] = [
     # what the command line got wrong
     ((), 2, "no source given"),
     (("--nonsense",), 2, "Unknown option"),
-    (("a.mp4", "b.mp4"), 2, "unexpected argument: b.mp4"),
-    (("a.mp4", "--camera", "0"), 2, "two sources"),
+    (("a.mp4", "b.mp4", *NULL), 3, "cannot open a.mp4"),
     (("a.mp4", "-o"), 2, "requires an argument"),
     (("a.mp4", "--rotate", "45"), 2, "--rotate"),
     (("a.mp4", "--view", "sepia"), 2, "--view"),

@@ -77,14 +77,15 @@ def test_flags_and_their_aliases(
 EVERYTHING = """
 clip.mp4 --camera 0 --half --width 640 --height 480 --fps 29.97 --fourcc MJPG --size 64x48
 --pix-fmt rgb24 --mirror --rotate 90 --loop --start 1:02.5 --end 70 --max-frames 9 --every 2
---no-reconnect
+--no-reconnect --fps-cap 12.5 --no-idle
 --timeout 3 -m some.onnx --weights random -b onnx -d cpu --precision fp32 --imgsz 384x640
 --threads 2
 --strict-device --labels a,b --layout NHWC --colour BGR --mean 0.5 --std 1,2,3 --scale 1/255
---activation probabilities --view side --alpha 0.25 --classes a --classes b,c --palette ade20k
+--activation probabilities --view side --background blur:9 --feather 3 --matte-threshold 0.4
+--alpha 0.25 --classes a --classes b,c --palette ade20k
 --legend --hud -o out.mp4 -o pics/ --mask-output m.mkv --json o.jsonl --rle --figure f.png --show
 --codec h264 --crf 20 --audio none -y --policy newest --metrics m.json -v
---smooth 0.3 --propagate --key-every 9
+--target-fps 20 --smooth 0.3 --propagate --key-every 9
 """.split()
 
 
@@ -144,7 +145,8 @@ def test_choices_are_those_of_the_tables() -> None:
     from rtseg.cli.options import ModelFlags, ViewFlags
     from rtseg.effects import VIEWS
 
-    assert set(get_args(get_type_hints(ViewFlags)["view"])) == set(VIEWS)
+    view, _none = get_args(get_type_hints(ViewFlags)["view"])
+    assert set(get_args(view)) == set(VIEWS)
     assert set(get_args(get_type_hints(ModelFlags)["precision"])) == set(PRECISIONS)
     assert set(get_args(get_type_hints(ModelFlags)["backend"])) == {"auto", *BACKENDS}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -16,7 +17,8 @@ from rtseg.cli.app import main
 from rtseg.cli.cameras import describe_camera
 from rtseg.nets.weights import weights_path
 from rtseg.sources import open_source
-from rtseg.sources.camera import Camera, Mode
+from rtseg.sources.cameras import Camera
+from rtseg.sources.modes import Mode
 from rtseg.zoo import MODELS, WeightsSpec
 
 Capture = pytest.CaptureFixture[str]
@@ -94,13 +96,16 @@ def test_a_download_without_a_network_says_what_to_do(capsys: Capture, tiny: Pat
 
 
 def test_a_camera_in_words() -> None:
-    modes = (Mode("MJPG", 1280, 720, 30.0), Mode("YUYV", 640, 480, None))
-    lines = describe_camera(Camera(2, Path("/dev/video2"), "Cam", modes, 29.6))
-    assert lines == [
+    modes = (
+        Mode("MJPG", 1280, 720, (Fraction(30), Fraction(30000, 1001))),
+        Mode("YUYV", 640, 480),
+    )
+    camera = Camera(2, Path("/dev/video2"), "Cam", modes, True, modes[0], 29.64)
+    assert describe_camera(camera) == [
         "2: Cam (/dev/video2)",
-        "   1280x720 MJPG at 30 fps",
+        "   1280x720 MJPG at 30, 29.97 fps",
         "   640x480 YUYV",
-        "   measured 29.6 fps in the first of these",
+        "   measured 29.6 fps, asked for 1280x720 MJPG at 30 fps",
     ]
     assert describe_camera(Camera(0, None, "", problem="busy")) == [
         "0: camera",
@@ -111,7 +116,7 @@ def test_a_camera_in_words() -> None:
 def test_no_cameras_is_an_answer(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     from rtseg.cli import cameras
 
-    monkeypatch.setattr(cameras, "list_cameras", list)
+    monkeypatch.setattr(cameras, "list_cameras", lambda **asked: [])
     assert main(["cameras"]) == 0
     assert capsys.readouterr().out == "no cameras found\n"
 

@@ -245,19 +245,27 @@ def test_side_is_the_picture_then_its_overlay(size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(drawn[:, size[1] :], view("overlay", image, mask))
 
 
-def test_cutout_keeps_classes_and_blackens_the_rest() -> None:
-    image, mask = scene(11, 47, 91)
-    kept = foreground(PRIMARY)[mask][..., None]
-    np.testing.assert_array_equal(view("cutout", image, mask), np.where(kept, image, 0))
+def halves(height: int, width: int, right: int) -> Segmentation:
+    """The network is sure of the first class on the left half, and of `right` on the other."""
+    scores = np.full((3, height // 10, width // 10), -8.0, np.float32)
+    scores[0, :, : width // 20] = scores[right, :, width // 20 :] = 8
+    return Segmentation(scores, NO_BACKGROUND, (height, width), selected=frozenset({right}))
 
 
-def test_cutout_keeps_only_selected_classes() -> None:
-    scores = np.zeros((3, 1, 2), np.float32)
-    scores[0, 0, 0], scores[2, 0, 1] = 1, 1  # left red, right blue
-    chosen = Segmentation(scores, NO_BACKGROUND, (2, 8), selected=frozenset({2}))
-    drawn = open_view(ViewOptions("cutout"), NO_BACKGROUND)(framed(np.full((2, 8, 3), 77)), chosen)
-    assert drawn[:, :4].max() == 0
-    assert drawn[:, 4:].min() == 77
+def test_cutout_keeps_only_selected_classes_and_blackens_the_rest() -> None:
+    drawn = open_view(ViewOptions("cutout"), NO_BACKGROUND)
+    picture = drawn(framed(np.full((60, 120, 3), 77)), halves(60, 120, right=2))
+    assert picture[:, :50].max() == 0
+    assert (picture[:, 70:] == 77).all()
+
+
+def test_cutout_has_soft_edges() -> None:
+    picture = open_view(ViewOptions("cutout"), NO_BACKGROUND)(
+        framed(np.full((60, 120, 3), 200)), halves(60, 120, right=1)
+    )
+    rising = picture[30, 50:70, 0].astype(int)
+    assert (np.diff(rising) >= 0).all()
+    assert np.isin(rising, [0, 200]).sum() < len(rising), "some pixels are kept in part"
 
 
 # Contours

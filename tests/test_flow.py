@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -210,3 +211,41 @@ def test_leaving_spread_joins_its_threads() -> None:
     assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
     results.close()
     assert threads_left(2.0) == []
+
+
+def test_a_flow_that_is_held_rests_and_goes_on_with_what_is_new() -> None:
+    made: list[int] = []
+    asked = threading.Semaphore(0)
+
+    def numbers() -> Iterator[int]:
+        for number in range(100):
+            assert asked.acquire(timeout=10)
+            made.append(number)
+            yield number
+
+    def wait_for(count: int) -> None:
+        until = time.monotonic() + 10
+        while flow.produced < count and time.monotonic() < until:
+            time.sleep(0.001)
+        assert flow.produced == count
+
+    with Flow(numbers(), latest=True, interrupt=asked.release) as flow:
+        coming = flow.poll(5.0)
+        asked.release()
+        assert next(coming) == 0
+        asked.release()
+        wait_for(2)
+        flow.hold()  # what lies there is stale, and so is what is on its way
+        asked.release()
+        asked.release()
+        wait_for(3)
+        assert made == [0, 1, 2], "the producer rests with what it has in hand"
+        flow.release()
+        assert next(coming) == 3
+        assert flow.replaced == 2
+
+
+def test_a_flow_that_is_held_can_be_stopped() -> None:
+    with Flow(iter(range(100)), latest=True) as flow:
+        flow.hold()
+    assert not flow.hung

@@ -16,10 +16,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rtseg"
 FLOORS = {
     5: {"cli", "__main__", "__init__", "api"},
     4: {"bench", "evaluate", "train", "export"},
-    3: {"pipeline", "propagation", "segmenter"},
+    3: {"live", "loop", "many", "pipeline", "propagation", "segmenter"},
     2: {"sources", "backends", "effects", "sinks", "datasets"},
     1: {"flow", "clock", "stats", "metrics", "decode", "segmentation", "draw", "blend", "nets",
-        "contracts", "text", "temporal"},
+        "contracts", "text", "temporal", "turns", "shrink", "matte"},
     0: {"errors", "frame", "labels", "palettes", "palette_tables", "zoo", "shapes"},
 }  # fmt: skip
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
@@ -27,10 +27,18 @@ EDGES = FLOORS[2]
 
 ALLOWED = {
     "threading": {"flow"},
-    "torch": {"nets", "backends.pytorch", "export", "train"},
+    "torch": {
+        "nets",
+        "backends.pytorch",
+        "backends.device_loop",
+        "decode.device",
+        "export",
+        "train",
+    },
+    "triton": {"decode.device", "decode.kernels"},
     "torchvision": {"nets", "train"},
     "lightning": {"train"},
-    "onnxruntime": {"backends.ort", "export"},
+    "onnxruntime": {"backends.ort", "backends.ort_binding", "export"},
     "openvino": {"backends.openvino_runtime"},
 }
 CALLS = {

@@ -12,6 +12,7 @@ import pytest
 from rtseg.contracts import Backend, BackendInfo, Rendered, Sink, Source, SourceInfo
 from rtseg.errors import BackendError, SinkError, SourceError, UsageError
 from rtseg.frame import Frame
+from rtseg.loop import Control
 from rtseg.pipeline import keeps_newest, run, stream
 from rtseg.segmenter import Segmenter
 from rtseg.stats import Stats
@@ -287,3 +288,44 @@ def test_lanes_are_for_files_and_a_live_frame_has_the_network_alone(live, at_onc
     assert report.frames + report.dropped == report.produced == 40
     if not live:
         assert sink.seen == [(i, i % 21) for i in range(40)]
+
+
+@pytest.mark.parametrize("policy", ["auto", "newest"])
+def test_a_file_is_not_read_while_the_picture_rests(policy) -> None:
+    class Resting(Control):
+        def __init__(self) -> None:
+            self.asked = 0
+            self.reads: list[int] = []
+
+        def rests(self) -> bool:
+            if not sink.seen or self.asked > 40:
+                return False
+            self.asked += 1
+            self.reads.append(source.next)
+            return True
+
+    source, sink, control = Numbered(10**9), Listing(close_at=30), Resting()
+    report = run(source, Segmenter(Echo()), plain, [sink], policy=policy, control=control)
+    assert control.asked == 41
+    settled = control.reads[10:]  # what is on its way when it begins to rest comes to a stop soon
+    assert settled[-1] == settled[0]
+    assert report.frames + report.dropped == report.produced
+    if policy == "auto":
+        assert [index for index, _ in sink.seen] == list(range(30))
+
+
+def test_drops_while_the_picture_rests_are_counted_as_such() -> None:
+    class Resting(Control):
+        def rests(self) -> bool:
+            return 0 < len(sink.seen) < 5 and source.next < 500
+
+    def pace(index: int) -> None:
+        tick.wait(0.0005)
+
+    tick = threading.Event()
+    sink = Listing()
+    source = Numbered(600, live=True, before=pace)
+    report = run(source, Segmenter(Echo()), plain, [sink], control=Resting())
+    assert report.dropped_by["pause"] > 300
+    assert report.frames + report.dropped == report.produced == 600
+    assert sink.seen[-1][0] == 599

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from fakes import FakeVirtualCameras
 from sink_frames import info, rendered, write
 
 from rtseg.errors import SinkError, UsageError
@@ -22,14 +24,17 @@ TARGETS = {
     "mask": ["mask:m.mkv", "mask:m.mp4", "mask:m.avi", "mask:masks/", "mask:m_%04d.png"],
     "json": ["json:out.jsonl", "json:-"],
     "figure": ["figure:out.png"],
+    "virtual": ["virtual", "virtual:/dev/video10"],
 }
 ALL = [target for targets in TARGETS.values() for target in targets]
-FILES = [target for target in ALL if target not in ("-", "null:", "window:", "json:-")]
+NO_FILES = ("-", "null:", "window:", "json:-", *TARGETS["virtual"])
+FILES = [target for target in ALL if target not in NO_FILES]
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "pyvirtualcam", FakeVirtualCameras())
     return tmp_path
 
 
@@ -118,7 +123,7 @@ def test_a_folder_without_permission(here) -> None:
 @pytest.mark.parametrize(
     ("target", "says"),
     [
-        ("out.gif", r"\.gif is none of .mp4 .mkv .webm .avi .png"),
+        ("out.gif", r"\.gif is none of .mp4 .mov .mkv .webm .avi .png"),
         ("out", "it ends in none of"),
         ("", "cannot write ''"),
         ("json:out.txt", "JSON lines go to .jsonl"),

@@ -21,7 +21,7 @@ from rtseg.errors import SinkError
 from rtseg.labels import VOC
 from rtseg.sinks import open_sink
 from rtseg.sinks.display import X11_XCB, Screen, display_available, has_own_qt, held, prepare_qt
-from rtseg.sinks.window import fitting, shrunk, stretched
+from rtseg.sinks.placing import Place, fitting, framed, placed, scaled
 
 ROOT = Path(__file__).resolve().parents[1]
 WINDOW = """
@@ -231,6 +231,17 @@ def test_a_wheel_that_knows_only_x_cannot_use_wayland(monkeypatch) -> None:
     assert display_available() is None
 
 
+def test_a_desktop_of_high_density_does_not_enlarge_the_window(monkeypatch) -> None:
+    monkeypatch.setattr("rtseg.sinks.display._qt_plugins", list)
+    monkeypatch.setenv("QT_SCALE_FACTOR", "2")
+    monkeypatch.setenv("QT_AUTO_SCREEN_SCALE_FACTOR", "1")
+    monkeypatch.delenv("QT_SCREEN_SCALE_FACTORS", raising=False)
+    monkeypatch.delenv("QT_ENABLE_HIGHDPI_SCALING", raising=False)
+    prepare_qt()
+    assert os.environ["QT_SCALE_FACTOR"] == "1"
+    assert os.environ["QT_AUTO_SCREEN_SCALE_FACTOR"] == "0"
+
+
 def test_qt_gets_fonts_and_its_own_platform(monkeypatch) -> None:
     monkeypatch.setattr("rtseg.sinks.display._qt_plugins", lambda: ["xcb"])
     monkeypatch.setenv("QT_QPA_PLATFORM", "wayland;xcb")
@@ -305,16 +316,45 @@ def test_an_opencv_without_windows(monkeypatch) -> None:
 
 
 def test_sizes_of_the_window() -> None:
-    assert fitting(np.empty((480, 640, 3)), Screen(1920, 1080)) == (640, 480)
-    width, height = fitting(np.empty((2160, 3840, 3)), Screen(1920, 1080))
-    assert (width, height) == (1728, 972)
-    assert stretched(np.zeros((10, 16, 3), np.uint8), 1.5).shape == (10, 24, 3)
+    assert fitting((640, 480), Screen(1920, 1080)) == (640, 480)
+    assert fitting((3840, 2160), Screen(1920, 1080)) == (1728, 972)
+
+
+@pytest.mark.parametrize(
+    ("shape", "window", "place"),
+    [
+        ((640, 480), (640, 480), Place(0, 0, 640, 480)),
+        ((640, 480), (1280, 800), Place(106, 0, 1067, 800)),
+        ((640, 480), (1000, 300), Place(300, 0, 400, 300)),
+        ((640, 480), (320, 800), Place(0, 280, 320, 240)),
+        ((1280, 720), (853, 480), Place(0, 0, 853, 480)),
+        ((1, 1000), (5, 10), Place(2, 0, 1, 10)),
+    ],
+)
+def test_a_picture_lies_whole_and_undistorted_in_any_window(shape, window, place) -> None:
+    assert placed(shape, window) == place
+    picture = np.full((place.height, place.width, 3), 9, np.uint8)
+    canvas = framed(picture, place, window)
+    assert canvas.shape == (window[1], window[0], 3)
+    inside = canvas[place.top : place.top + place.height, place.left : place.left + place.width]
+    assert (inside == 9).all()
+    assert canvas.sum() == picture.sum(), "black around it"
+
+
+def test_points_of_the_window_are_points_of_the_picture() -> None:
+    place = placed((640, 480), (1000, 300))
+    assert place.point(299, 10) is None
+    assert place.point(700, 10) is None
+    assert place.point(300, 0) == pytest.approx((0.5 / 400, 0.5 / 300))
+    x, y = place.point(699, 299)
+    assert (int(x * 640), int(y * 480)) == (639, 479)
+    assert place.point(500, 150) == pytest.approx((0.50125, 0.50167), abs=1e-4)
 
 
 def test_a_picture_too_large_for_the_screen_is_averaged() -> None:
     fine = np.zeros((2160, 3840, 3), np.uint8)
     fine[::2] = 200
-    small = shrunk(fine, Screen(1920, 1080))
+    small = scaled(fine, (1728, 972))
     assert small.shape == (972, 1728, 3)
     assert np.abs(small.astype(int) - 100).max() < 25, "no row is left out"
-    assert shrunk(small, Screen(1920, 1080)) is small
+    assert scaled(small, (1728, 972)) is small

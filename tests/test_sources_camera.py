@@ -5,28 +5,23 @@ from __future__ import annotations
 import os
 from fractions import Fraction
 from pathlib import Path
+from shutil import rmtree
+from typing import Any
 
 import cv2
+import numpy as np
 import pytest
-from fakes import FakeDevice, Plugged
+from fakes import FakeCapture, FakeDevice, Plugged
 
 from rtseg.clock import ManualClock
 from rtseg.errors import SourceError
-from rtseg.sources import SourceOptions, camera, open_source
+from rtseg.sources import SourceOptions, camera, open_source, plugged
 
 
 def plug(monkeypatch: pytest.MonkeyPatch, *plugs: Plugged | None) -> FakeDevice:
     device = FakeDevice(list(plugs))
     monkeypatch.setattr(cv2, "VideoCapture", device)
     return device
-
-
-class TickingClock(ManualClock):
-    """Every look at it takes a hundredth of a second."""
-
-    def now(self) -> float:
-        self.time += 0.01
-        return self.time
 
 
 def test_settings_go_in_the_order_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,16 +37,109 @@ def test_settings_go_in_the_order_that_works(monkeypatch: pytest.MonkeyPatch) ->
         (cv2.CAP_PROP_FRAME_WIDTH, 1280),
         (cv2.CAP_PROP_FRAME_HEIGHT, 720),
         (cv2.CAP_PROP_FPS, 60),
-        (cv2.CAP_PROP_BUFFERSIZE, 1),
+        (cv2.CAP_PROP_BUFFERSIZE, 2),
     ]
     assert device.released == 1
 
 
+HD = SourceOptions(width=1280, height=720, fps=30)
+
+
+def scripted(formats: dict[str, float], clock: ManualClock, **more: Any) -> Plugged:
+    """A camera whose pictures come at a rate of their own in each of its formats."""
+    return Plugged(formats=formats, clock=clock, **more)
+
+
 def test_what_came_is_told_beside_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    plug(monkeypatch, Plugged(takes=False, fps=25))
-    with open_source("0", SourceOptions(width=1280, height=720, fps=60, fourcc="MJPG")) as source:
-        assert source.info.notes == ("asked 1280x720 at 60 fps MJPG, got 640x480 at 25 fps YUYV",)
+    clock = ManualClock()
+    plug(monkeypatch, scripted({"YUYV": 24.0}, clock, takes=False, fps=25))
+    asked = SourceOptions(width=1280, height=720, fps=60, fourcc="MJPG")
+    with open_source("0", asked, clock=clock) as source:
+        assert source.info.notes == (
+            "asked 1280x720 at 60 fps MJPG, got 640x480 at 25 fps YUYV, measured 24.0 fps",
+            "not what was asked: it gave 640x480, it gave YUYV, 24.0 fps came; "
+            "`rtseg cameras` lists the modes it has",
+        )
         assert (source.info.width, source.info.height) == (640, 480)
+
+
+def test_mjpg_is_preferred_where_it_gives_the_asked_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    device = plug(monkeypatch, scripted({"MJPG": 30.0, "YUYV": 10.0}, clock))
+    with open_source("0", HD, clock=clock) as source:
+        assert source.info.notes == (
+            "asked 1280x720 at 30 fps, got 1280x720 at 30 fps MJPG, measured 30.0 fps",
+        )
+    assert [what for what, _ in device.asked].count(cv2.CAP_PROP_FOURCC) == 1
+    assert clock.time < 0.7, "it was looked at for half a second"
+
+
+def test_mjpg_is_left_where_the_camera_s_own_format_is_quicker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = ManualClock()
+    plug(monkeypatch, scripted({"MJPG": 12.0, "YUYV": 30.0}, clock))
+    with open_source("0", HD, clock=clock) as source:
+        assert source.info.notes == (
+            "asked 1280x720 at 30 fps, got 1280x720 at 30 fps YUYV, measured 30.0 fps",
+            "MJPG was left: 12.0 fps came",
+        )
+
+
+def test_auto_alone_looks_for_the_best_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    plug(monkeypatch, scripted({"MJPG": 30.0, "YUYV": 10.0}, clock))
+    with open_source("0", SourceOptions(fourcc="auto"), clock=clock) as source:
+        assert source.info.notes == ("asked auto, got 640x480 at 30 fps MJPG, measured 30.0 fps",)
+
+
+def test_of_two_slow_formats_the_quicker_is_left_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    device = plug(monkeypatch, scripted({"MJPG": 20.0, "YUYV": 10.0}, clock))
+    with open_source("0", HD, clock=clock) as source:
+        assert source.info.notes == (
+            "asked 1280x720 at 30 fps, got 1280x720 at 30 fps MJPG, measured 20.0 fps",
+            "YUYV was left: 10.0 fps came",
+            "not what was asked: 20.0 fps came; `rtseg cameras` lists the modes it has",
+        )
+    asked = [value for what, value in device.asked if what == cv2.CAP_PROP_FOURCC]
+    assert asked[-1] == cv2.VideoWriter.fourcc(*"MJPG")
+
+
+def test_a_camera_without_mjpg_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    plug(monkeypatch, scripted({"YUYV": 12.0}, clock))
+    with open_source("0", SourceOptions(width=1280, height=720), clock=clock) as source:
+        assert source.info.notes == (
+            "asked 1280x720, got 1280x720 at 30 fps YUYV, measured 12.0 fps",
+        ), "no rate was asked, so none was missed"
+    assert clock.time < 1.0
+
+
+def test_a_camera_of_which_nothing_is_asked_is_left_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = ManualClock()
+    device = plug(monkeypatch, scripted({"MJPG": 30.0, "YUYV": 10.0}, clock))
+    with open_source("0", clock=clock) as source:
+        assert source.info.notes == ("got 640x480 at 30 fps YUYV",)
+    assert [what for what, _ in device.asked] == [cv2.CAP_PROP_BUFFERSIZE]
+
+
+def test_the_format_that_was_settled_on_is_asked_of_a_camera_that_came_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = ManualClock()
+    formats = {"MJPG": 12.0, "YUYV": 30.0}
+    first = scripted(formats, clock, frames=60)
+    second = scripted(formats, clock, fourcc="MJPG")
+    plug(monkeypatch, first, second)
+    with open_source("0", HD, clock=clock) as source:
+        frames = iter(source)
+        while not source.outages:
+            next(frames)
+    assert second.fourcc == "YUYV"
+    assert second.size == (1280, 720)
 
 
 def test_a_mute_driver_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,9 +242,12 @@ def test_unplugged_and_back_at_another_size(monkeypatch: pytest.MonkeyPatch) -> 
 def test_settings_are_asked_again_of_a_camera_that_came_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    device = plug(monkeypatch, Plugged(frames=1), Plugged())
-    with open_source(0, SourceOptions(width=800, height=600), clock=ManualClock()) as source:
-        assert next(iter(source)).size == (600, 800)
+    clock = ManualClock()
+    device = plug(monkeypatch, scripted({"YUYV": 30.0}, clock, frames=20), Plugged())
+    with open_source(0, SourceOptions(width=800, height=600), clock=clock) as source:
+        frames = iter(source)
+        while not source.outages:
+            assert next(frames).size == (600, 800)
     assert [what for what, _ in device.asked].count(cv2.CAP_PROP_FRAME_WIDTH) == 2
 
 
@@ -193,34 +284,112 @@ def test_without_reconnect_a_lost_camera_is_an_error(monkeypatch: pytest.MonkeyP
     assert device.released == 1
 
 
-def test_cameras_are_listed_with_names_modes_and_rate(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.fixture
+def usb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> USB:
+    """The system's list of cameras, as a folder that a test can plug them in and out of."""
+    bus = USB(tmp_path)
+    monkeypatch.setattr(plugged, "SYS_FOLDER", bus.sys)
+    monkeypatch.setattr(plugged, "LINK_FOLDER", bus.links)
+    return bus
+
+
+class USB:
+    """Sysfs and the links of udev, of cameras that come and go."""
+
+    def __init__(self, folder: Path) -> None:
+        self.sys, self.links, self.dev = (folder / name for name in ("sys", "by-id", "dev"))
+        for place in (self.sys, self.links, self.dev):
+            place.mkdir()
+
+    def plug(self, number: int, name: str, link: str = "") -> None:
+        for node, index in ((number, 0), (number + 1, 1)):  # the second carries no pictures
+            folder = self.sys / f"video{node}"
+            folder.mkdir()
+            (folder / "name").write_text(f"{name}\n")
+            (folder / "index").write_text(f"{index}\n")
+        (self.dev / f"video{number}").touch()
+        if link:
+            (self.links / link).symlink_to(self.dev / f"video{number}")
+
+    def unplug(self, number: int) -> None:
+        for node in (number, number + 1):
+            rmtree(self.sys / f"video{node}")
+        for link in self.links.iterdir():
+            if link.resolve() == self.dev / f"video{number}":
+                link.unlink()
+
+
+def test_cameras_are_listed_by_number_without_their_further_nodes(usb: USB) -> None:
+    usb.plug(10, "Desk")
+    usb.plug(2, "Front", "usb-Maker_Front_1-video-index0")
+    assert plugged.plugged_in() == [
+        plugged.Node(2, "Front", "usb-Maker_Front_1-video-index0"),
+        plugged.Node(10, "Desk"),
+    ]
+
+
+def test_a_camera_is_found_under_another_number(usb: USB, monkeypatch: pytest.MonkeyPatch) -> None:
+    usb.plug(0, "Cam")
+    device = plug(monkeypatch, Plugged(frames=3), Plugged())
+    clock = ManualClock()
+    with open_source(0, clock=clock) as source:
+        frames = iter(source)
+        seen = [next(frames), next(frames)]
+        usb.unplug(0)
+        usb.plug(4, "Another")
+        usb.plug(2, "Cam")
+        seen.append(next(frames))
+        assert source.warnings == ["camera 0 came back as camera 2"]
+    assert [call[0] for call in device.opened] == [0, 2]
+    assert [frame.index for frame in seen] == [0, 1, 2]
+
+
+def test_while_another_camera_has_its_number_nothing_is_opened(
+    usb: USB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number, node, name in ((0, 0, "Front"), (1, 1, "Front"), (2, 0, "Back"), (10, 0, "Desk")):
-        folder = tmp_path / f"video{number}"
-        folder.mkdir()
-        (folder / "index").write_text(f"{node}\n")
-        (folder / "name").write_text(f"{name}\n")
-    monkeypatch.setattr(camera.sys, "platform", "linux")
-    sizes = ((640, 480), (1280, 720))
-    device = plug(monkeypatch, Plugged(sizes=sizes), None, Plugged(frames=0))
-    front, back, desk = camera.list_cameras(clock=TickingClock(), sys_folder=tmp_path)
-    assert (front.index, front.path, front.name) == (0, Path("/dev/video0"), "Front")
-    assert {(m.fourcc, m.width, m.height) for m in front.modes} == {
-        (fourcc, *size) for fourcc in ("MJPG", "YUYV") for size in sizes
-    }
-    assert (front.modes[0].width, front.modes[0].fps) == (1280, 30.0)
-    assert front.measured_rate == pytest.approx(100, rel=0.05)
-    assert front.problem == ""
-    assert (back.name, back.modes) == ("Back", ())
-    assert back.problem
-    assert (desk.index, desk.problem) == (10, "it opened, but gave no picture")
-    assert device.released == 2
+    usb.plug(0, "Cam", "usb-Cam_1-index0")
+    where = plugged.Whereabouts("0")
+    assert where.now() == "0"
+    usb.unplug(0)
+    assert where.now() is None
+    usb.plug(0, "Cam", "usb-Cam_2-index0")
+    assert where.now() is None, "the same model, but not the same camera"
+    usb.plug(2, "Cam", "usb-Cam_1-index0")
+    assert where.now() == "2"
 
 
-def test_elsewhere_indices_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = plug(monkeypatch, None, Plugged(), None)
-    monkeypatch.setattr(camera.sys, "platform", "darwin")
-    (found,) = camera.list_cameras(clock=TickingClock())
-    assert (found.index, found.path) == (1, None)
-    assert [call[0] for call in device.opened] == list(range(10))
+def test_a_twin_that_was_there_all_the_time_is_not_the_lost_camera(usb: USB) -> None:
+    usb.plug(0, "Cam")
+    usb.plug(2, "Cam")
+    where = plugged.Whereabouts(str(usb.dev / "video0"))
+    usb.unplug(0)
+    assert where.now() is None
+    usb.plug(4, "Cam")
+    assert where.now() == "4"
+    usb.plug(6, "Cam")
+    assert where.now() is None, "it cannot be told which"
+
+
+def test_where_no_cameras_are_listed_the_same_number_is_tried(usb: USB) -> None:
+    assert plugged.Whereabouts("1").now() == "1"
+
+
+def test_frames_above_the_cap_are_grabbed_but_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    plug(monkeypatch, scripted({"YUYV": 30.0}, clock, frames=301))
+    decoded: list[float] = []
+    retrieve = FakeCapture.retrieve
+
+    def counting(capture: FakeCapture) -> Any:
+        decoded.append(clock.now())
+        return retrieve(capture)
+
+    monkeypatch.setattr(FakeCapture, "retrieve", counting)
+    options = SourceOptions(fps_cap=10, reconnect=False)
+    taken = []
+    with pytest.raises(SourceError), open_source(0, options, clock=clock) as source:
+        taken.extend(source)
+    assert len(decoded) == len(taken) + 1 == pytest.approx(101, abs=1)
+    assert [frame.index for frame in taken] == list(range(len(taken)))
+    assert source.capped == 301 - len(decoded)
+    assert np.diff([frame.pts for frame in taken]) == pytest.approx(0.1)

@@ -83,7 +83,7 @@ def scores_of(mask: np.ndarray) -> np.ndarray:
     return (8 * (np.arange(4)[:, None, None] == small)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("strength", "cost"), [(0.5, 0.015), (1.0, 0.04)])
+@pytest.mark.parametrize(("strength", "cost"), [(0.5, 0.015), (0.8, 0.03), (1.0, 0.05)])
 def test_a_moving_shape_does_not_lag(strength: float, cost: float) -> None:
     scene, smooth = Scene(*SIZE[::-1], seed=3), Smoother(strength)
     plain, shown = [], []
@@ -137,3 +137,42 @@ def test_other_classes_or_another_grid_begin_anew() -> None:
 def test_a_strength_beyond_one_is_refused() -> None:
     with pytest.raises(UsageError, match="from 0 \\(off\\) to 1"):
         TemporalOptions(smooth=1.5)
+
+
+def test_an_edge_that_trembles_about_its_place_stays_there() -> None:
+    smooth, picture = Smoother(0.8), wall()
+    masks = []
+    for index in range(40):
+        scores = halves()
+        scores[1] += 0.2 * (-1) ** (index // 4)  # slowly, so that no average takes it away
+        masks.append(decode_mask(smooth(scores, picture, index / 30), SIZE))
+    assert changes(masks[10:]) == 0
+    plain = [decode_mask(halves() + np.float32([[[0]], [[x]]]), SIZE) for x in (-0.2, 0.2)]
+    assert changes(plain) > 0.005
+
+
+def test_what_moves_fast_is_taken_as_it_is() -> None:
+    smooth, picture = Smoother(1.0), wall()
+    speed = 12
+    for index in range(6):
+        seen = np.roll(picture, index * speed, axis=1)
+        scores = np.roll(halves(), index * speed * CELLS[1] // SIZE[1], axis=2)
+        shown = smooth(scores, seen, index / 30)
+        inner = shown[:, 4:-4, 8:-8]
+        assert inner == pytest.approx(scores[:, 4:-4, 8:-8], abs=1.0)
+    assert smooth(-scores, seen, 6 / 30)[:, 4:-4, 8:-8] != pytest.approx(-scores[:, 4:-4, 8:-8])
+
+
+def test_an_edge_that_drifts_is_not_trailed() -> None:
+    """It moves a tenth of a cell a frame, to the left: a mean over time would be cells behind."""
+    smooth, picture = Smoother(0.8), wall()
+    places = np.arange(CELLS[1], dtype=np.float32)[None]
+    behind = []
+    for index in range(60):
+        edge = 30 - 0.1 * index
+        scores = np.zeros((2, *CELLS), np.float32)
+        scores[1] = np.clip(2 * (places - edge), -6, 6)
+        shown = smooth(scores, picture, index / 30)
+        masks = [decode_mask(these, SIZE).mean() for these in (scores, shown)]
+        behind.append((masks[0] - masks[1]) * CELLS[1])
+    assert max(behind[20:]) < 0.8

@@ -7,7 +7,9 @@ A clip is a video, or a folder with frames/ and masks/ (0 and 255) in which the 
 the object of --show-class is. The network sees every frame once; its scores are kept in --cache.
 
 Flicker is the share of pixels that change their class between frames for no reason: where the
-labels stay the same or, without labels, the picture does. Agreement is the share of pixels with
+labels stay the same or, without labels, the picture does. A mask that trails what moves has little
+of it, so the share of pixels is told beside it that have another class than the scores' mean over
+five frames, two of them yet to come. Agreement is the share of pixels with
 the class that the network itself gives, over the frames that were propagated. `--every 0` is what
 `--propagate` does by itself; `--live 30` is a network that answers after 30 frames.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from time import thread_time
@@ -113,6 +116,18 @@ class Clip:
             flicker.update(before, after, self.quiet(index))
         return flicker.share
 
+    @cached_property
+    def centred(self) -> list[np.ndarray]:
+        """Masks of each frame's scores averaged with those of two frames before and after."""
+        scores = np.stack([said.scores for said in self.recorded.said])
+        align = self.recorded.said[0].align_corners
+        means = (scores[max(0, i - 2) : i + 3].mean(0) for i in range(len(scores)))
+        return [decode_mask(mean, self.frames[0].size, align_corners=align) for mean in means]
+
+    def off(self, masks: list[np.ndarray]) -> float:
+        """Share of pixels with another class than in the middle of what comes before and after."""
+        return float(np.mean([(a != b).mean() for a, b in zip(masks, self.centred, strict=True)]))
+
     def iou(self, masks: list[np.ndarray], shown: int) -> float:
         """Of the object, over all frames."""
         both = either = 0
@@ -138,7 +153,7 @@ def smooth(clip: Clip, asked: argparse.Namespace) -> Iterator[str]:
         milliseconds = 1e3 * seconds / len(masks)
         yield (
             f"{clip.name:<24}{strength:>5}  flicker {flicker:7.3%} x{flicker / plain:4.2f}  "
-            f"IoU {iou}  {milliseconds:5.2f} ms"
+            f"off {clip.off(masks):7.3%}  IoU {iou}  {milliseconds:5.2f} ms"
         )
 
 
@@ -200,7 +215,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=90, help="of each clip, at the most")
     parser.add_argument("--cache", type=Path, help="folder for the network's scores")
     parser.add_argument("--show-class", default="person", help="of the labels")
-    parser.add_argument("--strengths", default="0.3,0.5,0.7,1")
+    parser.add_argument("--strengths", default="0.5,0.8,1")
     parser.add_argument("--every", default="8,16,0")
     parser.add_argument("--live", default="")
     parser.add_argument("--lost", type=float, default=keyframes.LOST_SHARE)

@@ -1,9 +1,10 @@
-"""Put trained weights into models/: half the size, their identity beside them, and a digest.
+"""Put trained weights into models/: half the size, their identity, a digest, and ONNX beside them.
 
     python tools/ship_person.py ../train_cache/person_ema.pth --size 288x512
 
-Writes models/person.safetensors (float16) and models/person.json, the `ModelSpec` with the whole
-SHA-256 of the weights, which is checked whenever they are loaded.
+Writes models/person.safetensors (float16); models/person.json, the `ModelSpec` with the whole
+SHA-256 of the weights, which is checked whenever they are loaded; and models/person.onnx, the same
+numbers for every input size, of which a first start makes its file without torch.
 """
 
 import argparse
@@ -13,7 +14,9 @@ from pathlib import Path
 import torch
 
 from rtseg.labels import PERSON
+from rtseg.nets import find_model
 from rtseg.nets.cache import sha256
+from rtseg.nets.ready import write_ready
 from rtseg.nets.state import load_network, save_checkpoint
 from rtseg.zoo import InputSpec, Model, ModelSpec, WeightsSpec
 
@@ -45,6 +48,7 @@ def main() -> None:
     load_network(Model(spec, path, "torch"))  # raises if it is not that network
     digest = WeightsSpec("", sha256(path), spec.licence, round(path.stat().st_size / 1e6, 1))
     path.with_suffix(".json").write_text(replace(spec, weights=digest).to_json() + "\n", "utf-8")
+    write_ready(find_model(path), path.with_suffix(".onnx"))
     print(f"{path.name}: {digest.megabytes} MB, SHA-256 {digest.sha256}")
 
 

@@ -35,7 +35,8 @@ def open_backend(
 
     Args:
         name: of `BACKENDS`, or "auto": stub for the stub, onnx for an ONNX file; for our own
-            networks torch where it has a GPU, else onnx, which is faster on processors.
+            networks torch where it has a GPU, else onnx, which is faster on most processors.
+            `fastest.open_fastest` measures instead.
         input_size: (height, width) of the network's input; None is what it was made for.
         options: of `BackendOptions`: device, precision, threads, strict, lanes.
 
@@ -51,6 +52,12 @@ def open_backend(
     if name == "auto":
         name = _best(model, asked.family)
     _require_match(name, model)
+    if asked.precision == "tf32" and name != "torch":
+        raise UsageError(
+            f"precision tf32 for the {name} backend",
+            found="torch has it, on NVIDIA's GPUs",
+            do="Take --backend torch, or fp32",
+        )
     size = input_size_of(model.spec, input_size)
     opened: Backend = _resolve(BACKENDS[name])(model, size, asked)
     return opened

@@ -10,7 +10,7 @@ from pathlib import Path
 from rtseg.errors import DeviceError, UsageError
 
 FAMILIES = ("auto", "cpu", "cuda", "mps", "tensorrt", "directml", "coreml")
-PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
+PRECISIONS = ("auto", "fp32", "tf32", "fp16", "bf16", "int8")
 
 
 def parse_device(text: str) -> tuple[str, int]:

@@ -17,7 +17,7 @@ class Feed:
     """
 
     def __init__(self, spec: InputSpec, dtype: np.dtype) -> None:
-        self._dtype = dtype
+        self.dtype = dtype
         self._flip = spec.colour == "BGR"
         self._planes = spec.layout == "NCHW"
         # (v * scale - mean) / std = v * factor + shift, in the network's own colour order
@@ -31,12 +31,12 @@ class Feed:
         pixels: NDArray = batch[..., ::-1] if self._flip else batch
         if not self._as_it_is:
             pixels = pixels * self._factor + self._shift
-            if self._dtype.kind in "iu":  # quantised by the file's own scale: whole numbers
-                limits = np.iinfo(self._dtype)
+            if self.dtype.kind in "iu":  # quantised by the file's own scale: whole numbers
+                limits = np.iinfo(self.dtype)
                 pixels = np.clip(np.rint(pixels), limits.min, limits.max)
         if self._planes:
             pixels = pixels.transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(pixels, self._dtype)
+        return np.ascontiguousarray(pixels, self.dtype)
 
 
 def as_scores(output: NDArray, spec: ModelSpec) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ class BackendOptions:
 
     Attributes:
         device: auto, cpu, cuda, cuda:N, mps; for onnx also tensorrt, directml, coreml.
-        precision: auto, fp32, fp16, bf16 or int8; auto is what the device is best at.
+        precision: auto, fp32, tf32, fp16, bf16 or int8; auto is what the device is best at.
         threads: of the processor; None leaves it to the library.
         strict: refuse another device than the one asked for.
         lanes: frames to work on at once, for recordings; a backend that gains nothing has one.

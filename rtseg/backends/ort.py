@@ -12,16 +12,19 @@ from numpy.typing import NDArray
 from rtseg.backends.devices import first_line, nvidia_driver
 from rtseg.backends.feed import Feed, as_scores
 from rtseg.backends.options import BackendOptions
+from rtseg.backends.ort_binding import BoundRun
 from rtseg.backends.providers import (
     CHAINS,
     FAMILY_OF,
     PROVIDERS,
+    REPLAYED,
     check_device,
     compare,
     provider_options,
     tiny_graph,
     wanted_precision,
     why_not,
+    without_replay,
 )
 from rtseg.backends.sizes import check_batch, noise
 from rtseg.contracts import Backend, BackendInfo
@@ -109,7 +112,7 @@ class OnnxBackend(Backend):
         if self._session is None:
             raise BackendError(f"{self.spec.name} was used after it was closed")
         try:
-            output = self._session.run([self._output], {self._input: self._feed(batch)})[0]
+            output = self._run(self._feed(batch))
         except Failure as error:
             asked = f"{self.spec.name} failed on {self._session.get_providers()[0]}"
             raise BackendError(asked, found=first_line(error)) from error
@@ -118,6 +121,13 @@ class OnnxBackend(Backend):
     def close(self) -> None:
         """Free the session and its memory."""
         self._session: Any = None
+        self._bound: BoundRun | None = None
+
+    def _run(self, values: NDArray) -> NDArray:
+        if self._bound is not None:
+            return self._bound(values)
+        output: NDArray = self._session.run([self._output], {self._input: values})[0]
+        return output
 
     def _open(
         self, model: Model, precision: str, providers: list[Any], threads: int | None
@@ -141,7 +151,24 @@ class OnnxBackend(Backend):
         self._output = ("" if own else model.spec.output_name) or session.get_outputs()[0].name
         self._one_by_one = declared.shape[0] == 1
         self._session = session
+        self._bound = self._bind()
+        plain = without_replay(providers)
+        if self._bound is None and plain != providers and session.get_providers()[0] in REPLAYED:
+            return self._open(model, precision, plain, threads)
         return session
+
+    def _bind(self) -> BoundRun | None:
+        """Fixed places on the device, where it is NVIDIA's and the network takes them."""
+        running = self._session.get_providers()[0]
+        shape = self._session.get_inputs()[0].shape
+        if running not in REPLAYED or not all(isinstance(side, int) for side in shape):
+            return None
+        number = int(self._session.get_provider_options()[running].get("device_id", 0))
+        try:
+            names = (self._input, self._output)
+            return BoundRun(self._session, names, tuple(shape), self._feed.dtype, "cuda", number)
+        except Failure:  # an operator that the device lacks, as a rule: then launch by launch
+            return None
 
     def _device(self) -> str:
         """The device of the session's first provider, with its number where it has one."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rtseg.backends.devices import not_there, nvidia_driver
 from rtseg.backends.options import BackendOptions
 from rtseg.errors import UsageError
+from rtseg.nets.cache import cache_dir
 from rtseg.nets.onnx_facts import precision_of
 from rtseg.zoo import Model
 
@@ -16,6 +19,9 @@ PROVIDERS = {
     "coreml": "CoreMLExecutionProvider",
 }
 FAMILY_OF = {provider: family for family, provider in PROVIDERS.items()}
+REPLAYED = {PROVIDERS["cuda"], PROVIDERS["tensorrt"]}
+"""Providers that can record their launches once and replay them."""
+
 CHAINS = {"auto": ("cuda", "directml", "coreml"), "tensorrt": ("tensorrt", "cuda")}
 """What is tried before the processor, where it is more than the device itself. TensorRT builds for
 minutes and must be asked for; what it cannot run, CUDA can."""
@@ -31,9 +37,44 @@ def check_device(family: str) -> None:
         )
 
 
-def provider_options(family: str, number: int) -> dict[str, str]:
-    """The settings of a provider: which of several devices."""
-    return {"device_id": str(number)} if family in ("cuda", "tensorrt", "directml") else {}
+def provider_options(family: str, number: int, *, graph: bool = True) -> dict[str, str]:
+    """The settings of a provider.
+
+    Args:
+        number: which of several devices.
+        graph: whether NVIDIA's record their launches once and replay them, which needs fixed places
+            for input and output (`BoundRun`) and every operator on the device.
+    """
+    settings = {"device_id": str(number)} if family in ("cuda", "tensorrt", "directml") else {}
+    replay = "1" if graph else "0"
+    if family == "cuda":
+        # one shape for life: every method of cuDNN is timed once, with all the memory it asks for
+        settings |= {
+            "cudnn_conv_algo_search": "EXHAUSTIVE",
+            "cudnn_conv_use_max_workspace": "1",
+            "enable_cuda_graph": replay,
+        }
+    if family == "tensorrt":
+        engines = str(cache_dir() / "tensorrt")  # building one takes minutes
+        settings |= {
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": engines,
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": engines,
+            "trt_cuda_graph_enable": replay,
+        }
+    return settings
+
+
+def without_replay(chain: list[Any]) -> list[Any]:
+    """The same providers, launching anew for every run."""
+    off = {"enable_cuda_graph": "0", "trt_cuda_graph_enable": "0"}
+    return [
+        entry
+        if isinstance(entry, str)
+        else (entry[0], {name: off.get(name, value) for name, value in entry[1].items()})
+        for entry in chain
+    ]
 
 
 def wanted_precision(asked: str, model: Model, provider: str) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,13 +15,21 @@ from rtseg.backends.options import BackendOptions
 from rtseg.backends.sizes import check_batch, noise
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import BackendError, DeviceError, UsageError
+from rtseg.frame import Image
 from rtseg.nets.graph import SeamNetwork
 from rtseg.nets.state import load_network
 from rtseg.zoo import Model
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+if TYPE_CHECKING:
+    from rtseg.decode.device import DeviceScores
+
+NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+DTYPES = {name: dtype for dtype, name in NAMES.items()} | {"tf32": torch.float32}
 WARM_UP_RUNS = 3
+MORE_MEMORY = "Take a smaller --imgsz or network, or --device cpu"
+
+FRAMES_AT_ONCE = 8
+"""Of a recording, in one batch on a GPU."""
 
 
 def has_gpu() -> bool:
@@ -29,14 +41,17 @@ class TorchBackend(Backend):
     """One network in eager torch, channels last, in half precision on an NVIDIA GPU.
 
     Args:
-        options: precision auto is fp16 on CUDA, else fp32; threads sets torch's for the whole
-            program.
+        options: precision auto is fp16 on CUDA, else fp32; tf32, for NVIDIA's GPUs, keeps float32
+            but multiplies with 10 bits of fraction, which fp32 here does not, as torch would by
+            itself. That choice and `threads` hold for the whole program.
 
     Raises:
         UsageError: torch cannot run on such a device, or with such a precision.
         ModelError: the weights are not the network's.
         DeviceError: the device failed, or is not there and `strict` is set.
     """
+
+    _loop: Any = None
 
     def __init__(
         self,
@@ -52,21 +67,67 @@ class TorchBackend(Backend):
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         device, note = _device(options)
+        if options.precision == "tf32" and device.type != "cuda":
+            raise UsageError("precision tf32", found="only NVIDIA's GPUs have it", do="Take fp32")
+        torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
         notes = [*model.notes, *([note] if note else [])]
         dtype = DTYPES.get(options.precision) or _usual_dtype(device)
-        network = load_network(model)
         try:
-            self._network = _placed(network, device, dtype)
+            self._load(model, device, dtype, notes)
+        except DeviceError as error:
+            if options.family != "auto" or device.type == "cpu" or options.strict:
+                raise
+            notes.append(f"{error}; the processor runs instead")
+            self._load(model, torch.device("cpu"), torch.float32, notes)
+        self.info = self._read_back(tuple(notes), kept=note is None)
+
+    def _load(
+        self, model: Model, device: torch.device, dtype: torch.dtype, notes: list[str]
+    ) -> None:
+        """Bring the network to the device and warm it up; `notes` gets what was done otherwise.
+
+        Raises:
+            DeviceError: the device failed.
+        """
+        self._network = load_network(model)
+        try:
+            self._network = _placed(self._network, device, dtype)
             finite = self._warm_up()
             if not finite and dtype != torch.float32:
                 notes.append(f"{NAMES[dtype]} gave infinite scores, so fp32 runs instead")
                 self._network = _placed(load_network(model), device, torch.float32)
                 finite = self._warm_up()
+            if device.type == "cuda":
+                self._keep_frames(device, notes)
         except (RuntimeError, BackendError) as error:  # torch.OutOfMemoryError is one
             raise _device_failed(device, error) from error
         if not finite:
             notes.append("the network gives infinite or undefined scores in fp32 too")
-        self.info = self._read_back(tuple(notes), kept=note is None)
+        # On a processor a batch gained nothing: 31 ms a picture, alone and in batches of four
+        # (288x512, two cores with AVX2). One small picture does not fill a GPU.
+        self.batches = device.type == "cuda"
+
+    def _keep_frames(self, device: torch.device, notes: list[str]) -> None:
+        """Have frames shrunk, segmented, decoded and drawn on the device."""
+        if find_spec("triton") is None:
+            notes.append("Triton is not installed, so frames are shrunk and drawn by the processor")
+            return
+        from rtseg.backends.device_loop import DeviceLoop
+
+        self._loop = DeviceLoop(self._network, self.input_size, device)
+        self._loop.warm_up(1)
+        notes.extend(self._loop.notes)
+        self.see, self.frames_at_once = self._see, FRAMES_AT_ONCE
+
+    def _see(self, images: Sequence[Image]) -> list[DeviceScores]:
+        try:
+            return self._loop(images)
+        except RuntimeError as error:
+            raise self._failed(error) from error
+
+    def device_seconds(self, passes: int) -> list[float] | None:
+        """By CUDA's events, where frames are kept on the device."""
+        return None if self.see is None else self._loop.network_seconds(passes)
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As the contract says; any number of pictures."""
@@ -74,13 +135,22 @@ class TorchBackend(Backend):
         try:
             scores: NDArray[np.float32] = self._run(batch).cpu().numpy()
         except RuntimeError as error:
-            asked = f"{self.spec.name} failed on {self._offset.device}"
-            raise BackendError(asked, found=first_line(error)) from error
+            raise self._failed(error) from error
         return scores
+
+    def _failed(self, error: RuntimeError) -> BackendError | DeviceError:
+        device = self._offset.device
+        kind = DeviceError if device.type == "cuda" else BackendError
+        return kind(
+            f"{self.spec.name} failed on {device}",
+            found=first_line(error),
+            do=MORE_MEMORY if isinstance(error, torch.OutOfMemoryError) else "",
+        )
 
     def close(self) -> None:
         """Free the network's memory on the device."""
         cuda = self._offset.device.type == "cuda"
+        self.see = self._loop = None
         self._network = self._network.to("cpu")
         if cuda:
             torch.cuda.empty_cache()
@@ -109,7 +179,9 @@ class TorchBackend(Backend):
         if weight.device.type == "cuda":
             device = f"{weight.device} ({torch.cuda.get_device_name(weight.device)})"
         provider = "cuDNN" if weight.device.type == "cuda" else "ATen"
-        return BackendInfo("torch", device, NAMES[weight.dtype], provider, notes, kept)
+        short = torch.backends.cudnn.allow_tf32 and weight.dtype == torch.float32
+        precision = "tf32" if short and weight.device.type == "cuda" else NAMES[weight.dtype]
+        return BackendInfo("torch", device, precision, provider, notes, kept)
 
 
 def _device(options: BackendOptions) -> tuple[torch.device, str | None]:
@@ -158,6 +230,6 @@ def _device_failed(device: torch.device, error: Exception) -> Exception:
         return DeviceError(
             f"not enough memory on {device}",
             found=first_line(error),
-            do="Take a smaller --imgsz or network, or --device cpu",
+            do=MORE_MEMORY,
         )
     return DeviceError(f"device {device} failed", found=first_line(error))

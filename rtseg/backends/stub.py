@@ -46,6 +46,7 @@ class StubBackend(Backend):
         kept = family in ("auto", "cpu")
         notes = () if kept else (not_there(family, "the stub has no network", options.strict),)
         self.info = BackendInfo("stub", "cpu", "fp32", "numpy", (*model.notes, *notes), kept)
+        self.batches = True  # its delay is that of a call, as on a GPU that is far from full
         self._rows, self._columns = (_middles(side) for side in input_size)
         self._colours = np.array(model.spec.labels.colours, np.float32)
 

@@ -29,7 +29,9 @@ class BenchNetworkFlags:
         tuple[str, ...],
         flag("torch, onnx, ... or auto; default all that there are.", "--backend", "-b"),
     ] = ()
-    precision: Annotated[tuple[str, ...], flag("auto, fp32, fp16, bf16, int8; default auto.")] = ()
+    precision: Annotated[
+        tuple[str, ...], flag("auto, fp32, tf32, fp16, bf16, int8; default auto.")
+    ] = ()
     imgsz: Annotated[
         tuple[str, ...], flag("Input sizes HxW or one number; auto follows the clip's shape.")
     ] = ()

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from rtseg.sources.camera import Camera, Mode, list_cameras
+import json
+from typing import Any
+
+from rtseg.cli.says import rate
+from rtseg.sources.cameras import Camera, list_cameras
+from rtseg.sources.modes import Mode
 
 
-def print_cameras() -> int:
+def print_cameras(*, measure: bool = True, as_json: bool = False) -> int:
     """Print every camera, its modes and its measured rate; 0 also when there is none."""
-    cameras = list_cameras()
+    cameras = list_cameras(seconds=1.0 if measure else 0.0)
+    if as_json:
+        print(json.dumps([record(camera) for camera in cameras], indent=2))
+        return 0
     for camera in cameras:
         print("\n".join(describe_camera(camera)))
     if not cameras:
@@ -20,11 +28,43 @@ def describe_camera(camera: Camera) -> list[str]:
     where = f" ({camera.path})" if camera.path else ""
     lines = [f"{camera.index}: {camera.name or 'camera'}{where}"]
     lines += [f"   {_mode(mode)}" for mode in camera.modes]
-    if camera.measured_rate is not None:
-        lines.append(f"   measured {camera.measured_rate:.1f} fps in the first of these")
+    if camera.modes and not camera.listed:
+        lines.append("   (found by asking for common sizes: its driver lists none)")
+    if camera.measured is not None and camera.measured_rate is not None:
+        asked = _mode(at_its_best(camera.measured))
+        lines.append(f"   measured {camera.measured_rate:.1f} fps, asked for {asked}")
     return [*lines, *([f"   not usable: {camera.problem}"] if camera.problem else [])]
 
 
+def at_its_best(mode: Mode) -> Mode:
+    """The mode with its highest rate alone, which is the one that is asked for."""
+    return Mode(mode.fourcc, mode.width, mode.height, mode.rates[:1])
+
+
 def _mode(mode: Mode) -> str:
-    rate = f" at {mode.fps:g} fps" if mode.fps else ""
-    return f"{mode.width}x{mode.height} {mode.fourcc}{rate}".replace("  ", " ")
+    rates = ", ".join(map(rate, mode.rates))
+    words = (f"{mode.width}x{mode.height}", mode.fourcc, f"at {rates} fps" if rates else "")
+    return " ".join(filter(None, words))
+
+
+def record(camera: Camera) -> dict[str, Any]:
+    """A camera as JSON holds it; rates are frames per second."""
+    return {
+        "index": camera.index,
+        "path": camera.path and str(camera.path),
+        "name": camera.name,
+        "modes": [_mode_record(mode) for mode in camera.modes],
+        "listed_by_driver": camera.listed,
+        "measured_mode": camera.measured and _mode_record(at_its_best(camera.measured)),
+        "measured_fps": camera.measured_rate and round(camera.measured_rate, 2),
+        "problem": camera.problem or None,
+    }
+
+
+def _mode_record(mode: Mode) -> dict[str, Any]:
+    return {
+        "fourcc": mode.fourcc,
+        "width": mode.width,
+        "height": mode.height,
+        "fps": [round(float(each), 3) for each in mode.rates],
+    }

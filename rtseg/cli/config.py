@@ -59,7 +59,7 @@ def read_config(path: Path) -> dict[str, Any]:
 def to_toml(flags: Flags) -> str:
     """A TOML file that repeats the run; flags that were left open stand as comments."""
     lines = ["# rtseg --config FILE repeats this run; the command line wins over the file"]
-    lines.append(_line("input", flags.input))
+    lines.append(_line("input", (flags.input, *flags.more) if flags.more else flags.input))
     for group in ("source", "model", "view", "output", "run"):
         lines += [*_lines(getattr(flags, group)), ""]
     return "\n".join(lines[:-1])

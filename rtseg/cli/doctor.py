@@ -131,6 +131,18 @@ def _cache() -> Iterator[Finding]:
     yield "folder", f"{folder} ({size / 1e6:.0f} MB)", _writable(folder)
 
 
+def _auto() -> Iterator[Finding]:
+    from rtseg.backends.remembered import remembered
+
+    for choice in remembered():
+        best, *others = [row for row in choice.rows if row.seconds is not None]
+        times = [f"{row.backend} {(row.seconds or 0) * 1e3:.1f}" for row in others]
+        before = f" ({', '.join(times)})" if times else ""
+        lanes = f", {choice.lanes} at once" if choice.lanes > 1 else ""
+        found = f"{best.backend} {best.precision} {(best.seconds or 0) * 1e3:.1f} ms{before}"
+        yield choice.about, f"{found}{lanes}, {choice.date}", ""
+
+
 def _writable(folder: Path) -> str:
     import os
 
@@ -146,4 +158,5 @@ CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "display": _display,
     "codecs": _codecs,
     "cache": _cache,
+    "fastest backends, as --backend auto measured them (--remeasure does it again)": _auto,
 }

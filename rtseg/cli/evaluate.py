@@ -7,20 +7,32 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeVar
 
 from rtseg.cli import evaluate_says as says
 from rtseg.cli.download import DownloadProgress
+from rtseg.cli.evaluate_clips import clip_table, measure_clips
 from rtseg.cli.evaluate_flags import EvalFlags, FigureFlags
 from rtseg.cli.evaluate_plan import EvalPlan, make_plan, policy_of
 from rtseg.cli.metrics import write_json
-from rtseg.cli.says import counted, say
+from rtseg.cli.says import say
 from rtseg.cli.signals import Stop
 from rtseg.errors import ThresholdError, UsageError
-from rtseg.evaluate import LabelledSet, Network, Score, SetSpec, open_set, score
+from rtseg.evaluate import (
+    ClipScore,
+    LabelledSet,
+    Network,
+    Score,
+    SetSpec,
+    open_set,
+    score,
+)
 from rtseg.evaluate.report import report
 from rtseg.evaluate.scoring import class_map
 from rtseg.evaluate.suite import NetworkSpec
 from rtseg.nets import find_model
+
+Steadied = TypeVar("Steadied", Score, ClipScore)
 
 
 def evaluate(flags: EvalFlags, stop: Stop) -> int:
@@ -37,15 +49,21 @@ def evaluate(flags: EvalFlags, stop: Stop) -> int:
         for network in networks:
             stack.enter_context(network)
         _check_classes(sets, networks, flags.figures)
+        _check_smooth(sets, plan, flags.figures)
         if not flags.figures.quiet:
             says.begin(sets, networks)
         scores: list[Score] = []
+        clips: list[ClipScore] = []
         try:
             _measure(sets, networks, flags.figures, stop, scores)
+            measure_clips(networks, flags, stop, clips)
         finally:
-            asked = len(sets) * len(networks)
-            whole = len(scores) == asked and all(one.complete for one in scores)
-            _show(scores, flags.figures, whole=whole, asked=asked)
+            asked = (len(sets) + len(plan.clips)) * len(networks)
+            done = sum([one.complete for one in scores] + [one.complete for one in clips])
+            whole = done == asked
+            _show(with_steadied(scores), with_steadied(clips), flags.figures, whole=whole)
+            if not whole:
+                says.partial(done, asked)
     if whole:
         _hold_to(flags.figures.min_miou, scores)
     return stop.exit_code
@@ -121,6 +139,17 @@ def _check_classes(
             )
 
 
+def _check_smooth(sets: Sequence[LabelledSet], plan: EvalPlan, flags: FigureFlags) -> None:
+    """Raise before anything runs where nothing follows anything in time."""
+    sequences = any(sample.sequence for chosen in sets for sample in chosen.samples)
+    if flags.smooth and not sequences and not plan.clips:
+        raise UsageError(
+            f"--smooth {flags.smooth:g}",
+            found="none of the sets has sequences of frames",
+            do="Leave it out, or name a video with --clip",
+        )
+
+
 def _measure(
     sets: Sequence[LabelledSet],
     networks: Sequence[Network],
@@ -141,6 +170,7 @@ def _measure(
                     boundary=flags.boundary,
                     worst=flags.worst or 0,
                     worst_class=flags.show_class[0] if flags.show_class else None,
+                    smooth=flags.smooth or 0.0,
                     on_picture=progress,
                     stop=stop,
                 )
@@ -149,20 +179,25 @@ def _measure(
                 says.measured(done, said)
 
 
-def _show(scores: Sequence[Score], flags: FigureFlags, *, whole: bool, asked: int) -> None:
+def with_steadied(scores: Sequence[Steadied]) -> list[Steadied]:
+    """Each score, and after it what smoothing over time makes of it, where that was measured."""
+    return [one for score in scores for one in (score, score.steadied) if one is not None]
+
+
+def _show(
+    scores: Sequence[Score], clips: Sequence[ClipScore], flags: FigureFlags, *, whole: bool
+) -> None:
     """Print the tables and write the files; of a run that ended early too."""
     if flags.json != "-":
         says.tables(scores, flags.show_class)
-    if flags.json is not None and scores:
-        write_json(flags.json, report(scores, complete=whole))
+        clip_table(clips, apart=bool(scores))
+    if flags.json is not None and (scores or clips):
+        write_json(flags.json, report(scores, clips, complete=whole))
         _said("figures", [flags.json], flags)
     if flags.confusion is not None and scores:
         _said("wrote", _confusions(scores, Path(flags.confusion)), flags)
     if flags.worst_to is not None:
         _said("wrote", _worst(scores, Path(flags.worst_to)), flags)
-    if not whole:
-        done = sum(one.complete for one in scores)
-        say("partial", f"{done} of {counted(asked, 'measurement')} finished; the rest is missing")
 
 
 def _said(heading: str, paths: Sequence[object], flags: FigureFlags) -> None:

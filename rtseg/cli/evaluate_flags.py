@@ -23,6 +23,12 @@ class SetFlags:
         flag("A folder or file of labelled pictures; several may follow."),
         Parameter(consume_multiple=True),
     ] = ()
+    clip: Annotated[
+        tuple[str, ...],
+        flag("A video without labels, or a folder of frames, for its flicker; several may follow."),
+        Parameter(consume_multiple=True),
+    ] = ()
+    max_frames: Annotated[Whole, flag("So many frames of each --clip.")] = None
     suite: Annotated[
         Text, flag("TOML file that names sets and networks; see rtseg/evaluate/suite.py.")
     ] = None
@@ -77,6 +83,10 @@ class FigureFlags:
     show_class: Annotated[
         tuple[str, ...], flag("Give this class's IoU a column of the table; repeatable.")
     ] = ()
+    smooth: Annotated[
+        Optional[float],  # noqa: UP045
+        flag("Measure sequences and clips once more, their scores smoothed over time: 0 to 1."),
+    ] = None
     boundary: Annotated[bool, flag("Measure the boundary F-score too.")] = False
     min_miou: Annotated[
         Optional[float],  # noqa: UP045

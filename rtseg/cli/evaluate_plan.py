@@ -15,15 +15,17 @@ from rtseg.evaluate.figure import SUFFIXES
 from rtseg.evaluate.suite import NetworkSpec, Suite, read_suite
 from rtseg.nets import default_model
 from rtseg.sinks.file_target import check_new, check_parent
+from rtseg.temporal import TemporalOptions
 
 _ONLY_DATA = ("format", "split", "classes", "min_share", "names")
 
 
 @dataclass(frozen=True)
 class EvalPlan:
-    """A measurement whose flags make sense: every network meets every set."""
+    """A measurement whose flags make sense: every network meets every set and every clip."""
 
     sets: tuple[SetSpec, ...]
+    clips: tuple[str, ...]
     networks: tuple[NetworkSpec, ...]
     precision: str
 
@@ -46,12 +48,19 @@ def make_plan(flags: EvalFlags) -> EvalPlan:
     sets = (*suite.sets, *_sets(flags.sets))
     if flags.sets.max_pictures is not None:
         sets = tuple(replace(spec, max_pictures=flags.sets.max_pictures) for spec in sets)
-    if not sets:
+    if not sets and not flags.sets.clip:
         raise UsageError(
-            "nothing to measure on", do="Name labelled pictures: rtseg eval --data DIR"
+            "nothing to measure on",
+            do="Name labelled pictures: rtseg eval --data DIR, or a video with --clip",
         )
+    values.at_least("--max-frames", flags.sets.max_frames, 2)
+    if flags.sets.max_frames is not None and not flags.sets.clip:
+        raise UsageError("--max-frames without --clip", do="For pictures, take --max-pictures")
+    TemporalOptions(smooth=flags.figures.smooth or 0.0)
     policy_of(flags.networks.imgsz)
-    return EvalPlan(sets, _networks(flags.networks, suite), precision_of(flags.networks))
+    return EvalPlan(
+        sets, flags.sets.clip, _networks(flags.networks, suite), precision_of(flags.networks)
+    )
 
 
 def policy_of(imgsz: str | None) -> InputPolicy:

@@ -9,7 +9,7 @@ from rtseg.cli.bars import TerminalBar
 from rtseg.cli.says import counted, describe_backend, length, say
 from rtseg.cli.tables import print_table
 from rtseg.clock import Clock
-from rtseg.evaluate import LabelledSet, Network, Score
+from rtseg.evaluate import ClipScore, LabelledSet, Network, Score
 from rtseg.evaluate.networks import in_words
 from rtseg.evaluate.report import class_rows
 
@@ -35,11 +35,23 @@ class Progress:
         if self._quiet or (now := self._clock.now()) < self._next:
             return
         if self._bar.shown:
-            about = f"{_which(score)}, mIoU {_figure(score.matrix.mean_iou)}"
+            about = f"{_which(score)}, mIoU {figure(score.matrix.mean_iou)}"
             self._bar.draw(score.pictures, score.chosen, about)
         else:
             self._pause *= 2
             say("running", f"{_which(score)}, {score.pictures} of {score.chosen} pictures")
+        self._next = now + self._pause
+
+    def clip(self, score: ClipScore) -> None:
+        """Told after every frame of a clip."""
+        if self._quiet or (now := self._clock.now()) < self._next:
+            return
+        about = f"{score.network} on {score.clip}"
+        if self._bar.shown and score.of:
+            self._bar.draw(score.frames, score.of, about)
+        elif not self._bar.shown:
+            self._pause *= 2
+            say("running", f"{about}, {counted(score.frames, 'frame')}")
         self._next = now + self._pause
 
     def __enter__(self) -> Progress:
@@ -77,6 +89,11 @@ def measured(score: Score, said: set[str]) -> None:
     said.update(line for _, line in lines)
 
 
+def partial(done: int, asked: int) -> None:
+    """That not all was measured."""
+    say("partial", f"{done} of {counted(asked, 'measurement')} finished; the rest is missing")
+
+
 def tables(scores: Sequence[Score], show: Sequence[str]) -> None:
     """The figures of every network on every set; with a single one, those of its classes too."""
     if not scores:
@@ -96,7 +113,7 @@ def class_table(score: Score) -> None:
     """One line per class."""
     keys = ["iou", "accuracy", "share", *(["boundary_f"] if score.boundary else [])]
     heads = ("class", "IoU", "accuracy", "share of truth", "boundary F")[: len(keys) + 1]
-    rows = [(row["name"], *(_figure(row[key]) for key in keys)) for row in class_rows(score)]
+    rows = [(row["name"], *(figure(row[key]) for key in keys)) for row in class_rows(score)]
     print_table(heads, rows, right=range(1, len(heads)))
 
 
@@ -119,13 +136,13 @@ def _row(score: Score, shown: Sequence[str], extra: Sequence[str]) -> list[str]:
         score.set_name,
         score.network,
         f"{score.pictures}{partly}",
-        *(_figure(ious.get(name)) for name in shown),
-        *map(_figure, figures),
-        *(_figure(more[name], 4) for name in extra),
+        *(figure(ious.get(name)) for name in shown),
+        *map(figure, figures),
+        *(figure(more[name], 4) for name in extra),
     ]
 
 
-def _figure(value: float | None, digits: int = 3) -> str:
+def figure(value: float | None, digits: int = 3) -> str:
     """A share as text; "-" where nothing was measured."""
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 

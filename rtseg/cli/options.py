@@ -53,7 +53,9 @@ class SourceFlags:
     width: Annotated[Whole, flag("Ask the camera for this width.")] = None
     height: Annotated[Whole, flag("Ask the camera for this height.")] = None
     fps: Annotated[Real, flag("Ask the camera for this rate; the rate of raw frames.")] = None
-    fourcc: Annotated[Text, flag("Ask the camera for this format, as MJPG.")] = None
+    fourcc: Annotated[Text, flag("Ask the camera for this format, as MJPG; auto prefers that.")] = (
+        None
+    )
     size: Annotated[Text, flag("Size of raw frames on stdin, as 1280x720.")] = None
     pix_fmt: Annotated[
         Literal["bgr24", "rgb24"], flag("Pixels of raw frames on stdin and stdout.")
@@ -62,6 +64,7 @@ class SourceFlags:
     rotate: Annotated[Literal[0, 90, 180, 270], flag("Turn clockwise by these degrees.")] = 0
     loop: Annotated[bool, flag("Begin again at the end.")] = False
     live: Annotated[bool, flag("Replay a recording as a camera: late frames are dropped.")] = False
+    fps_cap: Annotated[Real, flag("Leave out frames that come faster than this a second.")] = None
     start: Annotated[Text, flag("Begin here: seconds, or 1:02.5.")] = None
     end: Annotated[Text, flag("Stop here: seconds, or 1:02.5.")] = None
     max_frames: Annotated[Whole, flag("Stop after so many frames.")] = None
@@ -80,6 +83,10 @@ class ModelFlags:
     model: Annotated[Text, flag("A name of `rtseg models`, or an ONNX file.", "--model", "-m")] = (
         None
     )
+    models: Annotated[
+        tuple[str, ...],
+        flag("Networks that m goes through in the window; comma list or repeated."),
+    ] = ()
     weights: Annotated[Text, flag('Weights file, or "random" to time a network.')] = None
     backend: Annotated[
         Literal["auto", "torch", "onnx", "openvino", "stub"],
@@ -92,7 +99,7 @@ class ModelFlags:
         ),
     ] = "auto"
     precision: Annotated[
-        Literal["auto", "fp32", "fp16", "bf16", "int8"], flag("Arithmetic of the network.")
+        Literal["auto", "fp32", "tf32", "fp16", "bf16", "int8"], flag("Arithmetic of the network.")
     ] = "auto"
     half: Annotated[bool, flag("The same as --precision fp16.")] = False
     imgsz: Annotated[
@@ -123,8 +130,22 @@ class ViewFlags:
     """What is drawn."""
 
     view: Annotated[
-        Literal["overlay", "mask", "side", "contours", "cutout"], flag("What to draw.")
-    ] = "overlay"
+        Optional[Literal["overlay", "mask", "side", "contours", "cutout"]],  # noqa: UP045
+        flag("What to draw: overlay by default, cutout with --background."),
+    ] = None
+    background: Annotated[
+        str,
+        flag(
+            "Behind what is found: none, blur, blur:1 to blur:20, transparent, a colour (name or "
+            "'#rrggbb'), a picture or a video."
+        ),
+    ] = "none"
+    feather: Annotated[
+        float, flag("With a background: fade the edge inwards over so many pixels more.")
+    ] = 0.0
+    matte_threshold: Annotated[
+        float, flag("With a background: keep from this probability on, 0 to 1; lower keeps more.")
+    ] = 0.5
     alpha: Annotated[float, flag("Opacity of the colours, 0 to 1.", "--alpha", "--opacity")] = 0.4
     classes: Annotated[
         tuple[str, ...], flag("Keep these classes, by name or number; comma list or repeated.")
@@ -137,6 +158,9 @@ class ViewFlags:
         Optional[bool],  # noqa: UP045
         flag("Draw speed, age and device; default in a window only.", negative="--no-hud"),
     ] = None
+    grid: Annotated[bool, flag("Show a grid of one source too; several are one in any case.")] = (
+        False
+    )
 
 
 @Parameter(name="*", group=OUTPUT)
@@ -147,7 +171,8 @@ class OutputFlags:
     output: Annotated[
         tuple[str, ...],
         flag(
-            "out.mp4 .mkv .webm .avi, folder/, frames_%06d.png or - (raw); repeatable.",
+            "out.mp4 .mov .mkv .webm .avi, folder/, frames_%06d.png, - (raw) or virtual[:DEVICE] "
+            "(a virtual camera); repeatable.",
             "--output",
             "-o",
         ),
@@ -164,7 +189,12 @@ class OutputFlags:
             negative=("--no-show", "--headless"),
         ),
     ] = None
-    codec: Annotated[Text, flag("Codec of videos: h264, hevc, vp9, vp8, mjpeg or ffv1.")] = None
+    screenshots: Annotated[
+        str, flag("Folder in which s and r save in the window; default the current one.")
+    ] = "."
+    codec: Annotated[
+        Text, flag("Codec of videos: h264, hevc, vp9, vp8, mjpeg, ffv1 or prores.")
+    ] = None
     crf: Annotated[Whole, flag("Quality of videos; lower is better and larger.")] = None
     audio: Annotated[Literal["copy", "none"], flag("Keep the source's audio, or drop it.")] = "copy"
     overwrite: Annotated[bool, flag("Replace existing files.", "--overwrite", "-y")] = False
@@ -179,15 +209,31 @@ class RunFlags:
         Literal["auto", "newest", "all"],
         flag("Frames to keep: auto is newest for live sources, all for files."),
     ] = "auto"
-    smooth: Annotated[
-        Real, flag("Hold masks still over time: 0 (off, the default) to 1; 0.5 suits most.")
+    target_fps: Annotated[
+        Real, flag("Live: keep this rate by a smaller network input where it must be.")
     ] = None
+    smooth: Annotated[
+        Real,
+        flag("Hold masks still over time: 0 (off) to 1; default 0.8 in a window and live, else 0."),
+    ] = None
+    no_smooth: Annotated[bool, flag("The same as --smooth 0.")] = False
     propagate: Annotated[
         bool, flag("Run the network on keyframes; carry their masks to the frames between.")
     ] = False
     key_every: Annotated[
         Whole,
         flag("With --propagate: a keyframe every so many frames; default a second's."),
+    ] = None
+    remeasure: Annotated[
+        bool, flag("Measure again which backend is fastest; what is remembered is replaced.")
+    ] = False
+    idle: Annotated[
+        Optional[bool],  # noqa: UP045
+        flag(
+            "Let the network rest while the picture does not change; default live.",
+            "--idle",
+            negative="--no-idle",
+        ),
     ] = None
     metrics: Annotated[Text, flag("Write the report's figures to this JSON file.")] = None
     verbose: Annotated[
@@ -205,7 +251,7 @@ class RunFlags:
 
 @dataclass(frozen=True)
 class Flags:
-    """Everything `rtseg run` was asked."""
+    """Everything `rtseg run` was asked; `more` are sources beside `input`."""
 
     input: str | None
     source: SourceFlags
@@ -213,3 +259,10 @@ class Flags:
     view: ViewFlags
     output: OutputFlags
     run: RunFlags
+    more: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All that were named, a `--camera` first."""
+        named = (self.source.camera, self.input, *self.more)
+        return tuple(name for name in named if name is not None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # ruff: noqa: B008 - the defaults are frozen
 from collections.abc import Sequence
-from typing import Annotated, Optional
+from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 from cyclopts.config import Dict
@@ -15,15 +15,19 @@ from rtseg.cli.config import config_file, read_config, to_toml
 from rtseg.cli.options import Flags, ModelFlags, OutputFlags, RunFlags, SourceFlags, ViewFlags
 from rtseg.cli.signals import Stop
 from rtseg.errors import UsageError
+from rtseg.live import keys
 
 HELP = """Real-time semantic segmentation of webcams, videos, streams and pictures.
 
 rtseg --camera 0            a camera, in a window
 rtseg clip.mp4 -o out.mp4   a clip, into a file
 rtseg rtsp://host/stream    a stream
+rtseg 0 clip.mp4            several at once, in a grid
 
 Without a verb, rtseg runs; a file that is called like a verb is given with -i.
 """
+
+KEYS = f"Keys in the window:\n\n{keys.as_text()}"
 
 # Flags whose value may be a lone "-", which a parser of flags takes for one.
 _TAKE_A_DASH = {
@@ -37,14 +41,15 @@ _TAKE_A_DASH = {
     "--metrics",
 }
 
-Input = Annotated[
-    Optional[str],  # noqa: UP045 - evaluated under Python 3.10 too
+Inputs = Annotated[
+    tuple[str, ...],
     Parameter(
         name=("--input", "-i", "--source"),
         group=options.SOURCE,
         negative=(),
         help="Camera number, video, picture, folder, glob, address, - (raw frames on stdin), "
-        "or test:// (synthetic).",
+        "or test:// (synthetic); several are shown as a grid.",
+        show_default=False,
     ),
 ]
 
@@ -53,10 +58,12 @@ def build_app(stop: Stop) -> App:
     """The program's verbs; `stop` is what a run listens to."""
     from rtseg.cli import verbs
 
-    app = App(name="rtseg", version=__version__, help=HELP, help_format="plaintext")
+    app = App(
+        name="rtseg", version=__version__, help=HELP, help_epilogue=KEYS, help_format="plaintext"
+    )
 
     def run(
-        input: Input = None,
+        input: Inputs = (),
         *,
         source: SourceFlags = SourceFlags(),
         model: ModelFlags = ModelFlags(),
@@ -64,8 +71,9 @@ def build_app(stop: Stop) -> App:
         output: OutputFlags = OutputFlags(),
         run: RunFlags = RunFlags(),
     ) -> int:
-        """Segment a camera, clip, stream or picture (the default)."""
-        return _run(Flags(input, source, model, view, output, run), stop)
+        """Segment a camera, clip, stream or picture, or several at once (the default)."""
+        first = input[0] if input else None
+        return _run(Flags(first, source, model, view, output, run, input[1:]), stop)
 
     app.default(run)
     app.command(run, name="run")
@@ -110,6 +118,13 @@ def _run(flags: Flags, stop: Stop) -> int:
     if flags.run.print_config:
         print(to_toml(flags))
         return 0
+    if flags.view.grid or len(flags.sources) > 1:
+        from rtseg.cli.grid_plan import make_grid_plan
+
+        plans = make_grid_plan(flags)
+        from rtseg.cli.grid import run_grid
+
+        return run_grid(flags, plans, stop)
     from rtseg.cli.plan import make_plan
 
     plan = make_plan(flags)  # before the heavy libraries are imported

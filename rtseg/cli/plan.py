@@ -11,7 +11,9 @@ from typing import Any
 
 from rtseg.backends.devices import parse_device
 from rtseg.cli import values
+from rtseg.cli.background import view_of
 from rtseg.cli.options import Flags, ModelFlags, OutputFlags, SourceFlags
+from rtseg.cli.temporal import asked_temporal
 from rtseg.effects import ViewOptions
 from rtseg.errors import SinkError, UsageError
 from rtseg.palettes import palette
@@ -32,9 +34,11 @@ class Plan:
         imgsz: (height, width) of the network's input, None to follow the frame.
         outputs: targets as `open_sink` takes them, the window last.
         window: whether one is opened.
-        paced: whether a recording plays at its own speed, as in a window and nowhere else.
+        paced: whether a recording plays at its own speed, as where somebody only watches it.
         view: how frames are drawn.
         temporal: how the masks of consecutive frames are tied together.
+        models: networks to choose from while it runs; empty for those that are here.
+        screenshots: the folder for what a person saves while it runs.
     """
 
     source: str
@@ -48,6 +52,8 @@ class Plan:
     paced: bool
     view: ViewOptions
     temporal: TemporalOptions
+    models: tuple[str, ...] = ()
+    screenshots: Path = Path()
 
 
 def make_plan(flags: Flags) -> Plan:
@@ -59,7 +65,10 @@ def make_plan(flags: Flags) -> Plan:
     """
     files = _targets(flags.output)
     source = _source(flags)
-    _check_outputs(files, flags, source)
+    _check_target_fps(flags)
+    if flags.run.remeasure and flags.model.backend != "auto":
+        raise UsageError(f"--remeasure with -b {flags.model.backend}", do="Leave one of them out")
+    check_outputs(files, flags, source)
     classes = values.comma_list(flags.view.classes)
     if flags.view.classes and not classes:
         raise UsageError(f"--classes {','.join(flags.view.classes)!r} names no class")
@@ -82,10 +91,38 @@ def make_plan(flags: Flags) -> Plan:
         classes=classes,
         outputs=(*files, *(["window:"] if window else [])),
         window=window,
-        paced=window and not files and source != "-" and flags.run.policy != "newest",
-        view=ViewOptions(flags.view.view, flags.view.alpha, flags.view.legend, hud),
-        temporal=TemporalOptions(flags.run.smooth or 0.0, flags.run.propagate, flags.run.key_every),
+        paced=_is_watched(window, files) and source != "-" and flags.run.policy != "newest",
+        view=view_of(flags, files, hud=hud),
+        temporal=asked_temporal(flags.run),
+        models=values.comma_list(flags.model.models),
+        screenshots=_folder("--screenshots", flags.output.screenshots),
     )
+
+
+def _check_target_fps(flags: Flags) -> None:
+    values.at_least("--target-fps", flags.run.target_fps, 0.1)
+    if flags.run.target_fps is not None and flags.run.propagate:
+        raise UsageError(
+            "--target-fps with --propagate",
+            found="propagation keeps the rate by itself",
+            do="Leave one of them out",
+        )
+
+
+def _folder(flag: str, text: str) -> Path:
+    """A folder that is there, or can be made when it is needed."""
+    path = Path(text).expanduser()
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{flag} {text}", found="it is a file", do="Name a folder")
+    if not path.parent.is_dir():
+        raise UsageError(f"{flag} {text}", found=f"there is no folder {path.parent}")
+    return path
+
+
+def _is_watched(window: bool, files: Sequence[str]) -> bool:
+    """Whether pictures go to eyes alone: a window, a virtual camera."""
+    cameras = [target for target in files if find_kind(target)[0] == "virtual"]
+    return len(cameras) == len(files) and bool(window or cameras)
 
 
 def require_display() -> None:
@@ -126,6 +163,7 @@ def _source_options(flags: SourceFlags) -> SourceOptions:
         rotate=flags.rotate,
         loop=flags.loop,
         live=flags.live,
+        fps_cap=flags.fps_cap,
         start=values.seconds("--start", flags.start),
         end=values.seconds("--end", flags.end),
         max_frames=flags.max_frames,
@@ -164,12 +202,12 @@ def _targets(flags: OutputFlags) -> list[str]:
     return [*flags.output, *(f"{role}:{path}" for role, path in roles.items() if path is not None)]
 
 
-def _check_outputs(files: Sequence[str], flags: Flags, source: str) -> None:
+def check_outputs(files: Sequence[str], flags: Flags, source: str) -> None:
     """Refuse what would overwrite something, cannot be encoded, or goes where another goes."""
     taken: set[str] = set()
     for target in [*files, *([f"json:{flags.run.metrics}"] if flags.run.metrics else [])]:
         kind, path = find_kind(target)
-        if kind in ("null", "window"):
+        if kind in ("null", "window", "virtual"):
             continue
         place = os.path.realpath(path)
         if place in taken:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from functools import partial
 
-from rtseg.backends import fit_size, open_backend
+from rtseg.backends import fit_size
 from rtseg.cli import says
+from rtseg.cli.backend import attend, open_for_run
 from rtseg.cli.download import DownloadProgress
+from rtseg.cli.live import desk_for
 from rtseg.cli.metrics import write_metrics
 from rtseg.cli.options import Flags
 from rtseg.cli.plan import Plan
 from rtseg.cli.progress import open_progress
 from rtseg.cli.seen import Seen
 from rtseg.cli.signals import Stop
+from rtseg.cli.temporal import temporal_of
 from rtseg.contracts import Effect, Sink, Source
 from rtseg.effects import open_effect
 from rtseg.flow import usable_cores
 from rtseg.labels import LabelSet
+from rtseg.loop import PACE_SECONDS
 from rtseg.nets import default_model, find_model
 from rtseg.palettes import palette as colours_of
-from rtseg.pipeline import TICK_SECONDS, keeps_newest, run, summarise
+from rtseg.pipeline import keeps_newest, run, summarise
 from rtseg.segmenter import Segmenter
 from rtseg.sinks import SinkOptions, open_sink
 from rtseg.sources import open_source
@@ -56,8 +60,14 @@ def _timed(what: str, flags: Flags) -> Iterator[None]:
         says.say("opened", f"the {what} in {time.perf_counter() - since:.2f} s")
 
 
-def load_segmenter(flags: Flags, plan: Plan, source: Source, stop: Stop) -> Segmenter:
-    """The network that the flags name, loaded and warm, fitted to the source's frames."""
+def load_segmenter(
+    flags: Flags, plan: Plan, source: Source, stop: Stop, *, lanes: int | None = None
+) -> Segmenter:
+    """The network that the flags name, loaded and warm, fitted to the source's frames.
+
+    Args:
+        lanes: frames to work on at once; None is what suits the source.
+    """
     model = find_model(
         flags.model.model or default_model(),
         weights=flags.model.weights,
@@ -66,14 +76,15 @@ def load_segmenter(flags: Flags, plan: Plan, source: Source, stop: Stop) -> Segm
     )
     labels = _labels(model.spec.labels, flags.view.palette)
     selected = labels.select(plan.classes) if plan.classes else None
-    backend = open_backend(
-        flags.model.backend,
+    backend = open_for_run(
+        flags,
+        source,
         model,
         input_size=plan.imgsz or fit_size(model.spec, source.info.width, source.info.height),
         device=flags.model.device,
         precision=plan.precision,
         threads=flags.model.threads,
-        lanes=_lanes(flags, plan, source),
+        lanes=lanes or _lanes(flags, plan, source),
         strict=flags.model.strict_device,
     )
     return Segmenter(backend, labels=labels, selected=selected)
@@ -81,7 +92,8 @@ def load_segmenter(flags: Flags, plan: Plan, source: Source, stop: Stop) -> Segm
 
 def _lanes(flags: Flags, plan: Plan, source: Source) -> int:
     """A frame per core where all lie ready and nobody watches; else one, and it sooner."""
-    single = plan.paced or plan.temporal.propagate or source.info.frame_count == 1
+    single = plan.paced or plan.temporal.propagate or plan.temporal.idle
+    single = single or source.info.frame_count == 1
     newest = keeps_newest(flags.run.policy, source.info.live)
     if newest or single or flags.model.threads is not None:
         return 1
@@ -91,14 +103,21 @@ def _lanes(flags: Flags, plan: Plan, source: Source) -> int:
 def run_opened(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter, stop: Stop) -> None:
     """Open the sinks, run the loop, close them, and report, after an error too."""
     stats = Stats(source.clock)
-    effect = _effect(plan, bool(flags.view.hud), source, segmenter, stats)
+    attend(segmenter.backend, stats)
+    load = partial(load_segmenter, source=source, stop=stop)
+    desk = desk_for(flags, plan, source, segmenter, stats, load) if plan.window else None
+    segmenter = desk.segmenter if desk else segmenter
+    effect = desk.effect if desk else effect_of(plan, source, segmenter, stats)
     seen = Seen(segmenter.labels, segmenter.selected)
     sinks: list[Sink] = []
     with _reporting(flags, source, segmenter, stats, seen, sinks), ExitStack() as stack:
         for target in plan.outputs:
-            sinks.append(stack.enter_context(_open_sink(target, flags, source, segmenter)))
+            sinks.append(stack.enter_context(open_output(target, flags, source, segmenter)))
+        if desk is not None:
+            sinks.append(stack.enter_context(desk.at(sinks[-1])))
         says.start(flags, plan, source, segmenter)
         progress = stack.enter_context(open_progress(source, stats, quiet=flags.run.quiet))
+        turn = desk.turning(progress.tick) if desk else progress.tick
         try:
             run(
                 source,
@@ -107,23 +126,31 @@ def run_opened(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter, s
                 [*sinks, seen],
                 stats=stats,
                 policy=flags.run.policy,
-                temporal=plan.temporal,
+                temporal=temporal_of(flags.run, source.info.live, watched=plan.window),
                 paced=plan.paced,
                 stop=stop,
-                on_tick=progress.tick,
+                on_tick=turn,
+                control=desk.controls if desk else None,
             )
             if plan.window and source.info.frame_count == 1:
-                hold(sinks, source, stop)
+                hold(sinks, source, stop, turn)
         finally:
-            stop.hung = bool(stats.hung)
+            left_behind = desk is not None and not desk.controls.close()
+            stop.hung = bool(stats.hung) or left_behind
 
 
-def hold(sinks: Sequence[Sink], source: Source, stop: Stop) -> None:
+def hold(
+    sinks: Sequence[Sink],
+    source: Source,
+    stop: Stop,
+    on_tick: Callable[[], None] = lambda: None,
+) -> None:
     """Keep the window of a single picture open until a person closes it."""
     while not stop() and all(sink.alive for sink in sinks):
         for sink in sinks:
             sink.idle(None)
-        source.clock.sleep(TICK_SECONDS)
+        on_tick()
+        source.clock.sleep(PACE_SECONDS)
 
 
 @contextmanager
@@ -153,7 +180,8 @@ def _labels(labels: LabelSet, palette: str | None) -> LabelSet:
     return labels.recoloured(colours_of(palette, len(labels)))
 
 
-def _open_sink(target: str, flags: Flags, source: Source, segmenter: Segmenter) -> Sink:
+def open_output(target: str, flags: Flags, source: Source, segmenter: Segmenter) -> Sink:
+    """One of the outputs that the flags name, as they say."""
     output = flags.output
     options = SinkOptions(
         overwrite=output.overwrite,
@@ -167,14 +195,10 @@ def _open_sink(target: str, flags: Flags, source: Source, segmenter: Segmenter) 
     return open_sink(target, source.info, segmenter.labels, options)
 
 
-def _effect(
-    plan: Plan, asked_for_hud: bool, source: Source, segmenter: Segmenter, stats: Stats
-) -> Effect:
-    view = plan.view
-    if source.info.frame_count == 1 and not asked_for_hud:
-        view = replace(view, hud=False)  # one picture has no speed, and the figures hide a face
+def effect_of(plan: Plan, source: Source, segmenter: Segmenter, stats: Stats) -> Effect:
+    """What draws the frames of a run without a window."""
     return open_effect(
-        view,
+        plan.view,
         segmenter.labels,
         stats=stats,
         source=source,

@@ -11,10 +11,12 @@ from fractions import Fraction
 from rtseg.cli.options import Flags
 from rtseg.cli.plan import Plan
 from rtseg.cli.seen import Seen
+from rtseg.cli.temporal import temporal_of
 from rtseg.contracts import BackendInfo, Sink, Source, SourceInfo
 from rtseg.pipeline import keeps_newest
 from rtseg.segmenter import Segmenter
 from rtseg.stats import Report
+from rtseg.temporal import TemporalOptions
 
 
 def say(heading: str, text: str) -> None:
@@ -41,10 +43,20 @@ def start(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter) -> Non
     say("runs on", describe_backend(segmenter.info))
     _say_all("note", segmenter.info.notes)
     say("policy", describe_policy(flags.run.policy, source.info.live, plan.paced))
+    temporal = temporal_of(flags.run, source.info.live, watched=plan.window)
+    ties(temporal, single=source.info.frame_count == 1)
     if targets := [target for target in plan.outputs if target != "window:"]:
         say("output", ", ".join(map(_in_words, targets)))
     if plan.window:
-        say("window", "q or Esc ends")
+        say("window", "h lists the keys, q or Esc ends")
+
+
+def ties(temporal: TemporalOptions, *, single: bool = False) -> None:
+    """Say how the masks of consecutive frames are tied together; a single picture has none."""
+    if temporal.idle:
+        say("idle", "the network rests while the picture does not change (--no-idle)")
+    if temporal.smooth and not single:
+        say("smooth", f"masks are held still over time, strength {temporal.smooth:g} (--no-smooth)")
 
 
 def report(
@@ -108,11 +120,19 @@ def describe_frames(figures: Report) -> str:
         causes = ", ".join(f"{cause} {count}" for cause, count in figures.keyframes.items())
         parts.append(f"{figures.propagated} of them propagated")
         parts.append(f"network {figures.network_fps:.1f} fps (keyframes: {causes})")
+    if figures.idle:
+        parts.append(f"idle at {figures.idle} of them (the picture had not changed)")
+        parts.append(f"network {figures.network_fps:.1f} fps")
     if figures.dropped:
         causes = ", ".join(f"{cause} {count}" for cause, count in figures.dropped_by.items())
         parts.append(f"dropped {figures.dropped} of {figures.produced} ({causes})")
+    if figures.inputs:
+        sizes = ", ".join(f"{size} {count}" for size, count in figures.inputs.items())
+        parts.append(f"input stepped {counted(figures.steps, 'time')} ({sizes})")
     if figures.outages:
         parts.append(counted(figures.outages, "outage"))
+    if figures.cores:
+        parts.append(f"processor {figures.cpu_share:.0%} of {counted(figures.cores, 'core')}")
     return ", ".join(parts)
 
 

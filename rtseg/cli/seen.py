@@ -23,7 +23,8 @@ class Seen(Sink):
 
     def write(self, rendered: Rendered) -> None:
         """Look at one frame."""
-        self._found = self._found or bool(self._sought & rendered.segmentation.shares.keys())
+        if not self._found and rendered.segmentation.labels.names == self._labels.names:
+            self._found = bool(self._sought & rendered.segmentation.shares.keys())
 
     def summary(self) -> str:
         """ "no pixels of: ..." when nothing of the wanted classes ever came; else ""."""

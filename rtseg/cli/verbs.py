@@ -29,11 +29,17 @@ def add(app: App, stop: Stop) -> None:
     """Add them to the program."""
     app.command(_models_app(stop))
 
-    def cameras() -> int:
+    def cameras(
+        *,
+        measure: Annotated[
+            bool, Parameter(help="Watch each for a second, and tell the rate that really comes.")
+        ] = True,
+        json: Annotated[bool, Parameter(help="Print JSON.", negative=())] = False,
+    ) -> int:
         """List the cameras, their modes and the rate each really gives."""
         from rtseg.cli.cameras import print_cameras
 
-        return stop.attend(print_cameras)
+        return stop.attend(lambda: print_cameras(measure=measure, as_json=json))
 
     def doctor() -> int:
         """Say what this machine has: versions, devices, providers, display, codecs, cache."""

@@ -68,8 +68,8 @@ def decode(
     scores = np.ascontiguousarray(scores, np.float32)
     table = np.arange(256, dtype=np.uint8) if table is None else table
     mask = np.empty(size, np.uint8)
-    rows = _axis(scores.shape[1], size[0], align_corners)
-    columns = _axis(scores.shape[2], size[1], align_corners)
+    rows = axis(scores.shape[1], size[0], align_corners)
+    columns = axis(scores.shape[2], size[1], align_corners)
     return mask, passes.decode(scores, rows, columns, table, mask, painting)
 
 
@@ -90,15 +90,32 @@ def enlarge(
     plane: NDArray[np.float32], size: tuple[int, int], *, align_corners: bool = False
 ) -> NDArray[np.float32]:
     """(h, w) float32 enlarged to `size` (height, width), bilinear."""
-    top, weight_y = _axis(plane.shape[0], size[0], align_corners)
-    left, weight_x = _axis(plane.shape[1], size[1], align_corners)
+    top, weight_y = axis(plane.shape[0], size[0], align_corners)
+    left, weight_x = axis(plane.shape[1], size[1], align_corners)
     below = np.minimum(top + 1, plane.shape[0] - 1)
     right = np.minimum(left + 1, plane.shape[1] - 1)
     rows = plane[top] * (1 - weight_y[:, None]) + plane[below] * weight_y[:, None]
     return rows[:, left] * (1 - weight_x) + rows[:, right] * weight_x
 
 
-def _axis(
+def cell_at(
+    scores: Scores, size: tuple[int, int], x: int, y: int, *, align_corners: bool = False
+) -> tuple[Scores, NDArray[np.float32]]:
+    """The four samples around one pixel of `size` (height, width), and their weights in it.
+
+    Returns:
+        (C, 2, 2) float32, and (2, 2) float32 that sum to 1.
+    """
+    tops, weights_y = axis(scores.shape[1], size[0], align_corners)
+    lefts, weights_x = axis(scores.shape[2], size[1], align_corners)
+    rows = np.minimum(tops[y] + np.arange(2), scores.shape[1] - 1)
+    columns = np.minimum(lefts[x] + np.arange(2), scores.shape[2] - 1)
+    across = np.array([1 - weights_x[x], weights_x[x]])
+    down = np.array([1 - weights_y[y], weights_y[y]])
+    return scores[:, rows[:, None], columns], np.outer(down, across).astype(np.float32)
+
+
+def axis(
     small: int, large: int, align_corners: bool
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """For each of `large` pixels: the sample before it among `small`, and the next one's weight."""

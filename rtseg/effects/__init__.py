@@ -7,6 +7,7 @@ from functools import partial
 from importlib import import_module
 
 from rtseg.contracts import BackendInfo, Effect, Source
+from rtseg.effects.backdrops import parse_background
 from rtseg.errors import UsageError
 from rtseg.labels import LabelSet
 from rtseg.stats import Stats
@@ -20,6 +21,8 @@ VIEWS = {
 }
 """Each is built with `(labels, options)` and is an `Effect` that returns a new picture."""
 
+MOST_FEATHER = 200
+
 
 @dataclass(frozen=True)
 class ViewOptions:
@@ -30,15 +33,23 @@ class ViewOptions:
         alpha: weight of the class's colour over the picture: 0.4 is the 60/40 blend.
         legend: name the classes in view.
         hud: show the figures of the run.
+        background: what replaces all that is of no class: "none", "blur", "blur:1" to "blur:20",
+            "transparent", a colour's name or #rrggbb, or the path of a picture or a video. "none"
+            leaves the picture, and puts black behind the view "cutout".
+        feather: pixels over which the edge of what is kept fades, on top of its own softness.
+        matte_threshold: probability at which something is kept: below 0.5 keeps more.
 
     Raises:
-        UsageError: there is no such view, or alpha is not within 0..1.
+        UsageError: there is no such view or background, or a number is out of its range.
     """
 
     view: str = "overlay"
     alpha: float = 0.4
     legend: bool = False
     hud: bool = False
+    background: str = "none"
+    feather: float = 0.0
+    matte_threshold: float = 0.5
 
     def __post_init__(self) -> None:
         if self.view not in VIEWS:
@@ -48,13 +59,29 @@ class ViewOptions:
                 f"alpha {self.alpha}",
                 found="it is the weight of the colours over the picture, from 0 to 1",
             )
+        if not 0.0 <= self.feather <= MOST_FEATHER:
+            raise UsageError(f"feather {self.feather}", found=f"it is 0 to {MOST_FEATHER} pixels")
+        if not 0.0 < self.matte_threshold < 1.0:
+            raise UsageError(
+                f"matte threshold {self.matte_threshold}",
+                found="it is a probability, above 0 and below 1",
+            )
+        parse_background(self.background)
 
 
 def open_view(options: ViewOptions, labels: LabelSet) -> Effect:
-    """The bare view that `options` name."""
+    """The bare view that `options` name, over the background that they name.
+
+    Raises:
+        UsageError: the background's file cannot be read.
+    """
     module, _, name = VIEWS[options.view].partition(":")
     view: Effect = getattr(import_module(module), name)(labels, options)
-    return view
+    if options.background == "none" or options.view == "cutout":
+        return view
+    from rtseg.effects.background import Background
+
+    return Background(options, view)
 
 
 def open_effect(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 
 from rtseg.blend import foreground
@@ -36,15 +37,26 @@ class Finish:
         self._hud, self._mark = hud, mark
 
     def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
-        """The view's picture, written over."""
-        image = self._view(frame, segmentation)
+        """The view's picture, written over; where it is transparent too, so that it can be read."""
+        picture = self._view(frame, segmentation)
+        if picture.shape[2] == 3:
+            self._write(picture, segmentation)
+            return picture
+        from rtseg.matte import write_over
+
+        image = cv2.cvtColor(picture, cv2.COLOR_BGRA2BGR)
+        self._write(image, segmentation)
+        write_over(picture, image)
+        return picture
+
+    def _write(self, image: Image, segmentation: Segmentation) -> None:
+        """All words, over (H, W, 3) uint8 BGR, in place."""
         if nothing := empty_line(segmentation):
             panel(image, [nothing], "bottom left")
         if self._legend:
             legend(image, legend_rows(segmentation, self._labels))
         if self._hud is not None:
             panel(image, [*self._hud(), *self._mark(segmentation)])
-        return image
 
     def warm_up(self) -> None:
         """Draw a picture of nothing, so that the first frame finds all code compiled."""

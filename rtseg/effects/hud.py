@@ -10,6 +10,14 @@ from rtseg.stats import Stats
 
 UNKNOWN = "-"
 
+CAUSES = {
+    "camera": "skipped by the camera",
+    "capture": "network busy",
+    "display": "drawing busy",
+    "pause": "paused",
+}
+"""Why frames are dropped, for people; the report has the keys."""
+
 
 def hud_lines(
     stats: Stats | None = None,
@@ -27,7 +35,8 @@ def hud_lines(
     return [
         *_loop_lines(stats),
         *_keyframe_lines(stats),
-        *_network_lines(model, imgsz),
+        *_network_lines(model, None if stats and stats.input else imgsz),
+        *_input_lines(stats),
         *_backend_lines(backend),
         *_source_lines(source),
     ]
@@ -64,6 +73,8 @@ def mark_lines(stats: Stats | None, segmentation: Segmentation) -> list[str]:
         return ["keyframe"] if stats and stats.keyframes else []
     if carried.key is None:
         return ["!no keyframe yet"]
+    if carried.idle:
+        return [f"idle, looked {carried.frames} frame{'' if carried.frames == 1 else 's'} ago"]
     count = abs(carried.frames)
     frames = f"{count} frame{'' if count == 1 else 's'}"
     return [f"propagated, key {frames} {'ago' if carried.frames >= 0 else 'ahead'}"]
@@ -71,6 +82,8 @@ def mark_lines(stats: Stats | None, segmentation: Segmentation) -> list[str]:
 
 def _keyframe_lines(stats: Stats | None) -> list[str]:
     """The network's own rate, which is not that of what is shown."""
+    if stats and stats.idle:
+        return [f"network\t{stats.network_fps:.1f} fps\tidle\t{stats.idle / stats.shown:.0%}"]
     if not stats or not stats.keyframes:
         return []
     count = sum(dict(stats.keyframes).values())
@@ -79,13 +92,22 @@ def _keyframe_lines(stats: Stats | None) -> list[str]:
 
 def _drop_lines(stats: Stats | None) -> list[str]:
     causes = dict(stats.dropped_by) if stats else {}
-    return ["dropped by " + ", ".join(f"{k} {n}" for k, n in causes.items())] if causes else []
+    told = ", ".join(f"{CAUSES.get(cause, cause)} {count}" for cause, count in causes.items())
+    return [f"dropped: {told}"] if told else []
 
 
 def _network_lines(model: str, imgsz: tuple[int, int] | None) -> list[str]:
     size = f"{imgsz[1]}x{imgsz[0]}" if imgsz else ""
     text = " ".join(part for part in (model, size) if part)
     return [text] if text else []
+
+
+def _input_lines(stats: Stats | None) -> list[str]:
+    """The input that the network has now, where it follows the speed."""
+    if not stats or not stats.input:
+        return []
+    height, width = stats.input
+    return [f"input\t{width}x{height}\tsteps\t{stats.steps}"]
 
 
 def _backend_lines(backend: BackendInfo | None) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from rtseg.evaluate.clips import clip_flicker
+from rtseg.evaluate.clips import ClipScore, clip_flicker, score_clip
 from rtseg.evaluate.networks import Network
 from rtseg.evaluate.scoring import Score, score
 from rtseg.evaluate.sets import LabelledSet, SetSpec, open_set
 from rtseg.evaluate.sizes import InputPolicy
 
 __all__ = [
+    "ClipScore",
     "InputPolicy",
     "LabelledSet",
     "Network",
@@ -17,4 +18,5 @@ __all__ = [
     "clip_flicker",
     "open_set",
     "score",
+    "score_clip",
 ]

@@ -8,23 +8,46 @@ from dataclasses import asdict
 from typing import Any
 
 from rtseg import __version__
+from rtseg.evaluate.clips import ClipScore
 from rtseg.evaluate.scoring import Score
 
 FORMAT = 1
 """Version of the JSON; raised when a key changes its meaning or goes."""
 
 
-def report(scores: Sequence[Score], *, complete: bool = True) -> dict[str, Any]:
-    """All scores of one run: {"rtseg_eval": 1, "version": ..., "complete": ..., "results": [...]}.
+def report(
+    scores: Sequence[Score], clips: Sequence[ClipScore] = (), *, complete: bool = True
+) -> dict[str, Any]:
+    """All scores of one run: {"rtseg_eval": 1, "version": ..., "complete": ..., "results": [...]},
+    and those of clips without labels under "clips".
 
     Args:
-        complete: whether every set met every network.
+        complete: whether every set and clip met every network.
     """
     return {
         "rtseg_eval": FORMAT,
         "version": __version__,
-        "complete": complete and all(score.complete for score in scores),
+        "complete": complete
+        and all(score.complete for score in scores)
+        and all(clip.complete for clip in clips),
         "results": [result(score) for score in scores],
+        "clips": [clip_result(clip) for clip in clips],
+    }
+
+
+def clip_result(clip: ClipScore) -> dict[str, Any]:
+    """One network on one clip without labels: shares are 0 to 1, or None."""
+    return {
+        "clip": clip.clip,
+        "network": clip.network,
+        "smooth": clip.smooth,
+        "complete": clip.complete,
+        "frames": clip.frames,
+        "pixels": clip.flicker.counted,
+        "seconds": _known(clip.seconds),
+        "flicker": _known(clip.flicker.share),
+        "input": list(clip.input_size) if clip.input_size else None,
+        "runs_on": asdict(clip.info) if clip.info else None,
     }
 
 
@@ -34,6 +57,7 @@ def result(score: Score) -> dict[str, Any]:
     return {
         "set": score.set_name,
         "network": score.network,
+        "smooth": score.smooth,
         "complete": score.complete,
         "pictures": score.pictures,
         "pictures_chosen": score.chosen,

@@ -22,11 +22,16 @@ from rtseg.flow import Flow
 from rtseg.frame import Image, Mask
 from rtseg.labels import LabelSet
 from rtseg.metrics import BoundaryScore, ConfusionMatrix, Flicker, same_labels
+from rtseg.segmentation import Segmentation
+from rtseg.temporal.smooth import Smoother
 
 AHEAD = 4
 """Pictures read before their turn."""
 
 POLL_SECONDS = 0.05
+
+SEQUENCE_RATE = 30.0
+"""Frames a second, of sequences of pictures, which do not say."""
 
 
 class Read(NamedTuple):
@@ -49,6 +54,8 @@ class Score:
         inputs: (height, width) of the network's input, and for how many pictures.
         boundary, worst: where they were asked for.
         flicker: over consecutive frames of sequences; counts nothing where there are none.
+        smooth: strength at which scores were smoothed over time, within each sequence.
+        steadied: the same pictures smoothed, where that was asked for and there are sequences.
         seconds: from the first picture to the last.
     """
 
@@ -63,6 +70,8 @@ class Score:
     boundary: BoundaryScore | None = None
     worst: Worst | None = None
     flicker: Flicker = field(default_factory=Flicker)
+    smooth: float = 0.0
+    steadied: Score | None = None
     pictures: int = 0
     inputs: Counter[Size] = field(default_factory=Counter)
     info: BackendInfo | None = None
@@ -81,6 +90,7 @@ def score(
     boundary: bool = False,
     worst: int = 0,
     worst_class: str | None = None,
+    smooth: float = 0.0,
     on_picture: Callable[[Score], None] = lambda score: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Score:
@@ -90,6 +100,8 @@ def score(
         boundary: take the boundary F-score too, which costs more than all else together.
         worst: keep so many of the worst pictures, by the mean IoU of a picture's classes, or by
             the IoU of `worst_class`.
+        smooth: measure sequences once more, with scores smoothed over time at this strength; the
+            network sees each frame once.
         on_picture: called at the start, when the pictures are chosen, and after each of them.
         stop: asked all the time; ends it early, and what was measured is returned.
 
@@ -98,22 +110,30 @@ def score(
     """
     classes = class_map(network, chosen)
     samples = pick(chosen, classes, stop)
-    result = _begun(network, chosen, classes, len(samples))
-    result.boundary = BoundaryScore(len(classes.labels)) if boundary else None
-    result.worst = Worst(worst, classes.labels, worst_class) if worst else None
+    results = [_begun(network, chosen, classes, len(samples))]
+    if smooth and any(sample.sequence for sample in samples):
+        results.append(_begun(network, chosen, classes, len(samples), smooth))
+        results[0].steadied = results[1]
+    for one in results:
+        one.boundary = BoundaryScore(len(classes.labels)) if boundary else None
+        one.worst = Worst(worst, classes.labels, worst_class) if worst else None
+    result = results[0]
     on_picture(result)
     since = time.perf_counter()
     ordered = by_input(samples, network)
     places = {sample.name: place for place, sample in enumerate(chosen.dataset.samples)}
     with Flow(_read(ordered, places, classes), capacity=AHEAD, name="read") as flow:
-        counter = _Counter(result, classes)
+        counters = [_Counter(one, classes, network) for one in results]
         for read in flow.poll(POLL_SECONDS):
             if stop():
                 break
             if read is not None:
-                counter.count(read, network)
+                segmentation = network(read.image)
+                for counter in counters:
+                    counter.count(read, segmentation)
                 on_picture(result)
-    result.seconds = time.perf_counter() - since
+    for one in results:
+        one.seconds = time.perf_counter() - since
     return result
 
 
@@ -138,12 +158,14 @@ def by_input(samples: Iterable[Sample], network: Network) -> list[Sample]:
 class _Counter:
     """Adds pictures to a score, one after the other."""
 
-    def __init__(self, result: Score, classes: ClassMap) -> None:
-        self._result, self._classes = result, classes
+    def __init__(self, result: Score, classes: ClassMap, network: Network) -> None:
+        self._result, self._classes, self._network = result, classes, network
+        self._smoother = Smoother(result.smooth)
         self._last: tuple[Read, Mask] | None = None
 
-    def count(self, read: Read, network: Network) -> None:
-        segmentation = network(read.image)
+    def count(self, read: Read, segmentation: Segmentation) -> None:
+        follows = self._last is not None and _follow(self._last[0], read)
+        segmentation = self._steadied(segmentation, read, follows=follows)
         assert self._classes.from_network is not None
         predicted = self._classes.from_network[segmentation.mask]
         result = self._result
@@ -154,34 +176,52 @@ class _Counter:
             result.boundary.update(read.truth, predicted)
         if result.worst is not None:
             result.worst.add(read.sample.name, one, read.image, read.truth, predicted)
-        self._compare(read, predicted)
-        result.inputs[network.input_size(*read.image.shape[:2])] += 1
-        result.info = network.info
+        if self._last is not None and follows:
+            quiet = same_labels(self._last[0].truth, read.truth)
+            result.flicker.update(self._last[1], predicted, quiet)
+        self._last = read, predicted
+        result.inputs[self._network.input_size(*read.image.shape[:2])] += 1
+        result.info = self._network.info
         result.pictures += 1
 
-    def _compare(self, read: Read, predicted: Mask) -> None:
-        """Count flicker against the frame before, if that was the last picture."""
-        last, self._last = self._last, (read, predicted)
-        if last is None or not read.sample.sequence:
-            return
-        before, mask = last
-        follows = read.place == before.place + 1 and mask.shape == predicted.shape
-        if follows and before.sample.sequence == read.sample.sequence:
-            quiet = same_labels(before.truth, read.truth)
-            self._result.flicker.update(mask, predicted, quiet)
+    def _steadied(self, segmentation: Segmentation, read: Read, *, follows: bool) -> Segmentation:
+        if not self._result.smooth:
+            return segmentation
+        if not follows:
+            self._smoother = Smoother(self._result.smooth)
+        pts = read.place / SEQUENCE_RATE
+        return segmentation.with_scores(self._smoother(segmentation.scores, read.image, pts))
 
 
-def _begun(network: Network, chosen: LabelledSet, classes: ClassMap, count: int) -> Score:
+def _follow(before: Read, after: Read) -> bool:
+    """Whether two pictures are consecutive frames of one sequence, of one size."""
+    return bool(
+        after.sample.sequence
+        and after.sample.sequence == before.sample.sequence
+        and after.place == before.place + 1
+        and after.truth.shape == before.truth.shape
+    )
+
+
+def _begun(
+    network: Network, chosen: LabelledSet, classes: ClassMap, count: int, smooth: float = 0.0
+) -> Score:
     return Score(
         chosen.name,
-        network.name,
+        smoothed_name(network.name, smooth),
         classes.labels,
         tuple(classes.describe()),
         network.policy.describe(network.model.spec),
         count,
         len(chosen.samples),
         ConfusionMatrix(len(classes.labels)),
+        smooth=smooth,
     )
+
+
+def smoothed_name(name: str, smooth: float) -> str:
+    """What the results call a network whose scores are smoothed over time, or are not."""
+    return f"{name}, smooth {smooth:g}" if smooth else name
 
 
 def _read(samples: Sequence[Sample], places: dict[str, int], classes: ClassMap) -> Iterator[Read]:

@@ -30,11 +30,12 @@ class SeamNetwork(nn.Module):
     Args:
         network: as `build` makes it, its weights loaded; it stays as it is.
         spec: the normalisation and colour order that the network was trained with.
+        folded: False leaves batch normalisation apart.
     """
 
     offset: Tensor
 
-    def __init__(self, network: nn.Module, spec: InputSpec) -> None:
+    def __init__(self, network: nn.Module, spec: InputSpec, *, folded: bool = True) -> None:
         super().__init__()
         network = copy.deepcopy(network).eval().requires_grad_(False)
         # every attribute of a Module is typed as a tensor or a module
@@ -45,7 +46,8 @@ class SeamNetwork(nn.Module):
         if self._needs_all:
             self.classifier = LowClassHead(self.classifier)
         self._fold_input(spec)
-        _fold_normalisation(self)
+        if folded:
+            _fold_normalisation(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of (N, h, w, 3) uint8 RGB pictures."""

@@ -18,12 +18,13 @@ INPUT_NAME, OUTPUT_NAME = "image", "logits"
 OPSET = 18
 """Version of the operators; 13, 17 and 21 gave ONNX Runtime the same speed on a processor."""
 
-REVISION = 3
+REVISION = 4
 """Raised when our graph or the random weights change, so that older files are not taken."""
 
 
 def cached_onnx(model: Model, size: tuple[int, int], precision: str = "fp32") -> Path:
-    """The network as an ONNX file for pictures of `size` (height, width), exported on first use.
+    """The network as an ONNX file for pictures of `size` (height, width), made on first use: by
+    torch, or, much sooner, out of the ready file beside the weights.
 
     The name holds a digest of all that shapes the file: the spec, the size, the precision, the
     weights, and the versions that wrote it. A file that is not as it was written is made again.
@@ -36,7 +37,7 @@ def cached_onnx(model: Model, size: tuple[int, int], precision: str = "fp32") ->
     if path.is_file() and seal.is_file() and seal.read_text("ascii") == sha256(path):
         return path
     try:
-        write_onnx(model, size, path, precision)
+        _make(model, size, path, precision)
         with atomic(seal) as temporary:
             temporary.write_text(sha256(path), "ascii")
     except OSError as error:
@@ -46,6 +47,16 @@ def cached_onnx(model: Model, size: tuple[int, int], precision: str = "fp32") ->
             do="Set RTSEG_CACHE to a folder that can be written, or take the torch backend",
         ) from error
     return path
+
+
+def _make(model: Model, size: tuple[int, int], path: Path, precision: str) -> None:
+    from rtseg.nets.ready import ready_beside, write_fitted
+
+    ready = ready_beside(model) if precision == "fp32" else None
+    if ready is None:
+        write_onnx(model, size, path, precision)
+    else:
+        write_fitted(ready, model, size, path)
 
 
 def _key(model: Model, size: tuple[int, int], precision: str) -> str:

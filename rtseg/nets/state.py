@@ -24,15 +24,20 @@ _UNUSED = ("aux_classifier.",)
 """Heads that served the training only."""
 
 
-def load_network(model: Model) -> SeamNetwork:
+def load_network(model: Model, *, folded: bool = True) -> SeamNetwork:
     """The network of a model of ours, its weights loaded, as rtseg runs it, on the CPU.
+
+    Args:
+        folded: whether batch normalisation goes into the convolutions.
 
     Raises:
         ModelError: the file cannot be read, or holds the weights of another network.
     """
     spec = model.spec
     if model.format == "random":
-        return SeamNetwork(build_random(spec.architecture, len(spec.labels)), spec.input)
+        return SeamNetwork(
+            build_random(spec.architecture, len(spec.labels)), spec.input, folded=folded
+        )
     if model.format != "torch" or model.file is None:
         raise ModelError(
             f"no weights that torch can load for {spec.name}",
@@ -41,7 +46,7 @@ def load_network(model: Model) -> SeamNetwork:
         )
     network = build(spec.architecture, len(spec.labels))
     load_state(network, spec, read_checkpoint(model.file)[1], model.file)
-    return SeamNetwork(network, spec.input)
+    return SeamNetwork(network, spec.input, folded=folded)
 
 
 def read_checkpoint(path: Path) -> tuple[ModelSpec | None, State]:

@@ -18,13 +18,24 @@ from rtseg.frame import Frame
 from rtseg.propagation.live import carried_on
 from rtseg.propagation.network import Network
 from rtseg.propagation.recording import carried_between
+from rtseg.propagation.resting import Rests, resting
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.stats import Stats
 from rtseg.temporal import TemporalOptions
 from rtseg.temporal.carry import carry
 from rtseg.temporal.smooth import Smoother
 
-__all__ = ["Network", "carried_between", "carried_on", "inferring", "smoothed"]
+__all__ = [
+    "Network",
+    "Rests",
+    "carried_between",
+    "carried_on",
+    "inferring",
+    "resting",
+    "smoothed",
+    "steadied",
+    "warm_up",
+]
 
 
 @contextmanager
@@ -43,10 +54,15 @@ def inferring(
     Args:
         latest: whether frames make way for newer ones, as those of live sources do.
     """
-    _warm_up(options)
     if not options.propagate:
-        found = segmenter.stream(frames, stats, ahead=not latest)
-        pairs = smoothed(found, options.smooth, stats)
+
+        def smoothly(pairs: Iterator[Pair]) -> Iterator[Pair]:
+            return smoothed(pairs, options.smooth, stats)
+
+        if options.idle:
+            pairs = resting(frames, segmenter, stats, smoothly)
+        else:
+            pairs = smoothly(segmenter.stream(frames, stats, ahead=not latest))
         with Flow(pairs, latest=latest, name="inference", interrupt=frames.stop) as flow:
             yield flow
         return
@@ -58,8 +74,12 @@ def inferring(
         keys.stop()
 
     network = Network(segmenter, asked, keys, stats)
-    way = carried_on if latest else carried_between
-    pairs = smoothed(way(frames, network, options.key_every), options.smooth, stats)
+    every = options.key_every
+    if latest:
+        carried_pairs = carried_on(frames, network, every, idle=options.idle)
+    else:
+        carried_pairs = carried_between(frames, network, every)
+    pairs = smoothed(carried_pairs, options.smooth, stats)
     carried = Flow(pairs, latest=latest, name="propagation", interrupt=interrupt)
     try:
         with keys, carried:
@@ -69,7 +89,7 @@ def inferring(
             stats.hung.append(keys.name)
 
 
-def _warm_up(options: TemporalOptions) -> None:
+def warm_up(options: TemporalOptions) -> None:
     """Compile what will run, or load it compiled, before a frame waits for it."""
     smooth, image = Smoother(options.smooth), np.zeros((64, 64, 3), np.uint8)
     for pts in (0.0, 0.1):
@@ -80,11 +100,13 @@ def _warm_up(options: TemporalOptions) -> None:
 
 def smoothed(pairs: Iterator[Pair], strength: float, stats: Stats) -> Iterator[Pair]:
     """The same pairs with scores smoothed over time; at strength 0 the same iterator."""
-    return _smoothed(pairs, Smoother(strength), stats) if strength else pairs
+    smooth = Smoother(strength)
+    return (steadied(pair, smooth, stats) for pair in pairs) if strength else pairs
 
 
-def _smoothed(pairs: Iterator[Pair], smooth: Smoother, stats: Stats) -> Iterator[Pair]:
-    for frame, segmentation in pairs:
-        with stats.stage("smooth"):
-            scores = smooth(segmentation.scores, frame.image, frame.pts)
-        yield frame, segmentation.with_scores(scores, segmentation.carried)
+def steadied(pair: Pair, smooth: Smoother, stats: Stats) -> Pair:
+    """A pair with its scores averaged with those that `smooth` has seen of the same source."""
+    frame, segmentation = pair
+    with stats.stage("smooth"):
+        scores = smooth(segmentation.scores, frame.image, frame.pts)
+    return frame, segmentation.with_scores(scores, segmentation.carried)

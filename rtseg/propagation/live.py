@@ -12,6 +12,7 @@ from rtseg.propagation.network import Network
 from rtseg.segmentation import Carried, Segmentation
 from rtseg.segmenter import Pair
 from rtseg.temporal.carry import carry
+from rtseg.temporal.idle import Stillness
 from rtseg.temporal.keyframes import LOST_SHARE
 from rtseg.temporal.motion import Grey, Motion, is_cut, small_grey
 
@@ -19,13 +20,19 @@ LOST_SCENE = 0.6
 """A live frame of which more is not to be found in the last look shows nothing of that scene."""
 
 
-def carried_on(frames: Iterable[Frame], network: Network, key_every: int | None) -> Iterator[Pair]:
+def carried_on(
+    frames: Iterable[Frame], network: Network, key_every: int | None, *, idle: bool = False
+) -> Iterator[Pair]:
     """Every frame of a live source, at once, with the network's last word carried to it.
 
     Until there is one, at the beginning and after a cut, no class is known.
+
+    Args:
+        idle: whether the network rests while the picture is what it last looked at.
     """
-    newest = _Newest(network, key_every)
+    newest = _Newest(network, key_every, Stillness() if idle else None)
     for frame in frames:
+        newest.compare(frame)
         with network.stats.stage("follow"):
             newest.follow(frame)
         with network.stats.stage("carry"):
@@ -47,16 +54,25 @@ class _Look:
 class _Newest:
     """What is known of the scene of a live source: the last look, and the one under way."""
 
-    def __init__(self, network: Network, key_every: int | None) -> None:
-        self._network, self._every = network, key_every
+    def __init__(
+        self, network: Network, key_every: int | None, still: Stillness | None = None
+    ) -> None:
+        self._network, self._every, self._still = network, key_every, still
+        self._nothing_new = False
         self._answers = network.keys.poll(0.0)
         self._grey: Grey | None = None
         self._last: _Look | None = None
         self._under_way: _Look | None = None
         self._cause = "first"
 
+    def compare(self, frame: Frame) -> None:
+        """Whether the next frame shows anything new, where the network rests otherwise."""
+        if self._still is not None:
+            with self._network.stats.stage("compare"):
+                self._nothing_new = self._still.holds(frame.image, frame.pts)
+
     def follow(self, frame: Frame) -> None:
-        """Take the next frame; ask the network about it if it is free."""
+        """Take the frame; ask the network about it if it is free."""
         grey = small_grey(frame.image)
         if self._grey is not None and is_cut(self._grey, grey):
             self._forget()
@@ -70,6 +86,8 @@ class _Newest:
             self._under_way = _Look(frame, Motion(grey), self._cause)
             self._cause = "free"
             self._network.asked.put(frame)
+            if self._still is not None:
+                self._still.looked()
 
     def segmentation_of(self, frame: Frame) -> Segmentation:
         """What the last look says of this frame."""
@@ -106,6 +124,8 @@ class _Newest:
             self._last = look
 
     def _is_due(self, frame: Frame) -> bool:
+        if self._last is not None and self._nothing_new:
+            return False
         if self._every is None or self._last is None:
             return True
         age = frame.index - self._last.frame.index

@@ -77,7 +77,9 @@ def _answered(
 def _filled(
     span: Span, before: Segmentation, after: Segmentation | None, stats: Stats
 ) -> Iterator[Pair]:
-    """The frames between two keyframes."""
+    """The frames between two keyframes; those of two networks have nothing between them."""
+    if after is not None and not _alike(before, after):
+        after = None
     with stats.stage("carry"):
         ahead = span.ahead() if after is not None else []
     count = len(span.steps) + 1
@@ -92,3 +94,7 @@ def _filled(
         key = span.before if nearer_before else span.key.index
         carried = Carried(key, step.frame.index - key)
         yield step.frame, before.with_scores(scores, carried)
+
+
+def _alike(before: Segmentation, after: Segmentation) -> bool:
+    return before.labels == after.labels and before.scores.shape == after.scores.shape

@@ -1,9 +1,10 @@
 """Where finished frames go: files, folders, pipes and windows.
 
-out.mp4 .mkv .webm .avi    video              -           raw frames on stdout
+out.mp4 .mov .mkv .webm .avi  video           -           raw frames on stdout
 folder/, frames_%06d.png   pictures           null:       nowhere
 window:                    a window           json:FILE   one line per frame, "-" for stdout
 mask:TARGET                index masks        figure:FILE side-by-side figure of one picture
+virtual, virtual:DEVICE    a virtual camera
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ SINKS: dict[str, str] = {
     "mask": "rtseg.sinks.mask:MaskSink",
     "json": "rtseg.sinks.jsonl:JsonLinesSink",
     "figure": "rtseg.sinks.figure:FigureSink",
+    "virtual": "rtseg.sinks.virtual:VirtualSink",
 }
 """Every sink is called as `(path, info, labels, options)`."""
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
-_ROLES = {"window", "null", "mask", "json", "figure"}
+_ROLES = {"window", "null", "mask", "json", "figure", "virtual"}
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ def find_kind(target: str) -> tuple[str, Path]:
         if role in ("mask", "json", "figure") and not rest:
             raise UsageError(f"output {target!r} names no file", do=f"Write {role}:FILE.")
         return role, Path(rest)
+    if target == "virtual":
+        return "virtual", Path()
     if target == "-":
         return "raw", Path(target)
     suffix = Path(target).suffix.lower()

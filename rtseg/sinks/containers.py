@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
@@ -60,7 +60,16 @@ ENCODERS = {
     ),
     "mjpeg": Encoder("mjpeg", "yuvj420p", {"qmin": "2", "qmax": "4"}),
     "ffv1": Encoder("ffv1", "bgr0", {"level": "3"}),
+    "prores": Encoder("prores_ks", "yuv422p10le", {"profile": "hq", "vendor": "apl0"}),
 }
+ALPHA_ENCODERS = {
+    "vp9": replace(ENCODERS["vp9"], pix_fmt="yuva420p"),
+    "ffv1": replace(ENCODERS["ffv1"], pix_fmt="bgra"),
+    "prores": Encoder(
+        "prores_ks", "yuva444p10le", {"profile": "4444", "alpha_bits": "16", "vendor": "apl0"}
+    ),
+}
+"""The codecs that can hold an alpha channel, and how they are set for it."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,13 @@ CONTAINERS = {
         early_sound=True,
         options={"movflags": "+faststart"},
     ),
+    ".mov": Container(
+        ("h264", "hevc", "prores", "mjpeg"),
+        frozenset("aac mp3 ac3 eac3 alac pcm_s16le pcm_s24le".split()),
+        "aac",
+        early_sound=True,
+        options={"movflags": "+faststart"},
+    ),
     ".mkv": Container(
         ("h264", "hevc", "vp9", "vp8", "mjpeg", "ffv1"),
         frozenset("aac mp3 mp2 ac3 eac3 dts flac alac opus vorbis pcm_s16le pcm_s24le".split()),
@@ -109,14 +125,22 @@ CONTAINERS = {
 }
 
 
-def find_encoder(suffix: str, codec: str | None, crf: int | None) -> tuple[Encoder, dict[str, str]]:
+def find_encoder(
+    suffix: str, codec: str | None, crf: int | None, *, alpha: bool = False
+) -> tuple[Encoder, dict[str, str]]:
     """The encoder for a container, and its options.
 
+    Args:
+        alpha: whether the pictures have an alpha channel that is to be kept.
+
     Raises:
-        UsageError: the container does not hold the codec, it is not installed, or the crf is
-            out of its range.
+        UsageError: the container does not hold the codec, or neither holds alpha, it is not
+            installed, or the crf is out of its range.
     """
-    known = CONTAINERS[suffix].codecs
+    encoders = ALPHA_ENCODERS if alpha else ENCODERS
+    known = tuple(key for key in CONTAINERS[suffix].codecs if key in encoders)
+    if alpha and (not known or (codec is not None and codec not in known)):
+        raise no_alpha(f"{suffix} with codec {codec}" if known else suffix)
     name = codec or next((key for key in known if _installed(key)), known[0])
     if name not in known:
         raise UsageError(
@@ -128,8 +152,22 @@ def find_encoder(suffix: str, codec: str | None, crf: int | None) -> tuple[Encod
             f"codec {name!r}",
             found=f"this FFmpeg ({av.__version__}) lacks {ENCODERS[name].library}",
         )
-    encoder = ENCODERS[name]
+    encoder = encoders[name]
     return encoder, {**encoder.options, **_quality(name, encoder, crf)}
+
+
+def no_alpha(where: str) -> UsageError:
+    """What to say of a place that cannot hold transparency; it names those that can."""
+    holders = (
+        f"{suffix} ({' or '.join(key for key in container.codecs if key in ALPHA_ENCODERS)})"
+        for suffix, container in CONTAINERS.items()
+        if set(container.codecs) & set(ALPHA_ENCODERS)
+    )
+    return UsageError(
+        f"a transparent background in {where}",
+        found="it cannot hold transparency",
+        do=f"Write {', '.join(holders)}, or PNG pictures: folder/ or frames_%06d.png",
+    )
 
 
 def _quality(name: str, encoder: Encoder, crf: int | None) -> dict[str, str]:

@@ -25,6 +25,15 @@ RESET_SECONDS = 0.2
 COOKIE = b"MIT-MAGIC-COOKIE-1"
 X11_XCB = "libX11-xcb.so.1"
 
+ONE_TO_ONE = {
+    "QT_ENABLE_HIGHDPI_SCALING": "0",
+    "QT_AUTO_SCREEN_SCALE_FACTOR": "0",
+    "QT_SCALE_FACTOR": "1",
+    "QT_SCREEN_SCALE_FACTORS": "",
+}
+"""A desktop of high density has Qt enlarge every window, and blur what is drawn in the screen's
+own pixels; ours is."""
+
 
 class Screen(NamedTuple):
     """Size of a screen in pixels."""
@@ -70,6 +79,8 @@ def prepare_qt() -> None:
     asks for a platform that the wheel does not carry. It has to come before the first window.
     """
     plugins = _qt_plugins()
+    for name, value in ONE_TO_ONE.items():
+        os.environ[name] = value
     if "xcb" in plugins:
         _use_system_x11_xcb()
     if plugins and os.environ.get("QT_QPA_PLATFORM", "xcb").split(":")[0] not in plugins:

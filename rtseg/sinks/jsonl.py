@@ -22,10 +22,11 @@ from rtseg.sinks.raw import silence
 class JsonLinesSink(Sink):
     """`{"frame": 12, "pts": 0.4, "classes": [{"id": 15, "name": "person", "share": 0.31}]}`.
 
-    A frame that has a name carries it. One with propagated scores says so, and whence:
-    `"propagated": true, "key": 8`; the key is null where no class is known yet. With
-    `options.rle` every class carries its mask as COCO run lengths,
-    `{"size": [height, width], "counts": "..."}`. Lines are flushed one by one.
+    A frame that has a name carries it, and one of several sources the source's, as `"source"`. One
+    with propagated scores says so, and whence: `"propagated": true, "key": 8`; the key is null
+    where no class is known yet. One at which the network rested, as the picture had not changed,
+    says `"idle": true, "key": 8`. With `options.rle` every class carries its mask as COCO run
+    lengths, `{"size": [height, width], "counts": "..."}`. Lines are flushed one by one.
     """
 
     wants_image = False
@@ -101,12 +102,14 @@ class JsonLinesSink(Sink):
 def describe(rendered: Rendered, *, rle: bool = False) -> dict[str, Any]:
     """What one line says of a frame."""
     frame, segmentation = rendered.frame, rendered.segmentation
-    line: dict[str, Any] = {"frame": frame.index, "pts": round(frame.pts, 6)}
+    line: dict[str, Any] = {"source": rendered.source} if rendered.source else {}
+    line |= {"frame": frame.index, "pts": round(frame.pts, 6)}
     if frame.name:
         # a name that is no text, which file systems allow, would make the line no UTF-8
         line["name"] = frame.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     if segmentation.carried is not None:
-        line |= {"propagated": True, "key": segmentation.carried.key}
+        why = "idle" if segmentation.carried.idle else "propagated"
+        line |= {why: True, "key": segmentation.carried.key}
     line["classes"] = [
         {"id": index, "name": segmentation.labels.names[index], "share": round(share, 6)}
         for index, share in segmentation.shares.items()

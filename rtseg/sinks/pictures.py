@@ -158,7 +158,7 @@ class PictureSink(Sink):
 
     def write(self, rendered: Rendered) -> None:
         """Write one picture."""
-        self._files.write(rendered.frame, lambda suffix: encode(rendered.image, suffix))
+        self._files.write(rendered.frame, lambda suffix: encode(rendered.picture, suffix))
 
     def close(self) -> None:
         """Nothing is left to finish; an empty folder goes."""
@@ -170,11 +170,13 @@ class PictureSink(Sink):
 
 
 def encode(image: Image, suffix: str) -> bytes:
-    """(H, W, 3) uint8 BGR as the bytes of a picture file.
+    """(H, W, 3) uint8 BGR, or (H, W, 4) BGRA, as the bytes of a picture file.
 
     Raises:
         OSError: the format cannot hold it.
     """
+    if image.shape[2] == 4 and suffix != ".png":
+        raise OSError(f"{suffix} cannot hold transparency, .png can")
     settings = [] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     try:
         done, content = cv2.imencode(suffix, image, settings)

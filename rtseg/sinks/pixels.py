@@ -35,7 +35,7 @@ def colours(info: SourceInfo) -> tuple[int, int, int]:
 
 
 def encodable(image: NDArray[np.uint8], pix_fmt: str) -> Any:
-    """(H, W, 3) uint8 BGR, or (H, W) uint8 indices, as an `av.VideoFrame` for `pix_fmt`.
+    """(H, W, 3) uint8 BGR, (H, W, 4) BGRA, or (H, W) indices, as an `av.VideoFrame` for `pix_fmt`.
 
     Formats with halved chroma get an odd last row or column doubled.
     """
@@ -43,8 +43,10 @@ def encodable(image: NDArray[np.uint8], pix_fmt: str) -> Any:
         if pix_fmt == "gray":
             return av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "gray")
         return av.VideoFrame.from_ndarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), "bgr24")
-    if pix_fmt.startswith("yuv"):
+    if pix_fmt.startswith("yuv") and "444" not in pix_fmt:
         image = even(image)
+    if image.shape[2] == 4:
+        return av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "bgra")
     if pix_fmt == "yuv420p":
         # ten times as fast as swscale, and exact where a source's own 4:2:0 comes back
         return av.VideoFrame.from_ndarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), pix_fmt)

@@ -23,7 +23,10 @@ class VideoSink(Sink):
     def __init__(
         self, path: Path, info: SourceInfo, labels: LabelSet, options: SinkOptions
     ) -> None:
-        encoder, settings = find_encoder(path.suffix.lower(), options.codec, options.crf)
+        self._suffix, self._codec, self._crf = path.suffix.lower(), options.codec, options.crf
+        encoder, settings = find_encoder(self._suffix, self._codec, self._crf)
+        self._alpha: bool | None = None
+        self._flattened = 0
         sound = None
         self._file = VideoFile(path, info, encoder, settings, overwrite=options.overwrite)
         if options.audio != "none" and info.media is not None and not info.live:
@@ -31,8 +34,22 @@ class VideoSink(Sink):
         self._file.sound = sound
 
     def write(self, rendered: Rendered) -> None:
-        """Encode one picture."""
-        self._file.add(rendered.image, rendered.frame)
+        """Encode one picture; the first decides whether the file has an alpha channel.
+
+        In a file without one, later pictures lie over black where they are transparent.
+
+        Raises:
+            UsageError: the first picture is transparent, and the file cannot be.
+        """
+        transparent = rendered.picture.shape[2] == 4
+        if self._alpha is None:
+            if transparent:
+                self._file.encode_with(
+                    *find_encoder(self._suffix, self._codec, self._crf, alpha=True)
+                )
+            self._alpha = transparent
+        self._flattened += transparent and not self._alpha
+        self._file.add(rendered.picture if self._alpha else rendered.image, rendered.frame)
 
     def close(self) -> None:
         """Finish the file, check it, and put it in place."""
@@ -40,4 +57,7 @@ class VideoSink(Sink):
 
     def summary(self) -> str:
         """What was written, and what is missing."""
-        return self._file.summary()
+        text = self._file.summary()
+        if text and self._flattened:
+            text += f"; {self._flattened} of them transparent, over black, as the first was not"
+        return text

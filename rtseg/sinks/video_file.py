@@ -68,8 +68,12 @@ class VideoFile:
         self.frames = 0
         self.sound: Sound | None = None
 
+    def encode_with(self, encoder: Encoder, settings: dict[str, str]) -> None:
+        """Take another encoder, before the first picture."""
+        self._encoder, self._settings = encoder, settings
+
     def add(self, picture: NDArray[np.uint8], frame: Frame) -> None:
-        """Encode (H, W, 3) uint8 BGR, or (H, W) uint8 indices, at the time of `frame`.
+        """Encode (H, W, 3) uint8 BGR, (H, W, 4) BGRA, or (H, W) indices, at the time of `frame`.
 
         Raises:
             SinkError: it cannot be written; what was written before is finished and kept.
@@ -192,7 +196,10 @@ class VideoFile:
         context.options = dict(self._settings)
         context.time_base = stream.time_base = self._time_base
         context.bit_rate = self._encoder.bit_rate
-        if self._encoder.library == "libx265" and self._target.path.suffix.lower() == ".mp4":
+        if self._encoder.library == "libx265" and self._target.path.suffix.lower() in (
+            ".mp4",
+            ".mov",
+        ):
             context.codec_tag = "hvc1"  # what Apple's players ask for
         context.sample_aspect_ratio = self._info.sample_aspect_ratio
         if self._encoder.pix_fmt.startswith("yuv"):

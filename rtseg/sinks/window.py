@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -13,27 +15,46 @@ from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.errors import SinkError
 from rtseg.frame import Image
 from rtseg.labels import LabelSet
+from rtseg.matte import over_checkerboard
 from rtseg.sinks import SinkOptions
 from rtseg.sinks.display import Screen, display_available, has_own_qt, held, prepare_qt
+from rtseg.sinks.keyboard import key_name
+from rtseg.sinks.placing import Place, Point, fitting, framed, placed, scaled, size_of
 
-__all__ = ["WindowSink", "display_available"]
+__all__ = ["WindowEvents", "WindowSink", "display_available"]
 
-WINDOW_FLAGS = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL
-"""May be resized, keeps the picture's proportions, and has no tool bar that takes its pixels."""
+WINDOW_FLAGS = cv2.WINDOW_NORMAL | cv2.WINDOW_FREERATIO | cv2.WINDOW_GUI_NORMAL
+"""May be resized, and has no tool bar; the picture is fitted in here, and so better than by Qt."""
 
 QUIT_KEYS = ("q", "Q", "\x1b")
-
-SCREEN_SHARE = 0.9
-"""A window takes at most this much of the screen's width and height."""
 
 USUAL_SCREEN = Screen(1280, 720)
 
 
-class WindowSink(Sink):
-    """Shows the finished pictures; q, Esc and the window's X close it.
+@dataclass
+class WindowEvents:
+    """Whom a window tells what a person does, and what lies over its picture.
 
     Attributes:
-        keys: what each character does; add to it for more.
+        key: takes a key: its character, or its name as "F11".
+        pointer: takes where the mouse is; None where it is not over the picture.
+        click: takes where its left button was pressed.
+        glass: writes over a picture, in place, in the pixels of the window; (image, rendered).
+        stale: says what is out of date since the last picture: "glass", the "picture", or "".
+    """
+
+    key: Callable[[str], None] = lambda name: None
+    pointer: Callable[[Point | None], None] = lambda at: None
+    click: Callable[[Point], None] = lambda at: None
+    glass: Callable[[Image, Rendered], None] = lambda image, rendered: None
+    stale: Callable[[], Literal["", "glass", "picture"]] = lambda: ""
+
+
+class WindowSink(Sink):
+    """Shows the finished pictures, fitted into a window that a person may resize.
+
+    Attributes:
+        events: told of keys and the mouse; by itself q, Esc and the window's X close it.
 
     Raises:
         SinkError: there is no display to show anything on.
@@ -45,10 +66,14 @@ class WindowSink(Sink):
         why_not = display_available() or _av_first()
         if why_not is not None:
             raise no_display(why_not)
-        self.keys: dict[str, Callable[[], None]] = dict.fromkeys(QUIT_KEYS, self.quit)
+        self.events = WindowEvents(key=self._quit_by)
         self._title = options.title
         self._stretch = float(info.sample_aspect_ratio)
-        self._picture: Image | None = None
+        self._rendered: Rendered | None = None
+        self._canvas: Image | None = None
+        self._place = Place(0, 0, 1, 1)
+        self._given: tuple[int, int] | None = None
+        self._mouse: list[tuple[int, int, int]] = []
         self._bannered = False
         self._alive = True
         with held() as screen:
@@ -62,23 +87,20 @@ class WindowSink(Sink):
 
     def write(self, rendered: Rendered) -> None:
         """Show one picture."""
-        picture = shrunk(stretched(rendered.image, self._stretch), self._screen)
-        if self._picture is None or self._picture.shape != picture.shape:
-            cv2.resizeWindow(self._title, picture.shape[1], picture.shape[0])
-        self._picture, self._bannered = picture, False
-        self._show(picture)
+        self._rendered, self._bannered = rendered, False
+        self._present(rendered)
 
     def idle(self, notice: str | None) -> None:
         """Keep the window answering; the last picture stays, under a banner if need be."""
         from rtseg.draw import banner
 
+        if self._rendered is not None and (self._is_stale() or (self._bannered and not notice)):
+            self._bannered = False
+            self._present(self._rendered)
         if notice:
             blank = np.full((360, 640, 3), 32, np.uint8)
-            self._show(banner(blank if self._picture is None else self._picture, notice))
+            self._show(banner(blank if self._canvas is None else self._canvas, notice))
             self._bannered = True
-        elif self._bannered and self._picture is not None:
-            self._bannered = False
-            self._show(self._picture)
         else:
             self._pump()
 
@@ -90,16 +112,62 @@ class WindowSink(Sink):
             cv2.waitKey(1)  # Qt closes it only when its events are handled
 
     def quit(self) -> None:
-        """What q does."""
+        """End, as the window's X does."""
         self._alive = False
+
+    def fill_screen(self, full: bool) -> None:
+        """Fill the screen, or stop doing so."""
+        how = cv2.WINDOW_FULLSCREEN if full else cv2.WINDOW_NORMAL
+        cv2.setWindowProperty(self._title, cv2.WND_PROP_FULLSCREEN, how)
+
+    def _quit_by(self, name: str) -> None:
+        if name in QUIT_KEYS:
+            self.quit()
 
     def _open(self) -> None:
         prepare_qt()
         try:
             cv2.namedWindow(self._title, WINDOW_FLAGS)
+            cv2.setMouseCallback(self._title, self._note_mouse)
             cv2.waitKey(1)
         except cv2.error as error:
             raise no_display("this OpenCV is built without windows") from error
+
+    def _is_stale(self) -> bool:
+        """Whether the last picture is to be shown anew; takes it in its present look then."""
+        what = self.events.stale()
+        if what == "picture" and self._rendered is not None:
+            self._rendered = replace(self._rendered)
+        size = self._size()
+        resized = size is not None and self._canvas is not None and size != size_of(self._canvas)
+        return bool(what) or resized
+
+    def _present(self, rendered: Rendered) -> None:
+        picture = over_checkerboard(rendered.picture)
+        height, width = picture.shape[:2]
+        shape = (max(1, round(width * self._stretch)), height)
+        self._give_size(fitting(shape, self._screen))
+        window = self._size() or self._given or shape
+        self._place = placed(shape, window)
+        fitted = scaled(picture, (self._place.width, self._place.height))
+        if fitted is picture:
+            fitted = picture.copy()  # others have it too
+        self.events.glass(fitted, rendered)
+        self._canvas = framed(fitted, self._place, window)
+        self._show(self._canvas)
+
+    def _give_size(self, size: tuple[int, int]) -> None:
+        """Make the window (width, height), unless it has them, or a person chose another size."""
+        if size == self._given:
+            return
+        if self._given is None or self._size() in (None, self._given):
+            cv2.resizeWindow(self._title, *size)
+            self._given = size
+
+    def _size(self) -> tuple[int, int] | None:
+        """(width, height) of the window's inside; None while it is not known."""
+        width, height = cv2.getWindowImageRect(self._title)[2:]
+        return (width, height) if width > 0 and height > 0 else None
 
     def _show(self, picture: Image) -> None:
         if self._alive:
@@ -107,12 +175,23 @@ class WindowSink(Sink):
             self._pump()
 
     def _pump(self) -> None:
-        """Handle the window's events, and keys."""
-        code = cv2.waitKey(1)
-        if code >= 0:
-            self.keys.get(chr(code & 0xFF), _nothing)()
+        """Handle the window's events, and tell of keys and the mouse."""
+        name = key_name(cv2.waitKeyEx(1))
+        mouse, self._mouse = self._mouse, []
+        for event, x, y in mouse:
+            at = self._place.point(x, y)
+            self.events.pointer(at)
+            if event == cv2.EVENT_LBUTTONDOWN and at is not None:
+                self.events.click(at)
+        if name is not None:
+            self.events.key(name)
         if not _visible(self._title):
             self._alive = False
+
+    def _note_mouse(self, event: int, x: int, y: int, flags: int, param: object) -> None:
+        """Called by OpenCV, which swallows errors: what there is to do is done by `_pump`."""
+        if event in (cv2.EVENT_MOUSEMOVE, cv2.EVENT_LBUTTONDOWN):
+            self._mouse.append((event, x, y))
 
 
 def no_display(why: str) -> SinkError:
@@ -122,29 +201,6 @@ def no_display(why: str) -> SinkError:
         found=why,
         do="Use --no-show, and -o FILE to keep the result.",
     )
-
-
-def stretched(picture: Image, ratio: float) -> Image:
-    """(H, W, 3) uint8 with square pixels, for a picture whose pixels are `ratio` times as wide."""
-    if abs(ratio - 1) < 1e-3:
-        return picture
-    height, width = picture.shape[:2]
-    return cv2.resize(picture, (max(1, round(width * ratio)), height))
-
-
-def shrunk(picture: Image, screen: Screen) -> Image:
-    """The picture, or a smaller one that fits: Qt would leave out rows, and letters with them."""
-    width, height = fitting(picture, screen)
-    if (height, width) == picture.shape[:2]:
-        return picture
-    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-
-
-def fitting(picture: Image, screen: Screen) -> tuple[int, int]:
-    """(width, height) for the window: the picture's own, or what the screen allows."""
-    height, width = picture.shape[:2]
-    scale = min(1.0, screen.width * SCREEN_SHARE / width, screen.height * SCREEN_SHARE / height)
-    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _av_first() -> str | None:
@@ -165,7 +221,3 @@ def _visible(title: str) -> bool:
         return cv2.getWindowProperty(title, cv2.WND_PROP_VISIBLE) > 0
     except cv2.error:  # what OpenCV's Qt says once no window is left at all
         return False
-
-
-def _nothing() -> None:
-    """What a key without a meaning does."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from fractions import Fraction
 
 import cv2
+
+from rtseg.sources.options import exact_rate
 
 QUIET = {"OPENCV_FFMPEG_LOGLEVEL": "-8", "OPENCV_LOG_LEVEL": "SILENT"}
 """OpenCV and FFmpeg write to the terminal on their own; our one clear line says what matters.
@@ -13,6 +16,10 @@ Whoever sets one of these variables wants to hear them, and does."""
 
 SILENT = 0
 """OpenCV's lowest level of logging."""
+
+QUEUED_PICTURES = 2
+"""Of a camera: one to look at while the next is filled. With a single one the next exposure finds
+no place, and cameras fall from 30 to 15 fps (LibreScanner/horus#60); more of them only age."""
 
 FRAME_THREADS_OF_LIVE = 1
 """FFmpeg decodes frames in parallel by holding back as many as it has threads: up to half a
@@ -57,6 +64,33 @@ def network_params(timeout: float) -> dict[int, int]:
         cv2.CAP_PROP_READ_TIMEOUT_MSEC: round(timeout * 1000),
         cv2.CAP_PROP_N_THREADS: FRAME_THREADS_OF_LIVE,
     }
+
+
+def ask(
+    capture: cv2.VideoCapture,
+    *,
+    width: int | None = None,
+    height: int | None = None,
+    fps: float | None = None,
+    fourcc: str | None = None,
+) -> None:
+    """Ask a camera for a format, a size, a rate, in this order: a later one may depend on those
+    before it; and for a short queue."""
+    if fourcc:
+        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*fourcc))
+    if width is not None:
+        capture.set(cv2.CAP_PROP_FRAME_WIDTH, width)
+    if height is not None:
+        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
+    if fps is not None:
+        capture.set(cv2.CAP_PROP_FPS, fps)
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, QUEUED_PICTURES)
+
+
+def nominal_rate(capture: cv2.VideoCapture) -> Fraction | None:
+    """What a device or stream says of its rate; None where it says nothing sensible."""
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    return exact_rate(rate) if 0.1 <= rate <= 1000 else None
 
 
 def fourcc_text(code: float) -> str:

@@ -43,6 +43,16 @@ class Derived(Source):
         """Of the inner source."""
         return self._inner.outages
 
+    @property
+    def capped(self) -> int:  # type: ignore[override]  # read-only
+        """Of the inner source."""
+        return self._inner.capped
+
+    @property
+    def keeps_cap(self) -> bool:  # type: ignore[override]  # read-only
+        """Of the inner source."""
+        return self._inner.keeps_cap
+
     def interrupt(self) -> None:
         """Of the inner source as well."""
         super().interrupt()

@@ -11,6 +11,8 @@ from rtseg.clock import Clock
 from rtseg.contracts import Source
 from rtseg.errors import SourceError
 from rtseg.frame import Frame, Image
+from rtseg.sources.cap import RateCap
+from rtseg.sources.options import SourceOptions
 
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 8.0
@@ -20,15 +22,18 @@ class LiveSource(Source):
     """A capture that never ends: no picture means it was lost, and is waited for.
 
     pts is the time of arrival, so that a recording lasts as long as the world did. After an
-    outage the numbers go on, and the picture may have another size. A subclass gives `info` and
-    `_open`, and sets `_capture`.
+    outage the numbers go on, and the picture may have another size, of which `warnings` tell.
+    Frames above `fps_cap` are grabbed and not decoded. A subclass gives `info` and `_open`, and
+    sets `_capture`.
     """
 
+    keeps_cap = True
     _capture: cv2.VideoCapture | None = None
 
-    def __init__(self, reconnect: bool, clock: Clock | None = None) -> None:
+    def __init__(self, options: SourceOptions, clock: Clock | None = None) -> None:
         super().__init__(clock)
-        self._reconnect = reconnect
+        self._reconnect = options.reconnect
+        self._cap = RateCap(options.fps_cap or float("inf"))
         self._index = 0
         self._first_at: float | None = None
 
@@ -43,6 +48,10 @@ class LiveSource(Source):
         image, at = picture
         height, width = image.shape[:2]
         if (width, height) != (self.info.width, self.info.height):
+            self.warnings.append(
+                f"{self.info.name} gives {width}x{height} since frame {self._index}, "
+                f"{self.info.width}x{self.info.height} before"
+            )
             self.info = replace(self.info, width=width, height=height)
         if self._first_at is None:
             self._first_at = at
@@ -56,10 +65,13 @@ class LiveSource(Source):
             self._capture = None
 
     def _grab(self) -> tuple[Image, float] | None:
-        """The next picture and the time at which it came; None when there is none."""
+        """The next picture to be taken and the time at which it came; None when there is none."""
         if self._capture is None or not self._capture.grab():
             return None
-        at = self.clock.now()
+        while not self._cap.takes(at := self.clock.now()):
+            self.capped += 1
+            if self._interrupted or not self._capture.grab():
+                return None
         good, image = self._capture.retrieve()
         return (image, at) if good and image is not None and image.size else None
 

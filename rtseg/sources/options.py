@@ -18,13 +18,15 @@ class SourceOptions:
     Attributes:
         width, height: of a camera's pictures, in pixels.
         fps: of a camera; or what raw frames and pictures, which have none, are taken to have.
-        fourcc: a camera's pixel format, as "MJPG" or "YUYV".
+        fourcc: a camera's pixel format, as "MJPG" or "YUYV"; "auto", and None where a size or rate
+            is asked for, is MJPG where that gives the rate.
         size: (width, height) of raw frames.
         pix_fmt: of raw frames: bgr24, rgb24, gray, yuv420p, nv12.
         mirror: left becomes right, as in a looking-glass; applied after `rotate`.
         rotate: clockwise degrees: 0, 90, 180, 270.
         loop: begin again at the end.
         live: replay a recording as a camera would give it, by the clock.
+        fps_cap: leave out frames that come faster than this; those of a device are not decoded.
         start, end: seconds from the first frame; the frame at `end` is left out.
         max_frames: yield this many at most.
         every: yield one frame of so many.
@@ -45,6 +47,7 @@ class SourceOptions:
     rotate: int = 0
     loop: bool = False
     live: bool = False
+    fps_cap: float | None = None
     start: float | None = None
     end: float | None = None
     max_frames: int | None = None
@@ -60,6 +63,7 @@ class SourceOptions:
             _within(name, getattr(self, name), 1, MAX_SIDE)
         _within("max_frames", self.max_frames, 1, float("inf"))
         _within("fps", self.fps, 1e-3, 10_000)
+        _within("fps_cap", self.fps_cap, 1e-3, 10_000)
         _within("start", self.start, 0, float("inf"))
         for side in self.size or ():
             _within("size", side, 1, MAX_SIDE)

@@ -12,6 +12,7 @@ import cv2
 from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import UsageError
 from rtseg.frame import Frame
+from rtseg.sources.cap import Capped
 from rtseg.sources.derived import Derived
 from rtseg.sources.options import SourceOptions
 from rtseg.sources.replay import Replay
@@ -31,6 +32,8 @@ def select(source: Source, again: Callable[[], Source], options: SourceOptions) 
             source = Limit(source, options.max_frames)
         if options.live and not source.info.live:
             source = Replay(source)
+        if options.fps_cap is not None and not source.keeps_cap:
+            source = Capped(source, options.fps_cap)
         if options.rotate or options.mirror:
             source = Turned(source, options.rotate, options.mirror)
     except UsageError:

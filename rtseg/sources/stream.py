@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-from fractions import Fraction
 from urllib.parse import urlsplit
 
 import cv2
@@ -12,9 +11,9 @@ import cv2
 from rtseg.clock import Clock
 from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError
-from rtseg.sources.capture import network_params, open_capture
+from rtseg.sources.capture import network_params, nominal_rate, open_capture
 from rtseg.sources.live import LiveSource
-from rtseg.sources.options import SourceOptions, exact_rate
+from rtseg.sources.options import SourceOptions
 
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
 
@@ -52,7 +51,7 @@ class StreamSource(LiveSource):
         clock: Clock | None,
         capture: cv2.VideoCapture,
     ) -> None:
-        super().__init__(options.reconnect, clock)
+        super().__init__(options, clock)
         self._target = target
         self._timeout = options.timeout
         self._capture = capture
@@ -67,12 +66,6 @@ class StreamSource(LiveSource):
 
     def _open(self) -> cv2.VideoCapture | None:
         return open_capture(self._target, cv2.CAP_FFMPEG, network_params(self._timeout))
-
-
-def nominal_rate(capture: cv2.VideoCapture) -> Fraction | None:
-    """What a device or stream says of its rate; None where it says nothing sensible."""
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    return exact_rate(rate) if 0.1 <= rate <= 1000 else None
 
 
 def public_name(address: str) -> str:

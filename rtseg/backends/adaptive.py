@@ -1,0 +1,103 @@
+"""One network open at several input sizes, of which the frame rate chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtseg.backends.ladder import Ladder, Size, ladder_sizes
+from rtseg.clock import Clock
+from rtseg.contracts import Backend
+from rtseg.errors import UsageError
+from rtseg.stats import Stats
+
+BESIDE = ("preprocess", "smooth")
+"""Stages that the network's thread has besides it."""
+
+
+class AdaptiveBackend(Backend):
+    """Runs a network at the largest input size that keeps a frame rate.
+
+    All sizes are loaded and warm beforehand. `input_size` changes between frames, in the thread
+    that runs the network; everything else is that of the first size. What counts is the time that
+    a frame takes in that thread: waiting for a camera is no reason to shrink.
+
+    Args:
+        rungs: the same network at its sizes, the largest first.
+        frame_rate: frames per second to keep.
+
+    Attributes:
+        stats: of the run, once there is one: what a frame takes beside the network is read there,
+            and each frame's size is written.
+    """
+
+    stats: Stats | None = None
+
+    def __init__(
+        self,
+        rungs: Sequence[Backend],
+        frame_rate: float,
+        *,
+        clock: Clock | None = None,
+    ) -> None:
+        first = rungs[0]
+        self.spec, self.info, self.input_size = first.spec, first.info, first.input_size
+        self.sizes = [rung.input_size for rung in rungs]
+        self._rungs = list(rungs)
+        self._ladder = Ladder(self.sizes, frame_rate)
+        self._clock = clock or Clock()
+
+    def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As the contract says; `input_size` may be another one afterwards."""
+        since = self._clock.now()
+        scores = self._rungs[self._ladder.rung](batch)
+        now = self._clock.now()
+        if self.stats is not None:
+            self.stats.count_input(self.input_size)
+        rung = self._ladder.take(now - since + self._beside(), now)
+        self.input_size = self.sizes[rung]
+        return scores
+
+    def _beside(self) -> float:
+        """Seconds that a frame takes in this thread beside the network, of late."""
+        recent = self.stats.recent if self.stats is not None else {}
+        return sum(recent.get(stage, 0.0) for stage in BESIDE)
+
+    def close(self) -> None:
+        """Free all of them."""
+        for rung in self._rungs:
+            rung.close()
+
+
+def open_adaptive(
+    first: Backend, opened: Callable[[Size], Backend], frame_rate: float
+) -> AdaptiveBackend:
+    """The network at the sizes below the first one's, too.
+
+    Args:
+        first: the network at its largest size; it is closed with the others, also on failure.
+        opened: loads it at another size.
+
+    Raises:
+        UsageError: the network takes one size only.
+        RtsegError: what `opened` raises.
+    """
+    rungs = [first]
+    try:
+        sizes = ladder_sizes(first.spec, first.input_size)
+        if len(sizes) == 1:
+            height, width = sizes[0]
+            raise UsageError(
+                f"a frame rate to keep with {first.spec.name}",
+                found=f"its input is {height}x{width}, and there is no smaller one",
+                do="Leave --target-fps out",
+            )
+        for size in sizes[1:]:
+            rungs.append(opened(size))
+    except BaseException:
+        for rung in rungs:
+            rung.close()
+        raise
+    return AdaptiveBackend(rungs, frame_rate)

@@ -1,0 +1,115 @@
+"""`--backend auto`: the backend and precision that run a network fastest on this machine.
+
+What is installed is measured once, at the size and with the lanes of the run, and remembered.
+Reduced precision takes part only where the processor gains by it, and wins only if its masks agree
+with full precision's on real frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any
+
+from rtseg.backends import open_backend
+from rtseg.backends.candidates import Candidate, candidates
+from rtseg.backends.contest import LEAST_AGREEMENT, Failure, OpenCandidate, contest
+from rtseg.backends.options import BackendOptions
+from rtseg.backends.remembered import Choice, Measured, place_of, recall, remember
+from rtseg.backends.side_by_side import Batch
+from rtseg.backends.sizes import input_size_of, noise
+from rtseg.clock import Clock
+from rtseg.contracts import Backend
+from rtseg.zoo import Model
+
+Frames = Callable[[tuple[int, int]], Sequence[Batch]]
+"""Real frames as batches of one, at an input's (height, width)."""
+
+
+def open_fastest(
+    model: Model,
+    *,
+    input_size: tuple[int, int] | None = None,
+    frames: Frames | None = None,
+    again: bool = False,
+    on_measure: Callable[[str], None] = lambda words: None,
+    clock: Clock | None = None,
+    **options: Any,
+) -> Backend:
+    """Load a network in whatever runs it fastest here.
+
+    The backend's `info.notes` say what was measured, and when.
+
+    Args:
+        input_size: as of `open_backend`.
+        frames: to compare masks on; without them, reduced precision takes no part.
+        again: measure, whatever is remembered.
+        on_measure: told what is about to be measured.
+        options: of `BackendOptions`.
+
+    Raises:
+        RtsegError: as `open_backend`, where no candidate can be loaded.
+    """
+    asked = BackendOptions(**options)
+    size = input_size_of(model.spec, input_size)
+
+    def opened(candidate: Candidate) -> Backend:
+        how = {**options, "precision": candidate.precision}
+        return open_backend(candidate.backend, model, input_size=size, **how)
+
+    field = [one for one in candidates(model, asked) if one.exact or frames is not None]
+    if not field:
+        return open_backend("auto", model, input_size=size, **options)
+    if len(field) == 1:
+        return opened(field[0])
+    place = place_of(model, size, asked)
+    known = None if again else recall(place)
+    if known is not None and (backend := _reopened(known, field, opened)) is not None:
+        return _noted(backend, f"{in_words(known)}; remembered, measured {known.date}")
+    on_measure(", ".join(map(str, field)))
+    compared = frames(size) if frames and not all(one.exact for one in field) else []
+    entries = contest(field, opened, compared or [noise(size)], clock)
+    winner = entries[0]
+    if winner.backend is None:  # what the usual one fails with is what a person should read
+        return open_backend("auto", model, input_size=size, **options)
+    choice = Choice(
+        about=f"{model.spec.name} at {size[0]}x{size[1]}",
+        winner=(winner.candidate.backend, winner.candidate.precision),
+        rows=tuple(entry.measured() for entry in entries),
+        lanes=asked.lanes,
+        date=datetime.now(timezone.utc).date().isoformat(),
+    )
+    kept = "" if remember(place, choice) else ", and not kept: the cache cannot be written"
+    return _noted(winner.backend, f"{in_words(choice)}; measured now{kept}")
+
+
+def in_words(choice: Choice) -> str:
+    """Every candidate's milliseconds per frame, agreement or failure, in one line."""
+    at_once = f", {choice.lanes} at once" if choice.lanes > 1 else ""
+    return f"fastest here: {'; '.join(map(_row_in_words, choice.rows))} (a frame{at_once})"
+
+
+def _row_in_words(row: Measured) -> str:
+    name = f"{row.backend} {row.precision}"
+    if row.seconds is None:
+        return f"{name} failed: {row.failure}"
+    words = f"{name} {row.seconds * 1e3:.1f} ms"
+    if row.agreement is None:
+        return words
+    verdict = "" if row.agreement >= LEAST_AGREEMENT else f", below {LEAST_AGREEMENT:.0%}"
+    return f"{words}, masks agree on {row.agreement:.2%}{verdict}"
+
+
+def _reopened(choice: Choice, field: Sequence[Candidate], opened: OpenCandidate) -> Backend | None:
+    """The backend that won before; None where it takes no part, or does not open any more."""
+    winner = next((one for one in field if (one.backend, one.precision) == choice.winner), None)
+    try:
+        return opened(winner) if winner else None
+    except Failure:
+        return None
+
+
+def _noted(backend: Backend, note: str) -> Backend:
+    backend.info = replace(backend.info, notes=(*backend.info.notes, note))
+    return backend

@@ -1,0 +1,93 @@
+"""The backend of a run: the one that was named, else the one that is fastest here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+
+from rtseg.backends import open_backend
+from rtseg.backends.adaptive import AdaptiveBackend, open_adaptive
+from rtseg.backends.fastest import open_fastest
+from rtseg.backends.side_by_side import Batch
+from rtseg.cli.options import Flags
+from rtseg.cli.says import say
+from rtseg.contracts import Backend, Source
+from rtseg.errors import UsageError
+from rtseg.pipeline import keeps_newest
+from rtseg.segmenter import resized
+from rtseg.sources import open_source
+from rtseg.stats import Stats
+from rtseg.zoo import Model
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+DEMO = "demo:0.3"
+"""Nine frames of the portrait, from the whole figure to the face and back."""
+
+
+def open_for_run(
+    flags: Flags, source: Source, model: Model, input_size: Size, **options: Any
+) -> Backend:
+    """Load the network as the flags say; at several input sizes if it is to keep a frame rate.
+
+    Args:
+        options: of `BackendOptions`.
+
+    Raises:
+        UsageError: a frame rate is to be kept where every frame is.
+        RtsegError: as `open_backend`.
+    """
+    rate = flags.run.target_fps
+    if rate is not None and not keeps_newest(flags.run.policy, source.info.live):
+        raise UsageError(
+            f"--target-fps {rate:g} for {source.info.name}",
+            found="it is not live: every frame is kept, however long it takes",
+            do="Add --live to replay a recording as a camera, or leave it out",
+        )
+    first = _open_named_or_fastest(flags, source, model, input_size, options)
+    if rate is None:
+        return first
+    same = {**options, "precision": first.info.precision}
+
+    def opened(size: Size) -> Backend:
+        return open_backend(first.info.name, model, input_size=size, **same)
+
+    return open_adaptive(first, opened, rate)
+
+
+def attend(backend: Backend, stats: Stats) -> None:
+    """Let a backend that follows the speed of a run know its figures."""
+    if isinstance(backend, AdaptiveBackend):
+        backend.stats = stats
+
+
+def _open_named_or_fastest(
+    flags: Flags, source: Source, model: Model, input_size: Size, options: dict[str, Any]
+) -> Backend:
+    """One picture is not worth a measurement: there the usual backend is taken."""
+    name = flags.model.backend
+    if name != "auto" or (source.info.frame_count == 1 and not flags.run.remeasure):
+        return open_backend(name, model, input_size=input_size, **options)
+
+    def on_measure(candidates: str) -> None:
+        if not flags.run.quiet:
+            say("auto", f"measuring {candidates}: once for this network and size on this machine")
+
+    return open_fastest(
+        model,
+        input_size=input_size,
+        frames=demo_batches,
+        again=flags.run.remeasure,
+        on_measure=on_measure,
+        **options,
+    )
+
+
+def demo_batches(size: Size) -> Sequence[Batch]:
+    """Frames of the demo's clip at `size` (height, width), as a segmenter feeds a network."""
+    with open_source(DEMO) as source:
+        shrunk = [resized(frame.image, size) for frame in source]
+    return [cv2.cvtColor(image, cv2.COLOR_BGR2RGB)[None] for image in shrunk]

@@ -1,0 +1,110 @@
+"""The verb `run` with several sources: open everything, run the loop, say what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+from rtseg.cli import grid_says
+from rtseg.cli.grid_open import (
+    Opened,
+    feeds_of,
+    grid_of,
+    hands_of,
+    layout_of,
+    open_sinks,
+    open_sources,
+    order_of,
+    rate_of,
+    together,
+)
+from rtseg.cli.grid_plan import GridPlan
+from rtseg.cli.metrics import write_json
+from rtseg.cli.options import Flags
+from rtseg.cli.progress import open_progress
+from rtseg.cli.run import hold, load_segmenter
+from rtseg.cli.signals import Stop
+from rtseg.errors import SourceError
+from rtseg.flow import usable_cores
+from rtseg.many.crowd import Crowd
+from rtseg.many.grid import Film
+from rtseg.many.loop import GridLoop
+from rtseg.many.order import ByTheirTimes
+
+
+def run_grid(flags: Flags, plan: GridPlan, stop: Stop) -> int:
+    """Do what the command line asked.
+
+    Returns:
+        0; the code of the signal that ended it; else 3 if a source was lost, or never opened.
+
+    Raises:
+        RtsegError: of the network or an output; what was written until then is finished.
+        SourceError: no source can be opened.
+    """
+    with ExitStack() as stack:
+        sources = stop.attend(lambda: open_sources(plan, flags))
+        for source in sources:
+            stack.enter_context(source)
+        whole = together(sources)
+        lanes = None if flags.model.threads else min(len(sources), usable_cores())
+        load = partial(load_segmenter, flags, plan.common, whole, stop, lanes=lanes)
+        segmenter = stack.enter_context(stop.attend(load))
+        stop.check()
+        opened = Opened(feeds_of(sources, flags, plan), whole, segmenter)
+        _run(opened, flags, plan, stop)
+    lost = any(feed.error is not None for feed in opened.feeds)
+    return stop.exit_code or (SourceError.exit_code if lost else 0)
+
+
+def _run(opened: Opened, flags: Flags, plan: GridPlan, stop: Stop) -> None:
+    """Open the sinks, run the loop, close them, and report, after an error too."""
+    for folder in plan.folders:
+        folder.mkdir(exist_ok=True)
+    with _reporting(opened, flags, stop), ExitStack() as stack:
+        layout = layout_of(opened, plan)
+        rate = rate_of(opened.feeds, plan)
+        open_sinks(opened, flags, plan, layout, rate, stack)
+        hands = hands_of(opened, plan)
+        grid = grid_of(opened, layout, hands) if plan.window or plan.films else None
+        order = order_of(opened.feeds, plan)
+        clock = None if isinstance(order, ByTheirTimes) else opened.totals.clock
+        film = Film(grid, opened.films, rate, clock) if grid is not None else None
+        grid_says.start(flags, plan, opened.feeds, opened.segmenter)
+        progress = open_progress(opened.together, opened.totals, quiet=flags.run.quiet)
+        stack.enter_context(progress)
+        held = isinstance(order, ByTheirTimes)
+        crowd = stack.enter_context(Crowd(opened.feeds, opened.segmenter, held=held))
+        loop = GridLoop(
+            crowd,
+            opened.outlets,
+            order,
+            grid,
+            opened.screens,
+            film,
+            hands,
+            opened.totals,
+            stop,
+            progress.tick,
+            grid_says.ending,
+        )
+        loop.drain()
+        if film is not None:
+            grid_says.left_out(film)
+        if opened.screens and all(feed.source.info.frame_count == 1 for feed in opened.feeds):
+            hold(opened.screens, opened.together, stop, partial(loop.turn, []))
+
+
+@contextmanager
+def _reporting(opened: Opened, flags: Flags, stop: Stop) -> Iterator[None]:
+    """Say and write the figures once the sinks are closed; of a run that failed too."""
+    try:
+        yield
+    finally:
+        stop.hung = any(feed.stats.hung for feed in opened.feeds)
+        if opened.feeds and opened.outlets:
+            figures = grid_says.figures(opened.feeds, opened.segmenter, opened.totals)
+            grid_says.report(flags, figures, opened.feeds, opened.sinks)
+            if flags.run.metrics:
+                write_json(flags.run.metrics, figures)

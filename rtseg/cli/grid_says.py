@@ -1,0 +1,166 @@
+"""What a run of several sources says on stderr, and the figures that `--metrics` writes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rtseg.cli.grid_plan import GridPlan
+from rtseg.cli.options import Flags
+from rtseg.cli.says import (
+    counted,
+    describe_backend,
+    describe_network,
+    describe_policy,
+    describe_source,
+    length,
+    say,
+    ties,
+)
+from rtseg.contracts import Sink
+from rtseg.errors import RtsegError
+from rtseg.many.feed import Feed, Unopened, add_up
+from rtseg.many.grid import Film
+from rtseg.many.hands import keys_in_words
+from rtseg.pipeline import summarise
+from rtseg.segmenter import Segmenter
+from rtseg.sources.replay import Replay
+from rtseg.stats import Stats
+from rtseg.temporal import TemporalOptions
+
+
+def start(flags: Flags, plan: GridPlan, feeds: Sequence[Feed], segmenter: Segmenter) -> None:
+    """Say what was opened, what really runs, and which frames of each source are kept."""
+    if flags.run.quiet:
+        return
+    for number, feed in enumerate(feeds, 1):
+        if not isinstance(feed.source, Unopened):
+            say(
+                f"source {number}"[:8], f"{describe_source(feed.source.info)}; {_kept(flags, feed)}"
+            )
+        for note in feed.source.info.notes:
+            say("note", note)
+    say("network", describe_network(segmenter))
+    say("runs on", describe_backend(segmenter.info))
+    for note in segmenter.info.notes:
+        say("note", note)
+    moving = [feed.temporal for feed in feeds if feed.source.info.frame_count != 1]
+    smooth = max((temporal.smooth for temporal in moving), default=0.0)
+    ties(TemporalOptions(smooth, idle=any(temporal.idle for temporal in moving)))
+    own = [target for one in plan.plans for target in one.outputs]
+    if targets := [*plan.films, *own, *([plan.json] if plan.json else [])]:
+        say("output", ", ".join(targets))
+    if plan.window:
+        say("window", keys_in_words())
+
+
+def _kept(flags: Flags, feed: Feed) -> str:
+    """Which of its frames are kept, and why."""
+    if feed.source.info.frame_count == 1:
+        return "one picture"
+    if isinstance(feed.source, Replay):
+        return "file: at its own speed, frames that are late dropped"
+    return describe_policy(flags.run.policy, feed.source.info.live, feed.paced)
+
+
+def left_out(film: Film) -> None:
+    """Say that writing the grid was too slow for its rate."""
+    if film.left_out:
+        pictures = counted(film.left_out, "repeated picture")
+        say(
+            "note", f"{pictures} left out of the grid, which took too long to write; its times hold"
+        )
+
+
+def failure(name: str, error: RtsegError) -> None:
+    """Say, even when quiet, that a source was lost."""
+    say("lost", _named(name, str(error)))
+
+
+def _named(name: str, text: str) -> str:
+    """One line that says of which source it speaks."""
+    return " ".join((text if name in text else f"{name}: {text}").split())
+
+
+def refused(error: RtsegError) -> None:
+    """Say what a person chose at the window and cannot have."""
+    say("note", _named("", str(error)))
+
+
+def ending(feed: Feed) -> None:
+    """Say that a source was lost; one that ended is in the report."""
+    if feed.error is not None:
+        failure(feed.name, feed.error)
+
+
+def figures(feeds: Sequence[Feed], segmenter: Segmenter, totals: Stats) -> dict[str, Any]:
+    """What `--metrics` writes: a report for each source, and the figures of all together."""
+    add_up(totals, feeds)
+    together = asdict(summarise(feeds[0].source, segmenter, totals))
+    of_one = ("source", "outages", "hung", "propagated", "keyframes", "network_fps")
+    sources = [_of(feed, segmenter) for feed in feeds]
+    total = {
+        **{name: value for name, value in together.items() if name not in of_one},
+        "outages": sum(source["outages"] for source in sources),
+        "lost": sum(source["error"] is not None for source in sources),
+        "notes": list(segmenter.info.notes),
+    }
+    return {"total": total, "sources": sources}
+
+
+def _of(feed: Feed, segmenter: Segmenter) -> dict[str, Any]:
+    report = asdict(summarise(feed.source, segmenter, feed.stats))
+    error = None if feed.error is None else str(feed.error)
+    return {**report, "source": feed.name, "error": error, "notes": list(feed.source.warnings)}
+
+
+def report(
+    flags: Flags, figures: dict[str, Any], feeds: Sequence[Feed], sinks: Sequence[Sink]
+) -> None:
+    """Say what came of the run: all together, then a line for each source."""
+    total, rows = figures["total"], figures["sources"]
+    if not flags.run.quiet:
+        lost = f", {counted(total['lost'], 'source')} lost" if total["lost"] else ""
+        say(
+            "done",
+            f"{counted(total['frames'], 'frame')} of {counted(len(rows), 'source')} in "
+            f"{length(total['seconds'])}, {total['fps']:.1f} fps together, "
+            f"processor {total['cpu_share']:.0%} of {counted(total['cores'], 'core')}{lost}",
+        )
+        for line in table(rows):
+            say("", line)
+        for sink in sinks:
+            if text := sink.summary():
+                say("wrote", text)
+        if flags.run.metrics:
+            say("figures", f"go to {flags.run.metrics}")
+    for feed in feeds:
+        for warning in feed.source.warnings:
+            say("warning", _named(feed.name, warning))
+        for name in feed.stats.hung:
+            say("warning", f"{name} hung and was left behind")
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each source: frames, rate, drops, outages, age and the network's time."""
+    width = max(10, *(len(row["source"]) for row in rows))
+    head = (
+        f"{'':<{width}}{'frames':>9}{'fps':>8}{'dropped':>9}{'age p50':>10}{'p99':>8}{'infer':>8}"
+    )
+    return [head, *(_line(row, width) for row in rows)]
+
+
+def _line(row: dict[str, Any], width: int) -> str:
+    age, infer = row["age_ms"], row["stages_ms"].get("infer", {})
+    return (
+        f"{row['source']:<{width}}{row['frames']:>9}{row['fps']:>8.1f}{row['dropped']:>9}"
+        f"{_ms(age, 'p50'):>10}{_ms(age, 'p99'):>8}{_ms(infer, 'p50'):>8}"
+        + (f"  idle at {row['idle']}" if row["idle"] else "")
+        + (f"  {counted(row['outages'], 'outage')}" if row["outages"] else "")
+        + ("  lost" if row["error"] else "")
+    )
+
+
+def _ms(row: dict[str, float], name: str) -> str:
+    return f"{row[name]:.0f} ms" if name in row else "-"

@@ -1,0 +1,248 @@
+"""Scores and frames that stay where the network ran: decoded, drawn and counted there.
+
+One upload of the frame, one download of what is wanted of it. The kernels (kernels.py) do what the
+compiled passes do on a processor; a `Segmentation` takes whichever holds its scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import triton
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rtseg.decode import axis, kernels
+from rtseg.decode.painting import BlendTable
+from rtseg.frame import Image, Mask
+from rtseg.shrink import box
+
+RUN = 512
+"""Pixels of a row that one program of the decode works on."""
+
+BLOCK = 256
+NO_PIXELS = torch.empty(0, dtype=torch.uint8)
+
+
+class DeviceScores:
+    """The scores of one frame on a device, and the frame itself.
+
+    Args:
+        scores: (C, h, w) float32 on the device; may be a view with any strides.
+        frame: (H, W, 3) uint8 BGR on the same device.
+        span: CUDA events around the work on them, after the second of which both are complete;
+            None where they are.
+    """
+
+    def __init__(self, scores: Tensor, frame: Tensor, span: Span | None = None) -> None:
+        self._scores, self._frame, self._span = scores, frame, span
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, h, w)."""
+        return tuple(self._scores.shape)
+
+    def wait(self) -> float:
+        """Return once they are complete: the seconds that the device took for them."""
+        if self._span is None:
+            return 0.0
+        self._span.end.synchronize()
+        return float(self._span.begin.elapsed_time(self._span.end)) / 1000
+
+    def numpy(self) -> NDArray[np.float32]:
+        """(C, h, w) float32, contiguous, in the processor's memory."""
+        with self._stream():
+            held = self._scores.contiguous()
+            return Downloads([held]).arrays()[0]
+
+    def decode(
+        self, size: tuple[int, int], table: NDArray[np.uint8], *, align_corners: bool = False
+    ) -> tuple[Mask, NDArray[np.int64]]:
+        """The mask and the number of its pixels of each value, as `rtseg.decode.decode`."""
+        with self._stream():
+            mask, counts, _ = self._passes(size, table, None, align_corners)
+            host_mask, host_counts = Downloads([mask, counts]).arrays()
+        return host_mask, host_counts.astype(np.int64)
+
+    def over(
+        self, table: NDArray[np.uint8], blend: BlendTable, *, align_corners: bool = False
+    ) -> Drawn:
+        """The frame with its mask drawn over it, as `rtseg.blend.blend` does."""
+        with self._stream():
+            size = (self._frame.shape[0], self._frame.shape[1])
+            mask, counts, canvas = self._passes(size, table, blend, align_corners)
+            picture, host_counts = Downloads([canvas, counts]).arrays()
+        return Drawn(picture, host_counts.astype(np.int64), mask, self._stream)
+
+    def _passes(
+        self,
+        size: tuple[int, int],
+        table: NDArray[np.uint8],
+        blend: BlendTable | None,
+        align_corners: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        device = self._scores.device
+        classes, h, w = self._scores.shape
+        height, width = size
+        top = torch.empty((h, w), dtype=torch.uint8, device=device)
+        strides = self._scores.stride()
+        kernels.winners[(triton.cdiv(h * w, BLOCK),)](
+            self._scores, top, classes, h, w, *strides, BLOCK=BLOCK
+        )
+        mask = torch.empty(size, dtype=torch.uint8, device=device)
+        counts = torch.zeros(256, dtype=torch.int32, device=device)
+        canvas = NO_PIXELS if blend is None else torch.empty_like(self._frame)
+        weight, offset = _blend_on(device, blend) if blend else (NO_PIXELS, NO_PIXELS)
+        kernels.decode[(height, triton.cdiv(width, RUN))](
+            self._scores,
+            top,
+            *_axis_on(device, h, height, align_corners),
+            *_axis_on(device, w, width, align_corners),
+            _table_on(device, table.tobytes()),
+            mask,
+            counts,
+            self._frame,
+            canvas.to(device),
+            weight,
+            offset,
+            classes,
+            h,
+            w,
+            *strides,
+            width,
+            PAINT=blend is not None,
+            BLOCK=RUN,
+        )
+        return mask, counts, canvas
+
+    @contextmanager
+    def _stream(self) -> Iterator[None]:
+        """The stream of drawing, after the scores are complete; on a processor, nothing."""
+        if self._scores.device.type != "cuda":
+            yield
+            return
+        stream = drawing_stream(self._scores.device)
+        with torch.cuda.stream(stream):
+            if self._span is not None:
+                stream.wait_event(self._span.end)
+            for held in (self._scores, self._frame):
+                held.record_stream(stream)
+            yield
+
+
+class Span(NamedTuple):
+    """CUDA events before and after some work."""
+
+    begin: Any
+    end: Any
+
+
+class Drawn:
+    """A picture drawn on the device: it is here, its mask still there.
+
+    Attributes:
+        image: (H, W, 3) uint8 BGR.
+        counts: (256,) int64, pixels of the mask of each value.
+    """
+
+    def __init__(self, image: Image, counts: NDArray[np.int64], mask: Tensor, stream: Any) -> None:
+        self.image, self.counts, self._mask, self._stream = image, counts, mask, stream
+
+    def mask(self) -> Mask:
+        """(H, W) uint8, downloaded now."""
+        with self._stream():
+            return Downloads([self._mask]).arrays()[0]
+
+
+class Downloads:
+    """Tensors on their way to pinned memory of the processor, begun at once."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._event = None
+        if tensors[0].device.type != "cuda":
+            self._here = [tensor.cpu() for tensor in tensors]
+            return
+        self._here = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
+        for here, there in zip(self._here, tensors, strict=True):
+            here.copy_(there, non_blocking=True)
+        # a blocking event lets this thread sleep: the others of the loop need the interpreter
+        self._event = torch.cuda.Event(blocking=True)
+        self._event.record()
+
+    def arrays(self) -> list[NDArray[Any]]:
+        """The tensors as arrays, once they have arrived."""
+        if self._event is not None:
+            self._event.synchronize()
+        return [tensor.numpy() for tensor in self._here]
+
+
+def upload(image: Image, device: torch.device) -> Tensor:
+    """(H, W, 3) uint8 on `device`, through pinned memory, in the current stream."""
+    ours = torch.from_numpy(np.require(image, requirements=["C", "W"]))
+    if device.type != "cuda":
+        return ours.clone()
+    # torch keeps pinned memory for reuse until the copy out of it is over
+    staged = torch.empty(ours.shape, dtype=torch.uint8, pin_memory=True)
+    staged.copy_(ours)
+    return staged.to(device, non_blocking=True)
+
+
+def shrink(frame: Tensor, into: Tensor) -> None:
+    """Fill `into` (h, w, 3) uint8 RGB with the whole `frame` (H, W, 3) uint8 BGR.
+
+    As `rtseg.shrink.resized`, but rounded once instead of at each step: within 1 of 255 of it.
+    """
+    height, width = frame.shape[:2]
+    out_height, out_width = into.shape[:2]
+    box_y, box_x = box(height, out_height), box(width, out_width)
+    kernels.shrink[(triton.cdiv(out_height * out_width, BLOCK),)](
+        frame,
+        into,
+        height,
+        width,
+        out_height,
+        out_width,
+        BOX_Y=box_y,
+        BOX_X=box_x,
+        BLOCK=BLOCK,
+    )
+
+
+@lru_cache(maxsize=4)
+def drawing_stream(device: torch.device) -> Any:
+    """The stream on which a device draws and sends back, beside the network's."""
+    return torch.cuda.Stream(device)
+
+
+@lru_cache(maxsize=64)
+def _axis_on(
+    device: torch.device, small: int, large: int, align_corners: bool
+) -> tuple[Tensor, Tensor]:
+    first, weight = axis(small, large, align_corners)
+    return torch.from_numpy(first).to(device), torch.from_numpy(weight).to(device)
+
+
+@lru_cache(maxsize=16)
+def _table_on(device: torch.device, table: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(table), dtype=torch.uint8).to(device)
+
+
+def _blend_on(device: torch.device, blend: BlendTable) -> tuple[Tensor, Tensor]:
+    return _blend_bytes_on(device, blend.weight.tobytes(), blend.offset[:, :3].tobytes())
+
+
+@lru_cache(maxsize=16)
+def _blend_bytes_on(device: torch.device, weight: bytes, offset: bytes) -> tuple[Tensor, Tensor]:
+    on = (torch.frombuffer(bytearray(part), dtype=torch.float32) for part in (weight, offset))
+    first, second = (part.to(device) for part in on)
+    return first, second
+
+
+def on_device(device: torch.device) -> Any:
+    """The `with` in which Triton's kernels are launched: on that GPU, not the current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

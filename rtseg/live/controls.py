@@ -1,0 +1,257 @@
+"""What a person at the window can do: every action is a method, which needs no window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from rtseg.clock import Clock
+from rtseg.contracts import Rendered
+from rtseg.errors import RtsegError
+from rtseg.live.keys import find_key
+from rtseg.live.networks import Arrived, Networks, Switch
+from rtseg.live.notices import Notices
+from rtseg.live.point import Found, Point, Pointer, class_under
+from rtseg.live.recorder import Recorder
+from rtseg.live.screenshot import save
+from rtseg.live.state import LiveState, Look, after
+from rtseg.live.window import Window
+from rtseg.loop import Control
+
+
+class Controls(Control):
+    """The actions of a live run, and what came of them.
+
+    Args:
+        state: how it begins.
+        clock: of the run.
+        segmenter: whose network `m` replaces.
+        networks: those that `m` goes through.
+        recorder: one of the run's sinks.
+        folder: where screenshots go.
+        backgrounds: values of `ViewOptions.background` that `b` goes through.
+        now: the wall clock, for file names.
+
+    Attributes:
+        state: how it is now.
+        notices: what is said on the picture.
+        ended: whether a person wants it to end.
+        window: what shows it, if anything does.
+        last: the last frame that was shown.
+    """
+
+    def __init__(
+        self,
+        state: LiveState,
+        *,
+        clock: Clock,
+        segmenter: Switch,
+        networks: Networks,
+        recorder: Recorder,
+        notices: Notices,
+        folder: Path = Path(),
+        backgrounds: Sequence[str] = ("none",),
+        now: Callable[[], datetime] = datetime.now,
+    ) -> None:
+        self.state, self.segmenter, self.networks = state, segmenter, networks
+        self.recorder, self.notices = recorder, notices
+        recorder.failed = self._recording_failed
+        self.pointer = Pointer(clock)
+        self.ended = False
+        self.window: Window | None = None
+        self.last: Rendered | None = None
+        self._now = now
+        self._folder, self._backgrounds = folder, backgrounds
+        self._steps = 0
+        self._hud_in_picture = state.view.hud
+
+    def look(self) -> Look:
+        """What is to be drawn now."""
+        return self.state.look
+
+    def rests(self) -> bool:
+        """Whether it is paused, and no step is due."""
+        return self.state.paused and not self._steps
+
+    def shows(self, rendered: Rendered) -> None:
+        """One more frame is shown now."""
+        self.last = rendered
+        self._steps = max(0, self._steps - 1)
+
+    def turn(self) -> None:
+        """Between frames: put a network that has been loaded into its place."""
+        name = self.networks.coming or ""
+        try:
+            if (found := self.networks.arrived()) is not None:
+                self.segmenter.replace_by(found.segmenter)
+                self._now_runs(name, found)
+        except RtsegError as error:
+            self.notices.warn(f"{self.segmenter.spec.name} goes on, {name} cannot run: {error}")
+
+    def close(self) -> bool:
+        """End what runs beside the loop; False where something had to be left behind."""
+        return self.networks.close()
+
+    def press(self, name: str) -> None:
+        """Do what a key means; `name` is the window's for it."""
+        key = find_key(name)
+        if key is None:
+            called = repr(name) if len(name) == 1 and name.isprintable() else "that key"
+            self.notices.say(f"{called} does nothing; h lists the keys")
+            return
+        try:
+            getattr(self, key.action)(*([int(name)] if key.action == "solo_number" else []))
+        except RtsegError as error:
+            self.notices.warn(str(error))
+
+    def quit(self) -> None:
+        """End the run."""
+        self.ended = True
+        if self.window is not None:
+            self.window.quit()
+
+    def pause(self) -> None:
+        """Let the picture stand still, or go on."""
+        self.state = replace(self.state, paused=not self.state.paused)
+        self._steps = 0
+
+    def step(self) -> None:
+        """Show one frame more, and stand still; of a live source the newest."""
+        self.state = replace(self.state, paused=True)
+        self._steps += 1
+
+    def next_view(self) -> None:
+        """The next of the views."""
+        self._show(self.state.next_view())
+
+    def contours(self) -> None:
+        """Contours, or back."""
+        self._show(self.state.contours())
+
+    def more_opacity(self) -> None:
+        """More of the classes' colours."""
+        self._show(self.state.opaque(1))
+
+    def less_opacity(self) -> None:
+        """More of the picture."""
+        self._show(self.state.opaque(-1))
+
+    def legend(self) -> None:
+        """Name the classes in view, or not."""
+        self.state = self.state.viewed(legend=not self.state.view.legend)
+
+    def hud(self) -> None:
+        """Show the figures of the run, or not."""
+        if self._hud_in_picture:
+            self.state = self.state.viewed(hud=not self.state.view.hud)
+        else:
+            self.state = replace(self.state, hud=not self.state.hud)
+
+    def help(self) -> None:
+        """List the keys over the picture, or not."""
+        self.state = replace(self.state, help=not self.state.help)
+
+    def full_screen(self) -> None:
+        """Fill the screen, or stop doing so."""
+        self.state = replace(self.state, full_screen=not self.state.full_screen)
+        if self.window is not None:
+            self.window.fill_screen(self.state.full_screen)
+
+    def next_background(self) -> None:
+        """The next of the backgrounds."""
+        value = after(self.state.view.background, self._backgrounds)
+        self.state = self.state.viewed(background=value)
+        self.notices.say(f"background: {value}")
+
+    def next_network(self) -> None:
+        """Load the next network; it takes over once it is ready."""
+        names = self.networks.names
+        if self.networks.coming:
+            self.notices.say(f"{self.networks.coming} is still being loaded")
+        elif len(names) < 2:
+            self.notices.say("no other network is here; name some with --models a,b,c")
+        else:
+            frame = self.last.frame if self.last is not None else None
+            self.networks.start(after(self.networks.present, names), frame)
+
+    def solo_number(self, number: int) -> None:
+        """Show one class alone, the n-th of those looked for; again, all of them."""
+        labels = self.segmenter.labels
+        sought = sorted(labels.sought(self.segmenter.selected))
+        if number > len(sought):
+            self.notices.say(f"no class {number}: there are {labels.listed(sought)}")
+            return
+        self.solo(labels.names[sought[number - 1]])
+
+    def solo(self, name: str | None) -> None:
+        """Show one class alone; None, or the one that is alone, shows all."""
+        self.state = self.state.alone(name)
+        alone = self.state.look.solo
+        if alone is None:  # else it is said for as long as it lasts
+            self.notices.say("all classes")
+
+    def screenshot(self) -> list[Path]:
+        """Write the frame that is shown as picture, mask and overlay; gives the files."""
+        if self.last is None:
+            self.notices.say("there is no picture yet")
+            return []
+        rendered = replace(self.last)  # drawn anew, by the present look
+        try:
+            paths = save(rendered, self.state.view.view, self._folder, self._now())
+        except RtsegError as error:
+            self.notices.warn(str(error))
+            return []
+        self.notices.wrote(", ".join(map(str, paths)))
+        return paths
+
+    def record(self) -> None:
+        """Start to record, or finish the file."""
+        try:
+            if self.recorder.recording:
+                self.notices.wrote(self.recorder.stop())
+            else:
+                transparent = self.state.view.background == "transparent"
+                path = self.recorder.start(transparent=transparent)
+                self.notices.say(f"recording {path}, r finishes it")
+        except (RtsegError, OSError) as error:
+            self.notices.warn(f"cannot record: {error}")
+
+    def point(self, at: Point | None) -> None:
+        """The pointer is there, over the picture that is shown; None is beside it."""
+        self.pointer.move(at)
+
+    def click(self, at: Point) -> None:
+        """Show the class under the pointer alone; its background, or the same again, shows all."""
+        if self.last is not None:
+            found = class_under(self.last, at)
+            background = found.number == self.segmenter.labels.background
+            self.solo(None if background else found.name)
+
+    def pointed(self) -> tuple[Point, Found] | None:
+        """Where the pointer is, and what lies there; None when it is not asking."""
+        at = self.pointer.asks
+        return None if at is None or self.last is None else (at, class_under(self.last, at))
+
+    def refused(self, error: RtsegError, instead: Look) -> None:
+        """A look cannot be drawn; the one that can is kept."""
+        self.state = replace(self.state, look=instead)
+        self.notices.warn(str(error))
+
+    def _show(self, state: LiveState) -> None:
+        self.state = state
+        self.notices.say(f"{state.view.view}, opacity {state.view.alpha:.1f}")
+
+    def _now_runs(self, name: str, found: Arrived) -> None:
+        self.state = self.state.with_network(name)
+        info = found.segmenter.info
+        self.notices.say(f"network: {name} ({info.name} on {info.device})")
+        last = self.last
+        if last is not None and last.frame is found.frame and found.segmentation is not None:
+            self.last = replace(last, segmentation=found.segmentation)  # it stands still
+            if self.window is not None:
+                self.window.write(self.last)
+
+    def _recording_failed(self, error: RtsegError) -> None:
+        self.notices.warn(f"the recording has ended: {error}")

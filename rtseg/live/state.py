@@ -1,0 +1,92 @@
+"""What a person at the window has chosen: a value that actions replace, never change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
+
+from rtseg.effects import VIEWS, ViewOptions
+
+OPACITY_STEP = 0.1
+
+T = TypeVar("T")
+
+
+class Look(NamedTuple):
+    """All that a picture depends on, beside its frame.
+
+    Attributes:
+        view: what is drawn.
+        solo: the one class that is shown; None shows all that were asked for.
+        network: which one runs.
+    """
+
+    view: ViewOptions
+    solo: str | None = None
+    network: str = ""
+
+
+@dataclass(frozen=True)
+class LiveState:
+    """What is shown, and how.
+
+    Attributes:
+        look: what is drawn into the picture.
+        hud: whether the figures are shown over it.
+        help: whether the keys are listed over it.
+        paused: whether it stands still.
+        full_screen: whether it fills the screen.
+        former_view: what `c` goes back to.
+    """
+
+    look: Look
+    hud: bool = False
+    help: bool = False
+    paused: bool = False
+    full_screen: bool = False
+    former_view: str = "overlay"
+
+    @property
+    def view(self) -> ViewOptions:
+        """What is drawn."""
+        return self.look.view
+
+    def viewed(self, **changes: object) -> LiveState:
+        """With other values of `ViewOptions`."""
+        view = replace(self.view, **changes)  # type: ignore[arg-type]  # its own names and types
+        return replace(self, look=self.look._replace(view=view))
+
+    def with_view(self, name: str) -> LiveState:
+        """Another view of `VIEWS`; the one until now is what `c` goes back to."""
+        former = self.view.view if self.view.view != "contours" else self.former_view
+        return replace(self.viewed(view=name), former_view=former)
+
+    def next_view(self) -> LiveState:
+        """The view after this one."""
+        return self.with_view(after(self.view.view, list(VIEWS)))
+
+    def contours(self) -> LiveState:
+        """Contours, or back to what was before them."""
+        return self.with_view(self.former_view if self.view.view == "contours" else "contours")
+
+    def opaque(self, steps: int) -> LiveState:
+        """The colours heavier or lighter by so many steps, within 0..1."""
+        return self.viewed(
+            alpha=round(min(1.0, max(0.0, self.view.alpha + steps * OPACITY_STEP)), 2)
+        )
+
+    def with_network(self, name: str) -> LiveState:
+        """Another network; all of its classes."""
+        return replace(self, look=self.look._replace(network=name, solo=None))
+
+    def alone(self, name: str | None) -> LiveState:
+        """One class alone; all of them for None, or if it was alone before."""
+        return replace(self, look=self.look._replace(solo=None if self.look.solo == name else name))
+
+
+def after(current: T, values: Sequence[T]) -> T:
+    """The value after `current`, from the start at the end; the first where it is none of them."""
+    if current not in values:
+        return values[0]
+    return values[(values.index(current) + 1) % len(values)]

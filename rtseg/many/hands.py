@@ -1,0 +1,120 @@
+"""What a person at the window of a grid can do: of one source's keys, those that mean something
+for all cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from rtseg.contracts import Effect
+from rtseg.effects import ViewOptions
+from rtseg.errors import RtsegError
+from rtseg.labels import LabelSet
+from rtseg.live.effect import LiveEffect
+from rtseg.live.keys import find_key
+from rtseg.live.state import LiveState, Look, after
+from rtseg.live.window import Window
+
+BACKGROUNDS = ("none", "blur", "#00b140")
+
+OpenView = Callable[[ViewOptions, LabelSet], Effect]
+
+
+class Hands:
+    """Every action is a method, which needs no window.
+
+    Args:
+        view: how all cells begin.
+        hud: whether each has its figures.
+        window: what is closed, or fills the screen; None where there is none.
+        tell: told of a look that cannot be drawn.
+
+    Attributes:
+        state: how it is now.
+        stale: whether the cells are to be drawn anew.
+    """
+
+    def __init__(
+        self,
+        view: ViewOptions,
+        *,
+        hud: bool,
+        window: Window | None = None,
+        tell: Callable[[RtsegError], None] = lambda error: None,
+    ) -> None:
+        self.state = LiveState(Look(view), hud=hud)
+        self.window = window
+        self.stale = False
+        self._tell = tell
+        self._backgrounds = tuple(dict.fromkeys((*BACKGROUNDS, view.background)))
+
+    def effect(self, open_view: OpenView) -> LiveEffect:
+        """Draws by what is chosen at the moment; one for each source."""
+        return LiveEffect(
+            lambda: self.state.look,
+            lambda view, labels, network: open_view(view, labels),
+            self._refused,
+        )
+
+    def press(self, name: str) -> None:
+        """Do what a key means; nothing for those that are for one source."""
+        key = find_key(name)
+        action = None if key is None else getattr(self, key.action, None)
+        if action is not None:
+            action()
+
+    def quit(self) -> None:
+        """Close the window."""
+        if self.window is not None:
+            self.window.quit()
+
+    def full_screen(self) -> None:
+        """Fill the screen, or stop doing so."""
+        self.state = replace(self.state, full_screen=not self.state.full_screen)
+        if self.window is not None:
+            self.window.fill_screen(self.state.full_screen)
+
+    def hud(self) -> None:
+        """Show the figures of all cells, or hide them."""
+        self._become(replace(self.state, hud=not self.state.hud))
+
+    def legend(self) -> None:
+        """Name the classes, or do not."""
+        self._become(self.state.viewed(legend=not self.state.view.legend))
+
+    def next_view(self) -> None:
+        """The view after this one."""
+        self._become(self.state.next_view())
+
+    def contours(self) -> None:
+        """Contours, or back to what was before them."""
+        self._become(self.state.contours())
+
+    def more_opacity(self) -> None:
+        """Heavier colours."""
+        self._become(self.state.opaque(1))
+
+    def less_opacity(self) -> None:
+        """Lighter colours."""
+        self._become(self.state.opaque(-1))
+
+    def next_background(self) -> None:
+        """The background after this one."""
+        chosen = after(self.state.view.background, self._backgrounds)
+        self._become(self.state.viewed(background=chosen))
+
+    def _become(self, state: LiveState) -> None:
+        self.state, self.stale = state, True
+
+    def _refused(self, error: RtsegError, instead: Look) -> None:
+        self._become(replace(self.state, look=instead))
+        self._tell(error)
+
+
+def keys_in_words(shown: Sequence[str] = ("q", "Tab", "c", "b", "+", "-", "l", "f", "z")) -> str:
+    """What to press, for the start of a run: "q: quit; Tab: next view"."""
+    return "; ".join(f"{name}: {key.help}" for name in shown if (key := find_key(_typed(name))))
+
+
+def _typed(name: str) -> str:
+    return "\t" if name == "Tab" else name

@@ -1,0 +1,141 @@
+"""The loop of several sources: their looks go to the grid, and to the sinks of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from rtseg.contracts import Effect, Rendered, Sink
+from rtseg.loop import TICK_SECONDS
+from rtseg.many.crowd import Crowd, Look
+from rtseg.many.feed import Feed, add_up
+from rtseg.many.grid import Film, Grid
+from rtseg.many.hands import Hands
+from rtseg.many.order import Order
+from rtseg.stats import Stats
+
+
+@dataclass
+class Outlet:
+    """Where one source's own frames go, at full size."""
+
+    effect: Effect
+    sinks: Sequence[Sink] = ()
+
+
+@dataclass
+class GridLoop:
+    """Takes looks to the grid and to the sinks as they come, in the thread that calls `drain`.
+
+    Attributes:
+        outlets: of each source.
+        grid: the picture of all; None where nobody looks at it.
+        screens: shown the grid whenever it has changed.
+        film: written the grid at a steady rate.
+        hands: what a person does to all cells.
+        totals: of all sources: what was shown when, and how old it was.
+        stop: asked at least every 50 ms whether to end.
+        on_tick: called as often.
+        on_end: told of a source that ended or was lost.
+    """
+
+    crowd: Crowd
+    outlets: Sequence[Outlet]
+    order: Order
+    grid: Grid | None
+    screens: Sequence[Sink]
+    film: Film | None
+    hands: Hands | None
+    totals: Stats
+    stop: Callable[[], bool] = lambda: False
+    on_tick: Callable[[], None] = lambda: None
+    on_end: Callable[[Feed], None] = lambda feed: None
+    _told: set[int] = field(default_factory=set, init=False)
+    _turns: int = field(default=0, init=False)
+
+    def drain(self) -> None:
+        """Until all sources have ended, or a person has had enough.
+
+        Raises:
+            RtsegError: of the network or a sink; what is wrong with a source, its feed says.
+        """
+        self.totals.start()
+        for looks in self.crowd.poll(TICK_SECONDS):
+            self.turn(looks)
+            if self.over:
+                return
+        self.turn([])
+
+    @property
+    def over(self) -> bool:
+        """Whether to end before the sources do."""
+        own = [sink for outlet in self.outlets for sink in outlet.sinks]
+        return self.stop() or not all(sink.alive for sink in (*self.screens, *own))
+
+    def turn(self, looks: list[Look]) -> None:
+        """Show what is due, keep the film going, and let a person see that all is alive."""
+        shown = list(self._shown(looks))
+        self._tell_endings()
+        self._roll(self.order.seconds())
+        self._screen(shown)
+        for look in shown:
+            idle = look.segmentation.carried is not None
+            for stats in (self.crowd.feeds[look.source].stats, self.totals):
+                stats.show(look.frame.captured_at, idle=idle)
+        add_up(self.totals, self.crowd.feeds)
+        self.on_tick()
+
+    def _shown(self, looks: list[Look]) -> Iterator[Look]:
+        due = list(self.order.due(looks))
+        for look, _ in due:
+            self.crowd.back(look)  # all of them before the first is drawn: the network goes on
+        for look, seconds in due:
+            self._roll(seconds)
+            self._take(look)
+            yield look
+
+    def _take(self, look: Look) -> None:
+        """One look to the sinks of its source, and into the grid."""
+        feed, outlet = self.crowd.feeds[look.source], self.outlets[look.source]
+        rendered = Rendered(look.frame, look.segmentation, outlet.effect, feed.name)
+        with feed.stats.stage("draw"):
+            if any(sink.wants_image for sink in outlet.sinks):
+                _ = rendered.picture
+            if self.grid is not None:
+                self.grid.show(look)
+        with feed.stats.stage("write"):
+            for sink in outlet.sinks:
+                sink.write(rendered)
+
+    def _roll(self, seconds: float) -> None:
+        if self.film is not None:
+            with self.totals.stage("write"):
+                self.film.until(seconds, self.totals.clock.now())
+
+    def _screen(self, shown: list[Look]) -> None:
+        """Show the grid if it has changed; let windows live in any case."""
+        if self.grid is None:
+            return
+        ended = (index for index, feed in enumerate(self.crowd.feeds) if feed.ended)
+        to_come = [index for index in ended if not self.order.is_past(index)]
+        changed = self.grid.refresh(to_come) or bool(shown)
+        if self.hands is not None and self.hands.stale:
+            self.hands.stale, changed = False, True
+            self.grid.redraw(hud=self.hands.state.hud)
+        if not changed:
+            for sink in self.screens:
+                sink.idle(None)
+            return
+        if not self.screens:
+            return
+        self._turns += 1
+        rendered = self.grid.rendered(self._turns, self.totals.seconds, self.totals.clock.now())
+        with self.totals.stage("write"):
+            for sink in self.screens:
+                sink.write(rendered)
+
+    def _tell_endings(self) -> None:
+        for index, feed in enumerate(self.crowd.feeds):
+            if feed.ended and index not in self._told:
+                self._told.add(index)
+                self.on_end(feed)

@@ -1,0 +1,416 @@
+"""`--backend auto`: who takes part, who wins, and what is remembered of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from colour_network import make_network
+
+from rtseg.backends import fastest, remembered
+from rtseg.backends.candidates import Candidate, candidates
+from rtseg.backends.contest import Entry, contest
+from rtseg.backends.options import BackendOptions
+from rtseg.backends.remembered import Choice, Measured, place_of, recall, remember
+from rtseg.backends.side_by_side import agreement, time_each
+from rtseg.clock import ManualClock
+from rtseg.contracts import Backend, BackendInfo
+from rtseg.errors import BackendError, DeviceError, ModelError
+from rtseg.nets import find_model
+
+NAME = "lraspp_mobilenet_v3_large"
+SIZE = (64, 96)
+ONNX, OPENVINO = Candidate("onnx", "fp32"), Candidate("openvino", "fp32")
+BF16 = Candidate("openvino", "bf16", exact=False)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class Fake(Backend):
+    """Takes so long on its clock, and calls the left part of every picture class 1."""
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        clock: ManualClock,
+        seconds: float | Callable[[int], float],
+        *,
+        left: int = 6,
+        fails: bool = False,
+        runs: str = "",
+    ) -> None:
+        self.spec = find_model("stub").spec
+        self.input_size = SIZE
+        self.info = BackendInfo(candidate.backend, "cpu", runs or candidate.precision)
+        self.calls = 0
+        self.closed = False
+        self._clock, self._seconds, self._left, self._fails = clock, seconds, left, fails
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        assert not self.closed
+        if self._fails:
+            raise BackendError("it broke", found="a wheel came off")
+        cost = self._seconds(self.calls) if callable(self._seconds) else self._seconds
+        self.calls += 1
+        self._clock.sleep(cost)
+        scores = np.zeros((1, 4, 8, 12), np.float32)
+        scores[:, 1, :, : self._left] = 5
+        return scores
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def frames(count: int = 2) -> list[np.ndarray]:
+    return [np.zeros((1, *SIZE, 3), np.uint8) for _ in range(count)]
+
+
+def held(
+    *field: tuple[Candidate, Fake | Exception], clock: ManualClock | None = None
+) -> list[Entry]:
+    """A contest among fakes, or what they fail with when they are opened."""
+
+    def opened(candidate: Candidate) -> Backend:
+        found = dict(field)[candidate]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    return contest([candidate for candidate, _ in field], opened, frames(), clock or ManualClock())
+
+
+# --- who takes part ------------------------------------------------------------------------------
+
+
+def names(model_name: str, reduced: Sequence[str] = (), absent: str = "", **asked) -> list[str]:
+    model = find_model(model_name, weights="random" if model_name == NAME else None)
+    options = BackendOptions(device="cpu", **asked)
+    less = frozenset(reduced)
+    return [
+        str(c)
+        for c in candidates(model, options, there=lambda x: x not in absent.split(), reduced=less)
+    ]
+
+
+def test_what_is_not_installed_takes_no_part() -> None:
+    assert names(NAME) == ["onnx fp32", "openvino fp32"]
+    assert names(NAME, absent="openvino") == ["onnx fp32"]
+    assert names(NAME, absent="onnxruntime") == ["openvino fp32"]
+
+
+def test_torch_is_loaded_where_it_may_win() -> None:
+    assert names(NAME, absent="openvino", reduced=["bf16"]) == ["onnx fp32", "torch bf16"]
+    assert names(NAME, absent="onnxruntime openvino") == ["torch fp32"]
+
+
+def test_reduced_precision_takes_part_where_the_processor_gains_by_it() -> None:
+    reduced = names(NAME, reduced=["bf16", "fp16"])[2:]
+    assert reduced == ["openvino bf16", "openvino fp16"]
+    model = find_model(NAME, weights="random")
+    field = candidates(model, BackendOptions(device="cpu"), reduced=frozenset({"bf16"}))
+    assert [one.exact for one in field] == [one.precision != "bf16" for one in field]
+
+
+def test_a_precision_that_was_asked_for_needs_no_gate() -> None:
+    model = find_model(NAME, weights="random")
+    field = candidates(model, BackendOptions(device="cpu", precision="bf16"))
+    assert {one.precision for one in field} == {"bf16"}
+    assert all(one.exact for one in field)
+
+
+def test_an_onnx_file_keeps_its_precision_and_never_goes_to_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(make_network(tmp_path / "net.onnx"))
+    assert names(path, reduced=["bf16"]) == ["onnx fp32", "openvino fp32", "openvino bf16"]
+    assert names(path, absent="openvino", reduced=["bf16"]) == ["onnx fp32"]
+    monkeypatch.setattr("rtseg.backends.candidates.precision_of", lambda file: "int8")
+    assert names(path, reduced=["bf16"]) == ["onnx int8", "openvino int8"]
+
+
+def test_devices_with_one_backend_have_one_candidate() -> None:
+    model = find_model(NAME, weights="random")
+    assert candidates(model, BackendOptions(device="mps")) == [Candidate("torch", "auto")]
+    assert candidates(model, BackendOptions(device="tensorrt")) == [Candidate("onnx", "auto")]
+    assert candidates(find_model("stub"), BackendOptions())[0].backend == "stub"
+
+
+# --- who wins ------------------------------------------------------------------------------------
+
+
+def test_the_quickest_wins_and_the_others_are_closed() -> None:
+    clock = ManualClock()
+    slow, quick = Fake(ONNX, clock, 0.030), Fake(OPENVINO, clock, 0.020)
+    entries = held((ONNX, slow), (OPENVINO, quick), clock=clock)
+    assert [entry.candidate for entry in entries] == [OPENVINO, ONNX]
+    assert [entry.seconds for entry in entries] == pytest.approx([0.020, 0.030])
+    assert (slow.closed, quick.closed) == (True, False)
+
+
+def test_a_gain_within_noise_is_no_reason_to_leave_the_usual_one() -> None:
+    clock = ManualClock()
+    usual, other = Fake(ONNX, clock, 0.0300), Fake(OPENVINO, clock, 0.0290)
+    entries = held((ONNX, usual), (OPENVINO, other), clock=clock)
+    assert entries[0].candidate == ONNX
+    assert other.closed
+
+
+def test_a_busy_moment_at_the_start_decides_nothing() -> None:
+    clock = ManualClock()
+
+    def busy(base: float) -> Callable[[int], float]:
+        return lambda call: base * (10 if clock.now() < 0.3 else 1)
+
+    one, two = Fake(ONNX, clock, busy(0.020)), Fake(OPENVINO, clock, busy(0.019))
+    times, failures = time_each({1: one, 2: two}, frames()[0], clock=clock)
+    assert times[1] == pytest.approx(0.020, rel=0.05)
+    assert times[2] == pytest.approx(0.019, rel=0.05)
+    assert failures == {}
+
+
+def test_the_hopeless_have_two_turns_only_and_the_budget_is_kept() -> None:
+    clock = ManualClock()
+    near, far = Fake(ONNX, clock, 0.010), Fake(OPENVINO, clock, 0.100)
+    rival = Fake(BF16, clock, 0.011)
+    time_each({1: near, 2: far, 3: rival}, frames()[0], clock=clock, budget_seconds=1.0)
+    assert far.calls == 2
+    assert near.calls > 20
+    assert 1.0 <= clock.now() < 1.2
+
+
+def test_a_heavy_network_is_run_twice_and_no_more() -> None:
+    clock = ManualClock()
+    heavy = [Fake(ONNX, clock, 2.0), Fake(OPENVINO, clock, 1.9)]
+    time_each(dict(enumerate(heavy)), frames()[0], clock=clock)
+    assert [one.calls for one in heavy] == [2, 2]
+
+
+def test_with_lanes_it_is_throughput_that_counts() -> None:
+    clock = ManualClock()
+    one, two = Fake(ONNX, clock, 0.010), Fake(OPENVINO, clock, 0.010)
+    two.lanes = 2
+    time_each({1: one, 2: two}, frames()[0], clock=clock, budget_seconds=0.0)
+    assert two.calls >= 2 * 4  # each turn fills both lanes twice
+
+
+@pytest.mark.parametrize(
+    "failure", [ModelError("no"), ImportError("libfoo.so"), RuntimeError("x"), OSError("y")]
+)
+def test_one_that_does_not_open_never_fails_the_run(failure: Exception) -> None:
+    clock = ManualClock()
+    entries = held((ONNX, failure), (OPENVINO, Fake(OPENVINO, clock, 0.02)), clock=clock)
+    assert entries[0].candidate == OPENVINO
+    assert (entries[1].backend, entries[1].seconds) == (None, None)
+    assert entries[1].measured().failure == str(failure)
+
+
+def test_one_that_breaks_while_running_is_out_and_says_why() -> None:
+    clock = ManualClock()
+    broken = Fake(ONNX, clock, 0.01, fails=True)
+    entries = held((ONNX, broken), (OPENVINO, Fake(OPENVINO, clock, 0.02)), clock=clock)
+    assert entries[0].candidate == OPENVINO
+    assert entries[1].failure == "it broke: a wheel came off"
+    assert broken.closed
+
+
+def test_where_all_fail_nobody_wins() -> None:
+    entries = held((ONNX, DeviceError("a")), (OPENVINO, DeviceError("b")))
+    assert [entry.backend for entry in entries] == [None, None]
+
+
+def test_an_interrupt_closes_all() -> None:
+    clock = ManualClock()
+
+    def interrupted(call: int) -> float:
+        raise KeyboardInterrupt
+
+    first, second = Fake(ONNX, clock, 0.01), Fake(OPENVINO, clock, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        held((ONNX, first), (OPENVINO, second), clock=clock)
+    assert first.closed
+    assert second.closed
+
+
+# --- the gate ------------------------------------------------------------------------------------
+
+
+def test_reduced_precision_wins_if_its_masks_agree() -> None:
+    clock = ManualClock()
+    full, less = Fake(ONNX, clock, 0.030), Fake(BF16, clock, 0.015)
+    entries = held((ONNX, full), (BF16, less), clock=clock)
+    assert entries[0].candidate == BF16
+    assert entries[0].agreement == 1.0
+
+
+def test_reduced_precision_whose_masks_differ_loses_to_a_slower_one() -> None:
+    clock = ManualClock()
+    full, less = Fake(ONNX, clock, 0.030, left=6), Fake(BF16, clock, 0.015, left=7)
+    entries = held((ONNX, full), (BF16, less), clock=clock)
+    assert entries[0].candidate == ONNX
+    assert entries[1].agreement == pytest.approx(11 / 12, abs=0.01)
+    choice = Choice("x", ("onnx", "fp32"), tuple(e.measured() for e in entries), 1, "2026-01-02")
+    assert "masks agree on 91." in fastest.in_words(choice)
+    assert "below 99%" in fastest.in_words(choice)
+
+
+def test_reduced_precision_is_never_taken_on_its_own_word() -> None:
+    clock = ManualClock()
+    less = Fake(BF16, clock, 0.015)
+    entries = held((ONNX, ModelError("no")), (BF16, less), clock=clock)
+    assert entries[0].backend is None
+    assert less.closed
+
+
+def test_a_precision_that_the_processor_does_not_run_is_out() -> None:
+    clock = ManualClock()
+    less = Fake(BF16, clock, 0.015, runs="fp32")
+    entries = held((ONNX, Fake(ONNX, clock, 0.03)), (BF16, less), clock=clock)
+    assert entries[0].candidate == ONNX
+    assert entries[1].failure == "fp32 runs instead"
+
+
+def test_agreement_is_the_share_of_pixels_over_all_frames() -> None:
+    clock = ManualClock()
+    share = agreement(Fake(BF16, clock, 0, left=6), Fake(ONNX, clock, 0, left=9), frames(3))
+    assert share == pytest.approx(0.75, abs=0.01)
+
+
+# --- what is remembered --------------------------------------------------------------------------
+
+
+def choice() -> Choice:
+    rows = (Measured("onnx", "fp32", 0.024), Measured("torch", "fp32", None, None, "no memory"))
+    return Choice(f"{NAME} at 64x96", ("onnx", "fp32"), rows, 1, "2026-11-21")
+
+
+def test_a_choice_is_remembered_as_it_was(tmp_path: Path) -> None:
+    place = tmp_path / "auto" / "x.json"
+    assert recall(place) is None
+    assert remember(place, choice())
+    assert recall(place) == choice()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"rtseg_auto": 2}', '{"rtseg_auto": 1}'])
+def test_what_cannot_be_read_is_measured_again(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    assert recall(tmp_path / "x.json") is None
+
+
+def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert not remember(tmp_path / "file" / "below.json", choice())
+
+
+def test_everything_that_matters_has_a_place_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, options = find_model(NAME, weights="random"), BackendOptions()
+    other = replace(model, spec=replace(model.spec, miou=1.0))
+    places = [
+        place_of(model, SIZE, options),
+        place_of(other, SIZE, options),
+        place_of(model, (96, 64), options),
+        place_of(model, SIZE, BackendOptions(lanes=2)),
+        place_of(model, SIZE, BackendOptions(threads=1)),
+        place_of(model, SIZE, BackendOptions(precision="fp16")),
+    ]
+    monkeypatch.setattr(remembered, "versions", lambda: {"onnxruntime": "99"})
+    places.append(place_of(model, SIZE, options))
+    monkeypatch.setattr(remembered, "machine_facts", lambda: {"cores": 1000})
+    places.append(place_of(model, SIZE, options))
+    assert len(set(places)) == len(places)
+    assert place_of(model, SIZE, options) == places[-1]
+
+
+def test_the_machine_is_told_by_processor_and_cores() -> None:
+    facts = remembered.machine_facts()
+    assert facts["cpu"]
+    assert facts["cores"] >= 1
+    assert remembered.versions()
+
+
+# --- the whole of it, with real backends ---------------------------------------------------------
+
+
+def test_it_is_measured_once_and_remembered_until_asked_again(cache: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    model = find_model(make_network(tmp_path / "net.onnx"))
+    told: list[str] = []
+
+    def opened(again: bool = False) -> Backend:
+        return fastest.open_fastest(model, device="cpu", again=again, on_measure=told.append)
+
+    first = opened()
+    assert len(told) == 1
+    assert "onnx fp32" in told[0]
+    note = first.info.notes[-1]
+    assert note.startswith("fastest here: ")
+    assert note.endswith("measured now")
+    (place,) = (cache / "auto").glob("*.json")
+    kept = json.loads(place.read_text())
+    assert tuple(kept["winner"]) == (first.info.name, first.info.precision)
+    assert first(np.zeros((1, *first.input_size, 3), np.uint8)).shape[:2] == (1, 3)
+    second = opened()
+    assert len(told) == 1
+    assert second.info.name == first.info.name
+    assert "; remembered, measured 20" in second.info.notes[-1]
+    other = {"onnx": "openvino", "openvino": "onnx"}[first.info.name]
+    kept["winner"] = [other, "fp32"]
+    place.write_text(json.dumps(kept))
+    assert opened().info.name == other  # it is the memory that decides, nothing is timed
+    kept["winner"] = ["gone", "fp32"]
+    place.write_text(json.dumps(kept))
+    assert opened().info.name != "gone"
+    assert len(told) == 2
+    opened(again=True)
+    assert len(told) == 3
+
+
+def test_where_nothing_can_run_the_usual_failure_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    pytest.importorskip("openvino")
+    asked: list[str] = []
+
+    def failing(name: str, *_: object, **__: object) -> Backend:
+        asked.append(name)
+        raise DeviceError(f"{name} fails")
+
+    monkeypatch.setattr(fastest, "open_backend", failing)
+    model = find_model(make_network(tmp_path / "net.onnx"))
+    with pytest.raises(DeviceError, match="auto fails"):
+        fastest.open_fastest(model, device="cpu")
+    assert asked == ["onnx", "openvino", "auto"]
+    assert not (cache / "auto").exists()
+
+
+def test_the_stub_is_not_measured(cache: Path) -> None:
+    backend = fastest.open_fastest(find_model("stub"), input_size=SIZE)
+    assert (backend.info.name, backend.info.notes) == ("stub", ())
+    assert not (cache / "auto").exists()
+
+
+def test_a_run_says_what_was_measured_and_uses_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rtseg.cli.app import main
+
+    pytest.importorskip("openvino")
+    clip = ["test://?size=96x64&frames=4", "-m", str(make_network(tmp_path / "net.onnx"))]
+    outputs = ["-d", "cpu", "--no-show", "--json", str(tmp_path / "a.jsonl"), "-y"]
+    assert main([*clip, *outputs]) == 0
+    assert "measuring onnx fp32" in capsys.readouterr().err
+    assert main([*clip, *outputs]) == 0
+    said = capsys.readouterr().err
+    assert "remembered, measured" in said
+    assert "measuring" not in said
+    assert main([*clip, *outputs, "-b", "onnx"]) == 0
+    assert "fastest here" not in capsys.readouterr().err
+    assert main([*clip, *outputs, "-b", "onnx", "--remeasure"]) == 2
+    assert "--remeasure with -b onnx" in capsys.readouterr().err

@@ -1,0 +1,221 @@
+"""What `rtseg cameras` tells: modes from a scripted driver, rates from a scripted device."""
+
+from __future__ import annotations
+
+import errno
+import json
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import pytest
+from fakes import FakeDevice, Plugged
+
+from rtseg.cli.app import main
+from rtseg.clock import ManualClock
+from rtseg.sources import cameras, modes, plugged
+from rtseg.sources.modes import Mode
+
+Sizes = dict[tuple[int, int], list[tuple[int, int]]]
+"""(width, height) -> times of a frame in seconds, as fractions."""
+
+
+class Driver:
+    """Answers the ENUM calls of Video4Linux2 by the offsets of linux/videodev2.h."""
+
+    def __init__(self, formats: dict[str, Sizes | tuple[int, ...]]) -> None:
+        self.formats = formats
+
+    def __call__(self, device: int, request: int, buffer: bytearray) -> None:
+        answer = {
+            0xC0405602: self.format,
+            0xC02C564A: self.size,
+            0xC034564B: self.interval,
+        }[request]
+        assert len(buffer) == request >> 16 & 0x3FFF, "the size that the request code holds"
+        try:
+            answer(buffer, *struct.unpack_from("=4I", buffer))
+        except IndexError as error:
+            raise OSError(errno.EINVAL, "no more") from error
+
+    def format(self, buffer: bytearray, index: int, kind: int, *_: int) -> None:
+        assert kind == 1, "of pictures that are captured"
+        name = list(self.formats)[index]
+        struct.pack_into("=4s", buffer, 44, name.encode())
+
+    def _of(self, code: int) -> Sizes | tuple[int, ...]:
+        return self.formats[struct.pack("=I", code).decode()]
+
+    def size(self, buffer: bytearray, index: int, code: int, *_: int) -> None:
+        sizes = self._of(code)
+        if isinstance(sizes, tuple):  # a range of sizes
+            struct.pack_into("=7I", buffer, 8, 3, *sizes)
+        else:
+            struct.pack_into("=3I", buffer, 8, 1, *list(sizes)[index])
+
+    def interval(self, buffer: bytearray, index: int, code: int, width: int, height: int) -> None:
+        sizes = self._of(code)
+        if isinstance(sizes, tuple):  # a range of rates: 1/60 s to 1/1 s in steps of 1/60
+            struct.pack_into("=7I", buffer, 16, 3, 1, 60, 1, 1, 1, 60)
+        else:
+            struct.pack_into("=3I", buffer, 16, 1, *sizes[width, height][index])
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
+    """Of a device file that is there."""
+    scripted = Driver(
+        {
+            "YUYV": {(640, 480): [(1, 30), (1, 15)], (1280, 720): [(1, 10)]},
+            "MJPG": {(1280, 720): [(1001, 30000), (1, 60)], (640, 480): [(1, 60)]},
+        }
+    )
+    monkeypatch.setattr(modes, "ioctl", scripted)
+    return scripted
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Path:
+    path = tmp_path / "video0"
+    path.touch()
+    return path
+
+
+def test_modes_are_those_that_the_driver_lists(driver: Driver, device: Path) -> None:
+    assert modes.listed_modes(device) == (
+        Mode("YUYV", 1280, 720, (Fraction(10),)),
+        Mode("MJPG", 1280, 720, (Fraction(60), Fraction(30000, 1001))),
+        Mode("YUYV", 640, 480, (Fraction(30), Fraction(15))),
+        Mode("MJPG", 640, 480, (Fraction(60),)),
+    )
+
+
+def test_of_a_range_of_sizes_the_largest_and_the_common_ones_are_told(
+    driver: Driver, device: Path
+) -> None:
+    driver.formats = {"NV12": (320, 1296, 16, 240, 976, 16)}
+    assert modes.listed_modes(device) == tuple(
+        Mode("NV12", *size, (Fraction(60),))
+        for size in ((1296, 976), (1280, 720), (1024, 768), (640, 480), (320, 240))
+    )
+
+
+def test_a_driver_that_never_ends_its_list_is_stopped(
+    device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modes, "ioctl", lambda *anything: None)
+    monkeypatch.setattr(modes, "MOST_ENTRIES", 3)
+    assert len(modes.listed_modes(device)) == 3
+
+
+def test_a_device_that_lists_nothing_has_no_modes(device: Path) -> None:
+    assert modes.listed_modes(device) == (), "a plain file has no such calls"
+    assert modes.listed_modes(device.with_name("absent")) == ()
+
+
+@pytest.fixture
+def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with one camera, number 3."""
+    monkeypatch.setattr(cameras.sys, "platform", "linux")
+    folder = tmp_path / "sys" / "video3"
+    folder.mkdir(parents=True)
+    (folder / "name").write_text("Desk\n")
+    monkeypatch.setattr(plugged, "SYS_FOLDER", folder.parent)
+    monkeypatch.setattr(plugged, "LINK_FOLDER", tmp_path / "none")
+
+
+def script(monkeypatch: pytest.MonkeyPatch, *plugs: Plugged | None) -> FakeDevice:
+    device = FakeDevice(list(plugs))
+    monkeypatch.setattr(cv2, "VideoCapture", device)
+    return device
+
+
+LISTED = (
+    Mode("YUYV", 1920, 1080, (Fraction(5),)),
+    Mode("MJPG", 1280, 720, (Fraction(60),)),
+    Mode("MJPG", 640, 480, (Fraction(60),)),
+)
+
+
+@pytest.mark.usefixtures("one")
+def test_a_camera_is_measured_in_the_largest_mode_that_promises_a_fluent_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = ManualClock()
+    plug = Plugged(formats={"MJPG": 24.0, "YUYV": 5.0}, clock=clock)
+    device = script(monkeypatch, plug)
+    monkeypatch.setattr(cameras, "listed_modes", lambda path: LISTED)
+    (camera,) = cameras.list_cameras(clock=clock)
+    assert (camera.index, camera.path, camera.name) == (3, Path("/dev/video3"), "Desk")
+    assert (camera.modes, camera.listed, camera.measured) == (LISTED, True, LISTED[1])
+    assert camera.measured_rate == pytest.approx(24.0, rel=0.01)
+    assert (plug.size, plug.fps, plug.fourcc) == ((1280, 720), 60.0, "MJPG")
+    assert (camera.problem, device.released) == ("", 1)
+
+
+@pytest.mark.usefixtures("one")
+def test_a_camera_whose_driver_lists_its_modes_need_not_be_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = script(monkeypatch)
+    monkeypatch.setattr(cameras, "listed_modes", lambda path: LISTED)
+    (camera,) = cameras.list_cameras(seconds=0.0)
+    assert (camera.modes, camera.measured_rate, camera.problem) == (LISTED, None, "")
+    assert device.opened == []
+
+
+@pytest.mark.usefixtures("one")
+def test_a_mute_driver_is_asked_for_common_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    plug = Plugged(
+        sizes=((640, 480), (1280, 720)), formats={"YUYV": 10.0, "MJPG": 30.0}, clock=clock
+    )
+    script(monkeypatch, plug)
+    (camera,) = cameras.list_cameras(clock=clock)
+    assert not camera.listed
+    assert set(camera.modes) == {
+        Mode(fourcc, *size, (Fraction(30),))
+        for fourcc in ("MJPG", "YUYV")
+        for size in ((640, 480), (1280, 720))
+    }
+    assert camera.modes[0].width == 1280
+
+
+@pytest.mark.usefixtures("one")
+def test_what_cannot_be_used_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, None, Plugged(frames=0))
+    (absent,) = cameras.list_cameras(clock=ManualClock())
+    assert absent.problem.startswith("there is no")
+    (silent,) = cameras.list_cameras(clock=ManualClock())
+    assert silent.problem == "it opened, but gave no picture"
+
+
+def test_elsewhere_indices_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    device = script(monkeypatch, None, Plugged(formats={"YUYV": 30.0}, clock=clock), None)
+    monkeypatch.setattr(cameras.sys, "platform", "darwin")
+    (found,) = cameras.list_cameras(clock=clock)
+    assert (found.index, found.path, found.listed) == (1, None, False)
+    assert [call[0] for call in device.opened] == list(range(10))
+
+
+@pytest.mark.usefixtures("one")
+def test_the_verb_prints_json_for_programs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cameras, "listed_modes", lambda path: LISTED[:1])
+    script(monkeypatch)
+    assert main(["cameras", "--json", "--no-measure"]) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {
+            "index": 3,
+            "path": "/dev/video3",
+            "name": "Desk",
+            "modes": [{"fourcc": "YUYV", "width": 1920, "height": 1080, "fps": [5.0]}],
+            "listed_by_driver": True,
+            "measured_mode": None,
+            "measured_fps": None,
+            "problem": None,
+        }
+    ]

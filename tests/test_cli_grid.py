@@ -1,0 +1,301 @@
+"""Several sources from the command line: what is shown, written, said and measured."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+import rtseg
+from rtseg.cli.app import main
+from rtseg.cli.grid_plan import file_name
+from rtseg.errors import SourceError, UsageError
+from rtseg.frame import Frame
+from rtseg.segmenter import Segmenter
+from rtseg.shapes import SHAPE_LABELS
+from rtseg.sources import open_source
+from rtseg.sources.scene import read_number
+from rtseg.sources.synthetic import SyntheticSource
+from rtseg.temporal import TemporalOptions
+
+STUB = ("-m", "stub", "-b", "stub")
+ONE = "test://?size=320x240&fps=30&frames=12"
+TWO = "test://?size=160x120&fps=15&frames=9&seed=4"
+LIVE = "test://?size=320x240&fps=30&live=1"
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test runs in a folder of its own, without a display."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def pictures(path: str | Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+
+
+def facts(path: str | Path) -> tuple[Fraction, float]:
+    """Frames per second and duration in seconds."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return Fraction(stream.average_rate), float(stream.duration * stream.time_base)
+
+
+def figures(path: str = "m.json") -> dict:
+    return json.loads(Path(path).read_text())
+
+
+def test_each_source_gets_a_file_of_its_own_with_every_frame(capsys: Capture) -> None:
+    outputs = ("-o", "out/", "-o", "other_{n}.mkv", "-o", "third_{name}.mp4")
+    assert main([ONE, TWO, *STUB, *outputs, "--mask-output", "masks/"]) == 0
+    for first, second in (
+        ("out/test.mp4", "out/test_2.mp4"),
+        ("other_1.mkv", "other_2.mkv"),
+        ("third_test.mp4", "third_test_2.mp4"),
+        ("masks/test.mkv", "masks/test_2.mkv"),
+    ):
+        a, b = pictures(first), pictures(second)
+        assert (len(a), len(b)) == (12, 9)
+        assert (a[0].shape, b[0].shape) == ((240, 320, 3), (120, 160, 3))
+    assert [read_number(image) for image in pictures("out/test.mp4")] == list(range(12))
+    assert facts("out/test_2.mp4") == (15, pytest.approx(0.6))
+    assert "wrote    9 frames to out/test_2.mp4" in capsys.readouterr().err
+
+
+def test_recordings_are_written_beside_each_other_by_their_own_times() -> None:
+    """At each moment of the grid both cells show the frame that is due in each file."""
+    one, two = "test://?size=320x240&fps=30&frames=20", "test://?size=320x240&fps=15&frames=12"
+    assert main([one, two, *STUB, "-o", "grid.mp4", "-q"]) == 0
+    assert facts("grid.mp4") == (30, pytest.approx(0.8))
+    grid = pictures("grid.mp4")
+    left = [read_number(image[:, :320]) for image in grid]
+    right = [read_number(image[:, -320:]) for image in grid]
+    assert right == [n // 2 for n in range(24)]
+    assert left[:20] == list(range(20))
+    assert grid[0].shape == (240, 644, 3)
+
+
+def test_each_cell_shows_the_mask_of_its_own_frame() -> None:
+    one, two = "test://?size=320x240&frames=12&seed=1", "test://?size=320x240&frames=12&seed=2"
+    arguments = ("--view", "mask", "--codec", "ffv1", "-o", "grid.mkv", "-q")
+    assert main([one, two, *STUB, *arguments]) == 0
+    colours = np.array(SHAPE_LABELS.colours, np.uint8)[:, ::-1]
+    grid = pictures("grid.mkv")
+    for target, left in ((one, 0), (two, 324)):
+        source = SyntheticSource(target)
+        for number in (0, 5, 11):
+            shown = grid[number][:, left : left + 320]
+            right = (shown == colours[source.mask_of(number)]).all(-1)
+            stale = (shown == colours[source.mask_of((number + 6) % 12)]).all(-1)
+            assert right.mean() > 0.98
+            assert stale.mean() < right.mean() - 0.01, "another frame's mask would be told"
+
+
+def test_a_written_grid_of_live_sources_lasts_as_long_as_the_world_did() -> None:
+    live = "test://?size=160x120&fps=17&live=1&frames=34"
+    assert main([live, TWO, *STUB, "-o", "grid.mp4", "--metrics", "m.json", "-q"]) == 0
+    rate, seconds = facts("grid.mp4")
+    assert rate == 17
+    assert seconds == pytest.approx(figures()["total"]["seconds"], abs=0.25)
+    assert len(pictures("grid.mp4")) == round(seconds * 17)
+
+
+def test_lines_carry_the_name_of_their_source() -> None:
+    cv2.imwrite("photo.png", np.zeros((48, 64, 3), np.uint8))
+    assert main([ONE, TWO, "photo.png", *STUB, "--json", "all.jsonl", "-q"]) == 0
+    lines = [json.loads(line) for line in Path("all.jsonl").read_text().splitlines()]
+    of = {name: [x["frame"] for x in lines if x["source"] == name] for name in
+          {line["source"] for line in lines}}  # fmt: skip
+    assert of == {
+        "test pattern 320x240": list(range(12)),
+        "test pattern 160x120": list(range(9)),
+        "photo.png": [0],
+    }
+    assert main([ONE, TWO, *STUB, "--json", "{n}.jsonl", "-q"]) == 0
+    assert len(Path("2.jsonl").read_text().splitlines()) == 9
+
+
+def test_metrics_have_a_section_for_each_source_and_the_totals(capsys: Capture) -> None:
+    assert main([ONE, TWO, ONE, *STUB, "--metrics", "m.json"]) == 0
+    found = figures()
+    names = [source["source"] for source in found["sources"]]
+    assert names == ["test pattern 320x240", "test pattern 160x120", "test pattern 320x240 (2)"]
+    assert [source["frames"] for source in found["sources"]] == [12, 9, 12]
+    total = found["total"]
+    assert (total["frames"], total["produced"], total["dropped"], total["lost"]) == (33, 33, 0, 0)
+    assert total["fps"] > max(source["fps"] for source in found["sources"])
+    assert total["backend"] == "stub"
+    for source in found["sources"]:
+        assert source["age_ms"]["p50"] <= source["age_ms"]["p99"] <= total["age_ms"]["max"]
+        assert source["error"] is None
+    said = capsys.readouterr().err
+    assert "33 frames of 3 sources" in said
+    assert "test pattern 320x240 (2)" in said
+
+
+def test_one_source_that_fails_stops_no_other_and_is_said(capsys: Capture) -> None:
+    failing = "test://?size=320x240&frames=30&fail=4"
+    arguments = [failing, TWO, "missing.mp4", *STUB, "-o", "out/", "--metrics", "m.json", "-q"]
+    assert main(arguments) == 3
+    found = figures()
+    assert [source["frames"] for source in found["sources"]] == [4, 9, 0]
+    assert "fails at frame 4" in found["sources"][0]["error"]
+    assert "missing.mp4" in found["sources"][2]["error"]
+    assert found["total"]["lost"] == 2
+    said = capsys.readouterr().err
+    assert "lost     test pattern 320x240 was lost: it fails at frame 4" in said
+    assert "lost     cannot open missing.mp4" in said
+    assert (len(pictures("out/test.mp4")), len(pictures("out/test_2.mp4"))) == (4, 9)
+    assert sorted(path.name for path in Path("out").iterdir()) == ["test.mp4", "test_2.mp4"]
+
+
+def test_a_cell_shows_what_happened_in_the_film_too() -> None:
+    failing = "test://?size=320x240&frames=30&fail=4"
+    assert main([failing, ONE, *STUB, "-o", "grid.mp4", "-q"]) == 3
+    grid = pictures("grid.mp4")
+    last, after = grid[3][:, :320].astype(int), grid[4][:, :320].astype(int)
+    assert read_number(grid[3][:, :320]) == 3, "the last frame has its time"
+    assert after.mean() < 0.75 * last.mean(), "then it is dimmed"
+    assert read_number(grid[-1][:, -320:]) == 11
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("no.mp4", "nor.mp4", "--no-show"), 3, "cannot open no.mp4"),
+        (("no.mp4", "--camera", "0", "--no-show"), 3, "camera 0"),
+        ((ONE, TWO, "--propagate", "--no-show"), 2, "--propagate with a grid"),
+        ((ONE, TWO, "--figure", "f.png"), 2, "--figure with a grid"),
+        ((ONE, TWO, "--target-fps", "5", "--no-show"), 2, "--target-fps with a grid"),
+        ((ONE, TWO, "--mask-output", "m.mkv"), 2, "{name}"),
+        ((ONE, TWO, "-o", "a.mp4", "-o", "a.mp4"), 2, "given twice"),
+        ((ONE, TWO, "-o", "there.mp4"), 2, "there.mp4 exists"),
+        ((ONE, TWO, "-o", "nowhere/{name}.mp4"), 2, "no folder nowhere"),
+        ((ONE, TWO, "-o", "grid.xyz"), 2, ".xyz"),
+        ((ONE, "test://?size=1x1", "--no-show"), 2, "size=1x1"),
+        ((ONE, TWO), 1, "--no-show"),
+        ((ONE,) * 17, 2, "at most 16"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(
+    capsys: Capture, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    Path("there.mp4").write_bytes(b"mine")
+    assert main([*arguments, *STUB]) == code
+    said = capsys.readouterr()
+    assert words in said.err
+    assert "Traceback" not in said.err
+    assert Path("there.mp4").read_bytes() == b"mine"
+
+
+def test_one_source_can_be_a_grid(capsys: Capture) -> None:
+    assert main([ONE, "--grid", *STUB, "-o", "grid.mp4", "--hud"]) == 0
+    assert len(pictures("grid.mp4")) == 12
+    assert "12 frames of 1 source in" in capsys.readouterr().err
+
+
+def test_a_live_source_keeps_its_pace_beside_a_file(capsys: Capture) -> None:
+    live = "test://?size=160x120&fps=20&live=1&frames=20"
+    assert main([live, TWO, *STUB, "--metrics", "m.json"]) == 0
+    camera, clip = figures()["sources"]
+    assert camera["frames"] + camera["dropped"] == camera["produced"] == 20
+    total = figures()["total"]
+    assert (total["produced"], total["dropped"]) == (29, camera["dropped"])
+    assert total["dropped_by"] == camera["dropped_by"]
+    assert (clip["frames"], clip["dropped"]) == (9, 0)
+    assert clip["seconds"] >= 8 / 15, "a file beside something live plays at its own speed"
+    said = capsys.readouterr().err
+    assert "live: newest frame" in said
+    assert "file: every frame in order, at its own speed" in said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_signal_finishes_every_file(inside: Path) -> None:
+    import signal
+
+    arguments = (LIVE, LIVE, *STUB, "-o", "out/", "-o", "grid.mp4", "--json", "-", "-q")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rtseg", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    for _ in range(6):
+        assert process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, b"")
+    seen = 6 + len(out.splitlines())
+    assert len(pictures("out/test.mp4")) + len(pictures("out/test_2.mp4")) == seen
+    assert pictures("grid.mp4")
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("0", "camera_0"),
+        ("/dev/video2", "camera_2"),
+        ("rtsp://user:secret@host:554/live/a?token=b", "host_554_live_a"),
+        ("some folder/my clip.mp4", "my_clip"),
+        ("test://?frames=3", "test"),
+        ("-", "stdin"),
+    ],
+)
+def test_files_are_named_after_their_source(target: str, name: str) -> None:
+    assert file_name(target) == name
+
+
+def test_stream_many_yields_every_source_with_its_number() -> None:
+    ends: list[tuple[int, str]] = []
+    with rtseg.load("stub") as segmenter:
+        looks = list(
+            rtseg.stream_many(
+                [ONE, "missing.mp4", TWO],
+                segmenter,
+                on_end=lambda source, error: ends.append((source, str(error))),
+            )
+        )
+    assert [frame.index for source, frame, _ in looks if source == 0] == list(range(12))
+    assert [frame.index for source, frame, _ in looks if source == 2] == list(range(9))
+    for source, frame, segmentation in looks:
+        size = (240, 320) if source == 0 else (120, 160)
+        assert frame.size == segmentation.mask.shape == size
+    assert sorted(end[0] for end in ends) == [0, 1, 2]
+    assert "missing.mp4" in dict(ends)[1]
+    assert dict(ends)[0] == "None"
+
+
+def test_stream_many_raises_the_first_failure_after_the_others_have_ended() -> None:
+    seen = []
+    with rtseg.load("stub") as segmenter:
+        looks = rtseg.stream_many(["missing.mp4", TWO], segmenter)
+        with pytest.raises(SourceError, match=r"missing\.mp4"):
+            seen.extend((source, frame.index) for source, frame, _ in looks)
+    assert seen == [(1, n) for n in range(9)]
+
+
+def test_stream_many_leaves_open_sources_open() -> None:
+    with rtseg.load("stub") as segmenter, open_source(LIVE) as source:
+        for _, frame, _ in rtseg.stream_many([source], segmenter):
+            assert isinstance(frame, Frame)
+            break
+        assert isinstance(segmenter, Segmenter)
+        assert not source._closed
+
+
+def test_stream_many_is_not_for_propagation() -> None:
+    with rtseg.load("stub") as segmenter:
+        looks = rtseg.stream_many([ONE], segmenter, temporal=TemporalOptions(propagate=True))
+        with pytest.raises(UsageError, match="propagation for several sources"):
+            next(looks)

@@ -1,0 +1,213 @@
+"""Frames that stay on the device give what frames on the processor give, alone and in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+pytest.importorskip("triton", reason="Triton has no wheel for this system")
+import torch
+from torch import nn
+
+from rtseg.backends import open_backend
+from rtseg.backends.device_loop import DeviceLoop
+from rtseg.backends.stub import StubBackend
+from rtseg.clock import Clock
+from rtseg.contracts import Backend, Sink
+from rtseg.effects import ViewOptions, open_effect
+from rtseg.errors import BackendError, DeviceError, UsageError
+from rtseg.frame import Frame, Image
+from rtseg.nets import find_model
+from rtseg.pipeline import run
+from rtseg.segmenter import Segmenter
+from rtseg.sources import SourceOptions, open_source
+
+SIZE = (16, 32)
+FRAMES = [
+    np.random.default_rng(n).integers(0, 256, (10, 20, 3), np.uint8).repeat(2, 0).repeat(2, 1)
+    for n in range(5)
+]
+
+
+class ColourNetwork(nn.Module):
+    """Scores of four classes at stride 8 from the mean colour, as a network gives them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        weight = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [0.4, 0.4, 0.4]])
+        self.weight = nn.Parameter(weight[:, :, None, None], requires_grad=False)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        planes = nn.functional.avg_pool2d(image.permute(0, 3, 1, 2).float(), 8)
+        return nn.functional.conv2d(planes, self.weight)
+
+
+class OnProcessor(Backend):
+    """The same network behind the plain seam, and, where asked for, behind the device's."""
+
+    def __init__(self, keeps_frames: bool, at_once: int = 1) -> None:
+        stub = StubBackend(find_model("stub"), SIZE)
+        self.spec, self.info, self.input_size = stub.spec, stub.info, SIZE
+        self.network = ColourNetwork()
+        self.loop = DeviceLoop(self.network, SIZE, torch.device("cpu"))
+        self.frames_at_once = at_once
+        self.seen: list[int] = []
+        if keeps_frames:
+            self.see = self._see
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        return self.network(torch.from_numpy(batch)).numpy()
+
+    def _see(self, images: Sequence[Image]) -> list:
+        self.seen.append(len(images))
+        return self.loop(images)
+
+
+def frames(count: int = 5) -> list[Frame]:
+    return [Frame(FRAMES[n], n, n / 30, 0.0) for n in range(count)]
+
+
+def scores(segmenter: Segmenter, ahead: bool) -> list[np.ndarray]:
+    return [s.scores for _, s in segmenter.stream(iter(frames()), ahead=ahead)]
+
+
+@pytest.mark.parametrize(("ahead", "at_once"), [(False, 4), (True, 1), (True, 2), (True, 4)])
+def test_scores_are_those_of_the_plain_seam_in_order(ahead: bool, at_once: int) -> None:
+    plain = scores(Segmenter(OnProcessor(keeps_frames=False)), ahead=False)
+    backend = OnProcessor(keeps_frames=True, at_once=at_once)
+    kept = scores(Segmenter(backend), ahead=ahead)
+    assert len(kept) == 5
+    for ours, theirs in zip(kept, plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1.0)  # the shrunk pictures differ by 1 of 255
+    assert sum(backend.seen) == 5
+    assert max(backend.seen) == (at_once if ahead else 1)
+
+
+def test_one_picture_goes_the_same_way() -> None:
+    plain = Segmenter(OnProcessor(keeps_frames=False))(FRAMES[0])
+    kept = Segmenter(OnProcessor(keeps_frames=True))(FRAMES[0])
+    np.testing.assert_allclose(kept.scores, plain.scores, atol=1.0)
+    assert np.mean(kept.mask != plain.mask) < 0.02
+
+
+def test_a_batch_that_is_not_full_uses_the_step_that_is_there() -> None:
+    loop = OnProcessor(keeps_frames=True).loop
+    alone = [loop([image])[0].numpy() for image in FRAMES[:3]]
+    loop = OnProcessor(keeps_frames=True).loop
+    loop.warm_up(4)
+    together = loop(FRAMES[:3])
+    assert len(together) == 3
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.numpy(), other, rtol=1e-6)
+
+
+def test_the_next_batch_is_begun_before_the_first_is_waited_for() -> None:
+    backend = OnProcessor(keeps_frames=True, at_once=2)
+    stream = Segmenter(backend).stream(iter(frames()), ahead=True)
+    next(stream)
+    assert backend.seen == [2, 2]
+    assert [pair[0].index for pair in stream] == [1, 2, 3, 4]
+    assert backend.seen == [2, 2, 1]
+
+
+class Pictures(Sink):
+    def __init__(self) -> None:
+        self.images: list[np.ndarray] = []
+
+    def write(self, rendered) -> None:
+        self.images.append(rendered.image)
+
+
+@pytest.mark.parametrize("view", ["overlay", "side", "contours", "mask"])
+def test_every_view_draws_what_it_draws_of_the_processors_scores(view: str) -> None:
+    drawn = []
+    for keeps in (False, True):
+        sink = Pictures()
+        with open_source("test://?size=48x32&frames=2", SourceOptions()) as source:
+            segmenter = Segmenter(OnProcessor(keeps, at_once=2))
+            effect = open_effect(ViewOptions(view), segmenter.labels)
+            report = run(source, segmenter, effect, [sink])
+        assert report.frames == 2
+        drawn.append(sink.images)
+    for ours, theirs in zip(*drawn, strict=True):
+        assert ours.shape == theirs.shape
+        assert np.mean(np.abs(ours.astype(int) - theirs) > 2) < 0.03
+
+
+def test_a_failure_names_the_network_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = find_model("lraspp_mobilenet_v3_large", weights="random")
+    backend = open_backend("torch", model, input_size=(32, 32), device="cpu")
+
+    def fails(images: Sequence[Image]) -> list:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB\nmore words")
+
+    backend._loop = fails
+    with pytest.raises(BackendError, match=r"(?s)out of memory.*--imgsz") as caught:
+        backend._see([FRAMES[0]])
+    assert "more words" not in str(caught.value)
+    backend.close()
+
+
+def test_a_gpu_that_fails_at_the_start_gives_way_to_the_processor_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from rtseg.backends import pytorch
+
+    def gpu(options) -> tuple[torch.device, None]:
+        return torch.device("meta"), None  # a device on which nothing can be read back
+
+    monkeypatch.setattr(pytorch, "_device", gpu)
+    model = find_model("lraspp_mobilenet_v3_large", weights="random")
+    backend = open_backend("torch", model, input_size=(32, 32))
+    assert backend.info.device == "cpu"
+    assert "the processor runs instead" in " ".join(backend.info.notes)
+    backend.close()
+    with pytest.raises(DeviceError):
+        open_backend("torch", model, input_size=(32, 32), strict=True)
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_tf32_is_refused_where_no_nvidia_gpu_runs(backend: str) -> None:
+    model = find_model("lraspp_mobilenet_v3_large", weights="random")
+    with pytest.raises(UsageError, match="NVIDIA"):
+        open_backend(backend, model, input_size=(32, 32), device="cpu", precision="tf32")
+
+
+@pytest.mark.needs_cuda
+def test_on_a_gpu_masks_and_pictures_agree_with_the_processor_in_fp32() -> None:
+    model = find_model("lraspp_mobilenet_v3_large", weights="random")
+    size = (96, 160)
+    clip = [np.random.default_rng(n).integers(0, 256, (18, 32, 3), np.uint8) for n in range(9)]
+    images = [image.repeat(20, 0).repeat(20, 1) for image in clip]
+    numbered = [Frame(image, n, n / 30, 0.0) for n, image in enumerate(images)]
+    options = {"input_size": size, "precision": "fp32"}
+    with (
+        Segmenter(open_backend("torch", model, device="cpu", **options)) as plain,
+        Segmenter(open_backend("torch", model, device="cuda", **options)) as ours,
+    ):
+        assert ours.backend.see is not None
+        effect = open_effect(ViewOptions(), plain.labels)
+        for frame, kept in ours.stream(iter(numbered), ahead=True):
+            expected = plain(frame.image)
+            picture = effect(frame, kept)
+            assert np.mean(kept.mask != expected.mask) < 0.01
+            assert np.mean(np.abs(picture.astype(int) - effect(frame, expected)) > 2) < 0.01
+        seconds = ours.backend.device_seconds(5)
+        assert seconds is not None
+        assert len(seconds) == 5
+        assert min(seconds) > 0
+
+
+@pytest.mark.needs_cuda
+def test_on_a_gpu_the_loop_is_honest_about_its_time() -> None:
+    model = find_model("deeplabv3_resnet50", weights="random")
+    backend = open_backend("torch", model, input_size=(512, 512), device="cuda")
+    clock = Clock()
+    with Segmenter(backend) as segmenter:
+        image = np.zeros((720, 1280, 3), np.uint8)
+        _, _, taken = segmenter.together([Frame(image, 0, 0.0, 0.0)], clock)
+        assert taken >= 0.8 * min(backend.device_seconds(5) or [0.0])

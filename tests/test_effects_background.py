@@ -1,0 +1,269 @@
+"""Backgrounds: what lies behind, that nothing of the old shows, and what each refuses."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import cv2  # isort: skip - ahead of av, see rtseg/sinks/window.py
+import av
+import numpy as np
+import pytest
+
+from rtseg.effects import ViewOptions, open_effect, open_view
+from rtseg.effects.backdrops import covering, parse_background
+from rtseg.errors import UsageError
+from rtseg.frame import Frame
+from rtseg.labels import PERSON
+from rtseg.segmentation import Segmentation
+
+SIZE = (240, 320)
+
+
+def square(size: tuple[int, int] = SIZE) -> np.ndarray:
+    """A person in the middle, (H, W) bool."""
+    kept = np.zeros(size, bool)
+    kept[size[0] // 3 : 2 * size[0] // 3, size[1] // 3 : 2 * size[1] // 3] = True
+    return kept
+
+
+def segmented(kept: np.ndarray) -> Segmentation:
+    logits = np.where(kept, 8, -8).astype(np.float32)
+    return Segmentation(np.stack([-logits, logits]), PERSON, (kept.shape[0], kept.shape[1]))
+
+
+def scene(inside=(0, 0, 255), outside=(128, 128, 128), pts: float = 0.0, size=SIZE) -> Frame:
+    kept = square(size)[..., None]
+    return Frame(np.where(kept, inside, outside).astype(np.uint8), 0, pts, 0.0)
+
+
+def drawn(background: str, frame: Frame | None = None, view: str = "cutout", **more) -> np.ndarray:
+    frame = frame or scene()
+    effect = open_view(ViewOptions(view, background=background, **more), PERSON)
+    return effect(frame, segmented(square(frame.size)))
+
+
+def away(pixels: int = 16, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """(H, W) bool: further than `pixels` from the person."""
+    grown = np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)
+    return cv2.dilate(square(size).astype(np.uint8), grown) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "bgr"),
+    [
+        ("red", (0, 0, 255)),
+        ("#00b140", (64, 177, 0)),
+        ("#FfF", (255, 255, 255)),
+        ("Navy", (128, 0, 0)),
+    ],
+)
+def test_a_colour_is_behind_and_the_person_before_it(name: str, bgr: tuple[int, int, int]) -> None:
+    picture = drawn(name, scene(inside=(10, 90, 170)))
+    assert (picture[away()] == bgr).all()
+    assert (picture[100:140, 130:190] == (10, 90, 170)).all()
+
+
+@pytest.mark.parametrize("strength", ["blur", "blur:1", "blur:7.5", "blur:20"])
+def test_a_person_does_not_shine_into_the_blurred_background(strength: str) -> None:
+    picture = drawn(strength).astype(int)
+    outside = picture[away(6)]
+    assert np.abs(outside - 128).max() <= 2, "a plain blur of a red square leaves red around it"
+    assert (picture[100:140, 130:190] == (0, 0, 255)).all()
+
+
+def test_a_stronger_blur_leaves_less_detail() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    frame = Frame(noise, 0, 0.0, 0.0)
+    spreads = [float(drawn(f"blur:{strength}", frame)[away()].std()) for strength in (1, 3, 8, 20)]
+    assert spreads == sorted(spreads, reverse=True)
+    assert spreads[0] < noise.std()
+    means = drawn("blur:20", frame)[away()].mean()
+    assert means == pytest.approx(noise[away()].mean(), abs=3)
+
+
+@pytest.mark.parametrize("size", [(240, 320), (100, 400), (400, 100), (30, 31), (480, 640)])
+def test_a_picture_covers_the_frame_undistorted_by_its_middle(size, tmp_path: Path) -> None:
+    """A picture with a centred white disc on green: still centred, still round."""
+    picture = np.full((200, 300, 3), (0, 255, 0), np.uint8)
+    cv2.circle(picture, (150, 100), 40, (255, 255, 255), cv2.FILLED)
+    fitted = covering(picture, size)
+    assert fitted.shape == (*size, 3)
+    scale = max(size[0] / 200, size[1] / 300)
+    white = fitted[..., 0] > 127
+    rows, columns = np.flatnonzero(white.any(1)), np.flatnonzero(white.any(0))
+    assert len(rows) == pytest.approx(min(81 * scale, size[0]), abs=2)
+    assert len(columns) == pytest.approx(min(81 * scale, size[1]), abs=2)
+    assert (rows[0] + rows[-1]) / 2 == pytest.approx((size[0] - 1) / 2, abs=1)
+    assert (columns[0] + columns[-1]) / 2 == pytest.approx((size[1] - 1) / 2, abs=1)
+    path = tmp_path / "behind.png"
+    cv2.imwrite(str(path), picture)
+    behind = drawn(str(path), scene(size=size))
+    np.testing.assert_array_equal(behind[away(16, size)], fitted[away(16, size)])
+
+
+def film(path: Path, rate: Fraction, count: int, size: tuple[int, int] = (48, 64)) -> Path:
+    """A lossless video of greys: 10 for the first picture, 20 for the second, and so on."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=rate)
+        stream.height, stream.width = size
+        stream.pix_fmt = "bgr0"
+        for index in range(count):
+            grey = np.full((*size, 3), 10 * (index + 1), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, "bgr24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def grey_behind(effect, pts: float) -> int:
+    frame = scene(pts=pts)
+    return int(effect(frame, segmented(square()))[5, 5, 0])
+
+
+def test_a_video_plays_at_its_own_rate_by_the_frames_time_and_loops(tmp_path: Path) -> None:
+    path = film(tmp_path / "behind.mkv", Fraction(10), 5)  # half a second
+    effect = open_view(ViewOptions("cutout", background=str(path)), PERSON)
+    at_50_fps = [grey_behind(effect, index / 50) for index in range(60)]
+    assert at_50_fps == [10 * (index // 5 % 5 + 1) for index in range(60)]
+    assert grey_behind(effect, 7.31) == 40, "frames between were dropped"
+    assert grey_behind(effect, 7.31) == 40, "the same frame, the same picture"
+
+
+def test_a_video_that_is_skipped_through_before_its_end_is_known(tmp_path: Path) -> None:
+    path = film(tmp_path / "behind.mkv", Fraction(10), 5)
+    effect = open_view(ViewOptions("cutout", background=str(path)), PERSON)
+    assert grey_behind(effect, 0) == 10
+    assert grey_behind(effect, 9.2) == 30
+
+
+def test_a_video_waits_while_the_source_is_away_or_goes_back(tmp_path: Path) -> None:
+    path = film(tmp_path / "behind.mkv", Fraction(10), 5)
+    effect = open_effect(ViewOptions("cutout", background=str(path)), PERSON)
+    times = [1000.0, 1000.1, 1000.2, 5.0, 5.1, 700.0, 700.2]
+    assert [grey_behind(effect, pts) for pts in times] == [10, 20, 30, 30, 40, 40, 10]
+
+
+def test_a_video_of_one_picture_stands_still(tmp_path: Path) -> None:
+    path = film(tmp_path / "one.mkv", Fraction(10), 1)
+    effect = open_view(ViewOptions("cutout", background=str(path)), PERSON)
+    assert [grey_behind(effect, pts) for pts in (0, 0.05, 3)] == [10] * 3
+
+
+@pytest.mark.parametrize("size", [(48, 64), (97, 31), (300, 1000)])
+def test_a_video_of_any_size_covers_the_frame(size: tuple[int, int], tmp_path: Path) -> None:
+    path = film(tmp_path / "behind.mkv", Fraction(10), 2, size)
+    picture = drawn(str(path))
+    assert np.abs(picture[away()].astype(int) - 10).max() <= 1
+
+
+def test_transparent_is_bgra_and_hides_what_was_behind() -> None:
+    picture = drawn("transparent")
+    assert picture.shape == (*SIZE, 4)
+    assert picture.dtype == np.uint8
+    assert (picture[away()] == 0).all(), "the old background cannot be brought back"
+    assert (picture[100:140, 130:190] == (0, 0, 255, 255)).all()
+
+
+@pytest.mark.parametrize("view", ["overlay", "contours", "mask"])
+def test_a_view_is_drawn_over_the_new_background(view: str) -> None:
+    frame = scene()
+    picture = drawn("blue", frame, view)
+    cut = drawn("blue", frame)
+    plain = open_view(ViewOptions(view), PERSON)
+    replaced = Frame(cut, 0, 0.0, 0.0)
+    np.testing.assert_array_equal(picture, plain(replaced, segmented(square())))
+
+
+def test_side_by_side_the_left_stays_as_it_was() -> None:
+    frame = scene()
+    picture = drawn("transparent", frame, "side")
+    assert picture.shape == (SIZE[0], 2 * SIZE[1], 4)
+    np.testing.assert_array_equal(picture[:, : SIZE[1], :3], frame.image)
+    assert picture[:, : SIZE[1], 3].min() == 255
+    assert picture[5, SIZE[1] + 5, 3] == 0
+
+
+def test_what_is_written_over_a_transparent_picture_can_be_read() -> None:
+    options = ViewOptions("cutout", background="transparent", hud=True)
+    picture = open_effect(options, PERSON)(scene(), segmented(square()))
+    bare = drawn("transparent")
+    written = (picture[..., :3] != bare[..., :3]).any(2)
+    assert written.sum() > 500
+    assert picture[written, 3].min() == 255
+    np.testing.assert_array_equal(picture[~written], bare[~written])
+
+
+def test_none_leaves_the_view_alone() -> None:
+    frame = scene()
+    plain = open_view(ViewOptions("overlay"), PERSON)(frame, segmented(square()))
+    np.testing.assert_array_equal(drawn("none", frame, "overlay"), plain)
+
+
+@pytest.mark.parametrize("background", ["blur", "teal", "transparent"])
+def test_a_background_is_pure(background: str) -> None:
+    frame = scene()
+    before = frame.image.copy()
+    effect = open_view(ViewOptions("cutout", background=background), PERSON)
+    first = effect(frame, segmented(square()))
+    kept = first.copy()
+    second = effect(frame, segmented(square()))
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(first, second)
+    assert not np.shares_memory(first, second)
+    assert first.flags.writeable
+    np.testing.assert_array_equal(frame.image, before)
+
+
+def test_frames_may_change_their_size_and_need_not_be_contiguous(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((10, 10, 3), 99, np.uint8))
+    for background in ("blur", str(tmp_path / "a.png"), "transparent"):
+        effect = open_view(ViewOptions("cutout", background=background), PERSON)
+        for size in [(240, 320), (120, 100), (1, 1), (240, 320)]:
+            mirrored = Frame(scene(size=size).image[:, ::-1], 0, 0.0, 0.0)
+            assert effect(mirrored, segmented(square(size))).shape[:2] == size
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no colour or file"),
+        ("nowhere.jpg", "no colour or file"),
+        ("#12345", "no colour or file"),
+        ("blur:", "strength of 1 to 20"),
+        ("blur:much", "strength of 1 to 20"),
+        ("blur:0", "strength of 1 to 20"),
+        ("blur:nan", "strength of 1 to 20"),
+        (".", "folder"),
+    ],
+)
+def test_what_is_no_background_is_refused_at_once(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        ViewOptions(background=text)
+
+
+def test_a_file_that_is_neither_picture_nor_video_is_refused(tmp_path: Path) -> None:
+    for name, content in [
+        ("a.jpg", b"no picture"),
+        ("b.mp4", b""),
+        ("c.png", b"\x89PNG\r\n\x1a\n"),
+    ]:
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match="cannot be read as a picture or a video"):
+            open_view(ViewOptions("cutout", background=str(path)), PERSON)
+
+
+def test_numbers_out_of_range_are_refused() -> None:
+    with pytest.raises(UsageError, match="feather"):
+        ViewOptions(feather=-1)
+    with pytest.raises(UsageError, match="matte threshold"):
+        ViewOptions(matte_threshold=1.0)
+
+
+def test_words_win_over_files_of_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("red").write_bytes(b"")
+    assert parse_background("red").kind == "colour"
+    assert parse_background("./red").kind == "file"

@@ -1,0 +1,550 @@
+"""The actions of a live run, called without a window."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2  # isort: skip - ahead of av, see rtseg/sinks/window.py
+import av
+import numpy as np
+import pytest
+from live_desk import LIVE, one_frame, stub, studio
+from PIL import Image as PaletteImage
+
+from rtseg.clock import ManualClock
+from rtseg.contracts import Rendered
+from rtseg.effects import VIEWS, ViewOptions
+from rtseg.errors import ModelError, UsageError
+from rtseg.live.effect import LiveEffect, alone
+from rtseg.live.keys import KEYS
+from rtseg.live.notices import NOTICE_SECONDS
+from rtseg.live.state import Look
+from rtseg.segmenter import Segmenter
+
+STEM = "rtseg-20260304-050607"
+
+
+def test_tab_goes_through_every_view_and_comes_back(tmp_path: Path) -> None:
+    controls = one_frame(tmp_path).desk.controls
+    seen = []
+    for _ in VIEWS:
+        controls.press("\t")
+        seen.append(controls.state.view.view)
+    assert sorted(seen) == sorted(VIEWS)
+    assert seen[-1] == "overlay"
+
+
+def test_c_puts_contours_on_and_goes_back_to_what_was_there(tmp_path: Path) -> None:
+    controls = one_frame(tmp_path, view=ViewOptions("mask")).desk.controls
+    controls.press("c")
+    assert controls.state.view.view == "contours"
+    controls.press("c")
+    assert controls.state.view.view == "mask"
+
+
+def test_opacity_moves_in_steps_and_stays_within_its_range(tmp_path: Path) -> None:
+    controls = one_frame(tmp_path).desk.controls
+    controls.press("+")
+    assert controls.state.view.alpha == pytest.approx(0.5)
+    for _ in range(20):
+        controls.press("+")
+    assert controls.state.view.alpha == 1.0
+    for _ in range(20):
+        controls.press("-")
+    assert controls.state.view.alpha == 0.0
+
+
+def test_legend_hud_help_and_full_screen_go_on_and_off(tmp_path: Path) -> None:
+    made = one_frame(tmp_path)
+    controls = made.desk.controls
+    for key, read in (
+        ("l", lambda: controls.state.view.legend),
+        ("f", lambda: controls.state.hud),
+        ("h", lambda: controls.state.help),
+        ("F11", lambda: made.wall.full),
+    ):
+        assert [read(), controls.press(key), read(), controls.press(key), read()] == [
+            False, None, True, None, False,
+        ], key  # fmt: skip
+
+
+def test_figures_that_were_asked_for_in_the_picture_are_switched_there(tmp_path: Path) -> None:
+    controls = one_frame(tmp_path, view=ViewOptions(hud=True), hud=True).desk.controls
+    assert not controls.state.hud, "not twice"
+    controls.press("f")
+    assert not controls.state.view.hud
+    assert not controls.state.hud
+
+
+def test_b_goes_through_the_backgrounds_and_the_one_that_was_asked_for(tmp_path: Path) -> None:
+    controls = one_frame(tmp_path, view=ViewOptions(background="#123456")).desk.controls
+    seen = []
+    for _ in range(4):
+        controls.press("b")
+        seen.append(controls.state.view.background)
+    assert seen == ["none", "blur", "#00b140", "#123456"]
+
+
+def test_every_choice_is_seen_in_the_next_picture(tmp_path: Path) -> None:
+    made = one_frame(tmp_path)
+    controls, last = made.desk.controls, made.wall.shown[-1]
+    before = last.image
+    for key in ("+", "l", "1", "b", "c", "\t"):
+        controls.press(key)
+        now = replace(last).image
+        assert not np.array_equal(now, before), key
+        before = now
+
+
+def test_the_numbers_show_one_class_alone(tmp_path: Path) -> None:
+    made = one_frame(tmp_path)
+    controls, rendered = made.desk.controls, made.wall.shown[-1]
+    names = rendered.segmentation.labels.names
+    controls.press("2")
+    assert controls.state.look.solo == names[2]
+    drawn = alone(rendered.segmentation, names[2])
+    assert set(np.unique(drawn.mask)) <= {0, 2}
+    assert np.array_equal(drawn.mask == 2, rendered.segmentation.mask == 2)
+    controls.press("2")
+    assert controls.state.look.solo is None
+    assert np.array_equal(replace(rendered).image, rendered.image)
+
+
+def test_a_number_beyond_the_classes_is_told(tmp_path: Path) -> None:
+    made = one_frame(tmp_path)
+    made.desk.segmenter.current.selected = frozenset({0, 2})
+    made.desk.controls.press("1")
+    assert made.desk.controls.state.look.solo == made.desk.segmenter.labels.names[2]
+    made.desk.controls.press("5")
+    assert "no class 5" in made.desk.controls.notices.text
+
+
+def test_an_unknown_key_names_the_help_and_changes_nothing(tmp_path: Path) -> None:
+    controls = one_frame(tmp_path).desk.controls
+    before = controls.state
+    for key in ("x", "other", "\x07"):
+        controls.press(key)
+        assert "h lists the keys" in controls.notices.text
+    assert controls.state == before
+
+
+def test_a_notice_vanishes(tmp_path: Path) -> None:
+    clock = ManualClock()
+    controls = one_frame(tmp_path, clock).desk.controls
+    controls.press("x")
+    assert controls.notices.text
+    clock.time += NOTICE_SECONDS + 0.1
+    assert controls.notices.text == ""
+
+
+def test_quit_ends_the_run(tmp_path: Path) -> None:
+    made = studio(tmp_path, LIVE)
+    made.wall.script = {3: lambda desk: desk.controls.press("q")}
+    assert made.run().frames == 3
+    assert made.desk.controls.ended
+
+
+def test_a_screenshot_is_three_files_and_replaces_none(tmp_path: Path) -> None:
+    made = one_frame(tmp_path / "shots")
+    controls, rendered = made.desk.controls, made.wall.shown[-1]
+    controls.press("s")
+    folder = tmp_path / "shots"
+    names = {f"{STEM}.png", f"{STEM}-mask.png", f"{STEM}-overlay.png"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert np.array_equal(cv2.imread(str(folder / f"{STEM}.png")), rendered.frame.image)
+    assert np.array_equal(cv2.imread(str(folder / f"{STEM}-overlay.png")), rendered.image)
+    mask = PaletteImage.open(folder / f"{STEM}-mask.png")
+    assert mask.mode == "P"
+    assert np.array_equal(np.asarray(mask), rendered.segmentation.mask)
+    assert f"wrote {folder}" in controls.notices.text
+    assert [heading for heading, _ in made.told] == ["wrote"]
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    controls.press("\t")
+    controls.press("s")
+    assert len(list(folder.iterdir())) == 6
+    assert all((folder / name).read_bytes() == content for name, content in kept.items())
+
+
+def test_a_screenshot_that_cannot_be_written_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
+    made = one_frame(tmp_path / "no" / "such")
+    made.desk.controls.press("s")
+    assert made.told[0][0] == "warning"
+    assert "--screenshots" in made.told[0][1]
+    assert made.desk.controls.notices.text.startswith("!")
+
+
+def test_pausing_a_file_loses_no_frame(tmp_path: Path) -> None:
+    made = studio(tmp_path)
+    idles: list[int] = []
+
+    def wait(desk: object) -> None:
+        idles.append(made.wall.numbers[-1])
+        if len(idles) == 20:
+            made.desk.controls.press(" ")
+
+    made.wall.script = {5: lambda desk: desk.controls.press(" ")}
+    made.wall.on_idle = lambda desk: wait(desk) if desk.controls.state.paused else None
+    report = made.run()
+    assert set(idles) == {4}, "nothing was shown while it was paused"
+    assert made.wall.numbers == list(range(40))
+    assert report.dropped == 0
+    assert report.stages_ms["wait"]["max"] >= 150
+
+
+def test_a_step_shows_one_frame_and_pauses(tmp_path: Path) -> None:
+    made = studio(tmp_path)
+    seen: list[int] = []
+
+    def step(desk) -> None:
+        seen.append(len(made.wall.shown))
+        desk.controls.press("." if len(seen) < 4 else " ")
+
+    made.wall.script = {5: lambda desk: desk.controls.press(".")}
+    made.wall.on_idle = lambda desk: step(desk) if desk.controls.rests() else None
+    made.run()
+    assert seen == [6, 7, 8, 9]
+    assert made.wall.numbers == list(range(40))
+
+
+def test_going_on_with_a_camera_shows_what_is_newest_then(tmp_path: Path) -> None:
+    made = studio(tmp_path, LIVE)
+    clock, since = made.source.clock, []
+
+    def wait(desk) -> None:
+        since.append(clock.now())
+        if since[-1] - since[0] > 0.4:
+            desk.controls.press(" ")
+
+    made.wall.script = {5: lambda desk: desk.controls.press(" ")}
+    made.wall.on_idle = lambda desk: wait(desk) if desk.controls.state.paused else None
+    report = made.run(stop=lambda: len(made.wall.shown) >= 12)
+    after = made.wall.shown[5].frame
+    assert after.captured_at > since[-1] - 0.1, "taken about when it went on, not when it paused"
+    assert after.index - made.wall.numbers[4] > 20
+    assert report.dropped_by["pause"] > 20
+    assert report.frames + report.dropped == report.produced
+    assert report.age_ms["max"] < 300
+
+
+def test_what_was_drawn_before_a_choice_is_drawn_again(tmp_path: Path) -> None:
+    """A frame of a paced file is drawn ahead of its time, and a key may come in between."""
+    made = studio(tmp_path, "test://?size=320x240&fps=5&frames=3")
+    pressed: list[str] = []
+
+    def press(desk) -> None:
+        if not pressed and len(made.wall.shown) == 1:
+            pressed.append("\t")
+            desk.controls.press("\t")
+
+    made.wall.on_idle = press
+    made.run(paced=True)
+    first, second, _ = made.wall.shown
+    assert pressed
+    mask = replace(second, effect=made.desk.effect).image
+    assert np.array_equal(second.image, mask), "in the view of its time"
+    assert not np.array_equal(second.image, first.image)
+
+
+def videos(folder: Path) -> list[Path]:
+    return sorted(folder.glob("rtseg-*.mp4"))
+
+
+def decoded(path: Path) -> tuple[list[float], list[np.ndarray], float]:
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+        length = float(container.duration / av.time_base)
+    return [float(f.time) for f in frames], [f.to_ndarray(format="gray") for f in frames], length
+
+
+def test_a_recording_holds_the_frames_from_start_to_stop_at_their_times(tmp_path: Path) -> None:
+    made = studio(tmp_path)
+    toggle = lambda desk: desk.controls.press("r")  # noqa: E731
+    made.wall.script = {10: toggle, 25: toggle}
+    made.run()
+    (path,) = videos(tmp_path)
+    assert path.name == f"{STEM}.mp4"
+    times, pictures, length = decoded(path)
+    # the window shows a frame before the recorder gets it: the tenth is the first
+    expected = made.wall.shown[9:24]
+    assert len(times) == len(expected)
+    assert times == pytest.approx([i / 30 for i in range(15)], abs=1e-4)
+    assert length == pytest.approx(0.5, abs=0.01)
+    for rendered, picture in zip(expected, pictures, strict=True):
+        grey = cv2.cvtColor(rendered.image, cv2.COLOR_BGR2GRAY).astype(int)
+        limited = picture.astype(int)
+        assert np.abs((limited - 16) * 255 / 219 - grey).mean() < 8
+    assert ("wrote", f"15 frames to {path}") in made.told
+
+
+def test_a_recording_that_runs_at_the_end_is_finished(tmp_path: Path) -> None:
+    made = studio(tmp_path)
+    made.wall.script = {31: lambda desk: desk.controls.press("r")}
+    made.run()
+    (path,) = videos(tmp_path)
+    assert len(decoded(path)[0]) == 10
+    assert made.desk.recorder.summary() == f"10 frames to {path}"
+    assert list(tmp_path.iterdir()) == [path], "no part is left"
+
+
+def test_two_recordings_of_one_second_have_names_of_their_own(tmp_path: Path) -> None:
+    made = studio(tmp_path)
+    toggle = lambda desk: desk.controls.press("r")  # noqa: E731
+    made.wall.script = {5: toggle, 10: toggle, 20: toggle, 30: toggle}
+    made.run()
+    assert [path.name for path in videos(tmp_path)] == [f"{STEM}-2.mp4", f"{STEM}.mp4"]
+    assert [len(decoded(path)[0]) for path in videos(tmp_path)] == [10, 5]
+
+
+def test_a_recording_of_a_camera_lasts_as_long_as_the_world_pauses_included(tmp_path: Path) -> None:
+    made = studio(tmp_path, LIVE)
+    clock, paused = made.source.clock, []
+
+    def wait(desk) -> None:
+        paused.append(clock.now())
+        if paused[-1] - paused[0] > 0.5:
+            desk.controls.press(" ")
+
+    made.wall.script = {
+        3: lambda desk: desk.controls.press("r"),
+        10: lambda desk: desk.controls.press(" "),
+        30: lambda desk: desk.controls.press("q"),
+    }
+    made.wall.on_idle = lambda desk: wait(desk) if desk.controls.state.paused else None
+    made.run()
+    times, _, length = decoded(videos(tmp_path)[0])
+    taken = [rendered.frame.captured_at for rendered in made.wall.shown[2:]]
+    assert times == pytest.approx([t - taken[0] for t in taken], abs=2e-3)
+    assert length == pytest.approx(taken[-1] - taken[0], abs=0.1)
+
+
+def test_an_error_ends_the_recording_and_not_the_run(tmp_path: Path, monkeypatch) -> None:
+    made = studio(tmp_path)
+    calls = []
+
+    def fail(self: object, needed: int = 0) -> None:
+        calls.append(1)
+        if len(calls) > 4:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rtseg.sinks.file_target.FileTarget.check_space", fail)
+    made.wall.script = {5: lambda desk: desk.controls.press("r")}
+    assert made.run().frames == 40
+    assert not made.desk.recorder.recording
+    assert "the recording has ended" in made.told[-1][1]
+    assert len(decoded(videos(tmp_path)[0])[0]) == 4, "what was recorded is kept"
+
+
+def test_a_transparent_background_is_recorded_as_such(tmp_path: Path) -> None:
+    made = studio(tmp_path, view=ViewOptions("cutout", background="transparent"))
+    toggle = lambda desk: desk.controls.press("r")  # noqa: E731
+    made.wall.script = {5: toggle, 10: toggle}
+    made.run()
+    (path,) = tmp_path.glob("*.mov")
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgba") for frame in container.decode(video=0)]
+    assert len(frames) == 5
+    assert frames[0][..., 3].min() < 10
+    assert frames[0][..., 3].max() > 245
+
+
+def test_nothing_recorded_leaves_nothing(tmp_path: Path) -> None:
+    made = one_frame(tmp_path)
+    made.desk.controls.press("r")
+    made.desk.controls.press("r")
+    assert list(tmp_path.iterdir()) == []
+    assert "nothing was recorded" in made.desk.controls.notices.text
+
+
+def loading(*names: str, fail: Exception | None = None):
+    def load(name: str) -> Segmenter:
+        if fail is not None:
+            raise fail
+        made = stub("stub?delay=1ms")
+        made.labels = replace(made.labels, names=tuple(f"{name}-{n}" for n in made.labels.names))
+        return made
+
+    return {"names": names, "load": load}
+
+
+def test_m_swaps_the_network_between_two_frames_and_loses_none(tmp_path: Path) -> None:
+    made = studio(tmp_path, "test://?size=320x240&fps=200&frames=400", **loading("a", "b", "c"))
+    made.wall.script = {10: lambda desk: desk.controls.press("m")}
+    report = made.run(paced=True)
+    assert report.frames == 400
+    kinds = [r.segmentation.labels.names[1].startswith("b-") for r in made.wall.shown]
+    assert not kinds[10]
+    assert kinds[-1]
+    assert kinds == sorted(kinds), "one swap, in one place"
+    assert made.desk.controls.state.look.network == "b"
+    assert made.desk.segmenter.spec.labels.names[1].startswith("b-")
+
+
+@pytest.mark.parametrize(
+    "error", [ModelError("weights of b are gone"), RuntimeError("weights of b are gone")]
+)
+def test_a_network_that_fails_leaves_the_old_one_and_says_why(
+    error: Exception, tmp_path: Path
+) -> None:
+    made = studio(
+        tmp_path, "test://?size=320x240&fps=200&frames=100", **loading("a", "b", fail=error)
+    )
+    made.wall.script = {10: lambda desk: desk.controls.press("m")}
+    assert made.run(paced=True).frames == 100
+    ((heading, text),) = made.told
+    assert heading == "warning"
+    assert "weights of b are gone" in text
+    assert "stub goes on" in text
+    assert made.desk.controls.networks.coming is None
+
+
+def test_m_tells_when_there_is_no_other_or_one_is_on_its_way(tmp_path: Path) -> None:
+    controls = one_frame(tmp_path).desk.controls
+    controls.press("m")
+    assert "--models" in controls.notices.text
+    controls = one_frame(tmp_path, **loading("a", "b")).desk.controls
+    controls.press("m")
+    controls.press("m")
+    assert "b is still being loaded" in controls.notices.text
+    assert controls.close()
+
+
+def test_a_network_with_other_classes_is_refused_where_indices_are_written(tmp_path: Path) -> None:
+    made = studio(
+        tmp_path, "test://?size=320x240&fps=200&frames=100", same_labels=True, **loading("a", "b")
+    )
+    made.wall.script = {10: lambda desk: desk.controls.press("m")}
+    made.run(paced=True)
+    assert "other classes" in made.told[0][1]
+    assert made.desk.segmenter.labels.names == stub().labels.names
+
+
+def test_a_picture_that_stands_still_is_segmented_by_the_new_network(tmp_path: Path) -> None:
+    made = one_frame(tmp_path, **loading("a", "b"))
+    controls = made.desk.controls
+    controls.press("m")
+    while controls.networks.coming:
+        made.source.clock.sleep(0.01)
+        controls.turn()
+    assert controls.close()
+    assert len(made.wall.shown) == 2
+    assert made.wall.shown[1].frame is made.wall.shown[0].frame
+    assert made.wall.shown[1].segmentation.labels.names[1].startswith("b-")
+
+
+def at(rendered: Rendered, number: int) -> tuple[float, float]:
+    """A point of the overlay where the mask has a class, away from its edge."""
+    inside = cv2.erode((rendered.segmentation.mask == number).astype(np.uint8), np.ones((9, 9)))
+    row, column = np.argwhere(inside)[0]
+    height, width = rendered.frame.size
+    return (column + 0.5) / width, (row + 0.5) / height
+
+
+def test_the_pointer_names_the_class_of_the_frame_that_is_shown(tmp_path: Path) -> None:
+    clock = ManualClock()
+    made = one_frame(tmp_path, clock)
+    controls, rendered = made.desk.controls, made.wall.shown[-1]
+    segmentation = rendered.segmentation
+    number = int(np.unique(segmentation.mask)[-1])
+    x, y = point = at(rendered, number)
+    controls.point(point)
+    where, found = controls.pointed()
+    assert where == point
+    assert (found.number, found.name) == (number, segmentation.labels.names[number])
+    probability = segmentation.probability(number)[int(y * 240), int(x * 320)]
+    assert found.probability == pytest.approx(float(probability), abs=1e-5)
+    clock.time += 6
+    assert controls.pointed() is None, "a pointer that rests for long is not asking"
+    controls.point(None)
+    assert controls.pointed() is None
+
+
+def test_the_pointer_is_right_on_both_halves_of_the_side_view(tmp_path: Path) -> None:
+    made = one_frame(tmp_path, view=ViewOptions("side"))
+    controls, rendered = made.desk.controls, made.wall.shown[-1]
+    number = int(np.unique(rendered.segmentation.mask)[-1])
+    x, y = at(rendered, number)
+    for half in (x / 2, 0.5 + x / 2):
+        controls.point((half, y))
+        assert controls.pointed()[1].number == number
+    assert np.array_equal(rendered.image[:, :320], rendered.frame.image)
+
+
+def test_a_click_shows_a_class_alone_and_background_all(tmp_path: Path) -> None:
+    made = one_frame(tmp_path)
+    controls, rendered = made.desk.controls, made.wall.shown[-1]
+    number = int(np.unique(rendered.segmentation.mask)[-1])
+    name = rendered.segmentation.labels.names[number]
+    controls.click(at(rendered, number))
+    assert controls.state.look.solo == name
+    controls.click(at(rendered, 0))
+    assert controls.state.look.solo is None
+    controls.click(at(rendered, number))
+    controls.click(at(rendered, number))
+    assert controls.state.look.solo is None
+
+
+def test_a_background_that_cannot_be_drawn_is_told_and_the_last_look_stays(
+    tmp_path: Path,
+) -> None:
+    made = one_frame(tmp_path)
+    controls, rendered = made.desk.controls, made.wall.shown[-1]
+    before = controls.state.look
+    (tmp_path / "absent.png").write_text("no picture")
+    controls.state = controls.state.viewed(background=str(tmp_path / "absent.png"))
+    assert np.array_equal(replace(rendered).image, rendered.image)
+    assert controls.state.look == before
+    assert "absent.png" in made.told[0][1]
+
+
+def test_a_view_that_fails_while_it_runs_gives_way_to_the_overlay(tmp_path: Path) -> None:
+    made = one_frame(tmp_path)
+    rendered = made.wall.shown[-1]
+    looks, refused = [Look(ViewOptions(background="blur"))], []
+    broken: list[bool] = []
+
+    def view(frame, segmentation):
+        if broken:
+            raise UsageError("the video behind cannot be read any more")
+        return frame.image
+
+    def open_view(options, labels, network):
+        return (
+            view if options.background == "blur" else lambda frame, segmentation: frame.image // 2
+        )
+
+    def refuse(error, instead) -> None:
+        refused.append(str(error))
+        looks.append(instead)
+
+    effect = LiveEffect(lambda: looks[-1], open_view, refuse)
+    assert effect(rendered.frame, rendered.segmentation) is rendered.frame.image
+    broken.append(True)
+    image = effect(rendered.frame, rendered.segmentation)
+    assert np.array_equal(image, rendered.frame.image // 2)
+    assert effect.drawn == looks[-1] == Look(ViewOptions())
+    assert refused == ["the video behind cannot be read any more"]
+
+
+def test_a_background_whose_file_has_gone_is_told_by_the_next_key(tmp_path: Path) -> None:
+    path = tmp_path / "behind.png"
+    cv2.imwrite(str(path), np.zeros((48, 64, 3), np.uint8))
+    made = one_frame(tmp_path, view=ViewOptions(background=str(path)))
+    path.unlink()
+    made.desk.controls.press("l")
+    assert made.told[0][0] == "warning"
+    assert "behind.png" in made.told[0][1]
+
+
+def test_every_key_does_without_a_frame_too(tmp_path: Path) -> None:
+    made = studio(tmp_path)
+    controls = made.desk.controls
+    for key in KEYS:
+        for name in key.names:
+            controls.press(name)
+    controls.click((0.5, 0.5))
+    controls.point((0.5, 0.5))
+    assert controls.pointed() is None
+    assert controls.close()
+    made.desk.recorder.close()
+    assert [heading for heading, _ in made.told if heading == "warning"] == []
