@@ -77,6 +77,26 @@ def test_figures_that_were_asked_for_in_the_picture_are_switched_there(tmp_path:
     assert not controls.state.hud
 
 
+def test_a_background_takes_the_overlays_colours_away_and_none_brings_them_back(
+    tmp_path: Path,
+) -> None:
+    controls = one_frame(tmp_path).desk.controls
+    assert controls.state.view.view == "overlay"
+    controls.next_background()
+    assert controls.state.view.background != "none"
+    assert controls.state.view.view == "cutout"
+    while controls.state.view.background != "none":
+        controls.next_background()
+    assert controls.state.view.view == "overlay"
+
+
+def test_a_view_that_was_chosen_stays_under_every_background(tmp_path: Path) -> None:
+    controls = one_frame(tmp_path, view=ViewOptions("contours")).desk.controls
+    for _ in range(3):
+        controls.next_background()
+        assert controls.state.view.view == "contours"
+
+
 def test_b_goes_through_the_backgrounds_and_the_one_that_was_asked_for(tmp_path: Path) -> None:
     controls = one_frame(tmp_path, view=ViewOptions(background="#123456")).desk.controls
     seen = []

@@ -162,7 +162,7 @@ class Controls(Control):
     def next_background(self) -> None:
         """The next of the backgrounds."""
         value = after(self.state.view.background, self._backgrounds)
-        self.state = self.state.viewed(background=value)
+        self.state = self.state.with_background(value)
         self.notices.say(f"background: {value}")
 
     def next_network(self) -> None:

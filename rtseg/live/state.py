@@ -70,6 +70,15 @@ class LiveState:
         """Contours, or back to what was before them."""
         return self.with_view(self.former_view if self.view.view == "contours" else "contours")
 
+    def with_background(self, value: str) -> LiveState:
+        """Another background; the overlay's colours make way for one, and come back without."""
+        changed = self.viewed(background=value)
+        if value == "none":
+            back = self.view.view == "cutout" and self.former_view == "overlay"
+            return changed.with_view("overlay") if back else changed
+        tinted = self.view.background == "none" and self.view.view == "overlay"
+        return changed.with_view("cutout") if tinted else changed
+
     def opaque(self, steps: int) -> LiveState:
         """The colours heavier or lighter by so many steps, within 0..1."""
         return self.viewed(

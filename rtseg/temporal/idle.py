@@ -45,6 +45,9 @@ MOST_NOISE = 32.0
 LEARNING = 0.1
 """Share by which the noise of a block follows each new picture."""
 
+BUSY_PICTURES, UNSEEN_PICTURES = 15, 7
+"""After so many pictures in a row that show a change, so many at a time are not even compared."""
+
 COLOUR_WEIGHT = 0.25
 """Of the two planes of colour beside that of light: JPEG keeps them coarsely, and one step of them
 changes a whole block."""
@@ -60,7 +63,8 @@ class Stillness:
         self._looked_at: NDArray[np.uint8] | None = None
         self._looked_pts = 0.0
         self._noise: Levels | None = None
-        self._calm = 0
+        self._calm = self._busy = self._skipped = 0
+        self._unseen: tuple[Image, float] | None = None
 
     def holds(self, image: Image, pts: float) -> bool:
         """Whether the next picture of the stream shows nothing that the network has not seen.
@@ -69,20 +73,36 @@ class Stillness:
             image: (H, W, 3) uint8 BGR.
             pts: seconds.
         """
+        if self._is_busy(image, pts):
+            return False
         before, self._now, self._pts = self._now, _planes(image), pts
         size, self._size = self._size, image.shape
         if before is None or size != self._size:
-            self._noise, self._looked_at, self._calm = None, None, 0
+            self._noise, self._looked_at, self._calm, self._busy = None, None, 0, 0
             return False
         self._learn(differences(self._now, before))
         changed = self._has_changed()
         self._calm = 0 if changed else self._calm + 1
+        self._busy = self._busy + 1 if changed else 0
         age = pts - self._looked_pts
         return self._calm > SETTLED_LOOKS and 0 <= age < LONGEST_SECONDS
 
     def looked(self) -> None:
         """The network looks at the picture that `holds` was last asked about."""
         self._looked_at, self._looked_pts = self._now, self._pts
+
+    def _is_busy(self, image: Image, pts: float) -> bool:
+        """Whether so much moved of late that this picture need not be compared: it is looked at."""
+        if self._busy >= BUSY_PICTURES and self._skipped < UNSEEN_PICTURES:
+            self._skipped += 1
+            self._unseen = image, pts
+            return True
+        if self._unseen is not None:  # what the next one is compared with
+            before, self._looked_pts = self._unseen
+            self._now = self._looked_at = _planes(before)
+            self._size, self._unseen = before.shape, None
+        self._skipped = 0
+        return False
 
     def _has_changed(self) -> bool:
         if self._looked_at is None or self._noise is None or self._now is None:
