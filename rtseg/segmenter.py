@@ -18,7 +18,7 @@ from rtseg.flow import spread
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
 from rtseg.segmentation import HeldScores, Segmentation
-from rtseg.shrink import resized as resized
+from rtseg.shrink import resized
 from rtseg.stats import Stats
 from rtseg.zoo import ModelSpec
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.frame import Frame
 from rtseg.labels import PERSON
-from rtseg.segmenter import Segmenter, resized
+from rtseg.segmenter import Segmenter
+from rtseg.shrink import resized
 from rtseg.stats import Stats
 from rtseg.zoo import InputSpec, ModelSpec
 

@@ -13,7 +13,8 @@ from rtseg.clock import Clock
 from rtseg.contracts import Backend, Effect, Rendered, Sink, Source
 from rtseg.frame import Frame
 from rtseg.pipeline import run
-from rtseg.segmenter import Segmenter, resized
+from rtseg.segmenter import Segmenter
+from rtseg.shrink import resized
 
 CLOCKS = {
     "model": "a batch in memory to its logits in memory, on a GPU both in its own, by its events: "

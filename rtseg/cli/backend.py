@@ -16,7 +16,7 @@ from rtseg.cli.says import say
 from rtseg.contracts import Backend, Source
 from rtseg.errors import UsageError
 from rtseg.pipeline import keeps_newest
-from rtseg.segmenter import resized
+from rtseg.shrink import resized
 from rtseg.sources import open_source
 from rtseg.stats import Stats
 from rtseg.zoo import Model

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rtseg.errors import UsageError
 from rtseg.frame import Image
-from rtseg.segmenter import resized
+from rtseg.shrink import resized
 from rtseg.sources import SourceOptions, open_source
 
 Watch = Callable[[str, int, int], None]

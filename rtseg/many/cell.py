@@ -13,7 +13,7 @@ from rtseg.frame import Image
 from rtseg.many.crowd import Look
 from rtseg.many.feed import Feed
 from rtseg.many.layout import Size, fitted
-from rtseg.segmenter import resized
+from rtseg.shrink import resized
 from rtseg.sinks.fit import letterbox
 
 PATIENCE_SECONDS = 1.0
