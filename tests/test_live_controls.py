@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from rtseg.live.keys import KEYS
 from rtseg.live.notices import NOTICE_SECONDS
 from rtseg.live.state import Look
 from rtseg.segmenter import Segmenter
+from rtseg.sinks.video import VideoSink
 
 STEM = "rtseg-20260304-050607"
 
@@ -169,6 +171,7 @@ def test_a_screenshot_is_three_files_and_replaces_none(tmp_path: Path) -> None:
     made = one_frame(tmp_path / "shots")
     controls, rendered = made.desk.controls, made.wall.shown[-1]
     controls.press("s")
+    made.desk.recorder.close()
     folder = tmp_path / "shots"
     names = {f"{STEM}.png", f"{STEM}-mask.png", f"{STEM}-overlay.png"}
     assert {path.name for path in folder.iterdir()} == names
@@ -182,6 +185,7 @@ def test_a_screenshot_is_three_files_and_replaces_none(tmp_path: Path) -> None:
     kept = {path.name: path.read_bytes() for path in folder.iterdir()}
     controls.press("\t")
     controls.press("s")
+    made.desk.recorder.close()
     assert len(list(folder.iterdir())) == 6
     assert all((folder / name).read_bytes() == content for name, content in kept.items())
 
@@ -189,6 +193,7 @@ def test_a_screenshot_is_three_files_and_replaces_none(tmp_path: Path) -> None:
 def test_a_screenshot_that_cannot_be_written_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
     made = one_frame(tmp_path / "no" / "such")
     made.desk.controls.press("s")
+    made.desk.recorder.close()
     assert made.told[0][0] == "warning"
     assert "--screenshots" in made.told[0][1]
     assert made.desk.controls.notices.text.startswith("!")
@@ -314,6 +319,30 @@ def test_two_recordings_of_one_second_have_names_of_their_own(tmp_path: Path) ->
     made.run()
     assert [path.name for path in videos(tmp_path)] == [f"{STEM}-2.mp4", f"{STEM}.mp4"]
     assert [len(decoded(path)[0]) for path in videos(tmp_path)] == [10, 5]
+
+
+def test_no_frame_waits_for_a_recording_to_be_finished(tmp_path: Path, monkeypatch) -> None:
+    made = studio(tmp_path)
+    toggle = lambda desk: desk.controls.press("r")  # noqa: E731
+    close, may_end, by_then = VideoSink.close, threading.Event(), []
+
+    def slow_close(self: VideoSink) -> None:
+        assert may_end.wait(10)
+        close(self)
+
+    def let_it_end(desk) -> None:
+        by_then.extend(made.told)
+        may_end.set()
+
+    monkeypatch.setattr(VideoSink, "close", slow_close)
+    made.wall.script = {5: toggle, 10: toggle, 15: toggle, 20: toggle, 35: let_it_end}
+    made.run()
+    assert by_then == [], "frames 10 to 35 were shown while the first file was not finished"
+    assert {path.name: len(decoded(path)[0]) for path in videos(tmp_path)} == {
+        f"{STEM}.mp4": 5,
+        f"{STEM}-2.mp4": 5,
+    }, "the second has a name of its own, though the first is not there yet"
+    assert [heading for heading, _ in made.told] == ["wrote", "wrote"]
 
 
 def test_a_recording_of_a_camera_lasts_as_long_as_the_world_pauses_included(tmp_path: Path) -> None:

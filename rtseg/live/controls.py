@@ -10,6 +10,7 @@ from pathlib import Path
 from rtseg.clock import Clock
 from rtseg.contracts import Rendered
 from rtseg.errors import RtsegError
+from rtseg.live.aside import Aside
 from rtseg.live.keys import find_key
 from rtseg.live.networks import Arrived, Networks, Switch
 from rtseg.live.notices import Notices
@@ -30,6 +31,7 @@ class Controls(Control):
         segmenter: whose network `m` replaces.
         networks: those that `m` goes through.
         recorder: one of the run's sinks.
+        aside: packs screenshots.
         folder: where screenshots go.
         backgrounds: values of `ViewOptions.background` that `b` goes through.
         now: the wall clock, for file names.
@@ -50,6 +52,7 @@ class Controls(Control):
         segmenter: Switch,
         networks: Networks,
         recorder: Recorder,
+        aside: Aside,
         notices: Notices,
         folder: Path = Path(),
         backgrounds: Sequence[str] = ("none",),
@@ -57,12 +60,12 @@ class Controls(Control):
     ) -> None:
         self.state, self.segmenter, self.networks = state, segmenter, networks
         self.recorder, self.notices = recorder, notices
-        recorder.failed = self._recording_failed
+        recorder.told, recorder.failed = notices.wrote, self._recording_failed
         self.pointer = Pointer(clock)
         self.ended = False
         self.window: Window | None = None
         self.last: Rendered | None = None
-        self._now = now
+        self._aside, self._now = aside, now
         self._folder, self._backgrounds = folder, backgrounds
         self._steps = 0
         self._hud_in_picture = state.view.hud
@@ -81,7 +84,8 @@ class Controls(Control):
         self._steps = max(0, self._steps - 1)
 
     def turn(self) -> None:
-        """Between frames: put a network that has been loaded into its place."""
+        """Between frames: tell of files that are finished, put a loaded network into its place."""
+        self._aside.turn()
         name = self.networks.coming or ""
         try:
             if (found := self.networks.arrived()) is not None:
@@ -192,29 +196,29 @@ class Controls(Control):
         if alone is None:  # else it is said for as long as it lasts
             self.notices.say("all classes")
 
-    def screenshot(self) -> list[Path]:
-        """Write the frame that is shown as picture, mask and overlay; gives the files."""
+    def screenshot(self) -> None:
+        """Write the frame that is shown as picture, mask and overlay."""
         if self.last is None:
             self.notices.say("there is no picture yet")
-            return []
+            return
         rendered = replace(self.last)  # drawn anew, by the present look
-        try:
-            paths = save(rendered, self.state.view.view, self._folder, self._now())
-        except RtsegError as error:
-            self.notices.warn(str(error))
-            return []
-        self.notices.wrote(", ".join(map(str, paths)))
-        return paths
+        write = save(rendered, self.state.view.view, self._folder, self._now())
+        self._aside.begin(
+            write,
+            lambda paths: self.notices.wrote(", ".join(map(str, paths))),
+            lambda error: self.notices.warn(str(error)),
+        )
 
     def record(self) -> None:
         """Start to record, or finish the file."""
+        if self.recorder.recording:
+            if not self.recorder.stop():
+                self.notices.say("nothing was recorded")
+            return
         try:
-            if self.recorder.recording:
-                self.notices.wrote(self.recorder.stop())
-            else:
-                transparent = self.state.view.background == "transparent"
-                path = self.recorder.start(transparent=transparent)
-                self.notices.say(f"recording {path}, r finishes it")
+            transparent = self.state.view.background == "transparent"
+            path = self.recorder.start(transparent=transparent)
+            self.notices.say(f"recording {path}, r finishes it")
         except (RtsegError, OSError) as error:
             self.notices.warn(f"cannot record: {error}")
 

@@ -11,6 +11,7 @@ from rtseg.contracts import Effect, Sink, Source
 from rtseg.effects import VIEWS, ViewOptions, open_effect
 from rtseg.effects.hud import hud_lines, mark_lines
 from rtseg.labels import LabelSet
+from rtseg.live.aside import Aside
 from rtseg.live.captions import Captions
 from rtseg.live.controls import Controls
 from rtseg.live.effect import LiveEffect
@@ -115,13 +116,15 @@ def open_desk(
         RtsegError: the view cannot be drawn.
     """
     switch = Switch(segmenter, same_labels=same_labels)
-    recorder = Recorder(source, segmenter.labels, folder, options)
+    aside = Aside()
+    recorder = Recorder(source, segmenter.labels, folder, options, aside=aside)
     controls = Controls(
         LiveState(Look(view), hud=hud and not view.hud),
         clock=source.clock,
         segmenter=switch,
         networks=Networks(names, load or _no_network),
         recorder=recorder,
+        aside=aside,
         notices=Notices(source.clock, tell),
         folder=folder,
         backgrounds=tuple(dict.fromkeys((*BACKGROUNDS, view.background))),

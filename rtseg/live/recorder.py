@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -10,13 +10,17 @@ from pathlib import Path
 from rtseg.contracts import Rendered, Sink, Source
 from rtseg.errors import RtsegError
 from rtseg.labels import LabelSet
+from rtseg.live.aside import Aside
 from rtseg.sinks import SinkOptions, open_sink
 
 Now = Callable[[], datetime]
 
 
-def free_name(folder: Path, moment: datetime, *endings: str) -> Path:
+def free_name(folder: Path, moment: datetime, *endings: str, taken: Container[Path] = ()) -> Path:
     """`rtseg-YYYYmmdd-HHMMSS` in a folder, numbered where a file of that name has such an ending.
+
+    Args:
+        taken: files that will be there soon.
 
     Raises:
         OSError: the folder is not there and cannot be made.
@@ -26,7 +30,8 @@ def free_name(folder: Path, moment: datetime, *endings: str) -> Path:
     number = 1
     while True:
         name = stem if number == 1 else f"{stem}-{number}"
-        if not any((folder / f"{name}{ending}").exists() for ending in endings):
+        paths = [folder / f"{name}{ending}" for ending in endings]
+        if not any(path.exists() or path in taken for path in paths):
             return folder / name
         number += 1
 
@@ -35,10 +40,15 @@ class Recorder(Sink):
     """Writes what is shown into a new video from `start` to `stop`; else takes frames and waits.
 
     A recording is a file like that of `-o`: a live source's lasts as long as the world did, a
-    file's has that file's times, and its sound. An error ends the recording, not the run.
+    file's has that file's times, and its sound. No frame waits for a file to be finished. An error
+    ends the recording, not the run.
 
     Args:
         folder: where the videos go.
+        aside: finishes them.
+
+    Attributes:
+        told: told what was written, in words, once a file is finished.
         failed: told of an error; what was written until then is finished.
     """
 
@@ -49,11 +59,14 @@ class Recorder(Sink):
         folder: Path,
         options: SinkOptions,
         *,
+        aside: Aside,
         now: Now = datetime.now,
-        failed: Callable[[RtsegError], None] = lambda error: None,
     ) -> None:
-        self.failed = failed
+        self.told: Callable[[str], None] = lambda words: None
+        self.failed: Callable[[RtsegError], None] = lambda error: None
         self.path: Path | None = None
+        self._aside = aside
+        self._finishing: set[Path] = set()
         self._source, self._labels, self._folder = source, labels, folder
         self._options = replace(options, overwrite=False, codec=None, crf=None)
         self._now = now
@@ -81,22 +94,31 @@ class Recorder(Sink):
             OSError: the folder cannot be used.
         """
         suffix = ".mov" if transparent else ".mp4"
-        name = free_name(self._folder, self._now(), suffix)
+        name = free_name(self._folder, self._now(), suffix, taken=self._finishing)
         self.path = name.with_name(f"{name.name}{suffix}")
         self._began = self._source.clock.now()
         return self.path
 
-    def stop(self) -> str:
-        """Finish the file; gives what was written, in words.
+    def stop(self) -> bool:
+        """Finish the file, while the run goes on; `told` or `failed` hears of it.
 
-        Raises:
-            SinkError: it is not whole; the message says what is left.
+        Returns:
+            Whether anything was recorded.
         """
-        sink, self._sink, self.path = self._sink, None, None
-        if sink is None:
-            return "nothing was recorded"
-        sink.close()
-        return sink.summary()
+        sink, path = self._detach()
+        if sink is None or path is None:
+            return False
+        self._finishing.add(path)
+
+        def finished() -> str:
+            try:
+                sink.close()
+            finally:
+                self._finishing.discard(path)
+            return sink.summary()
+
+        self._aside.begin(finished, self.told, self.failed)
+        return True
 
     def write(self, rendered: Rendered) -> None:
         """Record one frame, if it is recording."""
@@ -111,9 +133,18 @@ class Recorder(Sink):
             self.failed(error)
 
     def close(self) -> None:
-        """Finish what is being recorded."""
-        if self.recording:
-            self._last_words = self.stop()
+        """Finish what is being recorded, and wait for all that was to be finished.
+
+        Raises:
+            SinkError: the last one is not whole; the message says what is left.
+        """
+        sink, _ = self._detach()
+        try:
+            if sink is not None:
+                sink.close()
+                self._last_words = sink.summary()
+        finally:
+            self._aside.finish()
 
     def summary(self) -> str:
         """What was still being recorded at the end; of others `stop` told."""
@@ -127,7 +158,14 @@ class Recorder(Sink):
 
     def _give_up(self) -> None:
         """Finish after an error; a second one says nothing new."""
+        sink, _ = self._detach()
         try:
-            self.stop()
+            if sink is not None:
+                sink.close()
         except RtsegError:
             return
+
+    def _detach(self) -> tuple[Sink | None, Path | None]:
+        """What is being recorded, which it no longer is."""
+        sink, self._sink, path, self.path = self._sink, None, self.path, None
+        return sink, path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -12,23 +13,34 @@ from rtseg.sinks.mask import palette, palette_png
 from rtseg.sinks.pictures import encode
 
 
-def save(rendered: Rendered, view: str, folder: Path, moment: datetime) -> list[Path]:
-    """Write `rtseg-YYYYmmdd-HHMMSS.png`, `...-mask.png` and `...-VIEW.png`; replace nothing.
+def save(rendered: Rendered, view: str, folder: Path, moment: datetime) -> Callable[[], list[Path]]:
+    """Draw a frame now; gives what packs and writes it, which any thread may call.
 
-    The mask is a palette PNG whose pixels are class indices.
+    That writes `rtseg-YYYYmmdd-HHMMSS.png`, `...-mask.png` and `...-VIEW.png`, replaces nothing,
+    and gives the files. The mask is a palette PNG whose pixels are class indices.
 
     Raises:
-        SinkError: they cannot be written; none is left half written.
+        SinkError: by what is given: they cannot be written; none is left half written.
     """
     shown = f"-{view}.png" if view != "mask" else "-view.png"
-    segmentation = rendered.segmentation
-    written: list[Path] = []
-    try:
+    segmentation, picture = rendered.segmentation, rendered.picture
+    mask, colours = segmentation.mask, palette(segmentation.labels)
+
+    def write() -> list[Path]:
         contents = {
             ".png": encode(rendered.frame.image, ".png"),
-            "-mask.png": palette_png(segmentation.mask, palette(segmentation.labels)),
-            shown: encode(rendered.picture, ".png"),
+            "-mask.png": palette_png(mask, colours),
+            shown: encode(picture, ".png"),
         }
+        return _write(contents, folder, moment)
+
+    return write
+
+
+def _write(contents: dict[str, bytes], folder: Path, moment: datetime) -> list[Path]:
+    """Write files by their endings; all of them or none."""
+    written: list[Path] = []
+    try:
         name = free_name(folder, moment, *contents)
         for ending, content in contents.items():
             path = name.with_name(f"{name.name}{ending}")
