@@ -101,7 +101,7 @@ def studio(
         view, source, stub(), stats,
         folder=folder, tell=lambda heading, text: told.append((heading, text)), **options,
     )  # fmt: skip
-    desk.controls._now = lambda: MOMENT
+    desk.controls.keeping._now = lambda: MOMENT
     desk.recorder._now = lambda: MOMENT
     wall = Wall(desk)
     desk.controls.window = wall

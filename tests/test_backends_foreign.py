@@ -316,7 +316,7 @@ def test_a_file_keeps_its_precision(tmp_path: Path) -> None:
 
 
 def test_providers_are_really_run() -> None:
-    from rtseg.backends.ort import available_providers_that_run
+    from rtseg.backends.ort_session import available_providers_that_run
 
     found = available_providers_that_run()
     assert found["CPUExecutionProvider"] == "runs"
@@ -328,14 +328,14 @@ def test_a_provider_that_does_not_load_is_found_out(
     tmp_path: Path, monkeypatch, family: str
 ) -> None:
     """CUDA is left out in silence, TensorRT raises: both are one to a person."""
-    from rtseg.backends import ort, providers
+    from rtseg.backends import ort_session, providers
 
-    for module in (ort, providers):
+    for module in (ort_session, providers):
         monkeypatch.setattr(module, "nvidia_driver", lambda: True)
-    provider = ort.PROVIDERS[family]
-    if provider not in ort.onnxruntime.get_available_providers():
+    provider = providers.PROVIDERS[family]
+    if provider not in ort_session.built_in():
         pytest.skip("this ONNX Runtime is built without CUDA")
-    if ort.available_providers_that_run()[provider] == "runs":
+    if ort_session.available_providers_that_run()[provider] == "runs":
         pytest.skip("this machine has a GPU")
     model = find_model(echo(tmp_path / "net.onnx"))
     info = open_backend("onnx", model, device=family).info

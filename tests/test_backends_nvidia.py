@@ -69,7 +69,7 @@ def test_a_network_that_cannot_be_bound_is_opened_again_without_replay(
 ) -> None:
     monkeypatch.setenv("RTSEG_CACHE", str(tmp_path))
     asked: list[list] = []
-    real = ort._session
+    real = ort.open_session
 
     def session(network, providers, threads) -> object:
         asked.append(providers)
@@ -79,9 +79,9 @@ def test_a_network_that_cannot_be_bound_is_opened_again_without_replay(
         raise RuntimeError("This session cannot use the graph capture feature")
 
     chain = [(PROVIDERS["cuda"], provider_options("cuda", 0)), PROVIDERS["cpu"]]
-    monkeypatch.setattr(ort, "_providers", lambda family, number: chain)
+    monkeypatch.setattr(ort, "chain_of", lambda family, number: chain)
     monkeypatch.setattr(ort, "REPLAYED", {PROVIDERS["cpu"]})
-    monkeypatch.setattr(ort, "_session", session)
+    monkeypatch.setattr(ort, "open_session", session)
     monkeypatch.setattr(ort, "BoundRun", fails)
     model = find_model(NAME, weights="random")
     backend = open_backend("onnx", model, input_size=SIZE, precision="fp32")

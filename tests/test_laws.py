@@ -38,7 +38,7 @@ ALLOWED = {
     "triton": {"decode.device", "decode.kernels"},
     "torchvision": {"nets", "train"},
     "lightning": {"train"},
-    "onnxruntime": {"backends.ort", "backends.ort_binding", "export"},
+    "onnxruntime": {"backends.ort", "backends.ort_binding", "backends.ort_session", "export"},
     "openvino": {"backends.openvino_runtime"},
 }
 CALLS = {

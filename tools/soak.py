@@ -123,7 +123,7 @@ class Person:
             return
         self._next = now + self._dice.uniform(0.5, 1.5) * self._pause
         self._paused = self._paused + 1 if controls.state.paused else 0
-        self._recording = self._recording + 1 if controls.recorder.recording else 0
+        self._recording = self._recording + 1 if controls.keeping.recorder.recording else 0
         if self._paused > PAUSE_TURNS:
             self.press(" ")
         elif self._recording > RECORDING_TURNS:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from rtseg.backends.devices import first_line, nvidia_driver
+from rtseg.backends.devices import first_line
 from rtseg.backends.feed import Feed, as_scores
 from rtseg.backends.options import BackendOptions
 from rtseg.backends.ort_binding import BoundRun
+from rtseg.backends.ort_session import Failure, built_in, chain_of, names_of, open_session
 from rtseg.backends.providers import (
-    CHAINS,
     FAMILY_OF,
     PROVIDERS,
     REPLAYED,
     check_device,
     compare,
-    provider_options,
-    tiny_graph,
     wanted_precision,
-    why_not,
     without_replay,
 )
 from rtseg.backends.sizes import check_batch, noise
@@ -39,22 +35,7 @@ NUMPY: dict[str, np.dtype] = {
     "tensor(float16)": np.dtype(np.float16),
     "tensor(double)": np.dtype(np.float64),
 }
-FATAL = 4
 WARM_UP_RUNS = 3
-
-# Errors of ONNX Runtime are bare subclasses of Exception, one by one.
-Failure: tuple[type[Exception], ...] = (
-    *(
-        value
-        for value in vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
-        if isinstance(value, type) and issubclass(value, Exception)
-    ),
-    RuntimeError,
-    ValueError,
-)
-
-# It writes to stderr what we read back and say in one line.
-onnxruntime.set_default_logger_severity(FATAL)
 
 
 class OnnxBackend(Backend):
@@ -80,12 +61,12 @@ class OnnxBackend(Backend):
     ) -> None:
         check_device(options.family)
         self.spec, self.input_size = model.spec, input_size
-        providers = _providers(options.family, options.number)
-        wanted = wanted_precision(options.precision, model, _names(providers)[0])
+        providers = chain_of(options.family, options.number)
+        wanted = wanted_precision(options.precision, model, names_of(providers)[0])
         threads = options.threads or (1 if options.lanes > 1 else None)
         session = self._open(model, wanted, providers, threads)
         running = session.get_providers()[0]
-        kept, lost = compare(options, running, _there())
+        kept, lost = compare(options, running, built_in())
         notes = [*model.notes, *lost]
         own = model.format != "onnx"
         fallen = wanted != "fp32" and running == PROVIDERS["cpu"]
@@ -136,9 +117,9 @@ class OnnxBackend(Backend):
         path = cached_onnx(model, self.input_size, precision) if own else model.file
         assert path is not None
         try:
-            session = _session(path, providers, threads)
+            session = open_session(path, providers, threads)
         except DeviceError:  # some providers raise, others are left out in silence: one path
-            session = _session(path, [PROVIDERS["cpu"]], threads)
+            session = open_session(path, [PROVIDERS["cpu"]], threads)
         declared = session.get_inputs()[0]
         if declared.type not in NUMPY:
             raise ModelError(f"cannot use {path}", found=f"its input is a {declared.type}")
@@ -192,86 +173,3 @@ class OnnxBackend(Backend):
                 raise DeviceError(error.asked, found=error.found, do=error.do) from error
             raise ModelError(error.asked, found=error.found, do=error.do) from error
         return bool(np.isfinite(scores).all())
-
-
-def available_providers_that_run() -> dict[str, str]:
-    """Every provider that this build has, and "runs" or why not: a tiny graph is run on each."""
-    graph = tiny_graph()
-    found = {}
-    for provider in _there():
-        try:
-            session = _session(graph, [provider], threads=1)
-            session.run(None, {"x": np.ones((1, 1, 4, 4), np.float32)})
-            real = session.get_providers()[0]
-            found[provider] = "runs" if real == provider else why_not(provider, _there())
-        except DeviceError:  # its own words name lines of C++
-            found[provider] = why_not(provider, _there())
-        except Failure as error:
-            found[provider] = first_line(error)
-    return found
-
-
-def _session(
-    network: Path | bytes, providers: list[Any], threads: int | None
-) -> onnxruntime.InferenceSession:
-    name = network.name if isinstance(network, Path) else "the graph"
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = FATAL
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.intra_op_num_threads = threads or 0
-    options.inter_op_num_threads = 1
-    # Its threads spin between operators by default, also between frames, on the cores that
-    # decoding and drawing need: live video lets them sleep.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(
-            str(network) if isinstance(network, Path) else network,
-            options,
-            providers=providers,
-            enable_fallback=0,  # its own fallback prints; ours is read back and said
-        )
-    except Failure as error:
-        if any(kind in type(error).__name__ for kind in ("Protobuf", "Graph", "NoSuch", "NoModel")):
-            # "..., Error No Op registered for X" is worth knowing; other words are C++'s own
-            words = first_line(error).partition(", Error ")[2] or "it is no ONNX file, or damaged"
-            raise ModelError(f"cannot load the network {name}", found=words) from error
-        if providers != [PROVIDERS["cpu"]]:
-            raise DeviceError(
-                f"{_names(providers)[0]} cannot load {name}", found=first_line(error)
-            ) from error
-        raise ModelError(f"cannot load the network {name}", found=first_line(error)) from error
-
-
-def _providers(family: str, number: int) -> list[Any]:
-    """What to hand to the session: the device's provider where this build has it, then the CPU."""
-    there = _there()
-    chain: list[Any] = []
-    for name in CHAINS.get(family, (family,)):
-        nvidia = name in ("cuda", "tensorrt")
-        if name == "cpu" or PROVIDERS[name] not in there or (nvidia and not nvidia_driver()):
-            continue
-        if nvidia:
-            _preload_cuda()
-        chain.append((PROVIDERS[name], provider_options(name, number)))
-    return [*chain, PROVIDERS["cpu"]]
-
-
-def _names(providers: list[Any]) -> list[str]:
-    return [entry if isinstance(entry, str) else entry[0] for entry in providers]
-
-
-def _preload_cuda() -> None:
-    """Load the CUDA and cuDNN libraries that torch's wheels bring, where the system has none."""
-    import contextlib
-    import io
-
-    preload = getattr(onnxruntime, "preload_dlls", None)  # since 1.21
-    if preload is not None:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
-            preload()
-
-
-def _there() -> list[str]:
-    """The providers that this build of ONNX Runtime has, loadable or not."""
-    return list(onnxruntime.get_available_providers())

@@ -102,7 +102,7 @@ except Exception as error:
 
 
 def _onnx() -> Iterator[Finding]:
-    from rtseg.backends.ort import available_providers_that_run
+    from rtseg.backends.ort_session import available_providers_that_run
 
     for provider, found in available_providers_that_run().items():
         yield provider, found, ""

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
-from pathlib import Path
 
 from rtseg.clock import Clock
 from rtseg.contracts import Rendered
 from rtseg.errors import RtsegError
-from rtseg.live.aside import Aside
+from rtseg.live.keeping import Keeping
 from rtseg.live.keys import find_key
 from rtseg.live.networks import Arrived, Networks, Switch
 from rtseg.live.notices import Notices
 from rtseg.live.point import Found, Point, Pointer, class_under
-from rtseg.live.recorder import Recorder
-from rtseg.live.screenshot import save
 from rtseg.live.state import LiveState, Look, after
 from rtseg.live.window import Window
 from rtseg.loop import Control
@@ -30,11 +26,8 @@ class Controls(Control):
         clock: of the run.
         segmenter: whose network `m` replaces.
         networks: those that `m` goes through.
-        recorder: one of the run's sinks.
-        aside: packs screenshots.
-        folder: where screenshots go.
+        keeping: writes screenshots and recordings.
         backgrounds: values of `ViewOptions.background` that `b` goes through.
-        now: the wall clock, for file names.
 
     Attributes:
         state: how it is now.
@@ -51,22 +44,17 @@ class Controls(Control):
         clock: Clock,
         segmenter: Switch,
         networks: Networks,
-        recorder: Recorder,
-        aside: Aside,
+        keeping: Keeping,
         notices: Notices,
-        folder: Path = Path(),
         backgrounds: Sequence[str] = ("none",),
-        now: Callable[[], datetime] = datetime.now,
     ) -> None:
         self.state, self.segmenter, self.networks = state, segmenter, networks
-        self.recorder, self.notices = recorder, notices
-        recorder.told, recorder.failed = notices.wrote, self._recording_failed
+        self.keeping, self.notices = keeping, notices
         self.pointer = Pointer(clock)
         self.ended = False
         self.window: Window | None = None
         self.last: Rendered | None = None
-        self._aside, self._now = aside, now
-        self._folder, self._backgrounds = folder, backgrounds
+        self._backgrounds = backgrounds
         self._steps = 0
         self._hud_in_picture = state.view.hud
 
@@ -85,7 +73,7 @@ class Controls(Control):
 
     def turn(self) -> None:
         """Between frames: tell of files that are finished, put a loaded network into its place."""
-        self._aside.turn()
+        self.keeping.turn()
         name = self.networks.coming or ""
         try:
             if (found := self.networks.arrived()) is not None:
@@ -202,25 +190,11 @@ class Controls(Control):
             self.notices.say("there is no picture yet")
             return
         rendered = replace(self.last)  # drawn anew, by the present look
-        write = save(rendered, self.state.view.view, self._folder, self._now())
-        self._aside.begin(
-            write,
-            lambda paths: self.notices.wrote(", ".join(map(str, paths))),
-            lambda error: self.notices.warn(str(error)),
-        )
+        self.keeping.screenshot(rendered, self.state.view.view)
 
     def record(self) -> None:
         """Start to record, or finish the file."""
-        if self.recorder.recording:
-            if not self.recorder.stop():
-                self.notices.say("nothing was recorded")
-            return
-        try:
-            transparent = self.state.view.background == "transparent"
-            path = self.recorder.start(transparent=transparent)
-            self.notices.say(f"recording {path}, r finishes it")
-        except (RtsegError, OSError) as error:
-            self.notices.warn(f"cannot record: {error}")
+        self.keeping.record(transparent=self.state.view.background == "transparent")
 
     def point(self, at: Point | None) -> None:
         """The pointer is there, over the picture that is shown; None is beside it."""
@@ -256,6 +230,3 @@ class Controls(Control):
             self.last = replace(last, segmentation=found.segmentation)  # it stands still
             if self.window is not None:
                 self.window.write(self.last)
-
-    def _recording_failed(self, error: RtsegError) -> None:
-        self.notices.warn(f"the recording has ended: {error}")

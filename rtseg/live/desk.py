@@ -16,6 +16,7 @@ from rtseg.live.captions import Captions
 from rtseg.live.controls import Controls
 from rtseg.live.effect import LiveEffect
 from rtseg.live.glass import Glass
+from rtseg.live.keeping import Keeping
 from rtseg.live.networks import Load, Networks, Switch
 from rtseg.live.notices import Notices, Tell
 from rtseg.live.recorder import Recorder
@@ -116,17 +117,15 @@ def open_desk(
         RtsegError: the view cannot be drawn.
     """
     switch = Switch(segmenter, same_labels=same_labels)
-    aside = Aside()
+    aside, notices = Aside(), Notices(source.clock, tell)
     recorder = Recorder(source, segmenter.labels, folder, options, aside=aside)
     controls = Controls(
         LiveState(Look(view), hud=hud and not view.hud),
         clock=source.clock,
         segmenter=switch,
         networks=Networks(names, load or _no_network),
-        recorder=recorder,
-        aside=aside,
-        notices=Notices(source.clock, tell),
-        folder=folder,
+        keeping=Keeping(recorder, aside, notices, folder),
+        notices=notices,
         backgrounds=tuple(dict.fromkeys((*BACKGROUNDS, view.background))),
     )
     effect = LiveEffect(

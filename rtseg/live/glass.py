@@ -59,7 +59,7 @@ class Glass:
 
 def status(controls: Controls) -> list[str]:
     """What lasts: paused, recording, loading, a class alone."""
-    recorder, solo = controls.recorder, controls.state.look.solo
+    recorder, solo = controls.keeping.recorder, controls.state.look.solo
     minutes, seconds = divmod(int(recorder.seconds), 60)
     return [
         *(["paused: space goes on, . shows one more"] if controls.state.paused else []),

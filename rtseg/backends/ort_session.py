@@ -1,0 +1,126 @@
+"""Sessions of ONNX Runtime: their device, their settings, and what they say when they fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from rtseg.backends.devices import first_line, nvidia_driver
+from rtseg.backends.providers import (
+    CHAINS,
+    PROVIDERS,
+    provider_options,
+    tiny_graph,
+    why_not,
+)
+from rtseg.errors import DeviceError, ModelError
+
+FATAL = 4
+
+# Errors of ONNX Runtime are bare subclasses of Exception, one by one.
+Failure: tuple[type[Exception], ...] = (
+    *(
+        value
+        for value in vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
+        if isinstance(value, type) and issubclass(value, Exception)
+    ),
+    RuntimeError,
+    ValueError,
+)
+
+# It writes to stderr what we read back and say in one line.
+onnxruntime.set_default_logger_severity(FATAL)
+
+
+def available_providers_that_run() -> dict[str, str]:
+    """Every provider that this build has, and "runs" or why not: a tiny graph is run on each."""
+    graph = tiny_graph()
+    found = {}
+    for provider in built_in():
+        try:
+            session = open_session(graph, [provider], threads=1)
+            session.run(None, {"x": np.ones((1, 1, 4, 4), np.float32)})
+            real = session.get_providers()[0]
+            found[provider] = "runs" if real == provider else why_not(provider, built_in())
+        except DeviceError:  # its own words name lines of C++
+            found[provider] = why_not(provider, built_in())
+        except Failure as error:
+            found[provider] = first_line(error)
+    return found
+
+
+def open_session(
+    network: Path | bytes, providers: list[Any], threads: int | None
+) -> onnxruntime.InferenceSession:
+    """Load a network; where none of the `providers` but the last can be had, some raise, and others
+    are left out in silence.
+
+    Raises:
+        ModelError: it is no network, or one that this ONNX Runtime does not know.
+        DeviceError: a provider failed.
+    """
+    name = network.name if isinstance(network, Path) else "the graph"
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = FATAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    # Its threads spin between operators by default, also between frames, on the cores that
+    # decoding and drawing need: live video lets them sleep.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(
+            str(network) if isinstance(network, Path) else network,
+            options,
+            providers=providers,
+            enable_fallback=0,  # its own fallback prints; ours is read back and said
+        )
+    except Failure as error:
+        if any(kind in type(error).__name__ for kind in ("Protobuf", "Graph", "NoSuch", "NoModel")):
+            # "..., Error No Op registered for X" is worth knowing; other words are C++'s own
+            words = first_line(error).partition(", Error ")[2] or "it is no ONNX file, or damaged"
+            raise ModelError(f"cannot load the network {name}", found=words) from error
+        if providers != [PROVIDERS["cpu"]]:
+            raise DeviceError(
+                f"{names_of(providers)[0]} cannot load {name}", found=first_line(error)
+            ) from error
+        raise ModelError(f"cannot load the network {name}", found=first_line(error)) from error
+
+
+def chain_of(family: str, number: int) -> list[Any]:
+    """What to hand to the session: the device's provider where this build has it, then the CPU."""
+    there = built_in()
+    chain: list[Any] = []
+    for name in CHAINS.get(family, (family,)):
+        nvidia = name in ("cuda", "tensorrt")
+        if name == "cpu" or PROVIDERS[name] not in there or (nvidia and not nvidia_driver()):
+            continue
+        if nvidia:
+            _preload_cuda()
+        chain.append((PROVIDERS[name], provider_options(name, number)))
+    return [*chain, PROVIDERS["cpu"]]
+
+
+def names_of(providers: list[Any]) -> list[str]:
+    """Providers without their options."""
+    return [entry if isinstance(entry, str) else entry[0] for entry in providers]
+
+
+def _preload_cuda() -> None:
+    """Load the CUDA and cuDNN libraries that torch's wheels bring, where the system has none."""
+    import contextlib
+    import io
+
+    preload = getattr(onnxruntime, "preload_dlls", None)  # since 1.21
+    if preload is not None:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            preload()
+
+
+def built_in() -> list[str]:
+    """The providers that this build of ONNX Runtime has, loadable or not."""
+    return list(onnxruntime.get_available_providers())
