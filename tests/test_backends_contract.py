@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,11 @@ def pictures(count: int = 1, size: tuple[int, int] = SIZE, seed: int = 0) -> np.
     return (large + random.integers(0, 56, large.shape)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+COMPILES = "torch-compile"
+QUICK = [name for name in BACKENDS if name != COMPILES]
+
+
+@pytest.mark.parametrize("name", [*QUICK, pytest.param(COMPILES, marks=pytest.mark.slow)])
 def test_contract(name: str) -> None:
     backend = opened(name, threads=1, device="cpu", strict=True)
     assert backend.input_size == SIZE
@@ -72,7 +77,7 @@ def test_contract(name: str) -> None:
     backend.close()
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", QUICK)
 def test_batches_of_another_shape_are_refused(name: str) -> None:
     backend = opened(name)
     for wrong in (pictures(size=(96, 96)), pictures()[0]):
@@ -80,7 +85,7 @@ def test_batches_of_another_shape_are_refused(name: str) -> None:
             backend(wrong)
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", QUICK)
 def test_an_absent_device_is_said_or_refused(name: str) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -107,9 +112,36 @@ def test_nonsense_is_refused(name: str) -> None:
         open_backend(name, model, input_size=(8, 640))
 
 
+def test_what_is_compiled_is_what_torch_would_run_and_its_seconds_are_told(monkeypatch) -> None:
+    compiled = []
+
+    def compile_(network: torch.nn.Module, dynamic: bool) -> torch.nn.Module:
+        compiled.append((network, dynamic))
+        return network
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    backend, plain = (opened(name, threads=1, device="cpu") for name in (COMPILES, "torch"))
+    assert [dynamic for _, dynamic in compiled] == [False], "it has one input size for life"
+    assert re.search(r"compiled in [\d.]+ s", " ".join(backend.info.notes))
+    np.testing.assert_array_equal(backend(pictures()), plain(pictures()))
+
+
+def test_a_machine_that_cannot_compile_says_what_to_do(monkeypatch) -> None:
+    def fail(*_: object) -> object:
+        raise torch._dynamo.exc.TorchDynamoException("No working C++ compiler found\nat line 3")
+
+    def compile_(network: torch.nn.Module, dynamic: bool) -> torch.nn.Module:
+        network.forward = fail
+        return network
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    with pytest.raises(DeviceError, match=r"No working C\+\+ compiler found.*--backend torch"):
+        opened(COMPILES, device="cpu")
+
+
 def test_unknown_backend_and_wrong_pairs() -> None:
     with pytest.raises(
-        UsageError, match=r"unknown backend 'trt'.*auto, torch, onnx, openvino, stub"
+        UsageError, match=r"unknown backend 'trt'.*auto, torch, torch-compile, onnx, openvino, stub"
     ):
         open_backend("trt", find_model("stub"))
     for name in ("torch", "onnx"):

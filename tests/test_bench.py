@@ -46,7 +46,7 @@ from rtseg.decode import disagreeing_share
 from rtseg.effects import ViewOptions, open_effect
 from rtseg.errors import BackendError, RtsegError, SinkError, UsageError
 from rtseg.nets import find_model
-from rtseg.nets.flops import matrix_peak, network_flops, onnx_flops
+from rtseg.nets.flops import COPIED_BYTES, copy_peak, matrix_peak, network_flops, onnx_flops
 from rtseg.segmenter import Segmenter
 from rtseg.sinks import open_sink
 from rtseg.sources import open_source
@@ -115,6 +115,7 @@ class Scripted:
             "reference": None,
             "agreement": (0.9, 0.8),
             "peak": 1e11,
+            "copies": 2e10,
         }
         return deepcopy(answers[method])
 
@@ -148,7 +149,9 @@ def full() -> Record:
     made, _ = measured("ABC", missing="C")
     made.rows[0].gflop, made.rows[0].peak_share = 2.5, 0.5
     made.rows[0].agreement = Agreement(0.9999, 0.99, 16)
-    made.peaks.append({"device": "cpu", "precision": "fp32", "threads": None, "gflops": 200.0})
+    made.peaks.append(
+        {"device": "cpu", "precision": "fp32", "threads": None, "gflops": 200.0, "copy_gb_s": 20.0}
+    )
     return made
 
 
@@ -423,9 +426,10 @@ def test_the_share_of_the_peak_is_that_of_its_device(full: Record) -> None:
 def test_of_several_products_the_best_is_the_peak() -> None:
     peaks: list[dict[str, Any]] = []
     for gflops in (90.0, 120.0, 100.0):
-        keep_best(peaks, ("cpu", "fp32"), 2, gflops)
-    keep_best(peaks, ("cuda:0", "fp16"), 2, 5e5)
+        keep_best(peaks, ("cpu", "fp32"), 2, gflops=gflops, copy_gb_s=100 - gflops / 2)
+    keep_best(peaks, ("cuda:0", "fp16"), 2, gflops=5e5, copy_gb_s=3e3)
     assert [peak["gflops"] for peak in peaks] == [120.0, 5e5]
+    assert [peak["copy_gb_s"] for peak in peaks] == [55.0, 3e3], "each is the best of its own"
 
 
 def test_the_peak_of_a_matrix_product_is_positive() -> None:
@@ -433,6 +437,19 @@ def test_the_peak_of_a_matrix_product_is_positive() -> None:
     assert peak is not None
     assert peak > 1e8
     assert matrix_peak("mps", "fp32") is None
+
+
+def test_copies_are_counted_as_read_and_written(monkeypatch) -> None:
+    copied = []
+
+    def half_a_second(work, cuda: bool) -> float:
+        copied.append(work())
+        return 0.5
+
+    monkeypatch.setattr("rtseg.nets.flops._quickest", half_a_second)
+    assert copy_peak("cpu", 1) == 2 * COPIED_BYTES["cpu"] / 0.5
+    assert copied[0].numel() == COPIED_BYTES["cpu"]
+    assert copy_peak("mps") is None
 
 
 def test_the_arithmetic_of_a_known_network_is_what_was_published() -> None:

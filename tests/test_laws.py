@@ -30,6 +30,7 @@ ALLOWED = {
     "torch": {
         "nets",
         "backends.pytorch",
+        "backends.compiled",
         "backends.device_loop",
         "decode.device",
         "export",

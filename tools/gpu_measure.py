@@ -40,7 +40,7 @@ from rtseg.effects import ViewOptions, open_effect
 from rtseg.frame import Frame
 from rtseg.nets import find_model
 from rtseg.nets.build import build
-from rtseg.nets.flops import matrix_peak, network_flops
+from rtseg.nets.flops import copy_peak, matrix_peak, network_flops
 from rtseg.pipeline import run
 from rtseg.segmenter import Segmenter
 from rtseg.sinks import open_sink
@@ -197,13 +197,10 @@ def agreement(segmenter: Segmenter, model: Model, frames: list[Frame]) -> float:
 
 def limits(device: torch.device) -> dict[str, float | None]:
     """TFLOP/s of a matrix product, and GB/s of a copy, counting what is read and written."""
-    precision = "fp16" if device.type == "cuda" else "fp32"
-    flops = matrix_peak(str(device) if device.type == "cuda" else "cpu", precision, None)
-    megabytes = 1024 if device.type == "cuda" else 64
-    there = torch.zeros(megabytes << 20, dtype=torch.uint8, device=device)
-    other = torch.empty_like(there)
-    taken = median(_timed(lambda: other.copy_(there), device, 0.5))
-    return {"tflops": flops and flops / 1e12, "copy_gb_s": 2 * there.numel() / taken / 1e9}
+    where = str(device) if device.type == "cuda" else "cpu"
+    flops = matrix_peak(where, "fp16" if device.type == "cuda" else "fp32")
+    copied = copy_peak(where)
+    return {"tflops": flops and flops / 1e12, "copy_gb_s": copied and copied / 1e9}
 
 
 def measure(name: str, args: argparse.Namespace, frames: list[Frame]) -> dict[str, Any]:

@@ -23,6 +23,9 @@ SHARES = {
     "frames": 0.14,
 }
 PASTE, PASTE_ON_EMPTY = 0.25, 0.7
+USUAL_LONG_SIDE = 320
+LOG_SCALES = math.log(0.55), math.log(1.9)
+"""Of a picture of that size, in a crop of 224 pixels."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,11 @@ def _share(picture: PackedPicture, value: int) -> float:
 def random_affine(rng: Generator, size: tuple[int, int], side: int) -> Floats:
     """Return a (2,3) float32 map from picture to crop pixels: scale, shape, turn, flip, place.
 
-    `size` is the picture's (height, width); the crop lies inside the picture where it fits.
+    `size` is the picture's (height, width); the crop lies inside the picture where it fits. People
+    are as large in it whatever size the pictures were packed at.
     """
-    scale = math.exp(rng.uniform(math.log(0.6), math.log(1.9))) * math.sqrt(side / 224)
+    shrink = USUAL_LONG_SIDE / max(size)
+    scale = math.exp(rng.uniform(*LOG_SCALES)) * math.sqrt(side / 224) * shrink
     stretch = math.exp(rng.uniform(-0.2, 0.2))
     angle = math.radians(rng.normal(0, 7))
     flip = rng.choice((-1.0, 1.0))

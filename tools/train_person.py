@@ -1,13 +1,15 @@
 """Train LR-ASPP MobileNetV3-Large to find people, from scratch, on what person_data.py packs.
 
-    python tools/train_person.py pack.npz --out person/ --minutes 95
+    python tools/train_person.py pack.npz --out person/ --distilled distilled.pth --minutes 71
     python tools/train_person.py pack.npz --out person/ --minutes 25 --device cuda --workers 15
 
-The schedule runs on time: progress is the training time so far, over all runs, divided by
-`--minutes`. Started again, it goes on from its last saved state; `--for` ends one run early. Ctrl-C
-or SIGTERM saves and stops. `--start` begins from weights, with a lower peak of the learning rate.
-Input of the network: RGB / 255, less MEAN, divided by STD. Its logits (background, person) have
-stride 8. The saved file is the plain float32 state dict of the averaged weights.
+With `--distilled` (what distil_person.py wrote) the network begins there, and for the first part of
+the time its stages go on repeating the teacher's. The schedule runs on time: progress is the
+training time so far, over all runs, divided by `--minutes`. Started again, it goes on from its last
+saved state; `--for` ends one run early. Ctrl-C or SIGTERM saves and stops. `--start` begins from
+weights; both begin with a lower peak of the learning rate. The network's input is as `normalised`
+makes it; its logits (background, person) have stride 8. The saved file is the plain float32 state
+dict of the averaged weights.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from distil_person import TEACHER, decaying, normalised, warm_cosine
 from person_data import (
     BACKGROUND,
     DEFAULT_DATA,
@@ -32,55 +35,30 @@ from person_data import (
     people_pictures,
     voc_pictures,
 )
+from person_student import Segmenter, Student, lraspp
+from person_teacher import Spread, Teacher
 from person_views import HIGH_STRIDE, OUTSIDE, Crops, Pack
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from rtseg.nets.build import build
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CLASSES, HIGH_CHANNELS = 21, 960
 WEIGHT_DECAY, WARM_UP = 0.03, 0.04
+FEATURE_SHARES = (0.05, 0.1, 0.2, 0.2, 0.2, 0.2, 0.2)
+"""Of the loss, for each stage, at the beginning."""
+
+FEATURES_UNTIL = 0.7
+"""The share of the time after which stages no longer repeat the teacher's."""
+
 PEAK_RATE, PEAK_RATE_FROM_WEIGHTS = 1.5e-3, 7e-4
 """Of batches of 16; they grow with the square root of the batch."""
-CROPS = {"cpu": ((0.0, 160), (0.6, 192), (0.85, 224)), "cuda": ((0.0, 224), (0.5, 288), (0.8, 352))}
+CROPS = {"cpu": ((0.0, 160), (0.5, 192), (0.8, 256)), "cuda": ((0.0, 224), (0.5, 288), (0.8, 352))}
 BATCH = {"cpu": 16, "cuda": 128}
 EMA_SAMPLES = 8000
 """How many samples the average of the weights looks back."""
 SAVE_SECONDS, REPORT_SECONDS = 300, 600
-LABELLED_TEACHER, IGNORED_TEACHER, CLASS_TEACHER = 0.15, 0.4, 0.4
+LABELLED_TEACHER, IGNORED_TEACHER, CLASS_TEACHER = 0.15, 0.4, 0.3
 
-# torchvision's LRASPP: an nn.Module whose `backbone` and `classifier` are called one by one.
-Segmenter = Any
-
-
-def lraspp() -> Segmenter:
-    """Return torchvision's LR-ASPP MobileNetV3-Large for two classes, without weights."""
-    return build("lraspp_mobilenet_v3_large", 2)
-
-
-# --- network and loss -------------------------------------------------------------------------
-
-
-class Student(nn.Module):
-    """The segmenter and a head, used in training only, that repeats the teacher's 21 classes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net: Segmenter = lraspp()
-        self.classes = nn.Conv2d(HIGH_CHANNELS, CLASSES, 1)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (N,2,S/8,S/8) and class logits (N,21,S/16,S/16) of (N,3,S,S) float."""
-        features = self.net.backbone(images)
-        return self.net.classifier(features), self.classes(features["high"])
-
-
-def normalised(images: Tensor) -> Tensor:
-    """Return (N,H,W,3) uint8 RGB as the network's (N,3,H,W) float32 input, channels last."""
-    mean, std = (torch.tensor(values, device=images.device) for values in (MEAN, STD))
-    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+# --- loss -------------------------------------------------------------------------------------
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -146,14 +124,6 @@ class Average:
 # --- training ---------------------------------------------------------------------------------
 
 
-def rate_factor(progress: float) -> float:
-    """Return the learning rate as a share of its peak: linear warm-up, then cosine to 1 %."""
-    if progress < WARM_UP:
-        return max(progress / WARM_UP, 0.01)
-    rest = min(1.0, (progress - WARM_UP) / (1 - WARM_UP))
-    return 0.01 + 0.99 * (1 + math.cos(math.pi * rest)) / 2
-
-
 def crop_side(progress: float, device: str) -> int:
     """Return the side of the crops: small ones first, which is faster."""
     return [side for start, side in CROPS[device] if progress >= start][-1]
@@ -161,11 +131,31 @@ def crop_side(progress: float, device: str) -> int:
 
 def optimizer_for(student: Student) -> torch.optim.AdamW:
     """Return AdamW that decays weights but neither biases nor normalisation."""
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in student.parameters() if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
-        {"params": [p for p in student.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups = decaying(student.parameters(), WEIGHT_DECAY)
     return torch.optim.AdamW(groups, lr=PEAK_RATE, fused=True)
+
+
+class Example:
+    """The teacher, and how far a student's stages are from its."""
+
+    def __init__(self, data: Path, spread: dict[str, Tensor], device: str) -> None:
+        self._teacher = Teacher(data / "networks" / TEACHER).to(device)
+        self._spread = Spread()
+        self._spread.load_state_dict(spread)
+        self._spread.to(device)
+
+    def loss(self, student: Student, stages: list[Tensor], images: Tensor) -> Tensor:
+        """Return the mean squared distance of all stages, by their shares."""
+        with torch.inference_mode():
+            seen = self._teacher.stages(images)
+            wanted = [self._spread(number, values) for number, values in enumerate(seen)]
+        distances = [
+            share * functional.mse_loss(student.repeated(number, output), target.clone())
+            for number, (share, output, target) in enumerate(
+                zip(FEATURE_SHARES, stages, wanted, strict=True)
+            )
+        ]
+        return torch.stack(distances).sum()
 
 
 def half_pays(device: str) -> bool:
@@ -182,9 +172,14 @@ class Trainer:
         self._batch, self._half = BATCH[self._device], half_pays(self._device)
         self._pack = Pack(pack)
         self._student = Student()
+        self._example: Example | None = None
         if options.start:
             self._student.net.load_state_dict(started_from(options.start))
-        base = PEAK_RATE_FROM_WEIGHTS if options.start else PEAK_RATE
+        if options.distilled:
+            distilled = torch.load(options.distilled, weights_only=True)
+            self._student.load_state_dict(distilled["student"])
+            self._example = Example(options.data, distilled["spread"], self._device)
+        base = PEAK_RATE_FROM_WEIGHTS if options.start or options.distilled else PEAK_RATE
         self._peak = base * math.sqrt(self._batch / 16)
         self._student.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimizer = optimizer_for(self._student)
@@ -282,12 +277,16 @@ class Trainer:
 
     def _step(self, images: Tensor, labels: Tensor, teacher: Tensor, classes: Tensor) -> Tensor:
         for group in self._optimizer.param_groups:
-            group["lr"] = self._peak * rate_factor(self._progress)
+            group["lr"] = self._peak * warm_cosine(self._progress, WARM_UP)
         self._student.train()
         with torch.autocast(self._device, torch.bfloat16, enabled=self._half):
-            logits, class_logits = self._student(normalised(images))
-        loss = person_loss(logits, labels, teacher)
-        total = loss + CLASS_TEACHER * class_loss(class_logits, classes, labels)
+            stages = self._student.stages(normalised(images))
+            logits, class_logits = self._student.heads(stages)
+        total = person_loss(logits, labels, teacher)
+        total += CLASS_TEACHER * class_loss(class_logits, classes, labels)
+        repeating = max(0.0, 1 - self._progress / FEATURES_UNTIL)
+        if self._example is not None and repeating:
+            total += repeating * self._example.loss(self._student, stages, images)
         self._optimizer.zero_grad()
         total.backward()
         nn.utils.clip_grad_norm_(self._student.parameters(), 5.0)
@@ -397,6 +396,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=95, help="training time over all runs")
     parser.add_argument("--for", dest="only", type=float, help="minutes of this run alone")
     parser.add_argument("--start", type=Path, help="weights to begin with (.safetensors)")
+    parser.add_argument("--distilled", type=Path, help="what distil_person.py wrote, likewise")
     parser.add_argument("--device", choices=list(BATCH), default="cpu")
     parser.add_argument("--workers", type=int, default=1, help="processes that make crops")
     parser.add_argument("--threads", type=int, default=os.cpu_count())

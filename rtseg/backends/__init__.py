@@ -18,6 +18,7 @@ __all__ = ["BACKENDS", "BackendOptions", "fit_size", "open_backend"]
 
 BACKENDS = {
     "torch": "rtseg.backends.pytorch:TorchBackend",
+    "torch-compile": "rtseg.backends.compiled:CompiledBackend",
     "onnx": "rtseg.backends.ort:OnnxBackend",
     "openvino": "rtseg.backends.openvino_runtime:OpenVinoBackend",
     "stub": "rtseg.backends.stub:StubBackend",
@@ -52,7 +53,7 @@ def open_backend(
     if name == "auto":
         name = _best(model, asked.family)
     _require_match(name, model)
-    if asked.precision == "tf32" and name != "torch":
+    if asked.precision == "tf32" and name not in ("torch", "torch-compile"):
         raise UsageError(
             f"precision tf32 for the {name} backend",
             found="torch has it, on NVIDIA's GPUs",
@@ -83,6 +84,7 @@ def _require_match(name: str, model: Model) -> None:
     files = {"torch", "random", "onnx"}
     kinds = {
         "torch": {"torch", "random"},
+        "torch-compile": {"torch", "random"},
         "onnx": files,
         "openvino": files,
         "stub": {"none"},

@@ -51,6 +51,7 @@ class TorchBackend(Backend):
         DeviceError: the device failed, or is not there and `strict` is set.
     """
 
+    name = "torch"
     _loop: Any = None
 
     def __init__(
@@ -91,12 +92,12 @@ class TorchBackend(Backend):
         """
         self._network = load_network(model)
         try:
-            self._network = _placed(self._network, device, dtype)
-            finite = self._warm_up()
+            self._network = self._placed(self._network, device, dtype)
+            finite = self._warm_up(notes)
             if not finite and dtype != torch.float32:
                 notes.append(f"{NAMES[dtype]} gave infinite scores, so fp32 runs instead")
-                self._network = _placed(load_network(model), device, torch.float32)
-                finite = self._warm_up()
+                self._network = self._placed(load_network(model), device, torch.float32)
+                finite = self._warm_up(notes)
             if device.type == "cuda":
                 self._keep_frames(device, notes)
         except (RuntimeError, BackendError) as error:  # torch.OutOfMemoryError is one
@@ -167,8 +168,14 @@ class TorchBackend(Backend):
         scores: torch.Tensor = self._network(image)
         return scores
 
-    def _warm_up(self) -> bool:
-        """Run at the real shape; whether all scores are finite."""
+    def _placed(self, network: SeamNetwork, device: torch.device, dtype: torch.dtype) -> Any:
+        """The network on the device, as it is run."""
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # one shape for life: let cuDNN time its methods
+        return network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return,unused-ignore]
+
+    def _warm_up(self, notes: list[str]) -> bool:
+        """Run at the real shape; whether all scores are finite. `notes` gets what to tell of it."""
         batch = noise(self.input_size)
         scores = [self._run(batch) for _ in range(WARM_UP_RUNS)][-1]
         return bool(torch.isfinite(scores).all().item())
@@ -181,7 +188,7 @@ class TorchBackend(Backend):
         provider = "cuDNN" if weight.device.type == "cuda" else "ATen"
         short = torch.backends.cudnn.allow_tf32 and weight.dtype == torch.float32
         precision = "tf32" if short and weight.device.type == "cuda" else NAMES[weight.dtype]
-        return BackendInfo("torch", device, precision, provider, notes, kept)
+        return BackendInfo(self.name, device, precision, provider, notes, kept)
 
 
 def _device(options: BackendOptions) -> tuple[torch.device, str | None]:
@@ -216,12 +223,6 @@ def _cuda_missing(number: int) -> str:
 
 def _usual_dtype(device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else torch.float32
-
-
-def _placed(network: SeamNetwork, device: torch.device, dtype: torch.dtype) -> SeamNetwork:
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # one shape for life: let cuDNN time its methods
-    return network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return,unused-ignore]
 
 
 def _device_failed(device: torch.device, error: Exception) -> Exception:

@@ -12,15 +12,17 @@ Peak = dict[str, Any]
 
 
 def keep_best(
-    peaks: list[Peak], place: tuple[str, str], threads: int | None, gflops: float
+    peaks: list[Peak], place: tuple[str, str], threads: int | None, **found: float
 ) -> None:
-    """Note a measurement; of several of one device and precision the best counts."""
+    """Note measurements (`gflops`, `copy_gb_s`); of several of one device and precision the best
+    counts.
+    """
     for peak in peaks:
         if _place(peak) == place:
-            peak["gflops"] = max(peak["gflops"], gflops)
+            peak.update({name: max(peak[name], value) for name, value in found.items()})
             return
     device, precision = place
-    peaks.append({"device": device, "precision": precision, "threads": threads, "gflops": gflops})
+    peaks.append({"device": device, "precision": precision, "threads": threads, **found})
 
 
 def peak_place(row: Row) -> tuple[str, str]:

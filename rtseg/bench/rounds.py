@@ -237,10 +237,12 @@ class _Bench:
         entry.row.miou = entry.remote.ask("mean_iou", settings.data, settings.max_pictures)
 
     def _measure_peaks(self) -> None:
-        """One more product on each device that something ran on; the best of all is kept."""
+        """One more product and copy on each device that something ran on; the best are kept."""
         threads = self._record.settings.get("threads")
         counted = [e.row for e in self._entries if e.row.gflop is not None and not e.row.error]
         for place in sorted(set(map(peak_place, counted))):
-            found = self._yardstick.ask("peak", *place, threads)
-            if found is not None:
-                keep_best(self._record.peaks, place, threads, found / 1e9)
+            product = self._yardstick.ask("peak", *place, threads)
+            copy = self._yardstick.ask("copies", place[0], threads)
+            if product is not None and copy is not None:
+                found = {"gflops": product / 1e9, "copy_gb_s": copy / 1e9}
+                keep_best(self._record.peaks, place, threads, **found)

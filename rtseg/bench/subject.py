@@ -213,6 +213,12 @@ class Yardstick:
 
         return matrix_peak(device, precision, threads)
 
+    def copies(self, device: str, threads: int | None) -> float | None:
+        """As `copy_peak`."""
+        from rtseg.nets.flops import copy_peak
+
+        return copy_peak(device, threads)
+
 
 def masks(segmenter: Segmenter, frames: list[Frame]) -> list[NDArray[np.uint8]]:
     """(H, W) uint8 of each frame, at its own size."""

@@ -98,7 +98,9 @@ def legend(record: Record) -> list[str]:
     if not lines:
         return []
     peaks = [
-        f"{p['gflops']:.0f} GFLOP/s in {p['precision']} on {p['device']}" for p in record.peaks
+        f"{p['gflops']:.0f} GFLOP/s in {p['precision']} on {p['device']}, "
+        f"where copies run at {p['copy_gb_s']:.0f} GB/s"
+        for p in record.peaks
     ]
     return [
         *lines,
@@ -107,7 +109,7 @@ def legend(record: Record) -> list[str]:
         "memory: most that the combination's own process held (with Python, libraries and samples)",
         f"agreement: pixels with the class of torch fp32 on {record.settings['samples']} frames, "
         "mean (least)",
-        *([f"of peak: of a matrix product of torch, {', '.join(peaks)}"] if peaks else []),
+        *([f"of peak: of a matrix product of torch, {'; '.join(peaks)}"] if peaks else []),
     ]
 
 

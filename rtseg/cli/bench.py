@@ -28,7 +28,7 @@ from rtseg.nets import find_model
 from rtseg.nets.weights import is_intact, weights_path
 from rtseg.zoo import MODELS, Model
 
-SELDOM = ("stub",)
+SELDOM = ("stub", "torch-compile")
 """Backends that are measured only when they are named, or nothing else can run a network."""
 
 

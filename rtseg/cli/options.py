@@ -89,7 +89,7 @@ class ModelFlags:
     ] = ()
     weights: Annotated[Text, flag('Weights file, or "random" to time a network.')] = None
     backend: Annotated[
-        Literal["auto", "torch", "onnx", "openvino", "stub"],
+        Literal["auto", "torch", "torch-compile", "onnx", "openvino", "stub"],
         flag("Library that runs the network.", "--backend", "-b"),
     ] = "auto"
     device: Annotated[

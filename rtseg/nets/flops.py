@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from rtseg.zoo import Model
 
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 PEAK_SECONDS = 0.5
+COPIED_BYTES = {"cpu": 2**27, "cuda": 2**30}
+"""Far more than any cache holds."""
 
 
 def network_flops(model: Model, size: tuple[int, int]) -> float | None:
@@ -71,22 +74,45 @@ def matrix_peak(device: str, precision: str, threads: int | None = None) -> floa
     Returns:
         None on a device that torch has not.
     """
-    cuda = device.startswith("cuda")
-    if not (device == "cpu" or (cuda and torch.cuda.is_available())):
+    if not _can_use(device, threads):
         return None
-    if threads is not None:
-        torch.set_num_threads(threads)
+    cuda = device.startswith("cuda")
     side = 8192 if cuda else 1536
     dtype = HALVES.get(precision, torch.float32) if cuda else torch.float32
     left, right = (torch.rand(side, side, device=device, dtype=dtype) for _ in "ab")
-    return 2.0 * side**3 / _quickest(left, right, cuda)
+    return 2.0 * side**3 / _quickest(lambda: torch.matmul(left, right), cuda)
 
 
-def _quickest(left: torch.Tensor, right: torch.Tensor, cuda: bool) -> float:
-    """Seconds of the quickest product; the first is not counted."""
+def copy_peak(device: str, threads: int | None = None) -> float | None:
+    """Bytes per second, read and written, of large copies within a device's memory: the best of
+    half a second of them.
+
+    Args:
+        device, threads: as of `matrix_peak`.
+
+    Returns:
+        None on a device that torch has not.
+    """
+    if not _can_use(device, threads):
+        return None
+    cuda = device.startswith("cuda")
+    source = torch.zeros(COPIED_BYTES["cuda" if cuda else "cpu"], dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2.0 * source.numel() / _quickest(lambda: target.copy_(source), cuda)
+
+
+def _can_use(device: str, threads: int | None) -> bool:
+    """Whether torch has the device; on a processor it has so many threads from then on."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return device == "cpu" or (device.startswith("cuda") and torch.cuda.is_available())
+
+
+def _quickest(work: Callable[[], object], cuda: bool) -> float:
+    """Seconds of the quickest run of `work`; the first is not counted."""
     best, until = math.inf, math.inf
     while (since := time.perf_counter()) < until:
-        torch.matmul(left, right)
+        work()
         if cuda:
             torch.cuda.synchronize()
         now = time.perf_counter()

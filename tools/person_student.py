@@ -1,0 +1,100 @@
+"""The network that is trained to find people, with what it has in training only."""
+
+from types import MethodType
+from typing import Any
+
+import torch
+from person_teacher import CHANNELS
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rtseg.nets.build import build
+
+CLASSES, HIGH_CHANNELS = 21, 960
+STAGES = ((0, 2), (2, 4), (4, 7), (7, 11), (11, 13), (13, 16), (16, 17))
+"""Layers of MobileNetV3-Large from and to which each stage goes; the teacher has the same seven."""
+
+STAGE_CHANNELS = (16, 24, 40, 80, 112, 160, HIGH_CHANNELS)
+LOW = 2
+"""The stage whose output the fine branch of LR-ASPP takes; the last one goes to the other."""
+
+MOMENTUM = 0.03
+"""Of the running statistics: small batches."""
+
+# torchvision's LRASPP: an nn.Module whose `backbone` and `classifier` are called one by one.
+Segmenter = Any
+
+
+def lraspp() -> Segmenter:
+    """Return torchvision's LR-ASPP MobileNetV3-Large for two classes, without weights."""
+    return build("lraspp_mobilenet_v3_large", 2)
+
+
+class Student(nn.Module):
+    """The segmenter, a head that repeats the teacher's 21 classes, and one for its last stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net: Segmenter = lraspp()
+        self.classes = nn.Conv2d(HIGH_CHANNELS, CLASSES, 1)
+        self.last = nn.Conv2d(HIGH_CHANNELS, CHANNELS[-1], 1)
+        for layer in self.net.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = MOMENTUM
+            elif isinstance(layer, nn.Conv2d) and layer.groups > 1 and layer.dilation == (2, 2):
+                layer.forward = MethodType(_dilated, layer)  # type: ignore[method-assign]
+
+    def stage(self, number: int, values: Tensor) -> Tensor:
+        """Return what one stage makes of the output of the stage before it, or of the input."""
+        for layer in range(*STAGES[number]):
+            values = self.net.backbone[str(layer)](values)
+        return values
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Return the outputs of all seven, of the network's (N,3,S,S) float32 input."""
+        found: list[Tensor] = []
+        for number in range(len(STAGES)):
+            found.append(self.stage(number, found[-1] if found else images))
+        return found
+
+    def heads(self, stages: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return logits (N,2,S/8,S/8) and class logits (N,21,S/16,S/16)."""
+        low, high = stages[LOW], stages[-1]
+        return self.net.classifier({"low": low, "high": high}), self.classes(high)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both logits of the network's (N,3,S,S) float32 input."""
+        return self.heads(self.stages(images))
+
+    def repeated(self, number: int, output: Tensor) -> Tensor:
+        """Return the part of a stage's output that is to be the teacher's."""
+        return self.last(output) if number == len(STAGES) - 1 else output[:, : CHANNELS[number]]
+
+
+def widened(values: Tensor, number: int) -> Tensor:
+    """Return the teacher's output of a stage with as many channels as the student's has."""
+    more = STAGE_CHANNELS[number] - values.shape[1]
+    padded = functional.pad(values, (0, 0, 0, 0, 0, more))
+    return padded.contiguous(memory_format=torch.channels_last)
+
+
+def _dilated(layer: nn.Conv2d, values: Tensor) -> Tensor:
+    """A depthwise convolution of every second pixel as four of neighbouring ones.
+
+    The same numbers; on processors, where torch has no quick way for the first, in a third of the
+    time.
+    """
+    count, channels, height, width = values.shape
+    if height % 2 or width % 2:
+        return functional.conv2d(
+            values, layer.weight, layer.bias, 1, layer.padding, 2, layer.groups
+        )
+    split = values.reshape(count, channels, height // 2, 2, width // 2, 2)
+    four = split.permute(0, 3, 5, 1, 2, 4).reshape(4 * count, channels, height // 2, width // 2)
+    margin = (layer.weight.shape[2] - 1) // 2
+    done = functional.conv2d(
+        four.contiguous(memory_format=torch.channels_last),
+        layer.weight, layer.bias, 1, margin, 1, layer.groups,
+    )  # fmt: skip
+    joined = done.reshape(count, 2, 2, channels, height // 2, width // 2).permute(0, 3, 4, 1, 5, 2)
+    return joined.reshape(values.shape).contiguous(memory_format=torch.channels_last)
