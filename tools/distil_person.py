@@ -160,7 +160,7 @@ def optimise(name: str, trained: nn.Module, losses: Losses, minutes: float) -> N
         optimizer.step()
         steps += 1
         if steps % REPORT_STEPS == 0:
-            figures = " ".join(f"{float(loss):.3f}" for loss in found)
+            figures = " ".join(f"{loss.item():.3f}" for loss in found)
             print(f"{name:5} {progress:6.1%} {steps:6d} steps  {figures}", flush=True)
 
 

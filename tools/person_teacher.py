@@ -58,12 +58,14 @@ class Teacher(nn.Module):
     def _stages(self, images: Tensor, layers: Iterator[nn.Module], count: int) -> list[Tensor]:
         pixels = images.permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
         values = functional.relu6(next(layers)((pixels - self._zero) * self._scale))
-        values = next(layers)(functional.relu6(next(layers)(values)))
+        values = functional.relu6(next(layers)(values))
+        values = next(layers)(values)
         found = [values]
         for blocks, _ in BLOCKS[: count - 1]:
             for block in range(blocks):
                 inside = functional.relu6(next(layers)(values))
-                inside = next(layers)(functional.relu6(next(layers)(inside)))
+                inside = functional.relu6(next(layers)(inside))
+                inside = next(layers)(inside)
                 values = inside if block == 0 else values + inside
             found.append(values)
         return found
