@@ -218,7 +218,7 @@ def agreement(model: str, weights: Path, size: str, args: argparse.Namespace) ->
         rtseg.load(model, weights=weights, imgsz=imgsz, backend=args.backend) as segmenter,
     ):
         for frame in source:
-            batch = segmenter._batch(frame.image)
+            batch = segmenter._batch([frame.image])
             scaled = ((batch / 255 - mean) / std).astype(np.float32).transpose(0, 3, 1, 2)
             with torch.inference_mode():
                 logits = network(torch.from_numpy(np.ascontiguousarray(scaled)))["out"]
