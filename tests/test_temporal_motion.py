@@ -106,7 +106,7 @@ def test_keyframes_come_every_so_often_and_the_last_frame_is_one() -> None:
 
 @pytest.mark.parametrize("rate", [10, 30, 60])
 def test_of_themselves_they_go_by_the_time_of_the_recording(rate: float) -> None:
-    spans = spans_of(clip(70, rate))
+    spans = spans_of(clip(100, rate))
     aged = [span.key.index for span in spans if span.cause == "age"]
     assert aged[0] == KEY_SECONDS * rate
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from rtseg.frame import Frame
 from rtseg.temporal.motion import Grey, Match, Motion, is_cut, small_grey
 
-KEY_SECONDS = 1.0
+KEY_SECONDS = 1.5
 """Without a number of frames: from one keyframe to the next, in seconds of the recording."""
 
-LOST_SHARE = 0.3
+LOST_SHARE = 0.45
 """A frame of which more is not to be found in the last keyframe becomes one itself."""
 
 LOST_AT_ONCE = 0.6
