@@ -309,6 +309,7 @@ def test_an_opencv_without_windows(monkeypatch) -> None:
         raise cv2.error("The function is not implemented")
 
     monkeypatch.setattr("rtseg.sinks.window.display_available", lambda: None)
+    monkeypatch.setattr("rtseg.sinks.window._av_first", lambda: None)
     monkeypatch.setattr("rtseg.sinks.window.prepare_qt", lambda: None)
     monkeypatch.setattr("rtseg.sinks.window.cv2.namedWindow", fail)
     with pytest.raises(SinkError, match=r"built without windows.*--no-show"):
