@@ -124,6 +124,11 @@ def test_what_is_compiled_is_what_torch_would_run_and_its_seconds_are_told(monke
     assert [dynamic for _, dynamic in compiled] == [False], "it has one input size for life"
     assert re.search(r"compiled in [\d.]+ s", " ".join(backend.info.notes))
     np.testing.assert_array_equal(backend(pictures()), plain(pictures()))
+    strides = set()
+    compiled[0][0].register_forward_pre_hook(lambda _, taken: strides.add(taken[0].stride()))
+    for batch in (pictures(), pictures()[0][np.newaxis]):
+        backend(batch)
+    assert len(strides) == 1, "for others it would be compiled again"
 
 
 def test_a_machine_that_cannot_compile_says_what_to_do(monkeypatch) -> None:

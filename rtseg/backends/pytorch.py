@@ -164,7 +164,8 @@ class TorchBackend(Backend):
     def _run(self, batch: NDArray[np.uint8]) -> torch.Tensor:
         # torch warns of memory it may not write, though it only reads here: copy that
         ours = np.require(batch, requirements=["C", "W"])
-        image = torch.from_numpy(ours).to(self._offset.device)
+        # and an axis that numpy added has stride 0, for which torch.compile would begin anew
+        image = torch.from_numpy(ours).view(ours.shape).to(self._offset.device)
         scores: torch.Tensor = self._network(image)
         return scores
 
