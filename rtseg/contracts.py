@@ -129,7 +129,7 @@ class BackendInfo:
     """What really runs, read back from the library; never what was asked for.
 
     Attributes:
-        name: "torch", "onnx", "stub".
+        name: one of `backends.BACKENDS`, "torch" for one.
         device: "cpu", "cuda:0 (NVIDIA ...)", "mps".
         precision: "fp32", "fp16", "bf16", "int8".
         provider: the library's own word for its executor: "CPUExecutionProvider", "ATen".

@@ -17,7 +17,10 @@ from rtseg.clock import ManualClock
 from rtseg.contracts import Rendered
 from rtseg.effects import VIEWS, ViewOptions
 from rtseg.errors import ModelError, UsageError
+from rtseg.live import screenshot
+from rtseg.live.aside import Aside
 from rtseg.live.effect import LiveEffect, alone
+from rtseg.live.keeping import MOST_WAITING
 from rtseg.live.keys import KEYS
 from rtseg.live.notices import NOTICE_SECONDS
 from rtseg.live.state import Look
@@ -343,6 +346,34 @@ def test_no_frame_waits_for_a_recording_to_be_finished(tmp_path: Path, monkeypat
         f"{STEM}-2.mp4": 5,
     }, "the second has a name of its own, though the first is not there yet"
     assert [heading for heading, _ in made.told] == ["wrote", "wrote"]
+
+
+def test_a_library_that_fails_aside_ends_no_later_work_and_is_heard_of() -> None:
+    aside, done = Aside(), []
+    aside.begin(lambda: 1 / 0, done.append, done.append)
+    aside.begin(lambda: "kept", done.append, done.append)
+    aside.begin(lambda: done.append("worked"), lambda _: None, done.append)
+    with pytest.raises(ZeroDivisionError):
+        aside.finish()
+    assert done == ["worked"], "what was asked for later was done, before the error came out"
+    aside.finish()
+
+
+def test_a_key_held_down_does_not_fill_the_memory(tmp_path: Path, monkeypatch) -> None:
+    made, may_write = one_frame(tmp_path), threading.Event()
+    encode = screenshot.encode
+
+    def slow(*given: object) -> bytes:
+        assert may_write.wait(10)
+        return encode(*given)
+
+    monkeypatch.setattr(screenshot, "encode", slow)
+    for _ in range(MOST_WAITING + 5):
+        made.desk.controls.press("s")
+    assert "still being written" in made.desk.controls.notices.text
+    may_write.set()
+    made.desk.recorder.close()
+    assert len(list(tmp_path.iterdir())) == 3 * MOST_WAITING
 
 
 def test_a_recording_of_a_camera_lasts_as_long_as_the_world_pauses_included(tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ class Aside:
         Args:
             work: called in the other thread.
             then: told what it gave, in the thread of `turn`.
-            failed: told there of an RtsegError that it raised; others come out of `turn`.
+            failed: told there of an RtsegError that it raised; others come out of `turn` or
+                `finish`, and what was asked for after it is done all the same.
         """
         if self._flow is None:
             ended = (do() for do in iter(self._asked.get, None))
@@ -50,6 +51,11 @@ class Aside:
             self._endings = self._flow.poll(0.0)
         self._left += 1
         self._asked.put(partial(_done, work, then, failed))
+
+    @property
+    def left(self) -> int:
+        """How many pieces of work have not been told of."""
+        return self._left
 
     def turn(self) -> None:
         """Tell of what has ended; returns at once."""
@@ -63,13 +69,11 @@ class Aside:
         if flow is None:
             return
         self._asked.put(None)
-        try:
-            for ending in flow.poll(LONG):
-                if ending is not None:
-                    ending()
-        finally:
-            self._left = 0
-            flow.__exit__(None, None, None)
+        endings = [ending for ending in flow.poll(LONG) if ending is not None]
+        self._left = 0
+        flow.__exit__(None, None, None)
+        for ending in endings:  # now that all is done, one may raise
+            ending()
 
 
 def _done(
@@ -79,3 +83,9 @@ def _done(
         return partial(then, work())
     except RtsegError as error:
         return partial(failed, error)
+    except Exception as error:  # in the thread it would end all that is still to be done
+        return partial(_raise, error)
+
+
+def _raise(error: Exception) -> None:
+    raise error

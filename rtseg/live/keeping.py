@@ -13,6 +13,9 @@ from rtseg.live.notices import Notices
 from rtseg.live.recorder import Recorder
 from rtseg.live.screenshot import save
 
+MOST_WAITING = 8
+"""Frames that a key held down may keep in memory."""
+
 
 class Keeping:
     """Writes files beside the run, and says what came of them.
@@ -42,7 +45,10 @@ class Keeping:
         self._aside.turn()
 
     def screenshot(self, rendered: Rendered, view: str) -> None:
-        """Write a frame as picture, mask and `view`."""
+        """Write a frame as picture, mask and `view`; not while many are still being written."""
+        if self._aside.left >= MOST_WAITING:
+            self._notices.say("the last screenshots are still being written")
+            return
         self._aside.begin(
             save(rendered, view, self._folder, self._now()),
             lambda paths: self._notices.wrote(", ".join(map(str, paths))),
