@@ -7,7 +7,7 @@ small file per thing. A new thing is one file and one line in its table.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -252,6 +252,13 @@ class Sink(ABC):
     @abstractmethod
     def write(self, rendered: Rendered) -> None:
         """Take one frame."""
+
+    def encoded(self) -> Iterable[float]:
+        """Seconds that frames took in a thread of its own, since this was last asked.
+
+        `write` only hands them over there; an error is raised by a later `write`, or by `close`.
+        """
+        return ()
 
     def idle(self, notice: str | None) -> None:  # noqa: B027 - only windows have something to do
         """Nothing came for a moment; `notice` says why when there is something to say."""

@@ -171,6 +171,8 @@ class Loop:
         with self.stats.stage("write"):
             for sink in self.sinks:
                 sink.write(rendered)
+        for sink in self.sinks:
+            self.stats.add_each("encode", sink.encoded())
         carried = rendered.segmentation.carried
         idle = carried is not None and carried.idle
         propagated = carried is not None and not idle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -15,13 +15,15 @@ from rtseg.flow import usable_cores
 
 STAGES = (
     *("capture", "compare", "preprocess", "infer", "follow", "carry", "smooth"),
-    *("decode", "draw", "wait", "write"),
+    *("decode", "draw", "wait", "write", "encode"),
 )
 """The stages of one frame's story, in order; each is timed where it runs.
 
 "compare" finds whether the picture has changed, where the network rests otherwise. "follow" finds
 a frame in a keyframe, "carry" brings its scores over, "smooth" averages them.
-"wait" is for a frame's own time to come, in a paced run; it is part of no other, nor of the age.
+"write" ends when every sink has the frame; what a video file then does with it in a thread of its
+own is "encode", which is no part of the age. "wait" is for a frame's own time to come, in a paced
+run; it is part of no other, nor of the age.
 """
 
 
@@ -106,6 +108,11 @@ class Stats:
         """Count one pass of a stage."""
         self.stages[name].add(seconds)
         self.recent[name] = 0.9 * self.recent.get(name, seconds) + 0.1 * seconds
+
+    def add_each(self, name: str, durations: Iterable[float]) -> None:
+        """Count passes of a stage in another thread, in the one that counts all others."""
+        for seconds in durations:
+            self.add(name, seconds)
 
     def waited(self, since: float) -> None:
         """Count the time from `since` until now as waiting on purpose."""

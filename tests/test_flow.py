@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from conftest import threads_left
 
-from rtseg.flow import Flow, spread
+from rtseg.flow import Flow, Line, spread
 
 
 def test_every_keeps_order_and_loses_nothing() -> None:
@@ -249,3 +249,67 @@ def test_a_flow_that_is_held_can_be_stopped() -> None:
     with Flow(iter(range(100)), latest=True) as flow:
         flow.hold()
     assert not flow.hung
+
+
+def test_a_line_works_in_order_in_a_thread_of_its_own() -> None:
+    seen: list[tuple[int, str]] = []
+    line = Line(lambda n: seen.append((n, threading.current_thread().name)), name="test")
+    assert not line.working
+    for number in range(20):
+        line.put(number)
+    line.finish()
+    line.finish()
+    assert seen == [(number, "rtseg-test") for number in range(20)]
+    assert not line.working
+
+
+def test_a_line_without_items_has_no_thread() -> None:
+    line = Line(lambda n: None, name="test")
+    line.finish()
+    assert not line.working
+
+
+def test_put_waits_only_where_the_line_is_full() -> None:
+    goes_on, begun, handed_over = threading.Event(), threading.Event(), 0
+
+    def work(number: int) -> None:
+        begun.set()
+        goes_on.wait()
+
+    line = Line(work, capacity=2, name="test")
+
+    def fill() -> Iterator[int]:
+        for number in range(4):
+            line.put(number)
+            yield number
+
+    with Flow(fill(), capacity=9, name="fill") as filling:
+        assert begun.wait(2)
+        while handed_over < 3:  # one is worked on, two wait
+            handed_over += filling.take() is not None
+        time.sleep(0.05)
+        assert filling.take() is None
+        goes_on.set()
+        assert list(filling) == [3]
+    line.finish()
+
+
+@pytest.mark.parametrize("raised_by", ["put", "finish"])
+def test_an_error_in_a_line_is_raised_once_and_ends_the_work(raised_by: str) -> None:
+    error, seen = ValueError("third"), []
+
+    def work(number: int) -> None:
+        if number == 2:
+            raise error
+        seen.append(number)
+
+    line = Line(work, capacity=9, name="test")
+    for number in range(3):
+        line.put(number)
+    while line.working:
+        time.sleep(0.001)
+    with pytest.raises(ValueError, match="third") as caught:
+        getattr(line, raised_by)(*([3] if raised_by == "put" else []))
+    assert caught.value is error
+    line.finish()
+    assert seen == [0, 1]

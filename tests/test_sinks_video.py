@@ -6,6 +6,8 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterable
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -16,12 +18,13 @@ import numpy as np
 import pytest
 from sink_frames import clip, clip_info, info, packets, picture, pictures, rendered, times, write
 
+from rtseg.contracts import Sink
 from rtseg.errors import SinkError, UsageError
 from rtseg.labels import VOC
 from rtseg.sinks import SinkOptions, open_sink
 from rtseg.sinks.containers import CONTAINERS
 from rtseg.sinks.timeline import Timeline
-from rtseg.sinks.video_file import count_pictures
+from rtseg.sinks.video_file import VideoFile, count_pictures
 
 RATES = [
     Fraction(24000, 1001), Fraction(30000, 1001), Fraction(30), Fraction(45000, 1499),
@@ -262,18 +265,56 @@ def test_a_file_with_missing_frames_is_not_put_in_place(tmp_path, monkeypatch) -
     assert [path.name for path in tmp_path.iterdir()] == [".out.part.mp4"]
 
 
+def write_all(sink: Sink, numbers: Iterable[int]) -> None:
+    """Write frames, and close."""
+    with sink:
+        for index in numbers:
+            sink.write(rendered(index))
+
+
 @pytest.mark.parametrize("suffix", CONTAINERS)
 def test_a_full_disk_keeps_the_frames_until_then(suffix, tmp_path, monkeypatch) -> None:
     path = tmp_path / f"out{suffix}"
-    with open_sink(str(path), info(), VOC) as sink:
-        for index in range(7):
-            sink.write(rendered(index))
-        monkeypatch.setattr("rtseg.sinks.file_target.RESERVE_BYTES", 1 << 62)
-        with pytest.raises(SinkError, match=r"No space left on device.* The 7 frames") as caught:
-            sink.write(rendered(7))
+    sink = open_sink(str(path), info(), VOC)
+    for index in range(7):
+        sink.write(rendered(index))
+    encoded = 0
+    while encoded < 7:
+        encoded += len(list(sink.encoded()))
+    monkeypatch.setattr("rtseg.sinks.file_target.RESERVE_BYTES", 1 << 62)
+    with pytest.raises(SinkError, match=r"No space left on device.* The 7 frames") as caught:
+        write_all(sink, range(7, 14))
     assert caught.value.exit_code == 1
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
     assert count_pictures(path) == 7
+
+
+def test_an_error_at_the_last_frame_is_raised_at_the_end(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "out.mp4"
+    monkeypatch.setattr("rtseg.sinks.file_target.RESERVE_BYTES", 1 << 62)
+    sink = open_sink(str(path), info(), VOC)
+    sink.write(rendered(0))
+    with pytest.raises(SinkError, match="No space left on device"):
+        sink.close()
+    sink.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_are_handed_over_while_one_is_encoded(tmp_path, monkeypatch) -> None:
+    goes_on, encode = threading.Event(), VideoFile._encode
+
+    def slowly(self, image, tick) -> None:
+        goes_on.wait()
+        encode(self, image, tick)
+
+    monkeypatch.setattr(VideoFile, "_encode", slowly)
+    with open_sink(str(tmp_path / "out.mp4"), info(), VOC) as sink:
+        for index in range(3):
+            sink.write(rendered(index))
+        assert list(sink.encoded()) == []
+        goes_on.set()
+    assert len(list(sink.encoded())) == 3
+    assert count_pictures(tmp_path / "out.mp4") == 3
 
 
 LIMITED = """

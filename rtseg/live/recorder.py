@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -131,6 +131,10 @@ class Recorder(Sink):
         except RtsegError as error:
             self._give_up()
             self.failed(error)
+
+    def encoded(self) -> Iterable[float]:
+        """Seconds of each frame of the present recording."""
+        return self._sink.encoded() if self._sink is not None else ()
 
     def close(self) -> None:
         """Finish what is being recorded, and wait for all that was to be finished.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from fractions import Fraction
 from math import ceil
 
@@ -133,6 +133,10 @@ class Film:
             for sink in self._sinks:
                 sink.write(rendered)
         self._count = max(self._count, end)
+
+    def encoded(self) -> Iterator[float]:
+        """Seconds that its pictures took in threads of the sinks, since this was last asked."""
+        return (seconds for sink in self._sinks for seconds in sink.encoded())
 
     def _is_late(self, since: float) -> bool:
         return self._clock is not None and self._clock.now() - since > PATIENCE_SECONDS

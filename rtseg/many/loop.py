@@ -106,11 +106,14 @@ class GridLoop:
         with feed.stats.stage("write"):
             for sink in outlet.sinks:
                 sink.write(rendered)
+        for sink in outlet.sinks:
+            feed.stats.add_each("encode", sink.encoded())
 
     def _roll(self, seconds: float) -> None:
         if self.film is not None:
             with self.totals.stage("write"):
                 self.film.until(seconds, self.totals.clock.now())
+            self.totals.add_each("encode", self.film.encoded())
 
     def _screen(self, shown: list[Look]) -> None:
         """Show the grid if it has changed; let windows live in any case."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +65,10 @@ class MaskSink(Sink):
             self._video.add(mask, rendered.frame)
         elif self._files is not None:
             self._files.write(rendered.frame, lambda suffix: palette_png(mask, self._palette))
+
+    def encoded(self) -> Iterable[float]:
+        """Seconds of each mask in a video."""
+        return self._video.took() if self._video is not None else ()
 
     def close(self) -> None:
         """Finish, check, put in place."""

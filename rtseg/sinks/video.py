@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from rtseg.contracts import Rendered, Sink, SourceInfo
@@ -50,6 +51,10 @@ class VideoSink(Sink):
             self._alpha = transparent
         self._flattened += transparent and not self._alpha
         self._file.add(rendered.picture if self._alpha else rendered.image, rendered.frame)
+
+    def encoded(self) -> Iterable[float]:
+        """Seconds of each picture."""
+        return self._file.took()
 
     def close(self) -> None:
         """Finish the file, check it, and put it in place."""

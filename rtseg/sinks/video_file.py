@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from rtseg.clock import Clock
 from rtseg.contracts import SourceInfo
 from rtseg.errors import SinkError
+from rtseg.flow import Line
 from rtseg.frame import Frame
 from rtseg.sinks.audio import AUDIO_ERRORS, Sound
 from rtseg.sinks.containers import CONTAINERS, Encoder
@@ -34,6 +37,7 @@ HELD_BACK = 32
 class VideoFile:
     """Takes pictures with their frames' times; `close` makes it a file, or leaves nothing.
 
+    They are encoded in a thread of their own, so that the next one is drawn meanwhile; few wait.
     The first picture gives the size; later ones of another size are fitted into it. Containers
     that hold constant rates only (AVI) repeat a picture across a gap and leave out frames that
     come too fast, so that the wall clock is kept.
@@ -65,6 +69,8 @@ class VideoFile:
         self._previous: Any = None
         self._closed = False
         self._left_out = self._written = 0
+        self._line = Line(self._take, name="encode")
+        self._clock, self._took = Clock(), deque[float]()
         self.frames = 0
         self.sound: Sound | None = None
 
@@ -75,21 +81,33 @@ class VideoFile:
     def add(self, picture: NDArray[np.uint8], frame: Frame) -> None:
         """Encode (H, W, 3) uint8 BGR, (H, W, 4) BGRA, or (H, W) indices, at the time of `frame`.
 
+        Args:
+            picture: kept until it is encoded; nobody may change it.
+
         Raises:
-            SinkError: it cannot be written; what was written before is finished and kept.
+            SinkError: an earlier one could not be written; what was before it is finished and kept.
         """
-        try:
-            self._target.check_space(self._bytes_to_finish())
-            self._add(picture, frame)
-        except WRITE_ERRORS as error:
-            raise cannot_write(self._target.path, error, self._salvage()) from error
+        self._line.put((picture, frame))
+
+    def took(self) -> Iterator[float]:
+        """Seconds that pictures took to encode, of those done since this was last asked."""
+        while self._took:
+            yield self._took.popleft()
 
     def close(self) -> None:
         """Finish, check and put in place; without a frame leave nothing. May be called again.
 
         Raises:
-            SinkError: the file is not what was written; the temporary file stays and is named.
+            SinkError: a picture could not be written, and what was before it is kept; or the file
+                is not what was written, and the temporary one stays and is named.
         """
+        try:
+            self._line.finish()
+        finally:
+            if not self._line.working:
+                self._close()
+
+    def _close(self) -> None:
         if self._closed:
             return
         self._closed = True
@@ -112,6 +130,15 @@ class VideoFile:
         if self.sound is not None and self.sound.trouble:
             text += f"; sound incomplete: {self.sound.trouble}"
         return text
+
+    def _take(self, one: tuple[NDArray[np.uint8], Frame]) -> None:
+        since = self._clock.now()
+        try:
+            self._target.check_space(self._bytes_to_finish())
+            self._add(*one)
+        except WRITE_ERRORS as error:
+            raise cannot_write(self._target.path, error, self._salvage()) from error
+        self._took.append(self._clock.now() - since)
 
     def _add(self, picture: NDArray[np.uint8], frame: Frame) -> None:
         if self._size is None:
@@ -243,7 +270,7 @@ class VideoFile:
     def _salvage(self) -> str:
         """After a failure, finish what was written; say where it is."""
         try:
-            self.close()
+            self._close()
         except SinkError as error:
             return error.do or error.found
         return f"The {self.frames} frames until then are in it." if self.frames else ""
