@@ -71,6 +71,42 @@ class Student(nn.Module):
         return self.last(output) if number == len(STAGES) - 1 else output[:, : CHANNELS[number]]
 
 
+def fold(student: Student) -> None:
+    """Let every convolution take its batch normalisation into its weights, the statistics frozen.
+
+    The numbers are those of `eval`, gradients reach weights, scales and shifts alike, and a step on
+    a processor takes a quarter less. For a network whose statistics have settled.
+    """
+    for block in student.net.modules():
+        if (
+            isinstance(block, nn.Sequential)
+            and len(block) > 1
+            and isinstance(block[0], nn.Conv2d)
+            and isinstance(block[1], nn.BatchNorm2d)
+        ):
+            block.forward = MethodType(_folded, block)  # type: ignore[method-assign]
+
+
+def _folded(block: nn.Sequential, values: Tensor) -> Tensor:
+    layer, norm, *rest = block
+    assert isinstance(layer, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    weight = layer.weight * scale[:, None, None, None]
+    bias = norm.bias - norm.running_mean * scale
+    if layer.groups > 1 and layer.dilation == (2, 2):
+        values = _by_pixels_apart(layer, values, weight, bias)
+    else:
+        values = functional.conv2d(
+            values, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups
+        )
+    for other in rest:
+        values = other(values)
+    return values
+
+
 def widened(values: Tensor, number: int) -> Tensor:
     """Return the teacher's output of a stage with as many channels as the student's has."""
     more = STAGE_CHANNELS[number] - values.shape[1]
@@ -79,6 +115,12 @@ def widened(values: Tensor, number: int) -> Tensor:
 
 
 def _dilated(layer: nn.Conv2d, values: Tensor) -> Tensor:
+    return _by_pixels_apart(layer, values, layer.weight, layer.bias)
+
+
+def _by_pixels_apart(
+    layer: nn.Conv2d, values: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
     """A depthwise convolution of every second pixel as four of neighbouring ones.
 
     The same numbers; on processors, where torch has no quick way for the first, in a third of the
@@ -86,15 +128,13 @@ def _dilated(layer: nn.Conv2d, values: Tensor) -> Tensor:
     """
     count, channels, height, width = values.shape
     if height % 2 or width % 2:
-        return functional.conv2d(
-            values, layer.weight, layer.bias, 1, layer.padding, 2, layer.groups
-        )
+        return functional.conv2d(values, weight, bias, 1, layer.padding, 2, layer.groups)
     split = values.reshape(count, channels, height // 2, 2, width // 2, 2)
     four = split.permute(0, 3, 5, 1, 2, 4).reshape(4 * count, channels, height // 2, width // 2)
-    margin = (layer.weight.shape[2] - 1) // 2
+    margin = (weight.shape[2] - 1) // 2
     done = functional.conv2d(
         four.contiguous(memory_format=torch.channels_last),
-        layer.weight, layer.bias, 1, margin, 1, layer.groups,
+        weight, bias, 1, margin, 1, layer.groups,
     )  # fmt: skip
     joined = done.reshape(count, 2, 2, channels, height // 2, width // 2).permute(0, 3, 4, 1, 5, 2)
     return joined.reshape(values.shape).contiguous(memory_format=torch.channels_last)

@@ -2,14 +2,16 @@
 
     python tools/train_person.py pack.npz --out person/ --distilled distilled.pth --minutes 71
     python tools/train_person.py pack.npz --out person/ --minutes 25 --device cuda --workers 15
+    python tools/train_person.py pack.npz --out more/ --goes-on person/ --fold --processes 2
 
 With `--distilled` (what distil_person.py wrote) the network begins there, and for the first part of
 the time its stages go on repeating the teacher's. The schedule runs on time: progress is the
 training time so far, over all runs, divided by `--minutes`. Started again, it goes on from its last
 saved state; `--for` ends one run early. Ctrl-C or SIGTERM saves and stops. `--start` begins from
-weights; both begin with a lower peak of the learning rate. The network's input is as `normalised`
-makes it; its logits (background, person) have stride 8. The saved file is the plain float32 state
-dict of the averaged weights.
+weights, `--goes-on` from the average and the heads of a run that has ended, and its stages repeat
+the teacher's again; all three begin with a lower peak of the learning rate. The network's input is
+as `normalised` makes it; its logits (background, person) have stride 8. The saved file is the plain
+float32 state dict of the averaged weights.
 """
 
 import argparse
@@ -35,8 +37,9 @@ from person_data import (
     people_pictures,
     voc_pictures,
 )
-from person_student import Segmenter, Student, lraspp
+from person_student import Segmenter, Student, fold, lraspp
 from person_teacher import Spread, Teacher
+from person_together import Together, together
 from person_views import HIGH_STRIDE, OUTSIDE, Crops, Pack
 from torch import Tensor, nn
 from torch.nn import functional
@@ -55,6 +58,9 @@ CROPS = {"cpu": ((0.0, 160), (0.5, 192), (0.8, 256)), "cuda": ((0.0, 224), (0.5,
 BATCH = {"cpu": 16, "cuda": 128}
 EMA_SAMPLES = 8000
 """How many samples the average of the weights looks back."""
+STATE = "person_state.pth"
+SEED_STEP = 100_003
+"""Between the crops of two processes."""
 SAVE_SECONDS, REPORT_SECONDS = 300, 600
 LABELLED_TEACHER, IGNORED_TEACHER, CLASS_TEACHER = 0.15, 0.4, 0.3
 
@@ -166,24 +172,38 @@ def half_pays(device: str) -> bool:
 class Trainer:
     """A training run that can be stopped and gone on with; its files lie in `folder`."""
 
-    def __init__(self, pack: Path, folder: Path, options: argparse.Namespace) -> None:
-        self._folder, self._device = folder, options.device
+    def __init__(
+        self, pack: Path, folder: Path, options: argparse.Namespace, among: Together
+    ) -> None:
+        self._folder, self._device, self._among = folder, options.device, among
         self._budget, self._workers = options.minutes * 60, options.workers
         self._batch, self._half = BATCH[self._device], half_pays(self._device)
         self._pack = Pack(pack)
         self._student = Student()
         self._example: Example | None = None
+        self._spread: dict[str, Tensor] | None = None
         if options.start:
             self._student.net.load_state_dict(started_from(options.start))
         if options.distilled:
             distilled = torch.load(options.distilled, weights_only=True)
             self._student.load_state_dict(distilled["student"])
-            self._example = Example(options.data, distilled["spread"], self._device)
-        base = PEAK_RATE_FROM_WEIGHTS if options.start or options.distilled else PEAK_RATE
-        self._peak = base * math.sqrt(self._batch / 16)
+            self._spread = distilled["spread"]
+        if options.goes_on:
+            ended = torch.load(options.goes_on / STATE, weights_only=True)
+            self._student.load_state_dict(ended["student"])
+            self._student.net.load_state_dict(ended["average"])
+            self._spread = ended["spread"]
+        if self._spread is not None:
+            self._example = Example(options.data, self._spread, self._device)
+        if options.fold:
+            fold(self._student)
+        weighed = options.start or options.distilled or options.goes_on
+        base = PEAK_RATE_FROM_WEIGHTS if weighed else PEAK_RATE
+        self._peak = base * math.sqrt(self._batch * among.count / 16)
+        self._folded = options.fold
         self._student.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimizer = optimizer_for(self._student)
-        self._average = Average(self._student.net, self._batch)
+        self._average = Average(self._student.net, self._batch * among.count)
         self._samples, self._elapsed_before = 0, 0.0
         self._held_out = small_sets(options.data) if options.data.is_dir() else {}
         self._stop = False
@@ -191,18 +211,16 @@ class Trainer:
             self._load()
         self._started = time.monotonic()
         self._until = self._started + (options.only or options.minutes) * 60
+        self._progress, self._ends = 0.0, False
+        self._agree()
 
     @property
     def _state_path(self) -> Path:
-        return self._folder / "person_state.pth"
+        return self._folder / STATE
 
     @property
     def _elapsed(self) -> float:
         return self._elapsed_before + time.monotonic() - self._started
-
-    @property
-    def _progress(self) -> float:
-        return self._elapsed / self._budget
 
     @property
     def _side(self) -> int:
@@ -217,7 +235,10 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state to go on from, and the averaged weights; a crash leaves the old files."""
+        if self._among.rank:
+            return
         state = {
+            "spread": self._spread,
             "student": self._student.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "average": self._average.state,
@@ -242,6 +263,7 @@ class Trainer:
         saved = reported = time.monotonic()
         while not self._over:
             for batch in self._batches(self._side):
+                self._agree()
                 loss = self._step(*(plane.to(self._device, non_blocking=True) for plane in batch))
                 now = time.monotonic()
                 if self._average.steps % 100 == 0:
@@ -257,16 +279,22 @@ class Trainer:
 
     @property
     def _over(self) -> bool:
-        return self._stop or self._progress >= 1 or time.monotonic() >= self._until
+        return self._ends
+
+    def _agree(self) -> None:
+        """All processes end after the same step, and have the same rate and size of crops."""
+        stops = self._stop or self._elapsed >= self._budget or time.monotonic() >= self._until
+        self._ends = self._among.most(float(stops)) > 0
+        self._progress = self._among.most(self._elapsed / self._budget)
 
     def _batches(self, side: int) -> Iterator[list[Tensor]]:
         """Yield batches of crops of `side` for as long as that is the side to train with."""
-        crops = Crops(self._pack, side, seed=self._samples)
+        crops = Crops(self._pack, side, seed=self._samples + SEED_STEP * self._among.rank)
         loader = DataLoader(
             crops,
             self._batch,
             num_workers=self._workers,
-            prefetch_factor=4,
+            prefetch_factor=4 if self._workers else None,
             pin_memory=self._device == "cuda",
             worker_init_fn=leave_signals_to_the_parent,
         )
@@ -278,7 +306,7 @@ class Trainer:
     def _step(self, images: Tensor, labels: Tensor, teacher: Tensor, classes: Tensor) -> Tensor:
         for group in self._optimizer.param_groups:
             group["lr"] = self._peak * warm_cosine(self._progress, WARM_UP)
-        self._student.train()
+        self._student.train(not self._folded)
         with torch.autocast(self._device, torch.bfloat16, enabled=self._half):
             stages = self._student.stages(normalised(images))
             logits, class_logits = self._student.heads(stages)
@@ -289,13 +317,16 @@ class Trainer:
             total += repeating * self._example.loss(self._student, stages, images)
         self._optimizer.zero_grad()
         total.backward()
+        self._among.average(self._student.parameters())
         nn.utils.clip_grad_norm_(self._student.parameters(), 5.0)
         self._optimizer.step()
         self._average.update(self._student.net)
-        self._samples += len(images)
+        self._samples += len(images) * self._among.count
         return total.detach()
 
     def _report(self) -> None:
+        if self._among.rank:
+            return
         net = loaded(self._average.state)
         for name, pictures in self._held_out.items():
             self._log(
@@ -303,6 +334,8 @@ class Trainer:
             )
 
     def _log(self, text: str) -> None:
+        if self._among.rank:
+            return
         minutes = self._elapsed / 60
         print(
             f"{minutes:6.1f} min {self._progress:6.1%} {self._samples:7d} samples  {text}",
@@ -326,13 +359,13 @@ def started_from(weights: Path) -> dict[str, Tensor]:
     }
 
 
-def train(options: argparse.Namespace) -> None:
+def train(options: argparse.Namespace, among: Together) -> None:
     """Train from the pack until all runs together have taken the minutes asked for."""
     # the workers are forked: OpenCV's threads must not have begun in this process by then
     cv2.setNumThreads(0)
-    torch.manual_seed(0)
+    torch.manual_seed(among.rank)
     options.out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(options.pack, options.out, options)
+    trainer = Trainer(options.pack, options.out, options, among)
     signal.signal(signal.SIGTERM, trainer.stop)
     signal.signal(signal.SIGINT, trainer.stop)
     trainer.run()
@@ -397,12 +430,15 @@ def main() -> None:
     parser.add_argument("--for", dest="only", type=float, help="minutes of this run alone")
     parser.add_argument("--start", type=Path, help="weights to begin with (.safetensors)")
     parser.add_argument("--distilled", type=Path, help="what distil_person.py wrote, likewise")
+    parser.add_argument("--goes-on", type=Path, help="folder of a run that has ended, likewise")
+    parser.add_argument("--fold", action="store_true", help="freeze batch normalisation, folded")
+    parser.add_argument("--processes", type=int, default=1, help="that train, with a thread each")
     parser.add_argument("--device", choices=list(BATCH), default="cpu")
     parser.add_argument("--workers", type=int, default=1, help="processes that make crops")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    train(options)
+    together(train, options, options.processes)
 
 
 if __name__ == "__main__":
