@@ -1,7 +1,7 @@
 """The network that is trained to find people, with what it has in training only."""
 
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from person_teacher import CHANNELS
@@ -15,8 +15,8 @@ STAGES = ((0, 2), (2, 4), (4, 7), (7, 11), (11, 13), (13, 16), (16, 17))
 """Layers of MobileNetV3-Large from and to which each stage goes; the teacher has the same seven."""
 
 STAGE_CHANNELS = (16, 24, 40, 80, 112, 160, HIGH_CHANNELS)
-LOW = 2
-"""The stage whose output the fine branch of LR-ASPP takes; the last one goes to the other."""
+LOW = 4
+"""The layer whose output the fine branch of LR-ASPP takes; that of the last goes to the other."""
 
 MOMENTUM = 0.03
 """Of the running statistics: small batches."""
@@ -28,6 +28,13 @@ Segmenter = Any
 def lraspp() -> Segmenter:
     """Return torchvision's LR-ASPP MobileNetV3-Large for two classes, without weights."""
     return build("lraspp_mobilenet_v3_large", 2)
+
+
+class Seen(NamedTuple):
+    """What LR-ASPP's fine branch takes, and the outputs of all seven stages."""
+
+    low: Tensor
+    stages: list[Tensor]
 
 
 class Student(nn.Module):
@@ -50,21 +57,22 @@ class Student(nn.Module):
             values = self.net.backbone[str(layer)](values)
         return values
 
-    def stages(self, images: Tensor) -> list[Tensor]:
-        """Return the outputs of all seven, of the network's (N,3,S,S) float32 input."""
-        found: list[Tensor] = []
-        for number in range(len(STAGES)):
-            found.append(self.stage(number, found[-1] if found else images))
-        return found
+    def seen(self, images: Tensor) -> Seen:
+        """Return what all layers make of the network's (N,3,S,S) float32 input."""
+        values, outputs = images, []
+        for layer in range(STAGES[-1][1]):
+            values = self.net.backbone[str(layer)](values)
+            outputs.append(values)
+        return Seen(outputs[LOW], [outputs[end - 1] for _, end in STAGES])
 
-    def heads(self, stages: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def heads(self, seen: Seen) -> tuple[Tensor, Tensor]:
         """Return logits (N,2,S/8,S/8) and class logits (N,21,S/16,S/16)."""
-        low, high = stages[LOW], stages[-1]
-        return self.net.classifier({"low": low, "high": high}), self.classes(high)
+        high = seen.stages[-1]
+        return self.net.classifier({"low": seen.low, "high": high}), self.classes(high)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return both logits of the network's (N,3,S,S) float32 input."""
-        return self.heads(self.stages(images))
+        return self.heads(self.seen(images))
 
     def repeated(self, number: int, output: Tensor) -> Tensor:
         """Return the part of a stage's output that is to be the teacher's."""

@@ -308,13 +308,13 @@ class Trainer:
             group["lr"] = self._peak * warm_cosine(self._progress, WARM_UP)
         self._student.train(not self._folded)
         with torch.autocast(self._device, torch.bfloat16, enabled=self._half):
-            stages = self._student.stages(normalised(images))
-            logits, class_logits = self._student.heads(stages)
+            seen = self._student.seen(normalised(images))
+            logits, class_logits = self._student.heads(seen)
         total = person_loss(logits, labels, teacher)
         total += CLASS_TEACHER * class_loss(class_logits, classes, labels)
         repeating = max(0.0, 1 - self._progress / FEATURES_UNTIL)
         if self._example is not None and repeating:
-            total += repeating * self._example.loss(self._student, stages, images)
+            total += repeating * self._example.loss(self._student, seen.stages, images)
         self._optimizer.zero_grad()
         total.backward()
         self._among.average(self._student.parameters())

@@ -1,0 +1,190 @@
+"""The recipe of the person network: what is packed, cropped and trained, on pictures made here."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+
+import person_data  # noqa: E402
+import person_student  # noqa: E402
+import person_views  # noqa: E402
+import train_person  # noqa: E402
+from person_together import Together  # noqa: E402
+
+SOURCES = [*person_views.SHARES, "voc-train", "frames"]
+
+
+def disc(source: str, radius: int, *, labelled: bool = True) -> person_data.Picture:
+    """A bright person on a dark street; without a radius, the street alone."""
+    image = np.full((120, 160, 3), 40, np.uint8)
+    label = np.zeros((120, 160), np.uint8)
+    if radius:
+        cv2.circle(image, (80, 60), radius, (200, 180, 160), -1)
+        cv2.circle(label, (80, 60), radius, person_data.PERSON, -1)
+    return person_data.Picture(f"{source}{radius}", source, image, label if labelled else None)
+
+
+def scenes(_data: Path) -> Iterator[person_data.Picture]:
+    for source in SOURCES:
+        labelled = source not in ("clothing-unlabelled", "frames")
+        yield disc(source, 40, labelled=labelled)
+    yield disc("coco-train", 0)
+
+
+class Seeing:
+    """Stands for both teachers: person is what is bright."""
+
+    def __init__(self, networks: Path) -> None:
+        pass
+
+    def class_logits(self, image: np.ndarray) -> np.ndarray:
+        grey = cv2.resize(image, (33, 33), interpolation=cv2.INTER_AREA).mean(2)
+        logits = np.zeros((33, 33, 21), np.float32)
+        logits[:, :, person_data.VOC_PERSON] = (grey - 100) / 4
+        return logits
+
+    def selfie(self, image: np.ndarray) -> np.ndarray:
+        return (image.mean(2) > 100).astype(np.float32)
+
+
+@pytest.fixture
+def packed(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(person_data, "Teachers", Seeing)
+    monkeypatch.setattr(person_data, "training_pictures", scenes)
+    path = tmp_path / "pack.npz"
+    assert person_data.pack(tmp_path, path, 80) == len(SOURCES) + 1
+    return path
+
+
+def test_a_pack_gives_back_pictures_labels_and_what_teachers_said(packed) -> None:
+    pictures = list(person_data.read_pack(packed))
+    assert [one.source for one in pictures] == [*SOURCES, "coco-train"]
+    for one in pictures:
+        assert one.image.shape == (60, 80, 3)
+        assert one.label.shape == one.teacher.shape == (60, 80)
+        assert one.classes.shape == (33, 33, 21)
+    labelled, unlabelled, empty = pictures[0], pictures[SOURCES.index("frames")], pictures[-1]
+    assert abs(labelled.image[30, 40].astype(int) - (200, 180, 160)).max() < 8
+    assert set(np.unique(labelled.label)) == {0, 1}
+    assert (labelled.label == 1).mean() == pytest.approx(np.pi * 20**2 / 4800, abs=0.01)
+    assert labelled.teacher[30, 40] > 250
+    assert labelled.teacher[2, 2] < 5
+    assert 255 in unlabelled.label, "where the two teachers differ nothing is known"
+    assert unlabelled.label[30, 40] == 1
+    assert not empty.label.any()
+
+
+def test_crops_are_whole_and_the_same_for_the_same_seed(packed) -> None:
+    pack = person_views.Pack(packed)
+    assert len(pack.empty) == 1
+    streams = [iter(person_views.Crops(pack, 64, seed)) for seed in (1, 1, 2)]
+    crops = [[next(stream) for _ in range(24)] for stream in streams]
+    for image, label, teacher, classes in crops[0]:
+        assert image.shape == (64, 64, 3)
+        assert set(np.unique(label)) <= {0, 1, person_views.OUTSIDE, 255}
+        assert teacher.shape == (64, 64)
+        assert classes.shape == (21, 4, 4)
+        known = ~np.isnan(classes)
+        assert known.all() or not known.any(), "of a pasted person the teacher has said nothing"
+    same = [
+        all(
+            np.array_equal(a, b, equal_nan=a.dtype == np.float32) for a, b in zip(x, y, strict=True)
+        )
+        for x, y in zip(crops[0], crops[1], strict=True)
+    ]
+    assert all(same)
+    assert not np.array_equal(crops[0][0][0], crops[2][0][0])
+
+
+def unsettled() -> person_student.Student:
+    """With statistics that are not those of a network just made."""
+    torch.manual_seed(0)
+    student = person_student.Student()
+    for layer in student.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.1)
+            layer.running_var.uniform_(0.5, 2)
+    return student.eval()
+
+
+def test_stages_with_dilation_split_are_the_networks_own() -> None:
+    student, images = unsettled(), torch.rand(2, 3, 64, 64)
+    plain = person_student.lraspp()
+    plain.load_state_dict(student.net.state_dict())
+    plain.eval()
+    with torch.no_grad():
+        own = plain.classifier(plain.backbone(images))
+        logits, classes = student(images)
+    assert torch.allclose(logits, own, atol=1e-5)
+    assert classes.shape == (2, 21, 4, 4)
+
+
+def test_folding_changes_no_number_and_still_trains_everything() -> None:
+    student, images = unsettled(), torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        before = student(images)[0]
+    person_student.fold(student)
+    after = student(images)[0]
+    assert torch.allclose(after, before, atol=1e-5)
+    after.square().sum().backward()
+    names = [name for name, one in student.net.named_parameters() if one.grad is None]
+    assert names == []
+
+
+def asked(packed: Path, out: Path, **other: object) -> argparse.Namespace:
+    given = {
+        "pack": packed, "out": out, "data": packed.parent / "absent", "minutes": 60.0, "only": 0.05,
+        "start": None, "distilled": None, "goes_on": None, "fold": False, "device": "cpu",
+        "workers": 0, "processes": 1,
+    }  # fmt: skip
+    return argparse.Namespace(**{**given, **other})
+
+
+@pytest.fixture
+def small(monkeypatch) -> None:
+    monkeypatch.setitem(train_person.BATCH, "cpu", 2)
+    monkeypatch.setitem(train_person.CROPS, "cpu", ((0.0, 64),))
+
+
+def state(folder: Path) -> dict:
+    return torch.load(folder / train_person.STATE, weights_only=True)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_run_is_gone_on_with_and_begun_from(packed, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(train_person, "Example", lambda *given: SimpleNamespace(loss=lambda *_: 0))
+    first, second = tmp_path / "first", tmp_path / "second"
+    train_person.train(asked(packed, first), Together())
+    once = state(first)
+    assert once["samples"] == 2 * once["steps"] > 0
+    train_person.train(asked(packed, first), Together())
+    assert state(first)["samples"] > once["samples"]
+    assert state(first)["elapsed_seconds"] > once["elapsed_seconds"]
+    once = {**state(first), "spread": {"mean0": torch.zeros(1)}}
+    torch.save(once, first / train_person.STATE)
+    train_person.train(asked(packed, second, goes_on=first, fold=True, only=1e-6), Together())
+    begun = state(second)
+    assert begun["spread"] == once["spread"]
+    frozen = [name for name in begun["average"] if "running_" in name]
+    assert frozen
+    assert all(torch.equal(begun["average"][name], once["average"][name]) for name in frozen)
+    train_person.loaded(torch.load(second / "person_ema.pth", weights_only=True))
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network(packed, tmp_path) -> None:
+    from person_together import together
+
+    together(train_person.train, asked(packed, tmp_path / "both", fold=True), 2)
+    assert state(tmp_path / "both")["samples"] >= 2 * train_person.BATCH["cpu"]
