@@ -13,7 +13,7 @@ from threading import Thread
 import pytest
 import torch
 
-from rtseg.errors import DownloadError, ModelError
+from rtseg.errors import DownloadError, ModelError, UsageError
 from rtseg.labels import VOC, LabelSet
 from rtseg.nets import find_model
 from rtseg.nets.build import build, build_random
@@ -189,6 +189,9 @@ def test_checkpoint_of_ours_needs_no_other_flag(tmp_path: Path, suffix: str) -> 
     assert same(load_network(model), state)
     assert find_model(NAME, weights=path).spec == spec
     assert find_model(path, weights="random").format == "random"
+    for asked in ({"name_or_path": path}, {"name_or_path": NAME, "weights": path}):
+        with pytest.raises(UsageError, match="--labels for mine"):
+            find_model(**asked, input_flags={"labels": "a,b"})
     with pytest.raises(ModelError, match=f"they are of {NAME}"):
         find_model("fcn_resnet50", weights=path)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rtseg.errors import ModelError
+from rtseg.errors import ModelError, UsageError
 from rtseg.labels import VOC
 from rtseg.nets import DEFAULT_MODEL, default_model, find, find_model, shipped
 from rtseg.nets.build import LAST_LAYER, build
@@ -145,3 +145,13 @@ def test_another_packages_models_folder_is_not_ours(installed: Path) -> None:
     (installed / "other.onnx").touch()
     (installed.parent / "pyproject.toml").unlink()  # as in site-packages
     assert shipped() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"), [("stub", None), ("fcn_resnet50", "random"), ("fcn_resnet50", None)]
+)
+def test_flags_for_a_network_that_brings_what_they_say_are_refused(name: str, weights) -> None:
+    with pytest.raises(UsageError, match=rf"--labels, --mean for {name}: it says itself"):
+        find_model(name, weights=weights, input_flags={"labels": "a,b", "mean": 0, "std": None})
+    if weights or name == "stub":
+        find_model(name, weights=weights, input_flags={"labels": None})

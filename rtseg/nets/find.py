@@ -13,7 +13,7 @@ import rtseg
 from rtseg.errors import ModelError
 from rtseg.nets import settings as said
 from rtseg.nets.cache import sha256
-from rtseg.nets.settings import Settings, read_settings
+from rtseg.nets.settings import Settings, read_settings, refuse
 from rtseg.nets.weights import Progress, fetch
 from rtseg.zoo import MODELS, InputSpec, Model, ModelSpec
 
@@ -64,11 +64,13 @@ def find_model(
 
     Raises:
         ModelError: there is no such network, or its file is not what it should be.
+        UsageError: flags were given for a network that brings what they say.
         DownloadError: the weights are not in the cache and cannot be fetched.
     """
     text = str(name_or_path)
     name, _, query = text.partition("?")
     if name == "stub":
+        refuse(input_flags, text)
         return _stub(query)
     if text in MODELS:
         return _named(MODELS[text], weights, input_flags, progress)
@@ -125,6 +127,8 @@ def _named(
     flags: Mapping[str, Any] | None,
     progress: Progress | None,
 ) -> Model:
+    if weights is None or str(weights) == RANDOM:
+        refuse(flags, spec.name)
     if weights is None and spec.weights is not None:
         return Model(spec, fetch(spec.weights, progress), "torch")
     if weights is None or str(weights) == RANDOM:
@@ -140,6 +144,8 @@ def _named(
     own = _spec_of(path)
     if own is not None and own.architecture != spec.architecture:
         raise ModelError(f"weights {path} for {spec.name}", found=f"they are of {own.architecture}")
+    if own is not None:
+        refuse(flags, path.name)
     unpublished = replace(spec, weights=None, miou=None, dataset="", licence="")
     return Model(own or _changed(unpublished, read_settings(path, flags)), path, "torch")
 
@@ -157,16 +163,17 @@ def _from_onnx(path: Path, weights: str | Path | None, flags: Mapping[str, Any] 
             found="an ONNX file has its own",
             do="Leave --weights out, or name the architecture as the network",
         )
-    spec, notes = onnx_spec(path, read_settings(path, flags))
+    spec, notes = onnx_spec(path, flags)
     return Model(spec, path, "onnx", notes)
 
 
 def _from_checkpoint(
     path: Path, weights: str | Path | None, flags: Mapping[str, Any] | None
 ) -> Model:
-    settings = read_settings(path, flags)
-    spec = _spec_of(path)
-    if spec is None and settings.get("architecture") in MODELS:
+    settings, spec = read_settings(path, flags), _spec_of(path)
+    if spec is not None:
+        refuse(flags, spec.name)
+    elif settings.get("architecture") in MODELS:
         base = MODELS[settings["architecture"]]
         spec = _changed(replace(base, weights=None, miou=None, dataset="", licence=""), settings)
     if spec is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rtseg.errors import ModelError
 from rtseg.labels import PERSON, VOC, LabelSet
@@ -16,14 +17,21 @@ Layout = Literal["NCHW", "NHWC"]
 USUAL_SIZE = (512, 512)
 
 
-def onnx_spec(path: Path, settings: Settings) -> tuple[ModelSpec, tuple[str, ...]]:
+def onnx_spec(
+    path: Path, flags: Mapping[str, Any] | None = None
+) -> tuple[ModelSpec, tuple[str, ...]]:
     """Who the network in an ONNX file is, and what had to be assumed.
+
+    Args:
+        flags: settings over those of the TOML file beside it.
 
     Raises:
         ModelError: it is no segmentation network, or contradicts its settings.
+        UsageError: it is a file of ours, and flags were given.
     """
-    facts = read_facts(path)
+    facts, settings = read_facts(path), said.read_settings(path, flags)
     if facts.spec is not None:
+        said.refuse(flags, path.name)
         try:
             return ModelSpec.from_json(facts.spec), ()
         except ValueError as error:

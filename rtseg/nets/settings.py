@@ -30,7 +30,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from rtseg.errors import ModelError
+from rtseg.errors import ModelError, UsageError
 from rtseg.labels import PERSON, VOC, LabelSet, voc_colours
 
 Settings = dict[str, Any]
@@ -64,6 +64,21 @@ def read_settings(path: Path, flags: Mapping[str, Any] | None = None) -> Setting
     for where, values in ((str(sidecar), settings), ("the flags", given)):
         _check(where, values)
     return {**settings, **given}
+
+
+def refuse(flags: Mapping[str, Any] | None, name: str) -> None:
+    """Refuse flags for a network that brings what they say.
+
+    Raises:
+        UsageError: one was given.
+    """
+    given = [key for key, value in (flags or {}).items() if value is not None]
+    if given:
+        raise UsageError(
+            f"{', '.join(f'--{key}' for key in given)} for {name}",
+            found="it says itself what its input and its classes are",
+            do=f"Leave {'them' if len(given) > 1 else 'it'} out",
+        )
 
 
 def _read_toml(path: Path) -> Settings:
