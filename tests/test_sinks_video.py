@@ -317,6 +317,16 @@ def test_pictures_are_handed_over_while_one_is_encoded(tmp_path, monkeypatch) ->
     assert count_pictures(tmp_path / "out.mp4") == 3
 
 
+def test_a_picture_may_be_drawn_over_once_it_is_handed_over(tmp_path) -> None:
+    buffer = np.empty((96, 128, 3), np.uint8)
+    with open_sink(str(tmp_path / "out.mkv"), info(), VOC, SinkOptions(codec="ffv1")) as sink:
+        for index in range(12):
+            buffer[:] = 20 * index
+            sink.write(rendered(index, image=buffer))
+    levels = [one[0, 0, 0] for one in pictures(tmp_path / "out.mkv")]
+    assert levels == [20 * index for index in range(12)]
+
+
 LIMITED = """
 import resource, sys
 import numpy as np

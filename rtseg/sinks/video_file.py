@@ -81,13 +81,14 @@ class VideoFile:
     def add(self, picture: NDArray[np.uint8], frame: Frame) -> None:
         """Encode (H, W, 3) uint8 BGR, (H, W, 4) BGRA, or (H, W) indices, at the time of `frame`.
 
-        Args:
-            picture: kept until it is encoded; nobody may change it.
-
         Raises:
             SinkError: an earlier one could not be written; what was before it is finished and kept.
         """
-        self._line.put((picture, frame))
+        if self._size is None:
+            self._size = picture.shape[0], picture.shape[1]
+        # a copy: the picture may be a buffer that its maker fills again
+        image = encodable(letterbox(picture, self._size), self._encoder.pix_fmt)
+        self._line.put((image, self._timeline.tick(frame)))
 
     def took(self) -> Iterator[float]:
         """Seconds that pictures took to encode, of those done since this was last asked."""
@@ -131,7 +132,7 @@ class VideoFile:
             text += f"; sound incomplete: {self.sound.trouble}"
         return text
 
-    def _take(self, one: tuple[NDArray[np.uint8], Frame]) -> None:
+    def _take(self, one: tuple[Any, int]) -> None:
         since = self._clock.now()
         try:
             self._target.check_space(self._bytes_to_finish())
@@ -140,13 +141,9 @@ class VideoFile:
             raise cannot_write(self._target.path, error, self._salvage()) from error
         self._took.append(self._clock.now() - since)
 
-    def _add(self, picture: NDArray[np.uint8], frame: Frame) -> None:
-        if self._size is None:
-            self._size = picture.shape[0], picture.shape[1]
-        image = encodable(letterbox(picture, self._size), self._encoder.pix_fmt)
+    def _add(self, image: Any, tick: int) -> None:
         if self._stream is None:
             self._open(image.width, image.height)
-        tick = self._timeline.tick(frame)
         if self._variable:
             self._encode(image, tick)
         else:
