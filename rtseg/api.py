@@ -16,6 +16,7 @@ from rtseg.loop import TICK_SECONDS
 from rtseg.many.crowd import Crowd
 from rtseg.many.feed import Feed
 from rtseg.many.opening import open_all
+from rtseg.measured import open_measured
 from rtseg.nets import default_model, find_model
 from rtseg.pipeline import Policy, keeps_newest
 from rtseg.pipeline import stream as stream_source
@@ -45,6 +46,9 @@ def load(
     Args:
         name_or_path: a name of `rtseg models`, an ONNX file or a checkpoint; None is the default.
         weights: a file, or "random" to time a network whose weights cannot be had.
+        backend: of `rtseg.backends.BACKENDS`; "auto" is the usual one for network and device;
+            "fastest" times what is installed, once for network, size and machine, as the command
+            line does.
         imgsz: (height, width) of the network's input; None is what the network was made for.
         frame_size: (height, width) of the pictures to come; shapes the input after them.
         classes: names or ids to keep.
@@ -60,8 +64,8 @@ def load(
     model = find_model(name_or_path or default_model(), weights=weights)
     if imgsz is None and frame_size is not None:
         imgsz = fit_size(model.spec, frame_size[1], frame_size[0])
-    loaded = open_backend(
-        backend,
+    open_it = open_measured if backend == "fastest" else partial(open_backend, backend)
+    loaded = open_it(
         model,
         input_size=imgsz,
         device=device,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from colour_network import make_network
 
+import rtseg
 from rtseg.backends import fastest, remembered
 from rtseg.backends.candidates import Candidate, candidates
 from rtseg.backends.contest import Entry, contest
@@ -414,3 +415,15 @@ def test_a_run_says_what_was_measured_and_uses_it(
     assert "fastest here" not in capsys.readouterr().err
     assert main([*clip, *outputs, "-b", "onnx", "--remeasure"]) == 2
     assert "--remeasure with -b onnx" in capsys.readouterr().err
+
+
+def test_the_api_measures_when_asked_to(cache: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    path = make_network(tmp_path / "net.onnx")
+    for ending in ("measured now", "remembered"):
+        with rtseg.load(path, backend="fastest", device="cpu") as segmenter:
+            note = segmenter.info.notes[-1]
+        assert note.startswith("fastest here: onnx fp32")
+        assert ending in note
+    with rtseg.load("stub", backend="fastest") as stub:
+        assert stub.info.name == "stub"

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rtseg"
 FLOORS = {
     5: {"cli", "__main__", "__init__", "api"},
     4: {"bench", "evaluate", "train", "export"},
-    3: {"live", "loop", "many", "pipeline", "propagation", "segmenter"},
+    3: {"live", "loop", "many", "measured", "pipeline", "propagation", "segmenter"},
     2: {"sources", "backends", "effects", "sinks", "datasets"},
     1: {"flow", "clock", "stats", "metrics", "decode", "segmentation", "draw", "blend", "nets",
         "contracts", "text", "temporal", "turns", "shrink", "matte"},

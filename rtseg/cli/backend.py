@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
-
-import cv2
 
 from rtseg.backends import open_backend
 from rtseg.backends.adaptive import AdaptiveBackend, open_adaptive
-from rtseg.backends.fastest import open_fastest
-from rtseg.backends.side_by_side import Batch
 from rtseg.cli.options import Flags
 from rtseg.cli.says import say
 from rtseg.contracts import Backend, Source
 from rtseg.errors import UsageError
+from rtseg.measured import open_measured
 from rtseg.pipeline import keeps_newest
-from rtseg.shrink import resized
-from rtseg.sources import open_source
 from rtseg.stats import Stats
 from rtseg.zoo import Model
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
-
-DEMO = "demo:0.3"
-"""Nine frames of the portrait, from the whole figure to the face and back."""
 
 
 def open_for_run(
@@ -76,18 +67,10 @@ def _open_named_or_fastest(
         if not flags.run.quiet:
             say("auto", f"measuring {candidates}: once for this network and size on this machine")
 
-    return open_fastest(
+    return open_measured(
         model,
         input_size=input_size,
-        frames=demo_batches,
         again=flags.run.remeasure,
         on_measure=on_measure,
         **options,
     )
-
-
-def demo_batches(size: Size) -> Sequence[Batch]:
-    """Frames of the demo's clip at `size` (height, width), as a segmenter feeds a network."""
-    with open_source(DEMO) as source:
-        shrunk = [resized(frame.image, size) for frame in source]
-    return [cv2.cvtColor(image, cv2.COLOR_BGR2RGB)[None] for image in shrunk]
