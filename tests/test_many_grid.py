@@ -159,7 +159,7 @@ def test_the_figures_can_be_hidden_and_a_silent_camera_is_named() -> None:
 
 def test_keys_act_on_all_cells() -> None:
     """Opacity, view and figures; what is for one source does nothing."""
-    hands = Hands(ViewOptions(), hud=False)
+    hands = Hands(ViewOptions(), hud=False, classes=LABELS.names)
     sources = [feed("a"), feed("b")]
     effects = [hands.effect(open_effect) for _ in sources]
     grid = Grid(sources, effects, lay_out([(36, 64)] * 2, HD), LABELS, hud=False)
@@ -178,6 +178,10 @@ def test_keys_act_on_all_cells() -> None:
         assert hands.stale
         grid.redraw(hud=hands.state.hud)
         assert left_and_right() == (expected, expected), key
+    for key, expected in (("2", [0, 0, 255]), ("1", [0, 0, 0]), ("1", [0, 0, 255])):
+        hands.press(key)
+        grid.redraw(hud=False)
+        assert left_and_right() == (expected, expected), f"{hands.state.look.solo} alone"
     hands.stale = False
     for key in ("m", "r", "s", "5", "?", "nonsense"):
         hands.press(key)

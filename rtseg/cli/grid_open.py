@@ -199,7 +199,9 @@ def hands_of(opened: Opened, plan: GridPlan) -> Hands:
     window = opened.screens[0] if opened.screens else None
     if not isinstance(window, WindowSink):
         return Hands(view, hud=plan.hud)
-    hands = Hands(view, hud=plan.hud, window=window, tell=grid_says.refused)
+    seen = opened.segmenter
+    classes = [seen.labels.names[n] for n in sorted(seen.labels.sought(seen.selected))]
+    hands = Hands(view, hud=plan.hud, classes=classes, window=window, tell=grid_says.refused)
     window.events = WindowEvents(key=hands.press)
     return hands
 

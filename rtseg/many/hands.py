@@ -26,6 +26,7 @@ class Hands:
     Args:
         view: how all cells begin.
         hud: whether each has its figures.
+        classes: names of those that the number keys show alone.
         window: what is closed, or fills the screen; None where there is none.
         tell: told of a look that cannot be drawn.
 
@@ -39,6 +40,7 @@ class Hands:
         view: ViewOptions,
         *,
         hud: bool,
+        classes: Sequence[str] = (),
         window: Window | None = None,
         tell: Callable[[RtsegError], None] = lambda error: None,
     ) -> None:
@@ -46,6 +48,7 @@ class Hands:
         self.window = window
         self.stale = False
         self._tell = tell
+        self._classes = classes
         self._backgrounds = tuple(dict.fromkeys((*BACKGROUNDS, view.background)))
 
     def effect(self, open_view: OpenView) -> LiveEffect:
@@ -61,7 +64,7 @@ class Hands:
         key = find_key(name)
         action = None if key is None else getattr(self, key.action, None)
         if action is not None:
-            action()
+            action(*([int(name)] if action == self.solo_number else []))
 
     def quit(self) -> None:
         """Close the window."""
@@ -101,7 +104,12 @@ class Hands:
     def next_background(self) -> None:
         """The background after this one."""
         chosen = after(self.state.view.background, self._backgrounds)
-        self._become(self.state.viewed(background=chosen))
+        self._become(self.state.with_background(chosen))
+
+    def solo_number(self, number: int) -> None:
+        """Show one class alone in all cells, the n-th of those looked for; again, all of them."""
+        if number <= len(self._classes):
+            self._become(self.state.alone(self._classes[number - 1]))
 
     def _become(self, state: LiveState) -> None:
         self.state, self.stale = state, True
@@ -111,10 +119,12 @@ class Hands:
         self._tell(error)
 
 
-def keys_in_words(shown: Sequence[str] = ("q", "Tab", "c", "b", "+", "-", "l", "f", "z")) -> str:
+def keys_in_words(
+    shown: Sequence[str] = ("q", "Tab", "c", "b", "+", "-", "1-9", "l", "f", "z"),
+) -> str:
     """What to press, for the start of a run: "q: quit; Tab: next view"."""
     return "; ".join(f"{name}: {key.help}" for name in shown if (key := find_key(_typed(name))))
 
 
 def _typed(name: str) -> str:
-    return "\t" if name == "Tab" else name
+    return {"Tab": "\t", "1-9": "1"}.get(name, name)
