@@ -161,6 +161,7 @@ def state(folder: Path) -> dict:
     return torch.load(folder / train_person.STATE, weights_only=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_run_is_gone_on_with_and_begun_from(packed, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(train_person, "Example", lambda *given: SimpleNamespace(loss=lambda *_: 0))
