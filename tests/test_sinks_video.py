@@ -287,6 +287,9 @@ def test_a_full_disk_keeps_the_frames_until_then(suffix, tmp_path, monkeypatch) 
     assert caught.value.exit_code == 1
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
     assert count_pictures(path) == 7
+    with av.open(str(path)) as container:
+        lasts = float(container.duration / av.time_base)
+    assert lasts == pytest.approx(7 / 30, abs=0.01), "not as if those after it were there too"
 
 
 def test_an_error_at_the_last_frame_is_raised_at_the_end(tmp_path, monkeypatch) -> None:

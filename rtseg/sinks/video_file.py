@@ -68,7 +68,7 @@ class VideoFile:
         self._held: Any = None
         self._previous: Any = None
         self._closed = False
-        self._left_out = self._written = 0
+        self._left_out = self._written = self._end = 0
         self._line = Line(self._take, name="encode")
         self._clock, self._took = Clock(), deque[float]()
         self.frames = 0
@@ -88,7 +88,7 @@ class VideoFile:
             self._size = picture.shape[0], picture.shape[1]
         # a copy: the picture may be a buffer that its maker fills again
         image = encodable(letterbox(picture, self._size), self._encoder.pix_fmt)
-        self._line.put((image, self._timeline.tick(frame)))
+        self._line.put((image, self._timeline.tick(frame), self._timeline.end))
 
     def took(self) -> Iterator[float]:
         """Seconds that pictures took to encode, of those done since this was last asked."""
@@ -132,7 +132,7 @@ class VideoFile:
             text += f"; sound incomplete: {self.sound.trouble}"
         return text
 
-    def _take(self, one: tuple[Any, int]) -> None:
+    def _take(self, one: tuple[Any, int, int]) -> None:
         since = self._clock.now()
         try:
             self._target.check_space(self._bytes_to_finish())
@@ -141,11 +141,12 @@ class VideoFile:
             raise cannot_write(self._target.path, error, self._salvage()) from error
         self._took.append(self._clock.now() - since)
 
-    def _add(self, image: Any, tick: int) -> None:
+    def _add(self, image: Any, tick: int, end: int) -> None:
         if self._stream is None:
             self._open(image.width, image.height)
         if self._variable:
             self._encode(image, tick)
+            self._end = end
         else:
             self._fill(image, round(tick * self._timeline.time_base / self._time_base))
 
@@ -244,7 +245,7 @@ class VideoFile:
         part = self._target.part
         try:
             self._mux(self._stream.encode(None))
-            end = self._timeline.end if self._variable else self.frames
+            end = self._end if self._variable else self.frames
             if self._held is not None:
                 self._held.duration = end - self._held.pts
                 self._write(self._held)
