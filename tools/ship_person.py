@@ -1,6 +1,6 @@
 """Put trained weights into models/: half the size, their identity, a digest, and ONNX beside them.
 
-    python tools/ship_person.py ../train_cache/person_ema.pth --size 288x512
+    python tools/ship_person.py ../train_cache/person_ema.pth --size 256x448
 
 Writes models/person.safetensors (float16); models/person.json, the `ModelSpec` with the whole
 SHA-256 of the weights, which is checked whenever they are loaded; and models/person.onnx, the same
@@ -28,7 +28,7 @@ def main() -> None:
     """Read the command line and write the two files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path, help="state dict written by train_person.py")
-    parser.add_argument("--size", default="288x512", help="height x width it is meant for")
+    parser.add_argument("--size", default="256x448", help="height x width it is meant for")
     parser.add_argument("--name", default="person")
     args = parser.parse_args()
     height, width = (int(side) for side in args.size.split("x"))
