@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import psutil
 import pytest
 from sink_frames import clip, clip_info, info, packets, picture, pictures, rendered, times, write
 
@@ -328,6 +330,20 @@ def test_a_picture_may_be_drawn_over_once_it_is_handed_over(tmp_path) -> None:
             sink.write(rendered(index, image=buffer))
     levels = [one[0, 0, 0] for one in pictures(tmp_path / "out.mkv")]
     assert levels == [20 * index for index in range(12)]
+
+
+def test_an_encoder_is_freed_with_its_file(tmp_path) -> None:
+    """A recording after the other, live, would else fill the memory until cycles are collected."""
+    picture = np.zeros((720, 1280, 3), np.uint8)
+    megabytes = []
+    gc.disable()
+    try:
+        for _ in range(8):
+            write(str(tmp_path / "out.mp4"), [rendered(0, image=picture)], info(), overwrite=True)
+            megabytes.append(psutil.Process().memory_info().rss / 1e6)
+    finally:
+        gc.enable()
+    assert megabytes[-1] - megabytes[1] < 10
 
 
 LIMITED = """

@@ -118,6 +118,9 @@ class VideoFile:
             else:
                 self._finish()
         finally:
+            # an encoder's memory is freed with the last who knows it: now, not when somebody
+            # collects the cycle of this and its line
+            self._output = self._stream = self._held = self._previous = None
             if self.sound is not None:
                 self.sound.close()
 
