@@ -1,7 +1,7 @@
 """All threads of rtseg live here, and mean one thing.
 
-"Run this iterable over there, let me iterate it here." A flow knows nothing of frames. `Line` is its
-reverse, for the end of the loop: "I make these, do that to them over there."
+"Run this iterable over there, let me iterate it here." A flow knows nothing of frames. `Line` is
+its reverse, for the end of the loop: "I make these, do that to them over there."
 """
 
 from __future__ import annotations
