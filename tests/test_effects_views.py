@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtseg.blend import bgr_colours, blend, blend_table, foreground, overlay_table
+from rtseg.decode.painting import read_only
 from rtseg.effects import VIEWS, ViewOptions, open_effect, open_view
-from rtseg.effects.contours import edges, line_width
+from rtseg.effects.contours import line_width
+from rtseg.effects.outline import disc, outline
 from rtseg.errors import UsageError
 from rtseg.frame import VOID, Frame
 from rtseg.labels import VOC, LabelSet
@@ -306,21 +309,46 @@ def test_lines_grow_with_the_frame(size: tuple[int, int], width: int) -> None:
 
 @pytest.mark.parametrize("width", [1, 2, 4, 6])
 def test_a_straight_line_is_as_wide_as_asked(width: int) -> None:
-    edge = edges(split(), width)[30]
-    assert np.flatnonzero(edge).tolist() == list(range(40 - width, 40 + width))
+    size = 180 * width, 240 * width
+    row = view("contours", np.full((*size, 3), 100), split(*size))[90 * width]
+    middle = 120 * width
+    assert np.flatnonzero(row[:, 2] == 255).tolist() == list(range(middle - width, middle))
+    assert np.flatnonzero(row[:, 1] == 255).tolist() == list(range(middle, middle + width))
 
 
-@settings(max_examples=40, deadline=None)
-@given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 999))
-def test_an_edge_has_another_class_beside_it(height: int, width: int, seed: int) -> None:
-    _, mask = scene(seed, height, width)
-    padded = np.pad(mask, 1, mode="edge")
-    around = [
-        padded[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
-        for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0))
-    ]
-    expected = np.any([other != mask for other in around], axis=0)
-    np.testing.assert_array_equal(edges(mask, 1), expected)
+def by_morphology(mask: np.ndarray, width: int, labels: LabelSet) -> np.ndarray:
+    """The outlines as their definition says: what lies in a disc around each pixel."""
+
+    def near(reach: int) -> np.ndarray:
+        around = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)
+        return cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, around) > 0
+
+    shade = len(labels) if labels.background is None else labels.background
+    shaded = np.where(near((width + 1) // 2), shade, VOID)
+    lines = np.where(near(width), mask, VOID)
+    return np.where(foreground(labels)[mask], lines, shaded).astype(np.uint8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 150),
+    reach=st.integers(1, 7),
+    coarse=st.integers(1, 30),
+    seed=st.integers(0, 999),
+    labels=st.sampled_from((PRIMARY, NO_BACKGROUND)),
+)
+def test_outlines_are_where_another_class_lies_in_a_disc(
+    height: int, width: int, reach: int, coarse: int, seed: int, labels: LabelSet
+) -> None:
+    values = np.array([*range(len(labels)), VOID], np.uint8)
+    small = np.random.default_rng(seed).choice(values, (height // coarse + 1, width // coarse + 1))
+    mask = np.kron(small, np.ones((coarse, coarse), np.uint8))[:height, :width].copy()
+    shade = len(labels) if labels.background is None else labels.background
+    found = np.full(mask.shape, VOID, np.uint8)
+    discs = disc(reach), disc((reach + 1) // 2)
+    outline(read_only(mask), discs, foreground(labels), np.uint8(shade), found)
+    np.testing.assert_array_equal(found, by_morphology(mask, reach, labels))
 
 
 def test_a_table_mixes_each_class_with_its_own_alpha() -> None:

@@ -10,7 +10,8 @@ exits with 1 past the limits: 30 MB, nothing, 100 ms at the 99th percentile.
 
 Memory is that of the process (resident), its median over the last tenth of the run less that over
 the second tenth: what is loaded once, as networks, encoders and compiled code, is loaded by the
-first keys, which are the same every time.
+first keys, which are the same every time. Seconds in which a recording is being made are left out:
+an encoder holds tens of megabytes, and a chance recording at either end is no growth.
 """
 
 from __future__ import annotations
@@ -61,6 +62,10 @@ RECORDING_TURNS, PAUSE_TURNS = 6, 2
 
 FIRST_KEYS = ("m", "m", "r", "m", "m", "s", "m", "r", "m", "z", "z", *"\t\t\t\t\t", *"bbb")
 """What is loaded once is loaded by these, half a second apart, before memory is compared."""
+
+
+Sample = tuple[float, bool]
+"""Megabytes of the process, and whether a recording was being made."""
 
 
 class Camera(Source):
@@ -167,7 +172,8 @@ def main() -> int:
           f"{report.outages} outages, {sum(person.pressed.values())} actions "
           f"of {len(person.pressed)} kinds, {recordings} recordings read back")  # fmt: skip
     print("dropped " + ", ".join(f"{cause} {n}" for cause, n in report.dropped_by.items()))
-    print(f"memory  {grown:+.1f} MB (limit {MOST_MEGABYTES:g}), at most {max(memory):.0f} MB")
+    most = max(megabytes for megabytes, _ in memory)
+    print(f"memory  {grown:+.1f} MB (limit {MOST_MEGABYTES:g}), at most {most:.0f} MB")
     print(f"errors  {len(wrong)} (limit 0)" + "".join(f"\n        {text}" for text in wrong))
     rest = ", ".join(f"{name} {report.age_ms[name]:.0f}" for name in ("p50", "p95", "max"))
     print(f"age p99 {age:.0f} ms (limit {MOST_AGE_MS:g}); {rest}")
@@ -176,10 +182,10 @@ def main() -> int:
 
 def soak(
     asked: argparse.Namespace, folder: Path
-) -> tuple[Report, list[float], list[tuple[str, str]], Person]:
-    """The run: its report, megabytes once a second, what was told, and who pressed the keys."""
+) -> tuple[Report, list[Sample], list[tuple[str, str]], Person]:
+    """The run: its report, memory once a second, what was told, and who pressed the keys."""
     told: list[tuple[str, str]] = []
-    memory: list[float] = []
+    memory: list[Sample] = []
     process = psutil.Process()
     with Camera() as camera, load(asked.model[0], asked.imgsz, asked.backend) as segmenter:
         clock, stats = camera.clock, Stats(camera.clock)
@@ -195,7 +201,7 @@ def soak(
             desk.controls.turn()
             person.turn()
             if len(memory) < asked.minutes * 60 - (ends - clock.now()):
-                memory.append(process.memory_info().rss / 1e6)
+                memory.append((process.memory_info().rss / 1e6, desk.recorder.recording))
 
         with open_window(camera, segmenter) as window, desk.recorder:
             if not isinstance(window, NullSink):
@@ -239,10 +245,16 @@ def read_back(folder: Path) -> tuple[int, list[str]]:
     return len(paths), broken
 
 
-def growth(memory: list[float]) -> float:
-    """Megabytes from the second tenth of a run to its last."""
+def growth(memory: list[Sample]) -> float:
+    """Megabytes from the second tenth of a run to its last, recordings left out."""
     tenth = max(1, len(memory) // 10)
-    return median(memory[-tenth:]) - median(memory[tenth : 2 * tenth] or memory)
+    return usual(memory[-tenth:]) - usual(memory[tenth : 2 * tenth] or memory)
+
+
+def usual(memory: list[Sample]) -> float:
+    """The median while nothing was recorded; of all, where there was no such second."""
+    alone = [megabytes for megabytes, recording in memory if not recording]
+    return median(alone or [megabytes for megabytes, _ in memory])
 
 
 def _arguments() -> argparse.Namespace:

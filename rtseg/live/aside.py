@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from rtseg.errors import RtsegError
 from rtseg.flow import Flow
+from rtseg.memory import give_back
 
 T = TypeVar("T")
 
@@ -85,6 +86,8 @@ def _done(
         return partial(failed, error)
     except Exception as error:  # in the thread it would end all that is still to be done
         return partial(_raise, error)
+    finally:
+        give_back()
 
 
 def _raise(error: Exception) -> None:

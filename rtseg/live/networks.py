@@ -11,6 +11,7 @@ from rtseg.errors import BackendError, RtsegError, UsageError
 from rtseg.flow import Flow, Slot
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
+from rtseg.memory import give_back
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Pair, Segmenter
 
@@ -146,3 +147,5 @@ class Networks:
             return error
         except (Exception, KeyboardInterrupt) as error:  # whatever a library says of a file
             return BackendError(f"cannot load {name}", found=str(error))
+        finally:
+            give_back()
