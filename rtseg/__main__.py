@@ -6,11 +6,13 @@ import sys
 
 from rtseg.cli.app import main as run_program
 from rtseg.cli.streams import steady_streams
+from rtseg.memory import keep_little
 
 
 def main() -> None:
     """Run the program and leave with its exit code."""
     steady_streams()
+    keep_little()
     sys.exit(run_program())
 
 

@@ -1,18 +1,36 @@
-"""Memory of the process, as the system sees it."""
+"""Memory of the process, as the system sees it.
+
+glibc keeps what is freed between things that are still in use, in an arena for each thread, and
+the more, the larger the largest thing was that was ever freed. A run that for hours opens encoders
+and loads networks in its threads would grow by it. Other C libraries manage without, or have no
+such calls: nothing happens there.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of `mallopt`, from malloc.h
+MOST_KEPT = 8 << 20
+"""Bytes that an arena keeps at its end: three frames of 1280x720. Nothing larger goes into one."""
+
+
+def keep_little() -> None:
+    """Have little of what is freed kept, from now on; for a program to call when it begins.
+
+    Whoever has set this up in the environment is left alone.
+    """
+    told = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    tune = getattr(_libc, "mallopt", None)
+    if tune is not None and not told:
+        tune(_MMAP_THRESHOLD, MOST_KEPT)
+        tune(_TRIM_THRESHOLD, MOST_KEPT)
 
 
 def give_back() -> None:
-    """Give freed memory back to the system, after something large has ended.
-
-    glibc keeps what is freed between things that are still in use, in each thread's own arena, and
-    a run that loads networks and opens encoders in its threads grows by it. Takes some
-    milliseconds. Other C libraries manage without, or have no such call: nothing happens there.
-    """
+    """Give all back that is free, after something large has ended; takes some milliseconds."""
     trim = getattr(_libc, "malloc_trim", None)
     if trim is not None:
         trim(0)

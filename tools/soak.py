@@ -38,6 +38,7 @@ from rtseg.effects import ViewOptions
 from rtseg.frame import Frame
 from rtseg.live.desk import Desk, open_desk
 from rtseg.live.keys import KEYS
+from rtseg.memory import keep_little
 from rtseg.nets import find_model
 from rtseg.pipeline import run
 from rtseg.segmenter import Segmenter
@@ -157,6 +158,7 @@ class Person:
 def main() -> int:
     """Run it, and say what came of it."""
     asked = _arguments()
+    keep_little()  # as the program does
     with tempfile.TemporaryDirectory() as place:
         try:
             report, memory, told, person = soak(asked, Path(place))

@@ -17,6 +17,9 @@ ONE = 1 << 16
 PERIOD = 3 * 64
 """Channels for which an offset is held, so that a vector loop reads it in line."""
 
+BLOCK = 128
+"""Pixels that are looked at together, in vector code."""
+
 _BACK = np.float32(1 / ONE)
 
 
@@ -96,6 +99,26 @@ def _paint_run(row, start, end, kept, offset):  # type: ignore[no-untyped-def]  
 
 
 @compiled
+def _alike(pixels, value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Whether pixels are all of one class; becomes vector code."""
+    different = np.uint8(0)
+    for i in range(pixels.size):
+        different |= pixels[i] ^ value
+    return different == 0
+
+
+@compiled
+def _run_end(row, start, end):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The first pixel, after `start` and before `end`, of another class; else `end`."""
+    value, stop = row[start], start + 1
+    while stop + BLOCK <= end and _alike(row[stop : stop + BLOCK], value):
+        stop += BLOCK
+    while stop < end and row[stop] == value:
+        stop += 1
+    return stop
+
+
+@compiled
 def _finish_block(mask, top, bottom, start, end, value, counts, painting):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """A block of one class: into the mask, counted, and over the canvas."""
     for r in range(top, bottom):
@@ -115,10 +138,7 @@ def _finish_mixed(mask, top, bottom, start, end, counts, painting):  # type: ign
     for r in range(top, bottom):
         at = start
         while at < end:
-            value = mask[r, at]
-            stop = at + 1
-            while stop < end and mask[r, stop] == value:
-                stop += 1
+            value, stop = mask[r, at], _run_end(mask[r], at, end)
             counts[value] += stop - at
             if drawn:
                 kept, offset = painting.weight[value], painting.offset[value]

@@ -11,10 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.decode.passes import compiled
-
-BLOCK = 64
-"""Pixels of a row that are compared with their neighbours at once, in vector code."""
+from rtseg.decode.passes import BLOCK, compiled
 
 
 def disc(width: int) -> NDArray[np.int32]:

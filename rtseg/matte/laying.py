@@ -8,40 +8,73 @@ from rtseg.decode.passes import compiled
 
 _LEVEL = np.float32(1 / 255)
 _NONE, _ALL = np.float32(0), np.float32(1)
+_HALF, _MOST = np.float32(0.5), np.float32(255)
 
 UNSURE_YET = np.uint8(1)
 """As in `passes.py`: the alpha there is neither 0 nor 255 for every colour."""
 
 
 @compiled
-def _rounded(value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    return np.uint8(min(max(value + np.float32(0.5), _NONE), np.float32(255)))
+def _stretch(grid, y, first, last, starts, weight, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """One row of the grid's samples, cells `first` to `last`, as wide as their pixels.
+
+    Args:
+        out: (4, at least 3W) float32: slopes, what is kept, what is behind it, all three per
+            channel; and the offset, per pixel.
+    """
+    origin = starts[first]
+    for x in range(first, last):
+        x1 = min(x + 1, grid.shape[1] - 1)
+        left, right = grid[y, x], grid[y, x1]
+        for k in range(starts[x], starts[x + 1]):
+            aside, at = weight[k], 3 * (k - origin)
+            for i in range(3):
+                out[0, at + i] = left[i] + (right[i] - left[i]) * aside
+                out[1, at + i] = left[4 + i] + (right[4 + i] - left[4 + i]) * aside
+                out[2, at + i] = left[7 + i] + (right[7 + i] - left[7 + i]) * aside
+            out[3, k - origin] = left[3] + (right[3] - left[3]) * aside
 
 
 @compiled
-def _row(left, step, across, image, behind, alpha, picture):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """One row of a cell: every plane of the grid is a straight line from `left`.
+def _keep(above, below, weight, image, alpha):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """How much of each pixel of a run is kept, 0 to 1: once per channel into `alpha`, (3n,)."""
+    for j in range(image.size):
+        slope = above[0, j] + (below[0, j] - above[0, j]) * weight
+        alpha[j] = slope * np.float32(image[j])
+    for k in range(image.size // 3):
+        offset = above[3, k] + (below[3, k] - above[3, k]) * weight
+        value = offset + alpha[3 * k] + alpha[3 * k + 1] + alpha[3 * k + 2]
+        value = min(max(value, _NONE), _ALL)
+        alpha[3 * k] = alpha[3 * k + 1] = alpha[3 * k + 2] = value
+
+
+@compiled
+def _lay(above, below, weight, image, behind, alpha, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The pixels of a run, in the colour of what is kept of them, over what is behind them.
 
     Where a pixel is kept in part, its colour is that of what is kept, without the old background.
+    Both loops become vector code.
     """
-    for k in range(across.size):
-        aside, at = across[k], 3 * k
-        value = left[3] + step[3] * aside
-        for i in range(3):
-            value += (left[i] + step[i] * aside) * np.float32(image[at + i])
-        a = min(max(value, _NONE), _ALL)
-        if alpha.size > 0:
-            alpha[k] = _rounded(a * np.float32(255))
-        for i in range(3):
-            own = np.float32(image[at + i])
-            if a < _ALL and (a > _NONE or behind.size == 0):
-                front = left[4 + i] + step[4 + i] * aside
-                back = left[7 + i] + step[7 + i] * aside
-                own = front + a * (own - a * front - (_ALL - a) * back)
-                own = min(max(own, _NONE), np.float32(255))
-            if behind.size > 0:
-                own = a * own + (_ALL - a) * np.float32(behind[at + i])
-            picture[at + i] = _rounded(own)
+    if behind.size > 0:
+        for j in range(image.size):
+            a, front = alpha[j], above[1, j] + (below[1, j] - above[1, j]) * weight
+            back = above[2, j] + (below[2, j] - above[2, j]) * weight
+            own = front + a * (np.float32(image[j]) - a * front - (_ALL - a) * back)
+            own = min(max(own, _NONE), _MOST)
+            out[j] = np.uint8(a * own + (_ALL - a) * np.float32(behind[j]) + _HALF)
+    else:
+        for j in range(image.size):
+            a, front = alpha[j], above[1, j] + (below[1, j] - above[1, j]) * weight
+            back = above[2, j] + (below[2, j] - above[2, j]) * weight
+            own = front + a * (np.float32(image[j]) - a * front - (_ALL - a) * back)
+            out[j] = np.uint8(min(max(own, _NONE), _MOST) + _HALF)
+
+
+@compiled
+def _note(kept, alpha):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """How much is kept of each pixel of a run, (3n,), as 0 to 255, (n,)."""
+    for k in range(alpha.size):
+        alpha[k] = np.uint8(kept[3 * k] * _MOST + _HALF)
 
 
 @compiled
@@ -63,13 +96,6 @@ def _alike(certain, y, y1, x, x1):  # type: ignore[no-untyped-def]  # noqa: ANN0
 
 
 @compiled
-def _side(above, below, weight, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Every plane of the grid between two samples, one above the other."""
-    for i in range(out.size):
-        out[i] = above[i] + (below[i] - above[i]) * weight
-
-
-@compiled
 def cut(grid, certain, rows, columns, image, backdrop, alpha, picture):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Enlarge the fit, apply it to the picture, and lay what is kept over a backdrop.
 
@@ -85,30 +111,31 @@ def cut(grid, certain, rows, columns, image, backdrop, alpha, picture):  # type:
     """
     (starts_y, weight_y), (starts_x, weight_x) = rows, columns
     height, width = certain.shape
-    left, step = np.empty(grid.shape[2], np.float32), np.empty(grid.shape[2], np.float32)
+    above = np.empty((4, image.shape[1]), np.float32)
+    below, kept = np.empty_like(above), np.empty(image.shape[1], np.float32)
     for y in range(height):
         y1, x = min(y + 1, height - 1), 0
         while x < width:
-            first, start, x1 = x, starts_x[x], min(x + 1, width - 1)
-            value = _alike(certain, y, y1, x, x1)
+            first, value = x, _alike(certain, y, y1, x, min(x + 1, width - 1))
             x += 1
-            while value != UNSURE_YET and x < width:
-                if _alike(certain, y, y1, x, min(x + 1, width - 1)) != value:
-                    break
+            while x < width and _alike(certain, y, y1, x, min(x + 1, width - 1)) == value:
                 x += 1
-            end = starts_x[x]
+            start, end = starts_x[first], starts_x[x]
+            if value == UNSURE_YET:
+                _stretch(grid, y, first, x, starts_x, weight_x, above)
+                _stretch(grid, y1, first, x, starts_x, weight_x, below)
             for r in range(starts_y[y], starts_y[y + 1]):
                 over, out = image[r, 3 * start : 3 * end], picture[r, 3 * start : 3 * end]
                 under = backdrop[r, 3 * start : 3 * end] if backdrop.size > 0 else backdrop[:0, 0]
-                keep = alpha[r, start:end] if alpha.size > 0 else alpha[:0, 0]
                 if value == UNSURE_YET:
-                    _side(grid[y, first], grid[y1, first], weight_y[r], left)
-                    _side(grid[y, x1], grid[y1, x1], weight_y[r], step)
-                    step -= left
-                    _row(left, step, weight_x[start:end], over, under, keep, out)
+                    _keep(above, below, weight_y[r], over, kept)
+                    _lay(above, below, weight_y[r], over, under, kept, out)
+                    if alpha.size > 0:
+                        _note(kept, alpha[r, start:end])
                 else:
                     _copy(out, over if value == 255 else under)
-                    keep[:] = value
+                    if alpha.size > 0:
+                        alpha[r, start:end] = value
 
 
 @compiled
