@@ -92,6 +92,18 @@ class Flow(Generic[T]):
         with self._changed:
             return self._take()
 
+    def newer(self, seconds: float) -> T | None:
+        """An item that is made within `seconds`, instead of the last one read, which then counts
+        as replaced; None where there is none.
+        """
+        with self._changed:
+            self._changed.wait_for(self._ready, timeout=seconds)
+            item = self._take()
+            if item is not None:
+                self.delivered -= 1
+                self.replaced += 1
+            return item
+
     def stop(self) -> None:
         """Ask the producer to end; returns at once, may be called again."""
         with self._changed:

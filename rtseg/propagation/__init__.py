@@ -15,6 +15,7 @@ import numpy as np
 
 from rtseg.flow import Flow, Slot
 from rtseg.frame import Frame
+from rtseg.fresh import freshest
 from rtseg.propagation.live import carried_on
 from rtseg.propagation.network import Network
 from rtseg.propagation.recording import carried_between
@@ -59,10 +60,11 @@ def inferring(
         def smoothly(pairs: Iterator[Pair]) -> Iterator[Pair]:
             return smoothed(pairs, options.smooth, stats)
 
+        coming = freshest(frames, stats.clock) if latest else iter(frames)
         if options.idle:
-            pairs = resting(frames, segmenter, stats, smoothly)
+            pairs = resting(coming, segmenter, stats, smoothly)
         else:
-            pairs = smoothly(segmenter.stream(frames, stats, ahead=not latest))
+            pairs = smoothly(segmenter.stream(coming, stats, ahead=not latest))
         with Flow(pairs, latest=latest, name="inference", interrupt=frames.stop) as flow:
             yield flow
         return
