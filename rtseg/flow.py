@@ -37,6 +37,7 @@ class Flow(Generic[T]):
         items: iterated in the thread; a generator is closed there too.
         latest: keep the newest item instead of every one.
         capacity: items buffered for `every`.
+        in_step: begin the next item only once the reader has said `go_on` about the last one.
         name: the thread's name, for people who debug.
         interrupt: called once on stop, from the reader's thread; asks `items` to end soon.
     """
@@ -47,6 +48,7 @@ class Flow(Generic[T]):
         *,
         latest: bool = False,
         capacity: int = 2,
+        in_step: bool = False,
         name: str = "flow",
         interrupt: Callable[[], None] | None = None,
     ) -> None:
@@ -57,11 +59,13 @@ class Flow(Generic[T]):
         self.replaced = 0
         self._items = iter(items)
         self._capacity = 1 if latest else capacity
+        self._in_step = in_step
         self._interrupt = interrupt
         self._buffer: deque[T] = deque()
         self._changed = threading.Condition()
         self._stopped = False
         self._held = False
+        self._goes_on = False
         self._ended = False
         self._error: BaseException | None = None
         # A daemon: a driver that never returns must not keep the process alive.
@@ -112,12 +116,19 @@ class Flow(Generic[T]):
         if first and self._interrupt is not None:
             self._interrupt()
 
+    def go_on(self) -> None:
+        """Let a producer that goes in step begin its next item; any other has begun it already."""
+        with self._changed:
+            self._goes_on = True
+            self._changed.notify_all()
+
     def hold(self) -> None:
         """Let the producer rest; what it made before `release` is stale then, and replaced."""
         with self._changed:
-            self._held = True
+            self._held = self._goes_on = True
             self.replaced += len(self._buffer)
             self._buffer.clear()
+            self._changed.notify_all()
 
     def release(self) -> None:
         """Let it go on after `hold`, with what is newest then."""
@@ -195,8 +206,11 @@ class Flow(Generic[T]):
             if self._stopped:
                 return False
             self._buffer.append(item)
+            self._goes_on = False
             self._changed.notify_all()
-            return True
+            if self._in_step:
+                self._changed.wait_for(lambda: self._stopped or self._goes_on)
+            return not self._stopped
 
 
 def share_bell(flows: Iterable[Flow[T]]) -> threading.Condition:

@@ -134,6 +134,7 @@ class Loop:
         """Draw one frame, at its time show and write it; False when the run ended before that."""
         look = self.control.look()
         self._draw(rendered)
+        self.flows.pairs.go_on()
         if self.pace is not None:
             self._wait(self.pace, rendered.frame.pts)
             if self.over():

@@ -19,6 +19,9 @@ from rtseg.temporal import TemporalOptions
 
 Policy = Literal["auto", "newest", "all"]
 
+MANY_CORES = 4
+"""With so many, one that draws takes little from a network that runs on all of them."""
+
 
 def keeps_newest(policy: str, live: bool) -> bool:
     """Whether unread frames make way for newer ones: for live sources, unless told otherwise.
@@ -33,13 +36,26 @@ def keeps_newest(policy: str, live: bool) -> bool:
 
 @contextmanager
 def flowing(
-    source: Source, segmenter: Segmenter, stats: Stats, policy: str, temporal: TemporalOptions
+    source: Source,
+    segmenter: Segmenter,
+    stats: Stats,
+    policy: str,
+    temporal: TemporalOptions,
+    *,
+    in_step: bool = False,
 ) -> Iterator[Flows]:
-    """Capture and inference, each in its thread, for as long as the `with` lasts."""
+    """Capture and inference, each in its thread, for as long as the `with` lasts.
+
+    Args:
+        in_step: whether the network waits for the reader to say `go_on`.
+    """
     latest = keeps_newest(policy, source.info.live)
     warm_up(temporal)  # before a frame is taken, which would wait for it
     frames = Flow(timed(source, stats), latest=latest, name="capture", interrupt=source.interrupt)
-    with frames, inferring(frames, segmenter, stats, temporal, latest=latest) as pairs:
+    with (
+        frames,
+        inferring(frames, segmenter, stats, temporal, latest=latest, in_step=in_step) as pairs,
+    ):
         yield Flows(frames, pairs)
 
 
@@ -102,8 +118,9 @@ def run(
         return stop() or not all(sink.alive for sink in sinks)
 
     stats.start()
+    in_step = keeps_newest(policy, source.info.live) and crowded(segmenter)
     try:
-        with flowing(source, segmenter, stats, policy, temporal) as flows:
+        with flowing(source, segmenter, stats, policy, temporal, in_step=in_step) as flows:
             loop = Loop(
                 flows, source, effect, sinks, stats, pace, over, on_tick, control or Control()
             )
@@ -112,6 +129,15 @@ def run(
         if loop is not None:
             _settle(loop, stats)
     return summarise(source, segmenter, stats)
+
+
+def crowded(segmenter: Segmenter) -> bool:
+    """Whether the network needs every core, and drawing beside it would slow down both.
+
+    On two cores drawing takes half of what the network has. One after the other they give as many
+    frames, and each is younger: neither stage is stretched by the other.
+    """
+    return segmenter.info.device == "cpu" and usable_cores() < MANY_CORES
 
 
 def timed(source: Source, stats: Stats) -> Iterator[Frame]:

@@ -313,3 +313,33 @@ def test_an_error_in_a_line_is_raised_once_and_ends_the_work(raised_by: str) -> 
     assert caught.value is error
     line.finish()
     assert seen == [0, 1]
+
+
+def test_a_producer_in_step_begins_the_next_item_when_it_is_told_to() -> None:
+    begun = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(3):
+            begun.append(number)
+            yield number
+
+    with Flow(numbers(), in_step=True) as flow:
+        items = iter(flow)
+        for number in range(3):
+            assert next(items) == number
+            time.sleep(0.01)
+            assert begun == list(range(number + 1))
+            flow.go_on()
+        assert next(items, None) is None
+
+
+def test_a_producer_in_step_can_be_stopped_and_held() -> None:
+    with Flow(iter(range(10**6)), latest=True, in_step=True) as flow:
+        assert next(iter(flow)) == 0
+    assert not flow.hung
+    with Flow(iter(range(10**6)), latest=True, in_step=True) as flow:
+        assert next(iter(flow)) == 0
+        flow.hold()
+        flow.release()
+        assert next(iter(flow)) in (1, 2)
+    assert not flow.hung

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -288,6 +289,39 @@ def test_lanes_are_for_files_and_a_live_frame_has_the_network_alone(live, at_onc
     assert report.frames + report.dropped == report.produced == 40
     if not live:
         assert sink.seen == [(i, i % 21) for i in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("cores", "device", "live", "in_turns"),
+    [(2, "cpu", True, True), (8, "cpu", True, False), (2, "cuda", True, False),
+     (2, "cpu", False, False)],
+)  # fmt: skip
+def test_where_cores_are_few_a_live_network_waits_for_the_drawing(
+    cores: int, device: str, live: bool, in_turns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtseg.pipeline.usable_cores", lambda: cores)
+    calls, begun, stretched = [], threading.Condition(), []
+
+    def see() -> None:
+        with begun:
+            calls.append(1)
+            begun.notify_all()
+
+    def draw(frame: Frame, segmentation: object) -> np.ndarray:
+        if frame.index < 30:
+            with begun:
+                before = len(calls)
+                meanwhile = begun.wait_for(lambda: len(calls) > before, 0.01 if in_turns else 5)
+                stretched.append(meanwhile)
+        return frame.image
+
+    backend = Echo(see)
+    backend.info = BackendInfo("stub", device, "fp32")
+    source = Numbered(40, live=live, before=lambda index: time.sleep(0.002))
+    report = run(source, Segmenter(backend), draw, [Listing()])
+    assert report.frames + report.dropped == report.produced == 40
+    assert stretched
+    assert any(stretched) is not in_turns
 
 
 @pytest.mark.parametrize("policy", ["auto", "newest"])

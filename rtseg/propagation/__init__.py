@@ -47,6 +47,7 @@ def inferring(
     options: TemporalOptions,
     *,
     latest: bool,
+    in_step: bool = False,
 ) -> Iterator[Flow[Pair]]:
     """Every frame with its segmentation, from a thread that runs as long as the `with` lasts.
 
@@ -54,6 +55,8 @@ def inferring(
 
     Args:
         latest: whether frames make way for newer ones, as those of live sources do.
+        in_step: whether the network waits, after every frame, until the reader says `go_on`; not
+            with propagation.
     """
     if not options.propagate:
 
@@ -65,7 +68,8 @@ def inferring(
             pairs = resting(coming, segmenter, stats, smoothly)
         else:
             pairs = smoothly(segmenter.stream(coming, stats, ahead=not latest))
-        with Flow(pairs, latest=latest, name="inference", interrupt=frames.stop) as flow:
+        flow = Flow(pairs, latest=latest, in_step=in_step, name="inference", interrupt=frames.stop)
+        with flow:
             yield flow
         return
     asked: Slot[Frame] = Slot()
