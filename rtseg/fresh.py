@@ -14,19 +14,19 @@ PATIENCE = 0.25
 """How long the next frame is waited for, of the time between two frames."""
 
 SLOWER = 1.2
-"""Whoever takes so many times the time between two frames for one of them cannot keep up."""
+"""A reader that is busy with a frame for so many times the time between two cannot keep up."""
 
 _LATE = 0.1  # by how much of that time a frame may come late
 _RECENT = 5  # frames by which the present pace is judged: an outage or a pause is none of it
 
 
 def freshest(frames: Flow[Frame], clock: Clock) -> Iterator[Frame]:
-    """Frames for somebody who is slower than the source, and wants them young.
+    """Frames for a reader that is slower than the source, and wants them young.
 
-    Whoever is ready for the next frame finds one that has waited for him, for up to the time
+    A reader that is ready for the next frame finds one that has waited for it, for up to the time
     between two frames. Where a newer one is due within a quarter of that time, it is waited for:
     frames are then up to three quarters of that time younger, for a few percent fewer of them.
-    Whoever keeps up with the source, or nearly does, waits for none: he would lose frames by it.
+    A reader that keeps up with the source, or nearly does, waits for none: it would lose frames.
 
     Args:
         frames: keeps the newest; one that is passed over counts as replaced.

@@ -67,7 +67,8 @@ print(resident() - before)
 
 
 def kept(first: str, **environment: str) -> float:
-    variables = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    ours = ("GLIBC_TUNABLES", "MALLOC_")
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     done = subprocess.run(
         [sys.executable, "-c", KEPT.replace("{first}", first)],
         env={**variables, **environment}, capture_output=True, text=True, check=True,
