@@ -25,8 +25,9 @@ from rtseg.errors import SinkError, UsageError
 from rtseg.labels import VOC
 from rtseg.sinks import SinkOptions, open_sink
 from rtseg.sinks.containers import CONTAINERS
+from rtseg.sinks.muxer import Muxer
 from rtseg.sinks.timeline import Timeline
-from rtseg.sinks.video_file import VideoFile, count_pictures
+from rtseg.sinks.video_file import count_pictures
 
 RATES = [
     Fraction(24000, 1001), Fraction(30000, 1001), Fraction(30), Fraction(45000, 1499),
@@ -306,13 +307,13 @@ def test_an_error_at_the_last_frame_is_raised_at_the_end(tmp_path, monkeypatch) 
 
 
 def test_pictures_are_handed_over_while_one_is_encoded(tmp_path, monkeypatch) -> None:
-    goes_on, encode = threading.Event(), VideoFile._encode
+    goes_on, encoded = threading.Event(), Muxer.encoded
 
-    def slowly(self, image, tick) -> None:
+    def slowly(self, image, tick):
         goes_on.wait()
-        encode(self, image, tick)
+        return encoded(self, image, tick)
 
-    monkeypatch.setattr(VideoFile, "_encode", slowly)
+    monkeypatch.setattr(Muxer, "encoded", slowly)
     with open_sink(str(tmp_path / "out.mp4"), info(), VOC) as sink:
         for index in range(3):
             sink.write(rendered(index))

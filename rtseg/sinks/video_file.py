@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from fractions import Fraction
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from rtseg.sinks.audio import AUDIO_ERRORS, Sound
 from rtseg.sinks.containers import CONTAINERS, Encoder
 from rtseg.sinks.file_target import FileTarget, cannot_write, reason
 from rtseg.sinks.fit import letterbox
+from rtseg.sinks.muxer import Muxer
 from rtseg.sinks.pixels import FULL, LIMITED, colours, encodable
 from rtseg.sinks.timeline import Timeline
 
@@ -29,9 +29,6 @@ WRITE_ERRORS = (av.FFmpegError, OSError)
 
 REFUSALS = (ValueError, av.error.ExternalError, NotImplementedError)
 """What encoders say of a size they cannot have: too large, too small, too thin."""
-
-HELD_BACK = 32
-"""Frames that an encoder may look ahead at before the first comes out, at these settings."""
 
 
 class VideoFile:
@@ -63,12 +60,10 @@ class VideoFile:
         self._variable = self._container.variable
         self._time_base = self._timeline.time_base if self._variable else 1 / self._timeline.rate
         self._size: tuple[int, int] | None = None
-        self._output: Any = None
-        self._stream: Any = None
-        self._held: Any = None
+        self._muxer: Muxer | None = None
         self._previous: Any = None
         self._closed = False
-        self._left_out = self._written = self._end = 0
+        self._left_out = self._end = 0
         self._line = Line(self._take, name="encode")
         self._clock, self._took = Clock(), deque[float]()
         self.frames = 0
@@ -113,14 +108,14 @@ class VideoFile:
             return
         self._closed = True
         try:
-            if self._stream is None:
+            if self._muxer is None:
                 self._target.discard()
             else:
-                self._finish()
+                self._finish(self._muxer)
         finally:
             # an encoder's memory is freed with the last who knows it: now, not when somebody
             # collects the cycle of this and its line
-            self._output = self._stream = self._held = self._previous = None
+            self._muxer = self._previous = None
             if self.sound is not None:
                 self.sound.close()
 
@@ -138,69 +133,45 @@ class VideoFile:
     def _take(self, one: tuple[Any, int, int]) -> None:
         since = self._clock.now()
         try:
-            self._target.check_space(self._bytes_to_finish())
+            self._target.check_space(self._muxer.bytes_to_finish() if self._muxer else 0)
             self._add(*one)
         except WRITE_ERRORS as error:
             raise cannot_write(self._target.path, error, self._salvage()) from error
         self._took.append(self._clock.now() - since)
 
     def _add(self, image: Any, tick: int, end: int) -> None:
-        if self._stream is None:
-            self._open(image.width, image.height)
+        if self._muxer is None:
+            self._muxer = self._open(image.width, image.height)
         if self._variable:
-            self._encode(image, tick)
+            self._encode(self._muxer, image, tick)
             self._end = end
         else:
-            self._fill(image, round(tick * self._timeline.time_base / self._time_base))
+            slot = round(tick * self._timeline.time_base / self._time_base)
+            self._fill(self._muxer, image, slot)
 
-    def _fill(self, image: Any, slot: int) -> None:
+    def _fill(self, muxer: Muxer, image: Any, slot: int) -> None:
         """Put a picture into its slot of a constant rate, and the one before into any gap."""
         if slot < self.frames:
             self._left_out += 1
             return
         while self.frames < slot:
-            self._encode(self._previous, self.frames)
-        self._encode(image, slot)
+            self._encode(muxer, self._previous, self.frames)
+        self._encode(muxer, image, slot)
         self._previous = image
 
-    def _encode(self, image: Any, tick: int) -> None:
-        image.pts, image.time_base = tick, self._time_base
-        packets = self._stream.encode(image)
+    def _encode(self, muxer: Muxer, image: Any, tick: int) -> None:
+        packets = muxer.encoded(image, tick)
         self.frames += 1
-        self._mux(packets)
+        muxer.mux(packets)
 
-    def _mux(self, packets: Iterable[Any]) -> None:
-        """Write each packet once the next is known, and so its duration; sound goes alongside."""
-        for packet in packets:
-            if self._held is not None:
-                self._held.duration = packet.pts - self._held.pts
-                self._write(self._held)
-            self._held = packet
-
-    def _write(self, packet: Any) -> None:
-        due = (packet.pts + packet.duration) * self._time_base
-        self._written += packet.size
-        self._output.mux(packet)
-        if self.sound is not None:
-            self._write_sound(self.sound.until(due))
-
-    def _write_sound(self, packets: Iterable[Any]) -> None:
-        for packet in packets:
-            try:
-                self._output.mux(packet)
-            except ValueError as error:  # a packet that the container refuses, not a full disk
-                assert self.sound is not None
-                self.sound.drop(error)
-                return
-
-    def _open(self, width: int, height: int) -> None:
+    def _open(self, width: int, height: int) -> Muxer:
         try:
-            self._start(width, height)
+            return self._started(width, height)
         except AUDIO_ERRORS as error:
             if not self.sound:
                 raise self._refused(error, width, height) from error
             self.sound.drop(error)
-            self._open(width, height)
+            return self._open(width, height)
 
     def _refused(self, error: Exception, width: int, height: int) -> Exception:
         """What to raise when nothing could be opened: of the encoder, that it was the size."""
@@ -212,7 +183,7 @@ class VideoFile:
             do="Try another --codec or suffix, or write pictures: frames_%06d.png",
         )
 
-    def _start(self, width: int, height: int) -> None:
+    def _started(self, width: int, height: int) -> Muxer:
         """Write the header of a file with one picture stream, and the sound's."""
         output = av.open(
             str(self._target.part), "w", container_options=dict(self._container.options)
@@ -236,26 +207,13 @@ class VideoFile:
         if self.sound:
             self.sound.add_to(output, self._container)
         output.start_encoding()
-        self._output, self._stream = output, stream
+        return Muxer(output, stream, self._time_base, self.sound)
 
-    def _bytes_to_finish(self) -> int:
-        """What the encoder still holds back, and the file's index."""
-        mean = self._written // max(1, self.frames - HELD_BACK)
-        return HELD_BACK * mean + 64 * self.frames
-
-    def _finish(self) -> None:
-        """Write what is held back, the sound's end and the index; check; put in place."""
+    def _finish(self, muxer: Muxer) -> None:
+        """Write what is held back and the index; check; put in place."""
         part = self._target.part
         try:
-            self._mux(self._stream.encode(None))
-            end = self._end if self._variable else self.frames
-            if self._held is not None:
-                self._held.duration = end - self._held.pts
-                self._write(self._held)
-                self._held = None
-            if self.sound is not None:
-                self._write_sound(self.sound.rest(Fraction(end) * self._time_base))
-            self._output.close()
+            muxer.finish(self._end if self._variable else self.frames)
         except WRITE_ERRORS as error:
             kept = f"What could be written is kept as {part}."
             raise cannot_write(self._target.path, error, kept) from error
@@ -278,14 +236,15 @@ class VideoFile:
 
 
 def count_pictures(path: Path) -> int:
-    """How many pictures the video at `path` holds, counted by reading it; 0 if unreadable.
+    """How many pictures the video at `path` holds, counted by reading it; 0 where it has no stream.
 
     Raises:
         SinkError: it cannot be opened as a video.
     """
     try:
         with av.open(str(path)) as container:
-            return sum(1 for packet in container.demux(video=0) if packet.size)
+            packets = container.demux(video=0) if container.streams.video else ()
+            return sum(1 for packet in packets if packet.size)
     except WRITE_ERRORS as error:
         raise SinkError(
             f"what was written cannot be read back: {reason(error)}", do=f"It is kept as {path}."
