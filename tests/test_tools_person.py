@@ -17,6 +17,7 @@ onnx = pytest.importorskip("onnx")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import person_data  # noqa: E402
+import person_losses  # noqa: E402
 import person_student  # noqa: E402
 import person_views  # noqa: E402
 import train_person  # noqa: E402
@@ -159,6 +160,31 @@ def small(monkeypatch) -> None:
 
 def state(folder: Path) -> dict:
     return torch.load(folder / train_person.STATE, weights_only=True)
+
+
+def test_overlap_is_that_of_all_people_of_a_batch_where_there_are_labels() -> None:
+    labels = torch.zeros(2, 8, 8, dtype=torch.uint8)
+    labels[0, :4] = person_data.PERSON
+    labels[:, :, 6:] = person_data.IGNORE
+    found = torch.full((2, 1, 4, 4), -40.0)
+    found[0, 0, 1:3] = 40  # one row of cells of the person, one beside
+    found[1, 0, :, 3] = 40  # where nothing is labelled
+    loss = person_losses.overlap_loss(found, labels)
+    assert loss.item() == pytest.approx(1 - 3 / 9)
+    assert person_losses.overlap_loss(found[1:], labels[1:]).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_overlap_is_best_at_a_soft_label() -> None:
+    labels = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    labels[0, :, ::4] = person_data.PERSON  # half of every other cell
+
+    def loss(share: float) -> float:
+        margin = torch.full((1, 1, 4, 4), -40.0)
+        margin[..., ::2] = torch.logit(torch.tensor(share))
+        return person_losses.overlap_loss(margin, labels).item()
+
+    assert loss(0.5) == pytest.approx(0, abs=1e-6)
+    assert loss(0.9) > loss(0.7) > loss(0.5) < loss(0.3)
 
 
 @pytest.mark.slow

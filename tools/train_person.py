@@ -28,7 +28,6 @@ import numpy as np
 import torch
 from distil_person import TEACHER, decaying, normalised, warm_cosine
 from person_data import (
-    BACKGROUND,
     DEFAULT_DATA,
     IGNORE,
     PERSON,
@@ -37,10 +36,11 @@ from person_data import (
     people_pictures,
     voc_pictures,
 )
+from person_losses import all_losses
 from person_student import Segmenter, Student, fold, lraspp
 from person_teacher import Spread, Teacher
 from person_together import Together, together
-from person_views import HIGH_STRIDE, OUTSIDE, Crops, Pack
+from person_views import Crops, Pack
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -62,49 +62,8 @@ STATE = "person_state.pth"
 SEED_STEP = 100_003
 """Between the crops of two processes."""
 SAVE_SECONDS, REPORT_SECONDS = 300, 600
-LABELLED_TEACHER, IGNORED_TEACHER, CLASS_TEACHER = 0.15, 0.4, 0.3
 
-# --- loss -------------------------------------------------------------------------------------
-
-
-def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Return the mean of `values` under `weights`, 0 if these are all 0."""
-    return (values * weights).sum() / weights.sum().clamp(min=1)
-
-
-def person_loss(logits: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
-    """Return cross-entropy against labels and teacher at stride 2.
-
-    `logits` (N,2,S/8,S/8) float; `labels` (N,S,S) uint8; `teacher` (N,S,S) uint8.
-    """
-    margin = (logits[:, 1:] - logits[:, :1]).float()
-    margin = functional.interpolate(margin, scale_factor=4, mode="bilinear")
-    person, known, ignored, taught = (
-        functional.avg_pool2d(plane.float()[:, None], 2)
-        for plane in (
-            labels == PERSON,
-            (labels == PERSON) | (labels == BACKGROUND),
-            labels == IGNORE,
-            teacher,
-        )
-    )
-    hard = functional.binary_cross_entropy_with_logits(
-        margin, person / known.clamp(min=0.25), reduction="none"
-    )
-    soft = functional.binary_cross_entropy_with_logits(margin, taught / 255, reduction="none")
-    trust = LABELLED_TEACHER * known + IGNORED_TEACHER * ignored
-    return (hard * known + soft * trust).mean()
-
-
-def class_loss(logits: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """Return cross-entropy with the teacher's probabilities, where these are known and inside.
-
-    `logits`, `teacher` (N,21,S/16,S/16) float, NaN where unknown; `labels` (N,S,S) uint8.
-    """
-    inside = functional.avg_pool2d((labels != OUTSIDE).float()[:, None], HIGH_STRIDE)[:, 0] > 0.5
-    known = (inside & ~teacher[:, 0].isnan()).float()
-    target = teacher.nan_to_num()
-    return weighted_mean(-(target * logits.float().log_softmax(dim=1)).sum(dim=1), known)
+# --- weights ------------------------------------------------------------------------------------
 
 
 class Average:
@@ -310,8 +269,7 @@ class Trainer:
         with torch.autocast(self._device, torch.bfloat16, enabled=self._half):
             seen = self._student.seen(normalised(images))
             logits, class_logits = self._student.heads(seen)
-        total = person_loss(logits, labels, teacher)
-        total += CLASS_TEACHER * class_loss(class_logits, classes, labels)
+        total = all_losses(logits, class_logits, labels, teacher, classes)
         repeating = max(0.0, 1 - self._progress / FEATURES_UNTIL)
         if self._example is not None and repeating:
             total += repeating * self._example.loss(self._student, seen.stages, images)
