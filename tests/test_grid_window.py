@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from test_sources_stream import serving
 
 from rtseg.many.layout import lay_out
 from rtseg.shapes import SHAPE_LABELS
+from rtseg.sources import open_source
 
 pytestmark = [pytest.mark.needs_display, pytest.mark.timeout(180)]
 
@@ -87,6 +89,41 @@ def test_a_camera_that_is_lost_has_a_banner_and_the_others_go_on(
     assert (lively["outages"], clip_figures["outages"]) == (0, 0)
     assert lively["frames"] > 20
     assert figures["total"]["lost"] == 0
+
+
+def test_a_grid_is_recorded_and_kept_as_a_picture(
+    start: Start,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    live = "test://?size=320x240&fps=20&live=1"
+    program = start(live, f"{live}&seed=2", *STUB, "--show", "--screenshots", "kept")
+    program.wait_for_picture()
+
+    def press(key: str) -> None:
+        program.ask("xdotool", "windowfocus", "--sync", program.window, "key", key)
+
+    def files(ending: str) -> list[Path]:
+        return [*(tmp_path / "kept").glob(f"rtseg-*{ending}")]
+
+    press("r")
+    time.sleep(1.5)
+    press("h")
+    press("s")
+    program.until(lambda: "picture" if files(".png") else "")
+    time.sleep(0.3)
+    kept(program, "grid_help")
+    press("r")
+    program.until(lambda: "film" if files(".mp4") else "")
+    program.quit("q")
+    code, said = program.end()
+    assert code == 0
+    assert said.count("wrote") == 2
+    size = lay_out([(240, 320)] * 2, (720, 1152)).size
+    assert cv2.imread(str(files(".png")[0])).shape[:2] == size
+    frames = list(open_source(str(files(".mp4")[0])))
+    assert len(frames) > 20
+    assert frames[0].size == tuple(side + side % 2 for side in size)
+    assert frames[-1].pts == pytest.approx((len(frames) - 1) / 20, abs=0.005)
 
 
 @pytest.mark.slow

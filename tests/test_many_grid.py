@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from fractions import Fraction
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,18 +17,26 @@ from rtseg.effects import ViewOptions, open_effect
 from rtseg.errors import SourceError
 from rtseg.frame import Frame
 from rtseg.labels import LabelSet
+from rtseg.live.aside import Aside
+from rtseg.live.keeping import Keeping
+from rtseg.live.notices import Notices
+from rtseg.live.recorder import Recorder
 from rtseg.many.crowd import Look
 from rtseg.many.feed import Feed
+from rtseg.many.glass import GridGlass
 from rtseg.many.grid import Film, Grid
 from rtseg.many.hands import Hands
 from rtseg.many.layout import GAP, fitted, lay_out
 from rtseg.many.order import AsTheyCome, ByTheirTimes
 from rtseg.segmentation import Segmentation
+from rtseg.sinks import SinkOptions
+from rtseg.sources import open_source
 from rtseg.stats import Stats
 
 LABELS = LabelSet(("background", "thing"), ((0, 0, 0), (255, 0, 0)))
 WIDE, SQUARE, TALL = (720, 1280), (600, 600), (1280, 720)
 HD = (1080, 1920)
+NOON = datetime(2026, 1, 2, 12)
 
 
 class Still(Source):
@@ -244,6 +254,63 @@ def test_a_film_by_the_clock_leaves_out_what_it_cannot_write_in_time() -> None:
     assert indices == sorted(set(indices))
     assert len(indices) + film.left_out == indices[-1] + 1
     assert indices[-1] / 10 > clock.now() - 1.0, "it does not fall behind"
+
+
+def test_a_film_nobody_wants_is_not_written_and_keeps_its_time() -> None:
+    grid, sink, wanted = grid_of(feed()), Kept(), [False]
+    film = Film(grid, [sink], Fraction(10), wanted=lambda: wanted[0])
+    film.until(0.5, 0.0)
+    wanted[0] = True
+    film.until(0.7, 0.0)
+    wanted[0] = False
+    film.until(1.0, 0.0)
+    assert [index for index, *_ in sink.pictures] == [5, 6]
+    assert film.left_out == 0
+
+
+def test_pictures_and_recordings_of_a_grid_are_kept(tmp_path) -> None:
+    """Each has the whole grid; the glass over the window says so and is in neither."""
+    grid = grid_of(feed("a"), feed("b"), size=(180, 320))
+    source, said = Still(), list[tuple[str, str]]()
+    height, width = grid.image.shape[:2]
+    source.info, clock = SourceInfo("2 sources", width, height, Fraction(10)), source.clock
+    aside, notices = Aside(), Notices(clock, lambda *line: said.append(line))
+    recorder = Recorder(source, LABELS, tmp_path, SinkOptions(), aside=aside, now=lambda: NOON)
+    keeping = Keeping(recorder, aside, notices, tmp_path, lambda: NOON)
+    hands = Hands(ViewOptions(), hud=False, keeping=keeping)
+    glass = GridGlass(hands, notices)
+    film = Film(grid, [recorder], Fraction(10), wanted=lambda: recorder.recording)
+    hands.press("s")
+    assert not list(tmp_path.iterdir()), "nothing was shown yet"
+
+    def shown() -> np.ndarray:
+        rendered = grid.rendered(0, clock.now(), clock.now())
+        image = rendered.image.copy()
+        glass.write(image, rendered)
+        return image
+
+    assert (shown() == grid.image).all()
+    hands.press("r")
+    assert glass.stale() == "glass"
+    assert (shown() != grid.image).any(), "it says that it records"
+    for n in range(5):
+        grid.show(look(0, grey=40 * n, size=(180, 320)))
+        clock.sleep(0.1)
+        film.until(clock.now(), clock.now())
+    hands.press("h")
+    assert (shown() != grid.image).mean() > 0.1, "the keys"
+    hands.press("s")
+    hands.press("r")
+    recorder.close()
+    assert [heading for heading, _ in said] == ["wrote", "wrote"]
+    assert "5 frames" in said[1][1]
+    kept = cv2.imread(str(tmp_path / "rtseg-20260102-120000.png"))
+    assert (kept == grid.image).all()
+    pictures = list(open_source(str(tmp_path / "rtseg-20260102-120000.mp4")))
+    assert [round(picture.pts, 3) for picture in pictures] == [0.0, 0.1, 0.2, 0.3, 0.4]
+    top, left = 4, 4
+    levels = [int(picture.image[top, left, 1]) for picture in pictures]
+    assert levels == pytest.approx([0, 40, 80, 120, 160], abs=4)
 
 
 def test_by_the_clock_looks_are_shown_at_once_and_time_begins_with_the_first() -> None:

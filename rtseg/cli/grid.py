@@ -10,16 +10,17 @@ from rtseg.cli import grid_says
 from rtseg.cli.grid_open import (
     Opened,
     feeds_of,
-    grid_of,
-    hands_of,
+    films_of,
     layout_of,
     open_sinks,
     open_sources,
     order_of,
     rate_of,
     together,
+    whole_of,
 )
 from rtseg.cli.grid_plan import GridPlan
+from rtseg.cli.grid_window import grid_of, hands_of
 from rtseg.cli.metrics import write_json
 from rtseg.cli.options import Flags
 from rtseg.cli.progress import open_progress
@@ -28,7 +29,6 @@ from rtseg.cli.signals import Stop
 from rtseg.errors import SourceError
 from rtseg.flow import usable_cores
 from rtseg.many.crowd import Crowd
-from rtseg.many.grid import Film
 from rtseg.many.loop import GridLoop
 from rtseg.many.order import ByTheirTimes
 
@@ -66,11 +66,10 @@ def _run(opened: Opened, flags: Flags, plan: GridPlan, stop: Stop) -> None:
         layout = layout_of(opened, plan)
         rate = rate_of(opened.feeds, plan)
         open_sinks(opened, flags, plan, layout, rate, stack)
-        hands = hands_of(opened, plan)
+        hands = hands_of(opened, flags, plan, whole_of(opened, layout, rate), stack)
         grid = grid_of(opened, layout, hands) if plan.window or plan.films else None
         order = order_of(opened.feeds, plan)
-        clock = None if isinstance(order, ByTheirTimes) else opened.totals.clock
-        film = Film(grid, opened.films, rate, clock) if grid is not None else None
+        films = films_of(opened, grid, rate, order)
         grid_says.start(flags, plan, opened.feeds, opened.segmenter)
         progress = open_progress(opened.together, opened.totals, quiet=flags.run.quiet)
         stack.enter_context(progress)
@@ -82,7 +81,7 @@ def _run(opened: Opened, flags: Flags, plan: GridPlan, stop: Stop) -> None:
             order,
             grid,
             opened.screens,
-            film,
+            films,
             hands,
             opened.totals,
             stop,
@@ -90,7 +89,7 @@ def _run(opened: Opened, flags: Flags, plan: GridPlan, stop: Stop) -> None:
             grid_says.ending,
         )
         loop.drain()
-        if film is not None:
+        for film in films:
             grid_says.left_out(film)
         if opened.screens and all(feed.source.info.frame_count == 1 for feed in opened.feeds):
             hold(opened.screens, opened.together, stop, partial(loop.turn, []))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 
@@ -14,12 +14,11 @@ from rtseg.cli.options import Flags
 from rtseg.cli.run import effect_of, open_output
 from rtseg.cli.temporal import temporal_of
 from rtseg.contracts import Sink, Source, SourceInfo
-from rtseg.effects import open_effect
 from rtseg.frame import Frame
+from rtseg.live.recorder import Recorder
 from rtseg.many.crowd import common_shape
 from rtseg.many.feed import Feed, Unopened
-from rtseg.many.grid import Grid
-from rtseg.many.hands import Hands
+from rtseg.many.grid import Film, Grid
 from rtseg.many.layout import Layout, Size, lay_out
 from rtseg.many.loop import Outlet
 from rtseg.many.names import distinct
@@ -28,7 +27,6 @@ from rtseg.many.order import AsTheyCome, ByTheirTimes, Order
 from rtseg.pipeline import keeps_newest
 from rtseg.segmenter import Segmenter
 from rtseg.sinks.display import held
-from rtseg.sinks.window import WindowEvents, WindowSink
 from rtseg.sources import open_source
 from rtseg.sources.replay import Replay
 from rtseg.sources.stream import public_name
@@ -65,13 +63,15 @@ class Opened:
     films: list[Sink] = field(default_factory=list)
     screens: list[Sink] = field(default_factory=list)
     shared: list[Sink] = field(default_factory=list)
+    recorder: Recorder | None = None
     totals: Stats = field(default_factory=Stats)
 
     @property
     def sinks(self) -> list[Sink]:
         """All, as the report names them."""
         own = [s for outlet in self.outlets for s in outlet.sinks if s not in self.shared]
-        return [*own, *self.shared, *self.films]
+        recorder = [self.recorder] if self.recorder is not None else []
+        return [*own, *self.shared, *self.films, *recorder]
 
 
 def open_sources(plan: GridPlan, flags: Flags) -> list[Source]:
@@ -168,13 +168,29 @@ def order_of(feeds: Sequence[Feed], plan: GridPlan) -> Order:
     return AsTheyCome(feeds[0].stats.clock)
 
 
+def whole_of(opened: Opened, layout: Layout, rate: Fraction) -> Together:
+    """The grid as a source, for what is made of it."""
+    height, width = layout.size
+    return Together(SourceInfo(opened.together.info.name, width, height, rate))
+
+
+def films_of(opened: Opened, grid: Grid | None, rate: Fraction, order: Order) -> list[Film]:
+    """What writes the grid into its outputs, and into recordings while there is one."""
+    if grid is None:
+        return []
+    clock = None if isinstance(order, ByTheirTimes) else opened.totals.clock
+    films = [Film(grid, opened.films, rate, clock)] if opened.films else []
+    if (recorder := opened.recorder) is not None:
+        films.append(Film(grid, [recorder], rate, clock, lambda: recorder.recording))
+    return films
+
+
 def open_sinks(
     opened: Opened, flags: Flags, plan: GridPlan, layout: Layout, rate: Fraction, stack: ExitStack
 ) -> None:
     """What takes each source's frames, and what takes the grid."""
     segmenter = opened.segmenter
-    height, width = layout.size
-    whole = Together(SourceInfo(opened.together.info.name, width, height, rate))
+    whole = whole_of(opened, layout, rate)
     if plan.json is not None:
         target = f"json:{plan.json}"
         opened.shared.append(stack.enter_context(open_output(target, flags, whole, segmenter)))
@@ -191,25 +207,3 @@ def open_sinks(
         ]
         effect = effect_of(one, feed.source, segmenter, feed.stats)
         opened.outlets.append(Outlet(effect, [*sinks, *opened.shared]))
-
-
-def hands_of(opened: Opened, plan: GridPlan) -> Hands:
-    """The keys of the window, if there is one."""
-    view = replace(plan.common.view, hud=False)
-    window = opened.screens[0] if opened.screens else None
-    if not isinstance(window, WindowSink):
-        return Hands(view, hud=plan.hud)
-    seen = opened.segmenter
-    classes = [seen.labels.names[n] for n in sorted(seen.labels.sought(seen.selected))]
-    hands = Hands(view, hud=plan.hud, classes=classes, window=window, tell=grid_says.refused)
-    window.events = WindowEvents(key=hands.press)
-    return hands
-
-
-def grid_of(opened: Opened, layout: Layout, hands: Hands) -> Grid:
-    """The grid, each source drawn by an effect of its own, without the figures of one source."""
-    labels = opened.segmenter.labels
-    effects = [hands.effect(partial(open_effect, stats=feed.stats)) for feed in opened.feeds]
-    for effect in effects:
-        effect.open(labels)
-    return Grid(opened.feeds, effects, layout, labels, hud=hands.state.hud)

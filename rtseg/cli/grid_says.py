@@ -83,11 +83,6 @@ def _named(name: str, text: str) -> str:
     return " ".join((text if name in text else f"{name}: {text}").split())
 
 
-def refused(error: RtsegError) -> None:
-    """Say what a person chose at the window and cannot have."""
-    say("note", _named("", str(error)))
-
-
 def ending(feed: Feed) -> None:
     """Say that a source was lost; one that ended is in the report."""
     if feed.error is not None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from rtseg.cli.backend import attend
 from rtseg.cli.options import Flags, ModelFlags
 from rtseg.cli.plan import Plan
-from rtseg.cli.says import say
+from rtseg.cli.says import teller
 from rtseg.contracts import Source
 from rtseg.live.desk import Desk, open_desk
 from rtseg.nets import default_model, shipped
@@ -40,10 +40,6 @@ def desk_for(
         attend(loaded.backend, stats)
         return loaded
 
-    def tell(heading: str, text: str) -> None:
-        if heading == "warning" or not flags.run.quiet:
-            say(heading, text)
-
     return open_desk(
         replace(plan.view, hud=bool(flags.view.hud)),
         source,
@@ -55,7 +51,7 @@ def desk_for(
         folder=plan.screenshots,
         options=SinkOptions(audio=flags.output.audio),
         same_labels=any(find_kind(target)[0] in INDEX_OUTPUTS for target in plan.outputs),
-        tell=tell,
+        tell=teller(quiet=flags.run.quiet),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 
 from rtseg.cli.options import Flags
@@ -31,6 +31,16 @@ def say(heading: str, text: str) -> None:
 
 
 _COLUMN = 9
+
+
+def teller(*, quiet: bool) -> Callable[[str, str], None]:
+    """What says a line with its heading; when quiet, only warnings."""
+
+    def tell(heading: str, text: str) -> None:
+        if heading == "warning" or not quiet:
+            say(heading, text)
+
+    return tell
 
 
 def start(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter) -> None:

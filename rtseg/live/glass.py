@@ -6,7 +6,7 @@ recordings nor other outputs have it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from rtseg.contracts import Rendered
@@ -17,6 +17,7 @@ from rtseg.live import keys
 from rtseg.live.controls import Controls
 from rtseg.live.effect import LiveEffect
 from rtseg.live.point import Found, Point
+from rtseg.live.recorder import Recorder
 from rtseg.segmentation import Segmentation
 
 Lines = Callable[[Segmentation], list[str]]
@@ -36,7 +37,7 @@ class Glass:
         controls.last = rendered
         self._written = self._words()
         if controls.state.help:
-            write_help(image)
+            write_help(image, keys.lines())
         elif controls.state.hud:
             panel(image, self._figures(rendered.segmentation))
         if lines := [*status(controls), *notice(controls)]:
@@ -59,14 +60,19 @@ class Glass:
 
 def status(controls: Controls) -> list[str]:
     """What lasts: paused, recording, loading, a class alone."""
-    recorder, solo = controls.keeping.recorder, controls.state.look.solo
-    minutes, seconds = divmod(int(recorder.seconds), 60)
+    solo = controls.state.look.solo
     return [
         *(["paused: space goes on, . shows one more"] if controls.state.paused else []),
-        *([f"!recording {minutes}:{seconds:02}"] if recorder.recording else []),
+        *recording(controls.keeping.recorder),
         *([f"loading {controls.networks.coming} ..."] if controls.networks.coming else []),
         *([f"only {solo}"] if solo else []),
     ]
+
+
+def recording(recorder: Recorder) -> list[str]:
+    """How long it has been recording, if it has."""
+    minutes, seconds = divmod(int(recorder.seconds), 60)
+    return [f"!recording {minutes}:{seconds:02}"] if recorder.recording else []
 
 
 def notice(controls: Controls) -> list[str]:
@@ -74,9 +80,13 @@ def notice(controls: Controls) -> list[str]:
     return [controls.notices.text] if controls.notices.text else []
 
 
-def write_help(image: Image) -> None:
-    """List the keys in the middle of a picture, in two columns where one is too high."""
-    lines = [f"{told}\t{shown}" for shown, told in keys.lines()]
+def write_help(image: Image, pressed: Sequence[tuple[str, str]]) -> None:
+    """List keys in the middle of a picture, in two columns where one is too high.
+
+    Args:
+        pressed: what to press, and what it does.
+    """
+    lines = [f"{told}\t{shown}" for shown, told in pressed]
     if (len(lines) + 2) * 1.4 * text_size(image) > image.shape[0]:
         half = -(-len(lines) // 2)
         right = [*lines[half:], *["\t"] * (2 * half - len(lines))]

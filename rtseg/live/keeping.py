@@ -44,8 +44,11 @@ class Keeping:
         """Between frames: tell of files that are finished."""
         self._aside.turn()
 
-    def screenshot(self, rendered: Rendered, view: str) -> None:
-        """Write a frame as picture, mask and `view`; not while many are still being written."""
+    def screenshot(self, rendered: Rendered, view: str | None) -> None:
+        """Write a frame as picture, mask and `view`; not while many are still being written.
+
+        Without a view the picture is all there is.
+        """
         if self._aside.left >= MOST_WAITING:
             self._notices.say("the last screenshots are still being written")
             return

@@ -5,6 +5,7 @@ Nothing here loads a library.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import NamedTuple
 
 
@@ -56,9 +57,11 @@ def find_key(name: str) -> Key | None:
     return _BY_NAME.get(name) or _BY_NAME.get(name.lower())
 
 
-def lines() -> list[tuple[str, str]]:
-    """(what to press, what it does), for every key and the mouse."""
-    return [*((key.shown, key.help) for key in KEYS), *MOUSE]
+def lines(actions: Container[str] | None = None) -> list[tuple[str, str]]:
+    """(what to press, what it does), for every key and the mouse, or for keys of some actions."""
+    if actions is None:
+        return [*((key.shown, key.help) for key in KEYS), *MOUSE]
+    return [(key.shown, key.help) for key in KEYS if key.action in actions]
 
 
 def as_text() -> str:

@@ -1,4 +1,4 @@
-"""One frame as three files: the picture, its mask, and what is shown of both."""
+"""One frame as three files: the picture, its mask, and what is shown of both; or a grid as one."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ from rtseg.sinks.mask import palette, palette_png
 from rtseg.sinks.pictures import encode
 
 
-def save(rendered: Rendered, view: str, folder: Path, moment: datetime) -> Callable[[], list[Path]]:
+def save(
+    rendered: Rendered, view: str | None, folder: Path, moment: datetime
+) -> Callable[[], list[Path]]:
     """Draw a frame now; gives what packs and writes it, which any thread may call.
 
     That writes `rtseg-YYYYmmdd-HHMMSS.png`, `...-mask.png` and `...-VIEW.png`, replaces nothing,
-    and gives the files. The mask is a palette PNG whose pixels are class indices.
+    and gives the files. The mask is a palette PNG whose pixels are class indices. Without a view
+    there is the picture alone.
 
     Raises:
         SinkError: by what is given: they cannot be written; none is left half written.
     """
+    if view is None:
+        image = rendered.picture
+        return lambda: _write({".png": encode(image, ".png")}, folder, moment)
     shown = f"-{view}.png" if view != "mask" else "-view.png"
     segmentation, picture = rendered.segmentation, rendered.picture
     mask, colours = segmentation.mask, palette(segmentation.labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from fractions import Fraction
 from math import ceil
 
@@ -103,15 +103,22 @@ class Film:
         rate: pictures per second.
         clock: by which the film goes; what cannot be written in time is left out then, so that
             nobody waits for it ever longer. None for one that goes by its own time: it is whole.
+        wanted: whether anybody takes its pictures at the moment.
 
     Attributes:
         left_out: pictures that were; those before them are seen for so much longer.
     """
 
     def __init__(
-        self, grid: Grid, sinks: Sequence[Sink], rate: Fraction, clock: Clock | None = None
+        self,
+        grid: Grid,
+        sinks: Sequence[Sink],
+        rate: Fraction,
+        clock: Clock | None = None,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         self.left_out = 0
+        self._wanted = wanted
         self._grid, self._sinks, self._rate, self._clock = grid, sinks, rate, clock
         self._count = 0
 
@@ -125,7 +132,7 @@ class Film:
             SinkError: they cannot be written.
         """
         end = ceil((seconds - SLACK_SECONDS) * self._rate)
-        for index in range(self._count, end if self._sinks else 0):
+        for index in range(self._count, end if self._sinks and self._wanted() else 0):
             if index < end - 1 and self._is_late(now):
                 self.left_out += 1
                 continue

@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from rtseg.contracts import Effect
+from rtseg.contracts import Effect, Rendered
 from rtseg.effects import ViewOptions
 from rtseg.errors import RtsegError
 from rtseg.labels import LabelSet
 from rtseg.live.effect import LiveEffect
+from rtseg.live.keeping import Keeping
 from rtseg.live.keys import find_key
 from rtseg.live.state import LiveState, Look, after
 from rtseg.live.window import Window
@@ -28,10 +29,12 @@ class Hands:
         hud: whether each has its figures.
         classes: names of those that the number keys show alone.
         window: what is closed, or fills the screen; None where there is none.
+        keeping: keeps pictures and recordings of the grid; None where nothing is kept.
         tell: told of a look that cannot be drawn.
 
     Attributes:
         state: how it is now.
+        last: the grid as it was last shown.
         stale: whether the cells are to be drawn anew.
     """
 
@@ -42,10 +45,12 @@ class Hands:
         hud: bool,
         classes: Sequence[str] = (),
         window: Window | None = None,
+        keeping: Keeping | None = None,
         tell: Callable[[RtsegError], None] = lambda error: None,
     ) -> None:
         self.state = LiveState(Look(view), hud=hud)
-        self.window = window
+        self.window, self.keeping = window, keeping
+        self.last: Rendered | None = None
         self.stale = False
         self._tell = tell
         self._classes = classes
@@ -76,6 +81,25 @@ class Hands:
         self.state = replace(self.state, full_screen=not self.state.full_screen)
         if self.window is not None:
             self.window.fill_screen(self.state.full_screen)
+
+    def help(self) -> None:
+        """List the keys, or do not."""
+        self.state = replace(self.state, help=not self.state.help)
+
+    def screenshot(self) -> None:
+        """Write the grid as it was last shown."""
+        if self.keeping is not None and self.last is not None:
+            self.keeping.screenshot(self.last, None)
+
+    def record(self) -> None:
+        """Record the grid from now on, or finish the file."""
+        if self.keeping is not None:
+            self.keeping.record(transparent=False)
+
+    def turn(self) -> None:
+        """Between pictures: tell of files that are finished."""
+        if self.keeping is not None:
+            self.keeping.turn()
 
     def hud(self) -> None:
         """Show the figures of all cells, or hide them."""
@@ -120,7 +144,7 @@ class Hands:
 
 
 def keys_in_words(
-    shown: Sequence[str] = ("q", "Tab", "c", "b", "+", "-", "1-9", "l", "f", "z"),
+    shown: Sequence[str] = ("q", "Tab", "c", "b", "1-9", "f", "s", "r", "h"),
 ) -> str:
     """What to press, for the start of a run: "q: quit; Tab: next view"."""
     return "; ".join(f"{name}: {key.help}" for name in shown if (key := find_key(_typed(name))))

@@ -31,7 +31,7 @@ class GridLoop:
         outlets: of each source.
         grid: the picture of all; None where nobody looks at it.
         screens: shown the grid whenever it has changed.
-        film: written the grid at a steady rate.
+        films: written the grid at a steady rate.
         hands: what a person does to all cells.
         totals: of all sources: what was shown when, and how old it was.
         stop: asked at least every 50 ms whether to end.
@@ -44,7 +44,7 @@ class GridLoop:
     order: Order
     grid: Grid | None
     screens: Sequence[Sink]
-    film: Film | None
+    films: Sequence[Film]
     hands: Hands | None
     totals: Stats
     stop: Callable[[], bool] = lambda: False
@@ -83,6 +83,8 @@ class GridLoop:
             for stats in (self.crowd.feeds[look.source].stats, self.totals):
                 stats.show(look.frame.captured_at, idle=idle)
         add_up(self.totals, self.crowd.feeds)
+        if self.hands is not None:
+            self.hands.turn()
         self.on_tick()
 
     def _shown(self, looks: list[Look]) -> Iterator[Look]:
@@ -110,10 +112,10 @@ class GridLoop:
             feed.stats.add_each("encode", sink.encoded())
 
     def _roll(self, seconds: float) -> None:
-        if self.film is not None:
+        for film in self.films:
             with self.totals.stage("write"):
-                self.film.until(seconds, self.totals.clock.now())
-            self.totals.add_each("encode", self.film.encoded())
+                film.until(seconds, self.totals.clock.now())
+            self.totals.add_each("encode", film.encoded())
 
     def _screen(self, shown: list[Look]) -> None:
         """Show the grid if it has changed; let windows live in any case."""
