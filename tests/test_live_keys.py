@@ -69,7 +69,7 @@ def test_the_table_loads_no_library() -> None:
 @pytest.mark.parametrize("size", [(240, 320), (480, 640), (1080, 1920)])
 def test_the_help_lies_within_the_picture(size: tuple[int, int]) -> None:
     image = np.full((*size, 3), 200, np.uint8)
-    write_help(image)
+    write_help(image, lines())
     rows, columns = np.nonzero((image != 200).any(2))
     assert rows.min() > 0
     assert rows.max() < size[0] - 1
