@@ -49,12 +49,15 @@ WEIGHT_DECAY, WARM_UP = 0.03, 0.04
 FEATURE_SHARES = (0.05, 0.1, 0.2, 0.2, 0.2, 0.2, 0.2)
 """Of the loss, for each stage, at the beginning."""
 
-FEATURES_UNTIL = 0.7
+FEATURES_UNTIL = 0.5
 """The share of the time after which stages no longer repeat the teacher's."""
 
 PEAK_RATE, PEAK_RATE_FROM_WEIGHTS = 1.5e-3, 7e-4
 """Of batches of 16; they grow with the square root of the batch."""
-CROPS = {"cpu": ((0.0, 160), (0.5, 192), (0.8, 256)), "cuda": ((0.0, 224), (0.5, 288), (0.8, 352))}
+CROPS = {"cpu": ((0.0, 160), (0.3, 224), (0.55, 320)), "cuda": ((0.0, 224), (0.4, 320), (0.8, 384))}
+"""Sides, from which share of the time on. The last ones have the area of the network's input: in
+smaller ones it never sees a person who fills the picture."""
+
 BATCH = {"cpu": 16, "cuda": 128}
 EMA_SAMPLES = 8000
 """How many samples the average of the weights looks back."""
