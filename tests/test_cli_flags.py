@@ -111,6 +111,12 @@ def test_the_command_line_wins_over_the_file(capsys: Capture, tmp_path: Path) ->
     assert found["max-frames"] == 3, "underscores are as good as dashes"
 
 
+def test_standard_input_may_stand_among_other_sources(capsys: Capture) -> None:
+    assert config_of(capsys, "a.mp4", "-", "b.mp4", "-o", "-")["input"] == ["a.mp4", "-", "b.mp4"]
+    assert config_of(capsys, "-", "--size", "8x8")["input"] == "-"
+    assert config_of(capsys, "-i", "-", "-o", "-")["output"] == ["-"]
+
+
 def test_awkward_names_survive_the_file(capsys: Capture, tmp_path: Path) -> None:
     name = 'we"ird\\ nämé\x7f\t😀.mp4'
     assert main(["-i", name, "--print-config"]) == 0

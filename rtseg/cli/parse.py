@@ -41,6 +41,9 @@ _TAKE_A_DASH = {
     "--metrics",
 }
 
+_STDIN = "\N{SYMBOL FOR START OF TEXT}"
+"""Stands for a lone "-" among the sources while the flags are parsed."""
+
 Inputs = Annotated[
     tuple[str, ...],
     Parameter(
@@ -72,8 +75,9 @@ def build_app(stop: Stop) -> App:
         run: RunFlags = RunFlags(),
     ) -> int:
         """Segment a camera, clip, stream or picture, or several at once (the default)."""
-        first = input[0] if input else None
-        return _run(Flags(first, source, model, view, output, run, input[1:]), stop)
+        named = tuple("-" if one == _STDIN else one for one in input)
+        first = named[0] if named else None
+        return _run(Flags(first, source, model, view, output, run, named[1:]), stop)
 
     app.default(run)
     app.command(run, name="run")
@@ -104,13 +108,13 @@ def usage_error(error: CycloptsError) -> UsageError:
 
 
 def _joined_dashes(tokens: Sequence[str]) -> list[str]:
-    """`-o -` as `-o=-`, and a lone `-` as `--input=-`."""
+    """`-o -` as `-o=-`, and a lone `-` as a source."""
     joined: list[str] = []
     for token in tokens:
         if token == "-" and joined and joined[-1] in _TAKE_A_DASH:
             joined[-1] += "=-"
         else:
-            joined.append("--input=-" if token == "-" else token)
+            joined.append(_STDIN if token == "-" else token)
     return joined
 
 
