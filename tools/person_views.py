@@ -24,7 +24,7 @@ SHARES = {
 }
 PASTE, PASTE_ON_EMPTY = 0.25, 0.7
 USUAL_LONG_SIDE = 320
-LOG_SCALES = math.log(0.65), math.log(2.2)
+LOG_SCALES = math.log(0.72), math.log(2.28)
 """Of a picture of that size, in a crop of 224 pixels."""
 
 
