@@ -115,6 +115,8 @@ def test_standard_input_may_stand_among_other_sources(capsys: Capture) -> None:
     assert config_of(capsys, "a.mp4", "-", "b.mp4", "-o", "-")["input"] == ["a.mp4", "-", "b.mp4"]
     assert config_of(capsys, "-", "--size", "8x8")["input"] == "-"
     assert config_of(capsys, "-i", "-", "-o", "-")["output"] == ["-"]
+    assert main(["demo", "-"]) == 2
+    assert "unexpected argument: (standard input)" in capsys.readouterr().err
 
 
 def test_awkward_names_survive_the_file(capsys: Capture, tmp_path: Path) -> None:

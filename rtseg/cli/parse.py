@@ -41,8 +41,8 @@ _TAKE_A_DASH = {
     "--metrics",
 }
 
-_STDIN = "\N{SYMBOL FOR START OF TEXT}"
-"""Stands for a lone "-" among the sources while the flags are parsed."""
+_STDIN = "(standard input)"
+"""Stands for a lone "-" while the flags are parsed; where none belongs, an error names it so."""
 
 Inputs = Annotated[
     tuple[str, ...],
