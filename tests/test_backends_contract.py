@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -326,3 +327,18 @@ def test_frames_of_a_recording_are_segmented_side_by_side_with_the_same_masks() 
         for frame, segmentation in many.stream(iter(frames), ahead=True):
             assert (segmentation.mask == alone(images[frame.index]).mask).all()
         assert frame.index == 6
+
+
+def test_threads_of_the_network_leave_the_cores_alone_between_frames() -> None:
+    model, batch = find_model(NAME, weights="random"), np.zeros((1, 64, 96, 3), np.uint8)
+    backend = open_backend("onnx", model, input_size=(64, 96), device="cpu", threads=2)
+    assert min(_busy_after(backend, batch) for _ in range(5)) < 0.01  # 0.05 if they spin on
+    backend.close()
+
+
+def _busy_after(backend: Backend, batch: np.ndarray) -> float:
+    """Seconds of processor time in the 0.1 s after a run."""
+    backend(batch)
+    since = time.process_time()
+    time.sleep(0.1)
+    return time.process_time() - since
