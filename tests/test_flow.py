@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from conftest import threads_left
 
+from rtseg import flow as flows
 from rtseg.flow import Flow, Line, spread
 
 
@@ -343,3 +344,12 @@ def test_a_producer_in_step_can_be_stopped_and_held() -> None:
         flow.release()
         assert next(iter(flow)) in (1, 2)
     assert not flow.hung
+
+
+def test_cores_are_counted_without_hyper_threads_and_without_those_of_others(monkeypatch) -> None:
+    import psutil
+
+    for usable, physical, counted in ((8, 4, 4), (2, 4, 2), (8, None, 8)):
+        monkeypatch.setattr(flows, "usable_cores", lambda usable=usable: usable)
+        monkeypatch.setattr(psutil, "cpu_count", lambda physical=physical, **_: physical)
+        assert flows.physical_cores() == counted

@@ -25,6 +25,7 @@ from rtseg.backends.providers import (
 from rtseg.backends.sizes import check_batch, noise
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import BackendError, DeviceError, ModelError
+from rtseg.flow import physical_cores
 from rtseg.nets.onnx_file import cached_onnx, exported_spec
 from rtseg.zoo import Model
 
@@ -63,7 +64,8 @@ class OnnxBackend(Backend):
         self.spec, self.input_size = model.spec, input_size
         providers = chain_of(options.family, options.number)
         wanted = wanted_precision(options.precision, model, names_of(providers)[0])
-        threads = options.threads or (1 if options.lanes > 1 else None)
+        # told none, it ties each thread to a core, and what else runs on that core holds up a frame
+        threads = options.threads or (1 if options.lanes > 1 else physical_cores())
         session = self._open(model, wanted, providers, threads)
         running = session.get_providers()[0]
         kept, lost = compare(options, running, built_in())
@@ -111,7 +113,7 @@ class OnnxBackend(Backend):
         return output
 
     def _open(
-        self, model: Model, precision: str, providers: list[Any], threads: int | None
+        self, model: Model, precision: str, providers: list[Any], threads: int
     ) -> onnxruntime.InferenceSession:
         own = model.format != "onnx"
         path = cached_onnx(model, self.input_size, precision) if own else model.file

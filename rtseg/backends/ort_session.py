@@ -53,7 +53,7 @@ def available_providers_that_run() -> dict[str, str]:
 
 
 def open_session(
-    network: Path | bytes, providers: list[Any], threads: int | None
+    network: Path | bytes, providers: list[Any], threads: int
 ) -> onnxruntime.InferenceSession:
     """Load a network; where none of the `providers` but the last can be had, some raise, and others
     are left out in silence.
@@ -67,7 +67,7 @@ def open_session(
     options.log_severity_level = FATAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Its threads spin while an operator of the run is awaited: to wake one that sleeps costs more
     # than most operators of a small network do (22.2 ms a frame instead of 25.1, person at 288x512

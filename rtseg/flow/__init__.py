@@ -16,7 +16,7 @@ from rtseg.flow.lanes import spread
 from rtseg.flow.line import Line
 from rtseg.flow.slot import Slot
 
-__all__ = ["Flow", "Line", "Slot", "share_bell", "spread", "usable_cores"]
+__all__ = ["Flow", "Line", "Slot", "physical_cores", "share_bell", "spread", "usable_cores"]
 
 T = TypeVar("T")
 
@@ -28,6 +28,14 @@ def usable_cores() -> int:
     """Processor cores that this program may use, hyper-threads counted."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def physical_cores() -> int:
+    """As many of them as there are without hyper-threads, which compute nothing by themselves."""
+    import psutil
+
+    usable = usable_cores()
+    return min(psutil.cpu_count(logical=False) or usable, usable)
 
 
 class Flow(Generic[T]):
