@@ -187,6 +187,53 @@ def test_overlap_is_best_at_a_soft_label() -> None:
     assert loss(0.9) > loss(0.7) > loss(0.5) < loss(0.3)
 
 
+def test_edges_count_more_and_are_the_labels_own() -> None:
+    labels = torch.zeros(1, 40, 40, dtype=torch.uint8)
+    labels[..., :20] = person_data.PERSON
+    labels[:, :8] = person_data.IGNORE
+    person, _ = person_losses.person_and_known(labels)
+    edge = person_losses.at_edges(person)[0, 0]
+    assert edge[10].nonzero().flatten().tolist() == list(range(7, 13))
+    wrong, teacher = torch.zeros(1, 1, 20, 20), torch.full((1, 40, 40), 128, dtype=torch.uint8)
+
+    def loss(row: int, column: int, *, taught: int = 128) -> float:
+        margin, said = wrong.clone(), teacher.clone()
+        margin[..., row, column] = 1.0
+        said[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = taught
+        return (
+            400
+            * (
+                person_losses.person_loss(margin, labels, said)
+                - person_losses.person_loss(wrong, labels, said)
+            ).item()
+        )
+
+    inside, at_edge = loss(10, 2), loss(10, 9)
+    assert at_edge < 2.5 * inside < 0  # a person is found: the loss falls, at the edge by more
+    assert loss(10, 2, taught=0) > inside + 0.05  # a teacher that says otherwise holds it back
+    assert loss(10, 9, taught=0) == pytest.approx(at_edge, abs=1e-3)  # but not at the edge
+    assert loss(1, 9, taught=255) < loss(1, 9, taught=0)  # where nothing is labelled, it alone
+
+
+def test_backdrops_and_margins_hold_nobody() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(10):
+        scene = person_views.backdrop(rng, 64)
+        assert not scene.label.any()
+        assert not scene.teacher.any()
+        assert scene.image.std() > 0
+        full = np.full((64, 64), person_data.PERSON, np.uint8)
+        grey = np.full((64, 64, 3), 100, np.uint8)
+        crop = person_views.View(grey, full, full * 255, np.zeros((21, 4, 4), np.float32))
+        framed = person_views.with_margins(rng, crop)
+        people = framed.label == person_data.PERSON
+        assert (people == (framed.teacher == 255)).all()
+        assert 0.3 < people.all(axis=0).mean() < 0.85  # whole columns, and none beside them
+        assert people.all(axis=0).mean() == people.mean()
+        assert (framed.image[people] == 100).all()
+        assert np.isnan(framed.classes).all()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_run_is_gone_on_with_and_begun_from(packed, tmp_path, monkeypatch) -> None:

@@ -13,7 +13,7 @@ from person_data import IGNORE, PERSON, Array, Floats, PackedPicture, read_pack
 from torch.nn import functional
 from torch.utils.data import IterableDataset, get_worker_info
 
-OUTSIDE = 254
+OUTSIDE, CLASSES = 254, 21
 HIGH_STRIDE = 16
 SHARES = {
     "voc-train": 0.36,
@@ -23,6 +23,9 @@ SHARES = {
     "frames": 0.14,
 }
 PASTE, PASTE_ON_EMPTY = 0.25, 0.7
+PASTE_ON_BACKDROP, MARGINS = 0.2, 0.05
+"""Of what is pasted, the share before a painted backdrop; and of all crops, that with margins."""
+
 USUAL_LONG_SIDE = 320
 LOG_SCALES = math.log(0.72), math.log(2.28)
 """Of a picture of that size, in a crop of 224 pixels."""
@@ -129,6 +132,62 @@ def pasted(rng: Generator, scene: View, cut_out: View) -> View:
     )
 
 
+def backdrop(rng: Generator, side: int) -> View:
+    """Return a scene without people: a studio's wall, a curtain or a flag in two to four colours.
+
+    Stripes of any width and direction, waved and shaded; its classes are NaN (unknown).
+    """
+    colours = rng.integers(0, 256, (int(rng.integers(2, 5)), 3)).astype(np.float32)
+    grey = colours.mean(axis=1, keepdims=True)
+    colours = grey + rng.random() * (colours - grey)
+    slow, waves = (_hills(rng, side) for _ in range(2))
+    rows, columns = np.mgrid[:side, :side].astype(np.float32) / side
+    angle, count = rng.uniform(0, math.pi), rng.uniform(0.5, 14)
+    along = columns * math.cos(angle) + rows * math.sin(angle) + rng.uniform(0, 0.2) * waves
+    place = along * count % len(colours)
+    first = place.astype(int)
+    sharp = np.clip((place - first - 0.5) * rng.choice((1.0, 12.0)) + 0.5, 0, 1)[..., None]
+    image = colours[first] * (1 - sharp) + colours[(first + 1) % len(colours)] * sharp
+    image = np.clip(image * (1 + rng.uniform(0, 0.6) * (slow[..., None] - 0.5)), 0, 255)
+    empty = np.zeros((side, side), np.uint8)
+    unknown = np.full((CLASSES, side // HIGH_STRIDE, side // HIGH_STRIDE), np.nan, np.float32)
+    return View(image.astype(np.uint8), empty, empty, unknown)
+
+
+def _hills(rng: Generator, side: int) -> Floats:
+    """Return (S,S) float32, 0 to 1: smooth noise."""
+    points = rng.random((int(rng.integers(3, 9)),) * 2, np.float32)
+    return np.clip(cv2.resize(points, (side, side), interpolation=cv2.INTER_CUBIC), 0, 1)
+
+
+def with_margins(rng: Generator, view: View) -> View:
+    """Return the crop made narrower, with margins as an upright video has on a wide screen.
+
+    They show the crop itself, blurred and larger, or one colour; they are background.
+    """
+    side = view.label.shape[0]
+    width = round(side * rng.uniform(0.35, 0.8))
+    left = int(rng.integers(0, side - width + 1)) if rng.random() < 0.3 else (side - width) // 2
+    middle = (slice(None), slice(left, left + width))
+    image = np.broadcast_to(rng.integers(0, 256, 3).astype(np.uint8), view.image.shape).copy()
+    if rng.random() < 0.8:
+        shown = side - round(side * rng.uniform(0, 0.5))
+        start = (side - shown) // 2
+        large = cv2.resize(view.image[start : start + shown], (side, side))
+        image = cv2.GaussianBlur(large, (0, 0), side * rng.uniform(0.015, 0.06))
+    label, teacher = np.zeros_like(view.label), np.zeros_like(view.teacher)
+    cut = (side - width) // 2
+    kept = slice(cut, cut + width)  # what an upright frame holds, or the whole, squeezed
+    if rng.random() < 0.5:
+        image[middle] = view.image[:, kept]
+        label[middle], teacher[middle] = view.label[:, kept], view.teacher[:, kept]
+    else:
+        image[middle] = cv2.resize(view.image, (width, side), interpolation=cv2.INTER_AREA)
+        label[middle] = cv2.resize(view.label, (width, side), interpolation=cv2.INTER_NEAREST)
+        teacher[middle] = cv2.resize(view.teacher, (width, side))
+    return View(image, label, teacher, np.full_like(view.classes, np.nan))
+
+
 def coloured(rng: Generator, image: Array) -> Array:
     """Return the (S,S,3) uint8 picture with other brightness, contrast, gamma, tint, saturation."""
     ramp = np.linspace(0, 1, 256)[:, None] ** math.exp(rng.normal(0, 0.3))
@@ -162,7 +221,11 @@ def augmented(rng: Generator, pack: Pack, side: int) -> View:
     view = random_view(rng, pack.pictures[row], side)
     if rng.random() < chance:
         cut_out = pack.pictures[int(rng.choice(pack.cut_outs))]
+        if rng.random() < PASTE_ON_BACKDROP:
+            view = backdrop(rng, side)
         view = pasted(rng, view, random_view(rng, cut_out, side))
+    if rng.random() < MARGINS:
+        view = with_margins(rng, view)
     image = degraded(rng, coloured(rng, view.image))
     return View(image, view.label, view.teacher, view.classes)
 
