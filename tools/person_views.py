@@ -23,7 +23,7 @@ SHARES = {
     "frames": 0.14,
 }
 PASTE, PASTE_ON_EMPTY = 0.25, 0.7
-PASTE_ON_BACKDROP, MARGINS = 0.2, 0.05
+PASTE_ON_BACKDROP, MARGINS = 0.3, 0.05
 """Of what is pasted, the share before a painted backdrop; and of all crops, that with margins."""
 
 USUAL_LONG_SIDE = 320
@@ -135,23 +135,37 @@ def pasted(rng: Generator, scene: View, cut_out: View) -> View:
 def backdrop(rng: Generator, side: int) -> View:
     """Return a scene without people: a studio's wall, a curtain or a flag in two to four colours.
 
-    Stripes of any width and direction, waved and shaded; its classes are NaN (unknown).
+    Stripes and dots of any width and direction, waved, shaded and in folds; its classes are NaN
+    (unknown).
     """
     colours = rng.integers(0, 256, (int(rng.integers(2, 5)), 3)).astype(np.float32)
     grey = colours.mean(axis=1, keepdims=True)
     colours = grey + rng.random() * (colours - grey)
-    slow, waves = (_hills(rng, side) for _ in range(2))
-    rows, columns = np.mgrid[:side, :side].astype(np.float32) / side
-    angle, count = rng.uniform(0, math.pi), rng.uniform(0.5, 14)
-    along = columns * math.cos(angle) + rows * math.sin(angle) + rng.uniform(0, 0.2) * waves
-    place = along * count % len(colours)
-    first = place.astype(int)
+    waves = rng.uniform(0, 0.2) * _hills(rng, side)
+    along, across = (_ramp(rng, side) + waves for _ in range(2))
+    place = along * rng.uniform(0.5, 14) % len(colours)
+    first = place.astype(int) % len(colours)  # what is a hair below 0 came out as their number
     sharp = np.clip((place - first - 0.5) * rng.choice((1.0, 12.0)) + 0.5, 0, 1)[..., None]
     image = colours[first] * (1 - sharp) + colours[(first + 1) % len(colours)] * sharp
-    image = np.clip(image * (1 + rng.uniform(0, 0.6) * (slow[..., None] - 0.5)), 0, 255)
+    if rng.random() < 0.3:
+        count, half = rng.uniform(3, 12), rng.uniform(0.1, 0.3)
+        dots = np.hypot(along * count % 1 - 0.5, across * count % 1 - 0.5) < half
+        image[dots & (_hills(rng, side) > 0.5)] = rng.integers(0, 256, 3)
+    light = rng.uniform(0, 0.6) * (_hills(rng, side) - 0.5)
+    if rng.random() < 0.5:
+        folds = np.sin((_ramp(rng, side) + waves) * rng.uniform(10, 60))
+        light += rng.uniform(0, 0.5) * folds * _hills(rng, side)
+    image = np.clip(image * (1 + light[..., None]), 0, 255)
     empty = np.zeros((side, side), np.uint8)
     unknown = np.full((CLASSES, side // HIGH_STRIDE, side // HIGH_STRIDE), np.nan, np.float32)
     return View(image.astype(np.uint8), empty, empty, unknown)
+
+
+def _ramp(rng: Generator, side: int) -> Floats:
+    """Return (S,S) float32 that rises by 1 over a side, in any direction."""
+    rows, columns = np.mgrid[:side, :side].astype(np.float32) / side
+    angle = np.float32(rng.uniform(0, 2 * math.pi))
+    return columns * np.cos(angle) + rows * np.sin(angle)
 
 
 def _hills(rng: Generator, side: int) -> Floats:
