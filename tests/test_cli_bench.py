@@ -81,6 +81,7 @@ def test_every_combination_is_measured(capsys: Capture) -> None:
     assert all(float(row["loop_fps"]) > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_our_own_network_is_held_against_torch_and_against_the_peak(capsys: Capture) -> None:
     network = ("-m", "lraspp_mobilenet_v3_large", "--weights", "random", "-b", "torch")
     arguments = ("--imgsz", "64", "--worst-case", "--no-encode", "--format", "json", "-q")

@@ -51,6 +51,7 @@ def test_export_writes_a_file_and_proves_it(capsys: Capture) -> None:
     assert "Pass -y to overwrite" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_int8_lists_its_attempts_and_exits_5_below_the_threshold(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,7 @@ def test_half_precision_is_half_as_large_and_takes_bytes(model: Model, tmp_path:
     assert kinds == [TensorProto.UINT8, TensorProto.FLOAT]
 
 
+@pytest.mark.slow
 def test_int8_is_per_channel_and_says_which_layers_stayed_in_float(
     model: Model, tmp_path: Path
 ) -> None:

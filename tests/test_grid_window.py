@@ -43,6 +43,7 @@ def kept(program: Program, name: str) -> None:
         cv2.imwrite(f"{folder}/{name}.png", program.screenshot())
 
 
+@pytest.mark.slow
 def test_a_camera_that_is_lost_has_a_banner_and_the_others_go_on(
     start: Start,  # noqa: F811
     tmp_path: Path,

@@ -199,6 +199,7 @@ def test_test_figures_are_those_of_rtseg_eval(
     assert list(written["class_iou"]) == list(NAMES)
 
 
+@pytest.mark.slow
 def test_the_seed_repeats_a_run_exactly(robo: Path, small: Path, tmp_path: Path) -> None:
     told = [Told() for _ in range(3)]
     for number, seed in enumerate((0, 0, 1)):
@@ -209,6 +210,7 @@ def test_the_seed_repeats_a_run_exactly(robo: Path, small: Path, tmp_path: Path)
     assert told[0].losses != told[2].losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", [None, 0.5])
 def test_a_resumed_run_ends_as_if_nothing_had_happened(
     ema: float | None, robo: Path, small: Path, tmp_path: Path
@@ -239,6 +241,7 @@ def test_a_stopped_run_leaves_a_best_checkpoint_that_runs(
         assert segmenter(np.zeros((48, 64, 3), np.uint8)).mask.shape == (48, 64)
 
 
+@pytest.mark.slow
 def test_it_stops_early_and_keeps_the_best_of_all(
     robo: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +263,7 @@ def test_it_stops_early_and_keeps_the_best_of_all(
     assert not torch.equal(weights[1]["backbone.0.0.weight"], weights[3]["backbone.0.0.weight"])
 
 
+@pytest.mark.slow
 def test_with_monitor_miou_the_best_has_the_highest_miou(
     robo: Path, small: Path, tmp_path: Path
 ) -> None:
@@ -384,6 +388,7 @@ def test_the_command_line_says_how_it_goes_and_how_to_try_it(
     assert len((tmp_path / "again" / "metrics.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_bf16_and_class_weights_train_too(robo: Path, small: Path, tmp_path: Path) -> None:
     told = Told()
     settings = quick(
@@ -397,6 +402,7 @@ def test_bf16_and_class_weights_train_too(robo: Path, small: Path, tmp_path: Pat
     assert {v.dtype for v in weights.values() if v.is_floating_point()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_the_moving_average_is_what_is_kept(robo: Path, small: Path, tmp_path: Path) -> None:
     key = "backbone.0.0.weight"
     kept = {}
