@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from rtseg.backends import BACKENDS, fit_size, open_backend
+from rtseg.backends.ort import OnnxBackend
 from rtseg.clock import ManualClock
 from rtseg.contracts import Backend
 from rtseg.decode import decode_mask
@@ -333,6 +334,18 @@ def test_threads_of_the_network_leave_the_cores_alone_between_frames() -> None:
     model, batch = find_model(NAME, weights="random"), np.zeros((1, 64, 96, 3), np.uint8)
     backend = open_backend("onnx", model, input_size=(64, 96), device="cpu", threads=2)
     assert min(_busy_after(backend, batch) for _ in range(5)) < 0.01  # 0.05 if they spin on
+    backend.close()
+
+
+@pytest.mark.parametrize(("asked", "threads"), [({}, 6), ({"lanes": 2}, 1), ({"threads": 3}, 3)])
+def test_threads_of_the_network_are_counted_and_so_not_tied_to_cores(
+    asked: dict[str, int], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtseg.backends.ort.physical_cores", lambda: 6)
+    model = find_model(NAME, weights="random")
+    backend = open_backend("onnx", model, input_size=(64, 96), device="cpu", **asked)
+    assert isinstance(backend, OnnxBackend)
+    assert backend._session.get_session_options().intra_op_num_threads == threads
     backend.close()
 
 
