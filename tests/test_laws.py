@@ -19,7 +19,8 @@ FLOORS = {
     3: {"live", "loop", "many", "measured", "pipeline", "propagation", "segmenter"},
     2: {"sources", "backends", "effects", "sinks", "datasets"},
     1: {"flow", "clock", "stats", "metrics", "decode", "segmentation", "draw", "blend", "nets",
-        "contracts", "text", "temporal", "turns", "shrink", "matte", "memory", "fresh"},
+        "contracts", "text", "temporal", "turns", "shrink", "matte", "memory", "fresh",
+        "yuv"},
     0: {"errors", "frame", "labels", "palettes", "palette_tables", "zoo", "shapes"},
 }  # fmt: skip
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

@@ -11,33 +11,22 @@ from numpy.typing import NDArray
 
 from rtseg.contracts import SourceInfo
 from rtseg.sinks.fit import even
-
-BT601 = (6, 6, 6)
-"""SMPTE 170M: matrix, primaries, transfer, as FFmpeg numbers them."""
-
-UNSAID = (0, 2, 3)
-"""RGB, unspecified, reserved: no matrix that a YUV picture can carry."""
+from rtseg.yuv import BT601, Tags, i420, lightness, written
 
 LIMITED, FULL = 1, 2
 """Ranges, as FFmpeg numbers them."""
 
 
-def colours(info: SourceInfo) -> tuple[int, int, int]:
-    """(matrix, primaries, transfer): the source's own, or what pictures are really written in.
-
-    OpenCV decodes every source with the BT.601 matrix and pictures are encoded with it, so the
-    numbers in the file are the source's own, and so is what they mean.
-    """
-    tags = info.colour_tags
-    if tags is None or tags[0] in UNSAID:
-        return BT601
-    return tags[0], tags[1], tags[2]
+def colours(info: SourceInfo, pix_fmt: str) -> Tags:
+    """What is written of a source's colours; JPEG knows BT.601 alone."""
+    return written(None if pix_fmt.startswith("yuvj") else info.colour_tags)
 
 
-def encodable(image: NDArray[np.uint8], pix_fmt: str) -> Any:
+def encodable(image: NDArray[np.uint8], pix_fmt: str, matrix: int = BT601) -> Any:
     """(H, W, 3) uint8 BGR, (H, W, 4) BGRA, or (H, W) indices, as an `av.VideoFrame` for `pix_fmt`.
 
-    Formats with halved chroma get an odd last row or column doubled.
+    Formats with halved chroma get an odd last row or column doubled. `matrix` is FFmpeg's number
+    of the one that YUV is made by, as the source was read by it.
     """
     if image.ndim == 2:
         if pix_fmt == "gray":
@@ -45,9 +34,13 @@ def encodable(image: NDArray[np.uint8], pix_fmt: str) -> Any:
         return av.VideoFrame.from_ndarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), "bgr24")
     if pix_fmt.startswith("yuv") and "444" not in pix_fmt:
         image = even(image)
-    if image.shape[2] == 4:
-        return av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "bgra")
-    if pix_fmt == "yuv420p":
-        # ten times as fast as swscale, and exact where a source's own 4:2:0 comes back
+    if pix_fmt == "yuv420p" and image.shape[2] == 3:
+        if lightness(matrix) != lightness(BT601):
+            return av.VideoFrame.from_ndarray(i420(image, matrix), pix_fmt)
+        # twice as fast, and exact where a source's own 4:2:0 comes back
         return av.VideoFrame.from_ndarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), pix_fmt)
-    return av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "bgr24")
+    order = "bgra" if image.shape[2] == 4 else "bgr24"
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), order)
+    if not pix_fmt.startswith("yuv") or lightness(matrix) == lightness(BT601):
+        return frame  # the encoder converts it, by that of BT.601
+    return frame.reformat(format=pix_fmt, dst_colorspace=matrix, dst_color_range=LIMITED)

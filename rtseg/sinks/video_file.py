@@ -24,6 +24,7 @@ from rtseg.sinks.fit import letterbox
 from rtseg.sinks.muxer import Muxer
 from rtseg.sinks.pixels import FULL, LIMITED, colours, encodable
 from rtseg.sinks.timeline import Timeline
+from rtseg.yuv import Tags
 
 WRITE_ERRORS = (av.FFmpegError, OSError)
 
@@ -82,8 +83,12 @@ class VideoFile:
         if self._size is None:
             self._size = picture.shape[0], picture.shape[1]
         # a copy: the picture may be a buffer that its maker fills again
-        image = encodable(letterbox(picture, self._size), self._encoder.pix_fmt)
+        image = encodable(letterbox(picture, self._size), self._encoder.pix_fmt, self._colours[0])
         self._line.put((image, self._timeline.tick(frame), self._timeline.end))
+
+    @property
+    def _colours(self) -> Tags:
+        return colours(self._info, self._encoder.pix_fmt)
 
     def took(self) -> Iterator[float]:
         """Seconds that pictures took to encode, of those done since this was last asked."""
@@ -202,7 +207,7 @@ class VideoFile:
             context.codec_tag = "hvc1"  # what Apple's players ask for
         context.sample_aspect_ratio = self._info.sample_aspect_ratio
         if self._encoder.pix_fmt.startswith("yuv"):
-            context.colorspace, context.color_primaries, context.color_trc = colours(self._info)
+            context.colorspace, context.color_primaries, context.color_trc = self._colours
             context.color_range = FULL if self._encoder.pix_fmt.startswith("yuvj") else LIMITED
         if self.sound:
             self.sound.add_to(output, self._container)

@@ -1,0 +1,153 @@
+"""Matrices of YUV: what is written by them is read as it was, by whoever honours the tags."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from sink_frames import info, rendered, write
+
+from rtseg.yuv import BT601, MATRICES, converted, i420, lightness
+
+COLOURS = [(0, 0, 200), (0, 200, 0), (200, 0, 0), (200, 200, 0), (0, 200, 200), (200, 0, 200),
+           (120, 120, 120), (235, 235, 235)]  # fmt: skip
+
+
+def patches() -> np.ndarray:
+    """(64, 256, 3) uint8 BGR: a patch of each colour, 32 pixels wide."""
+    return np.repeat(np.array(COLOURS, np.uint8), 32, 0)[np.newaxis].repeat(64, 0)
+
+
+def middles(image: np.ndarray) -> np.ndarray:
+    return image[32, 16::32].astype(int)
+
+
+def tagged(
+    path: Path, matrix: int, *, full: bool = False, others: tuple[int, int] = (2, 2)
+) -> Path:
+    """A video of the patches whose matrix is FFmpeg's `matrix`, made without any of our code."""
+    red, blue = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114),
+                 7: (0.212, 0.087), 9: (0.2627, 0.0593)}[matrix]  # fmt: skip
+    b, g, r = np.moveaxis(patches()[::2, ::2] / 255.0, 2, 0)
+    light = red * r + (1 - red - blue) * g + blue * b
+    chroma = [(b - light) / (2 - 2 * blue), (r - light) / (2 - 2 * red)]
+    low, scale, strong = (0, 255, 255) if full else (16, 219, 224)
+    planes = [low + scale * light.repeat(2, 0).repeat(2, 1), *(128 + strong * c for c in chroma)]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "1"})
+        stream.width, stream.height = 256, 64
+        stream.pix_fmt = "yuvj420p" if full else "yuv420p"
+        context = stream.codec_context
+        context.colorspace, (context.color_primaries, context.color_trc) = matrix, others
+        context.color_range = 2 if full else 1
+        frame = av.VideoFrame(256, 64, stream.pix_fmt)
+        for plane, values in zip(frame.planes, planes, strict=True):
+            lines = np.zeros((plane.height, plane.line_size), np.uint8)
+            lines[:, : plane.width] = np.round(values)
+            plane.update(lines.tobytes())
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def first(path: Path) -> np.ndarray:
+    capture = cv2.VideoCapture(str(path))
+    image = capture.read()[1]
+    capture.release()
+    return image
+
+
+def by_ffmpeg(path: Path) -> np.ndarray:
+    """The first picture, as FFmpeg's command shows it."""
+    command = ["ffmpeg", "-v", "error", "-i", str(path), "-frames:v", "1"]
+    command += ["-f", "rawvideo", "-pix_fmt", "bgr24", "-"]
+    raw = subprocess.run(command, capture_output=True, check=True).stdout
+    return np.frombuffer(raw, np.uint8).reshape(64, 256, 3)
+
+
+@pytest.mark.parametrize("number", MATRICES)
+def test_a_picture_by_every_matrix(number: int) -> None:
+    image = np.random.default_rng(number).integers(0, 256, (6, 10, 3), np.uint8)
+    red, blue = lightness(number)
+    b, g, r = np.moveaxis(image / 255.0, 2, 0)
+    light = red * r + (1 - red - blue) * g + blue * b
+    planes = i420(image, number)
+    assert planes.shape == (9, 10)
+    assert np.abs(planes[:6] - (16 + 219 * light)).max() <= 0.51
+    for colour, share, rows in ((b, blue, slice(60, 75)), (r, red, slice(75, 90))):
+        full = 128 + 224 * (colour - light) / (2 - 2 * share)
+        mean = full.reshape(3, 2, 5, 2).mean(axis=(1, 3)).ravel()
+        assert np.abs(planes.ravel()[rows] - mean).max() <= 1.0
+
+
+def test_by_the_usual_one_light_is_what_opencv_makes() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    theirs = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420)
+    assert np.abs(i420(image, BT601)[:32].astype(int) - theirs[:32]).max() <= 1
+
+
+def test_a_matrix_that_is_not_known_is_the_usual_one() -> None:
+    assert lightness(2) == lightness(8) == lightness(BT601)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
+@pytest.mark.parametrize("matrix", [1, 5, 6, 7, 9])
+def test_opencv_reads_by_the_matrix_that_a_video_names(tmp_path, matrix: int, full: bool) -> None:
+    image = first(tagged(tmp_path / "clip.mp4", matrix, full=full))
+    assert np.abs(middles(image) - COLOURS).max() <= 5
+
+
+@pytest.mark.parametrize("matrix", [1, 5, 6, 7, 9])
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [(".mp4", "h264"), (".mp4", "hevc"), (".webm", "vp9"), (".mov", "prores"), (".mkv", "mjpeg"),
+     (".mkv", "ffv1")],
+)  # fmt: skip
+def test_colours_of_a_tagged_source_come_out_as_they_were(tmp_path, matrix, suffix, codec) -> None:
+    path = tmp_path / f"out{suffix}"
+    about = info(colour_tags=(matrix, 2, 2, 1))
+    write(str(path), [rendered(i, image=patches()) for i in range(2)], about, codec=codec, crf=None)
+    assert np.abs(middles(first(path)) - COLOURS).max() <= 8
+    if shutil.which("ffmpeg"):
+        assert np.abs(middles(by_ffmpeg(path)) - COLOURS).max() <= 8
+
+
+@pytest.mark.parametrize(
+    "tags", [(9, 9, 14, 1), (9, 9, 16, 1), (9, 9, 18, 1), (1, 12, 1, 1), (1, 1, 18, 2)]
+)
+def test_wide_colours_and_hdr_were_turned_into_bt709(tmp_path: Path, tags: tuple[int, ...]) -> None:
+    path = tmp_path / "out.mp4"
+    write(str(path), [rendered(0, image=patches())], info(colour_tags=tags))
+    with av.open(str(path)) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.colorspace, context.color_primaries, context.color_trc) == (1, 1, 1)
+    assert np.abs(middles(first(path)) - COLOURS).max() <= 8
+
+
+def test_which_those_are(tmp_path: Path) -> None:
+    """As `rtseg.yuv` says: of the others OpenCV changes nothing but the matrix."""
+    seen = {}
+    kept = ((2, 2), (1, 1), (4, 4), (5, 1), (6, 6), (7, 7), (22, 13))
+    turned = ((8, 1), (9, 1), (9, 14), (11, 1), (12, 1), (1, 16), (1, 18))
+    for primaries, transfer in kept + turned:
+        path = tagged(tmp_path / f"{primaries}.mp4", 1, others=(primaries, transfer))
+        far = np.abs(middles(first(path)) - COLOURS).max()
+        seen[primaries, transfer] = far > 8
+    assert seen == {pair: pair in turned for pair in seen}
+    assert seen == {pair: converted((1, *pair)) for pair in seen}
+
+
+def test_a_source_that_names_no_matrix_stays_so(tmp_path: Path) -> None:
+    """Players guess by its size, of ours as of the source."""
+    path = tmp_path / "out.mp4"
+    about = info(colour_tags=(2, 2, 2, 0))
+    write(str(path), [rendered(0, image=patches())], about)
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+        assert frame.colorspace == 2
+    assert np.abs(middles(first(path)) - COLOURS).max() <= 8
