@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.clock import Clock
-from rtseg.frame import Frame, Image
+from rtseg.frame import Frame, Image, Picture
 from rtseg.segmentation import HeldScores, Segmentation
 from rtseg.zoo import ModelSpec
 
@@ -169,10 +169,10 @@ class Backend(ABC):
     batches: bool = False
     frames_at_once: int = 1
 
-    see: Callable[[Sequence[Image]], Sequence[HeldScores]] | None = None
-    """The way of whole frames, (H, W, 3) uint8 BGR of any size, where the device can shrink, decode
-    and draw them itself: returns at once, and whoever reads a result waits for it. None where the
-    frames are to be shrunk on the processor. Raises BackendError."""
+    see: Callable[[Sequence[Picture]], Sequence[HeldScores]] | None = None
+    """The way of whole frames, (H, W, 3) uint8 BGR of any size, here or on a device, where that can
+    shrink, decode and draw them itself: returns at once, and whoever reads a result waits for it.
+    None where the frames are to be shrunk on the processor. Raises BackendError."""
 
     @abstractmethod
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ RGB exists only inside the segmenter, after the picture has been shrunk for the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,26 @@ Mask = NDArray[np.uint8]
 VOID = 255
 
 
+class HeldPicture(Protocol):
+    """A picture that lies on a device, and is fetched by whoever needs it here."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, 3)."""
+
+    def numpy(self) -> Image:
+        """(H, W, 3) uint8 BGR in the processor's memory, fetched once; read-only."""
+
+
+Picture = Image | HeldPicture
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """One picture, sealed: threads share it without copying.
 
     Attributes:
-        image: (H, W, 3) uint8 BGR, made read-only.
+        picture: (H, W, 3) uint8 BGR, made read-only; or such that lies on a device.
         index: position in the source, from 0; a gap is a drop.
         pts: presentation time in seconds from the source's first frame.
         captured_at: monotonic seconds at which the picture was taken or read.
@@ -35,19 +50,27 @@ class Frame:
         ValueError: the image has another shape or dtype.
     """
 
-    image: Image
+    picture: Picture
     index: int
     pts: float
     captured_at: float
     name: str = ""
 
     def __post_init__(self) -> None:
-        image = self.image
+        image = self.picture
+        if not isinstance(image, np.ndarray):
+            return
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"a frame's image is (H, W, 3) uint8, got {image.shape} {image.dtype}")
         image.flags.writeable = False
 
     @property
+    def image(self) -> Image:
+        """(H, W, 3) uint8 BGR, read-only; fetched now where it lies on a device."""
+        picture = self.picture
+        return picture if isinstance(picture, np.ndarray) else picture.numpy()
+
+    @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
-        return self.image.shape[0], self.image.shape[1]
+        return self.picture.shape[0], self.picture.shape[1]

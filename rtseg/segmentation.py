@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.frame import VOID, Image, Mask
+from rtseg.frame import VOID, Image, Mask, Picture
 from rtseg.labels import LabelSet
 
 if TYPE_CHECKING:
@@ -138,13 +138,13 @@ class Segmentation:
         return tally(mask) if known is None else known
 
     def over(
-        self, image: Image, table: BlendTable, canvas: Image | None = None, left: int = 0
+        self, picture: Picture, table: BlendTable, canvas: Image | None = None, left: int = 0
     ) -> Image:
         """The mask drawn over a picture, as `blend` does; where it is not yet decoded, it is in
         the same pass over memory.
 
         Args:
-            image: (H, W, 3) uint8 BGR, of the frame's size.
+            picture: (H, W, 3) uint8 BGR, of the frame's size.
             canvas, left: see `blend`.
 
         Returns:
@@ -156,10 +156,12 @@ class Segmentation:
         from rtseg.blend import blend
         from rtseg.decode.painting import painting
 
-        if "mask" in self.__dict__ or image.shape[:2] != self.size:
-            return blend(image, self.mask, table, canvas, left)
-        if self._held is not None:
+        fits = picture.shape[:2] == self.size
+        if self._held is not None and fits and "mask" not in self.__dict__:
             return self._over_held(self._held, table, canvas, left)
+        image = picture if isinstance(picture, np.ndarray) else picture.numpy()
+        if "mask" in self.__dict__ or not fits:
+            return blend(image, self.mask, table, canvas, left)
         prepared, canvas = painting(image, table, canvas, left)
         self.__dict__["mask"] = self._decode(prepared)
         return canvas

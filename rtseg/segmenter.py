@@ -93,7 +93,7 @@ class Segmenter:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"an image is (H, W, 3) uint8 BGR, got {image.shape} {image.dtype}")
         (scores,) = self._scores([image])
-        return self._segmentation(scores, image)
+        return self._segmentation(scores, (image.shape[0], image.shape[1]))
 
     def stream(
         self, frames: Iterable[Frame], stats: Stats | None = None, *, ahead: bool = False
@@ -136,7 +136,7 @@ class Segmenter:
         scores = self.backend(batch)
         end = clock.now()
         pairs = [
-            (frame, self._segmentation(planes, frame.image))
+            (frame, self._segmentation(planes, frame.size))
             for frame, planes in zip(frames, scores, strict=True)
         ]
         return pairs, ready - start, end - ready
@@ -145,9 +145,9 @@ class Segmenter:
         """Hand frames to a device that keeps them."""
         assert self.backend.see is not None
         start = clock.now()
-        held = self.backend.see([frame.image for frame in frames])
+        held = self.backend.see([frame.picture for frame in frames])
         pairs = [
-            (frame, self._segmentation(scores, frame.image))
+            (frame, self._segmentation(scores, frame.size))
             for frame, scores in zip(frames, held, strict=True)
         ]
         return Begun(pairs, held[-1].wait, clock.now() - start)
@@ -187,12 +187,14 @@ class Segmenter:
         small = [cv2.cvtColor(resized(image, size), cv2.COLOR_BGR2RGB) for image in images]
         return small[0][np.newaxis] if len(small) == 1 else np.stack(small)
 
-    def _segmentation(self, scores: NDArray[np.float32] | HeldScores, image: Image) -> Segmentation:
+    def _segmentation(
+        self, scores: NDArray[np.float32] | HeldScores, size: tuple[int, int]
+    ) -> Segmentation:
         spec = self.backend.spec
         return Segmentation(
             scores,
             self.labels,
-            (image.shape[0], image.shape[1]),
+            size,
             kind=spec.output,
             selected=self.selected,
             align_corners=spec.align_corners,

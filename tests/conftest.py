@@ -17,6 +17,25 @@ if not nvidia_driver():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+@pytest.fixture(scope="session")
+def one_kernel_at_a_time() -> Iterator[None]:
+    """Have threads take turns in Triton's interpreter, which is made for one."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        yield
+        return
+    from triton.runtime.interpreter import GridExecutor
+
+    lock, call = threading.Lock(), GridExecutor.__call__
+
+    def locked(self: GridExecutor, *args: object, **more: object) -> object:
+        with lock:
+            return call(self, *args, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GridExecutor, "__call__", locked)
+        yield
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a GPU where there is none; with RTSEG_REQUIRE=cuda it fails instead."""
     if item.get_closest_marker("needs_cuda") is None:

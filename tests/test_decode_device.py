@@ -17,7 +17,8 @@ from rtseg.shrink import resized
 pytest.importorskip("triton", reason="Triton has no wheel for this system")
 import torch
 
-from rtseg.decode.device import RUN, DeviceScores, shrink, upload
+from rtseg.decode.device import RUN, DeviceScores
+from rtseg.decode.picture import shrink, upload
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TIES = 0 if DEVICE.type == "cpu" else 1e-5

@@ -24,6 +24,8 @@ from rtseg.pipeline import run
 from rtseg.segmenter import Segmenter
 from rtseg.sources import SourceOptions, open_source
 
+pytestmark = pytest.mark.usefixtures("one_kernel_at_a_time")
+
 SIZE = (16, 32)
 FRAMES = [
     np.random.default_rng(n).integers(0, 256, (10, 20, 3), np.uint8).repeat(2, 0).repeat(2, 1)

@@ -56,7 +56,7 @@ class Moving(Numbered):
 
     def _read(self) -> Frame | None:
         frame = super()._read()
-        return frame and replace(frame, image=np.full_like(frame.image, 90 * (frame.index % 3)))
+        return frame and replace(frame, picture=np.full_like(frame.image, 90 * (frame.index % 3)))
 
 
 class Echo(Backend):
@@ -331,7 +331,7 @@ def test_the_network_rests_at_the_source_that_stands_still_and_at_no_other(kind)
     class Standing(Numbered):
         def _read(self) -> Frame | None:
             frame = super()._read()
-            return frame and replace(frame, image=np.full_like(frame.image, 7))
+            return frame and replace(frame, picture=np.full_like(frame.image, 7))
 
     some = tied(TemporalOptions(idle=True), Standing(0, 25), Moving(1, 25))
     looks = collected(Crowd(some, Segmenter(kind())))

@@ -9,7 +9,8 @@ that means something), on frames of the clip held in memory:
     model       ours: folded, as a CUDA graph, one picture, by events
     memory x1   frames in memory to finished frames in memory, one at a time, stages overlapping
     memory x8   the same in batches of eight
-    file        clip to H.264 file; beside it what decoding and encoding alone reach
+    file        clip to H.264 file, decoded by the processor and by NVDEC; beside it what decoding
+                and encoding alone reach
     live        the clip replayed as a camera: age of frames when shown, and drops
     agreement   share of pixels with the class that fp32 on the processor gives
 
@@ -37,6 +38,7 @@ from rtseg.backends import open_backend
 from rtseg.clock import Clock
 from rtseg.contracts import Rendered, Sink, Source, SourceInfo
 from rtseg.effects import ViewOptions, open_effect
+from rtseg.errors import RtsegError
 from rtseg.frame import Frame
 from rtseg.nets import find_model
 from rtseg.nets.build import build
@@ -147,28 +149,38 @@ def memory_fps(segmenter: Segmenter, frames: list[Frame], at_once: int, seconds:
     return drawn.fps()
 
 
-def file_fps(segmenter: Segmenter, clip: str, folder: Path) -> dict[str, float]:
-    """Frames per second of the whole loop, of decoding alone and of encoding alone."""
-    found = {}
-    effect = open_effect(ViewOptions(), segmenter.labels)
+def file_fps(
+    segmenter: Segmenter, clip: str, folder: Path, decoder: str
+) -> dict[str, float | str | None]:
+    """Frames per second of the whole loop with a decoder, and of this alone; why not, if not."""
+    effect, options = open_effect(ViewOptions(), segmenter.labels), SourceOptions(decoder=decoder)
+    try:
+        with open_source(clip, options) as source:
+            sink = open_sink(str(folder / f"{decoder}.mp4"), source.info, segmenter.labels)
+            since = time.perf_counter()
+            with sink:
+                report = run(source, segmenter, effect, [sink])
+            whole = report.frames / (time.perf_counter() - since)
+        with open_source(clip, options) as source:
+            since = time.perf_counter()
+            count = sum(1 for _ in islice(source, 300))
+            alone = count / (time.perf_counter() - since)
+    except RtsegError as error:
+        return {f"file_{decoder}": None, f"decode_{decoder}": str(error)}
+    return {f"file_{decoder}": whole, f"decode_{decoder}": alone}
+
+
+def encode_fps(segmenter: Segmenter, clip: str, folder: Path) -> float:
+    """Frames per second of encoding alone."""
     with open_source(clip, SourceOptions()) as source:
-        sink = open_sink(str(folder / "whole.mp4"), source.info, segmenter.labels)
-        since = time.perf_counter()
-        with sink:
-            report = run(source, segmenter, effect, [sink])
-        found["file"] = report.frames / (time.perf_counter() - since)
-    with open_source(clip, SourceOptions()) as source:
-        since = time.perf_counter()
         frames = list(islice(source, 300))
-        found["decode"] = len(frames) / (time.perf_counter() - since)
         segmentation = segmenter(frames[0].image)
         sink = open_sink(str(folder / "encoded.mp4"), source.info, segmenter.labels)
         since = time.perf_counter()
         with sink:
             for frame in frames:
                 sink.write(Rendered(frame, segmentation, lambda frame, _: frame.image))
-        found["encode"] = len(frames) / (time.perf_counter() - since)
-    return found
+        return len(frames) / (time.perf_counter() - since)
 
 
 def live(segmenter: Segmenter, clip: str, seconds: float) -> dict[str, float]:
@@ -228,7 +240,9 @@ def measure(name: str, args: argparse.Namespace, frames: list[Frame]) -> dict[st
         row["tflops"] = flops and flops / row["model_ms"] * 1e-9
         for at_once in (1, 8):
             row[f"memory_x{at_once}_fps"] = memory_fps(segmenter, frames, at_once, args.seconds)
-        row |= file_fps(segmenter, args.clip, Path(folder))
+        for decoder in ("opencv", "nvdec") if device.type == "cuda" else ("opencv",):
+            row |= file_fps(segmenter, args.clip, Path(folder), decoder)
+        row["encode"] = encode_fps(segmenter, args.clip, Path(folder))
         row["live_ms"] = live(segmenter, args.clip, args.seconds)
         row["agreement"] = agreement(segmenter, model, frames)
     return row

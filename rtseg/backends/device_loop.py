@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rtseg.decode.device import DeviceScores, Span, on_device, shrink, upload
-from rtseg.frame import Image
+from rtseg.decode.device import DeviceScores, Span
+from rtseg.decode.picture import shrink, upload
+from rtseg.frame import Picture
+from rtseg.gpu import on_device
 
 WARM_UP_RUNS = 3
 
@@ -63,8 +65,8 @@ class DeviceLoop:
         return [a.elapsed_time(b) / 1000 for a, b in pairwise(marks) if a and b]
 
     @torch.inference_mode()
-    def __call__(self, images: Sequence[Image]) -> list[DeviceScores]:
-        """Scores of (H, W, 3) uint8 BGR pictures, each of any size.
+    def __call__(self, pictures: Sequence[Picture]) -> list[DeviceScores]:
+        """Scores of (H, W, 3) uint8 BGR pictures, each of any size; those on the device stay there.
 
         Returns before the device has finished; whoever reads a result waits for it.
 
@@ -72,9 +74,9 @@ class DeviceLoop:
             RuntimeError: the device failed, or has not the memory.
         """
         with on_device(self._device), self._in_stream():
-            step = self._step(len(images))
+            step = self._step(len(pictures))
             begin = self._mark()
-            frames = [upload(image, self._device) for image in images]
+            frames = [upload(picture, self._device) for picture in pictures]
             # a recording's last frames may be fewer than the step has places
             for frame, place in zip(frames, step.input, strict=False):
                 shrink(frame, place)

@@ -15,7 +15,8 @@ from rtseg.backends.options import BackendOptions
 from rtseg.backends.sizes import check_batch, noise
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import BackendError, DeviceError, UsageError
-from rtseg.frame import Image
+from rtseg.frame import Picture
+from rtseg.gpu import cuda_missing
 from rtseg.nets.graph import SeamNetwork
 from rtseg.nets.state import load_network
 from rtseg.zoo import Model
@@ -120,9 +121,9 @@ class TorchBackend(Backend):
         notes.extend(self._loop.notes)
         self.see, self.frames_at_once = self._see, FRAMES_AT_ONCE
 
-    def _see(self, images: Sequence[Image]) -> list[DeviceScores]:
+    def _see(self, pictures: Sequence[Picture]) -> list[DeviceScores]:
         try:
-            return self._loop(images)
+            return self._loop(pictures)
         except RuntimeError as error:
             raise self._failed(error) from error
 
@@ -204,22 +205,12 @@ def _device(options: BackendOptions) -> tuple[torch.device, str | None]:
             found="it has cpu, cuda and mps",
             do="Take the onnx backend",
         )
-    if family == "cuda" and (found := _cuda_missing(number)):
+    if family == "cuda" and (found := cuda_missing(number)):
         return torch.device("cpu"), not_there(f"cuda:{number}", found, strict)
     if family == "mps" and not mps:
         found = f"torch {torch.__version__} finds no Apple GPU"
         return torch.device("cpu"), not_there("mps", found, strict)
     return torch.device(family, number) if family == "cuda" else torch.device(family), None
-
-
-def _cuda_missing(number: int) -> str:
-    """Why CUDA device `number` cannot be used; "" when it can."""
-    if torch.version.cuda is None and torch.version.hip is None:
-        return f"torch {torch.__version__} is built without CUDA"
-    if not torch.cuda.is_available():
-        return f"torch {torch.__version__} finds no NVIDIA GPU or driver"
-    count = torch.cuda.device_count()
-    return "" if number < count else f"there are {count} CUDA devices, numbered from 0"
 
 
 def _usual_dtype(device: torch.device) -> torch.dtype:

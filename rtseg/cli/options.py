@@ -69,6 +69,9 @@ class SourceFlags:
     end: Annotated[Text, flag("Stop here: seconds, or 1:02.5.")] = None
     max_frames: Annotated[Whole, flag("Stop after so many frames.")] = None
     every: Annotated[int, flag("Take one frame of so many."), Parameter(converter=_whole)] = 1
+    decoder: Annotated[
+        str, flag("What decodes video files: opencv, or nvdec[:N] on an NVIDIA GPU.")
+    ] = "opencv"
     reconnect: Annotated[
         bool, flag("Reopen a camera or stream that was lost.", negative="--no-reconnect")
     ] = True

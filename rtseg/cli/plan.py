@@ -168,6 +168,7 @@ def _source_options(flags: SourceFlags) -> SourceOptions:
         end=values.seconds("--end", flags.end),
         max_frames=flags.max_frames,
         every=flags.every,
+        decoder=flags.decoder,
         reconnect=flags.reconnect,
         timeout=flags.timeout,
     )

@@ -6,8 +6,8 @@ compiled passes do on a processor; a `Segmentation` takes whichever holds its sc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,13 +19,13 @@ from torch import Tensor
 
 from rtseg.decode import axis, kernels
 from rtseg.decode.painting import BlendTable
+from rtseg.decode.picture import BLOCK, Downloads
 from rtseg.frame import Image, Mask
-from rtseg.shrink import box
+from rtseg.gpu import drawing_stream
 
 RUN = 512
 """Pixels of a row that one program of the decode works on."""
 
-BLOCK = 256
 NO_PIXELS = torch.empty(0, dtype=torch.uint8)
 
 
@@ -159,66 +159,6 @@ class Drawn:
             return Downloads([self._mask]).arrays()[0]
 
 
-class Downloads:
-    """Tensors on their way to pinned memory of the processor, begun at once."""
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._event = None
-        if tensors[0].device.type != "cuda":
-            self._here = [tensor.cpu() for tensor in tensors]
-            return
-        self._here = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
-        for here, there in zip(self._here, tensors, strict=True):
-            here.copy_(there, non_blocking=True)
-        # a blocking event lets this thread sleep: the others of the loop need the interpreter
-        self._event = torch.cuda.Event(blocking=True)
-        self._event.record()
-
-    def arrays(self) -> list[NDArray[Any]]:
-        """The tensors as arrays, once they have arrived."""
-        if self._event is not None:
-            self._event.synchronize()
-        return [tensor.numpy() for tensor in self._here]
-
-
-def upload(image: Image, device: torch.device) -> Tensor:
-    """(H, W, 3) uint8 on `device`, through pinned memory, in the current stream."""
-    ours = torch.from_numpy(np.require(image, requirements=["C", "W"]))
-    if device.type != "cuda":
-        return ours.clone()
-    # torch keeps pinned memory for reuse until the copy out of it is over
-    staged = torch.empty(ours.shape, dtype=torch.uint8, pin_memory=True)
-    staged.copy_(ours)
-    return staged.to(device, non_blocking=True)
-
-
-def shrink(frame: Tensor, into: Tensor) -> None:
-    """Fill `into` (h, w, 3) uint8 RGB with the whole `frame` (H, W, 3) uint8 BGR.
-
-    As `rtseg.shrink.resized`, but rounded once instead of at each step: within 1 of 255 of it.
-    """
-    height, width = frame.shape[:2]
-    out_height, out_width = into.shape[:2]
-    box_y, box_x = box(height, out_height), box(width, out_width)
-    kernels.shrink[(triton.cdiv(out_height * out_width, BLOCK),)](
-        frame,
-        into,
-        height,
-        width,
-        out_height,
-        out_width,
-        BOX_Y=box_y,
-        BOX_X=box_x,
-        BLOCK=BLOCK,
-    )
-
-
-@lru_cache(maxsize=4)
-def drawing_stream(device: torch.device) -> Any:
-    """The stream on which a device draws and sends back, beside the network's."""
-    return torch.cuda.Stream(device)
-
-
 @lru_cache(maxsize=64)
 def _axis_on(
     device: torch.device, small: int, large: int, align_corners: bool
@@ -241,8 +181,3 @@ def _blend_bytes_on(device: torch.device, weight: bytes, offset: bytes) -> tuple
     on = (torch.frombuffer(bytearray(part), dtype=torch.float32) for part in (weight, offset))
     first, second = (part.to(device) for part in on)
     return first, second
-
-
-def on_device(device: torch.device) -> Any:
-    """The `with` in which Triton's kernels are launched: on that GPU, not the current one."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

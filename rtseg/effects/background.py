@@ -45,7 +45,7 @@ class Background:
         if self._view is None:
             return picture
         width = picture.shape[1]
-        drawn = self._view(replace(frame, image=picture), segmentation)
+        drawn = self._view(replace(frame, picture=picture), segmentation)
         drawn[:, :-width] = frame.image[:, : drawn.shape[1] - width]  # side by side: as it was
         return drawn
 

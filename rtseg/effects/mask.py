@@ -19,4 +19,4 @@ class MaskPicture:
 
     def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
         """(H, W, 3) uint8 BGR, of the frame's size."""
-        return segmentation.over(frame.image, self._table)
+        return segmentation.over(frame.picture, self._table)

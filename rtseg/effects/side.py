@@ -22,4 +22,4 @@ class SideBySide:
         height, width = frame.size
         canvas = np.empty((height, 2 * width, 3), np.uint8)
         canvas[:, :width] = frame.image
-        return segmentation.over(frame.image, self._table, canvas, left=width)
+        return segmentation.over(frame.picture, self._table, canvas, left=width)

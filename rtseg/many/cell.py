@@ -65,7 +65,7 @@ class Cell:
     def _draw(self, look: Look) -> None:
         ratio = float(self._feed.source.info.sample_aspect_ratio)
         size = fitted(look.frame.size, self._size, ratio)
-        frame = replace(look.frame, image=resized(look.frame.image, size))
+        frame = replace(look.frame, picture=resized(look.frame.image, size))
         picture = Rendered(frame, look.segmentation.at_size(size), self._effect).image
         self._drawn = letterbox(picture, self._size)
 

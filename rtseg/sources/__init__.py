@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from rtseg.clock import Clock
 from rtseg.contracts import Source
 from rtseg.errors import SourceError, UsageError
-from rtseg.sources.options import SourceOptions
+from rtseg.sources.options import SourceOptions, check_decoder
 
 __all__ = ["SOURCES", "SourceOptions", "kind_of", "open_source"]
 
@@ -96,7 +96,10 @@ def open_source(
     """
     from rtseg.sources.selection import select, span
 
-    opener = _resolve(SOURCES[kind_of(target)])
+    kind = kind_of(target)
+    if kind not in ("video", "stream"):
+        check_decoder(options, f"{target} is not one")
+    opener = _resolve(SOURCES[kind])
 
     def opened() -> Source:
         return span(opener(str(target), options, clock), options.start, options.end)

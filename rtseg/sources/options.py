@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -31,6 +32,8 @@ class SourceOptions:
         max_frames: yield this many at most.
         every: yield one frame of so many.
         reconnect: wait for a lost camera or stream to come back, instead of failing.
+        decoder: of video files: opencv, on the processor; nvdec or nvdec:N, on an NVIDIA GPU, and
+            never the other in its place.
         timeout: seconds a network may be silent before the stream counts as lost.
 
     Raises:
@@ -53,6 +56,7 @@ class SourceOptions:
     max_frames: int | None = None
     every: int = 1
     reconnect: bool = True
+    decoder: str = "opencv"
     timeout: float = 10.0
 
     def __post_init__(self) -> None:
@@ -67,6 +71,12 @@ class SourceOptions:
         _within("start", self.start, 0, float("inf"))
         for side in self.size or ():
             _within("size", side, 1, MAX_SIDE)
+        _require(
+            re.fullmatch(r"opencv|nvdec(:\d{1,3})?", self.decoder) is not None,
+            "decoder",
+            self.decoder,
+            "opencv, nvdec or nvdec:N",
+        )
         if self.fourcc is not None:
             _require(
                 len(self.fourcc) == 4 and self.fourcc.isascii(),
@@ -77,6 +87,16 @@ class SourceOptions:
         if self.end is not None:
             start = self.start or 0.0
             _require(self.end > start, "end", self.end, f"seconds after the start, {start:g}")
+
+
+def check_decoder(options: SourceOptions, found: str) -> None:
+    """Refuse another decoder than the usual where it does not apply.
+
+    Raises:
+        UsageError: it was asked for.
+    """
+    if options.decoder != "opencv":
+        raise UsageError(f"--decoder {options.decoder} plays video files", found=found)
 
 
 def exact_rate(fps: float) -> Fraction:

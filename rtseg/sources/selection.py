@@ -226,4 +226,4 @@ class Turned(Derived):
             image = cv2.rotate(image, TURNS[self._degrees])
         if self._mirror:
             image = cv2.flip(image, 1)
-        return replace(frame, image=image)
+        return replace(frame, picture=image)

@@ -10,10 +10,10 @@ import cv2
 
 from rtseg.clock import Clock
 from rtseg.contracts import Source, SourceInfo
-from rtseg.errors import SourceError
+from rtseg.errors import SourceError, UsageError
 from rtseg.sources.capture import network_params, nominal_rate, open_capture
 from rtseg.sources.live import LiveSource
-from rtseg.sources.options import SourceOptions
+from rtseg.sources.options import SourceOptions, check_decoder
 
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
 
@@ -38,6 +38,11 @@ def open_stream(target: str, options: SourceOptions, clock: Clock | None = None)
 
         capture.release()
         return VideoSource(target, options, clock)
+    try:
+        check_decoder(options, f"{public_name(target)} is a live stream")
+    except UsageError:
+        capture.release()
+        raise
     return StreamSource(target, options, clock, capture)
 
 

@@ -6,27 +6,22 @@ from bisect import bisect_left
 from fractions import Fraction
 from pathlib import Path
 
-import cv2
-
 from rtseg.clock import Clock
 from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError
-from rtseg.frame import Frame, Image
-from rtseg.sources.capture import network_params, open_capture
+from rtseg.frame import Frame
 from rtseg.sources.options import SourceOptions
-from rtseg.sources.probe import display_name, missing_bytes, not_a_video, packet_times, probe
+from rtseg.sources.players import open_player
+from rtseg.sources.probe import display_name, missing_bytes, packet_times, probe
 
 SEEK_AHEAD_SECONDS = 1.0
 """A seek aims this much before the start; the frames between are decoded and left out."""
-
-TRIES = 8
-"""Reads that must fail before a file counts as ended: after damage, more pictures may come."""
 
 SAME_TIME_SECONDS = 1e-3
 
 
 class VideoSource(Source):
-    """A video file, decoded by OpenCV, which applies its rotation.
+    """A video file, upright: its rotation is applied.
 
     Its facts come from the header, its times from each frame: constant or variable rate, pts 0 at
     the first frame wherever the file starts. With `options.start` it may leave out frames that
@@ -47,8 +42,7 @@ class VideoSource(Source):
         clock: Clock | None = None,
     ) -> None:
         super().__init__(clock)
-        self._target = target
-        self._timeout = options.timeout
+        self._target, self._options = target, options
         self._header = probe(target, options.timeout)
         asked_part = options.start is not None or options.end is not None
         self.times = packet_times(target, options.timeout) if asked_part else ()
@@ -59,33 +53,23 @@ class VideoSource(Source):
 
     def _begin(self) -> None:
         """Open the file at its first frame, and hold that frame."""
-        self._capture = self._open()
+        self._player = open_player(self._target, self._options)
         self._index, self._pts = 0, 0.0
-        self._zero = 0.0
-        self._held = self._decode()
+        self._held = self._player.read()
         if self._held is None:
-            self._capture.release()
+            self._player.release()
             raise SourceError(
                 f"cannot play {display_name(self._target)}",
                 found="not one frame of it can be decoded",
                 do="Check that it plays elsewhere",
             )
-        self._zero = self._position()
-
-    def _open(self) -> cv2.VideoCapture:
-        remote = "://" in self._target
-        params = network_params(self._timeout) if remote else {}
-        params.pop(cv2.CAP_PROP_N_THREADS, None)
-        capture = open_capture(self._target, cv2.CAP_FFMPEG, params)
-        if capture is None:
-            raise not_a_video(self._target, "no decoder for it")
-        return capture
+        self._zero = self._player.position()
 
     def _describe(self) -> SourceInfo:
         assert self._held is not None
         height, width = self._held.shape[:2]
         header, aspect = self._header, self._header.sample_aspect_ratio
-        if self._capture.get(cv2.CAP_PROP_ORIENTATION_META) in (90, 270):
+        if self._player.turned:
             aspect = 1 / aspect
         return SourceInfo(
             display_name(self._target),
@@ -96,6 +80,7 @@ class VideoSource(Source):
             media=None if "://" in self._target else Path(self._target),
             sample_aspect_ratio=aspect,
             colour_tags=header.colour_tags,
+            notes=(self._player.note,) if self._player.note else (),
         )
 
     def _seek(self, seconds: float) -> None:
@@ -103,13 +88,13 @@ class VideoSource(Source):
         aim = seconds - SEEK_AHEAD_SECONDS
         if aim <= 0 or seconds > self.times[-1]:
             return
-        self._capture.set(cv2.CAP_PROP_POS_MSEC, aim * 1000)
-        self._held = self._decode()
-        landed = self._position() - self._zero
+        self._player.seek(aim)
+        self._held = self._player.read()
+        landed = self._player.position() - self._zero
         index = bisect_left(self.times, landed - SAME_TIME_SECONDS)
         known = index < len(self.times) and abs(self.times[index] - landed) < SAME_TIME_SECONDS
         if self._held is None or landed > seconds or not known:
-            self._capture.release()
+            self._player.release()
             self._begin()
             return
         self._index, self._pts = index, landed
@@ -117,7 +102,7 @@ class VideoSource(Source):
     def _read(self) -> Frame | None:
         image, self._held = self._held, None
         if image is None:
-            image = self._decode()
+            image = self._player.read()
             if image is None:
                 self._check_count()
                 return None
@@ -126,20 +111,9 @@ class VideoSource(Source):
         self._index += 1
         return frame
 
-    def _decode(self) -> Image | None:
-        """The next picture that can be decoded; OpenCV says "no" for damage as for the end."""
-        for _ in range(TRIES):
-            good, image = self._capture.read()
-            if good:
-                return image
-        return None
-
-    def _position(self) -> float:
-        return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
-
     def _next_pts(self) -> float:
         """This frame's own time; one frame after the last where that would not be later."""
-        pts = self._position() - self._zero
+        pts = self._player.position() - self._zero
         if pts > self._pts:
             return pts
         return self._pts + float(1 / (self._header.frame_rate or Fraction(25)))
@@ -159,4 +133,4 @@ class VideoSource(Source):
             )
 
     def _release(self) -> None:
-        self._capture.release()
+        self._player.release()

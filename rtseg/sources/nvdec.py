@@ -1,0 +1,174 @@
+"""Video files decoded by an NVIDIA GPU: pictures are made there and stay there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
+import av
+from av.codec.hwaccel import HWAccel
+
+from rtseg.errors import DeviceError
+from rtseg.frame import Picture
+from rtseg.sources.options import SourceOptions
+from rtseg.sources.probe import display_name, not_a_video
+from rtseg.yuv import converted
+
+FULL = 2
+"""Black is 0, as FFmpeg numbers ranges."""
+
+TRIES = 8
+"""Packets that must fail, one after the other, before a file counts as ended."""
+
+INSTEAD = "Leave out --decoder nvdec, and the processor decodes it"
+
+
+class NvdecPlayer:
+    """A `Player` whose pictures are `rtseg.decode.picture.DevicePicture`.
+
+    FFmpeg drives the GPU's decoder, in the context that torch has there, so that nothing is copied
+    but once within the GPU's memory.
+
+    Args:
+        options: `decoder` is "nvdec", or "nvdec:N" for another GPU than the first.
+        accelerator: what FFmpeg decodes with, if another one; None is the processor, for tests,
+            whose frames go the same way from there.
+
+    Raises:
+        DeviceError: there is no such GPU, or it will not decode this video.
+    """
+
+    def __init__(self, target: str, options: SourceOptions, accelerator: Any = "nvdec") -> None:
+        self._target = target
+        self._container: Any = None
+        if accelerator == "nvdec":
+            accelerator = _accelerator(int(options.decoder.partition(":")[2] or 0))
+        self._cuda = accelerator is not None
+        self.note = f"decoded by NVDEC on cuda:{accelerator.device_id}" if self._cuda else ""
+        remote = "://" in target
+        try:
+            self._container = av.open(
+                target, hwaccel=accelerator, timeout=options.timeout if remote else None
+            )
+        except NotImplementedError as error:  # it decodes no such codec at all
+            raise self._refused(str(error)) from error
+        except (av.FFmpegError, OSError) as error:
+            if self._cuda:
+                raise self._refused(str(error)) from error
+            raise not_a_video(target, getattr(error, "strerror", None) or str(error)) from error
+        self._stream = self._container.streams.video[0]
+        self._said = ""
+        self._frames = self._decoded()
+        self._first = self._next()
+        self._zero = self._at = 0.0
+        self._turns, self._matrix, self.turned = 0, 0, False
+        if self._first is None and self._said:
+            raise self._refused(self._said)
+        if self._first is not None:
+            self._begin(self._first)
+
+    def _begin(self, first: av.VideoFrame) -> None:
+        if self._cuda and first.format.name != "cuda":
+            raise self._refused(f"it comes as {first.format.name}, from the processor")
+        self._turns = round(first.rotation / 90) % 4
+        self.turned = self._turns % 2 == 1
+        self._zero = self._at = first.time or 0.0
+        context = self._stream.codec_context
+        tags = (context.colorspace, context.color_primaries, context.color_trc)
+        self._matrix = int(tags[0])
+        if converted(tuple(int(tag) for tag in tags)):
+            raise self._refused("its wide or HDR colours become BT.709 on the processor alone")
+
+    def _refused(self, found: str) -> DeviceError:
+        self.release()
+        asked = f"NVDEC cannot decode {display_name(self._target)}"
+        return DeviceError(asked, found=found[:1].lower() + found[1:], do=INSTEAD)
+
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        """Frames until the end; packets that are damaged are left out."""
+        failed = 0
+        packets = self._container.demux(self._stream)
+        while failed < TRIES:
+            try:
+                frames = next(packets).decode()
+            except StopIteration:
+                return
+            except (av.FFmpegError, OSError) as error:
+                self._said = str(error)
+                failed += 1
+                continue
+            failed = 0
+            yield from frames
+
+    def _next(self) -> av.VideoFrame | None:
+        return next(self._frames, None)
+
+    def read(self) -> Picture | None:
+        """As a `Player`."""
+        frame, self._first = self._first, None
+        frame = frame or self._next()
+        if frame is None:
+            return None
+        if frame.time is not None:
+            self._at = frame.time
+        from rtseg.decode.picture import from_planes
+
+        try:
+            luma, chroma = self._planes(frame)
+        except NotImplementedError as error:
+            raise self._refused(str(error)) from error
+        full_range = int(frame.color_range) == FULL
+        return from_planes(
+            luma, chroma, matrix=self._matrix, full_range=full_range, turns=self._turns
+        )
+
+    def _planes(self, frame: av.VideoFrame) -> tuple[Any, Any]:
+        """DLPack capsules of its luma and its chroma.
+
+        Raises:
+            NotImplementedError: it is neither NV12 nor P010.
+        """
+        # torch would ask the planes for a stream, which PyAV does not know: it gets what they hold
+        luma, chroma = (plane.__dlpack__() for plane in frame.planes)
+        return luma, chroma
+
+    def position(self) -> float:
+        """As a `Player`."""
+        return self._at
+
+    def seek(self, seconds: float) -> None:
+        """As a `Player`: to the last keyframe before."""
+        self._container.seek(int((seconds + self._zero) * av.time_base))
+        self._first, self._frames = None, self._decoded()
+
+    def release(self) -> None:
+        """As a `Player`."""
+        if self._container is not None:
+            self._container.close()
+
+
+def _accelerator(number: int) -> HWAccel:
+    """The decoder of GPU `number`.
+
+    Raises:
+        DeviceError: there is none, or nothing that could take its pictures.
+    """
+    asked = f"NVDEC on cuda:{number}"
+    if find_spec("triton") is None:
+        raise DeviceError(asked, found="Triton is not installed", do=INSTEAD)
+    from rtseg.gpu import cuda_missing, make_current
+
+    if missing := cuda_missing(number):
+        raise DeviceError(asked, found=missing, do=INSTEAD)
+    make_current(number)
+    # torch has set up the GPU's primary context otherwise than FFmpeg would, which then refuses to
+    # share it; the context that is current, whatever its settings, it takes
+    return HWAccel(
+        "cuda",
+        device=str(number),
+        allow_software_fallback=False,
+        options={"primary_ctx": "0", "current_ctx": "1"},
+        is_hw_owned=True,
+    )
