@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -16,6 +16,7 @@ from rtseg.clock import ManualClock
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.effects.hud import hud_lines
 from rtseg.errors import ModelError, UsageError
+from rtseg.frame import Frame, Picture
 from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
 from rtseg.stats import Stats
@@ -190,6 +191,61 @@ def test_the_segmenter_follows_the_size_between_frames() -> None:
     lines = hud_lines(stats, model="person", imgsz=SIZES[0])
     assert "input\t432x240\tsteps\t1" in lines
     assert "person" in lines, "the size is said once"
+
+
+class Held:
+    """Scores of a device whose time passes while they are waited for."""
+
+    def __init__(self, scores: np.ndarray, seconds: float, clock: ManualClock) -> None:
+        self.shape, self._scores = scores.shape, scores
+        self._seconds, self._clock = seconds, clock
+
+    def wait(self) -> float:
+        self._clock.sleep(self._seconds)
+        return self._seconds
+
+    def numpy(self) -> np.ndarray:
+        return self._scores
+
+
+class DeviceRung(Rung):
+    """Keeps its frames, as a GPU does."""
+
+    def __init__(self, size: tuple[int, int], clock: ManualClock, seconds: list[float]) -> None:
+        super().__init__(size, clock, seconds)
+        self.see = self._see
+
+    def _see(self, pictures: Sequence[Picture]) -> list[Held]:
+        height, width = self.input_size
+        scores = np.zeros((21, height // 8, width // 8), np.float32)
+        took = self._seconds[0] * height * width / FULL
+        return [Held(scores, took, self._clock) for _ in pictures]
+
+
+def test_frames_that_stay_on_a_device_count_by_the_time_it_took() -> None:
+    seconds = [0.055]
+    clock = ManualClock()
+    backend = AdaptiveBackend([DeviceRung(size, clock, seconds) for size in SIZES], 30.0)
+    backend._clock, backend.stats = clock, Stats(clock)
+    picture = np.zeros((72, 128, 3), np.uint8)
+    frames = [Frame(picture, index, index / 30, 0.0) for index in range(2 * FRAMES)]
+    pairs = list(Segmenter(backend).stream(iter(frames), backend.stats))
+    sizes = [segmentation.scores.shape[1:] for _, segmentation in pairs]
+    assert (sizes[0], sizes[-1]) == ((48, 84), (30, 54))
+    assert dict(backend.stats.inputs) == {
+        SIZES[0]: sizes.count((48, 84)),
+        SIZES[2]: sizes.count((30, 54)),
+    }
+    assert sum(backend.stats.inputs.values()) == 2 * FRAMES
+    held = backend.see([picture])[0]
+    assert held.wait() == held.wait() > 0  # of which one counts
+    assert sum(backend.stats.inputs.values()) == 2 * FRAMES + 1
+
+
+def test_where_not_every_size_keeps_its_frames_none_does() -> None:
+    clock = ManualClock()
+    rungs = [DeviceRung(SIZES[0], clock, [0.01]), Rung(SIZES[1], clock, [0.01])]
+    assert AdaptiveBackend(rungs, 30.0, clock=clock).see is None
 
 
 def test_what_a_frame_takes_beside_the_network_counts_too() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from rtseg.backends.ladder import Ladder, Size, ladder_sizes
 from rtseg.clock import Clock
 from rtseg.contracts import Backend
 from rtseg.errors import UsageError
+from rtseg.frame import Picture
+from rtseg.segmentation import HeldScores
 from rtseg.stats import Stats
 
 BESIDE = ("preprocess", "smooth")
@@ -48,17 +51,29 @@ class AdaptiveBackend(Backend):
         self._rungs = list(rungs)
         self._ladder = Ladder(self.sizes, frame_rate)
         self._clock = clock or Clock()
+        if all(rung.see is not None for rung in rungs):
+            self.see = self._see
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As the contract says; `input_size` may be another one afterwards."""
         since = self._clock.now()
         scores = self._rungs[self._ladder.rung](batch)
+        self._count(self._clock.now() - since)
+        return scores
+
+    def _see(self, pictures: Sequence[Picture]) -> list[HeldScores]:
+        see = self._rungs[self._ladder.rung].see
+        assert see is not None
+        *others, last = see(pictures)
+        return [*others, Counted(last, self._count)]
+
+    def _count(self, seconds: float) -> None:
+        """Note what the network took for a frame, and choose the size for the next one."""
         now = self._clock.now()
         if self.stats is not None:
             self.stats.count_input(self.input_size)
-        rung = self._ladder.take(now - since + self._beside(), now)
+        rung = self._ladder.take(seconds + self._beside(), now)
         self.input_size = self.sizes[rung]
-        return scores
 
     def _beside(self) -> float:
         """Seconds that a frame takes in this thread beside the network, of late."""
@@ -69,6 +84,26 @@ class AdaptiveBackend(Backend):
         """Free all of them."""
         for rung in self._rungs:
             rung.close()
+
+
+class Counted:
+    """Scores on a device that tell, when they are first waited for, how long it took for them."""
+
+    def __init__(self, held: HeldScores, count: Callable[[float], None]) -> None:
+        self._held = held
+        self._count: Callable[[float], None] | None = count
+
+    def wait(self) -> float:
+        """Return once they are complete: the seconds that the device took for them."""
+        seconds = self._held.wait()
+        count, self._count = self._count, None
+        if count is not None:
+            count(seconds)
+        return seconds
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is theirs."""
+        return getattr(self._held, name)
 
 
 def open_adaptive(
