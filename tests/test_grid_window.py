@@ -128,6 +128,33 @@ def test_a_grid_is_recorded_and_kept_as_a_picture(
     assert all(abs(frame.pts * 20 - round(frame.pts * 20)) < 0.1 for frame in frames)
 
 
+def test_a_grid_stands_still_and_goes_on(start: Start) -> None:  # noqa: F811
+    live = "test://?size=320x240&fps=20&live=1"
+    program = start(live, f"{live}&seed=2", *STUB, "--show", "--no-hud")
+    program.wait_for_picture()
+
+    def press(key: str) -> None:
+        program.ask("xdotool", "windowfocus", "--sync", program.window, "key", key)
+
+    def moves() -> bool:
+        before = program.screenshot()
+        time.sleep(0.4)
+        return bool((program.screenshot() != before).any())
+
+    assert moves()
+    press("space")
+    program.until(lambda: "still" if not moves() else "")
+    kept(program, "grid_paused")
+    stood = program.screenshot()
+    press("period")
+    program.until(lambda: "a step" if (program.screenshot() != stood).any() else "")
+    program.until(lambda: "still again" if not moves() else "")
+    press("space")
+    program.until(lambda: "moving" if moves() else "")
+    program.quit("q")
+    assert program.end()[0] == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", list(WAYS))
 def test_every_way_to_quit_a_grid(start: Start, way: str, tmp_path: Path) -> None:  # noqa: F811

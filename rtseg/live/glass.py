@@ -20,6 +20,8 @@ from rtseg.live.point import Found, Point
 from rtseg.live.recorder import Recorder
 from rtseg.segmentation import Segmentation
 
+PAUSED = "paused: space goes on, . shows one more"
+
 Lines = Callable[[Segmentation], list[str]]
 """Gives the figures of the run at this moment."""
 
@@ -62,7 +64,7 @@ def status(controls: Controls) -> list[str]:
     """What lasts: paused, recording, loading, a class alone."""
     solo = controls.state.look.solo
     return [
-        *(["paused: space goes on, . shows one more"] if controls.state.paused else []),
+        *([PAUSED] if controls.state.paused else []),
         *recording(controls.keeping.recorder),
         *([f"loading {controls.networks.coming} ..."] if controls.networks.coming else []),
         *([f"only {solo}"] if solo else []),

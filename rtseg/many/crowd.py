@@ -24,6 +24,9 @@ LINGER_SECONDS = 0.02
 """So long at the most a batch waits for the looks of the last one to be taken: without, the sources
 part into two groups, each of which is in the network while the other is not."""
 
+FRESH_SECONDS = 0.1
+"""After a pause, a frame of a live source may be as old as that."""
+
 
 class Look(NamedTuple):
     """A frame of one of several sources, and what the network says of it.
@@ -71,6 +74,7 @@ class Crowd:
             ]
         )
         self._stack = ExitStack()
+        self._since = float("-inf")
 
     def __enter__(self) -> Crowd:
         self._warm_up()
@@ -100,7 +104,7 @@ class Crowd:
         while not all(feed.ended for feed in self.feeds):
             looks: list[Look] = []
             for lane, some in self._looks.take(len(self._looks.flows), seconds):
-                looks += some
+                looks += filter(self._is_due, some)
                 self._looks.back(lane)
             self._count()
             yield looks
@@ -112,6 +116,35 @@ class Crowd:
     def back(self, look: Look) -> None:
         """Let the next frame of a look's source go into the network."""
         self._frames.back(look.source)
+
+    def rest(self) -> None:
+        """Nobody takes looks for a while: recordings stand still, and so does the network.
+
+        Cameras and streams are read on, or old frames would wait in their drivers.
+        """
+        self._count()
+        for feed, flow in zip(self.feeds, self._frames.flows, strict=True):
+            feed.resting = True
+            if feed.newest and not feed.source.info.live:
+                flow.hold()
+
+    def go_on(self) -> None:
+        """After `rest`; looks of what was captured well before now are left out, where not every
+        frame is to be kept."""
+        self._count()
+        self._since = self.feeds[0].source.clock.now() - FRESH_SECONDS
+        for feed, flow in zip(self.feeds, self._frames.flows, strict=True):
+            feed.resting = False
+            flow.release()
+
+    def _is_due(self, look: Look) -> bool:
+        """Whether a look is still to be shown; its source goes on if not."""
+        feed = self.feeds[look.source]
+        if not feed.newest or look.frame.captured_at >= self._since:
+            return True
+        feed.out_of_date()
+        self.back(look)
+        return False
 
     def _flows(self) -> tuple[Flow[Any], ...]:
         return (*self._frames.flows, *self._looks.flows)

@@ -27,6 +27,7 @@ class Feed:
         paced: whether every frame of a recording waits for its time.
         temporal: how the masks of its frames are tied together; not by propagation.
         stats: what happened to its frames.
+        resting: whether nobody looks for the moment: what is lost then is lost by the pause.
         ended: whether nothing more will come.
         error: why, where it was lost.
     """
@@ -37,8 +38,11 @@ class Feed:
     paced: bool = False
     temporal: TemporalOptions = TemporalOptions()  # noqa: RUF009 - frozen
     stats: Stats = field(default_factory=Stats)
+    resting: bool = False
     ended: bool = False
     error: RtsegError | None = None
+    _lost: Counter[str] = field(default_factory=Counter, init=False)
+    _replaced: int = field(default=0, init=False)
 
     def frames(self) -> Iterator[Frame]:
         """The source's frames, timed and counted, each at its time if `paced`."""
@@ -56,8 +60,15 @@ class Feed:
         """Bring its numbers of frames up to date; `flow` is what reads it."""
         stats = self.stats
         stats.produced = flow.produced + stats.missed + stats.capped
-        drops = {"camera": stats.missed, "cap": stats.capped, "capture": flow.replaced}
+        replaced = flow.replaced
+        self._lost["pause" if self.resting else "capture"] += replaced - self._replaced
+        self._replaced = replaced
+        drops = {"camera": stats.missed, "cap": stats.capped, **self._lost}
         self.stats.dropped_by = {cause: count for cause, count in drops.items() if count}
+
+    def out_of_date(self) -> None:
+        """Count a frame that went through the network and is not shown, as the pause was long."""
+        self._lost["pause"] += 1
 
     def settle(self, flow: Flow[Frame]) -> None:
         """Count what was still on its way when the run stopped, and note a thread that hangs."""

@@ -8,7 +8,7 @@ from rtseg.contracts import Rendered
 from rtseg.draw import panel
 from rtseg.frame import Image
 from rtseg.live import keys
-from rtseg.live.glass import recording, write_help
+from rtseg.live.glass import PAUSED, recording, write_help
 from rtseg.live.notices import Notices
 from rtseg.many.hands import Hands
 
@@ -39,6 +39,7 @@ class GridGlass:
     def _lines(self) -> list[str]:
         keeping, text = self._hands.keeping, self._notices.text
         return [
+            *([PAUSED] if self._hands.state.paused else []),
             *(recording(keeping.recorder) if keeping is not None else []),
             *([text] if text else []),
         ]

@@ -36,6 +36,7 @@ class Hands:
         state: how it is now.
         last: the grid as it was last shown.
         stale: whether the cells are to be drawn anew.
+        steps: how often each source is to show one frame more while it is paused.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Hands:
         self.window, self.keeping = window, keeping
         self.last: Rendered | None = None
         self.stale = False
+        self.steps = 0
         self._tell = tell
         self._classes = classes
         self._backgrounds = tuple(dict.fromkeys((*BACKGROUNDS, view.background)))
@@ -75,6 +77,16 @@ class Hands:
         """Close the window."""
         if self.window is not None:
             self.window.quit()
+
+    def pause(self) -> None:
+        """Let all pictures stand still, or go on."""
+        self.state = replace(self.state, paused=not self.state.paused)
+        self.steps = 0
+
+    def step(self) -> None:
+        """Let each source show one frame more, and stand still."""
+        self.state = replace(self.state, paused=True)
+        self.steps += 1
 
     def full_screen(self) -> None:
         """Fill the screen, or stop doing so."""
@@ -144,11 +156,11 @@ class Hands:
 
 
 def keys_in_words(
-    shown: Sequence[str] = ("q", "Tab", "c", "b", "1-9", "f", "s", "r", "h"),
+    shown: Sequence[str] = ("q", "space", "Tab", "c", "b", "1-9", "f", "s", "r", "h"),
 ) -> str:
     """What to press, for the start of a run: "q: quit; Tab: next view"."""
     return "; ".join(f"{name}: {key.help}" for name in shown if (key := find_key(_typed(name))))
 
 
 def _typed(name: str) -> str:
-    return {"Tab": "\t", "1-9": "1"}.get(name, name)
+    return {"Tab": "\t", "1-9": "1", "space": " "}.get(name, name)

@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rtseg.contracts import Effect, Rendered, Sink
-from rtseg.loop import TICK_SECONDS
+from rtseg.loop import PACE_SECONDS, TICK_SECONDS
 from rtseg.many.crowd import Crowd, Look
 from rtseg.many.feed import Feed, add_up
 from rtseg.many.grid import Film, Grid
 from rtseg.many.hands import Hands
 from rtseg.many.order import Order
 from rtseg.stats import Stats
+
+STEP_SECONDS = 1.0
+"""A source that gives no frame for so long is not waited for when all show one more."""
 
 
 @dataclass
@@ -52,6 +55,8 @@ class GridLoop:
     on_end: Callable[[Feed], None] = lambda feed: None
     _told: set[int] = field(default_factory=set, init=False)
     _turns: int = field(default=0, init=False)
+    _stepped: set[int] = field(default_factory=set, init=False)
+    _step_until: float = field(default=0.0, init=False)
 
     def drain(self) -> None:
         """Until all sources have ended, or a person has had enough.
@@ -62,9 +67,41 @@ class GridLoop:
         self.totals.start()
         for looks in self.crowd.poll(TICK_SECONDS):
             self.turn(looks)
+            if self._rests(looks):
+                self._rest()
             if self.over:
                 return
         self.turn([])
+
+    def _rests(self, looks: list[Look]) -> bool:
+        """Whether a person wants nothing more for now; a step is over once every source has shown
+        a frame, or has had the time to."""
+        if self.hands is None or not self.hands.state.paused:
+            return False
+        if self.hands.steps:
+            now = self.totals.clock.now()
+            self._step_until = self._step_until or now + STEP_SECONDS
+            self._stepped |= {look.source for look in looks}
+            going = {index for index, feed in enumerate(self.crowd.feeds) if not feed.ended}
+            if going - self._stepped and now < self._step_until:
+                return False
+            self.hands.steps -= 1
+        self._stepped.clear()
+        self._step_until = 0.0
+        return not self.hands.steps
+
+    def _rest(self) -> None:
+        """Turn with nothing while all is paused."""
+        clock, hands = self.totals.clock, self.hands
+        assert hands is not None
+        since = clock.now()
+        self.crowd.rest()
+        while hands.state.paused and not hands.steps and not self.over:
+            self.turn([])
+            clock.sleep(PACE_SECONDS)
+        self.crowd.go_on()
+        for stats in (self.totals, *(feed.stats for feed in self.crowd.feeds)):
+            stats.waited(since)
 
     @property
     def over(self) -> bool:
