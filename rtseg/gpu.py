@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
 import torch
+
+from rtseg.errors import DeviceError
+
+MORE_MEMORY = "Take a smaller --imgsz or network, or --device cpu"
 
 
 def cuda_missing(number: int) -> str:
@@ -25,6 +30,22 @@ def make_current(number: int) -> None:
     """
     torch.cuda.set_device(number)
     torch.empty(1, device=f"cuda:{number}")
+
+
+@contextmanager
+def failures_told(device: torch.device) -> Iterator[None]:
+    """The `with` for work on a device, whose failures come to light anywhere.
+
+    Raises:
+        DeviceError: torch says that it failed, was lost, or has not the memory.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch's own errors are such
+        advice = MORE_MEMORY if isinstance(error, torch.OutOfMemoryError) else ""
+        raise DeviceError(
+            f"{device} failed", found=str(error).partition("\n")[0], do=advice
+        ) from error
 
 
 def on_device(device: torch.device) -> Any:

@@ -14,6 +14,7 @@ from torch import nn
 from rtseg.backends import open_backend
 from rtseg.backends.device_loop import DeviceLoop
 from rtseg.backends.stub import StubBackend
+from rtseg.blend import overlay_table
 from rtseg.clock import Clock
 from rtseg.contracts import Backend, Sink
 from rtseg.effects import ViewOptions, open_effect
@@ -138,6 +139,27 @@ def test_every_view_draws_what_it_draws_of_the_processors_scores(view: str) -> N
     for ours, theirs in zip(*drawn, strict=True):
         assert ours.shape == theirs.shape
         assert np.mean(np.abs(ours.astype(int) - theirs) > 2) < 0.03
+
+
+@pytest.mark.parametrize("when", ["decode", "draw", "fetch"])
+def test_a_device_that_fails_later_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """What a GPU does is begun by one call and fails in another."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure\nmore words")
+
+    segmentation = Segmenter(OnProcessor(keeps_frames=True))(FRAMES[0])
+    monkeypatch.setattr(torch, "empty", fails)
+    monkeypatch.setattr(torch.Tensor, "contiguous", fails)
+    table = overlay_table(segmentation.labels, 0.4)
+    with pytest.raises(DeviceError, match=r"^cpu failed: CUDA error: unspecified launch failure$"):
+        {
+            "decode": lambda: segmentation.mask,
+            "draw": lambda: segmentation.over(FRAMES[0], table),
+            "fetch": lambda: segmentation.scores,
+        }[when]()
 
 
 def test_a_failure_names_the_network_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,7 @@ def test_a_grid_is_recorded_and_kept_as_a_picture(
     assert all(abs(frame.pts * 20 - round(frame.pts * 20)) < 0.1 for frame in frames)
 
 
+@pytest.mark.slow
 def test_a_grid_stands_still_and_goes_on(start: Start) -> None:  # noqa: F811
     live = "test://?size=320x240&fps=20&live=1"
     program = start(live, f"{live}&seed=2", *STUB, "--show", "--no-hud")

@@ -133,6 +133,7 @@ def same(ours: Sequence[Frame], theirs: Sequence[Frame]) -> None:
         assert np.mean(difference > 4) < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.needs_data
 @pytest.mark.parametrize("clip", CLIPS)
 def test_real_clips_are_those_that_opencv_plays(data: Path, clip: str, request) -> None:

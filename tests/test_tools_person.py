@@ -218,7 +218,7 @@ def test_edges_count_more_and_are_the_labels_own() -> None:
 def test_backdrops_and_margins_hold_nobody() -> None:
     rng = np.random.default_rng(3)
     for _ in range(10):
-        scene = person_views.backdrop(rng, 64)
+        scene = person_views.empty_scene(person_views.backdrop(rng, 64))
         assert not scene.label.any()
         assert not scene.teacher.any()
         assert scene.image.std() > 0

@@ -16,7 +16,7 @@ from rtseg.backends.sizes import check_batch, noise
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import BackendError, DeviceError, UsageError
 from rtseg.frame import Picture
-from rtseg.gpu import cuda_missing
+from rtseg.gpu import MORE_MEMORY, cuda_missing
 from rtseg.nets.graph import SeamNetwork
 from rtseg.nets.state import load_network
 from rtseg.zoo import Model
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 DTYPES = {name: dtype for dtype, name in NAMES.items()} | {"tf32": torch.float32}
 WARM_UP_RUNS = 3
-MORE_MEMORY = "Take a smaller --imgsz or network, or --device cpu"
 
 FRAMES_AT_ONCE = 8
 """Of a recording, in one batch on a GPU."""

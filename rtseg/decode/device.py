@@ -21,7 +21,7 @@ from rtseg.decode import axis, kernels
 from rtseg.decode.painting import BlendTable
 from rtseg.decode.picture import BLOCK, Downloads
 from rtseg.frame import Image, Mask
-from rtseg.gpu import drawing_stream
+from rtseg.gpu import drawing_stream, failures_told
 
 RUN = 512
 """Pixels of a row that one program of the decode works on."""
@@ -48,11 +48,16 @@ class DeviceScores:
         return tuple(self._scores.shape)
 
     def wait(self) -> float:
-        """Return once they are complete: the seconds that the device took for them."""
+        """Return once they are complete: the seconds that the device took for them.
+
+        Raises:
+            DeviceError: it failed.
+        """
         if self._span is None:
             return 0.0
-        self._span.end.synchronize()
-        return float(self._span.begin.elapsed_time(self._span.end)) / 1000
+        with failures_told(self._scores.device):
+            self._span.end.synchronize()
+            return float(self._span.begin.elapsed_time(self._span.end)) / 1000
 
     def numpy(self) -> NDArray[np.float32]:
         """(C, h, w) float32, contiguous, in the processor's memory."""
@@ -122,12 +127,18 @@ class DeviceScores:
 
     @contextmanager
     def _stream(self) -> Iterator[None]:
-        """The stream of drawing, after the scores are complete; on a processor, nothing."""
-        if self._scores.device.type != "cuda":
-            yield
+        """The stream of drawing, after the scores are complete; on a processor, nothing.
+
+        Raises:
+            DeviceError: what is done in it fails.
+        """
+        device = self._scores.device
+        if device.type != "cuda":
+            with failures_told(device):
+                yield
             return
-        stream = drawing_stream(self._scores.device)
-        with torch.cuda.stream(stream):
+        with failures_told(device), torch.cuda.stream(drawing_stream(device)):
+            stream = drawing_stream(device)
             if self._span is not None:
                 stream.wait_event(self._span.end)
             for held in (self._scores, self._frame):

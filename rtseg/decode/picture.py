@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rtseg.decode import kernels
 from rtseg.frame import Image, Picture
-from rtseg.gpu import drawing_stream, on_device
+from rtseg.gpu import drawing_stream, failures_told, on_device
 from rtseg.shrink import box
 from rtseg.yuv import lightness
 
@@ -48,14 +48,21 @@ class DevicePicture:
         return self._tensor.to(device, non_blocking=True)
 
     def numpy(self) -> Image:
-        """(H, W, 3) uint8 BGR in the processor's memory, fetched once; read-only."""
+        """(H, W, 3) uint8 BGR in the processor's memory, fetched once; read-only.
+
+        Raises:
+            DeviceError: the device failed.
+        """
         return self._here
 
     @cached_property
     def _here(self) -> Image:
         device = self._tensor.device
         cuda = device.type == "cuda"
-        with torch.cuda.stream(drawing_stream(device)) if cuda else nullcontext():
+        with (
+            failures_told(device),
+            torch.cuda.stream(drawing_stream(device)) if cuda else nullcontext(),
+        ):
             (image,) = Downloads([self.on(device)]).arrays()
         image.flags.writeable = False
         return image
@@ -135,12 +142,16 @@ def from_planes(
         matrix: FFmpeg's number; see `rtseg.yuv`.
         full_range: whether black is 0 and white 255, instead of 16 and 235.
         turns: quarter turns counter-clockwise.
+
+    Raises:
+        DeviceError: the device failed, or has not the memory.
     """
     bright, colour = torch.from_dlpack(luma), torch.from_dlpack(chroma)
     device, (height, width) = bright.device, bright.shape
     cuda = device.type == "cuda"
     # FFmpeg decodes in the default stream: in it, the planes are complete, and not yet reused
     with (
+        failures_told(device),
         on_device(device),
         torch.cuda.stream(torch.cuda.default_stream(device)) if cuda else nullcontext(),
     ):
