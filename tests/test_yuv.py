@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from sink_frames import info, rendered, write
 
+from rtseg.sinks.pixels import encodable
 from rtseg.yuv import BT601, MATRICES, converted, i420, lightness
 
 COLOURS = [(0, 0, 200), (0, 200, 0), (200, 0, 0), (200, 200, 0), (0, 200, 200), (200, 0, 200),
@@ -60,6 +61,13 @@ def first(path: Path) -> np.ndarray:
     image = capture.read()[1]
     capture.release()
     return image
+
+
+def values(plane: av.video.plane.VideoPlane, bits: int) -> np.ndarray:
+    """(H, W) float, 0 to 255, of one component."""
+    kind = np.uint8 if bits == 8 else np.uint16
+    lines = np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width]
+    return lines.astype(float) / 2 ** (bits - 8)
 
 
 def by_ffmpeg(path: Path) -> np.ndarray:
@@ -129,6 +137,7 @@ def test_wide_colours_and_hdr_were_turned_into_bt709(tmp_path: Path, tags: tuple
     assert np.abs(middles(first(path)) - COLOURS).max() <= 8
 
 
+@pytest.mark.slow
 def test_which_those_are(tmp_path: Path) -> None:
     """As `rtseg.yuv` says: of the others OpenCV changes nothing but the matrix."""
     seen = {}
@@ -151,3 +160,13 @@ def test_a_source_that_names_no_matrix_stays_so(tmp_path: Path) -> None:
         frame = next(container.decode(video=0))
         assert frame.colorspace == 2
     assert np.abs(middles(first(path)) - COLOURS).max() <= 8
+
+
+@pytest.mark.parametrize(("pix_fmt", "bits"), [("yuva420p", 8), ("yuva444p10le", 10)])
+def test_pictures_with_alpha_have_the_colours_of_those_without(pix_fmt: str, bits: int) -> None:
+    alpha = np.full((64, 256, 1), 200, np.uint8)
+    frame = encodable(np.concatenate([patches(), alpha], axis=2), pix_fmt, 1)
+    assert frame.format.name == pix_fmt
+    light = patches()[0, 16::32] / 255 @ [0.0722, 0.7152, 0.2126]
+    assert np.abs(values(frame.planes[0], bits)[32, 16::32] - (16 + 219 * light)).max() <= 1.5
+    assert np.abs(values(frame.planes[3], bits)[32, 16::32] - 200).max() <= 1
