@@ -72,6 +72,15 @@ def test_the_hud_shows_rate_age_and_stages() -> None:
     assert third == {"decode": "0.0 ms", "draw": "-", "write": "-"}
 
 
+def test_the_hud_shows_stages_that_not_every_run_has() -> None:
+    stats = running()
+    stats.add("encode", 0.0213)
+    fourth = columns(hud_lines(stats)[3])
+    assert fourth == {"encode": "21.3 ms"}
+    stats.add("smooth", 0.003)
+    assert columns(hud_lines(stats)[3]) == {"smooth": "3.0 ms", "encode": "21.3 ms"}
+
+
 def test_the_hud_shows_drops_by_cause() -> None:
     stats = running()
     stats.dropped_by = {"capture": 10, "display": 2}

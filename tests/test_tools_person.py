@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import person_data  # noqa: E402
 import person_losses  # noqa: E402
+import person_optimizer  # noqa: E402
 import person_student  # noqa: E402
 import person_views  # noqa: E402
 import train_person  # noqa: E402
@@ -141,6 +143,51 @@ def test_folding_changes_no_number_and_still_trains_everything() -> None:
     after.square().sum().backward()
     names = [name for name, one in student.net.named_parameters() if one.grad is None]
     assert names == []
+
+
+def test_orthogonal_steps_go_equally_far_in_every_direction() -> None:
+    torch.manual_seed(0)
+    for shape in ((16, 40), (40, 16)):
+        matrix = torch.randn(*shape) * torch.logspace(0, -1, shape[1])
+        spread = torch.linalg.svdvals(matrix)
+        found = torch.linalg.svdvals(person_optimizer.orthogonal(matrix))
+        assert spread.max() > 5 * spread.min()
+        assert 0.5 < found.min() < found.max() < 1.3
+
+
+def test_both_optimizers_step_and_go_on_where_they_ended() -> None:
+    torch.manual_seed(0)
+
+    def made() -> tuple[torch.nn.Module, person_optimizer.Both]:
+        net = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 24, 1),
+            torch.nn.ReLU(), torch.nn.Conv2d(24, 2, 1),
+        )  # fmt: skip
+        mixing = person_optimizer.mixing_weights(net)
+        assert [tuple(weight.shape) for weight in mixing] == [(24, 16, 1, 1)]
+        both = person_optimizer.Both(net, mixing, peak=3e-3, muon_peak=2e-2, weight_decay=0.01)
+        return net, both
+
+    pictures = torch.randn(8, 3, 12, 12)
+    labels = (pictures.mean(dim=1)[:, 1:-1, 1:-1] > 0).long()
+
+    def train(net: torch.nn.Module, both: person_optimizer.Both, steps: int) -> list[float]:
+        losses = []
+        for _ in range(steps):
+            loss = torch.nn.functional.cross_entropy(net(pictures), labels)
+            loss.backward()
+            both.step(1.0)
+            losses.append(loss.item())
+        return losses
+
+    net, both = made()
+    losses = train(net, both, 60)
+    assert losses[-1] < 0.3 < 0.6 < losses[0]
+    assert all(p.grad is None for p in net.parameters())
+    again, other = made()
+    again.load_state_dict(net.state_dict())
+    other.load_state_dict(copy.deepcopy(both.state_dict()))
+    assert train(again, other, 3) == train(net, both, 3)
 
 
 def asked(packed: Path, out: Path, **other: object) -> argparse.Namespace:

@@ -26,7 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from distil_person import TEACHER, decaying, normalised, warm_cosine
+from distil_person import TEACHER, normalised, warm_cosine
 from person_data import (
     DEFAULT_DATA,
     IGNORE,
@@ -37,6 +37,7 @@ from person_data import (
     voc_pictures,
 )
 from person_losses import all_losses
+from person_optimizer import Both, mixing_weights
 from person_student import Segmenter, Student, fold, lraspp
 from person_teacher import Spread, Teacher
 from person_together import Together, together
@@ -54,6 +55,8 @@ FEATURES_UNTIL = 0.5
 
 PEAK_RATE, PEAK_RATE_FROM_WEIGHTS = 1.5e-3, 7e-4
 """Of batches of 16; they grow with the square root of the batch."""
+MUON_SHARE = 1.5
+"""Of that, the rate of `Muon`."""
 CROPS = {"cpu": ((0.0, 160), (0.3, 224), (0.55, 320)), "cuda": ((0.0, 224), (0.4, 320), (0.8, 384))}
 """Sides, from which share of the time on. The last ones have the area of the network's input: in
 smaller ones it never sees a person who fills the picture."""
@@ -95,12 +98,6 @@ class Average:
 def crop_side(progress: float, device: str) -> int:
     """Return the side of the crops: small ones first, which is faster."""
     return [side for start, side in CROPS[device] if progress >= start][-1]
-
-
-def optimizer_for(student: Student) -> torch.optim.AdamW:
-    """Return AdamW that decays weights but neither biases nor normalisation."""
-    groups = decaying(student.parameters(), WEIGHT_DECAY)
-    return torch.optim.AdamW(groups, lr=PEAK_RATE, fused=True)
 
 
 class Example:
@@ -164,7 +161,13 @@ class Trainer:
         self._peak = base * math.sqrt(self._batch * among.count / 16)
         self._folded = options.fold
         self._student.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._optimizer = optimizer_for(self._student)
+        self._optimizer = Both(
+            self._student,
+            mixing_weights(self._student.net),
+            peak=self._peak,
+            muon_peak=MUON_SHARE * self._peak,
+            weight_decay=WEIGHT_DECAY,
+        )
         self._average = Average(self._student.net, self._batch * among.count)
         self._samples, self._elapsed_before = 0, 0.0
         self._held_out = small_sets(options.data) if options.data.is_dir() else {}
@@ -266,8 +269,6 @@ class Trainer:
                 return
 
     def _step(self, images: Tensor, labels: Tensor, teacher: Tensor, classes: Tensor) -> Tensor:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._peak * warm_cosine(self._progress, WARM_UP)
         self._student.train(not self._folded)
         with torch.autocast(self._device, torch.bfloat16, enabled=self._half):
             seen = self._student.seen(normalised(images))
@@ -276,11 +277,10 @@ class Trainer:
         repeating = max(0.0, 1 - self._progress / FEATURES_UNTIL)
         if self._example is not None and repeating:
             total += repeating * self._example.loss(self._student, seen.stages, images)
-        self._optimizer.zero_grad()
         total.backward()
         self._among.average(self._student.parameters())
         nn.utils.clip_grad_norm_(self._student.parameters(), 5.0)
-        self._optimizer.step()
+        self._optimizer.step(warm_cosine(self._progress, WARM_UP))
         self._average.update(self._student.net)
         self._samples += len(images) * self._among.count
         return total.detach()

@@ -47,10 +47,12 @@ def _loop_lines(stats: Stats | None) -> list[str]:
     rate = f"{stats.fps_now:.1f}" if stats and stats.fps_now else UNKNOWN
     dropped = str(stats.dropped) if stats else UNKNOWN
     age = _milliseconds(recent.get("age"), decimals=0)
+    also = [stage for stage in ("smooth", "encode") if stage in recent]  # not every run has them
     return [
         f"fps\t{rate}\tage\t{age}\tdropped\t{dropped}",
         _stage_cells(recent, "capture", "preprocess", "infer"),
         _stage_cells(recent, "decode", "draw", "write"),
+        *([_stage_cells(recent, *also)] if also else []),
         *_drop_lines(stats),
     ]
 
