@@ -7,7 +7,8 @@ from typing import Annotated, Literal, Optional
 
 from cyclopts import Group, Parameter
 
-from rtseg.cli.options import MODEL, Text, Whole, flag
+from rtseg.cli.flag import Text, Whole, flag
+from rtseg.cli.options import MODEL
 
 CLIP = Group("Clip and clocks", sort_key=3)
 FIGURES = Group("Figures", sort_key=4)

@@ -6,42 +6,18 @@ Fields hold what a person typed; `values.py` turns the odd ones into numbers, so
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Optional
 
-from cyclopts import Group, Parameter, Token
+from cyclopts import Group, Parameter
+
+from rtseg.cli.flag import Real, Text, Whole, flag, whole
 
 SOURCE = Group("Source", sort_key=1)
 MODEL = Group("Network", sort_key=2)
 VIEW = Group("View", sort_key=3)
 OUTPUT = Group("Output", sort_key=4)
 RUN = Group("Run", sort_key=5)
-
-
-def _whole(kind: object, tokens: Sequence[Token]) -> int:
-    """A whole number: cyclopts by itself would round 1.5."""
-    text = tokens[0].value
-    try:
-        return int(text)
-    except ValueError as error:
-        raise ValueError(f"{text!r} is no whole number") from error
-
-
-# Optional[X], not X | None: cyclopts evaluates these at run time, under Python 3.10 too.
-Text = Optional[str]  # noqa: UP045
-Whole = Annotated[Optional[int], Parameter(converter=_whole)]  # noqa: UP045
-Real = Optional[float]  # noqa: UP045
-
-
-def flag(text: str, *names: str, negative: str | tuple[str, ...] = ()) -> Parameter:
-    """A flag's help; `names` where the field's own will not do; a `--no-...` form if given."""
-    return Parameter(name=names or None, help=text, negative=negative, show_default=_if_telling)
-
-
-def _if_telling(default: object) -> str | None:
-    """A default worth showing: not that a switch is off, or a list empty."""
-    return None if default is None or isinstance(default, (bool, tuple)) else str(default)
 
 
 @Parameter(name="*", group=SOURCE)
@@ -68,7 +44,7 @@ class SourceFlags:
     start: Annotated[Text, flag("Begin here: seconds, or 1:02.5.")] = None
     end: Annotated[Text, flag("Stop here: seconds, or 1:02.5.")] = None
     max_frames: Annotated[Whole, flag("Stop after so many frames.")] = None
-    every: Annotated[int, flag("Take one frame of so many."), Parameter(converter=_whole)] = 1
+    every: Annotated[int, flag("Take one frame of so many."), Parameter(converter=whole)] = 1
     decoder: Annotated[
         str, flag("What decodes video files: opencv, or nvdec[:N] on an NVIDIA GPU.")
     ] = "opencv"
