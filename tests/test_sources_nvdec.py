@@ -151,16 +151,16 @@ def test_real_clips_are_those_that_opencv_plays(data: Path, clip: str, request) 
 
 @pytest.mark.usefixtures("processor")
 def test_every_frame_of_a_variable_rate_from_anywhere(tmp_path: Path) -> None:
-    times = [40 * n + 7 * (n % 3) for n in range(60)]
-    clip = numbered(tmp_path / "clip.mkv", times=times)
+    times = [40 * n + 7 * (n % 3) for n in range(30)]
+    clip = numbered(tmp_path / "clip.mkv", frames=30, times=times)
     with open_source(clip) as source:
         frames = list(source)
-    assert [read_number(frame.image) for frame in frames] == list(range(60))
+    assert [read_number(frame.image) for frame in frames] == list(range(30))
     assert [frame.pts for frame in frames] == pytest.approx([t / 1000 for t in times], abs=1e-6)
     assert source.warnings == []
-    with open_source(clip, SourceOptions(start=1.6, end=2.0)) as source:
+    with open_source(clip, SourceOptions(start=1.1, end=1.2)) as source:
         part = [read_number(frame.image) for frame in source]
-    assert part == [n for n, t in enumerate(times) if 1600 <= t < 2000]
+    assert part == [n for n, t in enumerate(times) if 1100 <= t < 1200]
 
 
 @pytest.mark.usefixtures("processor")
@@ -206,12 +206,12 @@ class Pictures(Sink):
         self.images.append(rendered.image)
 
 
-@pytest.mark.parametrize(("view", "fetched"), [("overlay", 0), ("mask", 0), ("side", 4)])
+@pytest.mark.parametrize(("view", "fetched"), [("overlay", 0), ("side", 2)])
 @pytest.mark.usefixtures("processor")
 def test_pictures_are_fetched_only_by_who_needs_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, view: str, fetched: int
 ) -> None:
-    with open_source("test://?size=48x32&frames=4&fps=25") as source:
+    with open_source("test://?size=48x32&frames=2&fps=25") as source:
         clip = saved(tmp_path / "clip.mp4", source)
     asked: list[DevicePicture] = []
     numpy = DevicePicture.numpy
