@@ -224,6 +224,7 @@ def test_the_input_of_a_foreign_network_is_told_by_flags(inside: Path) -> None:
     assert main(["eval", *SET, *NET, *swapped, "--min-miou", "0.9"]) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
 def test_ctrl_c_leaves_a_table_that_is_said_to_be_partial(inside: Path) -> None:
     for number in range(40):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 import av
 import pytest
 
-from rtseg.cli.signals import Interrupted, Stop
+from rtseg.cli.signals import Stop
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 
@@ -138,24 +137,34 @@ def test_the_second_signal_forces(tmp_path: Path) -> None:
     assert "forced" in said
 
 
-def test_a_signal_ends_an_opening_that_takes_for_ever() -> None:
-    stop = Stop()
+OPENING = """
+import os, signal, time
+from rtseg.cli.signals import Interrupted, Stop
 
-    def driver() -> int:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return opened.wait(1.0)
+def driver():
+    os.kill(os.getpid(), signal.SIGTERM)
+    until = time.monotonic() + 60
+    while time.monotonic() < until:  # a driver that is busy
+        pass
 
-    class opened:  # noqa: N801 - stands in for a driver that is busy
-        @staticmethod
-        def wait(seconds: float) -> int:
-            until = time.monotonic() + seconds
-            while time.monotonic() < until:
-                pass
-            return 1
-
-    with stop.listening(), pytest.raises(Interrupted):
+stop = Stop()
+try:
+    with stop.listening():
         stop.attend(driver)
-    assert stop.exit_code == 143
+except Interrupted:
+    print("interrupted", stop.exit_code)
+"""
+
+
+def test_a_signal_ends_an_opening_that_takes_for_ever() -> None:
+    # in a process of its own: in that of the tests, hundreds of them in, the signal twice ended in a
+    # segmentation fault without a word, in one run of many; why is not known
+    since = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", OPENING], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted 143\n", "")
+    assert time.monotonic() - since < 20
 
 
 def test_what_the_opener_raises_comes_out_as_it_is() -> None:

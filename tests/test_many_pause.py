@@ -141,6 +141,7 @@ def test_where_every_frame_is_kept_a_pause_loses_none(kind) -> None:
     assert all(feed.stats.dropped == 0 for feed in feeds)
 
 
+@pytest.mark.slow
 def test_a_step_shows_one_frame_more_of_each_that_has_one() -> None:
     """The third one gives nothing more: it is waited for no longer than a moment."""
 

@@ -149,6 +149,7 @@ def test_real_clips_are_those_that_opencv_plays(data: Path, clip: str, request) 
         same(list(source), theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("processor")
 def test_every_frame_of_a_variable_rate_from_anywhere(tmp_path: Path) -> None:
     times = [40 * n + 7 * (n % 3) for n in range(30)]
@@ -163,6 +164,7 @@ def test_every_frame_of_a_variable_rate_from_anywhere(tmp_path: Path) -> None:
     assert part == [n for n, t in enumerate(times) if 1100 <= t < 1200]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("processor")
 def test_damage_costs_pictures_and_not_the_rest(tmp_path: Path) -> None:
     clip = numbered(tmp_path / "clip.mp4")
@@ -206,6 +208,7 @@ class Pictures(Sink):
         self.images.append(rendered.image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("view", "fetched"), [("overlay", 0), ("side", 2)])
 @pytest.mark.usefixtures("processor")
 def test_pictures_are_fetched_only_by_who_needs_them(

@@ -121,6 +121,7 @@ def unsettled() -> person_student.Student:
     return student.eval()
 
 
+@pytest.mark.slow
 def test_stages_with_dilation_split_are_the_networks_own() -> None:
     student, images = unsettled(), torch.rand(2, 3, 64, 64)
     plain = person_student.lraspp()
