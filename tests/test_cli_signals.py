@@ -157,8 +157,8 @@ except Interrupted:
 
 
 def test_a_signal_ends_an_opening_that_takes_for_ever() -> None:
-    # in a process of its own: in that of the tests, hundreds of them in, the signal twice ended in a
-    # segmentation fault without a word, in one run of many; why is not known
+    # in a process of its own: in that of the tests, hundreds of them in, the signal has twice ended
+    # in a segmentation fault without a word, once in many runs; why is not known
     since = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", OPENING], capture_output=True, text=True, timeout=30, check=False
