@@ -34,25 +34,33 @@ Tags = tuple[int, int, int]
 """(matrix, primaries, transfer)."""
 
 
-class Lightness(NamedTuple):
-    """How much of lightness is red, and how much is blue; the rest is green."""
+LIMITED, FULL = 1, 2
+"""Ranges, as FFmpeg numbers them: black and white are 16 and 235, or 0 and 255."""
 
-    red: float
-    blue: float
+
+class Luma(NamedTuple):
+    """The coefficients of a matrix: how much of luma is red, how much blue; the rest is green.
+
+    Attributes:
+        kr, kb: from 0 to 1.
+    """
+
+    kr: float
+    kb: float
 
 
 MATRICES = {
-    1: Lightness(0.2126, 0.0722),  # BT.709: most videos of 720 lines and more
-    4: Lightness(0.30, 0.11),  # FCC
-    5: Lightness(0.299, 0.114),  # BT.470 BG
-    BT601: Lightness(0.299, 0.114),
-    7: Lightness(0.212, 0.087),  # SMPTE 240M
-    9: Lightness(0.2627, 0.0593),  # BT.2020, of constant brightness not
+    1: Luma(0.2126, 0.0722),  # BT.709: most videos of 720 lines and more
+    4: Luma(0.30, 0.11),  # FCC
+    5: Luma(0.299, 0.114),  # BT.470 BG
+    BT601: Luma(0.299, 0.114),
+    7: Luma(0.212, 0.087),  # SMPTE 240M
+    9: Luma(0.2627, 0.0593),  # BT.2020, non-constant luminance
 }
 """ITU-T H.273, table 4, as FFmpeg numbers them."""
 
 
-def lightness(number: int) -> Lightness:
+def luma(number: int) -> Luma:
     """Of the matrix with FFmpeg's `number`; of BT.601 where it names none, as decoders have it."""
     return MATRICES.get(number, MATRICES[BT601])
 
@@ -94,7 +102,7 @@ def i420(image: Image, number: int) -> NDArray[np.uint8]:
     planes = np.empty((height * 3 // 2, width), np.uint8)
     y, u, v = np.split(planes.reshape(-1), [height * width, height * width * 5 // 4])
     half = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    weights = _weights(lightness(number))
+    weights = _weights(luma(number))
     _weighted(np.ascontiguousarray(image).reshape(-1), *weights[0], 16, y)
     _weighted(half.reshape(-1), *weights[1], 128, u)
     _weighted(half.reshape(-1), *weights[2], 128, v)
@@ -102,7 +110,7 @@ def i420(image: Image, number: int) -> NDArray[np.uint8]:
 
 
 @lru_cache(maxsize=8)
-def _weights(kind: Lightness) -> NDArray[np.int32]:
+def _weights(kind: Luma) -> NDArray[np.int32]:
     """(3, 3) int32: Y, U and V of B, G and R, in 1/65536."""
     red, blue = kind
     y = np.array([blue, 1 - red - blue, red])

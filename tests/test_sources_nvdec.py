@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -265,6 +266,23 @@ def test_what_the_gpu_refuses_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(nvdec.av, "open", lambda target, **_: opened(target))
     with pytest.raises(DeviceError, match="it comes as yuv420p, from the processor"):
         NvdecPlayer(str(clip), NVDEC, accelerator=Software())
+
+
+def test_a_gpu_that_is_lost_while_it_decodes_is_no_end_of_the_file(tmp_path: Path) -> None:
+    player = Stand(str(numbered(tmp_path / "clip.mp4", frames=30)), NVDEC)
+
+    class Lost:
+        def decode(self) -> list[av.VideoFrame]:
+            raise OSError("Generic error in an external library")
+
+    player._cuda = True
+    player._container.close()
+    player._container = SimpleNamespace(
+        demux=lambda stream: iter([Lost()] * 30), close=lambda: None
+    )
+    player._first, player._frames = None, player._decoded()
+    with pytest.raises(DeviceError, match=r"cannot decode clip\.mp4: generic error in an external"):
+        player.read()
 
 
 @pytest.mark.parametrize("target", ["0", "test://", "-"])

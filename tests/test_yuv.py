@@ -13,7 +13,7 @@ import pytest
 from sink_frames import info, rendered, write
 
 from rtseg.sinks.pixels import encodable
-from rtseg.yuv import BT601, MATRICES, converted, i420, lightness
+from rtseg.yuv import BT601, MATRICES, converted, i420, luma
 
 COLOURS = [(0, 0, 200), (0, 200, 0), (200, 0, 0), (200, 200, 0), (0, 200, 200), (200, 0, 200),
            (120, 120, 120), (235, 235, 235)]  # fmt: skip
@@ -81,7 +81,7 @@ def by_ffmpeg(path: Path) -> np.ndarray:
 @pytest.mark.parametrize("number", MATRICES)
 def test_a_picture_by_every_matrix(number: int) -> None:
     image = np.random.default_rng(number).integers(0, 256, (6, 10, 3), np.uint8)
-    red, blue = lightness(number)
+    red, blue = luma(number)
     b, g, r = np.moveaxis(image / 255.0, 2, 0)
     light = red * r + (1 - red - blue) * g + blue * b
     planes = i420(image, number)
@@ -100,7 +100,7 @@ def test_by_the_usual_one_light_is_what_opencv_makes() -> None:
 
 
 def test_a_matrix_that_is_not_known_is_the_usual_one() -> None:
-    assert lightness(2) == lightness(8) == lightness(BT601)
+    assert luma(2) == luma(8) == luma(BT601)
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])

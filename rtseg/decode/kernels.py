@@ -74,15 +74,15 @@ def bgr(
     chroma_width,
     luma_line,
     chroma_line,
-    red_of_light,
-    blue_of_light,
+    kr,
+    kb,
     FULL: tl.constexpr,
     DEPTH: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """NV12, or P010 with DEPTH 16, to (H, W, 3) uint8 BGR.
 
-    The matrix is given by how much of lightness is red, and how much is blue.
+    `kr` and `kb` are the coefficients of the matrix, see `rtseg.yuv.Luma`.
     """
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < height * width
@@ -92,20 +92,20 @@ def bgr(
     column = tl.minimum(x // 2, chroma_width - 1)
     near = chroma + row * chroma_line + column * 2
     unit: tl.constexpr = 1.0 if DEPTH == 8 else 1.0 / 256.0
-    light = tl.load(luma + y * luma_line + x, mask=inside, other=0).to(tl.float32) * unit
+    bright = tl.load(luma + y * luma_line + x, mask=inside, other=0).to(tl.float32) * unit
     blue = tl.load(near, mask=inside, other=0).to(tl.float32) * unit - 128.0
     red = tl.load(near + 1, mask=inside, other=0).to(tl.float32) * unit - 128.0
     if not FULL:
-        light = (light - 16.0) * (255.0 / 219.0)
+        bright = (bright - 16.0) * (255.0 / 219.0)
         blue = blue * (255.0 / 224.0)
         red = red * (255.0 / 224.0)
-    blue *= 2.0 - 2.0 * blue_of_light  # what is to be added to lightness
-    red *= 2.0 - 2.0 * red_of_light
-    rest = 1.0 - red_of_light - blue_of_light
-    green = light - (blue_of_light * blue + red_of_light * red) / rest
+    blue *= 2.0 - 2.0 * kb  # what is to be added to luma
+    red *= 2.0 - 2.0 * kr
+    rest = 1.0 - kr - kb
+    green = bright - (kb * blue + kr * red) / rest
     for channel in tl.static_range(3):
-        value = light + blue if channel == 0 else green
-        value = light + red if channel == 2 else value
+        value = bright + blue if channel == 0 else green
+        value = bright + red if channel == 2 else value
         rounded = tl.minimum(tl.maximum(value + 0.5, 0.0), 255.0).to(tl.uint8)
         tl.store(picture + at * 3 + channel, rounded, mask=inside)
 

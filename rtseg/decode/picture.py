@@ -17,7 +17,7 @@ from rtseg.decode import kernels
 from rtseg.frame import Image, Picture
 from rtseg.gpu import drawing_stream, failures_told, on_device
 from rtseg.shrink import box
-from rtseg.yuv import lightness
+from rtseg.yuv import luma as coefficients
 
 BLOCK = 256
 
@@ -166,7 +166,7 @@ def from_planes(
             colour.shape[1],
             bright.stride(0),
             colour.stride(0),
-            *lightness(matrix),
+            *coefficients(matrix),
             FULL=full_range,
             DEPTH=8 * bright.element_size(),
             BLOCK=BLOCK,

@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 
 from rtseg.contracts import SourceInfo
 from rtseg.sinks.fit import even
-from rtseg.yuv import BT601, Tags, i420, lightness, written
-
-LIMITED, FULL = 1, 2
-"""Ranges, as FFmpeg numbers them."""
+from rtseg.yuv import BT601, LIMITED, Tags, i420, luma, written
 
 
 def colours(info: SourceInfo, pix_fmt: str) -> Tags:
@@ -35,12 +32,12 @@ def encodable(image: NDArray[np.uint8], pix_fmt: str, matrix: int = BT601) -> An
     if pix_fmt.startswith("yuv") and "444" not in pix_fmt:
         image = even(image)
     if pix_fmt == "yuv420p" and image.shape[2] == 3:
-        if lightness(matrix) != lightness(BT601):
+        if luma(matrix) != luma(BT601):
             return av.VideoFrame.from_ndarray(i420(image, matrix), pix_fmt)
         # twice as fast, and exact where a source's own 4:2:0 comes back
         return av.VideoFrame.from_ndarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), pix_fmt)
     order = "bgra" if image.shape[2] == 4 else "bgr24"
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), order)
-    if not pix_fmt.startswith("yuv") or lightness(matrix) == lightness(BT601):
+    if not pix_fmt.startswith("yuv") or luma(matrix) == luma(BT601):
         return frame  # the encoder converts it, by that of BT.601
     return frame.reformat(format=pix_fmt, dst_colorspace=matrix, dst_color_range=LIMITED)

@@ -22,9 +22,9 @@ from rtseg.sinks.containers import CONTAINERS, Encoder
 from rtseg.sinks.file_target import FileTarget, cannot_write, reason
 from rtseg.sinks.fit import letterbox
 from rtseg.sinks.muxer import Muxer
-from rtseg.sinks.pixels import FULL, LIMITED, colours, encodable
+from rtseg.sinks.pixels import colours, encodable
 from rtseg.sinks.timeline import Timeline
-from rtseg.yuv import Tags
+from rtseg.yuv import FULL, LIMITED, Tags
 
 WRITE_ERRORS = (av.FFmpegError, OSError)
 

@@ -14,10 +14,7 @@ from rtseg.errors import DeviceError
 from rtseg.frame import Picture
 from rtseg.sources.options import SourceOptions
 from rtseg.sources.probe import display_name, not_a_video
-from rtseg.yuv import converted
-
-FULL = 2
-"""Black is 0, as FFmpeg numbers ranges."""
+from rtseg.yuv import FULL, converted
 
 TRIES = 8
 """Packets that must fail, one after the other, before a file counts as ended."""
@@ -87,7 +84,11 @@ class NvdecPlayer:
         return DeviceError(asked, found=found[:1].lower() + found[1:], do=INSTEAD)
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
-        """Frames until the end; packets that are damaged are left out."""
+        """Frames until the end; packets that are damaged are left out.
+
+        Raises:
+            DeviceError: nothing can be decoded any more: the GPU may be lost.
+        """
         failed = 0
         packets = self._container.demux(self._stream)
         while failed < TRIES:
@@ -101,6 +102,8 @@ class NvdecPlayer:
                 continue
             failed = 0
             yield from frames
+        if self._cuda:
+            raise self._refused(self._said)
 
     def _next(self) -> av.VideoFrame | None:
         return next(self._frames, None)
