@@ -63,8 +63,6 @@ class Loop:
     on_tick: Callable[[], None]
     control: Control
     _resting: bool = field(default=False, init=False)
-    _counted: tuple[int, int] = field(default=(0, 0), init=False)
-    _lost: dict[str, int] = field(default_factory=dict, init=False)
 
     def drain(self) -> None:
         """Until the source ends or the run is over."""
@@ -88,15 +86,8 @@ class Loop:
     def count(self) -> None:
         """Bring the run's numbers of frames up to date; what is lost has its cause."""
         frames, pairs = self.flows
-        replaced = frames.replaced, pairs.replaced
-        for cause, now, before in zip(("capture", "display"), replaced, self._counted, strict=True):
-            cause = "pause" if self._resting else cause
-            self._lost[cause] = self._lost.get(cause, 0) + now - before
-        self._counted = replaced
-        stats = self.stats
-        stats.produced = frames.produced + stats.missed + stats.capped
-        drops = {"camera": stats.missed, "cap": stats.capped, **self._lost}
-        self.stats.dropped_by = {cause: count for cause, count in drops.items() if count}
+        replaced = {"capture": frames.replaced, "display": pairs.replaced}
+        self.stats.count(frames.produced, replaced, resting=self._resting)
 
     def _turns(self) -> Iterator[Pair | None]:
         """The pairs, and None whenever none came for a moment or a person wants none."""

@@ -159,9 +159,7 @@ def _settle(loop: Loop, stats: Stats) -> None:
     """Count what was still on its way when the run stopped, and name threads that did not."""
     loop.count()
     stats.hung += [flow.name for flow in loop.flows if flow.hung]
-    left = stats.produced - stats.shown - stats.dropped
-    if left:
-        stats.dropped_by["stop"] = left
+    stats.settle()
 
 
 def summarise(source: Source, segmenter: Segmenter, stats: Stats) -> Report:

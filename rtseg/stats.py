@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -96,6 +96,8 @@ class Stats:
         self._finished = 0.0
         self._moments: deque[float] = deque(maxlen=61)
         self._waits: deque[tuple[float, float]] = deque(maxlen=32)  # more than frames on their way
+        self._replaced: Counter[str] = Counter()
+        self._lost: Counter[str] = Counter()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -146,6 +148,30 @@ class Stats:
         self.recent["age"] = age
         self.age.add(age)
         self._moments.append(self._finished)
+
+    def count(self, read: int, replaced: Mapping[str, int], *, resting: bool = False) -> None:
+        """Bring the numbers of frames up to date; what is lost has its cause.
+
+        Args:
+            read: frames that the source has given by now.
+            replaced: how many of them, by now, made way for newer ones, by where they waited.
+            resting: whether nobody looked since the last call: the pause is the cause then.
+        """
+        self.produced = read + self.missed + self.capped
+        for where, number in replaced.items():
+            self._lost["pause" if resting else where] += number - self._replaced[where]
+            self._replaced[where] = number
+        drops = {"camera": self.missed, "cap": self.capped, **self._lost}
+        self.dropped_by = {cause: number for cause, number in drops.items() if number}
+
+    def lose(self, cause: str) -> None:
+        """Count a frame that nobody will see, with the next `count`."""
+        self._lost[cause] += 1
+
+    def settle(self) -> None:
+        """After the last `count`: what was still on its way was lost by the stop."""
+        if left := self.produced - self.shown - self.dropped:
+            self.dropped_by["stop"] = left
 
     @property
     def dropped(self) -> int:

@@ -55,7 +55,6 @@ class Controls(Control):
         self.window: Window | None = None
         self.last: Rendered | None = None
         self._backgrounds = backgrounds
-        self._steps = 0
         self._hud_in_picture = state.view.hud
 
     def look(self) -> Look:
@@ -64,12 +63,12 @@ class Controls(Control):
 
     def rests(self) -> bool:
         """Whether it is paused, and no step is due."""
-        return self.state.paused and not self._steps
+        return self.state.rests
 
     def shows(self, rendered: Rendered) -> None:
         """One more frame is shown now."""
         self.last = rendered
-        self._steps = max(0, self._steps - 1)
+        self.state = self.state.stepped()
 
     def turn(self) -> None:
         """Between frames: tell of files that are finished, put a loaded network into its place."""
@@ -106,13 +105,11 @@ class Controls(Control):
 
     def pause(self) -> None:
         """Let the picture stand still, or go on."""
-        self.state = replace(self.state, paused=not self.state.paused)
-        self._steps = 0
+        self.state = self.state.pause()
 
     def step(self) -> None:
         """Show one frame more, and stand still; of a live source the newest."""
-        self.state = replace(self.state, paused=True)
-        self._steps += 1
+        self.state = self.state.step()
 
     def next_view(self) -> None:
         """The next of the views."""

@@ -36,6 +36,7 @@ class LiveState:
         hud: whether the figures are shown over it.
         help: whether the keys are listed over it.
         paused: whether it stands still.
+        steps: how many frames more are due all the same.
         full_screen: whether it fills the screen.
         former_view: what `c` goes back to.
     """
@@ -44,6 +45,7 @@ class LiveState:
     hud: bool = False
     help: bool = False
     paused: bool = False
+    steps: int = 0
     full_screen: bool = False
     former_view: str = "overlay"
 
@@ -56,6 +58,23 @@ class LiveState:
         """With other values of `ViewOptions`."""
         view = replace(self.view, **changes)  # type: ignore[arg-type]  # its own names and types
         return replace(self, look=self.look._replace(view=view))
+
+    @property
+    def rests(self) -> bool:
+        """Whether it is paused, and no step is due."""
+        return self.paused and not self.steps
+
+    def pause(self) -> LiveState:
+        """Standing still, or going on."""
+        return replace(self, paused=not self.paused, steps=0)
+
+    def step(self) -> LiveState:
+        """Standing still after one frame more."""
+        return replace(self, paused=True, steps=self.steps + 1)
+
+    def stepped(self) -> LiveState:
+        """With one frame less that is due, if any was."""
+        return replace(self, steps=self.steps - 1) if self.steps else self
 
     def with_view(self, name: str) -> LiveState:
         """Another view of `VIEWS`; the one until now is what `c` goes back to."""

@@ -41,8 +41,6 @@ class Feed:
     resting: bool = False
     ended: bool = False
     error: RtsegError | None = None
-    _lost: Counter[str] = field(default_factory=Counter, init=False)
-    _replaced: int = field(default=0, init=False)
 
     def frames(self) -> Iterator[Frame]:
         """The source's frames, timed and counted, each at its time if `paced`."""
@@ -58,25 +56,18 @@ class Feed:
 
     def count(self, flow: Flow[Frame]) -> None:
         """Bring its numbers of frames up to date; `flow` is what reads it."""
-        stats = self.stats
-        stats.produced = flow.produced + stats.missed + stats.capped
-        replaced = flow.replaced
-        self._lost["pause" if self.resting else "capture"] += replaced - self._replaced
-        self._replaced = replaced
-        drops = {"camera": stats.missed, "cap": stats.capped, **self._lost}
-        self.stats.dropped_by = {cause: count for cause, count in drops.items() if count}
+        self.stats.count(flow.produced, {"capture": flow.replaced}, resting=self.resting)
 
     def out_of_date(self) -> None:
         """Count a frame that went through the network and is not shown, as the pause was long."""
-        self._lost["pause"] += 1
+        self.stats.lose("pause")
 
     def settle(self, flow: Flow[Frame]) -> None:
         """Count what was still on its way when the run stopped, and note a thread that hangs."""
         self.count(flow)
         if flow.hung:
             self.stats.hung.append(f"capture of {self.name}")
-        if left := self.stats.produced - self.stats.shown - self.stats.dropped:
-            self.stats.dropped_by["stop"] = left
+        self.stats.settle()
 
 
 def add_up(totals: Stats, feeds: Sequence[Feed]) -> None:

@@ -36,7 +36,6 @@ class Hands:
         state: how it is now.
         last: the grid as it was last shown.
         stale: whether the cells are to be drawn anew.
-        steps: how often each source is to show one frame more while it is paused.
     """
 
     def __init__(
@@ -53,7 +52,6 @@ class Hands:
         self.window, self.keeping = window, keeping
         self.last: Rendered | None = None
         self.stale = False
-        self.steps = 0
         self._tell = tell
         self._classes = classes
         self._backgrounds = tuple(dict.fromkeys((*BACKGROUNDS, view.background)))
@@ -80,13 +78,11 @@ class Hands:
 
     def pause(self) -> None:
         """Let all pictures stand still, or go on."""
-        self.state = replace(self.state, paused=not self.state.paused)
-        self.steps = 0
+        self.state = self.state.pause()
 
     def step(self) -> None:
         """Let each source show one frame more, and stand still."""
-        self.state = replace(self.state, paused=True)
-        self.steps += 1
+        self.state = self.state.step()
 
     def full_screen(self) -> None:
         """Fill the screen, or stop doing so."""

@@ -78,17 +78,17 @@ class GridLoop:
         a frame, or has had the time to."""
         if self.hands is None or not self.hands.state.paused:
             return False
-        if self.hands.steps:
+        if self.hands.state.steps:
             now = self.totals.clock.now()
             self._step_until = self._step_until or now + STEP_SECONDS
             self._stepped |= {look.source for look in looks}
             going = {index for index, feed in enumerate(self.crowd.feeds) if not feed.ended}
             if going - self._stepped and now < self._step_until:
                 return False
-            self.hands.steps -= 1
+            self.hands.state = self.hands.state.stepped()
         self._stepped.clear()
         self._step_until = 0.0
-        return not self.hands.steps
+        return self.hands.state.rests
 
     def _rest(self) -> None:
         """Turn with nothing while all is paused."""
@@ -96,7 +96,7 @@ class GridLoop:
         assert hands is not None
         since = clock.now()
         self.crowd.rest()
-        while hands.state.paused and not hands.steps and not self.over:
+        while hands.state.rests and not self.over:
             self.turn([])
             clock.sleep(PACE_SECONDS)
         self.crowd.go_on()
