@@ -23,8 +23,11 @@ class Muon(torch.optim.Optimizer):
     training", 2025.
     """
 
-    def __init__(self, weights: Iterable[Tensor], lr: float, weight_decay: float) -> None:
+    def __init__(
+        self, weights: Iterable[Tensor], lr: float, weight_decay: float, *, half: bool = False
+    ) -> None:
         super().__init__(weights, {"lr": lr, "weight_decay": weight_decay})
+        self._type = torch.bfloat16 if half else torch.float32
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -40,18 +43,22 @@ class Muon(torch.optim.Optimizer):
                 ahead = weight.grad.lerp(momentum, MOMENTUM).flatten(1)
                 size = 0.2 * math.sqrt(max(ahead.shape))
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(orthogonal(ahead).view_as(weight), alpha=-group["lr"] * size)
+                way = orthogonal(ahead, self._type).view_as(weight)
+                weight.add_(way, alpha=-group["lr"] * size)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """Return (M,N) `matrix` with all its singular values near 1: between 0.7 and 1.2."""
+def orthogonal(matrix: Tensor, counted_in: torch.dtype = torch.float32) -> Tensor:
+    """Return (M,N) `matrix` with all its singular values near 1: between 0.7 and 1.2.
+
+    bfloat16 is exact enough to count in, and of half the time where the processor has it.
+    """
     wide = matrix.shape[0] <= matrix.shape[1]
-    found = (matrix if wide else matrix.T) / (matrix.norm() + 1e-12)
+    found = ((matrix if wide else matrix.T) / (matrix.norm() + 1e-12)).to(counted_in)
     linear, cubic, fifth = COEFFICIENTS
     for _ in range(ROUNDS):
         square = found @ found.T
         found = linear * found + (cubic * square + fifth * (square @ square)) @ found
-    return found if wide else found.T
+    return (found if wide else found.T).to(matrix.dtype)
 
 
 class Both:
@@ -61,6 +68,7 @@ class Both:
         module: what is trained.
         mixing: those of its weights that get `Muon`.
         peak, muon_peak: highest rates of AdamW, and of Muon.
+        half: Muon counts in bfloat16.
     """
 
     def __init__(
@@ -71,6 +79,7 @@ class Both:
         peak: float,
         muon_peak: float,
         weight_decay: float,
+        half: bool = False,
     ) -> None:
         known = {id(weight) for weight in mixing}
         others = [p for p in module.parameters() if id(p) not in known]
@@ -83,7 +92,7 @@ class Both:
         self._peaks = {"adam": peak, "muon": muon_peak}
         self._each: dict[str, torch.optim.Optimizer] = {
             "adam": adam,
-            "muon": Muon(mixing, muon_peak, weight_decay),
+            "muon": Muon(mixing, muon_peak, weight_decay, half=half),
         }
 
     def step(self, share: float) -> None:

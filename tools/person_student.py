@@ -4,6 +4,7 @@ from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
+from person_kernels import ACTIVATIONS, biased, depthwise, spatial_mean
 from person_teacher import CHANNELS
 from torch import Tensor, nn
 from torch.nn import functional
@@ -48,8 +49,10 @@ class Student(nn.Module):
         for layer in self.net.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.momentum = MOMENTUM
-            elif isinstance(layer, nn.Conv2d) and layer.groups > 1 and layer.dilation == (2, 2):
-                layer.forward = MethodType(_dilated, layer)  # type: ignore[method-assign]
+            elif isinstance(layer, nn.Conv2d) and layer.groups > 1:
+                layer.forward = MethodType(_depthwise, layer)  # type: ignore[method-assign]
+            elif isinstance(layer, nn.AdaptiveAvgPool2d):
+                layer.forward = spatial_mean  # type: ignore[method-assign]
 
     def stage(self, number: int, values: Tensor) -> Tensor:
         """Return what one stage makes of the output of the stage before it, or of the input."""
@@ -65,10 +68,14 @@ class Student(nn.Module):
             outputs.append(values)
         return Seen(outputs[LOW], [outputs[end - 1] for _, end in STAGES])
 
-    def heads(self, seen: Seen) -> tuple[Tensor, Tensor]:
-        """Return logits (N,2,S/8,S/8) and class logits (N,21,S/16,S/16)."""
+    def heads(self, seen: Seen, *, alone: bool = False) -> tuple[Tensor, Tensor]:
+        """Return logits (N,2,S/8,S/8) and class logits (N,21,S/16,S/16).
+
+        Where the class head is `alone`, what it learns does not reach the rest.
+        """
         high = seen.stages[-1]
-        return self.net.classifier({"low": seen.low, "high": high}), self.classes(high)
+        logits = self.net.classifier({"low": seen.low, "high": high})
+        return logits, self.classes(high.detach() if alone else high)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return both logits of the network's (N,3,S,S) float32 input."""
@@ -82,8 +89,8 @@ class Student(nn.Module):
 def fold(student: Student) -> None:
     """Let every convolution take its batch normalisation into its weights, the statistics frozen.
 
-    The numbers are those of `eval`, gradients reach weights, scales and shifts alike, and a step on
-    a processor takes a quarter less. For a network whose statistics have settled.
+    The numbers are those of `eval`, gradients reach weights, scales and shifts alike, and a shift
+    is one pass with the activation after it. For a network whose statistics have settled.
     """
     for block in student.net.modules():
         if (
@@ -103,16 +110,12 @@ def _folded(block: nn.Sequential, values: Tensor) -> Tensor:
     assert norm.running_mean is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     weight = layer.weight * scale[:, None, None, None]
-    bias = norm.bias - norm.running_mean * scale
-    if layer.groups > 1 and layer.dilation == (2, 2):
-        values = _by_pixels_apart(layer, values, weight, bias)
+    if layer.groups > 1:
+        values = depthwise(values, weight, layer.stride[0], layer.dilation[0])
     else:
-        values = functional.conv2d(
-            values, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups
-        )
-    for other in rest:
-        values = other(values)
-    return values
+        values = functional.conv2d(values, weight, None, layer.stride, layer.padding)
+    activation = ACTIVATIONS[type(rest[0])] if rest else "none"
+    return biased(values, norm.bias - norm.running_mean * scale, activation)
 
 
 def widened(values: Tensor, number: int) -> Tensor:
@@ -122,27 +125,5 @@ def widened(values: Tensor, number: int) -> Tensor:
     return padded.contiguous(memory_format=torch.channels_last)
 
 
-def _dilated(layer: nn.Conv2d, values: Tensor) -> Tensor:
-    return _by_pixels_apart(layer, values, layer.weight, layer.bias)
-
-
-def _by_pixels_apart(
-    layer: nn.Conv2d, values: Tensor, weight: Tensor, bias: Tensor | None
-) -> Tensor:
-    """A depthwise convolution of every second pixel as four of neighbouring ones.
-
-    The same numbers; on processors, where torch has no quick way for the first, in a third of the
-    time.
-    """
-    count, channels, height, width = values.shape
-    if height % 2 or width % 2:
-        return functional.conv2d(values, weight, bias, 1, layer.padding, 2, layer.groups)
-    split = values.reshape(count, channels, height // 2, 2, width // 2, 2)
-    four = split.permute(0, 3, 5, 1, 2, 4).reshape(4 * count, channels, height // 2, width // 2)
-    margin = (weight.shape[2] - 1) // 2
-    done = functional.conv2d(
-        four.contiguous(memory_format=torch.channels_last),
-        weight, bias, 1, margin, 1, layer.groups,
-    )  # fmt: skip
-    joined = done.reshape(count, 2, 2, channels, height // 2, width // 2).permute(0, 3, 4, 1, 5, 2)
-    return joined.reshape(values.shape).contiguous(memory_format=torch.channels_last)
+def _depthwise(layer: nn.Conv2d, values: Tensor) -> Tensor:
+    return depthwise(values, layer.weight, layer.stride[0], layer.dilation[0])
