@@ -173,7 +173,7 @@ def adaptive(seconds: list[float]) -> tuple[AdaptiveBackend, Stats]:
     stats = Stats(clock)
     rungs = [Rung(size, clock, seconds) for size in SIZES]
     backend = AdaptiveBackend(rungs, 30.0, clock=clock)
-    backend.stats = stats
+    backend.attend(stats)
     return backend, stats
 
 
@@ -226,20 +226,22 @@ def test_frames_that_stay_on_a_device_count_by_the_time_it_took() -> None:
     seconds = [0.055]
     clock = ManualClock()
     backend = AdaptiveBackend([DeviceRung(size, clock, seconds) for size in SIZES], 30.0)
-    backend._clock, backend.stats = clock, Stats(clock)
+    stats = Stats(clock)
+    backend._clock = clock
+    backend.attend(stats)
     picture = np.zeros((72, 128, 3), np.uint8)
     frames = [Frame(picture, index, index / 30, 0.0) for index in range(2 * FRAMES)]
-    pairs = list(Segmenter(backend).stream(iter(frames), backend.stats))
+    pairs = list(Segmenter(backend).stream(iter(frames), stats))
     sizes = [segmentation.scores.shape[1:] for _, segmentation in pairs]
     assert (sizes[0], sizes[-1]) == ((48, 84), (30, 54))
-    assert dict(backend.stats.inputs) == {
+    assert dict(stats.inputs) == {
         SIZES[0]: sizes.count((48, 84)),
         SIZES[2]: sizes.count((30, 54)),
     }
-    assert sum(backend.stats.inputs.values()) == 2 * FRAMES
+    assert sum(stats.inputs.values()) == 2 * FRAMES
     held = backend.see([picture])[0]
     assert held.wait() == held.wait() > 0  # of which one counts
-    assert sum(backend.stats.inputs.values()) == 2 * FRAMES + 1
+    assert sum(stats.inputs.values()) == 2 * FRAMES + 1
 
 
 def test_where_not_every_size_keeps_its_frames_none_does() -> None:
@@ -259,6 +261,30 @@ def test_what_a_frame_takes_beside_the_network_counts_too() -> None:
         size = backend.input_size
         backend(np.zeros((1, *size, 3), np.uint8))
     assert backend.input_size == SIZES[1]
+
+
+def test_several_lanes_share_the_rate_and_what_a_size_left_behind_does_not_count() -> None:
+    clock = ManualClock()
+    rungs = [Rung(size, clock, [0.055]) for size in SIZES]
+    for rung in rungs:
+        rung.lanes = 2
+    backend = AdaptiveBackend(rungs, 30.0, clock=clock)
+    stats, sources = Stats(clock), [Stats(clock), Stats(clock)]
+    backend.attend(stats, sources)
+    assert backend.lanes == 2
+    for _ in range(2 * FRAMES):
+        backend(np.zeros((1, *SIZES[0], 3), np.uint8))
+    assert backend.input_size == SIZES[0], "two at once take half of 55 ms each"
+    sources[0].add("preprocess", 0.03)
+    sources[1].add("smooth", 0.05)  # 40 ms on average: 48 ms a frame
+    for _ in range(2 * FRAMES):
+        backend(np.zeros((1, *backend.input_size, 3), np.uint8))
+    found = backend.input_size
+    assert found != SIZES[0]
+    for _ in range(FRAMES):  # of a lane that began before the change
+        backend(np.zeros((1, *SIZES[0], 3), np.uint8))
+    assert backend.input_size == found
+    assert sum(stats.inputs.values()) == 5 * FRAMES
 
 
 def test_all_sizes_are_closed_also_when_one_cannot_be_opened() -> None:

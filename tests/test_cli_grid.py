@@ -179,7 +179,7 @@ def test_a_cell_shows_what_happened_in_the_film_too() -> None:
         (("no.mp4", "--camera", "0", "--no-show"), 3, "camera 0"),
         ((ONE, TWO, "--propagate", "--no-show"), 2, "--propagate with a grid"),
         ((ONE, TWO, "--figure", "f.png"), 2, "--figure with a grid"),
-        ((ONE, TWO, "--target-fps", "5", "--no-show"), 2, "--target-fps with a grid"),
+        ((LIVE, TWO, "--target-fps", "5", "--no-show"), 2, "every frame is kept"),
         ((ONE, TWO, "--mask-output", "m.mkv"), 2, "{name}"),
         ((ONE, TWO, "-o", "a.mp4", "-o", "a.mp4"), 2, "given twice"),
         ((ONE, TWO, "-o", "there.mp4"), 2, "there.mp4 exists"),
@@ -220,6 +220,17 @@ def test_a_live_source_keeps_its_pace_beside_a_file(capsys: Capture) -> None:
     said = capsys.readouterr().err
     assert "live: newest frame" in said
     assert "file: every frame in order, at its own speed" in said
+
+
+def test_the_sources_of_a_grid_keep_a_rate_each_with_one_input(capsys: Capture) -> None:
+    live = f"{LIVE}&frames=40"
+    rate = ("--target-fps", "100000", "--imgsz", "96x160", "--no-idle")  # more than anything can
+    assert main([live, live, *STUB, *rate, "--metrics", "m.json"]) == 0
+    total = figures()["total"]
+    assert sum(total["inputs"].values()) >= total["frames"] > 40
+    assert list(total["inputs"]) == ["96x160", "48x80"], "at once the smallest"
+    assert total["steps"] == 1
+    assert f"input stepped 1 time (96x160 {total['inputs']['96x160']}" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

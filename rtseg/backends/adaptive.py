@@ -12,6 +12,7 @@ from rtseg.backends.ladder import Ladder, Size, ladder_sizes
 from rtseg.clock import Clock
 from rtseg.contracts import Backend
 from rtseg.errors import UsageError
+from rtseg.flow import one_at_a_time
 from rtseg.frame import Picture
 from rtseg.segmentation import HeldScores
 from rtseg.stats import Stats
@@ -23,20 +24,15 @@ BESIDE = ("preprocess", "smooth")
 class AdaptiveBackend(Backend):
     """Runs a network at the largest input size that keeps a frame rate.
 
-    All sizes are loaded and warm beforehand. `input_size` changes between frames, in the thread
-    that runs the network; everything else is that of the first size. What counts is the time that
-    a frame takes in that thread: waiting for a camera is no reason to shrink.
+    All sizes are loaded and warm beforehand. `input_size` changes between frames, in a thread that
+    runs the network; everything else is that of the first size. What counts is the time that a
+    frame takes in such a thread, of which there may be as many as `lanes`: waiting for a camera is
+    no reason to shrink.
 
     Args:
         rungs: the same network at its sizes, the largest first.
-        frame_rate: frames per second to keep.
-
-    Attributes:
-        stats: of the run, once there is one: what a frame takes beside the network is read there,
-            and each frame's size is written.
+        frame_rate: frames per second to keep, of all sources together.
     """
-
-    stats: Stats | None = None
 
     def __init__(
         self,
@@ -48,37 +44,57 @@ class AdaptiveBackend(Backend):
         first = rungs[0]
         self.spec, self.info, self.input_size = first.spec, first.info, first.input_size
         self.sizes = [rung.input_size for rung in rungs]
+        self.lanes = min(rung.lanes for rung in rungs)
         self._rungs = list(rungs)
         self._ladder = Ladder(self.sizes, frame_rate)
         self._clock = clock or Clock()
+        self._stats: Stats | None = None
+        self._sources: Sequence[Stats] = ()
+        self._lock = one_at_a_time()
         if all(rung.see is not None for rung in rungs):
             self.see = self._see
+
+    def attend(self, stats: Stats, sources: Sequence[Stats] = ()) -> None:
+        """Let it know the figures of a run: what a frame takes beside the network is read there,
+        and each frame's size is written.
+
+        Args:
+            stats: of the run.
+            sources: of each source where there are several: they have the times.
+        """
+        self._stats, self._sources = stats, sources or (stats,)
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As the contract says; `input_size` may be another one afterwards."""
         since = self._clock.now()
-        scores = self._rungs[self._ladder.rung](batch)
-        self._count(self._clock.now() - since)
+        size = (batch.shape[1], batch.shape[2])  # another lane may have changed it since
+        scores = self._rungs[self.sizes.index(size)](batch)
+        self._count(self._clock.now() - since, size)
         return scores
 
     def _see(self, pictures: Sequence[Picture]) -> list[HeldScores]:
-        see = self._rungs[self._ladder.rung].see
+        rung = self._ladder.rung
+        see = self._rungs[rung].see
         assert see is not None
         *others, last = see(pictures)
-        return [*others, Counted(last, self._count)]
+        return [*others, Counted(last, lambda seconds: self._count(seconds, self.sizes[rung]))]
 
-    def _count(self, seconds: float) -> None:
-        """Note what the network took for a frame, and choose the size for the next one."""
-        now = self._clock.now()
-        if self.stats is not None:
-            self.stats.count_input(self.input_size)
-        rung = self._ladder.take(seconds + self._beside(), now)
-        self.input_size = self.sizes[rung]
+    def _count(self, seconds: float, size: Size) -> None:
+        """Note what the network took for a frame, and choose the size for the next one.
+
+        What was begun at a size that it has left since says nothing about the present one.
+        """
+        with self._lock:
+            if self._stats is not None:
+                self._stats.count_input(size)
+            if size == self.input_size:
+                took = (seconds + self._beside()) / self.lanes
+                self.input_size = self.sizes[self._ladder.take(took, self._clock.now())]
 
     def _beside(self) -> float:
         """Seconds that a frame takes in this thread beside the network, of late."""
-        recent = self.stats.recent if self.stats is not None else {}
-        return sum(recent.get(stage, 0.0) for stage in BESIDE)
+        each = [sum(dict(s.recent).get(stage, 0.0) for stage in BESIDE) for s in self._sources]
+        return sum(each) / len(each) if each else 0.0
 
     def close(self) -> None:
         """Free all of them."""

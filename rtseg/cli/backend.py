@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rtseg.backends import open_backend
@@ -20,11 +21,18 @@ Size = tuple[int, int]
 
 
 def open_for_run(
-    flags: Flags, source: Source, model: Model, input_size: Size, **options: Any
+    flags: Flags,
+    source: Source,
+    model: Model,
+    input_size: Size,
+    *,
+    sources: int = 1,
+    **options: Any,
 ) -> Backend:
     """Load the network as the flags say; at several input sizes if it is to keep a frame rate.
 
     Args:
+        sources: how many share it.
         options: of `BackendOptions`.
 
     Raises:
@@ -32,12 +40,7 @@ def open_for_run(
         RtsegError: as `open_backend`.
     """
     rate = flags.run.target_fps
-    if rate is not None and not keeps_newest(flags.run.policy, source.info.live):
-        raise UsageError(
-            f"--target-fps {rate:g} for {source.info.name}",
-            found="it is not live: every frame is kept, however long it takes",
-            do="Add --live to replay a recording as a camera, or leave it out",
-        )
+    check_rate(flags, source)
     first = _open_named_or_fastest(flags, source, model, input_size, options)
     if rate is None:
         return first
@@ -46,13 +49,24 @@ def open_for_run(
     def opened(size: Size) -> Backend:
         return open_backend(first.info.name, model, input_size=size, **same)
 
-    return open_adaptive(first, opened, rate)
+    return open_adaptive(first, opened, rate * sources)
 
 
-def attend(backend: Backend, stats: Stats) -> None:
-    """Let a backend that follows the speed of a run know its figures."""
+def check_rate(flags: Flags, source: Source) -> None:
+    """Raise UsageError if a frame rate is to be kept of a source whose every frame is."""
+    rate = flags.run.target_fps
+    if rate is not None and not keeps_newest(flags.run.policy, source.info.live):
+        raise UsageError(
+            f"--target-fps {rate:g} for {source.info.name}",
+            found="it is not live: every frame is kept, however long it takes",
+            do="Add --live to replay a recording as a camera, or leave it out",
+        )
+
+
+def attend(backend: Backend, stats: Stats, sources: Sequence[Stats] = ()) -> None:
+    """Let a backend that follows the speed of a run know its figures, and each source's."""
     if isinstance(backend, AdaptiveBackend):
-        backend.stats = stats
+        backend.attend(stats, sources)
 
 
 def _open_named_or_fastest(

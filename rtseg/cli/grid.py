@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from rtseg.cli import grid_says
+from rtseg.cli.backend import attend, check_rate
 from rtseg.cli.grid_open import (
     Opened,
     feeds_of,
@@ -47,12 +48,18 @@ def run_grid(flags: Flags, plan: GridPlan, stop: Stop) -> int:
         sources = stop.attend(lambda: open_sources(plan, flags))
         for source in sources:
             stack.enter_context(source)
+        for source in sources:
+            if source.info.frame_count != 1:
+                check_rate(flags, source)
         whole = together(sources)
         lanes = None if flags.model.threads else min(len(sources), usable_cores())
-        load = partial(load_segmenter, flags, plan.common, whole, stop, lanes=lanes)
+        load = partial(
+            load_segmenter, flags, plan.common, whole, stop, lanes=lanes, sources=len(sources)
+        )
         segmenter = stack.enter_context(stop.attend(load))
         stop.check()
         opened = Opened(feeds_of(sources, flags, plan), whole, segmenter)
+        attend(segmenter.backend, opened.totals, [feed.stats for feed in opened.feeds])
         _run(opened, flags, plan, stop)
     lost = any(feed.error is not None for feed in opened.feeds)
     return stop.exit_code or (SourceError.exit_code if lost else 0)

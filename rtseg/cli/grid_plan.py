@@ -166,7 +166,6 @@ def _check_sources(targets: Sequence[str], flags: Flags) -> None:
     single = {
         "--propagate": flags.run.propagate,
         "--idle": flags.run.idle,
-        "--target-fps": flags.run.target_fps is not None,
         "--figure": flags.output.figure is not None,
     }
     for name, given in single.items():

@@ -11,6 +11,7 @@ from rtseg.cli.options import Flags
 from rtseg.cli.says import (
     counted,
     describe_backend,
+    describe_inputs,
     describe_network,
     describe_policy,
     describe_source,
@@ -117,10 +118,12 @@ def report(
     total, rows = figures["total"], figures["sources"]
     if not flags.run.quiet:
         lost = f", {counted(total['lost'], 'source')} lost" if total["lost"] else ""
+        inputs = total["inputs"]
+        stepped = f", {describe_inputs(inputs, total['steps'])}" if inputs else ""
         say(
             "done",
             f"{counted(total['frames'], 'frame')} of {counted(len(rows), 'source')} in "
-            f"{length(total['seconds'])}, {total['fps']:.1f} fps together, "
+            f"{length(total['seconds'])}, {total['fps']:.1f} fps together{stepped}, "
             f"processor {total['cpu_share']:.0%} of {counted(total['cores'], 'core')}{lost}",
         )
         for line in table(rows):

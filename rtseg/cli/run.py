@@ -61,12 +61,19 @@ def _timed(what: str, flags: Flags) -> Iterator[None]:
 
 
 def load_segmenter(
-    flags: Flags, plan: Plan, source: Source, stop: Stop, *, lanes: int | None = None
+    flags: Flags,
+    plan: Plan,
+    source: Source,
+    stop: Stop,
+    *,
+    lanes: int | None = None,
+    sources: int = 1,
 ) -> Segmenter:
     """The network that the flags name, loaded and warm, fitted to the source's frames.
 
     Args:
         lanes: frames to work on at once; None is what suits the source.
+        sources: how many share it.
     """
     model = find_model(
         flags.model.model or default_model(),
@@ -86,6 +93,7 @@ def load_segmenter(
         threads=flags.model.threads,
         lanes=lanes or _lanes(flags, plan, source),
         strict=flags.model.strict_device,
+        sources=sources,
     )
     return Segmenter(backend, labels=labels, selected=selected)
 

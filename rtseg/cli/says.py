@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 
 from rtseg.cli.options import Flags
@@ -137,13 +137,18 @@ def describe_frames(figures: Report) -> str:
         causes = ", ".join(f"{cause} {count}" for cause, count in figures.dropped_by.items())
         parts.append(f"dropped {figures.dropped} of {figures.produced} ({causes})")
     if figures.inputs:
-        sizes = ", ".join(f"{size} {count}" for size, count in figures.inputs.items())
-        parts.append(f"input stepped {counted(figures.steps, 'time')} ({sizes})")
+        parts.append(describe_inputs(figures.inputs, figures.steps))
     if figures.outages:
         parts.append(counted(figures.outages, "outage"))
     if figures.cores:
         parts.append(f"processor {figures.cpu_share:.0%} of {counted(figures.cores, 'core')}")
     return ", ".join(parts)
+
+
+def describe_inputs(inputs: Mapping[str, int], steps: int) -> str:
+    """How often the input's size changed to keep a frame rate, and frames by size."""
+    sizes = ", ".join(f"{size} {count}" for size, count in inputs.items())
+    return f"input stepped {counted(steps, 'time')} ({sizes})"
 
 
 def table(figures: Report, *, verbose: bool = False) -> list[str]:

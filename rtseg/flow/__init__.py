@@ -10,13 +10,23 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, Generic, TypeVar
 
 from rtseg.flow.lanes import spread
 from rtseg.flow.line import Line
 from rtseg.flow.slot import Slot
 
-__all__ = ["Flow", "Line", "Slot", "physical_cores", "share_bell", "spread", "usable_cores"]
+__all__ = [
+    "Flow",
+    "Line",
+    "Slot",
+    "one_at_a_time",
+    "physical_cores",
+    "share_bell",
+    "spread",
+    "usable_cores",
+]
 
 T = TypeVar("T")
 
@@ -36,6 +46,11 @@ def physical_cores() -> int:
 
     usable = usable_cores()
     return min(psutil.cpu_count(logical=False) or usable, usable)
+
+
+def one_at_a_time() -> AbstractContextManager[Any]:
+    """A `with` that lets one thread in after the other."""
+    return threading.Lock()
 
 
 class Flow(Generic[T]):
