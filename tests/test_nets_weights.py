@@ -16,9 +16,10 @@ import torch
 from rtseg.errors import DownloadError, ModelError, UsageError
 from rtseg.labels import VOC, LabelSet
 from rtseg.nets import find_model
+from rtseg.nets import weights as nets_weights
 from rtseg.nets.build import build, build_random
 from rtseg.nets.state import load_network, read_checkpoint, save_checkpoint
-from rtseg.nets.weights import fetch, is_intact, weights_path
+from rtseg.nets.weights import CHUNK_BYTES, TRIES, fetch, is_intact, weights_path
 from rtseg.zoo import MODELS, InputSpec, Model, ModelSpec, WeightsSpec
 
 NAME = "lraspp_mobilenet_v3_large"
@@ -34,6 +35,8 @@ class Server:
     port: int = 0
     faults: list[str] = field(default_factory=list)
     requests: int = 0
+    gives_parts: bool = True
+    sent: int = 0
 
 
 @pytest.fixture
@@ -47,11 +50,15 @@ def server() -> Iterator[Server]:
             if fault == "404":
                 self.send_error(404)
                 return
-            body = CONTENT[::-1] if fault == "wrong" else CONTENT
-            self.send_response(200)
+            body, part = CONTENT[::-1] if fault == "wrong" else CONTENT, self.headers["Range"]
+            begin = int(part.removeprefix("bytes=").removesuffix("-")) if part else 0
+            body = body[begin:] if state.gives_parts else body
+            self.send_response(206 if part and state.gives_parts else 200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body[:100_000] if fault == "cut" else body)
+            body = {"cut": body[:100_000], "nothing": b""}.get(fault, body)
+            state.sent += len(body)
+            self.wfile.write(body)
 
         def log_message(self, *args: object) -> None:
             pass
@@ -70,6 +77,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(nets_weights, "PAUSE_SECONDS", 0.0)
     return tmp_path / "cache"
 
 
@@ -96,11 +104,32 @@ def test_download_once_verified_and_reported(server: Server, cache: Path, digits
     assert server.requests == 1
 
 
-def test_broken_off_download_leaves_nothing_and_restarts(server: Server, cache: Path) -> None:
-    server.faults = ["cut"]
+@pytest.mark.parametrize("gives_parts", [True, False])
+def test_a_connection_that_breaks_off_is_made_again(server: Server, gives_parts: bool) -> None:
+    server.faults, server.gives_parts = ["cut", "cut"], gives_parts
+    told: list[tuple[int, int]] = []
+    path = fetch(published(server), lambda title, done, total: told.append((done, total)))
+    assert path.read_bytes() == CONTENT
+    assert server.requests == 3
+    twice = server.sent - len(CONTENT)
+    assert twice < 2 * CHUNK_BYTES if gives_parts else twice == 200_000
+    assert {total for _, total in told} == {len(CONTENT)}
+    assert told[-1] == (len(CONTENT), len(CONTENT))
+    done = [done for done, _ in told]
+    assert done == sorted(done)
+
+
+@pytest.mark.parametrize(
+    ("faults", "requests"), [(["cut", "nothing"], 2), (["cut"] * TRIES, TRIES)]
+)
+def test_a_download_that_fails_for_good_leaves_nothing_and_restarts(
+    server: Server, cache: Path, faults: list[str], requests: int
+) -> None:
+    server.faults, server.gives_parts = faults, False
     with pytest.raises(DownloadError, match="connection broke off") as caught:
         fetch(published(server))
     assert files(cache) == []
+    assert server.requests == requests
     assert str(weights_path(published(server))) in str(caught.value)
     assert fetch(published(server)).read_bytes() == CONTENT
 

@@ -196,7 +196,7 @@ def asked(packed: Path, out: Path, **other: object) -> argparse.Namespace:
     given = {
         "pack": packed, "out": out, "data": packed.parent / "absent", "minutes": 60.0, "only": 0.05,
         "start": None, "distilled": None, "goes_on": None, "fold": False, "device": "cpu",
-        "workers": 0, "processes": 1,
+        "side": None, "workers": 0, "processes": 1,
     }  # fmt: skip
     return argparse.Namespace(**{**given, **other})
 

@@ -28,7 +28,7 @@ PASTE_ON_BACKDROP, MARGINS = 0.3, 0.05
 """Of what is pasted, the share before a painted backdrop; and of all crops, that with margins."""
 
 USUAL_LONG_SIDE = 320
-LOG_SCALES = math.log(0.72), math.log(2.28)
+LOG_SCALES = math.log(0.65), math.log(2.1)
 """Of a picture of that size, in a crop of 224 pixels."""
 
 

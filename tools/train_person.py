@@ -3,6 +3,8 @@
     python tools/train_person.py pack.npz --out person/ --distilled distilled.pth --minutes 71
     python tools/train_person.py pack.npz --out person/ --minutes 25 --device cuda --workers 15
     python tools/train_person.py pack.npz --out more/ --goes-on person/ --fold --processes 2
+    python tools/train_person.py pack.npz --out more/ --start models/person.safetensors --fold \
+        --processes 2 --side 320 --minutes 92
 
 With `--distilled` (what distil_person.py wrote) the network begins there, and for the first part of
 the time its stages go on repeating the teacher's. The schedule runs on time: progress is the
@@ -21,7 +23,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,7 @@ FEATURE_SHARES = (0.05, 0.1, 0.2, 0.2, 0.2, 0.2, 0.2)
 FEATURES_UNTIL = 0.5
 """The share of the time after which stages no longer repeat the teacher's."""
 
-PEAK_RATE, PEAK_RATE_FROM_WEIGHTS = 1.5e-3, 7e-4
+PEAK_RATE, PEAK_RATE_FROM_WEIGHTS = 1.5e-3, 5e-4
 """Of batches of 16; they grow with the square root of the batch."""
 MUON_SHARE = 1.5
 """Of that, the rate of `Muon`."""
@@ -64,7 +66,7 @@ CROPS = {"cpu": ((0.0, 160), (0.3, 224), (0.55, 320)), "cuda": ((0.0, 224), (0.4
 smaller ones it never sees a person who fills the picture."""
 
 BATCH = {"cpu": 16, "cuda": 128}
-EMA_SAMPLES = 8000
+EMA_SAMPLES = 16000
 """How many samples the average of the weights looks back."""
 STATE = "person_state.pth"
 SEED_STEP = 100_003
@@ -106,9 +108,9 @@ class Average:
 # --- training ---------------------------------------------------------------------------------
 
 
-def crop_side(progress: float, device: str) -> int:
+def crop_side(progress: float, sides: Sequence[tuple[float, int]]) -> int:
     """Return the side of the crops: small ones first, which is faster."""
-    return [side for start, side in CROPS[device] if progress >= start][-1]
+    return [side for start, side in sides if progress >= start][-1]
 
 
 class Example:
@@ -147,6 +149,7 @@ class Trainer:
     ) -> None:
         self._folder, self._device, self._among = folder, options.device, among
         self._budget, self._workers = options.minutes * 60, options.workers
+        self._sides = ((0.0, options.side),) if options.side else CROPS[self._device]
         self._batch, self._half = BATCH[self._device], half_pays(self._device)
         self._pack = Pack(pack)
         self._student = Student()
@@ -202,7 +205,7 @@ class Trainer:
 
     @property
     def _side(self) -> int:
-        return crop_side(self._progress, self._device)
+        return crop_side(self._progress, self._sides)
 
     def _load(self) -> None:
         state = torch.load(self._state_path, weights_only=True, map_location=self._device)
@@ -416,6 +419,7 @@ def main() -> None:
     parser.add_argument("--goes-on", type=Path, help="folder of a run that has ended, likewise")
     parser.add_argument("--fold", action="store_true", help="freeze batch normalisation, folded")
     parser.add_argument("--processes", type=int, default=1, help="that train, with a thread each")
+    parser.add_argument("--side", type=int, help="of all crops, in pixels; else it grows")
     parser.add_argument("--device", choices=list(BATCH), default="cpu")
     parser.add_argument("--workers", type=int, default=1, help="processes that make crops")
     parser.add_argument("--threads", type=int, default=os.cpu_count())

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from http import HTTPStatus
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 from urllib.parse import urlsplit
 
 from rtseg.errors import DownloadError
 from rtseg.nets.cache import atomic, cache_dir, sha256
 from rtseg.zoo import WeightsSpec
 
+if TYPE_CHECKING:
+    from requests import Response
+
 TIMEOUT_SECONDS = 30
 CHUNK_BYTES = 1 << 16
+TRIES, PAUSE_SECONDS = 6, 1.0
+"""How often a connection is made for one file, each going on where the last one broke off, and what
+lies between; one that brings nothing is the last."""
 
 
 class Progress(Protocol):
@@ -38,8 +46,9 @@ def is_intact(path: Path, weights: WeightsSpec) -> bool:
 def fetch(weights: WeightsSpec, progress: Progress | None = None) -> Path:
     """The weights on this machine: from the cache if intact there, else downloaded.
 
-    A file in the cache that is not what was published is downloaded again. A download that breaks
-    off leaves nothing behind, and the next one starts from the beginning.
+    A file in the cache that is not what was published is downloaded again. A connection that breaks
+    off is made again, and goes on where it ended if the server can; what fails in the end leaves
+    nothing behind.
 
     Raises:
         DownloadError: no answer, a wrong answer, or a file with another digest.
@@ -56,17 +65,44 @@ def fetch(weights: WeightsSpec, progress: Progress | None = None) -> Path:
 
 
 def _download(url: str, to: Path, title: str, progress: Progress | None) -> None:
+    import requests
+
+    broken = (requests.exceptions.ChunkedEncodingError, requests.ConnectionError, requests.Timeout)
+    bar = _Bar(title, progress or (lambda title, done, total: None))
+    with to.open("wb") as file:
+        for again in reversed(range(TRIES)):
+            bar.before = file.tell()
+            try:
+                _download_rest(url, file, bar)
+                return
+            except broken:
+                if not again or file.tell() == bar.before:
+                    raise
+                time.sleep(PAUSE_SECONDS)
+            except ValueError as error:  # of urllib3, for an address that is none
+                raise OSError(str(error)) from error
+
+
+def _download_rest(url: str, file: BinaryIO, bar: _Bar) -> None:
+    """What comes after the bytes that `file` has; all of it, where the server gives no part."""
     import pooch
 
+    def answered(response: Response, *_: object, **__: object) -> None:
+        if response.status_code != HTTPStatus.PARTIAL_CONTENT:
+            file.seek(0)
+            file.truncate()
+        bar.before = file.tell()
+
+    here = file.tell()
+    part = {"Range": f"bytes={here}-"} if here else {}
     download = pooch.HTTPDownloader(
-        progressbar=_Bar(title, progress) if progress else False,
+        progressbar=bar,
         chunk_size=CHUNK_BYTES,
         timeout=TIMEOUT_SECONDS,
+        headers={"Accept-Encoding": "identity", **part},
+        hooks={"response": answered},
     )
-    try:
-        download(url, str(to), None)
-    except ValueError as error:  # of urllib3, for an address that is none
-        raise OSError(str(error)) from error
+    download(url, file, None)
 
 
 def _verify(file: Path, weights: WeightsSpec, path: Path) -> None:
@@ -107,11 +143,25 @@ def _reason(error: OSError) -> str:
 
 
 class _Bar:
-    """What pooch reports to, in the manner of tqdm."""
+    """What pooch reports to, in the manner of tqdm.
+
+    Attributes:
+        before: how many bytes earlier connections have brought.
+    """
 
     def __init__(self, title: str, progress: Progress) -> None:
-        self.total = 0
-        self._title, self._progress, self._done = title, progress, 0
+        self.before = 0
+        self._title, self._progress, self._done, self._total = title, progress, 0, 0
+
+    @property
+    def total(self) -> int:
+        """Bytes of the whole file; 0 is unknown. Set to those that are still to come."""
+        return self._total
+
+    @total.setter
+    def total(self, left: int) -> None:
+        self._total = self.before + left if left else 0
+        self._done = self.before
 
     def update(self, count: int) -> None:
         """`count` more bytes; pooch counts whole chunks, also where the last one is shorter."""
@@ -120,7 +170,7 @@ class _Bar:
 
     def reset(self) -> None:
         """Begin to count again; pooch does so to report the whole once more at the end."""
-        self._done = 0
+        self._done = self.before
 
     def close(self) -> None:
         """The end."""
