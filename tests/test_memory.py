@@ -39,7 +39,7 @@ def test_what_is_freed_between_things_in_use_goes_back() -> None:
 
 KEPT = """
 import ctypes, threading, psutil
-from rtseg.memory import keep_little
+from rtseg.memory import keep_little, keep_much
 
 def resident():
     return psutil.Process().memory_info().rss / 1e6
@@ -80,6 +80,7 @@ def kept(first: str, **environment: str) -> float:
 def test_a_thread_keeps_few_frames() -> None:
     assert kept("pass") > 40
     assert kept("keep_little()") < 15
+    assert kept("keep_little(); keep_much()") > 40
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc keeps what is freed")
@@ -90,4 +91,5 @@ def test_what_the_environment_says_of_memory_stands() -> None:
 def test_where_there_are_no_such_calls_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_libc", None)
     memory.keep_little()
+    memory.keep_much()
     memory.give_back()

@@ -17,11 +17,9 @@ float32 state dict of the averaged weights.
 """
 
 import argparse
-import ctypes
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -50,6 +48,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from rtseg.memory import keep_much
+
 WEIGHT_DECAY, WARM_UP = 0.03, 0.04
 FEATURE_SHARES = (0.05, 0.1, 0.2, 0.2, 0.2, 0.2, 0.2)
 """Of the loss, for each stage, at the beginning."""
@@ -74,13 +74,6 @@ SEED_STEP = 100_003
 SAVE_SECONDS, REPORT_SECONDS = 300, 600
 HEAD_ALONE = 0.012
 """The share of the time, at first, for which a new class head learns and does not teach."""
-
-MALLOC_OPTIONS = {
-    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
-    "M_TOP_PAD": (-2, 2**28),
-    "M_MMAP_MAX": (-4, 0),
-}
-"""glibc's names for: keep what is freed, as every step asks for the same again."""
 
 # --- weights ------------------------------------------------------------------------------------
 
@@ -336,19 +329,11 @@ def started_from(weights: Path) -> dict[str, Tensor]:
     }
 
 
-def keep_memory() -> None:
-    """Let the C library, where it is glibc, keep what is freed; a step takes a fifth less."""
-    tune = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    for name, value in MALLOC_OPTIONS.values():
-        if tune is not None:
-            tune(name, value)
-
-
 def train(options: argparse.Namespace, among: Together) -> None:
     """Train from the pack until all runs together have taken the minutes asked for."""
     # the workers are forked: OpenCV's threads must not have begun in this process by then
     cv2.setNumThreads(0)
-    keep_memory()
+    keep_much()
     torch.manual_seed(among.rank)
     options.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(options.pack, options.out, options, among)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from rtseg.errors import DeviceError
+from rtseg.memory import keep_much
 from rtseg.train import augment, leads
 from rtseg.train.batches import (
     InOrder,
@@ -86,6 +87,8 @@ def train(
     fabric.launch()
     watch.note("runs on", describe(fabric, precision))
     loop = _loop(fabric, prepared, watch, stop)
+    if fabric.device.type == "cpu":
+        keep_much()
     try:
         with one_opencv_thread():
             ended = loop.run()
