@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -33,6 +34,36 @@ def blots(seed: int) -> np.ndarray:
 
 def shipped(**options) -> Segmenter:
     return Segmenter(open_backend(model=find_model(default_model()), input_size=SIZE, **options))
+
+
+SIGNALLED = """
+import faulthandler, gc, signal
+from rtseg.backends import open_backend
+from rtseg.nets import default_model, find_model
+
+faulthandler.enable()  # which brings a stack for signals of its own, as pytest does
+heard = []
+signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+
+def opened():
+    return open_backend("openvino", find_model(default_model()), input_size=(96, 160))
+
+first = opened()
+second = opened()
+for one in (first, second):
+    one.close()
+del first, second, one
+gc.collect()
+signal.raise_signal(signal.SIGTERM)
+assert heard == [1]
+print("alive")
+"""
+"""Networks one after the other, as the race of backends and the key m open them; then a signal."""
+
+
+def test_signals_are_still_heard_when_networks_have_come_and_gone() -> None:
+    done = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "alive"), done.stderr
 
 
 def test_its_masks_are_those_of_onnx_runtime() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -96,7 +97,7 @@ class OpenVinoBackend(Backend):
 
     def _compile(self, path: Path, precision: str, options: BackendOptions) -> Any:
         """The compiled network, with one request per lane."""
-        core = _openvino().Core()
+        core = _core(_openvino())
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY" if options.lanes == 1 else "THROUGHPUT",
             "INFERENCE_PRECISION_HINT": HINTS[precision],
@@ -138,6 +139,17 @@ class OpenVinoBackend(Backend):
         except BackendError as error:
             raise ModelError(error.asked, found=error.found, do=error.do) from error
         return bool(np.isfinite(scores).all())
+
+
+@cache
+def _core(openvino: Any) -> Any:
+    """OpenVINO's one core of this process, which is never taken down.
+
+    With a core its CPU plugin gives the thread another stack for signals, and with the core it puts
+    back the one before, which may be that of a core that is gone: the next signal, Ctrl-C say, then
+    ends the program without a word.
+    """
+    return openvino.Core()
 
 
 def _openvino() -> Any:
