@@ -180,6 +180,7 @@ def test_a_cell_shows_what_happened_in_the_film_too() -> None:
         ((ONE, TWO, "--propagate", "--no-show"), 2, "--propagate with a grid"),
         ((ONE, TWO, "--figure", "f.png"), 2, "--figure with a grid"),
         ((LIVE, TWO, "--target-fps", "5", "--no-show"), 2, "every frame is kept"),
+        (("p.png", "p.png", "--target-fps", "5", "--no-show"), 2, "--target-fps 5 for p.png"),
         ((ONE, TWO, "--mask-output", "m.mkv"), 2, "{name}"),
         ((ONE, TWO, "-o", "a.mp4", "-o", "a.mp4"), 2, "given twice"),
         ((ONE, TWO, "-o", "there.mp4"), 2, "there.mp4 exists"),
@@ -194,6 +195,7 @@ def test_what_makes_no_sense_is_one_line(
     capsys: Capture, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     Path("there.mp4").write_bytes(b"mine")
+    cv2.imwrite("p.png", np.zeros((48, 64, 3), np.uint8))
     assert main([*arguments, *STUB]) == code
     said = capsys.readouterr()
     assert words in said.err

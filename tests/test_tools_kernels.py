@@ -19,6 +19,8 @@ CONVOLUTIONS = {
 }
 """Channels, kernel, stride, dilation."""
 
+SIZES = [(9, 12), (2, 2), (1, 3)]
+
 
 @pytest.fixture(params=["compiled", "torch's own"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -47,16 +49,22 @@ def distance(found: Tensor | None, wanted: Tensor | None) -> float:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("threads", "size"), [(1, SIZES[0]), (2, SIZES[0]), (1, SIZES[1]), (1, SIZES[2])]
+)
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_a_depthwise_convolution_and_its_gradients(
-    name: str, threads: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    threads: int,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     torch.manual_seed(0)
     channels, kernel, stride, dilation = CONVOLUTIONS[name]
     values, weight = (
-        laid_out(2, channels, 9, 12, dtype=dtype),
+        laid_out(2, channels, *size, dtype=dtype),
         torch.randn(channels, 1, kernel, kernel),
     )
     weight = weight.to(dtype).float().requires_grad_()  # numbers that both types have

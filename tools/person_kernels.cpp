@@ -71,7 +71,8 @@ void channels_backward(const Convolution &c, const T *images, const float *taps,
                 for (int j = 0; j < K; j++) {
                     const int shift = j * c.dilation - margin;
                     const int begin = shift >= 0 ? 0 : (c.stride - 1 - shift) / c.stride;
-                    const int end = std::min(c.columns, (c.width - 1 - shift) / c.stride + 1);
+                    const int room = c.width - 1 - shift;  // none where the picture is narrower
+                    const int end = room < 0 ? 0 : std::min(c.columns, room / c.stride + 1);
                     typename V::Floats sum[VECTORS];
                     for (int v = 0; v < VECTORS; v++) sum[v] = V::load(sums[i * K + j] + 16 * v);
                     for (int x = begin; x < end; x++) {

@@ -48,13 +48,13 @@ def run_grid(flags: Flags, plan: GridPlan, stop: Stop) -> int:
         sources = stop.attend(lambda: open_sources(plan, flags))
         for source in sources:
             stack.enter_context(source)
-        for source in sources:
-            if source.info.frame_count != 1:
-                check_rate(flags, source)
+        moving = [source for source in sources if source.info.frame_count != 1] or sources
+        for source in moving:
+            check_rate(flags, source)
         whole = together(sources)
         lanes = None if flags.model.threads else min(len(sources), usable_cores())
         load = partial(
-            load_segmenter, flags, plan.common, whole, stop, lanes=lanes, sources=len(sources)
+            load_segmenter, flags, plan.common, whole, stop, lanes=lanes, sources=len(moving)
         )
         segmenter = stack.enter_context(stop.attend(load))
         stop.check()
