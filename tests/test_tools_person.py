@@ -311,3 +311,62 @@ def test_two_processes_train_one_network(packed, tmp_path) -> None:
 
     together(train_person.train, asked(packed, tmp_path / "both", fold=True), 2)
     assert state(tmp_path / "both")["samples"] >= 2 * train_person.BATCH["cpu"]
+
+
+# --- labels that lie where the picture's edges do -------------------------------------------------
+
+
+def test_void_along_an_edge_is_halved_and_wider_void_stays() -> None:
+    label = np.zeros((20, 40), np.uint8)
+    label[:, :15] = person_data.PERSON
+    label[:, 15:20] = person_data.IGNORE  # five pixels between person and street
+    label[5:15, 25:38] = person_data.IGNORE  # something difficult, in the street
+    halved = person_data.halved_rim(label)
+    assert (halved[:, :17] == person_data.PERSON).all()
+    assert (halved[:, 18:25] == person_data.BACKGROUND).all()
+    assert (halved[5:15, 25:38] == person_data.IGNORE).all()
+    nobody = np.where(label == person_data.PERSON, person_data.BACKGROUND, label)
+    assert np.array_equal(person_data.halved_rim(nobody), nobody), "far from people it says nothing"
+
+
+def test_a_label_moves_by_parts_of_pixels_and_goes_on_at_its_margins() -> None:
+    label = np.zeros((10, 12), np.uint8)
+    label[4:, 6:] = 1
+    there = person_data.moved(label, -1.2, -0.9)
+    wanted = np.zeros_like(label)
+    wanted[3:, 5:] = 1
+    assert np.array_equal(there, wanted)
+    assert np.array_equal(person_data.moved(label, 0.4, -0.4), label)
+
+
+def test_an_outline_covers_the_pixels_whose_middles_it_holds_and_a_crowd_is_ignored(
+    tmp_path,
+) -> None:
+    pytest.importorskip("pycocotools")
+    person, dog = ([2, 1, 7, 1, 7, 5, 2, 5], [0, 0, 10, 0, 10, 8, 0, 8])
+    crowd = {"counts": [64, 8, 8], "size": [8, 10]}  # the last column but one
+    annotations = [
+        {"id": 1, "category_id": 18, "iscrowd": 0, "segmentation": [dog]},
+        {"id": 2, "category_id": 1, "iscrowd": 0, "segmentation": [person]},
+        {"id": 3, "category_id": 1, "iscrowd": 1, "segmentation": crowd},
+    ]
+    picture = tmp_path / "street.png"
+    cv2.imwrite(str(picture), np.zeros((8, 10, 3), np.uint8))
+    wanted = np.zeros((8, 10), np.uint8)
+    wanted[1:5, 2:7] = person_data.PERSON
+    wanted[:, 8] = person_data.IGNORE
+    assert np.array_equal(person_data.coco_label(annotations, picture), wanted)
+
+
+def test_of_pictures_without_labels_the_sharper_teacher_tells_the_edge() -> None:
+    class Blurred(Seeing):
+        def class_logits(self, image: np.ndarray) -> np.ndarray:
+            logits = super().class_logits(image)
+            return np.asarray(cv2.GaussianBlur(logits, (0, 0), 2))
+
+    picture = disc("frames", 40, labelled=False)
+    _, teacher, logits = person_data.taught(picture, Blurred(Path()))
+    coarse = person_data.person_probability(logits, picture.image.shape[:2])
+    unsure = (coarse > 0.2) & (coarse < 0.8)
+    assert unsure.mean() > 0.02
+    assert set(np.unique(teacher[unsure])) == {0, 255}
