@@ -46,7 +46,7 @@ from rtseg.decode import disagreeing_share
 from rtseg.effects import ViewOptions, open_effect
 from rtseg.errors import BackendError, RtsegError, SinkError, UsageError
 from rtseg.nets import find_model
-from rtseg.nets.flops import COPIED_BYTES, copy_peak, matrix_peak, network_flops, onnx_flops
+from rtseg.nets.flops import COPIED_BYTES, arithmetic_peak, copy_peak, network_flops, onnx_flops
 from rtseg.segmenter import Segmenter
 from rtseg.sinks import open_sink
 from rtseg.sources import open_source
@@ -432,11 +432,20 @@ def test_of_several_products_the_best_is_the_peak() -> None:
     assert [peak["copy_gb_s"] for peak in peaks] == [55.0, 3e3], "each is the best of its own"
 
 
-def test_the_peak_of_a_matrix_product_is_positive() -> None:
-    peak = matrix_peak("cpu", "fp32", 1)
+def test_the_peak_is_that_of_products_or_convolutions_whichever_is_better(monkeypatch) -> None:
+    seconds = {2: 0.5, 4: 0.25}  # of a product, which has two axes, and of a convolution
+    monkeypatch.setattr("rtseg.nets.flops._quickest", lambda work, cuda: seconds[work().ndim])
+    product, convolution = 2 * 1536**3 / 0.5, 18 * 256**2 * 64**2 / 0.25
+    assert arithmetic_peak("cpu", "fp32", 1) == convolution > product
+    seconds[4] = 5.0
+    assert arithmetic_peak("cpu", "bf16", 1) == product
+
+
+def test_the_peak_is_measured_where_torch_has_the_device() -> None:
+    peak = arithmetic_peak("cpu", "fp32", 1)
     assert peak is not None
     assert peak > 1e8
-    assert matrix_peak("mps", "fp32") is None
+    assert arithmetic_peak("mps", "fp32") is None
 
 
 def test_copies_are_counted_as_read_and_written(monkeypatch) -> None:

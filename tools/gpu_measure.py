@@ -14,8 +14,8 @@ that means something), on frames of the clip held in memory:
     live        the clip replayed as a camera: age of frames when shown, and drops
     agreement   share of pixels with the class that fp32 on the processor gives
 
-and the machine's own limits: a matrix product in half precision, a copy within its memory. With
---device cpu it runs on a processor, to see that it runs.
+and the machine's own limits: matrix products and convolutions in half precision, a copy within its
+memory. With --device cpu it runs on a processor, to see that it runs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from rtseg.errors import RtsegError
 from rtseg.frame import Frame
 from rtseg.nets import find_model
 from rtseg.nets.build import build
-from rtseg.nets.flops import copy_peak, matrix_peak, network_flops
+from rtseg.nets.flops import arithmetic_peak, copy_peak, network_flops
 from rtseg.pipeline import run
 from rtseg.segmenter import Segmenter
 from rtseg.sinks import open_sink
@@ -208,9 +208,9 @@ def agreement(segmenter: Segmenter, model: Model, frames: list[Frame]) -> float:
 
 
 def limits(device: torch.device) -> dict[str, float | None]:
-    """TFLOP/s of a matrix product, and GB/s of a copy, counting what is read and written."""
+    """TFLOP/s of a product or convolution, and GB/s of a copy: what is read and written."""
     where = str(device) if device.type == "cuda" else "cpu"
-    flops = matrix_peak(where, "fp16" if device.type == "cuda" else "fp32")
+    flops = arithmetic_peak(where, "fp16" if device.type == "cuda" else "fp32")
     copied = copy_peak(where)
     return {"tflops": flops and flops / 1e12, "copy_gb_s": copied and copied / 1e9}
 

@@ -7,7 +7,7 @@ The JSON is one object; a figure that was not measured is null.
     machine         rtseg, git, python, os, cpu, cores, gpu, load_average, date, versions{}
     clip            name, width, height, frame_rate, frame_count
     settings        rounds, seconds, frames, threads, view, alpha, loop_ends_in, data, samples
-    peaks[]         device, precision, threads; gflops: the best matrix product of all rounds;
+    peaks[]         device, precision, threads; gflops: the best product or convolution;
                     copy_gb_s: the best copy within the device's memory, read and written
     rows[]          one per combination:
       model, asked{backend, precision, device}, random_weights

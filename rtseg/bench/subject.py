@@ -208,10 +208,10 @@ class Yardstick:
         return network_flops(model, size)
 
     def peak(self, device: str, precision: str, threads: int | None) -> float | None:
-        """As `matrix_peak`."""
-        from rtseg.nets.flops import matrix_peak
+        """As `arithmetic_peak`."""
+        from rtseg.nets.flops import arithmetic_peak
 
-        return matrix_peak(device, precision, threads)
+        return arithmetic_peak(device, precision, threads)
 
     def copies(self, device: str, threads: int | None) -> float | None:
         """As `copy_peak`."""

@@ -109,7 +109,11 @@ def legend(record: Record) -> list[str]:
         "memory: most that the combination's own process held (with Python, libraries and samples)",
         f"agreement: pixels with the class of torch fp32 on {record.settings['samples']} frames, "
         "mean (least)",
-        *([f"of peak: of a matrix product of torch, {'; '.join(peaks)}"] if peaks else []),
+        *(
+            [f"of peak: of torch's best product or convolution, {'; '.join(peaks)}"]
+            if peaks
+            else []
+        ),
     ]
 
 

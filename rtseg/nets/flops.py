@@ -16,6 +16,9 @@ from rtseg.zoo import Model
 
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 PEAK_SECONDS = 0.5
+PRODUCT_SIDE = {"cpu": 1536, "cuda": 8192}
+CONVOLUTION = {"cpu": (256, 64), "cuda": (1024, 128)}
+"""Channels in and out, and the side of the picture."""
 COPIED_BYTES = {"cpu": 2**27, "cuda": 2**30}
 """Far more than any cache holds."""
 
@@ -64,11 +67,12 @@ def onnx_flops(path: Path, size: tuple[int, int]) -> float | None:
     return float(sum(c for c in counted if c)) if None not in counted else None
 
 
-def matrix_peak(device: str, precision: str, threads: int | None = None) -> float | None:
-    """Operations per second of large matrix products, the best of half a second of them.
+def arithmetic_peak(device: str, precision: str, threads: int | None = None) -> float | None:
+    """Operations per second, the best of half a second each of large matrix products and of
+    convolutions, which on some processors run in wider registers.
 
     Args:
-        device: "cpu", where the product is in fp32 whatever the precision, or "cuda:N".
+        device: "cpu", where both are in fp32, and for bf16 in that too, or "cuda:N".
         threads: of the processor; None is torch's own choice.
 
     Returns:
@@ -76,11 +80,37 @@ def matrix_peak(device: str, precision: str, threads: int | None = None) -> floa
     """
     if not _can_use(device, threads):
         return None
-    cuda = device.startswith("cuda")
-    side = 8192 if cuda else 1536
-    dtype = HALVES.get(precision, torch.float32) if cuda else torch.float32
+    if device.startswith("cuda"):
+        return _peak_in(HALVES.get(precision, torch.float32), device)
+    peak = _peak_in(torch.float32, device)
+    return max(peak, _peak_in(torch.bfloat16, device)) if precision == "bf16" else peak
+
+
+def _peak_in(dtype: torch.dtype, device: str) -> float:
+    kind = "cuda" if device.startswith("cuda") else "cpu"
+    return max(_product_rate(dtype, device, kind), _convolution_rate(dtype, device, kind))
+
+
+def _product_rate(dtype: torch.dtype, device: str, kind: str) -> float:
+    side = PRODUCT_SIDE[kind]
     left, right = (torch.rand(side, side, device=device, dtype=dtype) for _ in "ab")
-    return 2.0 * side**3 / _quickest(lambda: torch.matmul(left, right), cuda)
+    return 2.0 * side**3 / _quickest(lambda: torch.matmul(left, right), kind == "cuda")
+
+
+def _convolution_rate(dtype: torch.dtype, device: str, kind: str) -> float:
+    """Of 3x3 taps over pixels with channels last, as the networks' own are."""
+    channels, side = CONVOLUTION[kind]
+    taps, pixels = torch.rand(channels, channels, 3, 3), torch.rand(1, channels, side, side)
+    weight, picture = (
+        values.to(device, dtype).contiguous(memory_format=torch.channels_last)
+        for values in (taps, pixels)
+    )
+
+    @torch.inference_mode()
+    def work() -> torch.Tensor:
+        return torch.nn.functional.conv2d(picture, weight, padding=1)
+
+    return 18.0 * channels**2 * side**2 / _quickest(work, kind == "cuda")
 
 
 def copy_peak(device: str, threads: int | None = None) -> float | None:
@@ -88,7 +118,7 @@ def copy_peak(device: str, threads: int | None = None) -> float | None:
     half a second of them.
 
     Args:
-        device, threads: as of `matrix_peak`.
+        device, threads: as of `arithmetic_peak`.
 
     Returns:
         None on a device that torch has not.
