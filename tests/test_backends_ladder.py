@@ -287,6 +287,19 @@ def test_several_lanes_share_the_rate_and_what_a_size_left_behind_does_not_count
     assert sum(stats.inputs.values()) == 5 * FRAMES
 
 
+def test_a_lower_rate_brings_the_larger_size_back() -> None:
+    backend, _ = adaptive([0.055])
+
+    def run(frames: int) -> tuple[int, int]:
+        for _ in range(frames):
+            backend(np.zeros((1, *backend.input_size, 3), np.uint8))
+        return backend.input_size
+
+    assert run(2 * FRAMES) == SIZES[2]
+    backend.keep(15.0)
+    assert run(20 * FRAMES) == SIZES[0]
+
+
 def test_all_sizes_are_closed_also_when_one_cannot_be_opened() -> None:
     clock, opened = ManualClock(), []
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import rtseg
+from rtseg.backends.adaptive import AdaptiveBackend
 from rtseg.cli.app import main
 from rtseg.cli.grid_plan import file_name
 from rtseg.errors import SourceError, UsageError
@@ -233,6 +234,14 @@ def test_the_sources_of_a_grid_keep_a_rate_each_with_one_input(capsys: Capture) 
     assert list(total["inputs"]) == ["96x160", "48x80"], "at once the smallest"
     assert total["steps"] == 1
     assert f"input stepped 1 time (96x160 {total['inputs']['96x160']}" in capsys.readouterr().err
+
+
+def test_the_rate_of_a_source_that_ended_is_for_the_others(monkeypatch) -> None:
+    kept: list[float] = []
+    monkeypatch.setattr(AdaptiveBackend, "keep", lambda _self, rate: kept.append(rate))
+    lives = [f"{LIVE}&frames={count}" for count in (4, 30, 12)]
+    assert main([*lives, *STUB, "--target-fps", "5", "--imgsz", "96x160", "--no-show"]) == 0
+    assert kept == [10.0, 5.0]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

@@ -64,6 +64,11 @@ class AdaptiveBackend(Backend):
         """
         self._stats, self._sources = stats, sources or (stats,)
 
+    def keep(self, frame_rate: float) -> None:
+        """Keep another rate, of all sources together: one has ended, say."""
+        with self._lock:
+            self._ladder.keep(frame_rate)
+
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As the contract says; `input_size` may be another one afterwards."""
         since = self._clock.now()

@@ -73,13 +73,17 @@ class Ladder:
     def __init__(self, sizes: Sequence[Size], frame_rate: float) -> None:
         self.rung = 0
         self._areas = [height * width for height, width in sizes]
-        self._most = 1.0 / frame_rate
+        self.keep(frame_rate)
         self._recent: deque[float] = deque(maxlen=FRAMES)
         self._here_since: float | None = None
         self._late_since: float | None = None
         self._shunned_until = [0.0] * len(sizes)
         self._shun = [SHUN_SECONDS] * len(sizes)
         self._climbed = False
+
+    def keep(self, frame_rate: float) -> None:
+        """Keep another frame rate from the next frame on."""
+        self._most = 1.0 / frame_rate
 
     def take(self, seconds: float, now: float) -> int:
         """Count a frame that took `seconds` and was done at `now`; the rung for the next one."""

@@ -69,6 +69,12 @@ def attend(backend: Backend, stats: Stats, sources: Sequence[Stats] = ()) -> Non
         backend.attend(stats, sources)
 
 
+def share(backend: Backend, flags: Flags, sources: int) -> None:
+    """Let a backend that keeps a frame rate know that so many sources share it from now on."""
+    if isinstance(backend, AdaptiveBackend) and flags.run.target_fps and sources:
+        backend.keep(flags.run.target_fps * sources)
+
+
 def _open_named_or_fastest(
     flags: Flags, source: Source, model: Model, input_size: Size, options: dict[str, Any]
 ) -> Backend:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from rtseg.cli import grid_says
-from rtseg.cli.backend import attend, check_rate
+from rtseg.cli.backend import attend, check_rate, share
 from rtseg.cli.grid_open import (
     Opened,
     feeds_of,
@@ -30,6 +30,7 @@ from rtseg.cli.signals import Stop
 from rtseg.errors import SourceError
 from rtseg.flow import usable_cores
 from rtseg.many.crowd import Crowd
+from rtseg.many.feed import Feed
 from rtseg.many.loop import GridLoop
 from rtseg.many.order import ByTheirTimes
 
@@ -93,13 +94,20 @@ def _run(opened: Opened, flags: Flags, plan: GridPlan, stop: Stop) -> None:
             opened.totals,
             stop,
             progress.tick,
-            grid_says.ending,
+            partial(_ended, opened, flags),
         )
         loop.drain()
         for film in films:
             grid_says.left_out(film)
         if opened.screens and all(feed.source.info.frame_count == 1 for feed in opened.feeds):
             hold(opened.screens, opened.together, stop, partial(loop.turn, []))
+
+
+def _ended(opened: Opened, flags: Flags, feed: Feed) -> None:
+    """Say that a source has ended or was lost; what it had of the frame rate is for the others."""
+    grid_says.ending(feed)
+    going = [f for f in opened.feeds if not f.ended and f.source.info.frame_count != 1]
+    share(opened.segmenter.backend, flags, len(going))
 
 
 @contextmanager
