@@ -18,8 +18,10 @@ onnx = pytest.importorskip("onnx")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import person_data  # noqa: E402
+import person_follow  # noqa: E402
 import person_losses  # noqa: E402
 import person_optimizer  # noqa: E402
+import person_pictures  # noqa: E402
 import person_student  # noqa: E402
 import person_views  # noqa: E402
 import train_person  # noqa: E402
@@ -28,17 +30,17 @@ from person_together import Together  # noqa: E402
 SOURCES = [*person_views.SHARES, "voc-train", "frames"]
 
 
-def disc(source: str, radius: int, *, labelled: bool = True) -> person_data.Picture:
+def disc(source: str, radius: int, *, labelled: bool = True) -> person_pictures.Picture:
     """A bright person on a dark street; without a radius, the street alone."""
     image = np.full((120, 160, 3), 40, np.uint8)
     label = np.zeros((120, 160), np.uint8)
     if radius:
         cv2.circle(image, (80, 60), radius, (200, 180, 160), -1)
-        cv2.circle(label, (80, 60), radius, person_data.PERSON, -1)
-    return person_data.Picture(f"{source}{radius}", source, image, label if labelled else None)
+        cv2.circle(label, (80, 60), radius, person_pictures.PERSON, -1)
+    return person_pictures.Picture(f"{source}{radius}", source, image, label if labelled else None)
 
 
-def scenes(_data: Path) -> Iterator[person_data.Picture]:
+def scenes(_data: Path) -> Iterator[person_pictures.Picture]:
     for source in SOURCES:
         labelled = source not in ("clothing-unlabelled", "frames")
         yield disc(source, 40, labelled=labelled)
@@ -54,7 +56,7 @@ class Seeing:
     def class_logits(self, image: np.ndarray) -> np.ndarray:
         grey = cv2.resize(image, (33, 33), interpolation=cv2.INTER_AREA).mean(2)
         logits = np.zeros((33, 33, 21), np.float32)
-        logits[:, :, person_data.VOC_PERSON] = (grey - 100) / 4
+        logits[:, :, person_pictures.VOC_PERSON] = (grey - 100) / 4
         return logits
 
     def selfie(self, image: np.ndarray) -> np.ndarray:
@@ -213,8 +215,8 @@ def state(folder: Path) -> dict:
 
 def test_overlap_is_that_of_all_people_of_a_batch_where_there_are_labels() -> None:
     labels = torch.zeros(2, 8, 8, dtype=torch.uint8)
-    labels[0, :4] = person_data.PERSON
-    labels[:, :, 6:] = person_data.IGNORE
+    labels[0, :4] = person_pictures.PERSON
+    labels[:, :, 6:] = person_pictures.IGNORE
     found = torch.full((2, 1, 4, 4), -40.0)
     found[0, 0, 1:3] = 40  # one row of cells of the person, one beside
     found[1, 0, :, 3] = 40  # where nothing is labelled
@@ -225,7 +227,7 @@ def test_overlap_is_that_of_all_people_of_a_batch_where_there_are_labels() -> No
 
 def test_overlap_is_best_at_a_soft_label() -> None:
     labels = torch.zeros(1, 8, 8, dtype=torch.uint8)
-    labels[0, :, ::4] = person_data.PERSON  # half of every other cell
+    labels[0, :, ::4] = person_pictures.PERSON  # half of every other cell
 
     def loss(share: float) -> float:
         margin = torch.full((1, 1, 4, 4), -40.0)
@@ -238,8 +240,8 @@ def test_overlap_is_best_at_a_soft_label() -> None:
 
 def test_edges_count_more_and_are_the_labels_own() -> None:
     labels = torch.zeros(1, 40, 40, dtype=torch.uint8)
-    labels[..., :20] = person_data.PERSON
-    labels[:, :8] = person_data.IGNORE
+    labels[..., :20] = person_pictures.PERSON
+    labels[:, :8] = person_pictures.IGNORE
     person, _ = person_losses.person_and_known(labels)
     edge = person_losses.at_edges(person)[0, 0]
     assert edge[10].nonzero().flatten().tolist() == list(range(7, 13))
@@ -271,11 +273,11 @@ def test_backdrops_and_margins_hold_nobody() -> None:
         assert not scene.label.any()
         assert not scene.teacher.any()
         assert scene.image.std() > 0
-        full = np.full((64, 64), person_data.PERSON, np.uint8)
+        full = np.full((64, 64), person_pictures.PERSON, np.uint8)
         grey = np.full((64, 64, 3), 100, np.uint8)
         crop = person_views.View(grey, full, full * 255, np.zeros((21, 4, 4), np.float32))
         framed = person_views.with_margins(rng, crop)
-        people = framed.label == person_data.PERSON
+        people = framed.label == person_pictures.PERSON
         assert (people == (framed.teacher == 255)).all()
         assert 0.3 < people.all(axis=0).mean() < 0.85  # whole columns, and none beside them
         assert people.all(axis=0).mean() == people.mean()
@@ -302,7 +304,7 @@ def test_a_run_is_gone_on_with_and_begun_from(packed, tmp_path, monkeypatch) -> 
     frozen = [name for name in begun["average"] if "running_" in name]
     assert frozen
     assert all(torch.equal(begun["average"][name], once["average"][name]) for name in frozen)
-    train_person.loaded(torch.load(second / "person_ema.pth", weights_only=True))
+    person_follow.loaded(torch.load(second / "person_ema.pth", weights_only=True))
 
 
 @pytest.mark.slow
@@ -318,25 +320,27 @@ def test_two_processes_train_one_network(packed, tmp_path) -> None:
 
 def test_void_along_an_edge_is_halved_and_wider_void_stays() -> None:
     label = np.zeros((20, 40), np.uint8)
-    label[:, :15] = person_data.PERSON
-    label[:, 15:20] = person_data.IGNORE  # five pixels between person and street
-    label[5:15, 25:38] = person_data.IGNORE  # something difficult, in the street
-    halved = person_data.halved_rim(label)
-    assert (halved[:, :17] == person_data.PERSON).all()
-    assert (halved[:, 18:25] == person_data.BACKGROUND).all()
-    assert (halved[5:15, 25:38] == person_data.IGNORE).all()
-    nobody = np.where(label == person_data.PERSON, person_data.BACKGROUND, label)
-    assert np.array_equal(person_data.halved_rim(nobody), nobody), "far from people it says nothing"
+    label[:, :15] = person_pictures.PERSON
+    label[:, 15:20] = person_pictures.IGNORE  # five pixels between person and street
+    label[5:15, 25:38] = person_pictures.IGNORE  # something difficult, in the street
+    halved = person_pictures.halved_rim(label)
+    assert (halved[:, :17] == person_pictures.PERSON).all()
+    assert (halved[:, 18:25] == person_pictures.BACKGROUND).all()
+    assert (halved[5:15, 25:38] == person_pictures.IGNORE).all()
+    nobody = np.where(label == person_pictures.PERSON, person_pictures.BACKGROUND, label)
+    assert np.array_equal(person_pictures.halved_rim(nobody), nobody), (
+        "far from people it says nothing"
+    )
 
 
 def test_a_label_moves_by_parts_of_pixels_and_goes_on_at_its_margins() -> None:
     label = np.zeros((10, 12), np.uint8)
     label[4:, 6:] = 1
-    there = person_data.moved(label, -1.2, -0.9)
+    there = person_pictures.moved(label, -1.2, -0.9)
     wanted = np.zeros_like(label)
     wanted[3:, 5:] = 1
     assert np.array_equal(there, wanted)
-    assert np.array_equal(person_data.moved(label, 0.4, -0.4), label)
+    assert np.array_equal(person_pictures.moved(label, 0.4, -0.4), label)
 
 
 def test_an_outline_covers_the_pixels_whose_middles_it_holds_and_a_crowd_is_ignored(
@@ -353,9 +357,9 @@ def test_an_outline_covers_the_pixels_whose_middles_it_holds_and_a_crowd_is_igno
     picture = tmp_path / "street.png"
     cv2.imwrite(str(picture), np.zeros((8, 10, 3), np.uint8))
     wanted = np.zeros((8, 10), np.uint8)
-    wanted[1:5, 2:7] = person_data.PERSON
-    wanted[:, 8] = person_data.IGNORE
-    assert np.array_equal(person_data.coco_label(annotations, picture), wanted)
+    wanted[1:5, 2:7] = person_pictures.PERSON
+    wanted[:, 8] = person_pictures.IGNORE
+    assert np.array_equal(person_pictures.coco_label(annotations, picture), wanted)
 
 
 def test_of_pictures_without_labels_the_sharper_teacher_tells_the_edge() -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import cv2
 import torch
-from person_data import DEFAULT_DATA
+from person_pictures import DEFAULT_DATA
 from person_student import Student, widened
 from person_teacher import Spread, Teacher
 from person_views import Crops, Pack

@@ -5,7 +5,7 @@ import math
 import cv2
 import numpy as np
 from numpy.random import Generator
-from person_data import Array, Floats
+from person_pictures import Array, Floats
 
 
 def backdrop(rng: Generator, side: int) -> Array:

@@ -1,6 +1,6 @@
 """What train_person.py makes small: against labels and teachers, pixel by pixel and as overlap."""
 
-from person_data import BACKGROUND, IGNORE, PERSON
+from person_pictures import BACKGROUND, IGNORE, PERSON
 from person_views import HIGH_STRIDE, OUTSIDE
 from torch import Tensor
 from torch.nn import functional

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from person_backdrops import backdrop
-from person_data import IGNORE, PERSON, Array, Floats, PackedPicture, read_pack
+from person_data import PackedPicture, read_pack
+from person_pictures import IGNORE, PERSON, Array, Floats
 from torch.nn import functional
 from torch.utils.data import IterableDataset, get_worker_info
 
