@@ -18,6 +18,7 @@ onnx = pytest.importorskip("onnx")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import person_data  # noqa: E402
+import person_errors  # noqa: E402
 import person_follow  # noqa: E402
 import person_losses  # noqa: E402
 import person_optimizer  # noqa: E402
@@ -374,3 +375,28 @@ def test_of_pictures_without_labels_the_sharper_teacher_tells_the_edge() -> None
     unsure = (coarse > 0.2) & (coarse < 0.8)
     assert unsure.mean() > 0.02
     assert set(np.unique(teacher[unsure])) == {0, 255}
+
+
+def test_every_wrong_pixel_counts_once_by_where_it_lies() -> None:
+    label, bags = np.zeros((40, 60), np.uint8), np.zeros((40, 60), bool)
+    label[10:30, 10:30] = 1
+    bags[15:20, 32:40] = True
+    found = np.zeros((40, 60), bool)
+    found[10:30, 12:40] = True  # misses two columns, and goes ten beyond
+    found[0:5, 50:55] = True  # somebody else
+    picture = person_pictures.Picture(
+        "p", "clothing-val", np.zeros((40, 60, 3), np.uint8), label, bags
+    )
+    errors = person_errors.errors_of(found, picture)
+    assert errors == person_errors.Errors(
+        both=20 * 18,
+        union=20 * 30 + 25,
+        near_outside=20 * 4 - 5 * 2,
+        near_inside=20 * 2,
+        apart=25,
+        bags=5 * 8,
+    )
+    assert "apart 0.040" in person_errors.told("clothing", errors)
+    assert "IoU 0.576 (0.600 without what is apart)" in person_errors.told("clothing", errors)
+    two = errors.plus(errors)
+    assert person_errors.told("x", two) == person_errors.told("x", errors)
