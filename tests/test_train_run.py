@@ -26,7 +26,7 @@ import rtseg
 from rtseg.cli.app import main
 from rtseg.errors import DatasetError, DeviceError, UsageError
 from rtseg.nets.state import read_checkpoint
-from rtseg.train import RunFolder, Settings, program
+from rtseg.train import RunFolder, Settings, device, program
 from rtseg.train.figures import Figures
 from rtseg.train.learner import Learner
 from rtseg.train.program import Result, train
@@ -358,6 +358,18 @@ def test_training_falls_back_to_no_other_device(robo: Path, small: Path, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("has", "precision"), [("bf16", "bf16"), ("fp16", "fp32"), ("", "fp32")])
+def test_a_processor_trains_in_bf16_if_it_has_it(
+    robo: Path, small: Path, tmp_path: Path, monkeypatch, has: str, precision: str
+) -> None:
+    monkeypatch.setattr(device, "reduced_precisions", lambda: frozenset({has}))
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    settings = quick(robo, small, tmp_path / "run", precision="auto")
+    assert device.open_fabric(settings)[1] == precision
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert device.open_fabric(settings)[1] == "fp32", "torch may have no quick way for it"
+
+
 def test_validation_pictures_without_labels_are_an_error(small: Path, tmp_path: Path) -> None:
     dataset = make_folder(tmp_path / "folder", count=4, splits=("train", "val"))
     for mask in (dataset / "val" / "masks").iterdir():
@@ -444,6 +456,7 @@ def test_ctrl_c_saves_and_leaves_130(robo: Path, small: Path, tmp_path: Path) ->
 @pytest.mark.timeout(300)
 def test_several_devices_train_by_the_same_command(robo: Path, small: Path, tmp_path: Path) -> None:
     flags = ["--size", "64", "--epochs", "2", "--batch-size", "3", "-d", "cpu", "--devices", "2"]
+    flags += ["--precision", "fp32"]
     with run_command("--data", str(robo), "-m", str(small), *flags, folder=tmp_path) as process:
         said = process.communicate()[1]
     assert process.returncode == 0, said

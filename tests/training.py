@@ -49,6 +49,7 @@ def quick(dataset: Path, model: Path | str, out: Path, **settings: Any) -> Setti
         "lr": 1e-3,
         "workers": 0,
         "device": "cpu",
+        "precision": "fp32",  # whatever the processor has
     }
     return Settings(str(dataset), model=str(model), out=str(out), **{**usual, **settings})
 

@@ -125,7 +125,7 @@ class TrainRunFlags:
     ] = None
     precision: Annotated[
         Optional[Literal["auto", "fp32", "bf16", "fp16"]],  # noqa: UP045
-        flag("Mixed precision; auto (default) is bf16 on NVIDIA GPUs that have it, else fp32."),
+        flag("Mixed precision; auto (default) is bf16 on NVIDIA GPUs and processors that have it."),
     ] = None
     workers: Annotated[
         Whole, flag("Processes that read pictures (default: one per core, 8 at most).")
