@@ -13,8 +13,9 @@ from training import SMALLEST, one_thread, small  # noqa: F401 - autouse, and a 
 
 from rtseg.errors import DownloadError, ModelError, UsageError
 from rtseg.labels import LabelSet
+from rtseg.nets import find_model
 from rtseg.nets.build import LAST_LAYER
-from rtseg.nets.state import save_checkpoint
+from rtseg.nets.state import read_checkpoint, save_checkpoint
 from rtseg.nets.torchvision_import import segmentation
 from rtseg.train import start as module
 from rtseg.train.start import backbone_weights, build_trainable, last_layers, start
@@ -123,6 +124,17 @@ def test_backbone_weights_are_published_with_a_digest(architecture: str) -> None
     assert architecture.endswith(Path(weights.url).stem.rpartition("-")[0])
 
 
+def test_what_ships_is_a_start_that_needs_no_download() -> None:
+    begun = start("person", None, LABELS, aux=True, seed=3)
+    said = dict(begun.notes)
+    assert begun.spec.architecture == SMALLEST
+    assert "99.9 % of its numbers kept" in said["weights"]
+    assert f"new for {len(LABELS)} classes" in said["head"]
+    shipped = read_checkpoint(find_model("person").file)[1]
+    key = "backbone.0.0.weight"
+    assert torch.equal(begun.network.state_dict()[key], shipped[key].float())
+
+
 def test_scratch_is_said_plainly_and_repeats_by_seed() -> None:
     one, same, other = (
         start(SMALLEST, "scratch", LABELS, aux=True, seed=seed) for seed in (3, 3, 4)
@@ -147,7 +159,7 @@ def test_offline_the_message_names_what_else_there_is(
     with pytest.raises(DownloadError, match="no connection") as failure:
         start("deeplabv3_resnet50", weights, LABELS, aux=True, seed=0)
     words = str(failure.value)
-    for part in (other, "--weights FILE", "--weights scratch", "Put the file at"):
+    for part in (other, "--weights FILE", "person ships", "--weights scratch", "Put the file at"):
         assert part in words
     assert failure.value.exit_code == 1
 

@@ -187,7 +187,7 @@ def _fetched(weights: WeightsSpec, other: str, progress: Progress | None) -> Pat
             error.asked,
             found=error.found,
             do=f"Put the file at {weights_path(weights)}, or start elsewhere: --weights {other}, "
-            "--weights FILE, --model CHECKPOINT, or --weights scratch",
+            "--weights FILE, --model CHECKPOINT (person ships with rtseg), or --weights scratch",
         ) from error
 
 
