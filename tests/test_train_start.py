@@ -128,7 +128,7 @@ def test_what_ships_is_a_start_that_needs_no_download() -> None:
     begun = start("person", None, LABELS, aux=True, seed=3)
     said = dict(begun.notes)
     assert begun.spec.architecture == SMALLEST
-    assert "99.9 % of its numbers kept" in said["weights"]
+    assert "person.safetensors; 100.0 % of its numbers kept" in said["weights"], "as rounded"
     assert f"new for {len(LABELS)} classes" in said["head"]
     shipped = read_checkpoint(find_model("person").file)[1]
     key = "backbone.0.0.weight"
