@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import pickle
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from rtseg.zoo import MODELS, InputSpec, Model, ModelSpec, WeightsSpec
 NAME = "lraspp_mobilenet_v3_large"
 TWO = LabelSet(("background", "person"), ((0, 0, 0), (1, 2, 3)))
 CONTENT = bytes(range(256)) * 2048
+CUT = 100_000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -52,11 +54,14 @@ def server() -> Iterator[Server]:
                 return
             body, part = CONTENT[::-1] if fault == "wrong" else CONTENT, self.headers["Range"]
             begin = int(part.removeprefix("bytes=").removesuffix("-")) if part else 0
+            if begin >= len(body) and state.gives_parts:
+                self.send_error(416)
+                return
             body = body[begin:] if state.gives_parts else body
             self.send_response(206 if part and state.gives_parts else 200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            body = {"cut": body[:100_000], "nothing": b""}.get(fault, body)
+            body = {"cut": body[:CUT], "nothing": b""}.get(fault, body)
             state.sent += len(body)
             self.wfile.write(body)
 
@@ -119,19 +124,60 @@ def test_a_connection_that_breaks_off_is_made_again(server: Server, gives_parts:
     assert done == sorted(done)
 
 
+@pytest.mark.parametrize("gives_parts", [True, False])
 @pytest.mark.parametrize(
-    ("faults", "requests"), [(["cut", "nothing"], 2), (["cut"] * TRIES, TRIES)]
+    ("faults", "requests"), [(["cut", "nothing"], 2), (["cut"] * TRIES, TRIES), (["cut", "404"], 2)]
 )
-def test_a_download_that_fails_for_good_leaves_nothing_and_restarts(
-    server: Server, cache: Path, faults: list[str], requests: int
+def test_a_download_that_fails_for_good_goes_on_at_the_next_call(
+    server: Server, cache: Path, faults: list[str], requests: int, gives_parts: bool, monkeypatch
 ) -> None:
-    server.faults, server.gives_parts = faults, False
-    with pytest.raises(DownloadError, match="connection broke off") as caught:
-        fetch(published(server))
-    assert files(cache) == []
+    monkeypatch.setattr(__import__(__name__), "CUT", 70_000)  # six times that is not all
+    server.faults, server.gives_parts = list(faults), gives_parts
+    weights, told = published(server), "404 Not Found" if "404" in faults else "broke off"
+    with pytest.raises(DownloadError, match=told) as caught:
+        fetch(weights)
+    left = weights_path(weights).with_name(f"{weights_path(weights).name}.part")
+    assert files(cache) in ([left], [])
+    here = left.stat().st_size if gives_parts else 0  # whoever gives no parts gives all of it again
+    assert here > 0 or not gives_parts
     assert server.requests == requests
-    assert str(weights_path(published(server))) in str(caught.value)
+    assert str(weights_path(weights)) in str(caught.value)
+    server.sent = 0
+    assert fetch(weights).read_bytes() == CONTENT
+    assert server.sent == (len(CONTENT) - here if gives_parts else len(CONTENT))
+    assert files(cache) == [weights_path(weights)]
+
+
+@pytest.mark.parametrize("left", [b"another file", CONTENT + b"more", CONTENT[:-1] + b"x"])
+def test_what_was_left_of_another_file_is_downloaded_anew(
+    server: Server, cache: Path, left: bytes
+) -> None:
+    path = weights_path(published(server))
+    path.parent.mkdir(parents=True)
+    path.with_name(f"{path.name}.part").write_bytes(left)
     assert fetch(published(server)).read_bytes() == CONTENT
+    assert files(cache) == [path]
+
+
+def test_a_person_who_interrupts_a_download_loses_nothing(server: Server, cache: Path) -> None:
+    def interrupted(title: str, done: int, total: int) -> None:
+        if done > 4 * CHUNK_BYTES:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch(published(server), interrupted)
+    server.sent = 0
+    assert fetch(published(server)).read_bytes() == CONTENT
+    assert server.sent <= len(CONTENT) - 4 * CHUNK_BYTES
+
+
+def test_a_full_disk_is_left_no_fuller(server: Server, cache: Path, monkeypatch) -> None:
+    def full(title: str, done: int, total: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DownloadError, match="No space left"):
+        fetch(published(server), full)
+    assert files(cache) == []
 
 
 def test_wrong_content_is_refused_and_removed(server: Server, cache: Path) -> None:

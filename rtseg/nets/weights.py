@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
@@ -13,7 +16,7 @@ from rtseg.nets.cache import atomic, cache_dir, sha256
 from rtseg.zoo import WeightsSpec
 
 if TYPE_CHECKING:
-    from requests import Response
+    from requests import HTTPError, Response
 
 TIMEOUT_SECONDS = 30
 CHUNK_BYTES = 1 << 16
@@ -48,7 +51,7 @@ def fetch(weights: WeightsSpec, progress: Progress | None = None) -> Path:
 
     A file in the cache that is not what was published is downloaded again. A connection that breaks
     off is made again, and goes on where it ended if the server can; what fails in the end leaves
-    nothing behind.
+    what has come beside the file's place, and the next call goes on from there.
 
     Raises:
         DownloadError: no answer, a wrong answer, or a file with another digest.
@@ -57,11 +60,39 @@ def fetch(weights: WeightsSpec, progress: Progress | None = None) -> Path:
     try:
         if not is_intact(path, weights):
             with atomic(path) as temporary:
-                _download(weights.url, temporary, path.name, progress)
+                _fetch_into(temporary, path, weights, progress)
                 _verify(temporary, weights, path)
     except OSError as error:  # what requests raises is an OSError too
         raise _failed(weights, path, _reason(error)) from error
     return path
+
+
+def _fetch_into(
+    temporary: Path, path: Path, weights: WeightsSpec, progress: Progress | None
+) -> None:
+    """Download to `temporary`, beginning with what an earlier call has left of it."""
+    rest = path.with_name(f"{path.name}.part")
+    with suppress(FileNotFoundError):
+        rest.replace(temporary)  # so nobody else has it too
+        with _kept(temporary, rest):
+            _download(weights.url, temporary, path.name, progress)
+        if is_intact(temporary, weights):
+            return
+        temporary.unlink()  # it was the beginning of another file
+    with _kept(temporary, rest):
+        _download(weights.url, temporary, path.name, progress)
+
+
+@contextmanager
+def _kept(temporary: Path, rest: Path) -> Iterator[None]:
+    """Whatever interrupts the block, keep what has come; not on a disk that is full."""
+    try:
+        yield
+    except BaseException as error:
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        if not full and temporary.is_file() and temporary.stat().st_size:
+            temporary.replace(rest)
+        raise
 
 
 def _download(url: str, to: Path, title: str, progress: Progress | None) -> None:
@@ -69,9 +100,9 @@ def _download(url: str, to: Path, title: str, progress: Progress | None) -> None
 
     broken = (requests.exceptions.ChunkedEncodingError, requests.ConnectionError, requests.Timeout)
     bar = _Bar(title, progress or (lambda title, done, total: None))
-    with to.open("wb") as file:
+    with to.open("ab") as file:
         for again in reversed(range(TRIES)):
-            bar.before = file.tell()
+            here = bar.before = file.tell()
             try:
                 _download_rest(url, file, bar)
                 return
@@ -79,6 +110,9 @@ def _download(url: str, to: Path, title: str, progress: Progress | None) -> None
                 if not again or file.tell() == bar.before:
                     raise
                 time.sleep(PAUSE_SECONDS)
+            except requests.HTTPError as error:
+                if not again or not here or not _is_past_the_end(error):
+                    raise
             except ValueError as error:  # of urllib3, for an address that is none
                 raise OSError(str(error)) from error
 
@@ -88,7 +122,9 @@ def _download_rest(url: str, file: BinaryIO, bar: _Bar) -> None:
     import pooch
 
     def answered(response: Response, *_: object, **__: object) -> None:
-        if response.status_code != HTTPStatus.PARTIAL_CONTENT:
+        closing.callback(response.close)  # pooch leaves one open that is an error
+        status = response.status_code
+        if status in (HTTPStatus.OK, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
             file.seek(0)
             file.truncate()
         bar.before = file.tell()
@@ -102,7 +138,14 @@ def _download_rest(url: str, file: BinaryIO, bar: _Bar) -> None:
         headers={"Accept-Encoding": "identity", **part},
         hooks={"response": answered},
     )
-    download(url, file, None)
+    with ExitStack() as closing:
+        download(url, file, None)
+
+
+def _is_past_the_end(error: HTTPError) -> bool:
+    """Whether the server's file is no longer than what is here: then it is another one."""
+    status = getattr(error.response, "status_code", None)
+    return bool(status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
 
 
 def _verify(file: Path, weights: WeightsSpec, path: Path) -> None:
