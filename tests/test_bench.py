@@ -419,6 +419,10 @@ def test_the_share_of_the_peak_is_that_of_its_device(full: Record) -> None:
     row.gflop = 10.0  # at 250 ms: 40 GFLOP/s, of 200
     assert peak_share(row, full.peaks) == pytest.approx(0.2)
     assert row.ran is not None
+    full.peaks.append({**full.peaks[0], "precision": "bf16", "gflops": 800.0})
+    for precision, share in {"bf16": 0.05, "int8": 0.2}.items():
+        row.ran = replace(row.ran, precision=precision)
+        assert peak_share(row, full.peaks) == pytest.approx(share)
     row.ran = replace(row.ran, device="cuda:0 (A GPU)", precision="fp16")
     assert peak_share(row, full.peaks) is None
 

@@ -26,9 +26,10 @@ def keep_best(
 
 
 def peak_place(row: Row) -> tuple[str, str]:
-    """Device and precision of the product that a row is held against: fp32 on a processor."""
+    """Device and precision of what a row is held against: on a processor, fp32 or bf16."""
     device = row.device.split()[0]
-    return device, row.precision if device.startswith("cuda") else "fp32"
+    own = device.startswith("cuda") or row.precision == "bf16"
+    return device, row.precision if own else "fp32"
 
 
 def peak_share(row: Row, peaks: Sequence[Peak]) -> float | None:
