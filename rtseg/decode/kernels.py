@@ -41,24 +41,22 @@ def shrink(
     across = where_x - left.to(tl.float32)
     for channel in tl.static_range(3):
         value = tl.zeros([BLOCK], tl.float32)
-        for corner in tl.static_range(4):
-            down: tl.constexpr = corner // 2
-            over: tl.constexpr = corner % 2
-            box_y = tl.minimum(top + down, boxes_y - 1)
-            box_x = tl.minimum(left + over, boxes_x - 1)
-            share_y = below if down else 1.0 - below
-            share_x = across if over else 1.0 - across
-            total = tl.zeros([BLOCK], tl.float32)
-            # a side that is not divided evenly has its boxes spread over it
-            first_y = (2 * box_y * height + boxes_y) // (2 * boxes_y)
-            first_x = (2 * box_x * width + boxes_x) // (2 * boxes_x)
-            for dy in tl.static_range(BOX_Y):
-                for dx in tl.static_range(BOX_X):
-                    pixel = (first_y + dy) * width + first_x + dx
-                    total += tl.load(frame + pixel * 3 + channel, mask=inside, other=0).to(
-                        tl.float32
-                    )
-            value += total * (share_y * share_x)
+        for down in tl.static_range(2):
+            for over in tl.static_range(2):
+                box_y = tl.minimum(top + down, boxes_y - 1)
+                box_x = tl.minimum(left + over, boxes_x - 1)
+                share_y = below if down else 1.0 - below
+                share_x = across if over else 1.0 - across
+                total = tl.zeros([BLOCK], tl.float32)
+                # a side that is not divided evenly has its boxes spread over it
+                first_y = (2 * box_y * height + boxes_y) // (2 * boxes_y)
+                first_x = (2 * box_x * width + boxes_x) // (2 * boxes_x)
+                for dy in tl.static_range(BOX_Y):
+                    for dx in tl.static_range(BOX_X):
+                        pixel = (first_y + dy) * width + first_x + dx
+                        part = tl.load(frame + pixel * 3 + channel, mask=inside, other=0)
+                        total += part.to(tl.float32)
+                value += total * (share_y * share_x)
         rounded = (value / (BOX_Y * BOX_X) + 0.5).to(tl.int32).to(tl.uint8)
         tl.store(small + at * 3 + (2 - channel), rounded, mask=inside)
 
