@@ -14,6 +14,9 @@
 The number is the exit code of the command line.
 """
 
+MORE_MEMORY = "Take a smaller --imgsz or network, or --device cpu"
+"""What to do where a device has not the memory."""
+
 
 class RtsegError(Exception):
     """A failure with words for a person: what was asked, what was found, what to do.

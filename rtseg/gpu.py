@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import torch
 
-from rtseg.errors import DeviceError
+from rtseg.errors import MORE_MEMORY, DeviceError
 
-MORE_MEMORY = "Take a smaller --imgsz or network, or --device cpu"
+_streams: dict[torch.device, Any] = {}
+_one_at_a_time = Lock()
 
 
 def cuda_missing(number: int) -> str:
@@ -32,6 +35,17 @@ def make_current(number: int) -> None:
     torch.empty(1, device=f"cuda:{number}")
 
 
+def device_failures() -> tuple[type[Exception], ...]:
+    """What work on a device may raise: torch's errors are RuntimeErrors, and those of Triton, which
+    compiles when a kernel is met, and of the C compiler that it calls, are not.
+    """
+    if "triton" not in sys.modules:
+        return (RuntimeError,)
+    from triton.errors import TritonError
+
+    return RuntimeError, TritonError, subprocess.CalledProcessError
+
+
 @contextmanager
 def failures_told(device: torch.device) -> Iterator[None]:
     """The `with` for work on a device, whose failures come to light anywhere.
@@ -41,7 +55,7 @@ def failures_told(device: torch.device) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:  # torch's own errors are such
+    except device_failures() as error:
         advice = MORE_MEMORY if isinstance(error, torch.OutOfMemoryError) else ""
         raise DeviceError(
             f"{device} failed", found=str(error).partition("\n")[0], do=advice
@@ -53,7 +67,11 @@ def on_device(device: torch.device) -> Any:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-@lru_cache(maxsize=4)
 def drawing_stream(device: torch.device) -> Any:
-    """The stream on which a device draws and sends back, beside the network's."""
-    return torch.cuda.Stream(device)
+    """The stream on which a device draws and sends back, beside the network's: one, whatever the
+    thread.
+    """
+    with _one_at_a_time:
+        if device not in _streams:
+            _streams[device] = torch.cuda.Stream(device)
+        return _streams[device]

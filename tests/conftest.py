@@ -10,17 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from rtseg.backends.devices import nvidia_driver
+ON_GPU = os.environ.get("RTSEG_REQUIRE") == "cuda"
+"""Whether Triton's kernels run on a GPU in this run, compiled: a program has them one way."""
 
-if not nvidia_driver():
+if not ON_GPU:
     # before anything imports Triton: its kernels are then run by the processor, step by step
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+    os.environ["TRITON_INTERPRET"] = "1"
+
+DEVICE = "cuda" if ON_GPU else "cpu"
+
+on_the_device = (
+    pytest.mark.needs_cuda if ON_GPU else pytest.mark.usefixtures("one_kernel_at_a_time")
+)
+"""Of tests of kernels on DEVICE, where they are compiled or interpreted."""
 
 
 @pytest.fixture(scope="session")
 def one_kernel_at_a_time() -> Iterator[None]:
     """Have threads take turns in Triton's interpreter, which is made for one."""
-    if os.environ.get("TRITON_INTERPRET") != "1":
+    if ON_GPU:
         yield
         return
     from triton.runtime.interpreter import GridExecutor
@@ -37,14 +45,15 @@ def one_kernel_at_a_time() -> Iterator[None]:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs a GPU where there is none; with RTSEG_REQUIRE=cuda it fails instead."""
+    """Skip what needs a GPU, unless one is required; then it fails where there is none."""
     if item.get_closest_marker("needs_cuda") is None:
         return
     import torch
 
+    if not ON_GPU:
+        pytest.skip("runs on a GPU alone: RTSEG_REQUIRE=cuda pytest -m needs_cuda")
     if not torch.cuda.is_available():
-        give_up = pytest.fail if os.environ.get("RTSEG_REQUIRE") == "cuda" else pytest.skip
-        give_up(f"torch {torch.__version__} finds no NVIDIA GPU")
+        pytest.fail(f"torch {torch.__version__} finds no NVIDIA GPU")
 
 
 def _data_folder() -> Path:

@@ -10,7 +10,14 @@ import pytest
 
 from rtseg.backends import open_backend, ort
 from rtseg.backends.ort_binding import BoundRun
-from rtseg.backends.providers import PROVIDERS, provider_options, without_replay
+from rtseg.backends.providers import (
+    PROVIDERS,
+    fallbacks,
+    for_file,
+    provider_options,
+    without_replay,
+)
+from rtseg.errors import BackendError, DeviceError
 from rtseg.nets import find_model
 from rtseg.nets.onnx_file import cached_onnx
 
@@ -32,7 +39,8 @@ def batch(seed: int) -> np.ndarray:
 def test_a_bound_run_gives_what_a_plain_run_gives_and_keeps_no_result(network: Path) -> None:
     session = onnxruntime.InferenceSession(str(network), providers=["CPUExecutionProvider"])
     names = session.get_inputs()[0].name, session.get_outputs()[0].name
-    bound = BoundRun(session, names, (1, *SIZE, 3), np.dtype(np.uint8), "cpu")
+    shapes = (1, *SIZE, 3), tuple(session.get_outputs()[0].shape)
+    bound = BoundRun(session, names, shapes, (np.dtype(np.uint8), np.dtype(np.float32)), "cpu")
     first = bound(batch(1))
     second = bound(batch(2))
     for values, found in ((batch(1), first), (batch(2), second)):
@@ -50,9 +58,9 @@ def test_a_backend_whose_provider_replays_runs_bound(
     monkeypatch.setattr(ort, "REPLAYED", {PROVIDERS["cpu"]})
     bound_on_processor = BoundRun
 
-    def on_processor(session, names, shape, dtype, device, number) -> BoundRun:
+    def on_processor(session, names, shapes, dtypes, device, number) -> BoundRun:
         assert (device, number) == ("cuda", 0)
-        return bound_on_processor(session, names, shape, dtype, "cpu")
+        return bound_on_processor(session, names, shapes, dtypes, "cpu")
 
     monkeypatch.setattr(ort, "BoundRun", on_processor)
     backend = open_backend(
@@ -90,11 +98,102 @@ def test_a_network_that_cannot_be_bound_is_opened_again_without_replay(
     backend.close()
 
 
+def test_what_cannot_be_captured_still_runs_on_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """ONNX Runtime refuses the session itself, where a node would be the processor's."""
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path))
+    asked: list[list] = []
+    real = ort.open_session
+
+    def session(network, providers, threads) -> object:
+        asked.append(providers)
+        if len(asked) < 4:
+            raise DeviceError("TensorRT and the graph", found="not all nodes are partitioned")
+        return real(network, [PROVIDERS["cpu"]], threads)
+
+    cuda = (PROVIDERS["cuda"], provider_options("cuda", 0))
+    chain = [(PROVIDERS["tensorrt"], provider_options("tensorrt", 0)), cuda, PROVIDERS["cpu"]]
+    monkeypatch.setattr(ort, "chain_of", lambda family, number: chain)
+    monkeypatch.setattr(ort, "open_session", session)
+    model = find_model(NAME, weights="random")
+    open_backend("onnx", model, input_size=SIZE, precision="fp32").close()
+    path = cached_onnx(model, SIZE, "fp32")
+    first = for_file(chain, path)
+    assert asked == [first, without_replay(first), chain[1:], without_replay(chain[1:])]
+    assert list(fallbacks(chain))[-1] == [PROVIDERS["cpu"]]
+
+
+def test_beside_a_decoder_on_the_gpu_nothing_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path))
+    asked: list[list] = []
+    real = ort.open_session
+
+    def session(network, providers, threads) -> object:
+        asked.append(providers)
+        return real(network, [PROVIDERS["cpu"]], threads)
+
+    chain = [(PROVIDERS["cuda"], provider_options("cuda", 0)), PROVIDERS["cpu"]]
+    monkeypatch.setattr(ort, "chain_of", lambda family, number: chain)
+    monkeypatch.setattr(ort, "open_session", session)
+    model = find_model(NAME, weights="random")
+    for beside in (False, True):
+        options = {"input_size": SIZE, "precision": "fp32", "beside": beside}
+        open_backend("onnx", model, **options).close()
+    assert asked == [chain, without_replay(chain)]
+
+
+def test_an_engine_in_the_cache_is_of_this_very_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+    chain = [(PROVIDERS["tensorrt"], provider_options("tensorrt", 0)), PROVIDERS["cpu"]]
+    assert (tmp_path / "cache" / "tensorrt").is_dir()
+    network = tmp_path / "net.onnx"
+    prefixes = []
+    for weights in (b"some", b"others"):
+        network.write_bytes(weights)
+        prefixes.append(for_file(chain, network)[0][1]["trt_engine_cache_prefix"])
+    assert prefixes[0] != prefixes[1]
+    assert all(prefix.startswith("net-") for prefix in prefixes)
+    assert for_file(chain[1:], network) == chain[1:]
+
+
+@pytest.mark.parametrize(
+    ("provider", "words", "kind", "advice"),
+    [
+        ("cpu", "bad node", BackendError, ""),
+        ("cuda", "CUDA failure 719: unspecified launch failure", DeviceError, ""),
+        ("cuda", "BFCArena::AllocateRawInternal Failed to allocate memory", DeviceError, "--imgsz"),
+    ],
+)
+def test_a_failure_while_it_runs_is_the_devices_where_that_is_a_gpu(
+    network: Path, provider: str, words: str, kind: type, advice: str
+) -> None:
+    class Broken:
+        def get_providers(self) -> list[str]:
+            return [PROVIDERS[provider]]
+
+        def run(self, *_: object) -> None:
+            raise RuntimeError(words)
+
+    backend = open_backend("onnx", find_model(str(network)), device="cpu")
+    backend._session = Broken()
+    with pytest.raises(kind, match=words.split()[0]) as caught:
+        backend(np.zeros((1, *SIZE, 3), np.uint8))
+    assert type(caught.value) is kind
+    assert advice in caught.value.do
+    backend.close()
+
+
 def test_cuda_times_all_methods_and_replays() -> None:
     asked = provider_options("cuda", 1)
     assert asked["device_id"] == "1"
     assert asked["cudnn_conv_algo_search"] == "EXHAUSTIVE"
     assert asked["enable_cuda_graph"] == "1"
+    assert asked["use_tf32"] == "0"  # what is called fp32 is
     (changed,) = without_replay([(PROVIDERS["cuda"], asked)])
     assert changed[1] == {**asked, "enable_cuda_graph": "0"}
     assert provider_options("cuda", 1, graph=False) == changed[1]

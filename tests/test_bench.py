@@ -266,6 +266,24 @@ def test_on_the_checkerboard_every_cell_disagrees_and_the_network_still_runs() -
     assert clock.now() == pytest.approx(DELAY)
 
 
+def test_the_checkerboard_takes_the_place_of_scores_that_stay_on_a_device() -> None:
+    pytest.importorskip("triton", reason="Triton has no wheel for this system")
+    import torch
+
+    from rtseg.decode.device import DeviceScores
+
+    class Keeps(StubBackend):
+        def see(self, pictures):
+            frames = [torch.from_numpy(picture.copy()) for picture in pictures]
+            return [DeviceScores(torch.rand(3, 6, 8), frame) for frame in frames]
+
+    board = Checkerboard(Keeps(find_model("stub"), SIZE))
+    assert board.see is not None
+    (scores,) = board.see([np.zeros((48, 64, 3), np.uint8)])
+    assert disagreeing_share(scores.numpy()) == 1.0
+    assert scores.shape == (3, 6, 8)
+
+
 def test_a_batch_is_what_the_segmenter_feeds() -> None:
     fed = []
 

@@ -16,12 +16,14 @@ from rtseg.shrink import resized
 
 pytest.importorskip("triton", reason="Triton has no wheel for this system")
 import torch
+from conftest import DEVICE, ON_GPU, on_the_device
 
 from rtseg.decode.device import RUN, DeviceScores
 from rtseg.decode.picture import shrink, upload
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-TIES = 0 if DEVICE.type == "cpu" else 1e-5
+pytestmark = on_the_device
+
+TIES = 1e-5 if ON_GPU else 0
 """Share of pixels that may differ: a GPU fuses products and sums, which decides ties."""
 
 Case = tuple[int, int, int, int, int, bool]
@@ -54,7 +56,7 @@ def some_blend() -> BlendTable:
 def held(scores: np.ndarray, image: np.ndarray) -> DeviceScores:
     """Scores in the order in which a network that runs channels last leaves them."""
     last = torch.from_numpy(np.ascontiguousarray(scores.transpose(1, 2, 0)))
-    return DeviceScores(last.to(DEVICE).permute(2, 0, 1), upload(image, DEVICE))
+    return DeviceScores(last.to(DEVICE).permute(2, 0, 1), upload(image, torch.device(DEVICE)))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -117,7 +119,7 @@ def test_frames_are_shrunk_as_on_the_processor(
 ) -> None:
     image = cv2.GaussianBlur(picture_of(*large), (0, 0), 1.5)
     into = torch.zeros((*small, 3), dtype=torch.uint8, device=DEVICE)
-    shrink(upload(image, DEVICE), into)
+    shrink(upload(image, torch.device(DEVICE)), into)
     expected = cv2.cvtColor(resized(image, small), cv2.COLOR_BGR2RGB)
     difference = np.abs(into.cpu().numpy().astype(int) - expected.astype(int))
     assert difference.max() <= 1
@@ -127,6 +129,6 @@ def test_frames_are_shrunk_as_on_the_processor(
 def test_a_side_that_cannot_be_halved_evenly_stays_in_place() -> None:
     ramp = np.repeat(np.linspace(0, 250, 101).astype(np.uint8)[None, :, None], 63, 0).repeat(3, 2)
     into = torch.zeros((16, 24, 3), dtype=torch.uint8, device=DEVICE)
-    shrink(upload(ramp, DEVICE), into)
+    shrink(upload(ramp, torch.device(DEVICE)), into)
     expected = resized(ramp, (16, 24)).astype(int)
     assert np.abs(into.cpu().numpy().astype(int) - expected).max() <= 3

@@ -194,6 +194,87 @@ def test_a_gpu_that_fails_at_the_start_gives_way_to_the_processor_and_says_so(
         open_backend("torch", model, input_size=(32, 32), strict=True)
 
 
+def kept_in(backend) -> list[str]:
+    """What is noted when a backend on the processor is made to keep frames there."""
+    notes: list[str] = []
+    backend._keep_frames(torch.device("cpu"), notes)
+    return notes
+
+
+def test_kernels_that_do_not_compile_cost_nothing_but_speed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import subprocess
+
+    from triton.errors import TritonError
+
+    model = find_model("lraspp_mobilenet_v3_large", weights="random")
+    backend = open_backend("torch", model, input_size=(32, 32), device="cpu")
+    assert kept_in(backend) == []  # kernels have run, and frames are kept
+    assert backend.see is not None
+    backend.see = None
+    for error in (
+        TritonError("no such instruction"),
+        RuntimeError("Failed to find C compiler"),
+        subprocess.CalledProcessError(1, ["gcc"]),
+    ):
+
+        def fails(self: DeviceLoop, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(DeviceLoop, "rehearse", fails)
+        (note,) = kept_in(backend)
+        assert note == f"frames are shrunk and drawn by the processor: {error}"
+        assert backend.see is None
+
+    def lost(batch: np.ndarray) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(backend, "_run", lost)  # the device itself has failed
+    with pytest.raises(RuntimeError, match="launch failure"):
+        kept_in(backend)
+    backend.close()
+
+
+def test_kernels_that_fail_later_are_a_failure_of_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from triton.errors import TritonError
+
+    from rtseg.decode import device
+
+    class Fails:
+        def __getitem__(self, grid: object) -> None:
+            raise TritonError("out of resource: shared memory")
+
+    segmentation = Segmenter(OnProcessor(keeps_frames=True))(FRAMES[0])
+    monkeypatch.setattr(device.kernels, "decode", Fails())
+    with pytest.raises(DeviceError, match="out of resource"):
+        _ = segmentation.mask
+
+
+def test_closing_after_the_device_was_lost_says_nothing_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = find_model("lraspp_mobilenet_v3_large", weights="random")
+    backend = open_backend("torch", model, input_size=(32, 32), device="cpu")
+
+    def lost(*_: object) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(backend._network, "to", lost)
+    backend.close()
+
+
+def test_a_last_group_takes_the_step_of_more_frames_and_one_frame_its_own() -> None:
+    loop = OnProcessor(keeps_frames=True).loop
+    loop.warm_up(1)
+    loop(FRAMES * 2)
+    assert len(loop(FRAMES[:2])) == 2
+    assert len(loop(FRAMES[:1])) == 1
+    assert sorted(loop._steps) == [1, 10]
+
+
 @pytest.mark.parametrize("backend", ["torch", "onnx"])
 def test_tf32_is_refused_where_no_nvidia_gpu_runs(backend: str) -> None:
     model = find_model("lraspp_mobilenet_v3_large", weights="random")

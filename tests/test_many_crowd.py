@@ -170,8 +170,8 @@ def test_sources_do_not_part_into_groups(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_batches_of_every_size_are_tried_before_the_first_frame() -> None:
     backend = Echo(batches=True)
-    with Crowd(feeds(*(Numbered(i, 0) for i in range(4))), Segmenter(backend)):
-        assert backend.sizes == [2, 3, 4]
+    with Crowd(feeds(*(Numbered(i, 0) for i in range(6))), Segmenter(backend)):
+        assert backend.sizes == [2, 4, 6, 5, 3]  # what 2, 4 and 6 prepare can serve 5 and 3
 
 
 def test_no_source_starves_beside_one_that_is_always_ready() -> None:

@@ -11,7 +11,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from conftest import _data_folder
+from conftest import DEVICE, _data_folder, on_the_device
 from test_device_loop import OnProcessor
 from test_sources_video import numbered
 
@@ -33,7 +33,6 @@ from rtseg.sources.synthetic import read_number
 
 pytestmark = pytest.mark.usefixtures("one_kernel_at_a_time")
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CLIPS = sorted(p.name for p in (_data_folder() / "videos").glob("*.*"))
 NVDEC = SourceOptions(decoder="nvdec")
 
@@ -71,6 +70,7 @@ def made_of(luma: np.ndarray, chroma: np.ndarray, **how) -> np.ndarray:
     return from_planes(*there, **{"matrix": 6, "full_range": False, **how}).numpy()
 
 
+@on_the_device
 def test_colours_are_those_of_opencv() -> None:
     luma, chroma = planes(36, 52)
     luma = luma.clip(16)  # what is blacker than black, OpenCV's own conversion cuts off
@@ -81,6 +81,7 @@ def test_colours_are_those_of_opencv() -> None:
     assert np.abs(ours.astype(int) - expected).max() <= 1
 
 
+@on_the_device
 def test_full_range_has_black_at_nothing() -> None:
     luma = np.array([[0, 255], [128, 64]], np.uint8)
     grey = np.full((1, 1, 2), 128, np.uint8)
@@ -90,18 +91,21 @@ def test_full_range_has_black_at_nothing() -> None:
     assert red[1, 0].tolist() == [128, 77, 229]  # 128 + 1.402 * 72, 128 - 0.714136 * 72
 
 
+@on_the_device
 def test_the_matrix_is_that_which_the_video_names(tmp_path: Path) -> None:
     luma, chroma = np.full((2, 2), 128, np.uint8), np.array([[[90, 200]]], np.uint8)
     seen = made_of(luma, chroma, full_range=True, matrix=1)[0, 0]
     assert seen.tolist() == [57, 101, 241]  # 1.8556, 0.1873 and 0.4681, 1.5748
 
 
+@on_the_device
 def test_ten_bits_lie_in_the_upper_ones_of_sixteen() -> None:
     luma, chroma = planes(14, 22)
     deep = [plane.astype(np.uint16) << 8 for plane in (luma, chroma)]
     np.testing.assert_array_equal(made_of(*deep), made_of(luma, chroma))
 
 
+@on_the_device
 def test_lines_with_room_at_the_end_and_sides_that_are_odd() -> None:
     luma, chroma = planes(13, 21)
     expected = made_of(luma, chroma)
@@ -115,6 +119,7 @@ def test_lines_with_room_at_the_end_and_sides_that_are_odd() -> None:
     np.testing.assert_array_equal(short[:12, :20], expected[:12, :20])
 
 
+@on_the_device
 def test_pictures_are_turned_where_they_lie() -> None:
     luma, chroma = planes(8, 12)
     upright = made_of(luma, chroma)
@@ -134,14 +139,19 @@ def same(ours: Sequence[Frame], theirs: Sequence[Frame]) -> None:
         assert np.mean(difference > 4) < 0.02
 
 
+def four_two_zero(clip: Path) -> None:
+    """Skip what has its colours in another way than NVDEC gives them."""
+    with av.open(str(clip)) as container:
+        if "420p" not in (container.streams.video[0].codec_context.pix_fmt or ""):
+            pytest.skip("NVDEC gives 4:2:0")
+
+
 @pytest.mark.slow
 @pytest.mark.needs_data
 @pytest.mark.parametrize("clip", CLIPS)
 def test_real_clips_are_those_that_opencv_plays(data: Path, clip: str, request) -> None:
     options = SourceOptions(max_frames=2)
-    with av.open(str(data / "videos" / clip)) as container:
-        if "420p" not in (container.streams.video[0].codec_context.pix_fmt or ""):
-            pytest.skip("NVDEC gives 4:2:0")
+    four_two_zero(data / "videos" / clip)
     with open_source(data / "videos" / clip, options) as source:
         theirs, info = list(source), source.info
     request.getfixturevalue("processor")
@@ -239,7 +249,7 @@ def test_pictures_are_fetched_only_by_who_needs_them(
         assert np.mean(np.abs(ours.astype(int) - theirs) > 2) < 0.03
 
 
-@pytest.mark.skipif(DEVICE.type == "cuda", reason="there is a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_nothing_else_is_taken_in_its_place(tmp_path: Path) -> None:
     clip = numbered(tmp_path / "clip.mp4", frames=3)
     with pytest.raises(DeviceError, match=r"NVDEC on cuda:0: torch .*Leave out --decoder nvdec"):
@@ -266,6 +276,21 @@ def test_what_the_gpu_refuses_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(nvdec.av, "open", lambda target, **_: opened(target))
     with pytest.raises(DeviceError, match="it comes as yuv420p, from the processor"):
         NvdecPlayer(str(clip), NVDEC, accelerator=Software())
+
+
+def test_a_codec_that_has_no_gpu_decoder_in_ffmpeg_is_told(tmp_path: Path) -> None:
+    from av.codec.hwaccel import HWAccel
+
+    clip = tmp_path / "clip.mkv"
+    with av.open(str(clip), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        picture = np.zeros((48, 64, 3), np.uint8)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+        container.mux(stream.encode())
+    accelerator = HWAccel("cuda", device="0", allow_software_fallback=False, is_hw_owned=True)
+    with pytest.raises(DeviceError, match=r"NVDEC cannot decode clip\.mkv: .*no stream is compat"):
+        NvdecPlayer(str(clip), NVDEC, accelerator=accelerator)
 
 
 def test_a_gpu_that_is_lost_while_it_decodes_is_no_end_of_the_file(tmp_path: Path) -> None:
@@ -301,6 +326,7 @@ def test_decoders_that_are_none(decoder: str) -> None:
 @pytest.mark.needs_data
 @pytest.mark.parametrize("clip", [clip for clip in CLIPS if clip.startswith("torchcodec")])
 def test_nvdec_plays_what_opencv_plays(data: Path, clip: str) -> None:
+    four_two_zero(data / "videos" / clip)
     with open_source(data / "videos" / clip, SourceOptions(max_frames=40)) as source:
         theirs = list(source)
     with open_source(data / "videos" / clip, SourceOptions(max_frames=40, decoder="nvdec")) as both:

@@ -14,7 +14,7 @@ from rtseg.backends.remembered import Measured
 from rtseg.backends.side_by_side import Batch, agreement, time_each
 from rtseg.clock import Clock
 from rtseg.contracts import Backend
-from rtseg.errors import BackendError, RtsegError
+from rtseg.errors import RtsegError
 
 LEAST_AGREEMENT = 0.99
 """Share of pixels that reduced precision must give the class that full precision gives."""
@@ -126,7 +126,7 @@ def _trusted(entries: Sequence[Entry], frames: Sequence[Batch]) -> Entry | None:
             return None
         try:
             entry.agreement = agreement(entry.backend, reference, frames)
-        except BackendError as error:
+        except RtsegError as error:
             entry.out(error)
             continue
         if entry.agreement >= LEAST_AGREEMENT:

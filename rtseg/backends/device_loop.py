@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import pairwise
+from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rtseg.decode.device import DeviceScores, Span
+from rtseg.decode.painting import blend_table
 from rtseg.decode.picture import shrink, upload
 from rtseg.frame import Picture
 from rtseg.gpu import on_device
 
 WARM_UP_RUNS = 3
+
+_one_capture_at_a_time = Lock()
+"""torch allows no second one, in whatever thread."""
 
 
 class DeviceLoop:
@@ -40,9 +46,11 @@ class DeviceLoop:
         self._cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._cuda else None
         self._steps: dict[int, Step] = {}
+        # graphs that never run at once, and whose outputs are copied before the next, can share
+        self._pool = torch.cuda.graph_pool_handle() if self._cuda else None
 
     def warm_up(self, count: int) -> None:
-        """Prepare for `count` frames at once: tune, compile, capture.
+        """Prepare for `count` frames at once: tune and capture.
 
         Raises:
             RuntimeError: the device failed, or has not the memory.
@@ -51,6 +59,17 @@ class DeviceLoop:
             self._step(count)
         if self._stream is not None:
             self._stream.synchronize()
+
+    def rehearse(self) -> None:
+        """Take a blank frame all the way, so that kernels are compiled, and fail, before the first.
+
+        Raises:
+            Exception: one of `rtseg.gpu.device_failures`, or a DeviceError made of one.
+        """
+        (seen,) = self([np.zeros((*self._size, 3), np.uint8)])
+        table = np.zeros(256, np.uint8)
+        seen.decode(self._size, table)
+        seen.over(table, blend_table(np.zeros((256, 3), np.uint8), np.zeros(256)))
 
     @torch.inference_mode()
     def network_seconds(self, passes: int) -> list[float]:
@@ -74,7 +93,7 @@ class DeviceLoop:
             RuntimeError: the device failed, or has not the memory.
         """
         with on_device(self._device), self._in_stream():
-            step = self._step(len(pictures))
+            step = self._ready_step(len(pictures))
             begin = self._mark()
             frames = [upload(picture, self._device) for picture in pictures]
             # a recording's last frames may be fewer than the step has places
@@ -99,6 +118,13 @@ class DeviceLoop:
     def _in_stream(self) -> Any:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
+    def _ready_step(self, count: int) -> Step:
+        """For `count` frames or more: what is there is sooner done than another is tuned, but the
+        one frame that is live, which never pays for more than itself.
+        """
+        larger = [ready for ready in self._steps if ready >= count > 1]
+        return self._steps[min(larger)] if larger else self._step(count)
+
     def _step(self, count: int) -> Step:
         """For `count` frames, or up to twice as many where that is there already."""
         fitting = [ready for ready in self._steps if count <= ready <= 2 * count]
@@ -107,7 +133,7 @@ class DeviceLoop:
         if count not in self._steps:
             batch = torch.zeros((count, *self._size, 3), dtype=torch.uint8, device=self._device)
             step = Step(self._network, batch)
-            if self._cuda and (why := step.capture()):
+            if self._cuda and (why := step.capture(self._pool)):
                 self.notes = (f"no CUDA graph: {why}",)
             self._steps[count] = step
         return self._steps[count]
@@ -134,11 +160,14 @@ class Step:
         scores: Tensor = self._network(self.input)
         return scores
 
-    def capture(self) -> str:
+    def capture(self, pool: Any) -> str:
         """Tune the network's methods, then record its launches; why not, or "".
 
+        Args:
+            pool: of memory, as `torch.cuda.graph_pool_handle` gives it.
+
         Raises:
-            torch.OutOfMemoryError: the device has not the memory.
+            RuntimeError: the device failed, or has not the memory.
         """
         for _ in range(WARM_UP_RUNS):
             self._network(self.input)
@@ -146,15 +175,27 @@ class Step:
         graph = torch.cuda.CUDAGraph()
         try:
             # other threads may allocate meanwhile, as the one that draws does
-            with torch.cuda.graph(
-                graph,
-                stream=torch.cuda.current_stream(),
-                capture_error_mode="thread_local",
+            with (
+                _one_capture_at_a_time,
+                torch.cuda.graph(
+                    graph,
+                    pool=pool,
+                    stream=torch.cuda.current_stream(),
+                    capture_error_mode="thread_local",
+                ),
             ):
                 self._output = self._network(self.input)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            del graph
+            self._still_runs()
             return str(error).splitlines()[0]
         self._graph = graph
         return ""
+
+    def _still_runs(self) -> None:
+        """Raise what is wrong, if it is more than the capture: memory, or the device, may be gone,
+        and a capture tells of both as of a capture that was broken off.
+        """
+        torch.cuda.current_stream().synchronize()
+        self._output = self._network(self.input)
+        torch.cuda.current_stream().synchronize()

@@ -28,7 +28,8 @@ def parse_device(text: str) -> tuple[str, int]:
 
 def nvidia_driver() -> bool:
     """Whether an NVIDIA driver is installed; says nothing of a library's ability to use it."""
-    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+    files = ("/proc/driver/nvidia/version", "/dev/nvidiactl")  # a container may lack the first
+    return any(Path(file).exists() for file in files) or shutil.which("nvidia-smi") is not None
 
 
 def gpu_is_likely() -> bool:

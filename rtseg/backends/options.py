@@ -18,6 +18,7 @@ class BackendOptions:
         threads: of the processor; None leaves it to the library.
         strict: refuse another device than the one asked for.
         lanes: frames to work on at once, for recordings; a backend that gains nothing has one.
+        beside: another thread uses the GPU meanwhile, as one that decodes there does.
 
     Raises:
         UsageError: there is no such device or precision, or no thread or lane.
@@ -28,6 +29,7 @@ class BackendOptions:
     threads: int | None = None
     strict: bool = False
     lanes: int = 1
+    beside: bool = False
 
     def __post_init__(self) -> None:
         parse_device(self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,14 @@ from rtseg.backends.providers import (
     REPLAYED,
     check_device,
     compare,
+    fallbacks,
+    for_file,
     wanted_precision,
     without_replay,
 )
 from rtseg.backends.sizes import check_batch, noise
 from rtseg.contracts import Backend, BackendInfo
-from rtseg.errors import BackendError, DeviceError, ModelError
+from rtseg.errors import MORE_MEMORY, BackendError, DeviceError, ModelError
 from rtseg.flow import physical_cores
 from rtseg.nets.onnx_file import cached_onnx, exported_spec
 from rtseg.zoo import Model
@@ -63,6 +66,8 @@ class OnnxBackend(Backend):
         check_device(options.family)
         self.spec, self.input_size = model.spec, input_size
         providers = chain_of(options.family, options.number)
+        if options.beside:  # it records for all threads at once, which breaks what the others do
+            providers = without_replay(providers)
         wanted = wanted_precision(options.precision, model, names_of(providers)[0])
         # told none, it ties each thread to a core, and what else runs on that core holds up a frame
         threads = options.threads or (1 if options.lanes > 1 else physical_cores())
@@ -97,9 +102,16 @@ class OnnxBackend(Backend):
         try:
             output = self._run(self._feed(batch))
         except Failure as error:
-            asked = f"{self.spec.name} failed on {self._session.get_providers()[0]}"
-            raise BackendError(asked, found=first_line(error)) from error
+            raise self._failed(error) from error
         return as_scores(output, self.spec)
+
+    def _failed(self, error: Exception) -> BackendError | DeviceError:
+        running, words = self._session.get_providers()[0], first_line(error)
+        asked = f"{self.spec.name} failed on {running}"
+        if running == PROVIDERS["cpu"]:
+            return BackendError(asked, found=words)
+        full = any(word in str(error).lower() for word in ("out of memory", "failed to allocate"))
+        return DeviceError(asked, found=words, do=MORE_MEMORY if full else "")
 
     def close(self) -> None:
         """Free the session and its memory."""
@@ -118,10 +130,7 @@ class OnnxBackend(Backend):
         own = model.format != "onnx"
         path = cached_onnx(model, self.input_size, precision) if own else model.file
         assert path is not None
-        try:
-            session = open_session(path, providers, threads)
-        except DeviceError:  # some providers raise, others are left out in silence: one path
-            session = open_session(path, [PROVIDERS["cpu"]], threads)
+        session = _first_that_opens(path, for_file(providers, path), threads)
         declared = session.get_inputs()[0]
         if declared.type not in NUMPY:
             raise ModelError(f"cannot use {path}", found=f"its input is a {declared.type}")
@@ -143,13 +152,22 @@ class OnnxBackend(Backend):
     def _bind(self) -> BoundRun | None:
         """Fixed places on the device, where it is NVIDIA's and the network takes them."""
         running = self._session.get_providers()[0]
-        shape = self._session.get_inputs()[0].shape
-        if running not in REPLAYED or not all(isinstance(side, int) for side in shape):
+        given = self._session.get_inputs()[0]
+        wanted = next(out for out in self._session.get_outputs() if out.name == self._output)
+        sides = (*given.shape, *wanted.shape)
+        known = all(isinstance(side, int) for side in sides) and wanted.type in NUMPY
+        if running not in REPLAYED or not known:
             return None
         number = int(self._session.get_provider_options()[running].get("device_id", 0))
         try:
-            names = (self._input, self._output)
-            return BoundRun(self._session, names, tuple(shape), self._feed.dtype, "cuda", number)
+            return BoundRun(
+                self._session,
+                (given.name, wanted.name),
+                (tuple(given.shape), tuple(wanted.shape)),
+                (self._feed.dtype, NUMPY[wanted.type]),
+                "cuda",
+                number,
+            )
         except Failure:  # an operator that the device lacks, as a rule: then launch by launch
             return None
 
@@ -171,7 +189,19 @@ class OnnxBackend(Backend):
         try:
             scores = [self(batch) for _ in range(WARM_UP_RUNS)][-1]
         except BackendError as error:
-            if self._session.get_providers()[0] != PROVIDERS["cpu"]:
-                raise DeviceError(error.asked, found=error.found, do=error.do) from error
             raise ModelError(error.asked, found=error.found, do=error.do) from error
         return bool(np.isfinite(scores).all())
+
+
+def _first_that_opens(
+    path: Path, providers: list[Any], threads: int
+) -> onnxruntime.InferenceSession:
+    """A session of the chain, or of what is left of it; some providers raise where they cannot be
+    had, others are left out in silence.
+    """
+    for chain in fallbacks(providers):
+        try:
+            return open_session(path, chain, threads)
+        except DeviceError:
+            continue
+    raise AssertionError("the processor's failures are others")

@@ -17,30 +17,30 @@ class BoundRun:
 
     Args:
         session: with one input and one output in use, of shapes known in advance.
+        shapes: of the input and the output.
+        dtypes: of both.
         device: as ONNX Runtime calls it: "cuda", "cpu".
-        shape: of the input; its first run tells that of the output.
     """
 
     def __init__(
         self,
         session: Any,
         names: tuple[str, str],
-        shape: tuple[int, ...],
-        dtype: np.dtype,
+        shapes: tuple[tuple[int, ...], tuple[int, ...]],
+        dtypes: tuple[np.dtype, np.dtype],
         device: str,
         number: int = 0,
     ) -> None:
         self._session, self._shared = session, device == "cpu"
         given, wanted = names
-        empty = np.zeros(shape, dtype)
-        self._input = onnxruntime.OrtValue.ortvalue_from_numpy(empty, device, number)
+        self._input, self._output = (
+            onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), device, number)
+            for shape, dtype in zip(shapes, dtypes, strict=True)
+        )
         self._binding = session.io_binding()
         self._binding.bind_ortvalue_input(given, self._input)
-        self._binding.bind_output(wanted, device, number)
-        self._run()
-        # the place that the first run found is kept for all others
-        self._output = self._binding.get_outputs()[0]
         self._binding.bind_ortvalue_output(wanted, self._output)
+        self._run()
 
     def __call__(self, values: NDArray) -> NDArray:
         """The output for an input of the shape and dtype given at the start, contiguous."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import onnxruntime
 from rtseg.backends.devices import first_line, nvidia_driver
 from rtseg.backends.providers import (
     CHAINS,
+    FAMILY_OF,
     PROVIDERS,
     provider_options,
     tiny_graph,
@@ -41,6 +45,7 @@ def available_providers_that_run() -> dict[str, str]:
     found = {}
     for provider in built_in():
         try:
+            preload(FAMILY_OF.get(provider, ""))
             session = open_session(graph, [provider], threads=1)
             session.run(None, {"x": np.ones((1, 1, 4, 4), np.float32)})
             real = session.get_providers()[0]
@@ -101,8 +106,7 @@ def chain_of(family: str, number: int) -> list[Any]:
         nvidia = name in ("cuda", "tensorrt")
         if name == "cpu" or PROVIDERS[name] not in there or (nvidia and not nvidia_driver()):
             continue
-        if nvidia:
-            _preload_cuda()
+        preload(name)
         chain.append((PROVIDERS[name], provider_options(name, number)))
     return [*chain, PROVIDERS["cpu"]]
 
@@ -112,15 +116,19 @@ def names_of(providers: list[Any]) -> list[str]:
     return [entry if isinstance(entry, str) else entry[0] for entry in providers]
 
 
-def _preload_cuda() -> None:
-    """Load the CUDA and cuDNN libraries that torch's wheels bring, where the system has none."""
-    import contextlib
-    import io
-
-    preload = getattr(onnxruntime, "preload_dlls", None)  # since 1.21
-    if preload is not None:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
-            preload()
+def preload(family: str) -> None:
+    """Load the libraries that NVIDIA's own wheels, and torch's, bring of CUDA, cuDNN and TensorRT,
+    where the system has none; nothing for other devices.
+    """
+    if family not in ("cuda", "tensorrt") or not nvidia_driver():
+        return
+    load = getattr(onnxruntime, "preload_dlls", None)  # since 1.21
+    if load is not None:
+        with redirect_stdout(io.StringIO()):  # it prints what it does not find
+            load()
+    if family == "tensorrt":
+        with suppress(ImportError, OSError):
+            import_module("tensorrt")  # its wheel's libraries lie where no loader looks
 
 
 def built_in() -> list[str]:

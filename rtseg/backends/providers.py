@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from rtseg.backends.devices import not_there, nvidia_driver
 from rtseg.backends.options import BackendOptions
 from rtseg.errors import UsageError
-from rtseg.nets.cache import cache_dir
+from rtseg.nets.cache import cache_dir, sha256
 from rtseg.nets.onnx_facts import precision_of
 from rtseg.zoo import Model
 
@@ -53,9 +55,12 @@ def provider_options(family: str, number: int, *, graph: bool = True) -> dict[st
             "cudnn_conv_algo_search": "EXHAUSTIVE",
             "cudnn_conv_use_max_workspace": "1",
             "enable_cuda_graph": replay,
+            "use_tf32": "0",  # fp32 is fp32
         }
     if family == "tensorrt":
-        engines = str(cache_dir() / "tensorrt")  # building one takes minutes
+        folder = cache_dir() / "tensorrt"  # building an engine takes minutes
+        folder.mkdir(parents=True, exist_ok=True)
+        engines = str(folder)
         settings |= {
             "trt_engine_cache_enable": "1",
             "trt_engine_cache_path": engines,
@@ -64,6 +69,30 @@ def provider_options(family: str, number: int, *, graph: bool = True) -> dict[st
             "trt_cuda_graph_enable": replay,
         }
     return settings
+
+
+def for_file(chain: list[Any], network: Path) -> list[Any]:
+    """The same providers, with engines in the cache that are this file's and no other's.
+
+    TensorRT's own names for them hold the file's name and its nodes, but not its weights.
+    """
+    name = PROVIDERS["tensorrt"]
+    if not any(entry[0] == name for entry in chain):
+        return chain
+    prefix = {"trt_engine_cache_prefix": f"{network.stem}-{sha256(network)[:16]}"}
+    return [(name, entry[1] | prefix) if entry[0] == name else entry for entry in chain]
+
+
+def fallbacks(chain: list[Any]) -> Iterator[list[Any]]:
+    """The chain; the same without replay, which a network may not allow; then that of the next
+    provider, and at last the processor.
+    """
+    plain = without_replay(chain)
+    yield chain
+    if plain != chain:
+        yield plain
+    if len(chain) > 1:
+        yield from fallbacks(chain[1:])
 
 
 def without_replay(chain: list[Any]) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,9 @@ from rtseg.backends.devices import first_line, not_there
 from rtseg.backends.options import BackendOptions
 from rtseg.backends.sizes import check_batch, noise
 from rtseg.contracts import Backend, BackendInfo
-from rtseg.errors import BackendError, DeviceError, UsageError
+from rtseg.errors import MORE_MEMORY, BackendError, DeviceError, UsageError
 from rtseg.frame import Picture
-from rtseg.gpu import MORE_MEMORY, cuda_missing
+from rtseg.gpu import cuda_missing, device_failures
 from rtseg.nets.graph import SeamNetwork
 from rtseg.nets.state import load_network
 from rtseg.zoo import Model
@@ -79,6 +80,7 @@ class TorchBackend(Backend):
             if options.family != "auto" or device.type == "cpu" or options.strict:
                 raise
             notes.append(f"{error}; the processor runs instead")
+            self._free(device)
             self._load(model, torch.device("cpu"), torch.float32, notes)
         self.info = self._read_back(tuple(notes), kept=note is None)
 
@@ -115,15 +117,25 @@ class TorchBackend(Backend):
             return
         from rtseg.backends.device_loop import DeviceLoop
 
-        self._loop = DeviceLoop(self._network, self.input_size, device)
-        self._loop.warm_up(1)
-        notes.extend(self._loop.notes)
+        loop = DeviceLoop(self._network, self.input_size, device)
+        loop.warm_up(1)
+        try:
+            loop.rehearse()
+        except torch.OutOfMemoryError:
+            raise
+        except (DeviceError, *device_failures()) as error:  # type: ignore[misc]
+            # without a C compiler, for one, Triton can do nothing; is it the device, this fails too
+            self._run(noise(self.input_size)).cpu()
+            notes.append(f"frames are shrunk and drawn by the processor: {first_line(error)}")
+            return
+        notes.extend(loop.notes)
+        self._loop = loop
         self.see, self.frames_at_once = self._see, FRAMES_AT_ONCE
 
     def _see(self, pictures: Sequence[Picture]) -> list[DeviceScores]:
         try:
             return self._loop(pictures)
-        except RuntimeError as error:
+        except device_failures() as error:
             raise self._failed(error) from error
 
     def device_seconds(self, passes: int) -> list[float] | None:
@@ -139,7 +151,7 @@ class TorchBackend(Backend):
             raise self._failed(error) from error
         return scores
 
-    def _failed(self, error: RuntimeError) -> BackendError | DeviceError:
+    def _failed(self, error: Exception) -> BackendError | DeviceError:
         device = self._offset.device
         kind = DeviceError if device.type == "cuda" else BackendError
         return kind(
@@ -150,11 +162,15 @@ class TorchBackend(Backend):
 
     def close(self) -> None:
         """Free the network's memory on the device."""
-        cuda = self._offset.device.type == "cuda"
+        self._free(self._offset.device)
+
+    def _free(self, device: torch.device) -> None:
         self.see = self._loop = None
-        self._network = self._network.to("cpu")
-        if cuda:
-            torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # a device that was lost answers every call with that
+            self._network = self._network.to("cpu")
+        if device.type == "cuda":
+            with suppress(RuntimeError):
+                torch.cuda.empty_cache()
 
     @property
     def _offset(self) -> torch.Tensor:

@@ -7,6 +7,8 @@ many at once as the backend has lanes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from statistics import median
 from typing import TypeVar
 
@@ -16,8 +18,7 @@ from numpy.typing import NDArray
 from rtseg.clock import Clock
 from rtseg.contracts import Backend
 from rtseg.decode import decode_mask
-from rtseg.errors import BackendError
-from rtseg.flow import spread
+from rtseg.errors import RtsegError
 
 Batch = NDArray[np.uint8]
 """(1, h, w, 3) uint8 RGB at the network's input size."""
@@ -41,24 +42,31 @@ def time_each(
     *,
     clock: Clock | None = None,
     budget_seconds: float = BUDGET_SECONDS,
-) -> tuple[dict[Key, float], dict[Key, BackendError]]:
+) -> tuple[dict[Key, float], dict[Key, RtsegError]]:
     """Seconds per frame of each: the median of interleaved rounds; and those that failed.
 
     They are warm already, by their constructors. Each runs in threads of its own, as in a run.
     """
     clock = clock or Clock()
     turns: dict[Key, list[float]] = {key: [] for key in backends}
-    failures: dict[Key, BackendError] = {}
+    failures: dict[Key, RtsegError] = {}
     ends = clock.now() + budget_seconds
     rounds = 0
-    while rounds < FEWEST_ROUNDS or (clock.now() < ends and len(_hopeful(turns)) > 1):
-        for key in list(turns if rounds < FEWEST_ROUNDS else _hopeful(turns)):
-            try:
-                turns[key].append(_turn(backends[key], batch, turns[key], clock))
-            except BackendError as error:
-                failures[key] = error
-                del turns[key]
-        rounds += 1
+    with ExitStack() as stack:
+        # for all turns the same: libraries prepare for each thread that they meet
+        threads = {
+            key: stack.enter_context(ThreadPoolExecutor(backend.lanes, "rtseg-contest"))
+            for key, backend in backends.items()
+        }
+        while rounds < FEWEST_ROUNDS or (clock.now() < ends and len(_hopeful(turns)) > 1):
+            for key in list(turns if rounds < FEWEST_ROUNDS else _hopeful(turns)):
+                try:
+                    turn = _turn(backends[key], batch, turns[key], threads[key], clock)
+                    turns[key].append(turn)
+                except RtsegError as error:
+                    failures[key] = error
+                    del turns[key]
+            rounds += 1
     return {key: median(seconds) for key, seconds in turns.items() if seconds}, failures
 
 
@@ -68,18 +76,27 @@ def _hopeful(turns: Mapping[Key, Sequence[float]]) -> list[Key]:
     return [key for key, seconds in best.items() if seconds <= HOPELESS * min(best.values())]
 
 
-def _turn(backend: Backend, batch: Batch, before: Sequence[float], clock: Clock) -> float:
+def _turn(
+    backend: Backend,
+    batch: Batch,
+    before: Sequence[float],
+    threads: ThreadPoolExecutor,
+    clock: Clock,
+) -> float:
     """Seconds per frame over one turn."""
     count = max(1, round(BLOCK_SECONDS / max(before[-1], 1e-4))) if before else 1
     count = max(count, 2 * backend.lanes) if backend.lanes > 1 else count
 
     def one(batch: Batch) -> float:
         since = clock.now()
-        backend(batch)
+        if backend.see is None:
+            backend(batch)
+        else:  # a frame that stays on the device goes another way than a batch
+            backend.see([batch[0]])[0].wait()
         return clock.now() - since
 
     since = clock.now()
-    each = list(spread([batch] * count, one, backend.lanes, name="contest"))
+    each = list(threads.map(one, [batch] * count))
     return (clock.now() - since) / count if backend.lanes > 1 else median(each)
 
 
@@ -87,7 +104,7 @@ def agreement(backend: Backend, reference: Backend, batches: Sequence[Batch]) ->
     """Share (0..1) of pixels that both give the same class, at the network's input size.
 
     Raises:
-        BackendError: one failed, or they give scores of different shapes.
+        RtsegError: one failed, or they give scores of different shapes.
     """
     align = reference.spec.align_corners
     shares = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,14 +12,14 @@ from numpy.typing import NDArray
 
 from rtseg.clock import Clock
 from rtseg.contracts import Backend, Effect, Rendered, Sink, Source
-from rtseg.frame import Frame
+from rtseg.frame import Frame, Picture
 from rtseg.pipeline import run
 from rtseg.segmenter import Segmenter
 from rtseg.shrink import resized
 
 CLOCKS = {
-    "model": "a batch in memory to its logits in memory, on a GPU both in its own, by its events: "
-    "the network and nothing else",
+    "model": "a batch in memory to its logits in memory: the network and nothing else; torch on a "
+    "GPU has both there and tells the time by its events, ONNX Runtime has them copied",
     "pipeline": "a frame in memory to the finished picture in memory, in one thread: preprocess, "
     "infer, decode, draw",
     "worst": "the pipeline, its logits replaced by a checkerboard: no two cells next to one "
@@ -188,12 +189,23 @@ class Checkerboard(Backend):
     def __init__(self, inner: Backend) -> None:
         self._inner = inner
         self.spec, self.input_size, self.info = inner.spec, inner.input_size, inner.info
+        if inner.see is not None:
+            self.see = self._see
+
+    def _see(self, pictures: Sequence[Picture]) -> list[Any]:
+        assert self._inner.see is not None
+        seen: Sequence[Any] = self._inner.see(pictures)
+        return [scores.replaced(_board) for scores in seen]
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As the contract says, but for what the scores mean."""
-        scores = self._inner(batch)
-        rows, columns = np.indices(scores.shape[2:])
-        board = np.zeros_like(scores)
-        board[:, 0] = (rows + columns) % 2
-        board[:, 1] = 1 - board[:, 0]
-        return board
+        return np.stack([_board(scores.shape) for scores in self._inner(batch)])
+
+
+def _board(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Scores (C, h, w) of which the first two classes win in turns."""
+    rows, columns = np.indices(shape[1:])
+    board = np.zeros(shape, np.float32)
+    board[0] = (rows + columns) % 2
+    board[1] = 1 - board[0]
+    return board

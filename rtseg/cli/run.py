@@ -93,6 +93,7 @@ def load_segmenter(
         threads=flags.model.threads,
         lanes=lanes or _lanes(flags, plan, source),
         strict=flags.model.strict_device,
+        beside=flags.source.decoder != "opencv",
         sources=sources,
     )
     return Segmenter(backend, labels=labels, selected=selected)

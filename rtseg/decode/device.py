@@ -6,7 +6,7 @@ compiled passes do on a processor; a `Segmentation` takes whichever holds its sc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -64,6 +64,12 @@ class DeviceScores:
         with self._stream():
             held = self._scores.contiguous()
             return Downloads([held]).arrays()[0]
+
+    def replaced(self, make: Callable[[tuple[int, ...]], NDArray[np.float32]]) -> DeviceScores:
+        """The same frame with the scores that `make` gives for their shape, brought up once."""
+        return DeviceScores(
+            _made_on(self._scores.device, self.shape, make), self._frame, self._span
+        )
 
     def decode(
         self, size: tuple[int, int], table: NDArray[np.uint8], *, align_corners: bool = False
@@ -137,8 +143,8 @@ class DeviceScores:
             with failures_told(device):
                 yield
             return
-        with failures_told(device), torch.cuda.stream(drawing_stream(device)):
-            stream = drawing_stream(device)
+        stream = drawing_stream(device)
+        with failures_told(device), torch.cuda.stream(stream):
             if self._span is not None:
                 stream.wait_event(self._span.end)
             for held in (self._scores, self._frame):
@@ -168,6 +174,15 @@ class Drawn:
         """(H, W) uint8, downloaded now."""
         with self._stream():
             return Downloads([self._mask]).arrays()[0]
+
+
+@lru_cache(maxsize=4)
+def _made_on(
+    device: torch.device,
+    shape: tuple[int, ...],
+    make: Callable[[tuple[int, ...]], NDArray[np.float32]],
+) -> Tensor:
+    return torch.from_numpy(make(shape)).to(device)
 
 
 @lru_cache(maxsize=64)

@@ -175,7 +175,10 @@ class Crowd:
         """Run every batch that may come, as libraries prepare for each size when they meet it."""
         warm_up(TemporalOptions(max(feed.temporal.smooth for feed in self.feeds)))
         blank = Frame(np.zeros((*self._segmenter.input_size, 3), np.uint8), 0, 0.0, 0.0)
-        for count in range(2, self._width + 1):
+        counts = range(2, self._width + 1)
+        doubled = [count for count in counts if count.bit_count() == 1]
+        # a backend that prepares for some serves up to half as many with the same
+        for count in dict.fromkeys((*doubled, *reversed(counts))):
             self._segmenter.together([blank] * count, self.feeds[0].source.clock)
 
     def _count(self) -> None:

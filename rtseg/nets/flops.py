@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,24 @@ def arithmetic_peak(device: str, precision: str, threads: int | None = None) -> 
     if not _can_use(device, threads):
         return None
     if device.startswith("cuda"):
-        return _peak_in(HALVES.get(precision, torch.float32), device)
+        with _multiplying(short=precision == "tf32"):
+            return _peak_in(HALVES.get(precision, torch.float32), device)
     peak = _peak_in(torch.float32, device)
     return max(peak, _peak_in(torch.bfloat16, device)) if precision == "bf16" else peak
+
+
+@contextmanager
+def _multiplying(*, short: bool) -> Iterator[None]:
+    """Whether NVIDIA's GPUs multiply float32 with 10 bits of fraction, as tf32, or with all 23."""
+    switches: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = short
+    try:
+        yield
+    finally:
+        for switch, was in zip(switches, before, strict=True):
+            switch.allow_tf32 = was
 
 
 def _peak_in(dtype: torch.dtype, device: str) -> float:

@@ -51,7 +51,8 @@ class SeamNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of (N, h, w, 3) uint8 RGB pictures."""
-        centred = image.permute(0, 3, 1, 2).to(self.offset.dtype) - self.offset
+        # in this order, as TensorRT takes bytes into a cast and nothing else
+        centred = image.to(self.offset.dtype).permute(0, 3, 1, 2) - self.offset
         features = self.backbone(centred)
         logits: Tensor = self.classifier(features if self._needs_all else features["out"])
         # float32 out of half precision; double stays double, for tests

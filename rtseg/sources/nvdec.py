@@ -49,7 +49,7 @@ class NvdecPlayer:
             self._container = av.open(
                 target, hwaccel=accelerator, timeout=options.timeout if remote else None
             )
-        except NotImplementedError as error:  # it decodes no such codec at all
+        except RuntimeError as error:  # FFmpeg's decoder of this codec, dav1d for one, has no GPU
             raise self._refused(str(error)) from error
         except (av.FFmpegError, OSError) as error:
             if self._cuda:
