@@ -20,7 +20,7 @@ from rtseg.backends.remembered import Choice, Measured, place_of, recall, rememb
 from rtseg.backends.side_by_side import agreement, time_each
 from rtseg.clock import ManualClock
 from rtseg.contracts import Backend, BackendInfo
-from rtseg.errors import BackendError, DeviceError, ModelError
+from rtseg.errors import DeviceError, ModelError
 from rtseg.nets import find_model
 
 NAME = "lraspp_mobilenet_v3_large"
@@ -37,6 +37,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 class Fake(Backend):
     """Takes so long on its clock, and calls the left part of every picture class 1."""
+
+    failure = DeviceError  # as a GPU fails; a processor does with a BackendError
 
     def __init__(
         self,
@@ -58,9 +60,7 @@ class Fake(Backend):
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         assert not self.closed
         if self._fails:
-            # a processor fails as the one, a GPU as the other
-            kind = BackendError if self.calls % 2 else DeviceError
-            raise kind("it broke", found="a wheel came off")
+            raise self.failure("it broke", found="a wheel came off")
         cost = self._seconds(self.calls) if callable(self._seconds) else self._seconds
         self.calls += 1
         self._clock.sleep(cost)
