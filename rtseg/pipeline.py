@@ -117,6 +117,7 @@ def run(
     def over() -> bool:
         return stop() or not all(sink.alive for sink in sinks)
 
+    warm_up(temporal)  # before the time counts
     stats.start()
     in_step = keeps_newest(policy, source.info.live) and crowded(segmenter)
     try:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rtseg.clock import Clock
 from rtseg.contracts import Backend, BackendInfo
+from rtseg.errors import RtsegError
 from rtseg.flow import spread
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
@@ -160,10 +161,18 @@ class Segmenter:
         coming = iter(frames)
         under_way: Begun | None = None
         while True:
-            group = list(islice(coming, self.backend.frames_at_once))
-            begun = self._begin(group, clock) if group else None
+            group, failure = _taken(coming, self.backend.frames_at_once)
+            begun: Begun | None = None
+            try:
+                begun = self._begin(group, clock) if group else None
+            except RtsegError as error:
+                failure = error
             if under_way is not None:
                 yield from under_way.results()
+            if failure is not None:  # after all that came before it
+                if begun is not None:
+                    yield from begun.results()
+                raise failure
             if begun is None:
                 return
             under_way = begun
@@ -205,3 +214,13 @@ class Segmenter:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _taken(coming: Iterator[Frame], most: int) -> tuple[list[Frame], Exception | None]:
+    """The next frames, and the error that came in the place of one, if any."""
+    frames: list[Frame] = []
+    try:
+        frames.extend(islice(coming, most))
+    except Exception as error:
+        return frames, error
+    return frames, None

@@ -18,7 +18,7 @@ from rtseg.blend import overlay_table
 from rtseg.clock import Clock
 from rtseg.contracts import Backend, Sink
 from rtseg.effects import ViewOptions, open_effect
-from rtseg.errors import BackendError, DeviceError, UsageError
+from rtseg.errors import BackendError, DeviceError, SourceError, UsageError
 from rtseg.frame import Frame, Image
 from rtseg.nets import find_model
 from rtseg.pipeline import run
@@ -115,6 +115,38 @@ def test_the_next_batch_is_begun_before_the_first_is_waited_for() -> None:
     assert backend.seen == [2, 2]
     assert [pair[0].index for pair in stream] == [1, 2, 3, 4]
     assert backend.seen == [2, 2, 1]
+
+
+@pytest.mark.parametrize("good", [0, 1, 3, 4, 5])
+@pytest.mark.parametrize("where", ["source", "network"])
+def test_frames_before_an_error_are_all_delivered(good: int, where: str) -> None:
+    def broken():
+        yield from frames(good)
+        if where == "source":
+            raise SourceError("the next picture", found="it is damaged")
+        yield from frames(2)
+
+    backend = OnProcessor(keeps_frames=True, at_once=2)
+    seen, see = 0, backend.see
+
+    def fails(pictures):
+        nonlocal seen
+        seen += len(pictures)
+        if where == "network" and seen > good:
+            raise DeviceError("the network", found="the device was lost")
+        return see(pictures)
+
+    backend.see = fails
+    delivered = []
+
+    def deliver() -> None:
+        for frame, _ in Segmenter(backend).stream(broken(), ahead=True):
+            delivered.append(frame.index)
+
+    with pytest.raises((SourceError, DeviceError)):
+        deliver()
+    # a batch that fails is lost whole
+    assert delivered == list(range(good if where == "source" else good // 2 * 2))
 
 
 class Pictures(Sink):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from rtseg.effects import ViewOptions, open_effect, open_view
-from rtseg.effects.backdrops import covering, parse_background
+from rtseg.effects.backdrops import check_background, covering, parse_background
 from rtseg.errors import UsageError
 from rtseg.frame import Frame
 from rtseg.labels import PERSON
@@ -267,3 +269,15 @@ def test_words_win_over_files_of_the_same_name(
     Path("red").write_bytes(b"")
     assert parse_background("red").kind == "colour"
     assert parse_background("./red").kind == "file"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text there")
+def test_a_name_that_is_no_text_is_read_as_well(tmp_path: Path) -> None:
+    for made, name in ((tmp_path / "b.png", b"b\xff.png"), (tmp_path / "b.mp4", b"b\xff.mp4")):
+        if made.suffix == ".png":
+            cv2.imwrite(str(made), np.full((8, 8, 3), 200, np.uint8))
+        else:
+            film(made, Fraction(25), 3)
+        named = tmp_path / os.fsdecode(name)
+        made.rename(named)
+        check_background(parse_background(str(named)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import pairwise
 
 import cv2
@@ -176,3 +178,15 @@ def test_an_edge_that_drifts_is_not_trailed() -> None:
         masks = [decode_mask(these, SIZE).mean() for these in (scores, shown)]
         behind.append((masks[0] - masks[1]) * CELLS[1])
     assert max(behind[20:]) < 0.8
+
+
+@pytest.mark.parametrize("size", [(100, 1920), (60, 1920), (140, 1920), (1, 500), (1920, 60)])
+def test_strips_of_any_shape_are_smoothed(size: tuple[int, int]) -> None:
+    """In a process of its own: OpenCV's flow crashes on what has too few rows."""
+    program = (
+        "import numpy as np; from rtseg.temporal.smooth import Smoother;"
+        f"smoother, random = Smoother(0.8), np.random.default_rng(0); size = {size};"
+        "pictures = [random.integers(0, 256, (*size, 3), np.uint8) for _ in 'ab'];"
+        "[smoother(np.zeros((2, 8, 8), np.float32), p, t / 30) for t, p in enumerate(pictures)]"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -91,8 +92,10 @@ def _open_file(path: Path) -> Backdrop:
 
     from rtseg.effects.film import Film
 
-    # OpenCV says of a picture that it cannot read a word on stderr, of its own
-    picture = cv2.imread(str(path)) if cv2.haveImageReader(str(path)) else None
+    # OpenCV says of a picture that it cannot read a word on stderr, of its own; and a name that is
+    # no text crashes it unless it comes as bytes
+    is_picture = cv2.haveImageReader(os.fsencode(path))  # type: ignore[arg-type]
+    picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if is_picture else None
     return Film(path) if picture is None else Still(picture)
 
 

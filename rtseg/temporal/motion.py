@@ -24,6 +24,9 @@ SMALL_AREA = 320 * 180
 LEAST_SIDE = 48
 """Of the small picture, in pixels: below it the flow has nothing to hold on to."""
 
+LEAST_HALF = 32
+"""Of a picture half as large: with fewer rows OpenCV's DIS reads beyond its memory."""
+
 MISFIT_LEVELS = 16
 """Grey levels of 255 by which a pixel that was found again may differ; more, and it is lost."""
 
@@ -44,6 +47,12 @@ def small_grey(image: Image) -> Grey:
         image: (H, W, 3) uint8 BGR.
     """
     return cv2.cvtColor(small(image), cv2.COLOR_BGR2GRAY)
+
+
+def half_grey(image: Image) -> Grey:
+    """Half of `small_grey`, smoothed; the whole of it where half a side would be too little."""
+    grey = small_grey(image)
+    return cv2.pyrDown(grey) if min(grey.shape) >= 2 * LEAST_HALF else grey
 
 
 def small(image: Image) -> Image:

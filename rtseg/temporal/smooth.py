@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rtseg.frame import Image
 from rtseg.temporal.carry import Scores, compiled, corner, in_cells
-from rtseg.temporal.motion import MISFIT_LEVELS, Field, Grey, Match, is_cut, small_grey
+from rtseg.temporal.motion import MISFIT_LEVELS, Field, Grey, Match, half_grey, is_cut
 
 PATIENCE_SECONDS = 0.5
 """After a gap so long, or a step back in time, nothing of the past counts."""
@@ -82,7 +82,7 @@ class Smoother:
         if self.strength == 0.0:
             return scores
         scores = np.ascontiguousarray(scores, np.float32)
-        grey = cv2.pyrDown(small_grey(image))
+        grey = half_grey(image)
         past = self._past
         if past is None or not past.leads_to(scores, grey, pts):
             self._past = _Past(scores, grey, pts)
