@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from threading import Lock
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ import torch
 from rtseg.errors import MORE_MEMORY, DeviceError
 
 _streams: dict[torch.device, Any] = {}
-_one_at_a_time = Lock()
 
 
 def cuda_missing(number: int) -> str:
@@ -71,7 +69,5 @@ def drawing_stream(device: torch.device) -> Any:
     """The stream on which a device draws and sends back, beside the network's: one, whatever the
     thread.
     """
-    with _one_at_a_time:
-        if device not in _streams:
-            _streams[device] = torch.cuda.Stream(device)
-        return _streams[device]
+    # two threads that come first at once make two, of which `setdefault` keeps one
+    return _streams.get(device) or _streams.setdefault(device, torch.cuda.Stream(device))

@@ -39,7 +39,7 @@ ALLOWED = {
         "export",
         "train",
     },
-    "triton": {"decode.device", "decode.kernels", "decode.picture"},
+    "triton": {"decode.device", "decode.kernels", "decode.picture", "gpu"},
     "torchvision": {"nets", "train"},
     "lightning": {"train"},
     "onnxruntime": {"backends.ort", "backends.ort_binding", "backends.ort_session", "export"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import pairwise
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,6 @@ from rtseg.frame import Picture
 from rtseg.gpu import on_device
 
 WARM_UP_RUNS = 3
-
-_one_capture_at_a_time = Lock()
-"""torch allows no second one, in whatever thread."""
 
 
 class DeviceLoop:
@@ -175,14 +171,11 @@ class Step:
         graph = torch.cuda.CUDAGraph()
         try:
             # other threads may allocate meanwhile, as the one that draws does
-            with (
-                _one_capture_at_a_time,
-                torch.cuda.graph(
-                    graph,
-                    pool=pool,
-                    stream=torch.cuda.current_stream(),
-                    capture_error_mode="thread_local",
-                ),
+            with torch.cuda.graph(
+                graph,
+                pool=pool,
+                stream=torch.cuda.current_stream(),
+                capture_error_mode="thread_local",
             ):
                 self._output = self._network(self.input)
         except RuntimeError as error:
