@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ from rtseg.decode import decode_mask
 from rtseg.errors import DeviceError, ModelError, UsageError
 from rtseg.labels import PERSON, VOC
 from rtseg.nets import find_model
-from rtseg.zoo import InputSpec
+from rtseg.zoo import MODELS, InputSpec
 
 SIDECARS = {
     "selfie_segmentation": """
@@ -150,6 +151,45 @@ def echo(path: Path, **changes) -> Path:
         "nodes": [helper.make_node("Identity", ["x"], ["y"])],
     }
     return network(path, **{**options, **changes})
+
+
+@pytest.mark.parametrize(
+    ("taken", "given", "layout"),
+    [
+        ([1, 3, 512, 512], [1, 150, 128, 128], "NCHW"),  # more classes than rows or columns
+        ([1, 512, 512, 3], [1, 128, 128, 150], "NHWC"),
+        ([1, 3, 512, 512], [1, 128, 128, 150], "NHWC"),
+        ([1, 3, 256, 256], [1, 21, 16, 16], "NCHW"),
+        ([1, 3, 375, 500], [1, 60, 12, 16], "NCHW"),
+        ([1, 3, 480, 640], [1, 60, 80, 7], "NHWC"),
+        ([1, 3, 256, 256], [1, 17, 16, 16], "NCHW"),  # both readings are nearly square
+        ([1, 3, "h", "w"], [1, 150, "y", "x"], "NCHW"),
+        ([1, 3, "h", "w"], [1, "y", "x", 150], "NHWC"),
+        ([1, "h", "w", 3], [1, 64, 64, 80], "NHWC"),
+    ],
+)
+def test_which_axis_of_the_output_holds_the_classes(
+    tmp_path: Path, taken: list, given: list, layout: str
+) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, taken)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, given)],
+    )
+    onnx.save(helper.make_model(graph), tmp_path / "net.onnx")
+    spec = find_model(tmp_path / "net.onnx").spec
+    assert spec.output_layout == layout
+    assert len(spec.labels) == given[1 if layout == "NCHW" else 3]
+
+
+def test_a_toml_file_of_other_things_beside_a_file_of_ours_does_not_change_it(
+    tmp_path: Path,
+) -> None:
+    spec = replace(MODELS["stub"], name="ours")
+    path = echo(tmp_path / "ours.onnx", metadata=spec.to_json())
+    path.with_suffix(".toml").write_text('dataset = "voc"\n')
+    assert find_model(path).spec == spec
 
 
 @pytest.mark.parametrize("colour", ["RGB", "BGR"])

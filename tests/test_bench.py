@@ -113,7 +113,7 @@ class Scripted:
             "mean_iou": 0.75,
             "flops": 2e9,
             "reference": None,
-            "agreement": (0.9, 0.8),
+            "agreement": Agreement(0.9, 0.8, 8),
             "peak": 1e11,
             "copies": 2e10,
         }
@@ -406,7 +406,7 @@ def test_the_mean_iou_is_left_out_with_random_weights(tmp_path: Path) -> None:
     row = made.rows[0]
     assert row.miou is None
     # what the others have, it has: 2 GFLOP in 250 ms, on a machine that does 100 in a second
-    assert row.agreement == Agreement(0.9, 0.8, 16)
+    assert row.agreement == Agreement(0.9, 0.8, 8)
     assert (row.gflop, row.peak_share) == (2.0, pytest.approx(0.08))
 
 
@@ -531,13 +531,13 @@ def test_agreement_is_the_share_of_equal_pixels_on_average_and_at_worst(tmp_path
     subject = Subject(combination(), CLIP, ViewOptions())
     same = np.stack([subject._segmenter(frame.image).mask for frame in subject.frames])
     np.save(tmp_path / "same.npy", same)
-    assert subject.agreement(tmp_path / "same.npy") == (1.0, 1.0)
+    assert subject.agreement(tmp_path / "same.npy") == Agreement(1.0, 1.0, len(same))
     half = same.copy()
     half[0, :24] = 250
     np.save(tmp_path / "half.npy", half)
-    mean, least = subject.agreement(tmp_path / "half.npy")
-    assert least == 0.5
-    assert mean == pytest.approx(1 - 0.5 / len(same))
+    found = subject.agreement(tmp_path / "half.npy")
+    assert found.least == 0.5
+    assert found.mean == pytest.approx(1 - 0.5 / len(same))
 
 
 def test_the_reference_is_torch_in_fp32(tmp_path: Path) -> None:
@@ -548,7 +548,7 @@ def test_the_reference_is_torch_in_fp32(tmp_path: Path) -> None:
         CLIP,
         ViewOptions(),
     )
-    assert torch.agreement(tmp_path / "masks.npy") == (1.0, 1.0)
+    assert torch.agreement(tmp_path / "masks.npy") == Agreement(1.0, 1.0, len(torch.frames))
 
 
 def test_an_object_in_another_process_answers_and_its_failures_come_back() -> None:
@@ -619,6 +619,11 @@ def test_every_line_of_a_markdown_table_has_the_columns_of_its_head(full: Record
         assert len(set(bars)) == 1
     assert "| 4.0 | 250 / 250 / 250 |" in blocks[0]
     assert "there is no C here" in blocks[2]
+
+
+def test_the_table_says_how_many_frames_were_compared(full: Record) -> None:
+    full.rows[0].agreement = Agreement(0.9999, 0.99, 8)
+    assert "torch fp32 on 8 frames" in render(full, "table")
 
 
 def test_the_table_keeps_clocks_apart_and_explains_each(full: Record) -> None:

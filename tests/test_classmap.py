@@ -157,6 +157,32 @@ def test_what_is_ignored_is_not_scored_and_its_prediction_counts_as_background()
     assert any("not scored: dataset cat, dog" in line for line in mapped.describe())
 
 
+def test_where_only_ignored_classes_are_named_all_others_are_trained_as_they_are() -> None:
+    mapped = ClassMap.between(CITYSCAPES, None, ["ignore=Sky", "ignore=pole,car"])
+    left = [name for name in CITYSCAPES.names if name not in ("sky", "pole", "car")]
+    assert list(mapped.labels.names) == left
+    assert mapped.labels.background is None
+    side = dataset_side(mapped, CITYSCAPES)
+    assert {name for name in side if side[name] == "-"} == {"sky", "pole", "car"}
+    assert all(side[name] == name for name in left)
+    assert mapped.labels.colours[-1] == CITYSCAPES.colours[-1]
+    clothes = ClassMap.between(CLOTHES, None, ["ignore=bag"])
+    assert (clothes.labels.names, clothes.labels.background) == (
+        ("null", "skin", "t-shirt", "wallet"),
+        0,
+    )
+    with pytest.raises(UsageError, match="--classes leave only null"):
+        ClassMap.between(CLOTHES, None, ["ignore=bag,skin,t-shirt,wallet"])
+
+
+def test_where_only_ignored_classes_are_named_the_others_are_scored_by_name() -> None:
+    mapped = ClassMap.between(VOC, VOC, ["ignore=dog,cat"])
+    assert mapped.labels.names == tuple(n for n in VOC.names if n not in ("dog", "cat"))
+    side = dataset_side(mapped, VOC)
+    assert (side["dog"], side["cat"], side["cow"]) == ("-", "-", "cow")
+    assert network_side(mapped, VOC)["dog"] == "background"
+
+
 def test_classes_of_a_dataset_are_grouped_for_training() -> None:
     mapped = ClassMap.between(CITYSCAPES, None, ["human=person,rider", "background=*"])
     assert mapped.labels.names == ("background", "human")
@@ -209,7 +235,8 @@ def test_a_name_that_neither_side_has_is_told_with_the_near_ones_and_all() -> No
         (["a=dog", "b=dog"], "both a and b"),
         (["a=*", "b=*"], "both a and b"),
         (["human=dog"], "no class of the network is human"),
-        (["ignore=dog"], "name only what to ignore"),
+        (["ignore=*"], "name only what to ignore"),
+        (["ignore=person,dog"], "no class in common"),
     ],
 )
 def test_entries_that_make_no_sense_are_refused(entries: list[str], words: str) -> None:

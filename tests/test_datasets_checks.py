@@ -155,6 +155,18 @@ def test_what_is_wrong_with_coco_annotations_is_told_by_file(tmp_path: Path) -> 
     assert len(problems) == 6
 
 
+def test_two_pictures_of_one_id_are_a_problem_of_their_split(tmp_path: Path) -> None:
+    path = make_coco(tmp_path) / "annotations" / "instances_train2017.json"
+    value = json.loads(path.read_text())
+    value["images"][1]["id"] = value["images"][0]["id"]
+    value["annotations"] = [each for each in value["annotations"] if each["image_id"] != 2]
+    path.write_text(json.dumps(value))
+    (problem,) = check(open_dataset(tmp_path))
+    assert (problem.path, problem.split) == (path, "train")
+    assert problem.words.startswith("ids that several pictures have")
+    assert problem.words.endswith(": 1")
+
+
 def test_a_picture_without_objects_is_background_and_no_fault(tmp_path: Path) -> None:
     path = make_coco(tmp_path) / "annotations" / "instances_train2017.json"
     value = json.loads(path.read_text())
@@ -301,6 +313,31 @@ def test_two_sequences_are_one_to_train_and_one_to_choose(tmp_path: Path) -> Non
     assert sizes(split_dataset(open_dataset(tmp_path), seed=0)) == [3, 3, 0]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_of_a_picture_never_cross_splits(tmp_path: Path, seed: int) -> None:
+    make_folder(tmp_path, 20, (16, 24))
+    for index in range(20):
+        for place in ("images/{}.jpg", "masks/{}.png"):
+            original = tmp_path / place.format(f"00_{index:04}")
+            shutil.copy(original, tmp_path / place.format(f"copy_{index:04}"))
+    dataset = open_dataset(tmp_path)
+    for given in (dataset, replace(dataset, samples=dataset.samples[::-1])):
+        parts = split_dataset(given, seed=seed)
+        assert sizes(parts) == [32, 4, 4]
+        for part in parts.values():
+            pictures = [sample.image_path.read_bytes() for sample in part]
+            assert all(pictures.count(picture) == 2 for picture in pictures)
+
+
+def test_sequences_that_share_a_picture_stay_together(tmp_path: Path) -> None:
+    for index in range(3):
+        make_folder(tmp_path / f"clip{index}", 3, (16, 24), seed=index, names=None)
+    for place in ("images/{}_0000.jpg", "masks/{}_0000.png"):
+        shutil.copy(tmp_path / "clip2" / place.format(20), tmp_path / "clip0" / place.format(99))
+    parts = split_dataset(open_dataset(tmp_path), seed=0)
+    assert sorted(sizes(parts)) == [0, 3, 7]
+
+
 def test_what_cannot_be_split_is_refused(tmp_path: Path) -> None:
     one = open_dataset(make_folder(tmp_path / "one", 1, names=NAMES))
     with pytest.raises(DatasetError, match="it has 1 pictures"):
@@ -309,6 +346,11 @@ def test_what_cannot_be_split_is_refused(tmp_path: Path) -> None:
     clip = open_dataset(tmp_path / "clips", format="folder")
     with pytest.raises(DatasetError, match="of one sequence, which stay together"):
         split_dataset(clip, seed=0)
+    twice = make_folder(tmp_path / "twice", 1)
+    for place in ("images/{}.jpg", "masks/{}.png"):
+        shutil.copy(twice / place.format("00_0000"), twice / place.format("copy"))
+    with pytest.raises(DatasetError, match="2 pictures that are copies, which stay together"):
+        split_dataset(open_dataset(twice), seed=0)
     with pytest.raises(DatasetError, match="it gives only val"):
         split_dataset(open_dataset(make_voc(tmp_path / "voc"), split="val"), seed=0)
 

@@ -26,10 +26,11 @@ from dataset_folders import (
     write,
 )
 
-from rtseg.datasets import DATASETS, Dataset, layout_of, open_dataset
+from rtseg.datasets import DATASETS, Dataset, layout_of, named_samples, open_dataset, values
+from rtseg.datasets.checks import check_masks
 from rtseg.errors import DatasetError, UsageError
 from rtseg.frame import VOID
-from rtseg.labels import VOC
+from rtseg.labels import VOC, voc_colours
 from rtseg.palette_tables import CITYSCAPES
 
 
@@ -127,19 +128,20 @@ def test_names_in_a_file_are_kept_and_unknown_ones_are_an_error(tmp_path: Path) 
     folder = make_folder(tmp_path / "set")
     names = tmp_path / "keep.txt"
     names.write_text("00_0005\n\n00_0002\n")
-    kept = open_dataset(folder, names=names)
-    assert [sample.name for sample in kept.samples] == ["00_0002", "00_0005"]
+    kept = named_samples(open_dataset(folder), names)
+    assert [sample.name for sample in kept] == ["00_0002", "00_0005"]
     names.write_text("00_0005\nstranger\n")
     with pytest.raises(DatasetError, match="there is no stranger") as raised:
-        open_dataset(folder, names=names)
+        named_samples(open_dataset(folder), names)
     assert "Names look like 00_0000" in str(raised.value)
 
 
-def test_sizes_can_be_checked_on_opening(tmp_path: Path) -> None:
+def test_masks_can_be_checked_alone(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "set")
     write(folder / "masks" / "00_0003.png", np.zeros((48, 63), np.uint8))
-    assert open_dataset(folder).problems == ()
-    (problem,) = open_dataset(folder, sizes_checked=True).problems
+    dataset = open_dataset(folder)
+    assert dataset.problems == ()
+    (problem,) = check_masks(dataset.samples)
     assert problem.path.name == "00_0003.jpg"
     assert "48x63 (HxW), its picture 00_0003.jpg is 48x64" in problem.words
 
@@ -209,6 +211,43 @@ def test_a_category_0_that_is_used_stays(tmp_path: Path) -> None:
         write(tmp_path / f"{picture.name}.jpg", picture.image)
     (tmp_path / "a.json").write_text(json.dumps(written))
     assert open_dataset(tmp_path).labels.names == ("background", "shapes", "disc", "box")
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["p0.jpg", "p0.png", "p1.jpg"], ["p0.jpg", "p0.png", "p1"]),
+        (["a/p0.jpg", "b/p0.jpg", "p1.v2.jpg"], ["a/p0", "b/p0", "p1.v2"]),
+        (["one", "two"], ["one", "two"]),
+        (["a.b/one", "a.b/two"], ["one", "two"]),
+    ],
+)
+def test_coco_pictures_that_differ_have_names_that_differ(
+    tmp_path: Path, files: list[str], names: list[str]
+) -> None:
+    pictures = list(draw(len(files)))
+    content = coco_json(pictures)
+    for image, picture, file in zip(content["images"], pictures, files, strict=True):
+        image["file_name"] = file
+        png = write(tmp_path / "drawn.png", picture.image)
+        (tmp_path / "images" / file).parent.mkdir(parents=True, exist_ok=True)
+        png.rename(tmp_path / "images" / file)
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    dataset = open_dataset(tmp_path)
+    assert dataset.problems == ()
+    assert [sample.name for sample in dataset.samples] == names
+    for sample in dataset.samples:
+        assert (sample.read_mask() > 0).any()
+
+
+def test_coco_files_that_name_different_pictures_alike_keep_both(tmp_path: Path) -> None:
+    first, second = draw(2)
+    for letter, suffix, picture in (("a", "jpg", first), ("b", "png", second)):
+        content = coco_json([picture])
+        content["images"][0]["file_name"] = f"p.{suffix}"
+        write(tmp_path / "images" / f"p.{suffix}", picture.image)
+        (tmp_path / f"{letter}.json").write_text(json.dumps(content))
+    assert [sample.name for sample in open_dataset(tmp_path).samples] == ["p.jpg", "p.png"]
 
 
 def test_a_category_called_background_is_the_background(tmp_path: Path) -> None:
@@ -314,6 +353,30 @@ def test_cityscapes_lists_of_pictures_and_masks_give_the_splits(tmp_path: Path) 
     assert counts(dataset) == {"train": 2, "val": 1}
     assert set(np.unique(dataset.samples[0].read_mask())) <= {0, 11, 13}
     assert any("9 labelled pictures are in no list" in note for note in dataset.notes)
+
+
+def test_each_mask_that_cityscapes_lists_name_is_read_by_its_own_kind(tmp_path: Path) -> None:
+    make_cityscapes(tmp_path)
+    make_cityscapes(tmp_path, kind="labelTrainIds")
+    lines = []
+    for name, kind in (("000000_000000", "labelIds"), ("000001_000001", "labelTrainIds")):
+        stem = f"train/trainville/trainville_{name}"
+        lines.append(f"leftImg8bit/{stem}_leftImg8bit.png gtFine/{stem}_gtFine_{kind}.png")
+    (tmp_path / "train.txt").write_text("\n".join(lines))
+    dataset = open_dataset(tmp_path)
+    for sample, picture in zip(dataset.samples, draw(2), strict=True):
+        assert (sample.read_mask() == np.array([0, 11, 13], np.uint8)[picture.mask]).all()
+
+
+def test_a_mask_of_no_kind_of_cityscapes_is_refused(tmp_path: Path) -> None:
+    make_cityscapes(tmp_path)
+    stem = "train/trainville/trainville_000000_000000"
+    colours = f"gtFine/{stem}_gtFine_color.png"
+    shutil.copy(tmp_path / f"gtFine/{stem}_gtFine_labelIds.png", tmp_path / colours)
+    (tmp_path / "train.txt").write_text(f"leftImg8bit/{stem}_leftImg8bit.png {colours}")
+    (sample,) = open_dataset(tmp_path).samples
+    with pytest.raises(DatasetError, match="neither in labelIds nor in labelTrainIds"):
+        sample.read_mask()
 
 
 # Roboflow's PNG masks
@@ -513,6 +576,42 @@ def test_masks_of_0_and_255_are_nothing_and_something(tmp_path: Path, names) -> 
         assert (named(dataset, picture.name) == (picture.mask > 0)).all()
 
 
+@pytest.mark.parametrize("most", [4, 500])
+@pytest.mark.parametrize("names", [None, ("background", "person"), ("person",)])
+def test_masks_of_0_and_255_are_known_where_the_first_ones_show_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names, most: int
+) -> None:
+    monkeypatch.setattr(values, "MOST_MASKS_READ", most)
+    make_folder(tmp_path, 24, names=names, binary=True)
+    for index in range(20 if most == 500 else 23):
+        write(tmp_path / "masks" / f"00_{index:04}.png", np.zeros((48, 64), np.uint8))
+    dataset = open_dataset(tmp_path)
+    person = "foreground" if names is None else "person"
+    assert dataset.labels.names == ("background", person)
+    assert dataset.notes == (f"masks hold 0 and 255: background and {person}",)
+    assert set(np.unique(dataset.samples[-1].read_mask())) == {0, 1}
+
+
+@pytest.mark.parametrize("names", [None, ("background", "person"), ("person",)])
+def test_masks_without_any_object_are_background_and_it_is_said(tmp_path: Path, names) -> None:
+    make_folder(tmp_path, 3, names=names)
+    for path in (tmp_path / "masks").iterdir():
+        write(path, np.zeros((48, 64), np.uint8))
+    dataset = open_dataset(tmp_path)
+    assert len(dataset.labels) == 2
+    assert dataset.notes == ("masks hold only 0: background",)
+    assert not dataset.samples[0].read_mask().any()
+
+
+def test_a_border_of_255_around_objects_of_1_stays_no_class(tmp_path: Path) -> None:
+    make_folder(tmp_path, 30, names=("background", "person"))
+    for index in range(30):
+        mask = np.zeros((48, 64), np.uint8)
+        mask[:4], mask[4:6] = index == 29, 255  # one object of 1, far back
+        write(tmp_path / "masks" / f"00_{index:04}.png", mask)
+    assert set(np.unique(named(open_dataset(tmp_path), "00_0029"))) == {0, 1, VOID}
+
+
 def test_camvid_is_known_by_the_names_of_its_frames(tmp_path: Path) -> None:
     mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
     for name in ("Seq05VD_f00120", "0001TP_009210"):
@@ -530,6 +629,24 @@ def test_camvid_is_known_by_the_names_of_its_frames(tmp_path: Path) -> None:
 def test_255_is_no_class_where_the_names_contradict(tmp_path: Path) -> None:
     dataset = open_dataset(make_folder(tmp_path, names=NAMES, binary=True))
     assert set(np.unique(dataset.samples[0].read_mask())) == {0, VOID}
+
+
+@pytest.mark.parametrize("named_by", ["classes.txt", None])
+def test_grey_colours_are_classes_where_other_masks_are_in_colour(
+    tmp_path: Path, named_by: str | None
+) -> None:
+    """VOC's car is (128, 128, 128), its diningtable (192, 128, 0)."""
+    colours = np.array(voc_colours(21), np.uint8)[:, ::-1]
+    for number, (picture, thing) in enumerate(zip(draw(3), (7, 11, 7), strict=True)):
+        write(tmp_path / "images" / f"{number}.jpg", picture.image)
+        mask = np.where(picture.mask > 0, thing, 0)
+        write(tmp_path / "masks" / f"{number}.png", np.ascontiguousarray(colours[mask]))
+    if named_by:
+        (tmp_path / named_by).write_text("\n".join(VOC.names))
+    dataset = open_dataset(tmp_path)
+    assert len(dataset.labels) == (21 if named_by else 12)
+    found = [set(np.unique(sample.read_mask())) for sample in dataset.samples]
+    assert found == [{0, 7}, {0, 11}, {0, 7}]
 
 
 def test_one_mask_of_three_values_makes_255_no_class(tmp_path: Path) -> None:

@@ -178,11 +178,12 @@ def _turned(path: Path, orientation: int) -> tuple[np.ndarray, np.ndarray]:
     return stored, read_picture(path)[..., 2]
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_turned_picture_is_upright_and_a_mask_drawn_on_it_stays(
-    tmp_path: Path, orientation: int
+    tmp_path: Path, orientation: int, suffix: str
 ) -> None:
-    _, upright = _turned(tmp_path / "images" / "a.jpg", orientation)
+    _, upright = _turned(tmp_path / "images" / f"a.{suffix}", orientation)
     write(tmp_path / "masks" / "a.png", (upright > 125).astype(np.uint8))
     (sample,) = open_dataset(tmp_path).samples
     image, mask = sample.read_image(), sample.read_mask()
@@ -190,11 +191,12 @@ def test_a_turned_picture_is_upright_and_a_mask_drawn_on_it_stays(
     assert ((image[..., 2] > 125) == (mask == 1)).all()
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_a_mask_drawn_on_the_lying_picture_is_turned_with_it(
-    tmp_path: Path, orientation: int
+    tmp_path: Path, orientation: int, suffix: str
 ) -> None:
-    stored, _ = _turned(tmp_path / "images" / "a.jpg", orientation)
+    stored, _ = _turned(tmp_path / "images" / f"a.{suffix}", orientation)
     write(tmp_path / "masks" / "a.png", (stored > 125).astype(np.uint8))
     (sample,) = open_dataset(tmp_path).samples
     image, mask = sample.read_image(), sample.read_mask()

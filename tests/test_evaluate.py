@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,22 @@ import cv2
 import numpy as np
 import pytest
 from colour_network import make_network
-from dataset_folders import COLOURS_BGR, draw, make_coco, make_folder, make_voc, write
+from dataset_folders import (
+    COLOURS_BGR,
+    draw,
+    make_cityscapes,
+    make_coco,
+    make_folder,
+    make_roboflow_masks,
+    make_voc,
+    write,
+)
 from sklearn.metrics import confusion_matrix, jaccard_score
 
 import rtseg
 from rtseg.backends import fit_size
 from rtseg.datasets import open_dataset
+from rtseg.datasets.pairs import Values
 from rtseg.errors import DatasetError, RtsegError, UsageError
 from rtseg.evaluate import InputPolicy, Network, SetSpec, clip_flicker, networks, open_set, score
 from rtseg.evaluate.figure import draw_confusion
@@ -129,6 +140,10 @@ def test_frames_that_do_not_follow_one_another_have_no_flicker(
     every_other = score(network, open_set(SetSpec(folder, max_pictures=2)))
     assert every_other.pictures == 2
     assert result(every_other)["flicker"] is None
+    (tmp_path / "names.txt").write_text("000\n002\n003\n")
+    named = score(network, open_set(SetSpec(folder, names=tmp_path / "names.txt")))
+    assert named.pictures == 3
+    assert named.flicker.counted == 48 * 64  # of the last two alone
     single = score(network, open_set(SetSpec(make_folder(tmp_path / "pictures", 3))))
     assert single.flicker.counted == 0
 
@@ -274,6 +289,104 @@ def test_everything_wrong_with_a_set_is_told_at_once(tmp_path: Path) -> None:
     assert "00_0001" in str(caught.value)
     assert "00_0003" in str(caught.value)
     assert "2 problems" in str(caught.value)
+
+
+def _spoilt_voc(folder: Path) -> None:
+    make_voc(folder)
+    (folder / "SegmentationClass" / "00_0001.png").write_bytes(b"")
+    (folder / "SegmentationClass" / "00_0002.png").unlink()
+
+
+def _spoilt_folder(folder: Path) -> None:
+    masks = make_folder(folder, splits=("train", "val")) / "train" / "masks"
+    (masks / "00_0001.png").write_bytes(b"")
+    (masks / "00_0002.png").unlink()
+
+
+def _spoilt_roboflow_masks(folder: Path) -> None:
+    train = make_roboflow_masks(folder) / "train"
+    (train / "00_0001_mask.png").write_bytes(b"")
+    (train / "00_0002.jpg").unlink()
+
+
+def _spoilt_cityscapes(folder: Path) -> None:
+    masks = make_cityscapes(folder) / "gtFine" / "train" / "trainville"
+    next(masks.glob("*_000001_gtFine*")).write_bytes(b"")
+    next(masks.glob("*_000002_gtFine*")).unlink()
+
+
+def _spoilt_coco(folder: Path) -> None:
+    pictures = make_coco(folder) / "train2017"
+    (pictures / "00_0002.jpg").unlink()
+
+
+def _spoilt_lists(folder: Path) -> None:
+    make_folder(folder, 9)
+    (folder / "train.txt").write_text("00_0000\n00_0001\nstranger\n00_0000\n")
+    (folder / "val.txt").write_text("".join(f"00_{number:04}\n" for number in range(3, 7)))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _spoilt_voc,
+        _spoilt_folder,
+        _spoilt_roboflow_masks,
+        _spoilt_cityscapes,
+        _spoilt_coco,
+        _spoilt_lists,
+    ],
+    ids=lambda f: f.__name__,
+)
+def test_what_is_wrong_in_another_split_does_not_stop_it_but_is_told(
+    spoil: Callable[[Path], None], tmp_path: Path
+) -> None:
+    spoil(tmp_path / "set")
+    chosen = open_set(SetSpec(tmp_path / "set"))
+    assert (chosen.split, len(chosen.samples)) == ("val", 4)
+    assert chosen.dataset.notes[-1].startswith("wrong in what is not measured: ")
+    for split in ("train", "all"):
+        with pytest.raises(DatasetError, match="problem"):
+            open_set(SetSpec(tmp_path / "set", split=split))
+
+
+def test_masks_of_other_splits_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_voc(tmp_path / "voc")
+    read: list[str] = []
+    values_read = Values.read
+
+    def recorded(self: Values, mask: Path, image: Path) -> np.ndarray:
+        read.append(mask.stem)
+        return values_read(self, mask, image)
+
+    monkeypatch.setattr(Values, "read", recorded)
+    assert [s.name for s in open_set(SetSpec(folder)).samples] == read
+    assert len(read) == 4
+
+
+def test_what_is_wrong_with_pictures_that_a_list_leaves_out_does_not_stop_it(
+    tmp_path: Path,
+) -> None:
+    folder = make_folder(tmp_path / "set", 6)
+    (folder / "masks" / "00_0001.png").unlink()
+    (folder / "masks" / "00_0002.png").write_bytes(b"")
+    listed = tmp_path / "names.txt"
+    listed.write_text("00_0003\n00_0004\n")
+    assert len(open_set(SetSpec(folder, names=listed)).samples) == 2
+    listed.write_text("00_0002\n00_0004\n")
+    with pytest.raises(DatasetError, match=r"1 problem: .*00_0002"):
+        open_set(SetSpec(folder, names=listed))
+
+
+def test_a_split_that_is_broken_as_a_whole_is_not_passed_over(tmp_path: Path) -> None:
+    folder = make_coco(tmp_path / "set", splits=("train", "val", "test"))
+    (folder / "annotations" / "instances_val2017.json").write_text("{")
+    for split in ("", "val"):
+        with pytest.raises(DatasetError, match="it is no JSON"):
+            open_set(SetSpec(folder, split=split))
+    assert open_set(SetSpec(folder, split="test")).split == "test"
 
 
 def test_a_picture_that_breaks_while_it_runs_ends_the_run(tmp_path: Path, network: Network) -> None:

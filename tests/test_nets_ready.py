@@ -93,8 +93,23 @@ def test_other_weights_do_not_take_it(model: Model, tmp_path: Path) -> None:
     assert ready_beside(same) == beside
     save_checkpoint(weights, model.spec, build_random(model.spec.architecture, 2).state_dict())
     assert ready_beside(same) is None
+    for content in (b"", b"junk" * 99):
+        beside.write_bytes(content)
+        assert ready_beside(same) is None
     beside.unlink()
     assert ready_beside(same) is None
+
+
+def test_a_file_whose_numbers_lie_elsewhere_is_not_taken(model: Model, tmp_path: Path) -> None:
+    assert model.file is not None
+    weights = tmp_path / "tiny.safetensors"
+    weights.write_bytes(model.file.read_bytes())
+    beside = weights.with_suffix(".onnx")
+    content = onnx.load(model.file.with_suffix(".onnx"))
+    del content.metadata_props[:]
+    onnx.save(content, beside, save_as_external_data=True, location="numbers", size_threshold=0)
+    (tmp_path / "numbers").unlink()
+    assert ready_beside(replace(model, file=weights)) is None
 
 
 def test_the_cache_takes_it_for_float32_and_torch_exports_the_rest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import hashlib
 import pickle
@@ -289,6 +290,41 @@ def test_state_dict_needs_its_name_and_labels(tmp_path: Path) -> None:
     assert by_sidecar.spec.labels.names == ("background", "dog")
     assert (by_sidecar.spec.input.size, by_sidecar.spec.input.mean) == ((64, 96), (0.5, 0.5, 0.5))
     assert same(load_network(by_sidecar), state)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_files_of_other_things_beside_a_checkpoint_do_not_change_it(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"best{suffix}"
+    spec = replace(MODELS[NAME], weights=None, name="best", labels=TWO)
+    save_checkpoint(path, spec, build(NAME, 2).state_dict())
+    path.with_suffix(".json").write_text('{"rtseg_eval": 1, "results": []}')
+    path.with_suffix(".toml").write_text('dataset = "voc"\n')
+    path.with_suffix(".onnx").write_bytes(b"junk")
+    assert find_model(path).spec == spec
+    assert find_model(NAME, weights=path).spec == spec
+    for text in ("[1]", "{", '{"rtseg": "0.1.0"}'):
+        path.with_suffix(".json").write_text(text)
+        assert find_model(path).spec == spec
+    path.with_suffix(".json").write_text(replace(spec, name="beside").to_json())
+    assert find_model(path).spec.name == "beside"
+
+
+def test_a_spec_of_a_later_version_beside_a_checkpoint_is_an_error(tmp_path: Path) -> None:
+    torch.save(build(NAME, 21).state_dict(), tmp_path / "bare.pth")
+    (tmp_path / "bare.json").write_text('{"rtseg": 2}')
+    with pytest.raises(ModelError, match=r"bare\.json: written by a later version"):
+        find_model(tmp_path / "bare.pth")
+
+
+def test_checkpoints_of_torchvisions_training_scripts_are_read(tmp_path: Path) -> None:
+    state, path = build(NAME, 21).state_dict(), tmp_path / "model_29.pth"
+    flags = argparse.Namespace(model=NAME, lr=0.01, output_dir=".", aux_loss=True)
+    torch.save(
+        {"model": state, "optimizer": {}, "lr_scheduler": {}, "epoch": 29, "args": flags}, path
+    )
+    assert same(load_network(find_model(NAME, weights=path)), state)
 
 
 def test_weights_of_another_network(tmp_path: Path) -> None:

@@ -211,12 +211,19 @@ def test_the_seed_repeats_a_run_exactly(robo: Path, small: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ema", [None, 0.5])
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        (None, {}),
+        (None, {"ema": 0.5}),
+        ("deeplabv3_mobilenet_v3_large", {"weights": "scratch"}),  # it has dropout
+    ],
+)
 def test_a_resumed_run_ends_as_if_nothing_had_happened(
-    ema: float | None, robo: Path, small: Path, tmp_path: Path
+    model: str | None, more: dict[str, Any], robo: Path, small: Path, tmp_path: Path
 ) -> None:
-    whole = train(quick(robo, small, tmp_path / "whole", ema=ema), watch=Told())
-    settings = quick(robo, small, tmp_path / "parts", ema=ema)
+    whole = train(quick(robo, model or small, tmp_path / "whole", **more), watch=Told())
+    settings = quick(robo, model or small, tmp_path / "parts", **more)
     first = Told(enough=lambda told: told.steps == 2)  # in the middle of the first epoch
     stopped = train(settings, watch=first, stop=first.stop)
     assert stopped.stopped
@@ -310,6 +317,17 @@ def test_every_fault_of_a_dataset_is_told_at_once_by_file(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_test_split_whose_labels_are_secret_is_told_of(small: Path, tmp_path: Path) -> None:
+    dataset = make_folder(tmp_path / "folder", count=4, splits=("train", "val", "test"))
+    for mask in (dataset / "test" / "masks").iterdir():
+        cv2.imwrite(str(mask), np.full((48, 64), 255, np.uint8))
+    told = Told()
+    result = train(quick(dataset, small, tmp_path / "run", max_steps=1), watch=told)
+    assert "no picture of test has a labelled pixel" in told.said("note")
+    assert result.test is None
+    assert result.best is not None
+
+
 def test_a_folder_that_holds_something_is_refused_and_replaced_only_with_y(
     robo: Path, small: Path, tmp_path: Path
 ) -> None:
@@ -370,12 +388,20 @@ def test_a_processor_trains_in_bf16_if_it_has_it(
     assert device.open_fabric(settings)[1] == "fp32", "torch may have no quick way for it"
 
 
-def test_validation_pictures_without_labels_are_an_error(small: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_split_without_a_labelled_pixel_is_refused_before_it_starts(
+    split: str, ignored: bool, small: Path, tmp_path: Path
+) -> None:
     dataset = make_folder(tmp_path / "folder", count=4, splits=("train", "val"))
-    for mask in (dataset / "val" / "masks").iterdir():
-        cv2.imwrite(str(mask), np.full((48, 64), 255, np.uint8))
-    with pytest.raises(DatasetError, match="no labelled pixel"):
-        train(quick(dataset, small, tmp_path / "run", max_steps=1))
+    for mask in (dataset / split / "masks").iterdir():
+        cv2.imwrite(str(mask), np.full((48, 64), 2 if ignored else 255, np.uint8))
+    classes = ("background=*", "disc", "ignore=box") if ignored else ()
+    told = Told()
+    with pytest.raises(DatasetError, match=f"no picture of {split} has a labelled pixel"):
+        train(quick(dataset, small, tmp_path / "run", classes=classes), watch=told)
+    assert told.steps == 0
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_command_line_says_how_it_goes_and_how_to_try_it(

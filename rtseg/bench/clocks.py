@@ -37,7 +37,7 @@ LEAST_PASSES = 3
 
 @dataclass(frozen=True)
 class Limit:
-    """How long a block lasts: `seconds`, or `passes` where given, but three passes at least."""
+    """How long a block lasts: `seconds`, but three passes at least; or `passes`, if done sooner."""
 
     seconds: float
     passes: int | None = None

@@ -12,10 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rtseg.bench.clip import SAMPLES
 from rtseg.bench.clocks import Block, Limit
 from rtseg.bench.peaks import keep_best, peak_place, peak_share
-from rtseg.bench.record import Agreement, Record, Row, summarise
+from rtseg.bench.record import Record, Row, summarise
 from rtseg.bench.remote import Asked, Remote, Stopped
 from rtseg.bench.subject import Combination, Loaded
 from rtseg.effects import ViewOptions
@@ -206,8 +205,7 @@ class _Bench:
             flops = self._yardstick.ask("flops", model, size)
             row.gflop = None if flops is None else flops / 1e9
         if reference := self._reference(entry.combination):
-            mean, least = entry.remote.ask("agreement", reference)
-            row.agreement = Agreement(mean, least, SAMPLES)
+            row.agreement = entry.remote.ask("agreement", reference)
 
     def _reference(self, combination: Combination) -> Path | None:
         """The file of the reference's masks, made at first use; None for what torch cannot run."""

@@ -16,6 +16,7 @@ from rtseg.backends import open_backend
 from rtseg.bench import clocks
 from rtseg.bench.clip import samples
 from rtseg.bench.clocks import Block, Limit
+from rtseg.bench.record import Agreement
 from rtseg.clock import Clock
 from rtseg.contracts import BackendInfo, Sink, Source
 from rtseg.effects import ViewOptions, open_effect
@@ -134,15 +135,15 @@ class Subject:
             segmenter = Segmenter(clocks.Checkerboard(self.backend))
         return clocks.time_pipeline(segmenter, self._effect, self.frames, limit, self._clock)
 
-    def agreement(self, reference: Path) -> tuple[float, float]:
-        """Share of pixels whose class is that of the masks in a file: on average, and at worst."""
+    def agreement(self, reference: Path) -> Agreement:
+        """Share of pixels whose class is that of the masks in a file."""
         shares = [
             float(np.mean(ours == theirs))
             for ours, theirs in zip(
                 masks(self._segmenter, self.frames), _load(reference), strict=True
             )
         ]
-        return float(np.mean(shares)), min(shares)
+        return Agreement(float(np.mean(shares)), min(shares), len(shares))
 
     def mean_iou(self, path: Path, max_pictures: int) -> float:
         """Of this combination on labelled pictures, by the code of `rtseg eval`.

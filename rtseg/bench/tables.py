@@ -107,7 +107,7 @@ def legend(record: Record) -> list[str]:
         "fps: median of the rounds; ms: p50 / p95 / p99 of every pass",
         "load: library imported and network ready; cold start: process begun to first picture",
         "memory: most that the combination's own process held (with Python, libraries and samples)",
-        f"agreement: pixels with the class of torch fp32 on {record.settings['samples']} frames, "
+        f"agreement: pixels with the class of torch fp32 on {_compared(record)} frames, "
         "mean (least)",
         *(
             [f"of peak: of torch's best product or convolution, {'; '.join(peaks)}"]
@@ -115,6 +115,12 @@ def legend(record: Record) -> list[str]:
             else []
         ),
     ]
+
+
+def _compared(record: Record) -> int:
+    """The frames whose masks were compared: fewer than were asked for where the clip is short."""
+    counts = [row.agreement.frames for row in record.rows if row.agreement]
+    return max(counts, default=int(record.settings["samples"]))
 
 
 def clocks_of(record: Record) -> list[str]:

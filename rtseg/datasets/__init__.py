@@ -10,7 +10,16 @@ from rtseg.datasets.contract import Dataset, Layout, Problem, Sample
 from rtseg.datasets.pairs import SPLITS, listed, read_lines, subfolders
 from rtseg.errors import DatasetError, UsageError
 
-__all__ = ["DATASETS", "Dataset", "Layout", "Problem", "Sample", "layout_of", "open_dataset"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Layout",
+    "Problem",
+    "Sample",
+    "layout_of",
+    "named_samples",
+    "open_dataset",
+]
 
 DATASETS: dict[str, str] = {
     "coco": "rtseg.datasets.coco:LAYOUT",
@@ -27,8 +36,6 @@ def open_dataset(
     *,
     format: str = "auto",
     split: str | None = None,
-    names: Path | None = None,
-    sizes_checked: bool = False,
 ) -> Dataset:
     """Index labelled pictures, whatever folders and files they lie in; opens no picture yet.
 
@@ -36,14 +43,11 @@ def open_dataset(
         path: the folder, or the COCO-JSON file.
         format: a row of `DATASETS`; "auto" takes the first that recognises what lies there.
         split: keep only this split's samples.
-        names: a text file of sample names to keep, one per line.
-        sizes_checked: read every mask, and tell in `problems` of those that cannot be used or are
-            of another size than their pictures; `checks.check` reads the pictures too.
 
     Raises:
         UsageError: there is no such format.
         DatasetError: nothing is there, it is of no known layout, it holds no labelled picture, or
-            there is no such split or name.
+            there is no such split.
     """
     root = Path(path).expanduser()
     if format != "auto" and format not in DATASETS:
@@ -55,11 +59,7 @@ def open_dataset(
         raise DatasetError(
             f"no labelled pictures in {root}", found=_told(dataset.problems) or "it is empty"
         )
-    if sizes_checked:
-        dataset = _with_sizes_checked(dataset)
-    if split is not None:
-        dataset = _only_split(dataset, split)
-    return dataset if names is None else _only_names(dataset, names)
+    return dataset if split is None else _only_split(dataset, split)
 
 
 def layout_of(path: str | Path) -> str | None:
@@ -93,12 +93,6 @@ def _unknown(root: Path) -> DatasetError:
     )
 
 
-def _with_sizes_checked(dataset: Dataset) -> Dataset:
-    from rtseg.datasets.checks import check_masks
-
-    return replace(dataset, problems=dataset.problems + tuple(check_masks(dataset)))
-
-
 def _only_split(dataset: Dataset, split: str) -> Dataset:
     wanted = SPLITS.get(split.casefold(), split)
     kept = tuple(sample for sample in dataset.samples if sample.split == wanted)
@@ -110,7 +104,12 @@ def _only_split(dataset: Dataset, split: str) -> Dataset:
     return replace(dataset, samples=kept)
 
 
-def _only_names(dataset: Dataset, path: Path) -> Dataset:
+def named_samples(dataset: Dataset, path: Path) -> tuple[Sample, ...]:
+    """The samples that a text file names, one per line, in the dataset's order.
+
+    Raises:
+        DatasetError: the file cannot be read or is empty, or there is no such name.
+    """
     wanted = read_lines(path)
     unknown = sorted(set(wanted) - {sample.name for sample in dataset.samples})
     if unknown or not wanted:
@@ -121,7 +120,7 @@ def _only_names(dataset: Dataset, path: Path) -> Dataset:
             do=f"Names look like {example}, one per line.",
         )
     kept = set(wanted)
-    return replace(dataset, samples=tuple(s for s in dataset.samples if s.name in kept))
+    return tuple(sample for sample in dataset.samples if sample.name in kept)
 
 
 def _told(problems: tuple[Problem, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import numpy as np
 from rtseg.datasets.contract import Dataset, Layout, Problem
 from rtseg.datasets.lists import assign_lists
 from rtseg.datasets.pairs import SPLITS, Pair, Values, identity, listed, pictures_under, samples_of
-from rtseg.frame import VOID
+from rtseg.errors import DatasetError
+from rtseg.frame import VOID, Mask
 from rtseg.palette_tables import CITYSCAPES
 
 PICTURES = "leftImg8bit"
@@ -22,6 +24,8 @@ TRAIN_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 3
 MOST_LABEL_ID = 33
 _FRAME = re.compile(r"(.+_\d+)_\d+")
 """city_sequence_frame."""
+_ENDING = re.compile(r"_gt(?:Fine|Coarse)_(\w+)$")
+"""Kind of a mask, behind the name of its picture."""
 
 
 def index_cityscapes(root: Path) -> Dataset:
@@ -30,16 +34,17 @@ def index_cityscapes(root: Path) -> Dataset:
         path.stem.removesuffix(f"_{PICTURES}"): path for path in pictures_under(root / PICTURES)
     }
     kind, masks = _masks(root)
-    values = _values(kind)
     pairs = [_pair(root, key, pictures[key], masks[key]) for key in pictures if key in masks]
-    problems, notes = _without_masks(pictures, masks, kind)
+    problems, notes = _without_masks(root, pictures, masks, kind)
     problems += [
-        Problem(p, "no picture has its name") for k, p in masks.items() if k not in pictures
+        Problem(path, "no picture has its name", _split(root, path))
+        for key, path in masks.items()
+        if key not in pictures
     ]
     pairs, wrong, said = assign_lists(root, pairs)
-    samples = samples_of(pairs, values)
+    samples = samples_of(pairs, _read)
     all_problems = (*problems, *wrong)
-    return Dataset(root, "cityscapes", values.labels, samples, all_problems, (*notes, *said))
+    return Dataset(root, "cityscapes", CITYSCAPES, samples, all_problems, (*notes, *said))
 
 
 def _masks(root: Path) -> tuple[str, dict[str, Path]]:
@@ -47,16 +52,34 @@ def _masks(root: Path) -> tuple[str, dict[str, Path]]:
     folders = [root / name for name in MASKS if (root / name).is_dir()]
     files = [path for folder in folders for path in pictures_under(folder)]
     for kind in KINDS:
-        ending = re.compile(rf"_gt(?:Fine|Coarse)_{kind}$")
         found: dict[str, Path] = {}
         for path in files:
-            if ending.search(path.stem):
-                found.setdefault(ending.sub("", path.stem), path)
+            if _kind(path) == kind:
+                found.setdefault(_ENDING.sub("", path.stem), path)
         if found:
             return kind, found
     return KINDS[0], {}
 
 
+def _kind(mask_path: Path) -> str:
+    """What a mask's name says that its values are; "" if it is called like none of Cityscapes."""
+    match = _ENDING.search(mask_path.stem)
+    return match[1] if match else ""
+
+
+def _read(mask_path: Path, image_path: Path) -> Mask:
+    """As `Values.read`, by the kind of this very mask: a list may name another than is usual."""
+    kind = _kind(mask_path)
+    if kind not in KINDS:
+        raise DatasetError(
+            f"cannot use the mask {mask_path}",
+            found=f"its name ends neither in {' nor in '.join(KINDS)}",
+            do="Name masks of one of these kinds in the list.",
+        )
+    return _values(kind).read(mask_path, image_path)
+
+
+@cache
 def _values(kind: str) -> Values:
     """Label ids of other classes than the trained ones are 255; train ids stay."""
     table = identity(CITYSCAPES)
@@ -69,19 +92,26 @@ def _values(kind: str) -> Values:
 
 
 def _pair(root: Path, key: str, image: Path, mask: Path) -> Pair:
-    folders = image.relative_to(root / PICTURES).parts
     match = _FRAME.fullmatch(key)
-    split = SPLITS.get(folders[0].casefold(), "")
-    return Pair(key, image, mask, split, match[1] if match else "")
+    return Pair(key, image, mask, _split(root, image), match[1] if match else "")
+
+
+def _split(root: Path, path: Path) -> str:
+    """The split that the folder below that of all pictures or masks is called like, else ""."""
+    return SPLITS.get(path.relative_to(root).parts[1].casefold(), "")
 
 
 def _without_masks(
-    pictures: dict[str, Path], masks: dict[str, Path], kind: str
+    root: Path, pictures: dict[str, Path], masks: dict[str, Path], kind: str
 ) -> tuple[list[Problem], list[str]]:
     """A problem where the city has other masks, else told of: test comes without any."""
     labelled = {path.parent for key, path in pictures.items() if key in masks}
     without = [path for key, path in pictures.items() if key not in masks]
-    problems = [Problem(p, f"it has no mask ({kind})") for p in without if p.parent in labelled]
+    problems = [
+        Problem(path, f"it has no mask ({kind})", _split(root, path))
+        for path in without
+        if path.parent in labelled
+    ]
     cities = sorted({p.parent.as_posix() for p in without if p.parent not in labelled})
     notes = [f"pictures without masks are left out: all in {listed(cities)}"] if cities else []
     return problems, notes

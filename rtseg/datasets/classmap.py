@@ -3,7 +3,8 @@
 An entry is `TARGET=NAME,NAME,...`: the classes so called, of the dataset or of the network, become
 TARGET. `*` is every class of the dataset that no entry names, but its background; where no class
 of the network bears TARGET's name, nor one of its others, `*` is every such class of the network
-too. The target `ignore` is 255: not scored, not trained. Names without `=` are their own targets.
+too. The target `ignore` is 255: not scored, not trained; where entries say nothing else, all other
+classes are as without entries. Names without `=` are their own targets.
 A class that bears a target's name is that target unless an entry puts it elsewhere.
 
 **Classes that only one side knows.** Where the scored classes have a background, they count as it.

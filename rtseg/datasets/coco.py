@@ -6,10 +6,10 @@ are painted stands in `coco_masks`.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rtseg.datasets.coco_files import Categories, CocoFile, Pictures, find_files, is_key, read_file
@@ -20,11 +20,18 @@ from rtseg.datasets.pairs import listed, natural, short_names, split_rank
 from rtseg.errors import DatasetError
 from rtseg.frame import VOID
 
+_ONE_ID = "ids that several pictures have, so that nobody knows whose objects they are"
+
 
 @dataclass
 class _Found:
-    """What the files hold, as it is put together."""
+    """What the files hold, as it is put together.
 
+    Attributes:
+        keys: split and file name -> what tells the picture from all others.
+    """
+
+    keys: dict[tuple[str, str], str] = field(default_factory=dict)
     pictures: dict[str, tuple[str, Outlines]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
@@ -38,6 +45,7 @@ def index_coco(root: Path) -> Dataset:
     found = _Found()
     files = list(_readable(root, found.problems))
     categories = Categories.of(files)
+    found.keys = _keys(files)
     for file in files:
         _add(file, categories.class_of, root, found)
     keys = sorted(found.pictures, key=lambda k: (split_rank(found.pictures[k][0]), natural(k)))
@@ -60,7 +68,7 @@ def _readable(root: Path, problems: list[Problem]) -> Iterator[CocoFile]:
             yield read_file(path, split)
         except DatasetError as error:
             failures.append(error)
-            problems.append(Problem(path, error.found))
+            problems.append(Problem(path, error.found, split))
     if not paths:
         raise DatasetError(f"no COCO-JSON in {root}", found="no file has images and annotations")
     if len(failures) == len(paths):
@@ -73,7 +81,7 @@ def _add(file: CocoFile, class_of: dict[Any, int], root: Path, found: _Found) ->
     pictures = Pictures(file, root)
     for image in file.images:
         path = pictures.find(image["file_name"])
-        key = f"{file.split}/{image['file_name']}".lstrip("/").rpartition(".")[0]
+        key = found.keys[file.split, str(image["file_name"])]
         if path is None:
             wrong["pictures that are not there"].append(image["file_name"])
         elif key in found.pictures:
@@ -83,19 +91,36 @@ def _add(file: CocoFile, class_of: dict[Any, int], root: Path, found: _Found) ->
             here = Outlines(file.path, path, size, tuple(outlines.get(image["id"], ())))
             found.pictures[key] = file.split, here
     if not file.images:
-        found.problems.append(Problem(file.path, "it names no pictures: the split is empty"))
+        found.problems.append(
+            Problem(file.path, "it names no pictures: the split is empty", file.split)
+        )
     found.problems += [
-        Problem(file.path, f"{what}: {listed(which)}") for what, which in wrong.items()
+        Problem(file.path, f"{what}: {listed(which)}", file.split) for what, which in wrong.items()
     ]
+
+
+def _keys(files: Iterable[CocoFile]) -> dict[tuple[str, str], str]:
+    """The key of each picture: split and name, without its ending where that tells it from all."""
+    bare: dict[tuple[str, str], str] = {}
+    for file in files:
+        for name in (str(image["file_name"]) for image in file.images):
+            path = PurePosixPath(file.split, name.replace("\\", "/").lstrip("/"))
+            bare[file.split, name] = str(path.parent / path.stem)
+    counts = Counter(bare.values())
+    return {
+        (split, name): key if counts[key] == 1 else f"{split}/{name}".lstrip("/")
+        for (split, name), key in bare.items()
+    }
 
 
 def _outlines(
     file: CocoFile, class_of: dict[Any, int]
 ) -> tuple[dict[Any, list[Outline]], dict[str, list[Any]]]:
     """Outlines by the id of their picture, and the annotations that cannot be used, by why."""
-    known = {image["id"] for image in file.images}
+    counts = Counter(image["id"] for image in file.images)
+    known, twice = set(counts), [number for number, count in counts.items() if count > 1]
     outlines: dict[Any, list[Outline]] = defaultdict(list)
-    wrong: dict[str, list[Any]] = defaultdict(list)
+    wrong: dict[str, list[Any]] = defaultdict(list, {_ONE_ID: twice} if twice else {})
     for annotation in file.annotations:
         number, category = annotation.get("id"), annotation.get("category_id")
         segmentation = annotation.get("segmentation")

@@ -62,10 +62,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a dataset, by file."""
+    """Something wrong with a dataset, by file.
+
+    Attributes:
+        split: "train", "val" or "test" where it is known to touch that one alone, else "".
+    """
 
     path: Path
     words: str
+    split: str = ""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.words}"

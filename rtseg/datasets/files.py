@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pictures
 from PIL import ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from rtseg.errors import DatasetError
 from rtseg.frame import VOID, Image, Mask
@@ -36,7 +37,7 @@ TURNS = {
 
 VOC_VOID: Colour = (224, 224, 192)
 
-_ORIENTATION = 0x0112
+_ORIENTATION, _WIDTH, _LENGTH = 0x0112, 0x0100, 0x0101
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Pictures.DecompressionBombError)
 """What Pillow raises for a file that is damaged, cut off, or no picture."""
 
@@ -91,6 +92,18 @@ def read_index_mask(path: Path, colours: Sequence[Colour] | None = None) -> Mask
     return _by_colour(rgb, tuple(colours or voc_colours(VOID)), path)
 
 
+def is_coloured(path: Path) -> bool:
+    """Whether a mask is in full colour, and not all of it grey; False where it cannot be read."""
+    try:
+        with Pictures.open(path) as picture:
+            if picture.mode in ("P", "L", "1"):
+                return False
+            rgb = np.asarray(picture.convert("RGB"))
+    except _UNREADABLE:
+        return False
+    return bool((rgb != rgb[..., :1]).any())
+
+
 def fit_to_picture(mask: Mask, what: str, image_path: Path) -> Mask:
     """The mask as it lies on the upright picture: itself, or turned with the picture.
 
@@ -114,7 +127,11 @@ def _stored_size(path: Path) -> tuple[tuple[int, int], int]:
     """(height, width) as stored, and the EXIF orientation (1 is upright)."""
     try:
         with Pictures.open(path) as picture:
-            return (picture.height, picture.width), picture.getexif().get(_ORIENTATION, 1)
+            orientation = picture.getexif().get(_ORIENTATION, 1)
+            if isinstance(picture, TiffImageFile):  # its size is the upright one in new Pillows
+                tags = picture.tag_v2
+                return (tags[_LENGTH], tags[_WIDTH]), orientation
+            return (picture.height, picture.width), orientation
     except _UNREADABLE as error:
         raise _unreadable("picture", path, error) from error
 

@@ -59,7 +59,7 @@ def index_folder(root: Path) -> Dataset:
         )
     problems += [*of_lists, *_empty_splits(root, pairs)]
     values, of_values = values_of(_with_names(root), [pair.mask for pair in pairs])
-    samples = samples_of(pairs, values)
+    samples = samples_of(pairs, values.read)
     return Dataset(
         root, "folder", values.labels, samples, tuple(problems), (*of_values, *notes, *said)
     )
@@ -124,22 +124,28 @@ def _base(key: tuple[str, ...]) -> tuple[str, ...] | None:
 
 
 def _pair(key: tuple[str, ...], image: Path, mask: Path) -> Pair:
-    splits = [SPLITS[part.casefold()] for part in key[:-1] if part.casefold() in SPLITS]
     others = [part for part in key[:-1] if part.casefold() not in SPLITS]
-    return Pair("/".join(key), image, mask, splits[0] if splits else "", "/".join(others))
+    return Pair("/".join(key), image, mask, _split(key), "/".join(others))
+
+
+def _split(key: tuple[str, ...]) -> str:
+    """The split that a folder is called like, else ""."""
+    folders = [part.casefold() for part in key[:-1]]
+    return next((SPLITS[folder] for folder in folders if folder in SPLITS), "")
 
 
 def _repeated(*found: Files) -> Iterator[Problem]:
     for files in found:
-        for first, *others in files.values():
+        for key, (first, *others) in files.items():
             for path in others:
-                yield Problem(path, f"has the name of {first.name}, which is taken in its place")
+                words = f"has the name of {first.name}, which is taken in its place"
+                yield Problem(path, words, _split(key))
 
 
 def _unpaired_masks(images: Files, masks: Files) -> Iterator[Problem]:
     for key, paths in masks.items():
         if key not in images:
-            yield Problem(paths[0], "no picture has the name of this mask")
+            yield Problem(paths[0], "no picture has the name of this mask", _split(key))
 
 
 def _unpaired_pictures(
@@ -147,8 +153,12 @@ def _unpaired_pictures(
 ) -> tuple[list[Problem], tuple[str, ...]]:
     """A picture without mask is a problem where its neighbours have some, else it is told of."""
     labelled = {paths[0].parent for key, paths in images.items() if key in masks}
-    without = [paths[0] for key, paths in images.items() if key not in masks]
-    problems = [Problem(p, "no mask has its name") for p in without if p.parent in labelled]
+    without = {paths[0]: _split(key) for key, paths in images.items() if key not in masks}
+    problems = [
+        Problem(path, "no mask has its name", split)
+        for path, split in without.items()
+        if path.parent in labelled
+    ]
     counts: dict[str, int] = defaultdict(int)
     for path in without:
         if path.parent not in labelled:
@@ -164,7 +174,7 @@ def _empty_splits(root: Path, pairs: list[Pair]) -> Iterator[Problem]:
     for folder in sorted({*root.glob("*/"), *root.glob("*/*/")}):
         split = SPLITS.get(folder.name.casefold())
         if split and split not in held and not any(pictures_under(folder)):
-            yield Problem(folder, "the split is empty")
+            yield Problem(folder, "the split is empty", split)
 
 
 def _looks_like_it(path: Path) -> bool:

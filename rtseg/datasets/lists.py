@@ -34,7 +34,7 @@ class Splits:
             self.pairs[pair.key] = pair
         elif before.split != pair.split:
             words = f"{pair.key} is in {before.split} too, and stays there"
-            self.problems.append(Problem(list_path, words))
+            self.problems.append(Problem(list_path, words, pair.split))
 
 
 def split_lists(root: Path, folders: Sequence[str] = LIST_FOLDERS) -> dict[Path, str]:
@@ -70,12 +70,14 @@ def _read_list(
 ) -> None:
     lines = read_lines(path)
     if not lines:
-        splits.problems.append(Problem(path, "the list is empty"))
-    splits.problems += [Problem(path, f"{name} is listed twice") for name in repeated(lines)]
+        splits.problems.append(Problem(path, "the list is empty", split))
+    twice = [Problem(path, f"{name} is listed twice", split) for name in repeated(lines)]
+    splits.problems += twice
     for line in lines:
         found = list(_meant(root, line, by_word))
         if not found:
-            splits.problems.append(Problem(path, f"no labelled picture is called {line}"))
+            words = f"no labelled picture is called {line}"
+            splits.problems.append(Problem(path, words, split))
         for pair in found:
             splits.add(replace(pair, split=split), path)
 

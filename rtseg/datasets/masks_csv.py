@@ -43,7 +43,9 @@ def index_masks_csv(root: Path) -> Dataset:
         found, wrong = _pairs(root, folder, split)
         pairs += found
         problems += wrong
-    return Dataset(root, "masks-csv", values.labels, samples_of(pairs, values), tuple(problems))
+    return Dataset(
+        root, "masks-csv", values.labels, samples_of(pairs, values.read), tuple(problems)
+    )
 
 
 def _pairs(root: Path, folder: Path, split: str) -> tuple[list[Pair], list[Problem]]:
@@ -56,10 +58,15 @@ def _pairs(root: Path, folder: Path, split: str) -> tuple[list[Pair], list[Probl
         for stem, path in images.items()
         if stem in masks
     ]
-    problems = [Problem(p, f"no mask {s}{MASK}.png") for s, p in images.items() if s not in masks]
-    problems += [Problem(p, "no picture has its name") for s, p in masks.items() if s not in images]
+    without = {
+        path: f"no mask {stem}{MASK}.png" for stem, path in images.items() if stem not in masks
+    }
+    without |= {
+        path: "no picture has its name" for stem, path in masks.items() if stem not in images
+    }
+    problems = [Problem(path, words, split) for path, words in without.items()]
     if not files:
-        problems.append(Problem(folder, "the split is empty"))
+        problems.append(Problem(folder, "the split is empty", split))
     return pairs, problems
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from rtseg.datasets.entries import IGNORE, Entries
@@ -40,6 +40,12 @@ class Side:
         for index in self.things:
             self.targets[index] = self.targets[index] or star
 
+    def leave_out(self, ignored: Collection[str]) -> None:
+        """Ignore the classes so called, in folded spelling."""
+        for index, name in enumerate(self.labels.names):
+            if canonical(name) in ignored:
+                self.targets[index] = IGNORE
+
 
 @dataclass(frozen=True)
 class Match:
@@ -50,8 +56,8 @@ class Match:
     said: tuple[str, ...] = ()
 
 
-def by_name(dataset: LabelSet, network: LabelSet) -> Match:
-    """The classes that both know, by the network's names.
+def by_name(dataset: LabelSet, network: LabelSet, ignored: Collection[str] = frozenset()) -> Match:
+    """The classes that both know, by the network's names, but those whose folded name is ignored.
 
     Raises:
         UsageError: there is none.
@@ -60,10 +66,12 @@ def by_name(dataset: LabelSet, network: LabelSet) -> Match:
     theirs = Side("network", network, [None] * len(network))
     said: tuple[str, ...] = ()
     _pair_up(ours, theirs)
+    for side in (ours, theirs):
+        side.leave_out(ignored)
     if not any(ours.targets) and _is_the_same_by_another_name(ours, theirs):
         ours.targets[ours.things[0]] = theirs.targets[theirs.things[0]] = _thing(theirs)
         said = (f"the dataset's only class, {_thing(ours)}, counts as {_thing(theirs)}",)
-    targets = list(dict.fromkeys(target for target in ours.targets if target))
+    targets = list(dict.fromkeys(target for target in ours.targets if target not in (None, IGNORE)))
     if not targets:
         raise _nothing_common(ours, theirs)
     sides = (ours, theirs)
@@ -76,6 +84,8 @@ def by_entries(dataset: LabelSet, network: LabelSet | None, entries: Entries) ->
     Raises:
         UsageError: one side has no class for a target, or there is but one class to tell.
     """
+    if not entries.targets and entries.star is None:
+        return _all_but(dataset, network, entries.named)
     sides = [Side("dataset", dataset, entries.assign(dataset))]
     if network:
         sides.append(Side("network", network, entries.assign(network)))
@@ -94,6 +104,22 @@ def by_entries(dataset: LabelSet, network: LabelSet | None, entries: Entries) ->
             do='Add --classes "background=*".',
         )
     return Match(targets, tuple(sides))
+
+
+def _all_but(dataset: LabelSet, network: LabelSet | None, ignored: Collection[str]) -> Match:
+    """As without entries, where these only say what to ignore."""
+    if network is not None:
+        return by_name(dataset, network, ignored)
+    side = Side("dataset", dataset, list(dataset.names))
+    side.leave_out(ignored)
+    targets = [target for target in side.targets if target not in (None, IGNORE)]
+    if len(targets) < 2:
+        raise UsageError(
+            f"--classes leave only {', '.join(targets) or 'nothing'}",
+            found="the dataset has " + ", ".join(dataset.names),
+            do="Ignore fewer of them: a network tells two classes apart at least.",
+        )
+    return Match(targets, (side,))
 
 
 def _pair_up(ours: Side, theirs: Side) -> None:

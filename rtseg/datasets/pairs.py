@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -83,7 +83,11 @@ def identity(labels: LabelSet) -> NDArray[np.int16]:
     return table
 
 
-def samples_of(pairs: Iterable[Pair], values: Values) -> tuple[Sample, ...]:
+ReadMask = Callable[[Path, Path], Mask]
+"""Reads a mask for its picture, (mask path, image path): as `Values.read`."""
+
+
+def samples_of(pairs: Iterable[Pair], read: ReadMask) -> tuple[Sample, ...]:
     """The pairs as samples, in natural order within their splits."""
     ordered = sorted(pairs, key=lambda pair: (split_rank(pair.split), natural(pair.key)))
     names = short_names([pair.key for pair in ordered])
@@ -91,7 +95,7 @@ def samples_of(pairs: Iterable[Pair], values: Values) -> tuple[Sample, ...]:
         Sample(
             name=name,
             image_path=pair.image,
-            read_mask=partial(values.read, pair.mask, pair.image),
+            read_mask=partial(read, pair.mask, pair.image),
             split=pair.split,
             sequence=pair.sequence,
         )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from rtseg.datasets.contract import Dataset, Sample
 from rtseg.errors import DatasetError
@@ -21,8 +24,8 @@ def split_dataset(
 
     The dataset's own splits are kept. Where it gives train but no val, val is taken from train by
     seed; test may be empty. Where it gives none, all are dealt by seed. What is dealt depends only
-    on names, sequences and the seed, never on the order of files, and frames of one sequence stay
-    together. `split_words` says what is done.
+    on names, sequences, copies and the seed, never on the order of files; frames of one sequence
+    stay together, and so do copies of one picture. `split_words` says what is done.
 
     Raises:
         DatasetError: the dataset gives splits but none to train on, or has too few pictures (or
@@ -67,36 +70,76 @@ def _dealt(
     dataset: Dataset, samples: tuple[Sample, ...], seed: int, shares: Shares
 ) -> dict[str, tuple[Sample, ...]]:
     """Whole groups in an order that only seed and names decide: to val, to test, the rest train."""
-    sizes: dict[str, int] = {}
-    for sample in samples:
-        sizes[_group(sample)] = sizes.get(_group(sample), 0) + 1
+    groups = _groups(samples)
+    sizes = Counter(groups[sample.name] for sample in samples)
     order = _shuffled(sizes, seed)
     if len(order) < 2:
         raise DatasetError(
             f"cannot split {dataset.root}",
             found=f"it has {len(samples)} pictures"
-            + " of one sequence, which stay together" * (len(samples) > 1),
+            + (_why_together(samples) if samples[1:] else ""),
             do="Name a set with pictures to train on and others to measure with.",
         )
     val = _taken(order, sizes, shares[1] * len(samples), keep=1)
     test = _taken(order[len(val) :], sizes, shares[2] * len(samples), keep=1)
     place = {**dict.fromkeys(val, "val"), **dict.fromkeys(test, "test")}
     return {
-        split: tuple(sample for sample in samples if place.get(_group(sample), "train") == split)
+        split: tuple(
+            sample for sample in samples if place.get(groups[sample.name], "train") == split
+        )
         for split in ("train", "val", "test")
     }
 
 
+def _why_together(samples: Sequence[Sample]) -> str:
+    one = " of one sequence" if any(sample.sequence for sample in samples) else " that are copies"
+    return f"{one}, which stay together"
+
+
+def _groups(samples: Iterable[Sample]) -> dict[str, str]:
+    """Sample -> what must not be torn apart: a sequence, else the picture; with all its copies."""
+    groups = {sample.name: _group(sample) for sample in samples}
+    joined: dict[str, str] = {}
+
+    def first(group: str) -> str:
+        while group in joined:
+            group = joined[group]
+        return group
+
+    for one, *copies in _same_files(samples):
+        for copy in copies:
+            low, high = sorted((first(groups[one.name]), first(groups[copy.name])))
+            if low != high:
+                joined[high] = low
+    return {name: first(group) for name, group in groups.items()}
+
+
 def _group(sample: Sample) -> str:
-    """What must not be torn apart: the frames of a sequence, else the picture itself."""
     return f"sequence {sample.sequence}" if sample.sequence else f"picture {sample.name}"
+
+
+def _same_files(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    """Samples whose pictures are the same, byte for byte; only files of one length are read."""
+    for alike in _gathered(samples, lambda path: path.stat().st_size):
+        yield from _gathered(alike, lambda path: hashlib.sha256(path.read_bytes()).digest())
+
+
+def _gathered(
+    samples: Iterable[Sample], key: Callable[[Path], int | bytes]
+) -> Iterator[list[Sample]]:
+    """Those that share a key with others; one that cannot be read is like none."""
+    found: dict[int | bytes, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        with suppress(OSError):
+            found[key(sample.image_path)].append(sample)
+    yield from (alike for alike in found.values() if len(alike) > 1)
 
 
 def _shuffled(groups: Iterable[str], seed: int) -> list[str]:
     return sorted(groups, key=lambda group: hashlib.sha256(f"{seed}\n{group}".encode()).hexdigest())
 
 
-def _taken(order: list[str], sizes: dict[str, int], wanted: float, keep: int) -> list[str]:
+def _taken(order: list[str], sizes: Mapping[str, int], wanted: float, keep: int) -> list[str]:
     """The first groups that hold about so many pictures: one at least, and `keep` are left."""
     taken: list[str] = []
     held = 0

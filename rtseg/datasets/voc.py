@@ -41,11 +41,12 @@ class _Found:
         """Take what one list names; a list none of whose pictures has a mask is told of."""
         names = read_lines(path)
         if not names:
-            self.problems.append(Problem(path, "the list is empty"))
+            self.problems.append(Problem(path, "the list is empty", split))
         elif not any(name in self.masks for name in names):
             self.notes.append(f"{path.name} is left out: none of its {len(names)} has a mask")
             return
-        self.problems += [Problem(path, f"{name} is listed twice") for name in repeated(names)]
+        twice = [Problem(path, f"{name} is listed twice", split) for name in repeated(names)]
+        self.problems += twice
         for name in dict.fromkeys(names):
             self.add(name, split, path)
 
@@ -55,13 +56,13 @@ class _Found:
         if before is not None:
             if before.split != split:
                 words = f"{name} is in {before.split or 'another list'} too, and stays there"
-                self.problems.append(Problem(path, words))
+                self.problems.append(Problem(path, words, split))
             return
         image, mask = self.images.get(name), self.masks.get(name)
         if image is None:
-            self.problems.append(Problem(path, f"{name} has no picture in {PICTURES}"))
+            self.problems.append(Problem(path, f"{name} has no picture in {PICTURES}", split))
         elif mask is None:
-            self.problems.append(Problem(path, f"{name} has no mask in {MASKS}"))
+            self.problems.append(Problem(path, f"{name} has no mask in {MASKS}", split))
         else:
             self.pairs[name] = Pair(name, image, mask, split)
 
@@ -80,7 +81,7 @@ def index_voc(root: Path) -> Dataset:
         root,
         "voc",
         values.labels,
-        samples_of(found.pairs.values(), values),
+        samples_of(found.pairs.values(), values.read),
         tuple(found.problems),
         tuple(found.notes),
     )

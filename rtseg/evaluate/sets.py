@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rtseg.datasets import Dataset, Sample, open_dataset
+from rtseg.datasets import Dataset, Problem, Sample, named_samples, open_dataset
+from rtseg.datasets.checks import check_masks
 from rtseg.datasets.classmap import ClassMap
-from rtseg.datasets.pairs import SPLITS
+from rtseg.datasets.files import PICTURE_SUFFIXES
+from rtseg.datasets.pairs import SPLITS, listed
 from rtseg.errors import DatasetError
 
 MEASURED_SPLITS = ("val", "test")
@@ -75,18 +77,42 @@ def open_set(spec: SetSpec) -> LabelledSet:
     """Open a dataset and choose its pictures.
 
     Raises:
-        DatasetError: it is no dataset, something in it is broken (all of it is named at once), or
-            nothing is left to measure.
+        DatasetError: it is no dataset, something in what was chosen is broken (all of it is named
+            at once), or nothing is left to measure.
     """
-    dataset = open_dataset(spec.path, format=spec.format, names=spec.names, sizes_checked=True)
-    if dataset.problems:
-        raise DatasetError(_told(spec.path, [str(problem) for problem in dataset.problems]))
-    split = _split(spec, dataset)
-    samples = tuple(s for s in dataset.samples if split in ("", s.split))
+    dataset = open_dataset(spec.path, format=spec.format)
+    named = named_samples(dataset, spec.names) if spec.names else dataset.samples
+    split = _split(spec, dataset, named)
+    samples = tuple(sample for sample in named if split in ("", sample.split))
+    stems = {sample.image_path.stem for sample in samples} if spec.names else None
+    known = [problem for problem in dataset.problems if _touches(problem, split, stems)]
+    problems = [*known, *check_masks(samples)]
+    if problems:
+        raise DatasetError(_told(spec.path, [str(problem) for problem in problems]))
     if not samples:
         raise DatasetError(f"{spec.path} has no pictures to measure")
     name = spec.name or spec.path.resolve().name
-    return LabelledSet(name, spec, dataset, split, samples)
+    return LabelledSet(name, spec, _with_rest_told(dataset), split, samples)
+
+
+def _touches(problem: Problem, split: str, stems: set[str] | None) -> bool:
+    """Whether a problem may be of the pictures that were chosen.
+
+    Args:
+        stems: of their files, where a list named them; None where all of the split are meant.
+    """
+    if split and problem.split not in ("", split):
+        return False
+    of_one_picture = problem.path.suffix.lower() in PICTURE_SUFFIXES
+    return stems is None or not of_one_picture or problem.path.stem in stems
+
+
+def _with_rest_told(dataset: Dataset) -> Dataset:
+    """The dataset with a note of its problems, none of which is of what was chosen."""
+    if not dataset.problems:
+        return dataset
+    others = listed([str(problem) for problem in dataset.problems], 1)
+    return replace(dataset, notes=(*dataset.notes, f"wrong in what is not measured: {others}"))
 
 
 def pick(
@@ -123,14 +149,17 @@ def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
     return [samples[index * len(samples) // count] for index in range(count)]
 
 
-def _split(spec: SetSpec, dataset: Dataset) -> str:
+def _split(spec: SetSpec, dataset: Dataset, named: Sequence[Sample]) -> str:
+    """The split to take, "" for all; one of which there is nothing but problems is there too."""
     if spec.split == "all":
         return ""
+    told = [] if spec.names else [problem.split for problem in dataset.problems]
+    there_are = list(filter(None, dict.fromkeys([*(sample.split for sample in named), *told])))
     if not spec.split:
-        return next((split for split in MEASURED_SPLITS if split in dataset.splits), "")
+        return next((split for split in MEASURED_SPLITS if split in there_are), "")
     split = SPLITS.get(spec.split.casefold(), spec.split)
-    if split not in dataset.splits:
-        there = "there are " + ", ".join(dataset.splits) if dataset.splits else "it has none"
+    if split not in there_are:
+        there = "there are " + ", ".join(there_are) if there_are else "it has none"
         raise DatasetError(f"no split {spec.split!r} in {spec.path}", found=there)
     return split
 

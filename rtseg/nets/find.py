@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -170,10 +171,9 @@ def _from_onnx(path: Path, weights: str | Path | None, flags: Mapping[str, Any] 
 def _from_checkpoint(
     path: Path, weights: str | Path | None, flags: Mapping[str, Any] | None
 ) -> Model:
-    settings, spec = read_settings(path, flags), _spec_of(path)
-    if spec is not None:
+    if (spec := _spec_of(path)) is not None:
         refuse(flags, spec.name)
-    elif settings.get("architecture") in MODELS:
+    elif (settings := read_settings(path, flags)).get("architecture") in MODELS:
         base = MODELS[settings["architecture"]]
         spec = _changed(replace(base, weights=None, miou=None, dataset="", licence=""), settings)
     if spec is None:
@@ -212,16 +212,25 @@ def _changed(spec: ModelSpec, settings: Settings) -> ModelSpec:
 def _spec_of(path: Path) -> ModelSpec | None:
     """The spec in a checkpoint of ours, or in the JSON file beside it."""
     beside = path.with_suffix(".json")
-    if beside.is_file():
+    if beside.is_file() and (text := _spec_text(beside)):
         try:
-            return ModelSpec.from_json(beside.read_text("utf-8"))
-        except (OSError, ValueError) as error:
+            return ModelSpec.from_json(text)
+        except ValueError as error:
             raise ModelError(f"cannot read {beside}", found=str(error)) from error
     if path.suffix == ".safetensors":
         return _safetensors_spec(path)
     from rtseg.nets.state import read_checkpoint
 
     return read_checkpoint(path)[0]
+
+
+def _spec_text(path: Path) -> str:
+    """The text of a JSON file if it is a spec; "" for other files, as a score called alike."""
+    try:
+        values = json.loads(text := path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return text if isinstance(values, dict) and isinstance(values.get("rtseg"), int) else ""
 
 
 def _safetensors_spec(path: Path) -> ModelSpec | None:

@@ -15,6 +15,7 @@ from rtseg.zoo import InputSpec, ModelSpec
 
 Layout = Literal["NCHW", "NHWC"]
 USUAL_SIZE = (512, 512)
+MOST_CLASSES = 255
 
 
 def onnx_spec(
@@ -29,13 +30,14 @@ def onnx_spec(
         ModelError: it is no segmentation network, or contradicts its settings.
         UsageError: it is a file of ours, and flags were given.
     """
-    facts, settings = read_facts(path), said.read_settings(path, flags)
+    facts = read_facts(path)
     if facts.spec is not None:
         said.refuse(flags, path.name)
         try:
             return ModelSpec.from_json(facts.spec), ()
         except ValueError as error:
             raise ModelError(f"cannot read the metadata of {path}", found=str(error)) from error
+    settings = said.read_settings(path, flags)
     assumed: list[str] = []
     taken = _input(path, facts, settings, assumed)
     name = settings.get("output") or next(iter(facts.outputs))
@@ -43,7 +45,7 @@ def onnx_spec(
         raise ModelError(
             f"output {name!r} of {path}", found="its outputs are " + ", ".join(facts.outputs)
         )
-    labels, layout = _output(path, facts, name, taken.layout, settings, assumed)
+    labels, layout = _output(path, facts, name, taken, settings, assumed)
     if "activation" not in settings:
         settings = {**settings, "activation": _activation(facts.makers.get(name, ""), assumed)}
     spec = ModelSpec(
@@ -150,7 +152,12 @@ def _normalisation(
 
 
 def _output(
-    path: Path, facts: OnnxFacts, name: str, taken: Layout, settings: Settings, assumed: list[str]
+    path: Path,
+    facts: OnnxFacts,
+    name: str,
+    taken: InputSpec,
+    settings: Settings,
+    assumed: list[str],
 ) -> tuple[LabelSet, Layout]:
     labels, dims = said.labels(settings), facts.outputs[name]
     indices = facts.kinds[name].startswith(("int", "uint")) and (len(dims) == 3 or 1 in dims[1:])
@@ -173,21 +180,34 @@ def _output(
     return labels, layout
 
 
-def _output_layout(dims: Dims, taken: Layout, labels: LabelSet | None) -> Layout:
-    """The axis as long as the labels, else the shorter one; the input's where they are alike."""
-    first, last = dims[1], dims[3]
-    if labels is not None:
-        counts = {len(labels), 1} if len(labels) == 2 else {len(labels)}
-        fits = first in counts, last in counts
+def _output_layout(dims: Dims, taken: InputSpec, labels: LabelSet | None) -> Layout:
+    """The axis of the classes, by what tells the two readings apart.
+
+    It is the one as long as the labels; else what it leaves has the input's shape; else it is the
+    only one short enough; else where the input has its channels.
+    """
+    readings: tuple[Layout, Layout] = ("NCHW", "NHWC")
+    axes = [_axes(dims, layout) for layout in readings]
+    counts = {len(labels), *([1] if len(labels) == 2 else [])} if labels else set()
+    for fits in (
+        [count in counts for count, _, _ in axes],
+        [taken.fixed and _of_shape(height, width, taken.size) for _, height, width in axes],
+        [count is not None and count <= MOST_CLASSES for count, _, _ in axes],
+    ):
         if fits[0] != fits[1]:
-            return "NCHW" if fits[0] else "NHWC"
-    if first == last:
-        return taken
-    return "NCHW" if (first or 1 << 30) < (last or 1 << 30) else "NHWC"
+            return readings[fits.index(True)]
+    return taken.layout
+
+
+def _of_shape(height: int | None, width: int | None, size: tuple[int, int]) -> bool:
+    """Whether scores of that size cover a picture of `size`, at one stride, rounded either way."""
+    if height is None or width is None:
+        return False
+    return abs(height * size[1] - width * size[0]) <= max(size)
 
 
 def _labels(path: Path, channels: int | None, assumed: list[str]) -> LabelSet:
-    if channels is None or channels > 255:
+    if channels is None or channels > MOST_CLASSES:
         raise ModelError(
             f"cannot tell the classes of {path}",
             found=f"its output has {channels or 'an unknown number of'} channels",

@@ -52,15 +52,23 @@ def read_facts(path: Path) -> OnnxFacts:
             found=f"it has {len(inputs)} inputs and {len(graph.output)} outputs",
             do="A segmentation network takes one picture and gives its classes",
         )
-    metadata = {entry.key: entry.value for entry in content.metadata_props}
     return OnnxFacts(
         _dims(inputs[0]),
         _kind(inputs[0]),
         {value.name: _dims(value) for value in graph.output},
         {value.name: _kind(value) for value in graph.output},
         {value.name: _maker(graph, value.name) for value in graph.output},
-        metadata.get(METADATA_KEY),
+        _metadata(content).get(METADATA_KEY),
     )
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """The texts that an ONNX file's makers put in it, by key; ModelError if it cannot be read."""
+    return _metadata(_load(path))
+
+
+def _metadata(content: Any) -> dict[str, str]:
+    return {entry.key: entry.value for entry in content.metadata_props}
 
 
 def _load(path: Path) -> Any:

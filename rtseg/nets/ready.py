@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from rtseg.errors import ModelError
 from rtseg.nets.cache import atomic, sha256
+from rtseg.nets.onnx_facts import metadata_of
 from rtseg.nets.onnx_file import INPUT_NAME, OPSET, OUTPUT_NAME, exported_spec, seal
 from rtseg.zoo import Model
 
@@ -26,10 +28,10 @@ def ready_beside(model: Model) -> Path | None:
     path = model.file.with_suffix(".onnx")
     if not path.is_file():
         return None
-    import onnx
-
-    content = onnx.load(path)
-    made_of = {entry.key: entry.value for entry in content.metadata_props}.get(WEIGHTS_KEY)
+    try:
+        made_of = metadata_of(path).get(WEIGHTS_KEY)
+    except ModelError:  # some other file that is called alike
+        return None
     return path if made_of == sha256(model.file) else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import pickle
 import warnings
@@ -129,7 +130,9 @@ def _unpickle(path: Path) -> Mapping[str, Any]:
     try:
         with warnings.catch_warnings():  # that the file may be no file of torch: we say it below
             warnings.simplefilter("ignore", UserWarning)
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            # torchvision's training scripts keep their flags so; making one runs no code
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower():
             raise ModelError(

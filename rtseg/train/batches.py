@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 from torch.utils.data import Dataset as TorchDataset
@@ -125,6 +126,7 @@ def loader(pictures: Pictures, order: Sampler[list[Draw]], *, workers: int, pinn
         pin_memory=pinned,
         worker_init_fn=_alone if workers else None,
         collate_fn=_collated,
+        generator=torch.Generator(),  # a draw from torch's own would change the dropout after it
     )
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from rtseg.datasets import Dataset, open_dataset
+from rtseg.datasets import Dataset, Sample, open_dataset
 from rtseg.datasets.checks import check
 from rtseg.datasets.classmap import ClassMap
 from rtseg.datasets.split import split_dataset, split_words
 from rtseg.errors import DatasetError, UsageError
+from rtseg.frame import VOID, Mask
 from rtseg.train.course import load_course
 from rtseg.train.folder import RunFolder, Split
 from rtseg.train.settings import Settings
@@ -56,9 +57,12 @@ def prepare(
     state = load_course(folder.last) if resume else None
     if lead and not resume:
         folder.check_free(overwrite=overwrite)
-    dataset = _opened(settings, watch, lead=lead)
+    dataset = open_dataset(settings.dataset, format=settings.format)
     classes = ClassMap.between(dataset.labels, None, settings.classes)
+    labelled = _checked(dataset, classes, watch) if lead else None
     split, words = _split(settings, dataset, folder if resume else None)
+    if labelled is not None:
+        _refuse_unlabelled(dataset, split, labelled, watch)
     started = _started(settings, classes, state, watch)
     spec = _spec(started, settings, dataset)
     _refuse_single(settings, spec.architecture)
@@ -72,15 +76,44 @@ def prepare(
     return Prepared(settings, folder, dataset, classes, split, started.network, spec, state)
 
 
-def _opened(settings: Settings, watch: Watch, *, lead: bool) -> Dataset:
-    dataset = open_dataset(settings.dataset, format=settings.format)
-    problems = check(dataset, progress=watch.checked) if lead else ()
+def _checked(dataset: Dataset, classes: ClassMap, watch: Watch) -> set[str]:
+    """Read all of it; the names of the samples that have a pixel of a trained class.
+
+    Raises:
+        DatasetError: something is wrong with it, and `watch` was told what.
+    """
+    labelled: set[str] = set()
+
+    def seen(sample: Sample, mask: Mask) -> None:
+        if (classes.from_dataset[mask] != VOID).any():
+            labelled.add(sample.name)
+
+    problems = check(dataset, progress=watch.checked, seen=seen)
     for problem in problems:
         watch.wrong(str(problem))
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise DatasetError(f"cannot train on {dataset.root}", found=f"{count}, named above")
-    return dataset
+    return labelled
+
+
+def _refuse_unlabelled(dataset: Dataset, split: Split, labelled: set[str], watch: Watch) -> None:
+    """Raise DatasetError where the masks hold nothing to learn from, or nothing to choose by.
+
+    Those of test may, as Cityscapes' do, whose labels are kept secret; it is told.
+    """
+    for name, samples in split.items():
+        if not samples or any(sample.name in labelled for sample in samples):
+            continue
+        words = f"no picture of {name} has a labelled pixel of a trained class"
+        if name == "test":
+            watch.note("note", f"{words}: it will not be measured")
+            continue
+        raise DatasetError(
+            f"cannot train on {dataset.root}",
+            found=f"{words}: all of its {len(samples)} masks are 255 or ignored",
+            do="Label some of them, or name other --classes.",
+        )
 
 
 def _split(settings: Settings, dataset: Dataset, earlier: RunFolder | None) -> tuple[Split, str]:
