@@ -96,13 +96,12 @@ def banner(image: Image, text: str) -> Image:
 
 def _draw(image: Image, rows: list[Row], corner: Corner, scale: float, room: float) -> None:
     """Lay out as many rows as fit and draw them; `room` is the share of the height they take."""
-    size = max(_SMALLEST, round(text_size(image) * scale))
-    margin = round(0.6 * size)
+    usual = max(_SMALLEST, round(text_size(image) * scale))
+    margin = round(0.6 * usual)
     widest = image.shape[1] - 2 * margin
-    layout = _layout(rows, size, widest)
-    while layout.width > widest and size > _SMALLEST:
-        size -= 1
-        layout = _layout(rows, size, widest)
+    size, layout = _fitted(rows, usual, widest)
+    if layout.width > widest:
+        size, layout = _fitted([pair for row in rows for pair in _pairs(row)], usual, widest)
     fitting = int((image.shape[0] * room - 2 * margin - 2 * _pad(size)) // _line(size))
     if widest < 4 * size or fitting < 1 or not rows:
         return
@@ -112,6 +111,21 @@ def _draw(image: Image, rows: list[Row], corner: Corner, scale: float, room: flo
     width = min(layout.width, widest)
     _darken(image[top : top + layout.height, left : left + width], round(0.45 * size))
     _write(image[:, : left + width], layout, left + _pad(size), top + _pad(size))
+
+
+def _fitted(rows: list[Row], size: int, widest: int) -> tuple[int, _Layout]:
+    """The largest text, of at most `size`, of which the rows are no wider than that, if any is."""
+    layout = _layout(rows, size, widest)
+    while layout.width > widest and size > _SMALLEST:
+        size -= 1
+        layout = _layout(rows, size, widest)
+    return size, layout
+
+
+def _pairs(row: Row) -> Iterator[Row]:
+    """A row of several names with their values as one row of each."""
+    for start in range(0, len(row.cells), 2):
+        yield row._replace(cells=row.cells[start : start + 2])
 
 
 def _layout(rows: list[Row], size: int, widest: int) -> _Layout:

@@ -89,8 +89,8 @@ def test_the_hud_shows_drops_by_cause() -> None:
     assert "dropped: network busy 10, drawing busy 2" in lines
 
 
-def test_the_hud_names_the_network_width_first() -> None:
-    assert hud_lines(model="lraspp", imgsz=(288, 512))[-1] == "lraspp 512x288"
+def test_the_hud_names_the_networks_size_as_imgsz_takes_it() -> None:
+    assert hud_lines(model="lraspp", imgsz=(288, 512))[-1] == "lraspp 288x512"
     assert hud_lines(model="lraspp")[-1] == "lraspp"
 
 
@@ -170,8 +170,15 @@ def test_background_alone_selected_is_nothing_to_miss() -> None:
     assert empty_line(segmentation([[0]], selected=[0])) is None
 
 
-def test_the_empty_line_is_drawn_at_the_bottom_left() -> None:
+def test_an_empty_picture_has_no_words_that_nobody_asked_for() -> None:
     effect = open_effect(ViewOptions(), THREE)
+    frame = Frame(np.full((240, 320, 3), 90, np.uint8), 0, 0.0, 0.0)
+    drawn = effect(frame, segmentation(np.zeros((240, 320), int).tolist()))
+    np.testing.assert_array_equal(drawn, frame.image)
+
+
+def test_the_empty_line_is_drawn_at_the_bottom_left() -> None:
+    effect = open_effect(ViewOptions(legend=True), THREE)
     frame = Frame(np.full((240, 320, 3), 90, np.uint8), 0, 0.0, 0.0)
     drawn = (effect(frame, segmentation(np.zeros((240, 320), int).tolist())) != 90).any(2)
     rows, across = np.nonzero(drawn)

@@ -98,6 +98,20 @@ def test_a_line_too_long_is_broken_and_stays_inside(letters: str) -> None:
     assert not changed(tall)[:, -2:].any()
 
 
+def test_pairs_that_do_not_fit_beside_one_another_stand_below_one_another() -> None:
+    lines = ["live\t30.0 fps\tage\t25 ms", "infer\t12.3 ms\tpreprocess\t0.8 ms"]
+    narrow, pairs = (np.full((240, 130, 3), 128, np.uint8) for _ in "ab")
+    panel(narrow, lines)
+    panel(pairs, [pair for line in lines for pair in _in_pairs(line)])
+    np.testing.assert_array_equal(narrow, pairs)
+    assert (narrow[:, -2:] == 128).all()
+
+
+def _in_pairs(line: str) -> list[str]:
+    cells = line.split("\t")
+    return ["\t".join(cells[:2]), "\t".join(cells[2:])]
+
+
 def test_a_panel_without_lines_draws_nothing() -> None:
     image = plain((400, 600))
     panel(image, [])

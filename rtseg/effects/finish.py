@@ -16,7 +16,7 @@ from rtseg.segmentation import Segmentation
 
 
 class Finish:
-    """Draws a view, then writes over its picture.
+    """Draws a view, then writes over its picture: nothing at all, where no words are asked for.
 
     Args:
         legend: name the classes in view.
@@ -51,7 +51,8 @@ class Finish:
 
     def _write(self, image: Image, segmentation: Segmentation) -> None:
         """All words, over (H, W, 3) uint8 BGR, in place."""
-        if nothing := empty_line(segmentation):
+        with_words = self._legend or self._hud is not None
+        if with_words and (nothing := empty_line(segmentation)):
             panel(image, [nothing], "bottom left")
         if self._legend:
             legend(image, legend_rows(segmentation, self._labels))

@@ -99,7 +99,7 @@ def _drop_lines(stats: Stats | None) -> list[str]:
 
 
 def _network_lines(model: str, imgsz: tuple[int, int] | None) -> list[str]:
-    size = f"{imgsz[1]}x{imgsz[0]}" if imgsz else ""
+    size = f"{imgsz[0]}x{imgsz[1]}" if imgsz else ""
     text = " ".join(part for part in (model, size) if part)
     return [text] if text else []
 
@@ -109,7 +109,7 @@ def _input_lines(stats: Stats | None) -> list[str]:
     if not stats or not stats.input:
         return []
     height, width = stats.input
-    return [f"input\t{width}x{height}\tsteps\t{stats.steps}"]
+    return [f"input\t{height}x{width}\tsteps\t{stats.steps}"]
 
 
 def _backend_lines(backend: BackendInfo | None) -> list[str]:
