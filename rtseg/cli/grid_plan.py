@@ -70,7 +70,7 @@ def make_grid_plan(flags: Flags) -> GridPlan:
     if window:
         require_display()
     plans = tuple(
-        _plan_of(target, [each_of(output, name, n + 1) for output in own], flags)
+        _plan_of(target, [each_of(output, target, name, n + 1) for output in own], flags)
         for n, (target, name) in enumerate(zip(targets, names, strict=True))
     )
     folders = tuple(Path(folder) for folder in map(folder_of, own) if folder is not None)
@@ -110,13 +110,21 @@ def split(flags: Flags) -> tuple[list[str], list[str]]:
     return own, films
 
 
-def each_of(target: str, name: str, number: int) -> str:
-    """The target of one source: `{name}` and `{n}` filled in, a video of its name in a folder."""
+def each_of(target: str, source: str, name: str, number: int) -> str:
+    """The target of one source: `{name}` and `{n}` filled in; in a folder a video of its name, or a
+    picture of a picture.
+    """
     if folder := folder_of(target):
-        suffix = ".mkv" if target.startswith("mask:") else ".mp4"
         role = "mask:" if target.startswith("mask:") else ""
+        suffix = ".png" if _is_still(source) else ".mkv" if role else ".mp4"
         return f"{role}{Path(folder) / (name + suffix)}"
     return FIELD.sub(lambda field: name if field[1] == "name" else str(number), target)
+
+
+def _is_still(source: str) -> bool:
+    """Whether it is one picture, and not a folder of them or one that moves."""
+    path = Path(source)
+    return kind_of(source) == "pictures" and path.is_file() and path.suffix.lower() != ".gif"
 
 
 def folder_of(target: str) -> str | None:
