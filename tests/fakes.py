@@ -17,7 +17,8 @@ class Plugged:
     """One time that a device is plugged in: what it gives, and for how many pictures.
 
     `frames` None never fails. `takes` False ignores every setting, as many cameras do. `formats`
-    are those it has, each with the rate at which its pictures come on `clock`.
+    are those it has, each with the rate at which its pictures come on `clock`. `damaged` are the
+    numbers of pictures that come but cannot be decoded, from 1.
     """
 
     size: tuple[int, int] = (640, 480)
@@ -28,6 +29,7 @@ class Plugged:
     sizes: tuple[tuple[int, int], ...] | None = None
     formats: dict[str, float] | None = None
     clock: Clock | None = None
+    damaged: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -99,7 +101,7 @@ class FakeCapture:
         return True
 
     def retrieve(self) -> tuple[bool, np.ndarray | None]:
-        if self.plug is None:
+        if self.plug is None or self.count in self.plug.damaged:
             return False, None
         width, height = self.plug.size
         return True, np.full((height, width, 3), self.count % 256, np.uint8)

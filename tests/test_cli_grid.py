@@ -89,6 +89,17 @@ def test_recordings_are_written_beside_each_other_by_their_own_times() -> None:
     assert grid[0].shape == (240, 644, 3)
 
 
+def test_beside_one_that_cannot_be_opened_recordings_keep_their_own_times() -> None:
+    """They are not paced, lose no frame and give the film its rate, as without it."""
+    one = "test://?size=160x120&fps=10&frames=40"
+    outputs = ("-o", "grid.mp4", "--metrics", "m.json", "-q")
+    assert main([one, "nosuch.mp4", *STUB, *outputs]) == 3
+    assert facts("grid.mp4") == (10, pytest.approx(4.0))
+    assert len(pictures("grid.mp4")) == 40
+    assert figures()["total"]["dropped"] == 0
+    assert figures()["total"]["seconds"] < 3.5
+
+
 def test_each_cell_shows_the_mask_of_its_own_frame() -> None:
     one, two = "test://?size=320x240&frames=12&seed=1", "test://?size=320x240&frames=12&seed=2"
     arguments = ("--view", "mask", "--codec", "ffv1", "-o", "grid.mkv", "-q")
@@ -321,3 +332,13 @@ def test_stream_many_is_not_for_propagation() -> None:
         looks = rtseg.stream_many([ONE], segmenter, temporal=TemporalOptions(propagate=True))
         with pytest.raises(UsageError, match="propagation for several sources"):
             next(looks)
+
+
+def test_pictures_among_several_sources_become_pictures() -> None:
+    for name in ("one.png", "two.png"):
+        cv2.imwrite(name, np.full((60, 80, 3), 90, np.uint8))
+    assert main(["one.png", "two.png", ONE, *STUB, "-o", "out/", "--mask-output", "masks/"]) == 0
+    written = {path.name for path in Path("out").iterdir()}
+    assert written == {"one.png", "two.png", "test.mp4"}
+    assert {path.name for path in Path("masks").iterdir()} == {"one.png", "two.png", "test.mkv"}
+    assert cv2.imread("masks/two.png", cv2.IMREAD_UNCHANGED).shape[:2] == (60, 80)

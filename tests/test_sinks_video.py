@@ -28,6 +28,7 @@ from rtseg.sinks.containers import CONTAINERS
 from rtseg.sinks.muxer import Muxer
 from rtseg.sinks.timeline import Timeline
 from rtseg.sinks.video_file import count_pictures
+from rtseg.sources import open_source
 
 RATES = [
     Fraction(24000, 1001), Fraction(30000, 1001), Fraction(30), Fraction(45000, 1499),
@@ -58,6 +59,20 @@ def test_constant_rates(rate, suffix, tmp_path) -> None:
     assert len(pictures(path)) == 20
     if suffix == ".mp4":
         assert times(path) == [index / rate for index in range(20)]
+
+
+@pytest.mark.parametrize("suffix", CONTAINERS)
+def test_pictures_without_a_rate_last_as_long_as_their_source_says(suffix, tmp_path) -> None:
+    for number in range(10):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((48, 64, 3), 20 * number, np.uint8))
+    path = tmp_path / f"out{suffix}"
+    with open_source(tmp_path) as source:
+        frames = [rendered(frame.index, frame.pts) for frame in source]
+    write(str(path), frames, source.info)
+    assert len(pictures(path)) == 10
+    with av.open(str(path)) as container:
+        assert container.duration / 1e6 == pytest.approx(0.4, abs=0.0011)
+        assert container.streams.video[0].average_rate == pytest.approx(25, rel=1e-3)
 
 
 @pytest.mark.parametrize("rate", RATES[:5])

@@ -284,6 +284,44 @@ def test_without_reconnect_a_lost_camera_is_an_error(monkeypatch: pytest.MonkeyP
     assert device.released == 1
 
 
+def test_a_stop_among_pictures_above_the_cap_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopping(ManualClock):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            if self.time > 1.05:
+                source.interrupt()
+
+    clock = Stopping()
+    plug(monkeypatch, scripted({"YUYV": 30.0}, clock))
+    with open_source(0, SourceOptions(fps_cap=5, reconnect=False), clock=clock) as source:
+        assert len(list(source)) == 5
+        assert source.capped > 0
+        assert (source.outages, source.notice) == (0, None)
+
+
+def test_a_picture_that_cannot_be_decoded_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = plug(monkeypatch, Plugged(frames=9, damaged=frozenset({3, 4, 7})))
+    got = []
+    with (
+        pytest.raises(SourceError, match="it gave no more pictures after 5"),
+        open_source(0, SourceOptions(reconnect=False)) as source,
+    ):
+        got.extend((frame.index, frame.image[0, 0, 0]) for frame in source)
+    assert got == [(0, 2), (1, 5), (2, 6), (3, 8), (4, 9)]
+    assert len(device.opened) == 1
+
+
+def test_a_camera_of_which_nothing_can_be_decoded_is_reopened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = plug(monkeypatch, Plugged(damaged=frozenset(range(3, 100))), Plugged())
+    with open_source(0, clock=ManualClock()) as source:
+        frames = iter(source)
+        assert [next(frames).index for _ in range(2)] == [0, 1]
+        assert source.outages == 1
+    assert len(device.opened) == 2
+
+
 @pytest.fixture
 def usb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> USB:
     """The system's list of cameras, as a folder that a test can plug them in and out of."""

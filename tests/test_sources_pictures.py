@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from rtseg.errors import SourceError, UsageError
 from rtseg.sources import SourceOptions, open_source
@@ -142,6 +143,57 @@ def test_transparent_pixels_lie_on_white(tmp_path: Path, dtype: type, top: int) 
     assert got[0, 0].tolist() == [255, 255, 255]
     assert got[0, 1].tolist() == pytest.approx([128, 128, 255], abs=1)
     assert got[0, 2].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+@pytest.mark.parametrize("size", [(12, 12), (12, 20)])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_transparent_pictures_are_turned_too(
+    tmp_path: Path, suffix: str, size: tuple[int, int], orientation: int
+) -> None:
+    """As those that are not transparent are, with the transparency where it belongs."""
+    height, width = size
+    stored = np.full((*size, 4), 255, np.uint8)
+    stored[: height // 2, : width // 3, :3] = (0, 0, 255)
+    stored[height // 2 :, width // 2 :, :3] = (0, 200, 0)
+    plain, clear = tmp_path / f"plain{suffix}", tmp_path / f"clear{suffix}"
+    save_turned(plain, Pillow.fromarray(stored[..., :3]), orientation)
+    stored[stored[..., 1] == 255] = (90, 30, 60, 0)  # what was white is now seen through
+    save_turned(clear, Pillow.fromarray(stored), orientation)
+    assert np.array_equal(only(clear), only(plain))
+
+
+def save_turned(path: Path, picture: Pillow.Image, orientation: int) -> None:
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    more = {"tiffinfo": exif} if path.suffix == ".tif" else {"exif": exif.tobytes()}
+    picture.save(path, lossless=True, exact=True, **more)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_of_a_file_of_several_pictures_the_first_is_taken_and_said(
+    tmp_path: Path, suffix: str
+) -> None:
+    pages = [Pillow.fromarray(flat(value)) for value in (10, 120, 240)]
+    for name in ("1", "2"):
+        more = {"append_images": pages[1:], "lossless": True}
+        pages[0].save(tmp_path / f"{name}{suffix}", save_all=True, **more)
+    with open_source(tmp_path) as source:
+        assert [frame.image.mean() for frame in source] == [10, 10]
+    assert source.warnings == [
+        f"1{suffix} holds 3 pictures, and the first alone is taken: "
+        "save them one by one in a folder, or as a video"
+    ]
+
+
+def test_bytes_that_fill_a_jpeg_are_stepped_over(tmp_path: Path) -> None:
+    jpeg = cv2.imencode(".jpg", flat(120))[1].tobytes()
+    (tmp_path / "x.jpg").write_bytes(jpeg[:2] + b"\xff" * 3 + jpeg[2:])
+    assert abs(only(tmp_path / "x.jpg").mean() - 120) < 3
+    cut = with_exif(jpeg, 1)
+    (tmp_path / "x.jpg").write_bytes((cut[:2] + b"\xff" * 3 + cut[2:])[:-2])
+    with pytest.raises(SourceError, match="the file is cut off"):
+        open_source(tmp_path / "x.jpg")
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tif", ".ppm"])

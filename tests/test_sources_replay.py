@@ -7,6 +7,7 @@ import pytest
 from rtseg.clock import ManualClock
 from rtseg.contracts import Source
 from rtseg.sources import SourceOptions, open_source
+from rtseg.sources.replay import Replay
 
 CLIP = "test://?size=96x64&fps=10&frames=20"
 
@@ -52,6 +53,23 @@ def test_a_replay_of_a_loop_or_a_part_keeps_what_was_asked() -> None:
     assert [frame.index for frame in looped] == list(range(45))
     part = replayed(ManualClock(), start=0.5, end=1.2)
     assert [round(frame.pts, 6) for frame in part] == [round(i / 10, 6) for i in range(7)]
+
+
+@pytest.mark.parametrize("options", [{"every": 2}, {"every": 2, "start": 0.5}, {"fps_cap": 5}])
+def test_frames_that_were_not_wanted_leave_no_gap(options: dict) -> None:
+    indices = [frame.index for frame in replayed(ManualClock(), **options)]
+    assert len(indices) == 8 if "start" in options else 10
+    assert indices == list(range(indices[0], indices[0] + len(indices)))
+
+
+def test_a_replay_of_capped_frames_has_no_gaps_but_those_lost() -> None:
+    """As in a grid, where it is replayed that is already all that was asked for."""
+    clock, seen = ManualClock(), []
+    capped = open_source(CLIP, SourceOptions(fps_cap=5), clock=clock)
+    for frame in Replay(capped):
+        seen.append((frame.index, round(frame.pts, 3)))
+        clock.sleep(0.5 if frame.index == 4 else 0.0)
+    assert seen == [(n, round(0.2 * n, 3)) for n in (0, 1, 2, 3, 4, 6, 7, 8, 9)]
 
 
 def test_what_is_live_already_stays_as_it_is() -> None:

@@ -231,6 +231,42 @@ def test_a_file_cut_off_says_how_much_is_missing(tmp_path: Path) -> None:
     ]
 
 
+def test_a_trimmed_file_is_not_called_cut_off_for_the_frames_it_hides(tmp_path: Path) -> None:
+    whole, trimmed, cut = (tmp_path / f"{name}.mp4" for name in ("whole", "trimmed", "cut"))
+    numbered(whole, 120)
+    start = ["ffmpeg", "-v", "error", "-ss", "1.3", "-i", whole, "-c", "copy"]
+    subprocess.run([*start, "-movflags", "faststart", trimmed], check=True)
+    cut.write_bytes(trimmed.read_bytes()[: trimmed.stat().st_size * 2 // 3])
+    with av.open(str(trimmed)) as container:
+        assert container.streams.video[0].frames > 81
+    with open_source(trimmed) as source:
+        assert (numbers(source), source.warnings) == (list(range(39, 120)), [])
+    with open_source(cut) as source:
+        count = len(list(source))
+    assert source.warnings == [
+        f"cut.mp4 ended after {count} of its 81 frames: it is damaged or cut off"
+    ]
+
+
+def test_the_empty_chunks_of_an_avi_file_are_no_frames(tmp_path: Path) -> None:
+    times = [33 * n + 1000 * (n >= 20) for n in range(60)]
+    path = numbered(tmp_path / "gap.mp4", times=times)
+    whole, cut = tmp_path / "whole.avi", tmp_path / "cut.avi"
+    command = ["ffmpeg", "-v", "error", "-i", path, "-r", "30", "-fps_mode", "vfr"]
+    subprocess.run([*command, "-c:v", "mpeg4", whole], check=True)
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    with av.open(str(whole)) as container:
+        declared = container.streams.video[0].frames
+    assert declared > 80
+    with open_source(whole) as source:
+        assert (len(list(source)), source.warnings) == (60, [])
+    with open_source(cut) as source:
+        count = len(list(source))
+    assert source.warnings == [
+        f"cut.avi ended after {count} of its {declared} frames: it is damaged or cut off"
+    ]
+
+
 @pytest.mark.parametrize("suffix", ["mkv", "webm"])
 def test_a_file_without_a_count_says_what_was_cut_off(tmp_path: Path, suffix: str) -> None:
     codec = ["-c:v", "libvpx", "-b:v", "1M"] if suffix == "webm" else ["-c:v", "libx264"]

@@ -110,6 +110,11 @@ def _is_still(info: SourceInfo) -> bool:
     return info.live or info.frame_count == 1
 
 
+def _is_live(source: Source) -> bool:
+    """Whether the world goes on in it; one that could not be opened holds nobody up."""
+    return source.info.live and not isinstance(source, Unopened)
+
+
 def together(sources: Sequence[Source]) -> Together:
     """The shape of frames that suits all that are open."""
     infos = [source.info for source in sources if not isinstance(source, Unopened)]
@@ -120,7 +125,7 @@ def together(sources: Sequence[Source]) -> Together:
 def feeds_of(sources: Sequence[Source], flags: Flags, plan: GridPlan) -> list[Feed]:
     """Recordings wait for their time where they lie beside something live, or are watched."""
     names = distinct(source.info.name for source in sources)
-    live = any(source.info.live for source in sources)
+    live = any(_is_live(source) for source in sources)
     return [
         Feed(
             source,
@@ -155,14 +160,15 @@ def layout_of(opened: Opened, plan: GridPlan) -> Layout:
 
 def rate_of(feeds: Sequence[Feed], plan: GridPlan) -> Fraction:
     """Of the film: the highest of the sources', but by the clock no more than 30."""
-    rates = [feed.source.info.frame_rate or Fraction(25) for feed in feeds]
+    infos = [feed.source.info for feed in feeds if not isinstance(feed.source, Unopened)]
+    rates = [info.frame_rate or Fraction(25) for info in infos]
     recordings = isinstance(order_of(feeds, plan), ByTheirTimes)
     return max(rates) if recordings else min(HIGHEST_RATE, max(rates))
 
 
 def order_of(feeds: Sequence[Feed], plan: GridPlan) -> Order:
     """Recordings that are written go by their own times, whatever it takes; the rest by ours."""
-    live = any(feed.source.info.live for feed in feeds)
+    live = any(_is_live(feed.source) for feed in feeds)
     if plan.films and not plan.watched and not live:
         return ByTheirTimes(feeds)
     return AsTheyCome(feeds[0].stats.clock)

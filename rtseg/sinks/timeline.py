@@ -11,7 +11,8 @@ JITTER_SECONDS = 0.00105
 """Containers that count milliseconds (Matroska, FLV) round a frame's time, and the first's."""
 
 FINE_HZ = 90_000
-USUAL_RATE = Fraction(30)
+USUAL_RATE, USUAL_LIVE_RATE = Fraction(25), Fraction(30)
+"""Where none is told: that by which pictures and raw frames are timed; that of most cameras."""
 
 
 class Timeline:
@@ -28,7 +29,8 @@ class Timeline:
 
     def __init__(self, info: SourceInfo) -> None:
         rate = info.frame_rate if info.frame_rate and info.frame_rate > 0 else None
-        self.rate = (rate or USUAL_RATE).limit_denominator(100_000)
+        usual = USUAL_LIVE_RATE if info.live else USUAL_RATE
+        self.rate = (rate or usual).limit_denominator(100_000)
         finer = max(1, -(-FINE_HZ // self.rate.numerator))
         self.time_base = Fraction(1, self.rate.numerator * finer)
         self._step = self.rate.denominator * finer

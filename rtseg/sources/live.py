@@ -17,6 +17,9 @@ from rtseg.sources.options import SourceOptions
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 8.0
 
+TRIES = 8
+"""Pictures in a row that cannot be decoded before a device that goes on giving counts as lost."""
+
 
 class LiveSource(Source):
     """A capture that never ends: no picture means it was lost, and is waited for.
@@ -42,7 +45,9 @@ class LiveSource(Source):
         """Try once to open the device or address; None when it is not there."""
 
     def _read(self) -> Frame | None:
-        picture = self._grab() or self._recover()
+        picture = self._grab()
+        if picture is None and not self._interrupted:
+            picture = self._recover()
         if picture is None:
             return None
         image, at = picture
@@ -66,14 +71,23 @@ class LiveSource(Source):
 
     def _grab(self) -> tuple[Image, float] | None:
         """The next picture to be taken and the time at which it came; None when there is none."""
-        if self._capture is None or not self._capture.grab():
+        for _ in range(TRIES):
+            if self._capture is None or (at := self._advance(self._capture)) is None:
+                return None
+            good, image = self._capture.retrieve()
+            if good and image is not None and image.size:
+                return image, at
+        return None
+
+    def _advance(self, capture: cv2.VideoCapture) -> float | None:
+        """Grab up to the next picture that the cap lets through; the time at which it came."""
+        if not capture.grab():
             return None
         while not self._cap.takes(at := self.clock.now()):
             self.capped += 1
-            if self._interrupted or not self._capture.grab():
+            if self._interrupted or not capture.grab():
                 return None
-        good, image = self._capture.retrieve()
-        return (image, at) if good and image is not None and image.size else None
+        return at
 
     def _recover(self) -> tuple[Image, float] | None:
         """Reopen until a picture comes; None once somebody interrupts.

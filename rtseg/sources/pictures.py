@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 import zlib
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -26,9 +28,15 @@ NOMINAL_RATE = Fraction(25)
 PAPER = 255
 """What shows through transparent pixels: white, as on paper."""
 
+ORIENTATION = 0x0112
+"""EXIF's tag of it: 1 to 8."""
+
 
 class PictureSource(Source):
     """Pictures as frames, each named by its file's stem; sizes may differ between them.
+
+    Of a file that holds several, as an animated WebP or a TIFF of many pages, the first is taken,
+    and `warnings` tell.
 
     Args:
         target: a picture; a folder, whose pictures are taken but not those of its folders; or
@@ -64,10 +72,18 @@ class PictureSource(Source):
         image, self._held = self._held, None
         if image is None:
             image = read_picture(path)
+        self._check_single(path)
         pts = float(self._index / self._rate)
         frame = Frame(image, self._index, pts, self.clock.now(), path.stem)
         self._index += 1
         return frame
+
+    def _check_single(self, path: Path) -> None:
+        if not self.warnings and (count := cv2.imcount(os.fsencode(path))) > 1:  # type: ignore[arg-type]
+            self.warnings.append(
+                f"{path.name} holds {count} pictures, and the first alone is taken: "
+                "save them one by one in a folder, or as a video"
+            )
 
 
 def find_pictures(target: str) -> list[Path]:
@@ -143,15 +159,50 @@ def read_picture(path: Path) -> Image:
     raw = np.frombuffer(content, np.uint8)
     try:
         image = cv2.imdecode(raw, cv2.IMREAD_COLOR)
-        stored = None if content[:2] == b"\xff\xd8" else cv2.imdecode(raw, cv2.IMREAD_UNCHANGED)
+        over_white = None if content[:2] == b"\xff\xd8" else _over_white(raw)
     except cv2.error as error:
         raise SourceError(asked, found=_first_line(error)) from error
     if image is None:
         raise SourceError(asked, found="it is damaged, or not a picture that OpenCV knows")
-    if stored is not None and stored.ndim == 3 and stored.shape[2] == 4:
-        # Unchanged means not turned upright either; what is turned keeps its hidden colours.
-        image = over_paper(stored) if stored.shape[:2] == image.shape[:2] else image
-    return np.ascontiguousarray(image)
+    fits = over_white is not None and over_white.shape == image.shape
+    return np.ascontiguousarray(over_white if fits else image)
+
+
+def _over_white(raw: NDArray[np.uint8]) -> Image | None:
+    """What `raw` is the file of, upright and over white; None where nothing of it is transparent.
+
+    OpenCV turns upright only what it reads without its transparency.
+    """
+    stored, kinds, blocks = cv2.imdecodeWithMetadata(raw, flags=cv2.IMREAD_UNCHANGED)
+    if stored is None or stored.ndim != 3 or stored.shape[2] != 4:
+        return None
+    exif = [b for kind, b in zip(kinds, blocks, strict=True) if kind == cv2.IMAGE_METADATA_EXIF]
+    return over_paper(upright(stored, orientation_of(exif[0].tobytes()) if exif else 1))
+
+
+def orientation_of(exif: bytes) -> int:
+    """How stored pixels lie, 1 to 8, by a block of EXIF; 1 is upright, and where it does not say.
+
+    A block that is damaged says nothing.
+    """
+    order: Literal["big", "little"] = "big" if exif.startswith(b"MM") else "little"
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(exif[at : at + size], order)
+
+    entries = number(4, 4) + 2
+    for entry in range(entries, entries + 12 * number(entries - 2, 2), 12):
+        if number(entry, 2) == ORIENTATION:
+            return number(entry + 8, 2)
+    return 1
+
+
+def upright(stored: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """A view of stored pixels, (H, W, ...), as EXIF's `orientation` wants them to be seen."""
+    turned = stored.swapaxes(0, 1) if orientation in (5, 6, 7, 8) else stored
+    rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
+    columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
+    return turned[rows, columns]
 
 
 def has_wrong_checksum(content: bytes) -> bool:
@@ -179,6 +230,9 @@ def is_cut_off(content: bytes) -> bool:
         return False
     at = 2  # over the header's segments, one of which may be a whole picture, the thumbnail
     while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":
+        if content[at + 1 : at + 2] == b"\xff":  # a marker may be preceded by any number of these
+            at += 1
+            continue
         at += 2 + max(2, int.from_bytes(content[at + 2 : at + 4], "big"))
     return b"\xff\xd9" not in content[at:]
 

@@ -86,6 +86,20 @@ def packet_times(target: str, timeout: float) -> tuple[float, ...]:
     return tuple(float((tick - first) * base) for tick in sorted(ticks))
 
 
+def shown_count(target: str, timeout: float) -> int:
+    """How many frames the index of a file lists that are to be shown; 0 where it has none.
+
+    A header counts more: frames that an edit list hides, and the empty chunks by which AVI fills
+    pauses. The packets themselves would not do, as those cut off are not among them.
+    """
+    try:
+        with av.open(target, timeout=timeout if "://" in target else None) as container:
+            entries = container.streams.video[0].index_entries
+            return sum(bool(entry.size) and not entry.is_discard for entry in entries)
+    except (av.FFmpegError, OSError):
+        return 0
+
+
 def missing_bytes(path: Path) -> int:
     """How many bytes a Matroska or WebM file lacks of those its header declares; 0 for others.
 

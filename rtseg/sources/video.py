@@ -12,7 +12,7 @@ from rtseg.errors import SourceError
 from rtseg.frame import Frame
 from rtseg.sources.options import SourceOptions
 from rtseg.sources.players import open_player
-from rtseg.sources.probe import display_name, missing_bytes, packet_times, probe
+from rtseg.sources.probe import display_name, missing_bytes, packet_times, probe, shown_count
 
 SEEK_AHEAD_SECONDS = 1.0
 """A seek aims this much before the start; the frames between are decoded and left out."""
@@ -119,12 +119,16 @@ class VideoSource(Source):
         return self._pts + float(1 / (self._header.frame_rate or Fraction(25)))
 
     def _check_count(self) -> None:
-        declared = self._header.frame_count
-        if declared is not None and self._index < declared and not self.warnings:
-            self.warnings.append(
-                f"{self.info.name} ended after {self._index} of its {declared} frames: "
-                "it is damaged or cut off"
-            )
+        count = self._header.frame_count
+        if count is not None and self._index < count and not self.warnings:
+            shown = shown_count(self._target, self._options.timeout)
+            # Fewer than were seen: the file has no index, and what is there grows by reading.
+            count = count if shown < self._index else shown
+            if self._index < count:
+                self.warnings.append(
+                    f"{self.info.name} ended after {self._index} of its {count} frames: "
+                    "it is damaged or cut off"
+                )
         missing = 0 if "://" in self._target else missing_bytes(Path(self._target))
         if missing and not self.warnings:
             self.warnings.append(
