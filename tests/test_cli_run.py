@@ -264,3 +264,37 @@ def test_the_live_line_tells_why_no_frame_comes() -> None:
         assert live_line(source, Stats(), waited=12.0) == "no frame for 12.0 s"
         source.notice = "reconnecting"
         assert live_line(source, Stats()) == "reconnecting"
+
+
+@pytest.mark.parametrize("name", ["results", "m%20.json"])
+def test_figures_replace_nothing_unasked(name: str, capsys: Capture) -> None:
+    Path(name).write_text("keep")
+    assert main([*CLIP, "-o", "null:", "--metrics", name]) == 2
+    assert f"{name} exists" in capsys.readouterr().err
+    assert Path(name).read_text() == "keep"
+    Path("folder").mkdir()
+    assert main([*CLIP, "-o", "null:", "--metrics", "folder", "-y"]) == 2
+    assert "it is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "output"),
+    [("a%20b.mp4", ("-o", "a%20b.mp4")), ("clip", ("--metrics", "./clip"))],
+)
+def test_no_output_is_the_source_itself(
+    name: str, output: tuple[str, str], capsys: Capture
+) -> None:
+    assert main([*CLIP, "-o", "made.mp4"]) == 0
+    before = Path("made.mp4").rename(name).read_bytes()
+    assert main([f"./{name}", *STUB, "--no-show", *output, "-y"]) == 2
+    assert "the source itself" in capsys.readouterr().err
+    assert Path(name).read_bytes() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
+def test_a_pipe_is_not_replaced_by_a_file(capsys: Capture) -> None:
+    os.mkfifo("pipe.json")
+    for flag in ("--metrics", "--json"):
+        assert main([*CLIP, "-o", "null:", flag, "pipe.json", "-y"]) == 2
+        assert "a device or a pipe" in capsys.readouterr().err
+    assert Path("pipe.json").is_fifo()

@@ -166,3 +166,15 @@ def test_the_portrait_moves_and_ends() -> None:
     assert frames[0].size == (720, 1280)
     assert np.abs(frames[7].image.astype(int) - frames[0].image).mean() > 5
     assert all(frame.image.std() > 20 for frame in frames)
+
+
+def test_what_ships_and_what_is_a_file_need_no_download(capsys: Capture, tmp_path: Path) -> None:
+    assert main(["models", "download", "person"]) == 0
+    assert "person: shipped, nothing to download" in capsys.readouterr().out
+    network = tmp_path / "net.onnx"
+    assert main(["export", "-m", "person", "--imgsz", "64x64", "-o", str(network)]) == 0
+    capsys.readouterr()
+    assert main(["models", "show", str(network)]) == 0
+    out = capsys.readouterr().out
+    assert "a file" in out
+    assert "to download" not in out

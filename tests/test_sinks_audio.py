@@ -206,3 +206,86 @@ def test_an_error_while_decoding_is_told_and_ends_the_sound(tmp_path, monkeypatc
     monkeypatch.setattr("rtseg.sinks.audio.EncodedTrack._encode", fail)
     assert "sound incomplete: Invalid data found" in copy(source, path)
     assert len(packets(path, "video")) == 100
+
+
+def encoded(path: Path, video: str, audio: str, seconds: float = 2.0, sounds: float = 2.0) -> Path:
+    """A clip at 25 fps in any codecs, whose chirp may last longer than the picture."""
+    with av.open(str(path), "w") as output:
+        pictures = output.add_stream(video, rate=25)
+        pictures.width, pictures.height, pictures.pix_fmt = 48, 32, "yuv420p"
+        track = output.add_stream(audio, rate=48_000)
+        track.codec_context.layout, track.codec_context.bit_rate = "mono", 128_000
+        for index in range(round(seconds * 25)):
+            image = av.VideoFrame.from_ndarray(picture(index, (32, 48)), "bgr24")
+            image.pts, image.time_base = index, Fraction(1, 25)
+            output.mux(pictures.encode(image))
+        output.mux(pictures.encode(None))
+        form = track.codec_context.format.name
+        frame = av.AudioFrame.from_ndarray(chirp(sounds)[None], "fltp", layout="mono")
+        frame.sample_rate, frame.time_base, frame.pts = 48_000, Fraction(1, 48_000), 0
+        resampler = av.AudioResampler(form, "mono", 48_000)
+        for part in (*resampler.resample(frame), *resampler.resample(None)):
+            output.mux(track.encode(part))
+        output.mux(track.encode(None))
+    return path
+
+
+def test_sound_whose_last_samples_have_no_time_is_kept(tmp_path) -> None:
+    source = encoded(tmp_path / "in.wmv", "wmv2", "wmav2")
+    assert "sound incomplete" not in copy(source, tmp_path / "out.mp4")
+    samples, rate, _ = sound(tmp_path / "out.mp4")
+    assert len(samples) / rate == pytest.approx(2.0, abs=0.1)
+
+
+def test_a_track_that_nothing_decodes_is_left_out_and_told(tmp_path) -> None:
+    source = tmp_path / "in.mov"
+    with av.open(str(source), "w") as output:
+        video = output.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
+        tracks = [output.add_stream("pcm_s16le", rate=48_000) for _ in "ab"]
+        for track in tracks:
+            track.codec_context.layout = "mono"
+        for index in range(25):
+            image = av.VideoFrame.from_ndarray(picture(index, (32, 48)), "bgr24")
+            image.pts, image.time_base = index, Fraction(1, 25)
+            output.mux(video.encode(image))
+        output.mux(video.encode(None))
+        for track in tracks:
+            values = (chirp(1.0) * 30_000).astype(np.int16)[None]
+            frame = av.AudioFrame.from_ndarray(values, "s16", layout="mono")
+            frame.sample_rate, frame.time_base, frame.pts = 48_000, Fraction(1, 48_000), 0
+            output.mux(track.encode(frame))
+            output.mux(track.encode(None))
+    content = source.read_bytes()
+    at = content.rindex(b"sowt")
+    source.write_bytes(content[:at] + b"apac" + content[at + 4 :])
+    assert "no decoder" in copy(source, tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as output:
+        assert len(output.streams.video) == len(output.streams.audio) == 1
+
+
+def test_a_fault_of_any_kind_in_the_sound_is_told_and_the_picture_kept(
+    tmp_path, monkeypatch
+) -> None:
+    from rtseg.sinks import audio
+
+    def fails(*_: object) -> None:
+        raise TypeError("unsupported operand")
+
+    monkeypatch.setattr(audio.CopiedTrack, "take", fails)
+    assert "unsupported operand" in copy(tone(tmp_path / "in.mp4"), tmp_path / "out.mp4")
+    assert len(packets(tmp_path / "out.mp4", "video")) == 100
+
+
+def test_avi_does_not_make_the_sound_early(tmp_path) -> None:
+    source = encoded(tmp_path / "in.avi", "libx264", "pcm_s16le")
+    copy(source, tmp_path / "out.mkv")
+    assert lag(tmp_path / "out.mkv", chirp(2.0), 1.0) + 1.0 == pytest.approx(0, abs=0.01)
+
+
+def test_a_tail_of_sound_is_kept_whatever_the_container_tells(tmp_path) -> None:
+    for suffix in (".mp4", ".mkv"):
+        source = encoded(tmp_path / f"in{suffix}", "libx264", "aac", sounds=3.0)
+        copy(source, tmp_path / "out.mp4", overwrite=True)
+        samples, rate, _ = sound(tmp_path / "out.mp4")
+        assert len(samples) / rate == pytest.approx(3.0, abs=0.1)

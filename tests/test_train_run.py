@@ -404,6 +404,30 @@ def test_a_split_without_a_labelled_pixel_is_refused_before_it_starts(
     assert not (tmp_path / "run").exists()
 
 
+def test_weights_that_make_no_sense_cost_no_earlier_run(
+    robo: Path, small: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "best.pth").write_bytes(b"hours of work")
+    asked = quick(robo, small, run, class_weights="1,2")
+    with pytest.raises(UsageError, match=r"run exists: it is not empty. Pass -y"):
+        train(asked)
+    with pytest.raises(UsageError, match="3 numbers with commas"):
+        train(asked, overwrite=True)
+    assert (run / "best.pth").read_bytes() == b"hours of work"
+
+
+def test_a_run_that_was_broken_off_before_its_first_epoch_is_in_nobodys_way(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.claim()
+    folder.write_split({"train": (), "val": (), "test": ()}, "as given")
+    folder.check_free(overwrite=False)
+    folder.metrics.write_text("epoch")
+    with pytest.raises(UsageError, match="Pass -y"):
+        folder.check_free(overwrite=False)
+
+
 def test_the_command_line_says_how_it_goes_and_how_to_try_it(
     robo: Path, small: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

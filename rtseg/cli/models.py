@@ -50,6 +50,8 @@ def _file(name: str, spec: ModelSpec) -> Path | None:
     """Where the network's file is, or will be."""
     if name in shipped():
         return shipped()[name]
+    if name not in MODELS and Path(name).is_file():
+        return Path(name)
     return weights_path(spec.weights) if spec.weights else None
 
 
@@ -65,7 +67,7 @@ def download_models(names: Iterable[str], *, everything: bool, stop: Stop) -> in
         raise UsageError("no network named", do="Name some, or say --all")
     specs = {name: _named(name) for name in names}
     for name, spec in specs.items():
-        if spec.weights is not None:
+        if spec.weights is not None and name in MODELS:
             print(f"{name}: {fetch(spec.weights, DownloadProgress(stop))}", flush=True)
         elif not everything:
             print(f"{name}: {_state(name, spec)}, nothing to download")
@@ -120,6 +122,8 @@ def _row(name: str, spec: ModelSpec) -> tuple[str, ...]:
 def _state(name: str, spec: ModelSpec) -> str:
     if name in shipped():
         return "shipped"
+    if name not in MODELS and Path(name).is_file():
+        return "a file"
     if spec.weights is None:
         return "needs none"
     return "downloaded" if weights_path(spec.weights).is_file() else "to download"

@@ -20,7 +20,12 @@ from rtseg.palettes import palette
 from rtseg.sinks import find_kind
 from rtseg.sinks.containers import find_encoder
 from rtseg.sinks.display import display_available
-from rtseg.sinks.file_target import cannot_write, check_new, check_parent
+from rtseg.sinks.file_target import (
+    cannot_write,
+    check_new,
+    check_parent,
+    check_replaceable,
+)
 from rtseg.sources import SourceOptions
 from rtseg.temporal import TemporalOptions
 
@@ -219,7 +224,7 @@ def check_outputs(files: Sequence[str], flags: Flags, source: str) -> None:
             find_encoder(path.suffix.lower(), flags.output.codec, flags.output.crf)
         if str(path) == "-":
             _check_stdout(kind)
-        elif not _is_many(path):
+        elif kind not in ("pictures", "mask") or not _is_many(path):
             _check_file(path, source, flags.output.overwrite)
 
 
@@ -236,10 +241,14 @@ def _check_file(path: Path, source: str, overwrite: bool) -> None:
             raise UsageError(f"{path} is the source itself", do="Give the output another name")
         check_new(path, overwrite)
         check_parent(path)
+        check_replaceable(path)
     except OSError as error:
         raise cannot_write(path, error) from error
 
 
 def _is_many(path: Path) -> bool:
     """Whether a target is a folder or a pattern, which its sink checks picture by picture."""
-    return path.is_dir() or not path.suffix or "%" in path.name
+    from rtseg.sinks.pictures import NUMBER
+
+    is_folder = path.is_dir() or (not path.suffix and not path.exists())
+    return is_folder or NUMBER.search(path.name) is not None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rtseg.sinks.containers import Container
 
 AUDIO_ERRORS = (av.FFmpegError, OSError, ValueError, IndexError)
-"""What a library says of sound it cannot read, decode or put into a container."""
+"""What a library says of tracks that it cannot put into a container."""
 
 PREROLL_PACKETS = 2.5
 """Packets kept before the start where the container can hide them: AAC decodes each packet with
@@ -55,7 +55,7 @@ class Sound:
             self._packets = self._media.demux(*self._media.streams.audio)
             if self._media.streams.audio:
                 self._next = next(self._packets, None)
-        except AUDIO_ERRORS as error:
+        except Exception as error:  # whatever a library says of it, here and below
             self._fail(error)
 
     def __bool__(self) -> bool:
@@ -66,9 +66,12 @@ class Sound:
         """Add a stream to `output` per track; before its header is written."""
         for stream in self._media.streams.audio if self._media and self else ():
             try:
+                if stream.codec_context is None:
+                    self.trouble = "FFmpeg has no decoder for one of its tracks"
+                    continue
                 kind = CopiedTrack if self._copies(stream, container) else EncodedTrack
                 self._tracks[stream.index] = kind(stream, output, container, self._origin)
-            except AUDIO_ERRORS as error:
+            except Exception as error:
                 self._fail(error)
 
     def until(self, seconds: Fraction | None, end: Fraction | None = None) -> Iterator[Any]:
@@ -81,7 +84,7 @@ class Sound:
                 track = self._tracks.get(packet.stream_index)
                 ready = list(track.take(packet, end)) if track else []
                 self._next = next(self._packets, None)
-            except AUDIO_ERRORS as error:
+            except Exception as error:
                 self._fail(error)
                 return
             yield from ready
@@ -94,7 +97,7 @@ class Sound:
         for track in self._tracks.values():
             try:
                 yield from list(track.take(None, limit))
-            except AUDIO_ERRORS as error:
+            except Exception as error:
                 self._fail(error)
 
     def drop(self, error: Exception) -> None:
@@ -166,7 +169,13 @@ class EncodedTrack:
             yield from self._stream.encode(None)
 
     def _encode(self, part: Any, end: Fraction | None) -> Iterator[Any]:
-        begin = round((part.pts * part.time_base - self._origin) * self._rate)
+        # what comes out of a decoder at its end may have no time: it goes on from what was
+        timed = part.pts is not None
+        begin = (
+            round((part.pts * part.time_base - self._origin) * self._rate)
+            if timed
+            else self._position
+        )
         samples = self._aligned(part.to_ndarray(), begin)
         if end is not None:
             samples = samples[:, : max(0, round(end * self._rate) - self._position)]
@@ -195,16 +204,37 @@ class EncodedTrack:
 def _picture_times(media: Path) -> tuple[Fraction, Fraction]:
     """When the first picture of a file is shown, and the last one ends, in its own seconds."""
     with av.open(str(media)) as container:
-        picture: Any = next(container.decode(video=0), None)
-        if picture is None:
-            raise ValueError(f"{media.name} has no picture to time it by")
         video = container.streams.video[0]
-        first = Fraction(picture.pts or 0) * picture.time_base
+        packets = container.demux(video)
+        first = _first_time(packets, media, told=container.format.name != "avi")
         if video.duration is not None:
             tick: Any = video.time_base
             return first, Fraction(((video.start_time or 0) + video.duration) * tick)
-        micros = (container.start_time or 0) + (container.duration or 0)
-        return first, Fraction(micros, av.time_base)
+        # Matroska tells how long the file is, sound and all, and of its tracks in a tag at most
+        ends = [_packet_end(packet) for packet in packets if packet.size]
+        return first, max(ends, default=first)
+
+
+def _first_time(packets: Iterator[Any], media: Path, *, told: bool) -> Fraction:
+    """When the first picture is shown.
+
+    Args:
+        told: whether the container says so; AVI says when it is decoded, and what FFmpeg makes of
+            that is late by the decoder's delay.
+    """
+    decoded: Fraction | None = None
+    for packet in packets:
+        if decoded is None and packet.size:
+            decoded = Fraction(packet.dts or 0) * packet.time_base
+        for picture in packet.decode():
+            shown = Fraction(picture.pts or 0) * picture.time_base
+            return shown if told or decoded is None else decoded
+    raise ValueError(f"{media.name} has no picture to time it by")
+
+
+def _packet_end(packet: Any) -> Fraction:
+    at = packet.pts if packet.pts is not None else packet.dts or 0
+    return Fraction(at + (packet.duration or 0)) * packet.time_base
 
 
 def _time(packet: Any) -> Fraction:

@@ -29,8 +29,7 @@ class FileTarget:
         self._overwrite = overwrite
         check_new(path, overwrite)
         check_parent(self._place if path.is_symlink() else path)
-        if path.is_dir():
-            raise UsageError(f"cannot write {path}", found="it is a folder")
+        check_replaceable(path)
         try:
             self.part.write_bytes(b"")
         except OSError as error:
@@ -74,6 +73,20 @@ def check_parent(path: Path) -> None:
     """Raise UsageError when the folder that `path` would lie in does not exist."""
     if not path.parent.is_dir():
         raise UsageError(f"cannot write {path}", found=f"there is no folder {path.parent}")
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise UsageError where something else than a file is there: a finished file would take its
+    place, be it a device or a pipe.
+    """
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}", found="it is a folder")
+    if path.exists() and not path.is_file():
+        raise UsageError(
+            f"cannot write {path}",
+            found="it is a device or a pipe, not a file",
+            do="Name a file, or - for stdout",
+        )
 
 
 def reason(error: BaseException) -> str:

@@ -84,11 +84,16 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"cannot write {self.path}", found="it is a file")
-        if self.path.is_dir() and any(self.path.iterdir()) and not overwrite:
+        if not self.path.is_dir() or overwrite or not any(self.path.iterdir()):
+            return
+        others = any(file not in self._files() for file in self.path.iterdir())
+        gained = [file for file in (self.metrics, self.best, self.last) if file.exists()]
+        if others or gained:  # what was broken off before its first epoch is nobody's loss
+            resume = "Go on with --resume, pass" if self.last.exists() else "Pass"
             raise UsageError(
                 f"{self.path} exists",
                 found="it holds a run" if self.config.exists() else "it is not empty",
-                do="Go on with --resume, pass -y to overwrite it, or name another with --out",
+                do=f"{resume} -y to overwrite it, or name another with --out",
             )
 
     def claim(self) -> None:

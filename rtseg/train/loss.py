@@ -93,6 +93,15 @@ def class_weights(
         return None
     if asked == "auto":
         return _balanced(len(labels), samples, table)
+    return given_weights(asked, labels)
+
+
+def given_weights(asked: str, labels: LabelSet) -> tuple[float, ...]:
+    """The weights that were written out, one per class.
+
+    Raises:
+        UsageError: they cannot be read, or are not one positive number per class.
+    """
     try:
         given = tuple(float(part) for part in asked.split(","))
     except ValueError:

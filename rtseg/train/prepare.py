@@ -17,6 +17,7 @@ from rtseg.errors import DatasetError, UsageError
 from rtseg.frame import VOID, Mask
 from rtseg.train.course import load_course
 from rtseg.train.folder import RunFolder, Split
+from rtseg.train.loss import given_weights
 from rtseg.train.settings import Settings
 from rtseg.train.start import Start, resumed, start
 from rtseg.train.watch import Watch
@@ -66,6 +67,8 @@ def prepare(
     started = _started(settings, classes, state, watch)
     spec = _spec(started, settings, dataset)
     _refuse_single(settings, spec.architecture)
+    if settings.class_weights not in ("none", "auto"):
+        given_weights(settings.class_weights, spec.labels)
     _tell(watch, dataset, classes, split, words)
     _tell_network(watch, started, spec)
     if lead and not resume:
