@@ -91,7 +91,9 @@ class Segmenter:
             ValueError: the image has another shape or dtype.
             BackendError: the network failed.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        if not isinstance(image, np.ndarray):  # OpenCV gives None for a file that it cannot read
+            raise ValueError(f"an image is (H, W, 3) uint8 BGR, got {type(image).__name__}")
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(f"an image is (H, W, 3) uint8 BGR, got {image.shape} {image.dtype}")
         (scores,) = self._scores([image])
         return self._segmentation(scores, (image.shape[0], image.shape[1]))

@@ -725,6 +725,16 @@ def test_rows_without_a_partner_are_named(full: Record) -> None:
     )
 
 
+def test_what_ran_before_and_fails_now_is_lost(full: Record) -> None:
+    now = deepcopy(full)
+    now.rows[0].clocks, now.rows[0].ran, now.rows[0].error = {}, None, "it broke"
+    (lost,) = compare(now, full).lost
+    assert "it broke" in lost
+    assert compare(full, full).lost == ()
+    now.rows[0].asked = {**now.rows[0].asked, "backend": "another"}
+    assert compare(now, full).lost == ()
+
+
 def test_new_rows_know_what_was_asked() -> None:
     row = new_row(combination(backend="onnx", precision="int8", device="cuda:1"))
     assert row.asked == {"backend": "onnx", "precision": "int8", "device": "cuda:1"}

@@ -254,3 +254,12 @@ def test_ctrl_c_prints_what_is_done_and_says_partial(inside: Path) -> None:
     assert made["rows"][0]["clocks"]["loop"]["fps"] > 0
     assert "it was stopped" in err
     assert list((inside / "temporary").iterdir()) == []
+
+
+def test_what_cannot_be_held_against_the_older_record_is_no_success(
+    inside: Path, capsys: Capture
+) -> None:
+    other = [part.replace("64", "96") for part in STUB]
+    assert main([*STUB, "-o", "old.json"]) == 0
+    assert main([*other, "--compare", "old.json"]) == 5
+    assert "nothing is held against" in capsys.readouterr().err

@@ -39,6 +39,8 @@ CASES: list[tuple[tuple[str, ...], int, str]] = [
     # what the command line got wrong
     ((), 2, "no source given"),
     (("--nonsense",), 2, "Unknown option"),
+    (("bnech",), 2, "Did you mean rtseg bench?"),
+    (("evaluate", "--data", "x"), 2, "Did you mean rtseg eval?"),
     (("a.mp4", "b.mp4", *NULL), 3, "cannot open a.mp4"),
     (("a.mp4", "-o"), 2, "requires an argument"),
     (("a.mp4", "--rotate", "45"), 2, "--rotate"),

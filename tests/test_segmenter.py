@@ -93,7 +93,14 @@ def test_a_picture_shrunk_more_in_one_direction_is_averaged_there_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))]
+    "image",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3)),
+        np.zeros((0, 4, 3), np.uint8),
+        None,
+    ],
 )
 def test_other_arrays_are_refused(image) -> None:
     with pytest.raises(ValueError, match="uint8 BGR, got"):

@@ -29,10 +29,12 @@ class Comparison:
 
     Attributes:
         warnings: why the figures may not be comparable, and which rows have no partner.
+        lost: what was measured before and asked for now, and did not run.
     """
 
     changes: tuple[Change, ...]
     warnings: tuple[str, ...]
+    lost: tuple[str, ...] = ()
 
     def slower_than(self, threshold: float) -> list[Change]:
         """The changes that lost more than a share, 0.1 being a tenth."""
@@ -54,7 +56,13 @@ def compare(now: Record, before: Record) -> Comparison:
         *(f"not in the older record: {' '.join(key)}" for key in new if key not in old),
         *(f"only in the older record: {' '.join(key)}" for key in old if key not in new),
     ]
-    return Comparison(tuple(changes), (*_differences(now, before), *alone))
+    ran = {(row.model, *row.asked.values()) for row in old.values()}
+    lost = [
+        f"{row.model} {row.runs_on} {row.size}: {row.error}"
+        for row in now.rows
+        if not row.clocks and (row.model, *row.asked.values()) in ran
+    ]
+    return Comparison(tuple(changes), (*_differences(now, before), *alone), tuple(lost))
 
 
 def _differences(now: Record, before: Record) -> list[str]:

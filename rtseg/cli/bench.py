@@ -37,7 +37,7 @@ def bench(flags: BenchFlags, stop: Stop) -> int:
 
     Raises:
         RtsegError: the flags make no sense, or nothing could be measured. ThresholdError: a clock
-            is slower than in the older record by more than `--threshold`.
+            is slower than in the older record by more than `--threshold`, or none is comparable.
     """
     plan = make_plan(flags)
     with tempfile.TemporaryDirectory(prefix="rtseg-bench-") as folder:
@@ -175,6 +175,15 @@ def _require_any(record: Record) -> None:
 
 
 def _hold_to(found: Comparison, threshold: float) -> None:
+    """Raise ThresholdError where something is slower, runs no more, or could not be compared."""
+    if found.lost:
+        raise ThresholdError("what ran before does not run", found="; ".join(found.lost))
+    if not found.changes:
+        raise ThresholdError(
+            "nothing is held against the older record",
+            found="no row of the two has a partner in the other",
+            do="Name the same networks, backends and sizes as then",
+        )
     slower = found.slower_than(threshold)
     if slower:
         worst = sorted(slower, key=lambda change: change.share)

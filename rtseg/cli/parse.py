@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 # ruff: noqa: B008 - the defaults are frozen
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
@@ -26,6 +28,8 @@ rtseg 0 clip.mp4            several at once, in a grid
 
 Without a verb, rtseg runs; a file that is called like a verb is given with -i.
 """
+
+WITH_A_WINDOW = ("run", "demo")
 
 KEYS = f"Keys in the window:\n\n{keys.as_text()}"
 
@@ -82,6 +86,9 @@ def build_app(stop: Stop) -> App:
     app.default(run)
     app.command(run, name="run")
     verbs.add(app, stop)
+    for name in app:
+        if not name.startswith("-") and name not in WITH_A_WINDOW:
+            app[name].help_epilogue = ""
     app.register_install_completion_command()
     return app
 
@@ -90,12 +97,22 @@ def prepare(app: App, arguments: Sequence[str]) -> list[str]:
     """The arguments as cyclopts takes them; a `--config` file is read on the way."""
     tokens = list(arguments)
     verbs = {name for name in app if not name.startswith("-")}
+    if tokens and tokens[0] not in verbs:
+        _check_verb(tokens[0], verbs)
     if not tokens or tokens[0] not in verbs or tokens[0] == "run":
         if path := config_file(tokens):
             app.config = [Dict(read_config(path), source=str(path), use_commands_as_keys=False)]
     else:
         tokens = [token for token in tokens if token != "--debug"]  # it belongs to every verb
     return _joined_dashes(tokens)
+
+
+def _check_verb(word: str, verbs: Iterable[str]) -> None:
+    """Raise UsageError for a word that is no file and was probably meant as a verb."""
+    if word.isalpha() and not Path(word).exists():
+        for meant in get_close_matches(word, verbs, n=1, cutoff=0.6):
+            found = "there is no such verb, nor such a file"
+            raise UsageError(f"cannot run {word}", found=found, do=f"Did you mean rtseg {meant}?")
 
 
 def usage_error(error: CycloptsError) -> UsageError:
