@@ -189,7 +189,7 @@ def test_the_segmenter_follows_the_size_between_frames() -> None:
     assert list(stats.inputs) == [SIZES[0], SIZES[2]]
     assert stats.steps == 1
     lines = hud_lines(stats, model="person", imgsz=SIZES[0])
-    assert "input\t432x240\tsteps\t1" in lines
+    assert "input\t240x432\tsteps\t1" in lines
     assert "person" in lines, "the size is said once"
 
 
