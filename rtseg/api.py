@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,13 @@ def load(
         strict_device: raise DeviceError instead of falling back.
 
     Raises:
+        UsageError: a size is no (height, width), or another value makes no sense.
         ModelError: the network or its weights are not what was named.
         DownloadError: the weights are not in the cache and cannot be fetched.
         DeviceError: the device failed, or is not the one required.
     """
+    _check_size("imgsz", imgsz)
+    _check_size("frame_size", frame_size)
     model = find_model(name_or_path or default_model(), weights=weights)
     if imgsz is None and frame_size is not None:
         imgsz = fit_size(model.spec, frame_size[1], frame_size[0])
@@ -76,6 +80,18 @@ def load(
     )
     selected = None if classes is None else loaded.spec.labels.select(classes)
     return Segmenter(loaded, selected=selected)
+
+
+def _check_size(name: str, size: object) -> None:
+    """Raise UsageError for what is neither None nor (height, width)."""
+    sides = list(size) if isinstance(size, Iterable) else [size]
+    whole = all(isinstance(side, Integral) and int(side) > 0 for side in sides)
+    if size is not None and not (whole and len(sides) == 2):
+        raise UsageError(
+            f"{name}={size!r}",
+            found="it is no (height, width) in pixels",
+            do="Give two whole numbers, as (360, 640)",
+        )
 
 
 def stream(

@@ -563,7 +563,7 @@ def test_an_object_in_another_process_answers_and_its_failures_come_back() -> No
 
 
 def test_a_constructor_that_fails_elsewhere_raises_here() -> None:
-    with pytest.raises(RtsegError, match=r"unknown backend .nonsense."):
+    with pytest.raises(UsageError, match=r"unknown backend .nonsense."):
         Remote(
             "rtseg.bench.subject:Subject",
             {
@@ -731,8 +731,23 @@ def test_what_ran_before_and_fails_now_is_lost(full: Record) -> None:
     (lost,) = compare(now, full).lost
     assert "it broke" in lost
     assert compare(full, full).lost == ()
+    now.rows[0].input_size = (0, 0)
+    now.rows[0].asked["backend"] += ",another"
+    assert compare(now, full).lost, "a network that is not even found has one row for all"
+    now.rows[0].input_size = (512, 512)
+    assert compare(now, full).lost == ()
+    now.rows[0].input_size = full.rows[0].input_size
     now.rows[0].asked = {**now.rows[0].asked, "backend": "another"}
     assert compare(now, full).lost == ()
+
+
+def test_a_clock_that_failed_is_lost_though_others_ran(full: Record) -> None:
+    now = deepcopy(full)
+    del now.rows[0].clocks["loop"]
+    assert compare(now, full).lost == ()
+    now.rows[0].error = "the encoder broke"
+    (lost,) = compare(now, full).lost
+    assert "the encoder broke" in lost
 
 
 def test_new_rows_know_what_was_asked() -> None:

@@ -20,7 +20,7 @@ from rtseg.bench.subject import Combination
 from rtseg.cli import bench as verb
 from rtseg.cli.app import main
 from rtseg.cli.bench_plan import _share
-from rtseg.errors import DownloadError, UsageError
+from rtseg.errors import BackendError, DownloadError, UsageError
 
 Capture = pytest.CaptureFixture[str]
 
@@ -89,7 +89,7 @@ def test_our_own_network_is_held_against_torch_and_against_the_peak(capsys: Capt
     made = json.loads(capsys.readouterr().out)
     row = made["rows"][0]
     assert row["random_weights"]
-    assert row["agreement"] == {"mean": 1.0, "least": 1.0, "frames": 16}
+    assert row["agreement"] == {"mean": 1.0, "least": 1.0, "frames": 8}
     assert set(row["clocks"]) == {"model", "pipeline", "worst", "loop"}
     assert made["peaks"][0]["gflops"] > 0.1
     achieved = row["gflop"] / (row["clocks"]["model"]["ms"]["p50"] / 1e3)
@@ -98,10 +98,20 @@ def test_our_own_network_is_held_against_torch_and_against_the_peak(capsys: Capt
 
 
 def test_nothing_measured_is_a_failure(capsys: Capture) -> None:
-    assert main([*STUB, "-b", "torch"]) == 1
+    assert main([*STUB, "-b", "torch"]) == 2
     out, err = capsys.readouterr()
     assert "not measured, because" in out
     assert "nothing could be measured: backend torch for stub" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(("-b", "torch"), 2), (("-d", "cuda:97", "--strict-device"), 4)]
+)
+def test_the_exit_code_is_that_of_the_first_failure(
+    arguments: tuple[str, ...], code: int, capsys: Capture
+) -> None:
+    assert main([*STUB, *arguments]) == code
+    assert "nothing could be measured" in capsys.readouterr().err
 
 
 def test_weights_that_cannot_be_had_are_one_row_and_the_others_go_on(
@@ -184,13 +194,15 @@ def test_faster_than_before_is_all_well(older: Callable[[float], Path], capsys: 
         (("--imgsz", "big"), "--imgsz 'big'"),
         (("--rounds", "0"), "--rounds 0"),
         (("--duration", "-1"), "--duration -1"),
-        (("--threshold", "ten"), "--threshold 'ten'"),
+        (("--threshold", "ten"), "--threshold 'ten' cannot be read. Give a share, as 10%"),
         (("--max-pictures", "3"), "without --data"),
         (("--plot", "a.txt"), "cannot draw a.txt"),
         (("-o", "no/where.json"), "there is no folder no"),
         (("-m", "nonsense", "-i", CLIP), "unknown network 'nonsense'"),
         (("-m", ","), "names nothing"),
         (("--compare", "none.json"), "cannot compare with none.json"),
+        (("--data", "nosuch"), "cannot open nosuch: there is no such file"),
+        (("--threshold", "200%"), "it is a share from 0 to 1. Give one as 10%"),
         (("-i", "test://?live=1"), "it is live"),
     ],
 )
@@ -203,10 +215,20 @@ def test_what_makes_no_sense_is_said_before_anything_runs(
     assert out == ""
 
 
-def test_a_record_of_something_else_is_not_compared_with(inside: Path, capsys: Capture) -> None:
-    (inside / "other.json").write_text("{}")
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{}", "it is no record of rtseg bench"),
+        ("[]", "it is no record of rtseg bench"),
+        ('{"rtseg_bench": 1}', "a damaged record of rtseg bench: it has no 'rows'"),
+    ],
+)
+def test_a_record_of_something_else_is_not_compared_with(
+    inside: Path, capsys: Capture, content: str, words: str
+) -> None:
+    (inside / "other.json").write_text(content)
     assert main([*STUB, "--compare", "other.json"]) == 2
-    assert "no record of rtseg bench" in capsys.readouterr().err
+    assert f"cannot compare with other.json: {words}. Write one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("text", "share"), [("10%", 0.1), ("0.25", 0.25), ("0", 0.0)])
@@ -263,3 +285,17 @@ def test_what_cannot_be_held_against_the_older_record_is_no_success(
     assert main([*STUB, "-o", "old.json"]) == 0
     assert main([*other, "--compare", "old.json"]) == 5
     assert "nothing is held against" in capsys.readouterr().err
+
+
+def test_what_ran_before_and_fails_now_is_exit_code_5(
+    older: Callable[[float], Path], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BackendError("it broke")
+
+    before = str(older(1e-6))
+    monkeypatch.setattr("rtseg.bench.subject.Subject.measure", refuse)
+    assert main([*STUB, "--compare", before]) == 5
+    assert "what ran before does not run: stub stub fp32 cpu 64x64: it broke" in (
+        capsys.readouterr().err
+    )

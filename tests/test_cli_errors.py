@@ -40,7 +40,11 @@ CASES: list[tuple[tuple[str, ...], int, str]] = [
     ((), 2, "no source given"),
     (("--nonsense",), 2, "Unknown option"),
     (("bnech",), 2, "Did you mean rtseg bench?"),
+    (("bnech", *NULL), 2, "Did you mean rtseg bench?"),
     (("evaluate", "--data", "x"), 2, "Did you mean rtseg eval?"),
+    (("help",), 2, "Did you mean rtseg --help?"),
+    (("list",), 2, "Did you mean rtseg models?"),
+    (("devices",), 2, "Did you mean rtseg doctor?"),
     (("a.mp4", "b.mp4", *NULL), 3, "cannot open a.mp4"),
     (("a.mp4", "-o"), 2, "requires an argument"),
     (("a.mp4", "--rotate", "45"), 2, "--rotate"),
@@ -85,8 +89,13 @@ CASES: list[tuple[tuple[str, ...], int, str]] = [
     (("models", "nonsense"), 2, "nonsense"),
     (("demo", "--seconds", "0", "--no-show"), 2, "--seconds"),
     # no display
-    (("a.mp4",), 1, "--no-show"),
-    (("a.mp4", "--show", "-o", "x.mp4"), 1, "-o"),
+    (("there.mp4",), 1, "--no-show"),
+    (("there.mp4", "text.mp4"), 1, "--no-show"),
+    (("there.mp4", "--show", "-o", "x.mp4"), 1, "-o"),
+    (("test://",), 1, "--no-show"),
+    (("*.png",), 1, "--no-show"),
+    (("a.mp4",), 3, "cannot open a.mp4: there is no such file"),
+    (("there.mp4", "a.mp4"), 3, "cannot open a.mp4: there is no such file"),
     # what the source got wrong
     (("a.mp4", *NULL), 3, "a.mp4"),
     (("empty.mp4", *NULL), 3, "empty.mp4"),
@@ -177,9 +186,15 @@ def test_a_missing_source_is_found_before_a_network_is_loaded(folder: Path) -> N
 
 
 def test_no_display_is_found_before_a_source_is_opened(folder: Path) -> None:
-    done = rtseg("missing.mp4", folder=folder)
+    done = rtseg("text.mp4", folder=folder)
     assert done.returncode == 1
-    assert "missing.mp4" not in done.stderr
+    assert "text.mp4" not in done.stderr
+
+
+def test_a_source_that_is_not_there_is_told_before_a_missing_display(folder: Path) -> None:
+    done = rtseg("missing.mp4", folder=folder)
+    assert done.returncode == 3
+    assert is_one_line(done.stderr, "cannot open missing.mp4: there is no such file")
 
 
 def test_debug_shows_where(folder: Path) -> None:

@@ -178,6 +178,20 @@ def test_help_is_grouped_and_complete() -> None:
         assert verb in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("verb", "window"),
+    [("run", True), ("demo", True)]
+    + [(verb, False) for verb in ("bench", "eval", "train", "export", "models", "cameras")],
+)
+def test_only_verbs_with_a_window_tell_of_its_keys(
+    verb: str, window: bool, capsys: Capture
+) -> None:
+    assert main([verb, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert ("Keys in the window" in said) is window
+    assert ("--models" in said) is (verb == "run")
+
+
 @pytest.mark.parametrize("arguments", ["--help", "--version", "x --print-config"])
 def test_questions_are_answered_without_heavy_imports(arguments: str) -> None:
     code = (

@@ -239,7 +239,7 @@ def test_a_dataset_made_by_hand_is_checked_for_what_a_layout_would_never_give(
 def test_a_folder_in_which_nothing_pairs_is_refused_with_what_to_do(tmp_path: Path) -> None:
     write(tmp_path / "images" / "a.jpg", np.zeros((4, 4, 3), np.uint8))
     write(tmp_path / "masks" / "b.png", np.zeros((4, 4), np.uint8))
-    with pytest.raises(DatasetError, match="1 pictures and 1 masks, no two of one name"):
+    with pytest.raises(DatasetError, match="1 picture and 1 mask, no two of one name"):
         open_dataset(tmp_path)
 
 

@@ -21,7 +21,8 @@ FLOORS = {
     1: {"flow", "clock", "stats", "metrics", "decode", "segmentation", "draw", "blend", "nets",
         "contracts", "text", "temporal", "turns", "shrink", "matte", "memory", "fresh", "gpu",
         "yuv"},
-    0: {"errors", "frame", "labels", "palettes", "palette_tables", "zoo", "shapes"},
+    0: {"errors", "frame", "labels", "palettes", "palette_tables", "zoo", "shapes",
+        "words"},
 }  # fmt: skip
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 EDGES = FLOORS[2]

@@ -17,7 +17,7 @@ import torch
 
 from rtseg.errors import DownloadError, ModelError, UsageError
 from rtseg.labels import VOC, LabelSet
-from rtseg.nets import find_model
+from rtseg.nets import find_model, shipped
 from rtseg.nets import weights as nets_weights
 from rtseg.nets.build import build, build_random
 from rtseg.nets.state import load_network, read_checkpoint, save_checkpoint
@@ -387,6 +387,14 @@ def test_missing_files_and_wrong_kinds(tmp_path: Path) -> None:
         find_model(tmp_path / "x.onnx", weights="random")
     with pytest.raises(ModelError, match=r"x\.onnx.*no ONNX file, or damaged"):
         find_model(tmp_path / "x.onnx")
+    (tmp_path / "x.onnx").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"cannot use .*x\.onnx: it is empty"):
+        find_model(tmp_path / "x.onnx")
+
+
+def test_weights_for_what_has_its_own_are_named_as_the_network() -> None:
+    with pytest.raises(ModelError, match=r"has its own\. Use -m x\.pth"):
+        find_model(shipped()["person"], weights="x.pth")
 
 
 def test_random_weights_are_said_aloud() -> None:

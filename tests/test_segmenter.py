@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import rtseg
 from rtseg.contracts import Backend, BackendInfo
+from rtseg.errors import UsageError
 from rtseg.frame import Frame
 from rtseg.labels import PERSON
 from rtseg.segmenter import Segmenter
@@ -170,3 +172,10 @@ def test_frames_that_come_one_by_one_are_segmented_as_they_come() -> None:
 
     for frame, _ in Segmenter(Alone((32, 32))).stream(frames()):
         assert given == list(range(frame.index + 1)), "no frame is waited for"
+
+
+@pytest.mark.parametrize("name", ["imgsz", "frame_size"])
+@pytest.mark.parametrize("size", [(640,), 640, (0, 640), (360.0, 640), "360x640", (1, 2, 3)])
+def test_sizes_that_are_no_height_and_width_are_refused(name: str, size: object) -> None:
+    with pytest.raises(UsageError, match=rf"{name}=.*Give two whole numbers"):
+        rtseg.load("stub", **{name: size})

@@ -14,6 +14,7 @@ from rtseg.frame import VOID, Frame
 from rtseg.labels import PERSON, VOC, LabelSet, voc_colours
 from rtseg.segmentation import Segmentation
 from rtseg.stats import Durations, Stats
+from rtseg.words import counted
 from rtseg.zoo import InputSpec, ModelSpec, WeightsSpec
 
 
@@ -169,3 +170,8 @@ def test_a_notebook_sees_the_mask_in_its_colours() -> None:
     red, green, blue = PERSON.colours[1]
     assert picture[0, 0].tolist() == [blue, green, red]
     assert picture[0, 7].tolist() == [0, 0, 0]
+
+
+def test_what_is_counted_is_one_or_many() -> None:
+    assert [counted(n, "frame") for n in (0, 1, 2)] == ["0 frames", "1 frame", "2 frames"]
+    assert [counted(n, "class", "classes") for n in (1, 2)] == ["1 class", "2 classes"]

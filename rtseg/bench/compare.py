@@ -29,7 +29,7 @@ class Comparison:
 
     Attributes:
         warnings: why the figures may not be comparable, and which rows have no partner.
-        lost: what was measured before and asked for now, and did not run.
+        lost: what was measured before and asked for now, and failed.
     """
 
     changes: tuple[Change, ...]
@@ -56,13 +56,22 @@ def compare(now: Record, before: Record) -> Comparison:
         *(f"not in the older record: {' '.join(key)}" for key in new if key not in old),
         *(f"only in the older record: {' '.join(key)}" for key in old if key not in new),
     ]
-    ran = {(row.model, *row.asked.values()) for row in old.values()}
     lost = [
         f"{row.model} {row.runs_on} {row.size}: {row.error}"
         for row in now.rows
-        if not row.clocks and (row.model, *row.asked.values()) in ran
+        if row.error and any(_has_lost(row, one) for one in old.values())
     ]
     return Comparison(tuple(changes), (*_differences(now, before), *alone), tuple(lost))
+
+
+def _has_lost(row: Row, before: Row) -> bool:
+    """Whether a row that failed lacks a clock that the same was measured with before.
+
+    The row of a network that was not even found stands for all that was asked, with commas.
+    """
+    same = row.model == before.model and row.input_size in ((0, 0), before.input_size)
+    same = same and all(before.asked[name] in text.split(",") for name, text in row.asked.items())
+    return same and not before.clocks.keys() <= row.clocks.keys()
 
 
 def _differences(now: Record, before: Record) -> list[str]:

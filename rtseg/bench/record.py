@@ -144,13 +144,20 @@ class Record:
         Raises:
             ValueError: it is no such thing, or of a later version.
         """
+        if not isinstance(values, dict) or "rtseg_bench" not in values:
+            raise ValueError("it is no record of rtseg bench")
         try:
             if values["rtseg_bench"] > FORMAT:
                 raise ValueError("written by a later version of rtseg; upgrade it")
             fields = {key: value for key, value in values.items() if key != "rtseg_bench"}
             return cls(**{**fields, "rows": [_row(row) for row in values["rows"]]})
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no record of rtseg bench: {error!r}") from error
+            raise ValueError(f"a damaged record of rtseg bench: {_lacking(error)}") from error
+
+
+def _lacking(error: Exception) -> str:
+    """What is wrong with the fields, in words."""
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def _row(values: dict[str, Any]) -> Row:

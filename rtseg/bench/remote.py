@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from rtseg import errors
 from rtseg.errors import BackendError, RtsegError
 from rtseg.flow import Flow
 
@@ -43,7 +44,8 @@ class Remote:
         stop: asked all the time while waiting; True kills the process and raises Stopped.
 
     Raises:
-        RtsegError: what the constructor raised there, in the same words; or the process died.
+        RtsegError: what the constructor raised there, of the same kind and in the same words; or
+            the process died.
         Stopped: `stop` said so.
     """
 
@@ -126,4 +128,4 @@ def _opened(answer: tuple[str, Any]) -> Any:
     kind, content = answer
     if kind == "value":
         return content
-    raise RtsegError(content)
+    raise getattr(errors, kind, RtsegError)(content)

@@ -58,6 +58,7 @@ class Entry:
         self.combination = combination
         self.row = new_row(combination)
         self.remote: Asked | None = None
+        self.failure: RtsegError | None = None
         self.blocks: dict[str, list[Block]] = defaultdict(list)
 
     @property
@@ -88,12 +89,14 @@ def measure(
     on_step: OnStep = lambda done, total, text: None,
     stop: Callable[[], bool] = lambda: False,
     open_remote: OpenRemote | None = None,
-) -> None:
+) -> RtsegError | None:
     """Append a row to the record for each combination, and fill them.
 
     One that cannot be loaded, or fails later, has the reason in its row, and the others go on.
     When `stop` says so the record keeps what is done, and is `partial`.
 
+    Returns:
+        What failed in the first row that has an error; None where nothing did.
     """
 
     def opened(place: str, arguments: dict[str, Any]) -> Asked:
@@ -109,6 +112,7 @@ def measure(
             bench.score()
         except Stopped:
             record.partial = True
+    return next((entry.failure for entry in entries if entry.failure is not None), None)
 
 
 class _Bench:
@@ -178,7 +182,7 @@ class _Bench:
         try:
             act(entry)
         except RtsegError as error:
-            entry.row.error = str(error)
+            entry.row.error, entry.failure = str(error), error
             if entry.remote is not None:
                 entry.remote.close()
 

@@ -32,13 +32,13 @@ def _converse(questions: BinaryIO, answers: BinaryIO) -> None:
 
 
 def _tried(call: Any) -> tuple[str, Any]:
-    """("value", what it returned) or ("error", what it raised in words)."""
+    """("value", what it returned) or the name of the error and its words."""
     try:
         return "value", call()
     except RtsegError as error:
-        return "error", str(error)
+        return type(error).__name__, str(error)
     except Exception as error:  # a fault of a library, or ours: the row says so
-        return "error", f"internal error: {type(error).__name__}: {error}"
+        return RtsegError.__name__, f"internal error: {type(error).__name__}: {error}"
 
 
 def _reply(answers: BinaryIO, kind: str, content: Any) -> None:

@@ -23,7 +23,7 @@ from rtseg.cli.download import DownloadProgress
 from rtseg.cli.says import say
 from rtseg.cli.signals import Stop
 from rtseg.contracts import SourceInfo
-from rtseg.errors import BackendError, DownloadError, ThresholdError
+from rtseg.errors import BackendError, DownloadError, RtsegError, ThresholdError
 from rtseg.nets import find_model
 from rtseg.nets.weights import is_intact, weights_path
 from rtseg.zoo import MODELS, Model
@@ -47,10 +47,11 @@ def bench(flags: BenchFlags, stop: Stop) -> int:
             say("warning", f"{record.machine['load_average']} programs run beside this one")
         combinations = list(_combinations(flags, plan, info, record, stop))
         with says.Progress(quiet=flags.figures.quiet) as progress:
-            measure(combinations, plan.settings, record, on_step=progress, stop=stop)
+            failure = measure(combinations, plan.settings, record, on_step=progress, stop=stop)
     found = _show(record, plan, flags)
-    _require_any(record)
-    if found is not None and not record.partial:
+    if not record.partial:
+        _hold_to_what_ran(found)
+        _require_any(record, failure)
         _hold_to(found, plan.threshold)
     return stop.exit_code
 
@@ -167,17 +168,24 @@ def _said(path: Path, flags: BenchFlags) -> None:
         say("wrote", str(path))
 
 
-def _require_any(record: Record) -> None:
-    """Raise BackendError when not one combination could be measured."""
-    if not record.partial and not any(row.clocks for row in record.rows):
+def _require_any(record: Record, failure: RtsegError | None) -> None:
+    """Raise when not one combination could be measured: what the first one failed with."""
+    if not any(row.clocks for row in record.rows):
         first = next((row.error for row in record.rows if row.error), "")
-        raise BackendError("nothing could be measured", found=first)
+        kind = BackendError if failure is None else type(failure)
+        raise kind("nothing could be measured", found=str(failure or first))
 
 
-def _hold_to(found: Comparison, threshold: float) -> None:
-    """Raise ThresholdError where something is slower, runs no more, or could not be compared."""
-    if found.lost:
+def _hold_to_what_ran(found: Comparison | None) -> None:
+    """Raise ThresholdError where something fails that ran before."""
+    if found is not None and found.lost:
         raise ThresholdError("what ran before does not run", found="; ".join(found.lost))
+
+
+def _hold_to(found: Comparison | None, threshold: float) -> None:
+    """Raise ThresholdError where something is slower, or nothing could be compared."""
+    if found is None:
+        return
     if not found.changes:
         raise ThresholdError(
             "nothing is held against the older record",

@@ -1,4 +1,4 @@
-"""What `rtseg bench` was asked, checked as far as that goes without opening anything."""
+"""What `rtseg bench` was asked, checked as far as that goes without running anything."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def make_plan(flags: BenchFlags) -> BenchPlan:
     """Check everything that is cheap and certain to fail.
 
     Raises:
-        UsageError: flags that make no sense, an output that exists, or no record to compare with.
+        UsageError: flags that make no sense, an output that exists, no record to compare with, or
+            no labelled pictures.
     """
     networks, figures = flags.networks, flags.figures
     form = figures.format or "table"
@@ -74,6 +75,7 @@ def make_plan(flags: BenchFlags) -> BenchPlan:
         threshold=_share("--threshold", figures.threshold),
     )
     _check_files(plan, figures.overwrite)
+    _check_data(plan.settings)
     return plan
 
 
@@ -143,13 +145,20 @@ def _clocks(flags: ClockFlags) -> tuple[str, ...]:
 
 def _share(flag: str, text: str) -> float:
     """`10%` or `0.1` as 0.1."""
-    percent = text.strip().endswith("%")
-    value = values.number(flag, text.strip().rstrip("%"))
-    assert value is not None
-    share = value / 100 if percent else value
+    share = values.share(flag, text)
     if not 0 <= share < 1:
-        raise UsageError(f"{flag} {text!r} cannot be read", do="Give a share, as 10% or 0.1")
+        raise UsageError(
+            f"{flag} {text!r}", found="it is a share from 0 to 1", do="Give one as 10% or 0.1"
+        )
     return share
+
+
+def _check_data(settings: Settings) -> None:
+    """Open the labelled pictures, which are measured last, and so would fail last."""
+    if settings.data is not None:
+        from rtseg.evaluate import SetSpec, open_set
+
+        open_set(SetSpec(path=settings.data, max_pictures=settings.max_pictures))
 
 
 def _check_files(plan: BenchPlan, overwrite: bool) -> None:

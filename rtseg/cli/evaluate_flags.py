@@ -60,6 +60,7 @@ class NetworkFlags(ModelFlags):
         flag("Names of `rtseg models`, or files; several may follow.", "--model", "-m"),
         Parameter(consume_multiple=True),
     ] = ()  # type: ignore[assignment]
+    models: Annotated[tuple[str, ...], Parameter(parse=False)] = ()
     imgsz: Annotated[
         Text,
         flag(

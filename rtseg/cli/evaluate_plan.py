@@ -17,6 +17,7 @@ from rtseg.nets import default_model
 from rtseg.sinks.file_target import check_new, check_parent
 from rtseg.temporal import TemporalOptions
 
+OTHER_SIZES = ("auto", "exact", "long:N")
 _ONLY_DATA = ("format", "split", "classes", "min_share", "names")
 
 
@@ -77,7 +78,7 @@ def policy_of(imgsz: str | None) -> InputPolicy:
         if size is None or size[0] != size[1]:
             raise UsageError(f"--imgsz {text!r} cannot be read", do="Give long:N, as long:320")
         return InputPolicy("long", side=size[0])
-    return InputPolicy("fixed", size=values.input_size("--imgsz", text))
+    return InputPolicy("fixed", size=values.input_size("--imgsz", text, others=OTHER_SIZES))
 
 
 def _sets(flags: SetFlags) -> list[SetSpec]:

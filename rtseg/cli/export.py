@@ -15,6 +15,7 @@ from rtseg.errors import UsageError
 from rtseg.export import Exported, ExportOptions, RejectedError, export_network
 from rtseg.export.int8 import Attempt
 from rtseg.nets import default_model, find_model
+from rtseg.words import counted
 from rtseg.zoo import Model
 
 SHOWN = 8
@@ -124,8 +125,9 @@ def _shortened(names: tuple[str, ...]) -> str:
 def describe_parity(exported: Exported) -> str:
     """How the file compares with its original, in one line."""
     parity = exported.parity
+    frames = counted(parity.frames, "frame")
     return (
-        f"with {exported.original} on {parity.frames} frames of {exported.samples}: scores differ "
+        f"with {exported.original} on {frames} of {exported.samples}: scores differ "
         f"by at most {parity.largest:.2g}; {parity.mean:.3%} of the pixels have the same class, "
         f"{parity.worst:.3%} in the worst frame"
     )

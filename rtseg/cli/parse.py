@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 # ruff: noqa: B008 - the defaults are frozen
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 from cyclopts.config import Dict
@@ -16,8 +16,10 @@ from rtseg.cli import options
 from rtseg.cli.config import config_file, read_config, to_toml
 from rtseg.cli.options import Flags, ModelFlags, OutputFlags, RunFlags, SourceFlags, ViewFlags
 from rtseg.cli.signals import Stop
-from rtseg.errors import UsageError
+from rtseg.errors import SinkError, SourceError, UsageError
 from rtseg.live import keys
+
+T = TypeVar("T")
 
 HELP = """Real-time semantic segmentation of webcams, videos, streams and pictures.
 
@@ -30,6 +32,9 @@ Without a verb, rtseg runs; a file that is called like a verb is given with -i.
 """
 
 WITH_A_WINDOW = ("run", "demo")
+
+OTHER_WORDS = {"help": "--help", "version": "--version", "list": "models", "devices": "doctor"}
+"""What other programs call something that we have too."""
 
 KEYS = f"Keys in the window:\n\n{keys.as_text()}"
 
@@ -110,7 +115,8 @@ def prepare(app: App, arguments: Sequence[str]) -> list[str]:
 def _check_verb(word: str, verbs: Iterable[str]) -> None:
     """Raise UsageError for a word that is no file and was probably meant as a verb."""
     if word.isalpha() and not Path(word).exists():
-        for meant in get_close_matches(word, verbs, n=1, cutoff=0.6):
+        known = OTHER_WORDS.get(word.lower())
+        for meant in [known] if known else get_close_matches(word, verbs, n=1, cutoff=0.6):
             found = "there is no such verb, nor such a file"
             raise UsageError(f"cannot run {word}", found=found, do=f"Did you mean rtseg {meant}?")
 
@@ -142,13 +148,39 @@ def _run(flags: Flags, stop: Stop) -> int:
     if flags.view.grid or len(flags.sources) > 1:
         from rtseg.cli.grid_plan import make_grid_plan
 
-        plans = make_grid_plan(flags)
+        plans = _planned(make_grid_plan, flags)
         from rtseg.cli.grid import run_grid
 
         return run_grid(flags, plans, stop)
     from rtseg.cli.plan import make_plan
 
-    plan = make_plan(flags)  # before the heavy libraries are imported
+    plan = _planned(make_plan, flags)  # before the heavy libraries are imported
     from rtseg.cli.run import run_plan
 
     return run_plan(flags, plan, stop)
+
+
+def _planned(make: Callable[[Flags], T], flags: Flags) -> T:
+    """The plan; where there is no place for the pictures, a source that is not there comes first.
+
+    Raises:
+        SourceError: there is no such file.
+        RtsegError: as `make` raises it.
+    """
+    try:
+        return make(flags)
+    except SinkError as error:
+        failure = error
+    for source in flags.sources:
+        _check_there(source)
+    raise failure
+
+
+def _check_there(source: str) -> None:
+    """Raise SourceError for the path of a file or folder that is not there."""
+    from rtseg.sources import kind_of
+
+    is_path = kind_of(source) in ("video", "pictures") and not any(c in source for c in "*?[%")
+    if is_path and not Path(source).exists():
+        found = "there is no such file or folder"
+        raise SourceError(f"cannot open {source}", found=found, do="Check the path")

@@ -17,6 +17,7 @@ from rtseg.pipeline import keeps_newest
 from rtseg.segmenter import Segmenter
 from rtseg.stats import Report
 from rtseg.temporal import TemporalOptions
+from rtseg.words import counted as counted
 
 
 def say(heading: str, text: str) -> None:
@@ -166,11 +167,6 @@ def table(figures: Report, *, verbose: bool = False) -> list[str]:
             for name, row in rows.items()
         ),
     ]
-
-
-def counted(count: int, what: str) -> str:
-    """ "1 frame", "2 frames"."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def rate(frame_rate: Fraction) -> str:

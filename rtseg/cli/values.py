@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import TypeVar
 
@@ -21,15 +21,29 @@ def width_height(flag: str, text: str | None) -> tuple[int, int] | None:
     return _read(flag, text, _two_sizes, "Give WIDTHxHEIGHT, as 1280x720")
 
 
-def input_size(flag: str, text: str | None) -> tuple[int, int] | None:
-    """`512` or `384x512` as (height, width); None for None and "auto"."""
+def input_size(
+    flag: str, text: str | None, others: Sequence[str] = ("auto",)
+) -> tuple[int, int] | None:
+    """`512` or `384x512` as (height, width); None for None and "auto".
+
+    Args:
+        others: what else the flag takes, for the error's advice.
+    """
     text = None if text == "auto" else text
-    return _read(flag, text, _one_or_two_sizes, "Give HxW, as 384x640, one number, or auto")
+    *more, last = ("HxW, as 384x640", "one number", *others)
+    return _read(flag, text, _one_or_two_sizes, f"Give {', '.join(more)}, or {last}")
 
 
 def number(flag: str, text: str | None) -> float | None:
     """`0.5` or `1/255`; None stays None."""
     return _read(flag, text, _number, "Give a number, as 0.5 or 1/255")
+
+
+def share(flag: str, text: str) -> float:
+    """`10%` or `0.1` as 0.1."""
+    found = _read(flag, text, _share, "Give a share, as 10% or 0.1")
+    assert found is not None
+    return found
 
 
 def triple(flag: str, text: str | None) -> tuple[float, float, float] | None:
@@ -99,6 +113,11 @@ def _one_or_two_sizes(text: str) -> tuple[int, int]:
 
 def _number(text: str) -> float:
     return float(Fraction(text.replace(" ", "")))
+
+
+def _share(text: str) -> float:
+    plain = text.strip().removesuffix("%")
+    return _number(plain) / (1 if plain == text.strip() else 100)
 
 
 def _triple(text: str) -> tuple[float, float, float]:

@@ -56,9 +56,7 @@ def open_dataset(
         raise DatasetError(f"cannot open {root}", found="there is no such file or folder")
     dataset = _indexed(root, format)
     if not dataset.samples:
-        raise DatasetError(
-            f"no labelled pictures in {root}", found=_told(dataset.problems) or "it is empty"
-        )
+        raise _nothing_in(root, format, dataset)
     return dataset if split is None else _only_split(dataset, split)
 
 
@@ -90,6 +88,19 @@ def _unknown(root: Path) -> DatasetError:
     looked = "".join(f"\n  {name}: {_layout(name).looks_for}" for name in DATASETS)
     return DatasetError(
         f"no labelled pictures of a known layout in {root}", found="looked for" + looked
+    )
+
+
+def _nothing_in(root: Path, format: str, dataset: Dataset) -> DatasetError:
+    """The error for a place where nothing was found; with another layout's name, if it has one."""
+    asked, found = f"no labelled pictures in {root}", _told(dataset.problems)
+    if found or format == "auto" or _layout(format).found_at(root):
+        return DatasetError(asked, found=found or "it is empty")
+    looks_like = layout_of(root)
+    return DatasetError(
+        asked,
+        found=f"it has not the layout {format}: {_layout(format).looks_for}",
+        do=f"It looks like {looks_like}: leave --format out" if looks_like else "",
     )
 
 

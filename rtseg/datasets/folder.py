@@ -18,6 +18,7 @@ from rtseg.datasets.names import name_file
 from rtseg.datasets.pairs import SPLITS, Pair, listed, pictures_under, samples_of, subfolders
 from rtseg.datasets.values import values_of
 from rtseg.errors import DatasetError
+from rtseg.words import counted
 
 IMAGES = frozenset(
     "images image img imgs frames jpegimages pictures photos rgb input inputs".split()
@@ -54,7 +55,8 @@ def index_folder(root: Path) -> Dataset:
     if not pairs:
         raise DatasetError(
             f"no labelled pictures in {root}",
-            found=f"{len(images)} pictures and {len(masks)} masks, no two of one name",
+            found=f"{counted(len(images), 'picture')} and {counted(len(masks), 'mask')}, no two of "
+            "one name",
             do="Give a mask the name of its picture: images/cat.jpg, masks/cat.png.",
         )
     problems += [*of_lists, *_empty_splits(root, pairs)]

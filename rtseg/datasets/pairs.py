@@ -151,7 +151,8 @@ def read_lines(path: Path) -> list[str]:
     try:
         return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"cannot read the list {path}", found=str(error)) from error
+        words = getattr(error, "strerror", None) or str(error)
+        raise DatasetError(f"cannot read the list {path}", found=words) from error
 
 
 def listed(words: Sequence[object], most: int = 5) -> str:

@@ -14,6 +14,7 @@ from rtseg.datasets.classmap import ClassMap
 from rtseg.datasets.files import PICTURE_SUFFIXES
 from rtseg.datasets.pairs import SPLITS, listed
 from rtseg.errors import DatasetError
+from rtseg.words import counted
 
 MEASURED_SPLITS = ("val", "test")
 PROBLEMS_SHOWN = 20
@@ -65,11 +66,12 @@ class LabelledSet:
     def describe(self) -> str:
         """The set in one line, for people."""
         split = f", {self.split}" if self.split else ""
-        of = "" if len(self.samples) == len(self.dataset) else f" of {len(self.dataset)}"
+        all_of_them = counted(len(self.dataset), "picture")
+        of = "" if len(self.samples) == len(self.dataset) else f"{len(self.samples)} of "
         only = f", those in {self.spec.names.name}" if self.spec.names else ""
         return (
             f"{self.name}: {self.dataset.root} ({self.dataset.format}{split}), "
-            f"{len(self.samples)}{of} pictures{only}, {len(self.dataset.labels)} classes"
+            f"{of}{all_of_them}{only}, {counted(len(self.dataset.labels), 'class', 'classes')}"
         )
 
 

@@ -183,7 +183,11 @@ def _from_checkpoint(
             do=f"Name the network: --model NAME --weights {path}",
         )
     if weights is not None and str(weights) != RANDOM:
-        raise ModelError(f"weights {weights} for {path}", found="a checkpoint has its own")
+        raise ModelError(
+            f"weights {weights} for {path}",
+            found="a checkpoint has its own",
+            do=f"Use -m {weights}, or name the architecture of the weights with -m NAME",
+        )
     if weights is not None:
         return _random(spec)
     if spec.weights and len(spec.weights.sha256) == 64 and sha256(path) != spec.weights.sha256:

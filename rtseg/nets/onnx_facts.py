@@ -46,6 +46,9 @@ def read_facts(path: Path) -> OnnxFacts:
     graph = (content := _load(path)).graph
     numbers = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in numbers]
+    if not (graph.node or graph.input or graph.output):
+        found = "there is no network in it" if path.stat().st_size else "it is empty"
+        raise ModelError(f"cannot use {path}", found=found, do="Export it again")
     if len(inputs) != 1 or not graph.output:
         raise ModelError(
             f"cannot use {path}",

@@ -21,6 +21,7 @@ from rtseg.train.loss import given_weights
 from rtseg.train.settings import Settings
 from rtseg.train.start import Start, resumed, start
 from rtseg.train.watch import Watch
+from rtseg.words import counted
 from rtseg.zoo import ModelSpec
 
 
@@ -95,7 +96,7 @@ def _checked(dataset: Dataset, classes: ClassMap, watch: Watch) -> set[str]:
     for problem in problems:
         watch.wrong(str(problem))
     if problems:
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        count = counted(len(problems), "problem")
         raise DatasetError(f"cannot train on {dataset.root}", found=f"{count}, named above")
     return labelled
 
@@ -170,7 +171,8 @@ def _refuse_single(settings: Settings, architecture: str) -> None:
 def _tell(watch: Watch, dataset: Dataset, classes: ClassMap, split: Split, words: str) -> None:
     """What is about to be trained on."""
     names = classes.labels.listed(range(len(classes.labels)), most=8)
-    count = f"{len(dataset)} pictures, {len(classes.labels)} classes: {names}"
+    pictures = counted(len(dataset), "picture")
+    count = f"{pictures}, {counted(len(classes.labels), 'class', 'classes')}: {names}"
     watch.note("dataset", f"{dataset.root} ({dataset.format}), {count}")
     for note in (*dataset.notes, *classes.said):
         watch.note("note", note)
