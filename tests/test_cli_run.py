@@ -62,6 +62,14 @@ def test_every_output_at_once(capsys: Capture, inside: Path) -> None:
     assert len((inside / "c.jsonl").read_text().splitlines()) == 12
 
 
+def test_a_figure_alone_takes_one_frame(capsys: Capture, inside: Path) -> None:
+    assert main([*CLIP, "--figure", "a.png"]) == 0
+    assert "done     1 frame in" in capsys.readouterr().err
+    assert main([*CLIP, "--figure", "b.png", "--json", "c.jsonl"]) == 0
+    assert "figure to b.png, of the first of 12 frames" in capsys.readouterr().err
+    assert (inside / "a.png").exists()
+
+
 def test_the_start_says_what_runs_and_why(capsys: Capture) -> None:
     assert main([*CLIP, "--no-show"]) == 0
     said = capsys.readouterr().err

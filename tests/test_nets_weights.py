@@ -392,6 +392,14 @@ def test_missing_files_and_wrong_kinds(tmp_path: Path) -> None:
         find_model(tmp_path / "x.onnx")
 
 
+def test_the_folder_of_a_run_stands_for_its_best_network(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"it is a folder without best\.pth"):
+        find_model(tmp_path)
+    spec = replace(MODELS["lraspp_mobilenet_v3_large"], name="mine", weights=None)
+    save_checkpoint(tmp_path / "best.pth", spec, build_random(spec.architecture, 21).state_dict())
+    assert find_model(tmp_path).spec.name == "mine"
+
+
 def test_weights_for_what_has_its_own_are_named_as_the_network() -> None:
     with pytest.raises(ModelError, match=r"has its own\. Use -m x\.pth"):
         find_model(shipped()["person"], weights="x.pth")

@@ -54,6 +54,12 @@ def test_a_recording_is_thinned_by_its_own_times() -> None:
     assert [b.pts - a.pts for a, b in pairwise(frames)] == pytest.approx([0.1] * 30)
 
 
+def test_frames_that_are_left_out_do_not_count_among_those_that_were_asked_for() -> None:
+    options = SourceOptions(fps_cap=10, max_frames=5)
+    with open_source("test://?size=64x48&fps=30&frames=91", options) as source:
+        assert [frame.index for frame in source] == [0, 3, 6, 9, 12]
+
+
 def test_a_slower_recording_is_what_it_was() -> None:
     with open_source("test://?size=64x48&fps=5&frames=9", SourceOptions(fps_cap=10)) as source:
         assert (source.info.frame_rate, source.info.frame_count) == (5, 9)

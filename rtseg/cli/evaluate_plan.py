@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rtseg.cli import values
 from rtseg.cli.evaluate_flags import EvalFlags, FigureFlags, NetworkFlags, SetFlags
-from rtseg.cli.plan import input_flags_of, precision_of
+from rtseg.cli.network import input_flags_of, precision_of
 from rtseg.errors import UsageError
 from rtseg.evaluate import InputPolicy, SetSpec
 from rtseg.evaluate.figure import SUFFIXES

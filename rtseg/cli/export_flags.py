@@ -19,7 +19,12 @@ class ExportFlags:
     """What is written."""
 
     model: Annotated[
-        Text, flag("A name of `rtseg models`, a checkpoint, or an ONNX file.", "--model", "-m")
+        Text,
+        flag(
+            "A name of `rtseg models`, a checkpoint, a run's folder, or an ONNX file.",
+            "--model",
+            "-m",
+        ),
     ] = None
     weights: Annotated[Text, flag('Weights file, or "random" to time a network.')] = None
     output: Annotated[Text, flag("The file to write, as net.onnx.", "--output", "-o")] = None

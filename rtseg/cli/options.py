@@ -59,9 +59,14 @@ class SourceFlags:
 class ModelFlags:
     """Which network, and what runs it."""
 
-    model: Annotated[Text, flag("A name of `rtseg models`, or an ONNX file.", "--model", "-m")] = (
-        None
-    )
+    model: Annotated[
+        Text,
+        flag(
+            "A name of `rtseg models`, an ONNX file, a checkpoint, or a folder of `rtseg train`.",
+            "--model",
+            "-m",
+        ),
+    ] = None
     models: Annotated[
         tuple[str, ...],
         flag("Networks that m goes through in the window; comma list or repeated."),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rtseg.backends.devices import parse_device
 from rtseg.cli import values
 from rtseg.cli.background import view_of
-from rtseg.cli.options import Flags, ModelFlags, OutputFlags, SourceFlags
+from rtseg.cli.network import input_flags_of, precision_of
+from rtseg.cli.options import Flags, OutputFlags, SourceFlags
 from rtseg.cli.temporal import asked_temporal
 from rtseg.effects import ViewOptions
 from rtseg.errors import SinkError, UsageError
@@ -89,7 +89,7 @@ def make_plan(flags: Flags) -> Plan:
         hud = window and not flags.output.output
     return Plan(
         source=source,
-        source_options=_source_options(flags.source),
+        source_options=_for_outputs(_source_options(flags.source), files, flags, window=window),
         imgsz=values.input_size("--imgsz", flags.model.imgsz),
         precision=precision_of(flags.model),
         input_flags=input_flags_of(flags.model),
@@ -156,6 +156,16 @@ def _source(flags: Flags) -> str:
     return str(given if camera is None else camera)
 
 
+def _for_outputs(
+    options: SourceOptions, files: Sequence[str], flags: Flags, *, window: bool
+) -> SourceOptions:
+    """A figure is of the first frame: where nothing else is asked for, no more are taken."""
+    figures = bool(files) and all(find_kind(target)[0] == "figure" for target in files)
+    if window or flags.run.metrics or not figures or options.max_frames is not None:
+        return options
+    return replace(options, max_frames=1)
+
+
 def _source_options(flags: SourceFlags) -> SourceOptions:
     return SourceOptions(
         width=flags.width,
@@ -177,29 +187,6 @@ def _source_options(flags: SourceFlags) -> SourceOptions:
         reconnect=flags.reconnect,
         timeout=flags.timeout,
     )
-
-
-def precision_of(flags: ModelFlags) -> str:
-    """The arithmetic asked for; raises UsageError where device, threads or it make no sense."""
-    parse_device(flags.device)
-    values.at_least("--threads", flags.threads, 1)
-    if flags.half and flags.precision not in ("auto", "fp16"):
-        raise UsageError(f"--half and --precision {flags.precision} contradict", do="Give one")
-    return "fp16" if flags.half else flags.precision
-
-
-def input_flags_of(flags: ModelFlags) -> dict[str, Any]:
-    """What a foreign ONNX file is told of its input; only what was given."""
-    given = {
-        "labels": flags.labels,
-        "layout": flags.layout,
-        "colour": flags.colour,
-        "mean": values.triple("--mean", flags.mean),
-        "std": values.triple("--std", flags.std),
-        "scale": values.number("--scale", flags.scale),
-        "activation": flags.activation,
-    }
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _targets(flags: OutputFlags) -> list[str]:

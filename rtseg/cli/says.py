@@ -12,6 +12,7 @@ from rtseg.cli.options import Flags
 from rtseg.cli.plan import Plan
 from rtseg.cli.seen import Seen
 from rtseg.cli.temporal import temporal_of
+from rtseg.cli.unused import unused
 from rtseg.contracts import BackendInfo, Sink, Source, SourceInfo
 from rtseg.pipeline import keeps_newest
 from rtseg.segmenter import Segmenter
@@ -53,6 +54,7 @@ def start(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter) -> Non
     say("network", describe_network(segmenter))
     say("runs on", describe_backend(segmenter.info))
     _say_all("note", segmenter.info.notes)
+    _say_all("note", unused(flags, plan))
     say("policy", describe_policy(flags.run.policy, source.info.live, plan.paced))
     temporal = temporal_of(flags.run, source.info.live, watched=plan.window)
     ties(temporal, single=source.info.frame_count == 1)

@@ -21,6 +21,9 @@ from rtseg.zoo import MODELS, InputSpec, Model, ModelSpec
 DEFAULT_MODEL = "person"
 CHECKPOINTS = (".safetensors", ".pth", ".pt")
 SUFFIXES = (*CHECKPOINTS, ".onnx")
+BEST = "best.pth"
+"""The network in the folder of a run of `rtseg train`."""
+
 RANDOM = "random"
 RANDOM_NOTE = "random weights (seed 0): good for timing, the masks mean nothing"
 
@@ -55,8 +58,9 @@ def find_model(
     """The network called so, its weights on this machine.
 
     Args:
-        name_or_path: a name of the zoo or of `shipped()`; an ONNX file; a checkpoint of ours;
-            "stub?delay=100ms", which stands in for a slow network.
+        name_or_path: a name of the zoo or of `shipped()`; an ONNX file; a checkpoint of ours, or
+            the folder of the run that made it; "stub?delay=100ms", which stands in for a slow
+            network.
         weights: a state dict, checkpoint or safetensors file for a named architecture, or
             "random" for seeded random weights; None is the published ones, downloaded once.
         input_flags: settings of a foreign file, over those of the TOML file beside it; the keys
@@ -75,13 +79,22 @@ def find_model(
         return _stub(query)
     if text in MODELS:
         return _named(MODELS[text], weights, input_flags, progress)
-    path = shipped().get(text) or Path(text).expanduser()
+    path = shipped().get(text) or _in_run(Path(text).expanduser())
     if path.suffix not in SUFFIXES:
         raise _unknown(text)
     _require_file(path, f"cannot open the network {text}")
     if path.suffix == ".onnx":
         return _from_onnx(path, weights, input_flags)
     return _from_checkpoint(path, weights, input_flags)
+
+
+def _in_run(path: Path) -> Path:
+    """The best network of a run for its folder; any other path as it is."""
+    if not path.is_dir():
+        return path
+    if not (path / BEST).is_file():
+        raise ModelError(f"cannot open the network {path}", found=f"it is a folder without {BEST}")
+    return path / BEST
 
 
 def _unknown(text: str) -> ModelError:

@@ -201,6 +201,15 @@ class EncodedTrack:
         return np.pad(samples, ((0, 0), (gap, 0)))
 
 
+def has_sound(media: Path) -> bool:
+    """Whether a file has an audio track; False for what cannot be opened."""
+    try:
+        with av.open(str(media)) as container:
+            return bool(container.streams.audio)
+    except AUDIO_ERRORS:
+        return False
+
+
 def _picture_times(media: Path) -> tuple[Fraction, Fraction]:
     """When the first picture of a file is shown, and the last one ends, in its own seconds."""
     with av.open(str(media)) as container:

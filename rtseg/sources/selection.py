@@ -28,12 +28,12 @@ def select(source: Source, again: Callable[[], Source], options: SourceOptions) 
             source = Loop(source, again)
         if options.every > 1:
             source = Every(source, options.every)
+        if options.fps_cap is not None and not source.keeps_cap:
+            source = Capped(source, options.fps_cap)
         if options.max_frames is not None:
             source = Limit(source, options.max_frames)
         if options.live and not source.info.live:
             source = Replay(source)
-        if options.fps_cap is not None and not source.keeps_cap:
-            source = Capped(source, options.fps_cap)
         if options.rotate or options.mirror:
             source = Turned(source, options.rotate, options.mirror)
     except UsageError:

@@ -15,6 +15,7 @@ from rtseg import __version__
 from rtseg.datasets import Dataset, Sample
 from rtseg.errors import DatasetError, SinkError, UsageError
 from rtseg.nets.cache import atomic
+from rtseg.nets.find import BEST
 from rtseg.train.settings import Settings, read_toml
 from rtseg.train.watch import Row
 
@@ -64,7 +65,7 @@ class RunFolder:
     @property
     def best(self) -> Path:
         """The best network so far, as `rtseg -m` takes it."""
-        return self.path / "best.pth"
+        return self.path / BEST
 
     @property
     def last(self) -> Path:

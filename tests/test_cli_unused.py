@@ -1,0 +1,122 @@
+"""Flags that change nothing in a run are told of, and the run goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from rtseg.cli.app import main
+from rtseg.cli.options import Flags, ModelFlags, OutputFlags, RunFlags, SourceFlags, ViewFlags
+from rtseg.cli.plan import make_plan
+from rtseg.cli.unused import unused
+
+Capture = pytest.CaptureFixture[str]
+
+CLIP = "test://?size=64x48&fps=30&frames=4"
+STUB = ("-m", "stub", "-b", "stub", "-o", "null:")
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+NOTHING = Flags(CLIP, SourceFlags(), ModelFlags(), ViewFlags(), OutputFlags(("null:",)), RunFlags())
+
+
+def told(**given: Any) -> list[str]:
+    flags = replace(NOTHING, **given)
+    return list(unused(flags, make_plan(flags)))
+
+
+def test_nothing_is_said_of_flags_that_were_not_given() -> None:
+    assert told() == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"source": SourceFlags(width=640, height=480)}, "--width and --height change nothing"),
+        ({"source": SourceFlags(fourcc="MJPG")}, "--fourcc changes nothing here: the source is no"),
+        ({"source": SourceFlags(fps=12)}, "--fps changes nothing here: the source has a rate"),
+        ({"source": SourceFlags(size="64x48")}, "--size changes nothing"),
+        ({"source": SourceFlags(pix_fmt="rgb24")}, "--pix-fmt changes nothing"),
+        ({"model": ModelFlags(models=("stub",))}, "--models changes nothing here: there is no win"),
+        ({"view": ViewFlags(feather=4)}, "--feather changes nothing here: there is no --backgr"),
+        ({"view": ViewFlags(matte_threshold=0.4)}, "--matte-threshold changes nothing"),
+        ({"output": OutputFlags(("a/",), codec="hevc", crf=20)}, "--codec and --crf change noth"),
+        ({"output": OutputFlags(("null:",), rle=True)}, "--rle changes nothing"),
+        ({"output": OutputFlags(("null:",), screenshots="s")}, "--screenshots changes nothing"),
+    ],
+)
+def test_what_changes_nothing_is_told_with_the_reason(flags: dict, words: str) -> None:
+    (line,) = told(**flags)
+    assert line.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("target", "flags"),
+    [
+        ("0", {"source": SourceFlags(width=640, height=480, fourcc="MJPG", fps=30)}),
+        ("-", {"source": SourceFlags(size="64x48", pix_fmt="rgb24", fps=12)}),
+        (CLIP, {"view": ViewFlags(feather=4, matte_threshold=0.4, background="blur")}),
+        (CLIP, {"view": ViewFlags(feather=4, view="cutout")}),
+        (CLIP, {"output": OutputFlags(("a.mp4",), codec="hevc", crf=20)}),
+        (CLIP, {"output": OutputFlags(json="a.jsonl", rle=True)}),
+    ],
+)
+def test_what_is_used_is_not_told_of(target: str, flags: dict) -> None:
+    assert told(input=target, **flags) == []
+
+
+def test_a_window_uses_what_its_keys_may_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rtseg.cli.plan.require_display", lambda: None)
+    view, model = ViewFlags(feather=4), ModelFlags(models=("stub",))
+    assert told(view=view, model=model, output=OutputFlags(screenshots="s")) == []
+
+
+def with_sound(path: Path, *, sound: bool = True) -> str:
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=10)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        audio = container.add_stream("aac", rate=48_000) if sound else None
+        for number in range(5):
+            picture = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="bgr24")
+            picture.pts = number
+            container.mux(video.encode(picture))
+        container.mux(video.encode(None))
+        if audio is not None:
+            tone = np.zeros((1, 1024), np.float32)
+            samples = av.AudioFrame.from_ndarray(tone, "fltp", layout="mono")
+            samples.sample_rate = 48_000
+            container.mux([*audio.encode(samples), *audio.encode(None)])
+    return path.name
+
+
+def test_sound_that_a_repeated_recording_cannot_keep_is_told_of(tmp_path: Path) -> None:
+    clip, silent = with_sound(tmp_path / "a.mp4"), with_sound(tmp_path / "b.mp4", sound=False)
+    film, loop = OutputFlags(("out.mp4",)), SourceFlags(loop=True, max_frames=9)
+    lost = ["the sound is left out with --loop"]
+    assert told(input=clip, source=loop, output=film) == lost
+    assert told(input=clip, source=SourceFlags(live=True), output=film) == [
+        "the sound is left out with --live"
+    ]
+    assert told(input=silent, source=loop, output=film) == []
+    assert told(input=clip, output=film) == []
+    assert told(input=clip, source=loop, output=OutputFlags(("pictures/",))) == []
+    assert told(input=clip, source=loop, output=OutputFlags(("out.mp4",), audio="none")) == []
+
+
+def test_it_is_a_note_and_the_run_goes_on(capsys: Capture) -> None:
+    assert main([CLIP, *STUB, "--feather", "4"]) == 0
+    said = capsys.readouterr().err
+    assert "note     --feather changes nothing here: there is no --background" in said
+    assert "4 frames" in said
+    assert main([CLIP, *STUB, "--feather", "4", "-q"]) == 0
+    assert "--feather" not in capsys.readouterr().err
