@@ -158,6 +158,17 @@ def test_demo_writes_a_clip_without_a_display(capsys: Capture, inside: Path) -> 
         assert sum(1 for _ in container.decode(stream)) == 15
 
 
+def test_demo_writes_what_is_named_and_replaces_that_when_told(
+    capsys: Capture, inside: Path
+) -> None:
+    command = ["demo", "--seconds", "0.1", "-o", "mine.mp4"]
+    assert main(command) == 0
+    assert f"see {inside / 'mine.mp4'}" in capsys.readouterr().err
+    assert main(command) == 2
+    assert "mine.mp4 exists" in capsys.readouterr().err
+    assert main([*command, "-y"]) == 0
+
+
 def test_the_portrait_moves_and_ends() -> None:
     with open_source("demo:0.5") as source:
         frames = list(source)

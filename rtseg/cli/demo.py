@@ -16,24 +16,30 @@ from rtseg.sinks.display import display_available
 DEMO_FILE = Path("rtseg-demo.mp4")
 
 
-def run_demo(stop: Stop, seconds: float, *, no_show: bool) -> int:
-    """Show the demo in a window, or write it to `rtseg-demo.mp4` where there is none.
+def run_demo(
+    stop: Stop, seconds: float, *, output: str | None, overwrite: bool, no_show: bool
+) -> int:
+    """Show the demo in a window, or write it to a file where there is none, or one is named.
+
+    Args:
+        output: the file; None is `rtseg-demo.mp4`, which an older demo may give way to.
 
     Raises:
         RtsegError: as `rtseg run`.
     """
     values.at_least("--seconds", seconds, 0.1)
     reason = "asked with --no-show" if no_show else display_available()
-    if reason:
-        say("demo", f"no window ({reason}): writing {DEMO_FILE}")
-    flags = _flags(seconds, to_file=bool(reason))
+    file = str(output or DEMO_FILE) if output or reason else None
+    if file and not output:
+        say("demo", f"no window ({reason}): writing {file}")
+    flags = _flags(seconds, file, overwrite=overwrite or not output)
     code = run_plan(flags, make_plan(flags), stop)
-    say("demo", f"see {DEMO_FILE.resolve()}" if reason else "that was it")
+    say("demo", f"see {Path(file).resolve()}" if file else "that was it")
     say("", "now try: rtseg --camera 0, or rtseg clip.mp4 -o out.mp4")
     return code
 
 
-def _flags(seconds: float, *, to_file: bool) -> Flags:
+def _flags(seconds: float, file: str | None, *, overwrite: bool) -> Flags:
     ships = default_model() in shipped()
     if not ships:
         say("demo", "no network ships yet: a synthetic clip, and a stand-in for a network")
@@ -43,8 +49,6 @@ def _flags(seconds: float, *, to_file: bool) -> Flags:
         source=SourceFlags(),
         model=ModelFlags() if ships else ModelFlags(model="stub", backend="stub"),
         view=ViewFlags(),
-        output=OutputFlags(
-            output=(str(DEMO_FILE),) if to_file else (), show=not to_file, overwrite=True
-        ),
+        output=OutputFlags(output=(file,) if file else (), show=not file, overwrite=overwrite),
         run=RunFlags(),
     )

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from rtseg.cli.bench_flags import BenchFigureFlags, BenchFlags, BenchNetworkFlags, ClockFlags
 from rtseg.cli.evaluate_flags import EvalFlags, FigureFlags, NetworkFlags, SetFlags
 from rtseg.cli.export_flags import ExportFlags, ProofFlags
+from rtseg.cli.flag import Text, flag
 from rtseg.cli.signals import Stop
 from rtseg.cli.train_flags import (
     DatasetFlags,
@@ -50,14 +51,16 @@ def add(app: App, stop: Stop) -> None:
     def demo(
         *,
         seconds: Annotated[float, Parameter(help="Length of the clip.")] = 10.0,
-        no_show: Annotated[
-            bool, Parameter(name=("--no-show", "--headless"), help=_NO_SHOW, negative=())
-        ] = False,
+        no_show: Annotated[bool, flag(_NO_SHOW, "--no-show", "--headless")] = False,
+        output: Annotated[
+            Text, flag("Write this instead, as rtseg -o does.", "--output", "-o")
+        ] = None,
+        overwrite: Annotated[bool, flag("Replace what -o names.", "--overwrite", "-y")] = False,
     ) -> int:
         """Segment a picture of a person, panned and zoomed into a clip."""
         from rtseg.cli.demo import run_demo
 
-        return run_demo(stop, seconds, no_show=no_show)
+        return run_demo(stop, seconds, output=output, overwrite=overwrite, no_show=no_show)
 
     def evaluate(
         *,
