@@ -15,6 +15,7 @@ import rtseg
 from rtseg.backends import fastest, remembered
 from rtseg.backends.candidates import Candidate, candidates
 from rtseg.backends.contest import Entry, contest
+from rtseg.backends.devices import nvidia_driver
 from rtseg.backends.options import BackendOptions
 from rtseg.backends.remembered import Choice, Measured, place_of, recall, remember
 from rtseg.backends.side_by_side import agreement, time_each
@@ -144,6 +145,31 @@ def test_devices_with_one_backend_have_one_candidate() -> None:
     assert candidates(model, BackendOptions(device="mps")) == [Candidate("torch", "auto")]
     assert candidates(model, BackendOptions(device="tensorrt")) == [Candidate("onnx", "auto")]
     assert candidates(find_model("stub"), BackendOptions())[0].backend == "stub"
+
+
+def test_a_gpu_is_measured_on_where_it_has_a_driver_and_missed_at_once_where_not(
+    monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    model = find_model(NAME, weights="random")
+    asked = BackendOptions(device="cuda")
+    monkeypatch.setattr("rtseg.backends.candidates.nvidia_driver", lambda: True)
+    field = candidates(model, asked, there=lambda _: True)
+    assert list(map(str, field)) == ["torch fp32", "onnx fp32", "torch fp16", "onnx fp16"]
+    monkeypatch.setattr("rtseg.backends.candidates.nvidia_driver", lambda: False)
+    assert candidates(model, asked, there=lambda _: True) == []
+
+
+@pytest.mark.skipif(nvidia_driver(), reason="there is an NVIDIA driver")
+def test_a_gpu_that_is_not_there_costs_no_measurement(tmp_path: Path, cache: Path) -> None:
+    told: list[str] = []
+    model = find_model(make_network(tmp_path / "net.onnx"))
+    backend = fastest.open_fastest(model, device="cuda", on_measure=told.append)
+    backend.close()
+    assert backend.info.device == "cpu"
+    assert "finds no NVIDIA driver; cpu runs instead" in backend.info.notes[0]
+    assert told == []
+    with pytest.raises(DeviceError):
+        fastest.open_fastest(model, device="cuda", strict=True)
 
 
 # --- who wins ------------------------------------------------------------------------------------

@@ -60,7 +60,8 @@ def candidates(
 ) -> list[Candidate]:
     """What is worth measuring, what is taken where nothing else is faster first.
 
-    A precision that a person asked for is exact enough for that person. A file of another's has
+    Nothing is where a GPU was asked for that has no driver: the usual backend tells so at once. A
+    precision that a person asked for is exact enough for that person. A file of another's has
     its own precision, and OpenVINO may compute it in less.
 
     Args:
@@ -76,7 +77,9 @@ def candidates(
     if family not in ("auto", "cpu", "cuda"):
         name = "torch" if family == "mps" and model.format != "onnx" else "onnx"
         return [Candidate(name, options.precision)]
-    gpu = family == "cuda" or (family == "auto" and nvidia_driver())
+    gpu = family != "cpu" and nvidia_driver()
+    if family == "cuda" and not gpu:
+        return []
     names = [name for name, library in _LIBRARIES[gpu].items() if there(library)]
     if model.format == "onnx":
         names = [name for name in names if name != "torch"]
