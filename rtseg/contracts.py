@@ -33,7 +33,7 @@ class SourceInfo:
         frame_count: frames it will yield; None when unknown or endless.
         live: whether the world goes on while nobody reads.
         pictures: the files on disk that the frames are, if any; no sink may replace them.
-        media: the file on disk whose audio belongs to the frames, if any.
+        media: the file, or the address of the recording, whose audio belongs to the frames.
         media_start: seconds into `media`, from its first picture, at which pts 0 lies.
         sample_aspect_ratio: width of a pixel over its height.
         colour_tags: (colorspace, primaries, transfer, range) of the stream as FFmpeg numbers, so
@@ -48,7 +48,7 @@ class SourceInfo:
     frame_count: int | None = None
     live: bool = False
     pictures: tuple[Path, ...] = ()
-    media: Path | None = None
+    media: Path | str | None = None
     media_start: float = 0.0
     sample_aspect_ratio: Fraction = Fraction(1)
     colour_tags: tuple[int, int, int, int] | None = None

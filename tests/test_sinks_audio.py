@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import http.server
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from threading import Thread
 
 import av
 import numpy as np
 import pytest
 from sink_frames import clip_info, info, packets, picture, rendered, sound, write
+
+from rtseg.sources import SourceOptions, open_source
 
 CLIPS = [
     "intel_car-detection.mp4", "liveportrait_d9.mp4", "liveportrait_d18.mp4",
@@ -289,3 +296,69 @@ def test_a_tail_of_sound_is_kept_whatever_the_container_tells(tmp_path) -> None:
         copy(source, tmp_path / "out.mp4", overwrite=True)
         samples, rate, _ = sound(tmp_path / "out.mp4")
         assert len(samples) / rate == pytest.approx(3.0, abs=0.1)
+
+
+class Serving(http.server.BaseHTTPRequestHandler):
+    """Files of a folder, whole, or with `ranges` what is asked for of them."""
+
+    folder: Path
+    ranges: bool
+
+    def do_GET(self) -> None:
+        content = (self.folder / self.path.lstrip("/")).read_bytes()
+        begin = int((self.headers["Range"] or "bytes=0-").split("=")[1].split("-")[0])
+        partly = self.ranges and begin > 0
+        self.send_response(206 if partly else 200)
+        rest = content[begin:] if partly else content
+        if partly:
+            where = f"bytes {begin}-{len(content) - 1}/{len(content)}"
+            self.send_header("Content-Range", where)
+        if self.ranges:
+            self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(rest)))
+        self.end_headers()
+        with suppress(ConnectionError):  # who seeks hangs up
+            self.wfile.write(rest)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def served(folder: Path, *, ranges: bool) -> Iterator[str]:
+    handler = type("Handler", (Serving,), {"folder": folder, "ranges": ranges})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("start", [None, 3.0])
+@pytest.mark.parametrize(("name", "ranges"), [("a.mp4", True), ("a.mkv", True), ("a.mkv", False)])
+def test_a_recording_behind_an_address_keeps_its_sound(
+    name: str, ranges: bool, start: float | None, tmp_path: Path
+) -> None:
+    source = tone(tmp_path / name, seconds=5.0)
+    options = SourceOptions(start=start)
+    for number, folder in enumerate((str(tmp_path), "served")):
+        with served(tmp_path, ranges=ranges) as address:
+            target = f"{folder}/{name}" if folder != "served" else f"{address}/{name}"
+            with open_source(target, options) as frames:
+                shown = (rendered(f.index, f.pts, image=f.image) for f in frames)
+                assert "sound" not in write(str(tmp_path / f"{number}.mp4"), shown, frames.info)
+    local, remote = (packets(tmp_path / f"{number}.mp4", "audio") for number in (0, 1))
+    assert [bytes(p) for p in remote] == [bytes(p) for p in local]
+    assert [p.pts for p in remote] == [p.pts for p in local]
+    assert len(local) * 1024 / 48_000 == pytest.approx(5.0 - (start or 0), abs=0.1)
+    assert source.exists()
+
+
+def test_sound_behind_an_address_that_is_lost_costs_no_picture(tmp_path: Path) -> None:
+    about = replace(info(Fraction(25)), media="http://127.0.0.1:9/a.mp4")
+    frames = (rendered(i, i / 25, image=picture(i, (32, 48))) for i in range(5))
+    assert "sound" in write(str(tmp_path / "out.mp4"), frames, about)
+    assert len(packets(tmp_path / "out.mp4", "video")) == 5

@@ -249,7 +249,7 @@ def test_a_recording_over_http_is_read_like_a_file(tmp_path: Path) -> None:
             assert read_number(next(iter(part)).image) == 15
     assert [read_number(f.image) for f in frames] == list(range(30))
     assert [f.pts for f in frames] == pytest.approx([i / 30 for i in range(30)])
-    assert (source.info.live, source.info.frame_count, source.info.media) == (False, 30, None)
+    assert (source.info.live, source.info.frame_count, source.info.media) == (False, 30, address)
 
 
 def free_port() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,11 @@ the help of the one before, and encoders prime it with up to 2112 samples (just 
 
 CLOSE_SECONDS = Fraction(1, 1000)
 
+SEEK_FROM_SECONDS = 2.0
+
+SILENT_SECONDS = 10.0
+"""After so long without a byte of a recording behind an address, its sound is given up."""
+
 
 class Track(Protocol):
     """One audio stream on its way into the output."""
@@ -33,7 +39,9 @@ class Track(Protocol):
 
 
 class Sound:
-    """All audio tracks of a media file, with time 0 at `start` seconds after its first picture.
+    """All audio tracks of a file, or behind an address.
+
+    Time 0 is `start` seconds after its first picture.
 
     Whatever is wrong with the sound never loses the picture: it ends, and `trouble` says why.
 
@@ -41,22 +49,36 @@ class Sound:
         trouble: why (the rest of) the sound is missing; "" when it is not.
     """
 
-    def __init__(self, media: Path, start: float) -> None:
+    def __init__(self, media: Path | str, start: float) -> None:
         self.trouble = ""
         self._tracks: dict[int, Track] = {}
-        self._media = self._next = None
+        self._media: Any = None
+        self._next: Any = None
         self._origin = self._video_end = Fraction(0)
         try:
             first, self._video_end = _picture_times(media)
             self._origin = first + Fraction(start).limit_denominator(1_000_000_000)
-            self._media = av.open(str(media))
-            if start > 2:
-                self._media.seek(int((self._origin - 1) * av.time_base))
-            self._packets = self._media.demux(*self._media.streams.audio)
-            if self._media.streams.audio:
-                self._next = next(self._packets, None)
+            self._begin(media, start)
         except Exception as error:  # whatever a library says of it, here and below
             self._fail(error)
+
+    def _begin(self, media: Path | str, start: float) -> None:
+        """Hold the first packet: from shortly before `start` on, or from the very first.
+
+        Not every container, or server, can be read from its middle: a seek may land too late.
+        """
+        self._media = _opened(media)
+        audio = self._media.streams.audio
+        if not audio:
+            return
+        if start > SEEK_FROM_SECONDS:
+            with suppress(*AUDIO_ERRORS):
+                self._media.seek(int((self._origin - 1) * av.time_base))
+        self._packets = self._media.demux(*audio)
+        self._next = next(self._packets, None)
+        if start > SEEK_FROM_SECONDS and (self._next is None or _time(self._next) > self._origin):
+            self._media.close()
+            self._begin(media, 0.0)
 
     def __bool__(self) -> bool:
         """Whether there is anything left to carry."""
@@ -201,21 +223,26 @@ class EncodedTrack:
         return np.pad(samples, ((0, 0), (gap, 0)))
 
 
-def has_sound(media: Path) -> bool:
+def has_sound(media: Path | str) -> bool:
     """Whether a file has an audio track; False for what cannot be opened."""
     try:
-        with av.open(str(media)) as container:
+        with _opened(media) as container:
             return bool(container.streams.audio)
     except AUDIO_ERRORS:
         return False
 
 
-def _picture_times(media: Path) -> tuple[Fraction, Fraction]:
+def _opened(media: Path | str) -> Any:
+    """A second connection, where it is an address: the pictures are read by another library."""
+    return av.open(str(media), timeout=SILENT_SECONDS if "://" in str(media) else None)
+
+
+def _picture_times(media: Path | str) -> tuple[Fraction, Fraction]:
     """When the first picture of a file is shown, and the last one ends, in its own seconds."""
-    with av.open(str(media)) as container:
+    with _opened(media) as container:
         video = container.streams.video[0]
         packets = container.demux(video)
-        first = _first_time(packets, media, told=container.format.name != "avi")
+        first = _first_time(packets, told=container.format.name != "avi")
         if video.duration is not None:
             tick: Any = video.time_base
             return first, Fraction(((video.start_time or 0) + video.duration) * tick)
@@ -224,7 +251,7 @@ def _picture_times(media: Path) -> tuple[Fraction, Fraction]:
         return first, max(ends, default=first)
 
 
-def _first_time(packets: Iterator[Any], media: Path, *, told: bool) -> Fraction:
+def _first_time(packets: Iterator[Any], *, told: bool) -> Fraction:
     """When the first picture is shown.
 
     Args:
@@ -238,7 +265,7 @@ def _first_time(packets: Iterator[Any], media: Path, *, told: bool) -> Fraction:
         for picture in packet.decode():
             shown = Fraction(picture.pts or 0) * picture.time_base
             return shown if told or decoded is None else decoded
-    raise ValueError(f"{media.name} has no picture to time it by")
+    raise ValueError("there is no picture to time it by")
 
 
 def _packet_end(packet: Any) -> Fraction:

@@ -77,7 +77,7 @@ class VideoSource(Source):
             height,
             header.frame_rate,
             len(self.times) or header.frame_count,
-            media=None if "://" in self._target else Path(self._target),
+            media=self._target if "://" in self._target else Path(self._target),
             sample_aspect_ratio=aspect,
             colour_tags=header.colour_tags,
             notes=(self._player.note,) if self._player.note else (),
