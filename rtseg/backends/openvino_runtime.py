@@ -16,7 +16,7 @@ from rtseg.backends.options import BackendOptions
 from rtseg.backends.sizes import check_batch, noise
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import BackendError, ModelError, UsageError
-from rtseg.nets.cache import cache_dir
+from rtseg.nets.cache import cache_dir, make_room
 from rtseg.nets.onnx_facts import precision_of
 from rtseg.nets.onnx_file import cached_onnx, exported_spec
 from rtseg.zoo import Model
@@ -98,10 +98,11 @@ class OpenVinoBackend(Backend):
     def _compile(self, path: Path, precision: str, options: BackendOptions) -> Any:
         """The compiled network, with one request per lane."""
         core = _core(_openvino())
+        make_room(compiled := cache_dir() / "openvino")
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY" if options.lanes == 1 else "THROUGHPUT",
             "INFERENCE_PRECISION_HINT": HINTS[precision],
-            "CACHE_DIR": str(cache_dir() / "openvino"),
+            "CACHE_DIR": str(compiled),
             # decoding and encoding want the same cores: 31 against 28 frames per second, file to
             # file on two of them
             "ENABLE_CPU_PINNING": False,

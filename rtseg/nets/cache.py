@@ -5,9 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+MADE_BYTES = 2_000_000_000
+"""Room for each kind of file that can be made again in seconds: networks exported or compiled."""
+
+YOUNG_SECONDS = 3600
+"""What was used within the hour is kept in any case: a run beside this one may need it."""
 
 
 def cache_dir() -> Path:
@@ -42,3 +49,28 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_room(folder: Path, most_bytes: int = MADE_BYTES) -> None:
+    """Remove what was used longest ago until a folder of the cache holds no more than that.
+
+    Files of one stem, as a network and its checksum, go together. What cannot be removed stays.
+    """
+    groups: dict[str, list[tuple[Path, os.stat_result]]] = {}
+    for path in folder.glob("[!.]*"):
+        with suppress(OSError):  # another run makes room as well
+            groups.setdefault(path.stem, []).append((path, path.stat()))
+    total = sum(facts.st_size for files in groups.values() for _, facts in files)
+    aged = sorted((max(map(_used, files)), stem) for stem, files in groups.items())
+    for used, stem in aged:
+        if total <= most_bytes or used > time.time() - YOUNG_SECONDS:
+            return
+        for path, facts in groups[stem]:
+            with suppress(OSError):
+                path.unlink()
+                total -= facts.st_size
+
+
+def _used(file: tuple[Path, os.stat_result]) -> float:
+    """When a file was last read, or, where a disk does not note that, written."""
+    return max(file[1].st_atime, file[1].st_mtime)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 from rtseg import __version__
 from rtseg.errors import ModelError
-from rtseg.nets.cache import atomic, cache_dir, sha256
+from rtseg.nets.cache import atomic, cache_dir, make_room, sha256
 from rtseg.nets.onnx_facts import METADATA_KEY
 from rtseg.zoo import Model, ModelSpec
 
@@ -35,11 +36,14 @@ def cached_onnx(model: Model, size: tuple[int, int], precision: str = "fp32") ->
     path = cache_dir() / "onnx" / f"{model.spec.name}-{_key(model, size, precision)}.onnx"
     seal = path.with_suffix(".sha256")
     if path.is_file() and seal.is_file() and seal.read_text("ascii") == sha256(path):
+        with suppress(OSError):  # a cache that is only read
+            seal.touch()  # not every disk notes that a file was read, see `make_room`
         return path
     try:
         _make(model, size, path, precision)
         with atomic(seal) as temporary:
             temporary.write_text(sha256(path), "ascii")
+        make_room(path.parent)
     except OSError as error:
         raise ModelError(
             f"cannot export {model.spec.name} to {path}",

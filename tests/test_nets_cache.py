@@ -1,0 +1,77 @@
+"""The cache does not grow for ever: what was used longest ago makes room."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from rtseg.nets import find_model
+from rtseg.nets.cache import YOUNG_SECONDS, make_room
+from rtseg.nets.onnx_file import cached_onnx
+
+
+def put(folder: Path, name: str, size: int, hours: float) -> Path:
+    """A file of the cache, last used so many hours ago."""
+    path = folder / name
+    path.write_bytes(bytes(size))
+    at = time.time() - 3600 * hours
+    os.utime(path, (at, at))
+    return path
+
+
+def left(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_what_was_used_longest_ago_goes_first_and_no_more_than_must(tmp_path: Path) -> None:
+    for number, hours in enumerate((50, 10, 30, 20)):
+        put(tmp_path, f"{number}.blob", 100, hours)
+    make_room(tmp_path, 400)
+    assert len(left(tmp_path)) == 4
+    make_room(tmp_path, 250)
+    assert left(tmp_path) == {"1.blob", "3.blob"}
+
+
+def test_a_network_and_its_checksum_go_together_and_by_the_later_of_their_times(
+    tmp_path: Path,
+) -> None:
+    put(tmp_path, "a.onnx", 100, 90)
+    put(tmp_path, "a.sha256", 1, 5)
+    put(tmp_path, "b.onnx", 100, 40)
+    put(tmp_path, "b.sha256", 1, 40)
+    make_room(tmp_path, 150)
+    assert left(tmp_path) == {"a.onnx", "a.sha256"}
+
+
+def test_what_is_young_or_being_written_stays(tmp_path: Path) -> None:
+    put(tmp_path, "young.onnx", 100, 0.9 * YOUNG_SECONDS / 3600)
+    put(tmp_path, ".half-made.onnx", 100, 50)
+    put(tmp_path, "old.onnx", 100, 50)
+    make_room(tmp_path, 0)
+    assert left(tmp_path) == {"young.onnx", ".half-made.onnx"}
+
+
+def test_a_folder_that_is_not_there_has_room(tmp_path: Path) -> None:
+    make_room(tmp_path / "none", 0)
+
+
+def test_an_exported_network_makes_room_and_one_that_is_used_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path))
+    folder = tmp_path / "onnx"
+    folder.mkdir()
+    old = put(folder, "old.onnx", 100, 50)
+    first = cached_onnx(find_model("person"), (64, 64))
+    assert first.is_file()
+    assert old.is_file(), "there is room"
+    monkeypatch.setattr("rtseg.nets.onnx_file.make_room", lambda folder: make_room(folder, 50))
+    for path in folder.iterdir():
+        os.utime(path, (1e9, 1e9))
+    assert cached_onnx(find_model("person"), (64, 64)) == first  # used now: young
+    assert cached_onnx(find_model("person"), (64, 96)).is_file()
+    assert first.is_file()
+    assert not old.exists()
