@@ -108,6 +108,8 @@ def test_nonsense_is_refused(name: str) -> None:
             open_backend(name, model, device=device)
     with pytest.raises(UsageError, match="unknown precision 'fp8'"):
         open_backend(name, model, precision="fp8")
+    with pytest.raises(UsageError, match="5000 threads: at most 1024"):
+        open_backend(name, model, threads=5000)
     with pytest.raises(UsageError, match="0 threads"):
         open_backend(name, model, threads=0)
     with pytest.raises(UsageError, match="each side is"):

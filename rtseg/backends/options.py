@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from rtseg.backends.devices import PRECISIONS, parse_device
 from rtseg.errors import UsageError
 
+MOST_THREADS = 1024
+"""More than any machine has cores; libraries start as many as they are told, until they die."""
+
 
 @dataclass(frozen=True)
 class BackendOptions:
@@ -37,8 +40,9 @@ class BackendOptions:
             known = ", ".join(PRECISIONS)
             raise UsageError(f"unknown precision {self.precision!r}", found=f"there are {known}")
         for name, count in (("threads", self.threads), ("lanes", self.lanes)):
-            if count is not None and count < 1:
-                raise UsageError(f"{count} {name}", found="a network needs at least one")
+            if count is not None and not 1 <= count <= MOST_THREADS:
+                found = "a network needs at least one" if count < 1 else f"at most {MOST_THREADS}"
+                raise UsageError(f"{count} {name}", found=found)
 
     @property
     def family(self) -> str:

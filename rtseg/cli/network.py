@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rtseg.backends.devices import parse_device
+from rtseg.backends import BackendOptions
 from rtseg.cli import values
 from rtseg.cli.options import ModelFlags
 from rtseg.errors import UsageError
@@ -12,8 +12,8 @@ from rtseg.errors import UsageError
 
 def precision_of(flags: ModelFlags) -> str:
     """The arithmetic asked for; raises UsageError where device, threads or it make no sense."""
-    parse_device(flags.device)
     values.at_least("--threads", flags.threads, 1)
+    BackendOptions(device=flags.device, threads=flags.threads)
     if flags.half and flags.precision not in ("auto", "fp16"):
         raise UsageError(f"--half and --precision {flags.precision} contradict", do="Give one")
     return "fp16" if flags.half else flags.precision
