@@ -38,6 +38,7 @@ def load(
     imgsz: tuple[int, int] | None = None,
     frame_size: tuple[int, int] | None = None,
     classes: Iterable[str | int] | None = None,
+    refine: bool = False,
     threads: int | None = None,
     lanes: int = 1,
     strict_device: bool = False,
@@ -53,6 +54,7 @@ def load(
         imgsz: (height, width) of the network's input; None is what the network was made for.
         frame_size: (height, width) of the pictures to come; shapes the input after them.
         classes: names or ids to keep.
+        refine: let the edges of masks follow the picture's, see `rtseg.refine`.
         lanes: frames of a recording to work on at once, where the backend gains by it; the number
             of cores is best for whole files, 1 for anything live.
         strict_device: raise DeviceError instead of falling back.
@@ -79,7 +81,7 @@ def load(
         strict=strict_device,
     )
     selected = None if classes is None else loaded.spec.labels.select(classes)
-    return Segmenter(loaded, selected=selected)
+    return Segmenter(loaded, selected=selected, refine=refine)
 
 
 def _check_size(name: str, size: object) -> None:

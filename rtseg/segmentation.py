@@ -66,6 +66,9 @@ class Segmentation:
         selected: classes to keep; the others become background, or VOID where there is none.
         align_corners: where the scores lie on the frame; see `decode_mask`.
         carried: where the scores come from, if not from the network's look at this very frame.
+
+    Attributes:
+        given: the scores as they were given, wherever they lie.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Segmentation:
         align_corners: bool = False,
         carried: Carried | None = None,
     ) -> None:
+        self.given = scores
         self._held = None if isinstance(scores, np.ndarray) else scores
         if isinstance(scores, np.ndarray):
             self.__dict__["scores"] = scores
@@ -94,24 +98,27 @@ class Segmentation:
         self, scores: NDArray[np.float32], carried: Carried | None = None
     ) -> Segmentation:
         """The same network's word on a frame of this size, with other scores."""
-        return self._like(scores, self.size, carried)
+        return self._like(scores=scores, carried=carried)
 
     def at_size(self, size: tuple[int, int]) -> Segmentation:
         """The same scores for the same picture at another (height, width)."""
-        return self._like(self.scores, size, self.carried)
+        return self._like(size=size)
 
-    def _like(
-        self, scores: NDArray[np.float32], size: tuple[int, int], carried: Carried | None
-    ) -> Segmentation:
-        return Segmentation(
-            scores,
-            self.labels,
-            size,
-            kind=self.kind,
-            selected=self.selected,
-            align_corners=self.align_corners,
-            carried=carried,
-        )
+    def selecting(self, selected: frozenset[int] | None) -> Segmentation:
+        """The same scores with other classes kept."""
+        return self._like(selected=selected)
+
+    def _like(self, **others: Any) -> Segmentation:
+        same = {
+            "scores": self.scores,
+            "labels": self.labels,
+            "size": self.size,
+            "kind": self.kind,
+            "selected": self.selected,
+            "align_corners": self.align_corners,
+            "carried": self.carried,
+        }
+        return Segmentation(**{**same, **others})
 
     @cached_property
     def scores(self) -> NDArray[np.float32]:

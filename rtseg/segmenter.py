@@ -18,6 +18,7 @@ from rtseg.errors import RtsegError
 from rtseg.flow import spread
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
+from rtseg.refine import Refined, warm_up
 from rtseg.segmentation import HeldScores, Segmentation
 from rtseg.shrink import resized
 from rtseg.stats import Stats
@@ -53,6 +54,7 @@ class Segmenter:
         backend: the network, loaded and warm; closed with the segmenter.
         labels: names and colours, when others than the network's own are wanted.
         selected: classes to keep, by index; None keeps all.
+        refine: whether the edges of masks follow the picture's, see `rtseg.refine`.
     """
 
     def __init__(
@@ -61,10 +63,14 @@ class Segmenter:
         *,
         labels: LabelSet | None = None,
         selected: frozenset[int] | None = None,
+        refine: bool = False,
     ) -> None:
         self.backend = backend
         self.labels = labels or backend.spec.labels
         self.selected = selected
+        self.refine = refine
+        if refine:
+            warm_up()
 
     @property
     def spec(self) -> ModelSpec:
@@ -96,12 +102,13 @@ class Segmenter:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(f"an image is (H, W, 3) uint8 BGR, got {image.shape} {image.dtype}")
         (scores,) = self._scores([image])
-        return self._segmentation(scores, (image.shape[0], image.shape[1]))
+        segmentation = self._segmentation(scores, (image.shape[0], image.shape[1]))
+        return Refined(segmentation, image) if self.refine else segmentation
 
     def stream(
         self, frames: Iterable[Frame], stats: Stats | None = None, *, ahead: bool = False
     ) -> Iterator[Pair]:
-        """Segment frames in order and pair each with its result.
+        """Segment frames in order and pair each with its result, which `finished` completes.
 
         Args:
             ahead: whether more frames lie ready, as those of a recording do: a backend that has
@@ -119,6 +126,11 @@ class Segmenter:
             stats.add("preprocess", preprocess)
             stats.add("infer", infer)
             yield pair
+
+    def finished(self, pair: Pair) -> Pair:
+        """The pair for whoever shows it, when nothing more is done to its scores."""
+        frame, segmentation = pair
+        return (frame, Refined(segmentation, frame.picture)) if self.refine else pair
 
     def together(self, frames: Sequence[Frame], clock: Clock) -> tuple[list[Pair], float, float]:
         """Segment frames, of any sizes, in one call of the backend.

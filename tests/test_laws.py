@@ -19,8 +19,8 @@ FLOORS = {
     3: {"live", "loop", "many", "measured", "pipeline", "propagation", "segmenter"},
     2: {"sources", "backends", "effects", "sinks", "datasets"},
     1: {"flow", "clock", "stats", "metrics", "decode", "segmentation", "draw", "blend", "nets",
-        "contracts", "text", "temporal", "turns", "shrink", "matte", "memory", "fresh", "gpu",
-        "yuv"},
+        "contracts", "text", "refine", "temporal", "turns", "shrink", "matte", "memory", "fresh",
+        "gpu", "yuv"},
     0: {"errors", "frame", "labels", "palettes", "palette_tables", "zoo", "shapes",
         "words"},
 }  # fmt: skip

@@ -3,8 +3,9 @@
     python tools/view_pictures.py [--data ../shared/data] [--out tools/pictures]
 
 views.jpg: overlay, contours, mask and cut-out of one frame. live.jpg: the picture of a run whose
-clip comes as from a camera, with its figures and the names of classes. The clip is of
-intel-iot-devkit/sample-videos (CC BY 4.0).
+clip comes as from a camera, with its figures and the names of classes. refine.jpg: parts of that
+frame and of a portrait, with the network's own edges and refined, enlarged. The clip is of
+intel-iot-devkit/sample-videos (CC BY 4.0), the portrait of NASA (public domain).
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from rtseg.stats import Stats
 
 TOOLS = Path(__file__).resolve().parent
 CLIP, FRAME = "intel_asl_book.mkv", 39
+PORTRAIT = "astronaut.jpg"
+PARTS = (290, 90, 110), (150, 20, 130)
+"""(left, top, side) of what is enlarged, of the frame and of the portrait."""
+
 VIEWS = ("overlay", "contours", "mask", "cutout")
 PANE = 400, 300
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 88]
@@ -65,14 +70,31 @@ def live(clip: Path) -> Image:
     return sink.picture
 
 
+def refined(clip: Path, portrait: Path) -> Image:
+    """Parts of both pictures, exact and refined in turn, side by side, (H, W, 3) uint8 BGR."""
+    panes = []
+    for path, index, part in ((clip, FRAME, PARTS[0]), (portrait, 0, PARTS[1])):
+        with rtseg.open_source(str(path)) as source:
+            frame = next(frame for frame in source if frame.index == index)
+        for refine in (False, True):
+            with rtseg.load(frame_size=frame.size, refine=refine) as segmenter:
+                seen = segmenter(frame.image)
+            drawn = open_effect(ViewOptions(alpha=0.55), seen.labels)(frame, seen)
+            left, top, side = part
+            cut = drawn[top : top + side, left : left + side]
+            panes.append(cv2.resize(cut, (320, 320), interpolation=cv2.INTER_CUBIC))
+    return np.hstack(panes)
+
+
 def main() -> None:
-    """Draw both."""
+    """Draw all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=TOOLS.parents[1] / "shared" / "data")
     parser.add_argument("--out", type=Path, default=TOOLS / "pictures")
     asked = parser.parse_args()
     clip = asked.data / "videos" / CLIP
-    for name, picture in (("views", views(clip)), ("live", live(clip))):
+    refine = refined(clip, asked.data / "pictures" / PORTRAIT)
+    for name, picture in (("views", views(clip)), ("live", live(clip)), ("refine", refine)):
         path = asked.out / f"{name}.jpg"
         cv2.imwrite(str(path), picture, QUALITY)
         print(f"{path}, {path.stat().st_size / 1000:.0f} kB")

@@ -105,6 +105,7 @@ def _networks(plan: EvalPlan, flags: EvalFlags, stop: Stop) -> list[Network]:
                 model,
                 policy_of(spec.imgsz or asked.imgsz),
                 backend=asked.backend,
+                refine=spec.refine or asked.refine,
                 device=asked.device,
                 precision=plan.precision,
                 threads=asked.threads,

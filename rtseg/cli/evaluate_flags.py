@@ -68,6 +68,7 @@ class NetworkFlags(ModelFlags):
             "own shape, as live), HxW, one number, or long:N (long side N, shape kept)."
         ),
     ] = "auto"
+    refine: Annotated[bool, flag("Let the edges of masks follow the picture's, as live.")] = False
     align_corners: Annotated[
         Optional[bool],  # noqa: UP045 - evaluated under Python 3.10 too
         flag(

@@ -15,6 +15,7 @@ from rtseg.cli.says import (
     describe_network,
     describe_policy,
     describe_source,
+    edges,
     length,
     say,
     ties,
@@ -49,6 +50,7 @@ def start(flags: Flags, plan: GridPlan, feeds: Sequence[Feed], segmenter: Segmen
     moving = [feed.temporal for feed in feeds if feed.source.info.frame_count != 1]
     smooth = max((temporal.smooth for temporal in moving), default=0.0)
     ties(TemporalOptions(smooth, idle=any(temporal.idle for temporal in moving)))
+    edges(segmenter)
     own = [target for one in plan.plans for target in one.outputs]
     if targets := [*plan.films, *own, *([plan.json] if plan.json else [])]:
         say("output", ", ".join(targets))

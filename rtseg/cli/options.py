@@ -201,6 +201,7 @@ class RunFlags:
         flag("Hold masks still over time: 0 (off) to 1; default 0.8 in a window and live, else 0."),
     ] = None
     no_smooth: Annotated[bool, flag("The same as --smooth 0.")] = False
+    refine: Annotated[bool, flag("Let the edges of masks follow the picture's.")] = False
     propagate: Annotated[
         bool, flag("Run the network on keyframes; carry their masks to the frames between.")
     ] = False

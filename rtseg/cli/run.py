@@ -96,7 +96,7 @@ def load_segmenter(
         beside=flags.source.decoder != "opencv",
         sources=sources,
     )
-    return Segmenter(backend, labels=labels, selected=selected)
+    return Segmenter(backend, labels=labels, selected=selected, refine=flags.run.refine)
 
 
 def _lanes(flags: Flags, plan: Plan, source: Source) -> int:

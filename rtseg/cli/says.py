@@ -58,6 +58,7 @@ def start(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter) -> Non
     say("policy", describe_policy(flags.run.policy, source.info.live, plan.paced))
     temporal = temporal_of(flags.run, source.info.live, watched=plan.window)
     ties(temporal, single=source.info.frame_count == 1)
+    edges(segmenter)
     if targets := [target for target in plan.outputs if target != "window:"]:
         say("output", ", ".join(map(_in_words, targets)))
     if plan.window:
@@ -70,6 +71,12 @@ def ties(temporal: TemporalOptions, *, single: bool = False) -> None:
         say("idle", "the network rests while the picture does not change (--no-idle)")
     if temporal.smooth and not single:
         say("smooth", f"masks are held still over time, strength {temporal.smooth:g} (--no-smooth)")
+
+
+def edges(segmenter: Segmenter) -> None:
+    """Say that masks are more than the network's own."""
+    if segmenter.refine:
+        say("refine", "edges of masks follow the picture's")
 
 
 def report(

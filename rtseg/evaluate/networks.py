@@ -28,6 +28,7 @@ class Network:
         model: the network; a `Model` is only named, and opened when the first picture comes.
         policy: from a picture's size to the input's.
         backend: name of a backend, or "auto".
+        refine: whether the edges of masks follow the picture's; the name then says so.
         options: of `BackendOptions`: device, precision, threads, strict.
     """
 
@@ -38,9 +39,10 @@ class Network:
         policy: InputPolicy | None = None,
         *,
         backend: str = "auto",
+        refine: bool = False,
         **options: Any,
     ) -> None:
-        self.name, self.model = name, model
+        self.name, self.model, self._refine = f"{name}, refined" if refine else name, model, refine
         self.policy = policy or InputPolicy()
         self.info: BackendInfo | None = None
         self._backend, self._options = backend, options
@@ -69,7 +71,7 @@ class Network:
                 self._open.popitem(last=False)[1].close()
             opened = open_backend(self._backend, self.model, input_size=size, **self._options)
             self.info = self.info or opened.info
-            self._open[size] = Segmenter(opened)
+            self._open[size] = Segmenter(opened, refine=self._refine)
         self._open.move_to_end(size)
         return self._open[size]
 

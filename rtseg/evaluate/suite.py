@@ -17,6 +17,7 @@ max_pictures = 100
 name = "selfie"
 model = "networks/selfie.onnx"      # a name of `rtseg models`, or a file under root
 imgsz = "256x256"                   # optional; default: as --imgsz
+refine = true                       # optional; as --refine
 labels = "person"                   # and all else that a TOML file beside the network may say
 """
 
@@ -46,12 +47,14 @@ class NetworkSpec:
         model: what `find_model` takes.
         name: what the results call it; "" is the network's own.
         imgsz: as `--imgsz`; None is what the command says.
+        refine: whether the edges of its masks follow the picture's, whatever the command says.
         settings: of a foreign file, over those of the TOML file beside it.
     """
 
     model: str
     name: str = ""
     imgsz: str | None = None
+    refine: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -115,11 +118,15 @@ def _set(path: Path, base: Path, table: dict[str, Any]) -> SetSpec:
 
 def _network(path: Path, base: Path, table: dict[str, Any]) -> NetworkSpec:
     model = _text(path, table, "model")
-    own = {"model", "name", "imgsz"}
+    own = {"model", "name", "imgsz", "refine"}
+    refine = table.get("refine", False)
+    if not isinstance(refine, bool):
+        raise UsageError(f"refine = {refine!r} in {path}", found="it is true or false")
     return NetworkSpec(
         model=str(base / model) if Path(model).suffix else model,
         name=_text(path, table, "name", ""),
         imgsz=_text(path, table, "imgsz") if "imgsz" in table else None,
+        refine=refine,
         settings={key: value for key, value in table.items() if key not in own},
     )
 

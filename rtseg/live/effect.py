@@ -76,12 +76,4 @@ def alone(segmentation: Segmentation, name: str | None) -> Segmentation:
     labels = segmentation.labels
     if name is None or name not in labels.names:
         return segmentation
-    return Segmentation(
-        segmentation.scores,
-        labels,
-        segmentation.size,
-        kind=segmentation.kind,
-        selected=frozenset({labels.names.index(name)}),
-        align_corners=segmentation.align_corners,
-        carried=segmentation.carried,
-    )
+    return segmentation.selecting(frozenset({labels.names.index(name)}))

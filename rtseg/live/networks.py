@@ -50,6 +50,11 @@ class Switch(Segmenter):
         """Those of its classes that were asked for."""
         return self.current.selected
 
+    @property
+    def refine(self) -> bool:  # type: ignore[override]  # read-only
+        """Whether its masks follow the picture."""
+        return self.current.refine
+
     def replace_by(self, other: Segmenter) -> None:
         """Let another segment the frames from the next one on.
 

@@ -16,7 +16,7 @@ from rtseg.many.feed import Feed
 from rtseg.many.memory import Memory
 from rtseg.propagation import warm_up
 from rtseg.segmentation import Segmentation
-from rtseg.segmenter import Segmenter
+from rtseg.segmenter import Pair, Segmenter
 from rtseg.temporal import TemporalOptions
 from rtseg.turns import Turns
 
@@ -153,7 +153,7 @@ class Crowd:
         """What one lane does; runs in its thread."""
         for taken in self._frames.rounds(self._width):
             known = [(n, frame, self._memories[n].known(frame)) for n, frame in taken]
-            if found := [Look(n, frame, said) for n, frame, said in known if said is not None]:
+            if found := [self._look(n, (f, said)) for n, f, said in known if said is not None]:
                 yield found
             if asked := [(n, frame) for n, frame, said in known if said is None]:
                 yield self._together(asked)
@@ -168,8 +168,11 @@ class Crowd:
         for (n, frame), pair in zip(asked, pairs, strict=True):
             self.feeds[n].stats.add("preprocess", preprocess)
             self.feeds[n].stats.add("infer", infer)
-            looks.append(Look(n, frame, self._memories[n].told(frame, pair)))
+            looks.append(self._look(n, (frame, self._memories[n].told(frame, pair))))
         return looks
+
+    def _look(self, source: int, pair: Pair) -> Look:
+        return Look(source, *self._segmenter.finished(pair))
 
     def _warm_up(self) -> None:
         """Run every batch that may come, as libraries prepare for each size when they meet it."""

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from rtseg.decode import enlarge
 from rtseg.decode.painting import read_only
-from rtseg.frame import Image
+from rtseg.frame import Image, Mask
 from rtseg.matte import laying
 from rtseg.matte.fit import Fit, cells
 from rtseg.matte.margin import Plane, margin_of
@@ -115,6 +115,14 @@ class Matte:
         alpha, picture = self.cut()
         laying.put(flat(picture), alpha, read_only(flat(backdrop)))
         return picture
+
+    def mask(self, off: int, on: int) -> Mask:
+        """(H, W) uint8: `on` where half of a pixel or more is kept, else `off`."""
+        mask = np.empty(self._image.shape[:2], np.uint8)
+        rows, columns = map(cells, self._fit.certain.shape, mask.shape)
+        grid, certain, image = self._fit.grid, self._fit.certain, read_only(flat(self._image))
+        laying.choose(grid, certain, rows, columns, image, np.array([off, on], np.uint8), mask)
+        return mask
 
     def _drawn(self, backdrop: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> Image:
         picture = np.empty_like(self._image)

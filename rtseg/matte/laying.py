@@ -9,6 +9,8 @@ from rtseg.decode.passes import compiled
 _LEVEL = np.float32(1 / 255)
 _NONE, _ALL = np.float32(0), np.float32(1)
 _HALF, _MOST = np.float32(0.5), np.float32(255)
+_MIDDLE = np.float32(127.5 / 255)
+"""Alpha from which `_note` gives 128 and more."""
 
 UNSURE_YET = np.uint8(1)
 """As in `passes.py`: the alpha there is neither 0 nor 255 for every colour."""
@@ -136,6 +138,49 @@ def cut(grid, certain, rows, columns, image, backdrop, alpha, picture):  # type:
                     _copy(out, over if value == 255 else under)
                     if alpha.size > 0:
                         alpha[r, start:end] = value
+
+
+@compiled
+def _choose(above, below, weight, image, values, mask):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """One of two values for each pixel of a run, by whether less than half of it is kept."""
+    for k in range(mask.size):
+        alpha = above[3, k] + (below[3, k] - above[3, k]) * weight
+        for j in range(3 * k, 3 * k + 3):
+            alpha += (above[0, j] + (below[0, j] - above[0, j]) * weight) * np.float32(image[j])
+        mask[k] = values[1] if alpha >= _MIDDLE else values[0]
+
+
+@compiled
+def choose(grid, certain, rows, columns, image, values, mask):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Enlarge the fit and apply it to the picture: which pixels are kept, for the most part.
+
+    Args:
+        grid, certain, rows, columns, image: as of `cut`.
+        values: (2,) uint8, of pixels that are not kept and that are.
+        mask: (H, W) uint8, filled.
+    """
+    (starts_y, weight_y), (starts_x, weight_x) = rows, columns
+    height, width = certain.shape
+    above = np.empty((4, image.shape[1]), np.float32)
+    below = np.empty_like(above)
+    for y in range(height):
+        y1, x = min(y + 1, height - 1), 0
+        while x < width:
+            first, value = x, _alike(certain, y, y1, x, min(x + 1, width - 1))
+            x += 1
+            while x < width and _alike(certain, y, y1, x, min(x + 1, width - 1)) == value:
+                x += 1
+            start, end = starts_x[first], starts_x[x]
+            if value == UNSURE_YET:
+                _stretch(grid, y, first, x, starts_x, weight_x, above)
+                _stretch(grid, y1, first, x, starts_x, weight_x, below)
+            for r in range(starts_y[y], starts_y[y + 1]):
+                out = mask[r, start:end]
+                if value == UNSURE_YET:
+                    over = image[r, 3 * start : 3 * end]
+                    _choose(above, below, weight_y[r], over, values, out)
+                else:
+                    out[:] = values[1] if value == 255 else values[0]
 
 
 @compiled

@@ -68,6 +68,7 @@ def inferring(
             pairs = resting(coming, segmenter, stats, smoothly)
         else:
             pairs = smoothly(segmenter.stream(coming, stats, ahead=not latest))
+        pairs = finished(pairs, segmenter)
         flow = Flow(pairs, latest=latest, in_step=in_step, name="inference", interrupt=frames.stop)
         with flow:
             yield flow
@@ -85,7 +86,7 @@ def inferring(
         carried_pairs = carried_on(frames, network, every, idle=options.idle)
     else:
         carried_pairs = carried_between(frames, network, every)
-    pairs = smoothed(carried_pairs, options.smooth, stats)
+    pairs = finished(smoothed(carried_pairs, options.smooth, stats), segmenter)
     carried = Flow(pairs, latest=latest, name="propagation", interrupt=interrupt)
     try:
         with keys, carried:
@@ -102,6 +103,11 @@ def warm_up(options: TemporalOptions) -> None:
         smooth(np.zeros((2, 2, 2), np.float32), image, pts)
     if options.propagate:
         carry(np.zeros((2, 2, 2), np.float32), np.zeros((2, 2, 2), np.float32))
+
+
+def finished(pairs: Iterator[Pair], segmenter: Segmenter) -> Iterator[Pair]:
+    """The same pairs, for whoever shows them."""
+    return (segmenter.finished(pair) for pair in pairs) if segmenter.refine else pairs
 
 
 def smoothed(pairs: Iterator[Pair], strength: float, stats: Stats) -> Iterator[Pair]:

@@ -1,0 +1,110 @@
+"""Masks whose edges follow the picture's.
+
+The exact mask of a network is no finer than the network: a cell of its scores is 8 or 16 pixels of
+its input. Here the matte (`rtseg.matte`) decides near that edge, by the colours on both sides of
+it: what is kept for the most part is of a class that was looked for, and of which one, the scores
+say. Between two such classes nothing changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from rtseg.blend import BlendTable
+from rtseg.decode import decode
+from rtseg.frame import VOID, Image, Mask, Picture
+from rtseg.labels import PERSON
+from rtseg.matte import Matting
+from rtseg.matte.margin import kept_classes
+from rtseg.segmentation import Segmentation
+from rtseg.shrink import resized
+
+_idle: SimpleQueue[Matting] = SimpleQueue()
+"""Those that no thread is using; as many as were ever used at once."""
+
+
+class Refined(Segmentation):
+    """A segmentation whose mask's edges follow those of its picture.
+
+    Args:
+        plain: what the network said of the picture.
+        picture: (H, W, 3) uint8 BGR, of the size that `plain` is for.
+    """
+
+    def __init__(self, plain: Segmentation, picture: Picture) -> None:
+        super().__init__(
+            plain.given,
+            plain.labels,
+            plain.size,
+            kind=plain.kind,
+            selected=plain.selected,
+            align_corners=plain.align_corners,
+            carried=plain.carried,
+        )
+        self._picture = picture
+
+    @cached_property
+    def mask(self) -> Mask:
+        """(H, W) uint8 class indices at frame size, found once; read-only."""
+        mask = self._found()
+        mask.flags.writeable = False
+        return mask
+
+    def over(
+        self, picture: Picture, table: BlendTable, canvas: Image | None = None, left: int = 0
+    ) -> Image:
+        """The mask drawn over a picture, as `blend` does."""
+        _ = self.mask  # it is not decoded row by row
+        return super().over(picture, table, canvas, left)
+
+    def _found(self) -> Mask:
+        classes = np.flatnonzero(kept_classes(self))
+        if len(classes) == len(self.labels):  # there is nothing else to tell them from
+            return super().mask
+        nothing = VOID if self.labels.background is None else self.labels.background
+        if not len(classes):
+            return np.full(self.size, nothing, np.uint8)
+        single = len(classes) == 1
+        with _matting() as matting:
+            matte = matting(_array(self._picture), self)
+            mask = matte.mask(nothing, int(classes[0])) if single else matte.mask(0, 1)
+        if single:
+            return mask
+        table = np.zeros(256, np.uint8)
+        table[: len(classes)] = classes
+        which, _ = decode(self.scores[classes], self.size, table, align_corners=self.align_corners)
+        return np.where(mask, which, np.uint8(nothing))
+
+    def _like(self, **others: Any) -> Segmentation:
+        plain, picture = super()._like(**others), self._picture
+        if plain.size != picture.shape[:2]:
+            picture = resized(_array(picture), plain.size)
+        return Refined(plain, picture)
+
+
+def warm_up() -> None:
+    """Compile what will run, or load it compiled, before a frame waits for it."""
+    scores, image = np.zeros((2, 4, 4), np.float32), np.zeros((32, 32, 3), np.uint8)
+    scores[1, :2] = 1
+    _ = Refined(Segmentation(scores, PERSON, (32, 32)), image).mask
+
+
+@contextmanager
+def _matting() -> Iterator[Matting]:
+    """One to use alone: it keeps its memory from frame to frame."""
+    try:
+        matting = _idle.get_nowait()
+    except Empty:
+        matting = Matting()
+    yield matting
+    _idle.put(matting)
+
+
+def _array(picture: Picture) -> Image:
+    return picture if isinstance(picture, np.ndarray) else picture.numpy()
