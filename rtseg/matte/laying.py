@@ -98,6 +98,17 @@ def _alike(certain, y, y1, x, x1):  # type: ignore[no-untyped-def]  # noqa: ANN0
 
 
 @compiled
+def _run(certain, y, y1, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The cells from `x` on that are as sure as that one: where they end, and how sure."""
+    width = certain.shape[1]
+    value = _alike(certain, y, y1, x, min(x + 1, width - 1))
+    x += 1
+    while x < width and _alike(certain, y, y1, x, min(x + 1, width - 1)) == value:
+        x += 1
+    return x, value
+
+
+@compiled
 def cut(grid, certain, rows, columns, image, backdrop, alpha, picture):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Enlarge the fit, apply it to the picture, and lay what is kept over a backdrop.
 
@@ -118,10 +129,8 @@ def cut(grid, certain, rows, columns, image, backdrop, alpha, picture):  # type:
     for y in range(height):
         y1, x = min(y + 1, height - 1), 0
         while x < width:
-            first, value = x, _alike(certain, y, y1, x, min(x + 1, width - 1))
-            x += 1
-            while x < width and _alike(certain, y, y1, x, min(x + 1, width - 1)) == value:
-                x += 1
+            first = x
+            x, value = _run(certain, y, y1, x)
             start, end = starts_x[first], starts_x[x]
             if value == UNSURE_YET:
                 _stretch(grid, y, first, x, starts_x, weight_x, above)
@@ -166,10 +175,8 @@ def choose(grid, certain, rows, columns, image, values, mask):  # type: ignore[n
     for y in range(height):
         y1, x = min(y + 1, height - 1), 0
         while x < width:
-            first, value = x, _alike(certain, y, y1, x, min(x + 1, width - 1))
-            x += 1
-            while x < width and _alike(certain, y, y1, x, min(x + 1, width - 1)) == value:
-                x += 1
+            first = x
+            x, value = _run(certain, y, y1, x)
             start, end = starts_x[first], starts_x[x]
             if value == UNSURE_YET:
                 _stretch(grid, y, first, x, starts_x, weight_x, above)
