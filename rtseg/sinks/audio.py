@@ -247,6 +247,8 @@ def _picture_times(media: Path | str) -> tuple[Fraction, Fraction]:
             tick: Any = video.time_base
             return first, Fraction(((video.start_time or 0) + video.duration) * tick)
         # Matroska tells how long the file is, sound and all, and of its tracks in a tag at most
+        if "://" in str(media) and container.duration:  # reading on would fetch all of it first
+            return first, Fraction((container.start_time or 0) + container.duration, av.time_base)
         ends = [_packet_end(packet) for packet in packets if packet.size]
         return first, max(ends, default=first)
 
