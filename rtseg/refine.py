@@ -35,6 +35,9 @@ class Refined(Segmentation):
     Args:
         plain: what the network said of the picture.
         picture: (H, W, 3) uint8 BGR, of the size that `plain` is for.
+
+    Attributes:
+        plain: as given.
     """
 
     def __init__(self, plain: Segmentation, picture: Picture) -> None:
@@ -47,7 +50,7 @@ class Refined(Segmentation):
             align_corners=plain.align_corners,
             carried=plain.carried,
         )
-        self._picture = picture
+        self.plain, self._picture = plain, picture
 
     @cached_property
     def mask(self) -> Mask:
@@ -86,6 +89,13 @@ class Refined(Segmentation):
         if plain.size != picture.shape[:2]:
             picture = resized(_array(picture), plain.size)
         return Refined(plain, picture)
+
+
+def with_edges(segmentation: Segmentation, picture: Picture, *, refine: bool) -> Segmentation:
+    """The same segmentation of a picture with such edges; the same object where it has them."""
+    if isinstance(segmentation, Refined):
+        return segmentation if refine else segmentation.plain
+    return Refined(segmentation, picture) if refine else segmentation
 
 
 def warm_up() -> None:

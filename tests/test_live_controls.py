@@ -19,13 +19,17 @@ from rtseg.effects import VIEWS, ViewOptions
 from rtseg.errors import ModelError, UsageError
 from rtseg.live import screenshot
 from rtseg.live.aside import Aside
+from rtseg.live.desk import open_desk
 from rtseg.live.effect import LiveEffect, alone
 from rtseg.live.keeping import MOST_WAITING
 from rtseg.live.keys import KEYS
 from rtseg.live.notices import NOTICE_SECONDS
 from rtseg.live.state import Look
+from rtseg.refine import Refined
 from rtseg.segmenter import Segmenter
 from rtseg.sinks.video import VideoSink
+from rtseg.sources import open_source
+from rtseg.stats import Stats
 
 STEM = "rtseg-20260304-050607"
 
@@ -72,6 +76,50 @@ def test_legend_hud_help_and_full_screen_go_on_and_off(tmp_path: Path) -> None:
         assert [read(), controls.press(key), read(), controls.press(key), read()] == [
             False, None, True, None, False,
         ], key  # fmt: skip
+
+
+def test_e_refines_edges_from_the_next_frame_on_and_in_what_is_saved(tmp_path: Path) -> None:
+    made = studio(tmp_path)
+    switch = made.desk.segmenter
+    made.wall.script = {
+        5: lambda desk: desk.controls.press("e"),
+        20: lambda desk: desk.controls.press("e"),
+    }
+    made.run()
+    kinds = [isinstance(rendered.segmentation, Refined) for rendered in made.wall.shown]
+    assert not any(kinds[:5])
+    assert any(kinds[5:20])
+    assert not kinds[-1]
+    assert not switch.refine
+    assert [text for _, text in made.told] == []
+
+
+def test_e_draws_a_picture_that_stands_anew(tmp_path: Path) -> None:
+    made = one_frame(tmp_path)
+    controls, (shown,) = made.desk.controls, made.wall.shown
+    effect = made.desk.effect
+    exact = effect(shown.frame, shown.segmentation)
+    controls.press("e")
+    assert controls.state.look.refine
+    refined = effect(shown.frame, shown.segmentation)
+    assert not np.array_equal(refined, exact)
+    assert controls.last is not None
+    assert isinstance(controls.last.segmentation, Refined)
+    assert np.array_equal(effect(shown.frame, controls.last.segmentation), refined)
+    controls.press("e")
+    assert not isinstance(controls.last.segmentation, Refined)
+    assert np.array_equal(effect(shown.frame, shown.segmentation), exact)
+
+
+def test_a_run_that_refines_begins_so(tmp_path: Path) -> None:
+    segmenter = stub()
+    segmenter.refine = True
+    source = open_source("test://?size=320x240&frames=1")
+    desk = open_desk(ViewOptions(), source, segmenter, Stats(source.clock), folder=tmp_path)
+    assert desk.controls.state.look.refine
+    assert desk.segmenter.refine
+    desk.controls.press("e")
+    assert not desk.segmenter.refine
 
 
 def test_figures_that_were_asked_for_in_the_picture_are_switched_there(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from rtseg.live.point import Found, Point, Pointer, class_under
 from rtseg.live.state import LiveState, Look, after
 from rtseg.live.window import Window
 from rtseg.loop import Control
+from rtseg.refine import with_edges
 
 
 class Controls(Control):
@@ -126,6 +127,15 @@ class Controls(Control):
     def less_opacity(self) -> None:
         """More of the picture."""
         self._show(self.state.opaque(-1))
+
+    def edges(self) -> None:
+        """Let the edges of masks follow the picture's, in what is written too, or not."""
+        self.state = self.state.with_edges()
+        self.segmenter.refine = refine = self.state.look.refine
+        if (last := self.last) is not None:
+            seen = with_edges(last.segmentation, last.frame.picture, refine=refine)
+            self.last = replace(last, segmentation=seen)
+        self.notices.say(f"edges: {'refined' if refine else 'exact'}")
 
     def legend(self) -> None:
         """Name the classes in view, or not."""

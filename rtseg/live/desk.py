@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from rtseg import refine
 from rtseg.contracts import Effect, Sink, Source
 from rtseg.effects import VIEWS, ViewOptions, open_effect
 from rtseg.effects.hud import hud_lines, mark_lines
@@ -120,7 +121,7 @@ def open_desk(
     aside, notices = Aside(), Notices(source.clock, tell)
     recorder = Recorder(source, segmenter.labels, folder, options, aside=aside)
     controls = Controls(
-        LiveState(Look(view), hud=hud and not view.hud),
+        LiveState(Look(view, refine=segmenter.refine), hud=hud and not view.hud),
         clock=source.clock,
         segmenter=switch,
         networks=Networks(names, load or _no_network),
@@ -158,6 +159,7 @@ def _open(
 
 def _warm_up(labels: LabelSet) -> None:
     """Load all that views are drawn with, compiled, before a key asks for one and frames wait."""
+    refine.warm_up()
     for name in VIEWS:
         open_effect(ViewOptions(name), labels)
     for background in BACKGROUNDS:

@@ -11,6 +11,7 @@ from rtseg.errors import RtsegError
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
 from rtseg.live.state import Look
+from rtseg.refine import with_edges
 from rtseg.segmentation import Segmentation
 
 Open = Callable[[ViewOptions, LabelSet, str], Effect]
@@ -63,6 +64,7 @@ class LiveEffect:
 
     def _draw(self, look: Look, frame: Frame, segmentation: Segmentation) -> Image:
         effect = self._opened(look.view, segmentation.labels, look.network)
+        segmentation = with_edges(segmentation, frame.picture, refine=look.refine)
         return effect(frame, alone(segmentation, look.solo))
 
 

@@ -35,6 +35,7 @@ KEYS = (
     Key(("+", "="), "+", "more_opacity", "more colour"),
     Key(("-", "_"), "-", "less_opacity", "less colour"),
     Key(tuple("123456789"), "1-9", "solo_number", "one class alone, all"),
+    Key(("e",), "e", "edges", "edges follow the picture"),
     Key(("l",), "l", "legend", "names of classes"),
     Key(("f",), "f", "hud", "speed, age, device"),
     Key(("m",), "m", "next_network", "next network"),

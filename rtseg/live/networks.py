@@ -31,7 +31,7 @@ class Switch(Segmenter):
     """
 
     def __init__(self, first: Segmenter, *, same_labels: bool = False) -> None:
-        self.current = first
+        self.current, self.refine = first, first.refine
         self._same_labels = same_labels
         self._lanes = first.backend.lanes
 
@@ -49,11 +49,6 @@ class Switch(Segmenter):
     def selected(self) -> frozenset[int] | None:  # type: ignore[override]  # read-only
         """Those of its classes that were asked for."""
         return self.current.selected
-
-    @property
-    def refine(self) -> bool:  # type: ignore[override]  # read-only
-        """Whether its masks follow the picture."""
-        return self.current.refine
 
     def replace_by(self, other: Segmenter) -> None:
         """Let another segment the frames from the next one on.

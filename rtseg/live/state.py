@@ -20,11 +20,13 @@ class Look(NamedTuple):
         view: what is drawn.
         solo: the one class that is shown; None shows all that were asked for.
         network: which one runs.
+        refine: whether the edges of masks follow the picture's.
     """
 
     view: ViewOptions
     solo: str | None = None
     network: str = ""
+    refine: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,10 @@ class LiveState:
         return self.viewed(
             alpha=round(min(1.0, max(0.0, self.view.alpha + steps * OPACITY_STEP)), 2)
         )
+
+    def with_edges(self) -> LiveState:
+        """Edges that follow the picture, or the network's own."""
+        return replace(self, look=self.look._replace(refine=not self.look.refine))
 
     def with_network(self, name: str) -> LiveState:
         """Another network; all of its classes."""

@@ -107,7 +107,7 @@ def warm_up(options: TemporalOptions) -> None:
 
 def finished(pairs: Iterator[Pair], segmenter: Segmenter) -> Iterator[Pair]:
     """The same pairs, for whoever shows them."""
-    return (segmenter.finished(pair) for pair in pairs) if segmenter.refine else pairs
+    return (segmenter.finished(pair) for pair in pairs)
 
 
 def smoothed(pairs: Iterator[Pair], strength: float, stats: Stats) -> Iterator[Pair]:
