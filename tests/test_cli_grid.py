@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 
 import rtseg
@@ -114,6 +115,21 @@ def test_each_cell_shows_the_mask_of_its_own_frame() -> None:
             stale = (shown == colours[source.mask_of((number + 6) % 12)]).all(-1)
             assert right.mean() > 0.98
             assert stale.mean() < right.mean() - 0.01, "another frame's mask would be told"
+
+
+def test_edges_follow_the_pictures_in_a_grid_and_in_the_files_of_each() -> None:
+    one, two = "test://?size=320x240&frames=3&seed=1", "test://?size=320x240&frames=3&seed=2"
+    outputs = ("--view", "mask", "--codec", "ffv1", "-o", "grid.mkv", "--mask-output", "masks_{n}/")
+    truth = SyntheticSource(one).mask_of(0)
+    colours = np.array(SHAPE_LABELS.colours, np.uint8)[:, ::-1]
+    shown, written = [], []
+    for refine in ((), ("--refine",)):
+        assert main([one, two, *STUB, "--imgsz", "32x64", *outputs, *refine, "-q", "-y"]) == 0
+        shown.append((pictures("grid.mkv")[0][:, :320] == colours[truth]).all(-1).mean())
+        mask = np.array(PIL.Image.open(sorted(Path("masks_1").iterdir())[0]))
+        written.append((mask == truth).mean())
+    assert shown[1] > shown[0]
+    assert written[1] > written[0]
 
 
 def test_a_written_grid_of_live_sources_lasts_as_long_as_the_world_did() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rtseg.backends import open_backend
 from rtseg.clock import ManualClock
 from rtseg.contracts import Rendered, Sink, Source, SourceInfo
 from rtseg.effects import ViewOptions, open_effect
@@ -28,7 +29,9 @@ from rtseg.many.grid import Film, Grid
 from rtseg.many.hands import Hands
 from rtseg.many.layout import GAP, fitted, lay_out
 from rtseg.many.order import AsTheyCome, ByTheirTimes
+from rtseg.nets import find_model
 from rtseg.segmentation import Segmentation
+from rtseg.segmenter import Segmenter
 from rtseg.sinks import SinkOptions
 from rtseg.sources import open_source
 from rtseg.stats import Stats
@@ -165,6 +168,16 @@ def test_the_figures_can_be_hidden_and_a_silent_camera_is_named() -> None:
     assert (grid.image != lively).any()
     grid.redraw(hud=False)
     assert (grid.image == 200).all()
+
+
+def test_e_refines_the_edges_of_all_cells_and_of_what_is_written() -> None:
+    segmenter = Segmenter(open_backend("stub", find_model("stub"), input_size=(32, 64)))
+    hands = Hands(ViewOptions(), hud=False, segmenter=segmenter)
+    hands.press("e")
+    assert (hands.stale, hands.state.look.refine, segmenter.refine) == (True, True, True)
+    assert Hands(ViewOptions(), hud=False, segmenter=segmenter).state.look.refine
+    hands.press("e")
+    assert (hands.state.look.refine, segmenter.refine) == (False, False)
 
 
 def test_keys_act_on_all_cells() -> None:

@@ -31,7 +31,7 @@ def hands_of(
     view = replace(plan.common.view, hud=False)
     window = opened.screens[0] if opened.screens else None
     if not isinstance(window, WindowSink):
-        return Hands(view, hud=plan.hud)
+        return Hands(view, hud=plan.hud, segmenter=opened.segmenter)
     seen = opened.segmenter
     classes = [seen.labels.names[n] for n in sorted(seen.labels.sought(seen.selected))]
     folder, aside = plan.common.screenshots, Aside()
@@ -42,6 +42,7 @@ def hands_of(
         view,
         hud=plan.hud,
         classes=classes,
+        segmenter=seen,
         window=window,
         keeping=Keeping(opened.recorder, aside, notices, folder),
         tell=lambda error: notices.warn(str(error)),

@@ -15,6 +15,7 @@ from rtseg.live.keeping import Keeping
 from rtseg.live.keys import find_key
 from rtseg.live.state import LiveState, Look, after
 from rtseg.live.window import Window
+from rtseg.segmenter import Segmenter
 
 BACKGROUNDS = ("none", "blur", "#00b140")
 
@@ -28,6 +29,7 @@ class Hands:
         view: how all cells begin.
         hud: whether each has its figures.
         classes: names of those that the number keys show alone.
+        segmenter: whose masks get other edges by a key; None where none can.
         window: what is closed, or fills the screen; None where there is none.
         keeping: keeps pictures and recordings of the grid; None where nothing is kept.
         tell: told of a look that cannot be drawn.
@@ -44,11 +46,14 @@ class Hands:
         *,
         hud: bool,
         classes: Sequence[str] = (),
+        segmenter: Segmenter | None = None,
         window: Window | None = None,
         keeping: Keeping | None = None,
         tell: Callable[[RtsegError], None] = lambda error: None,
     ) -> None:
-        self.state = LiveState(Look(view), hud=hud)
+        refine = segmenter is not None and segmenter.refine
+        self.state = LiveState(Look(view, refine=refine), hud=hud)
+        self._segmenter = segmenter
         self.window, self.keeping = window, keeping
         self.last: Rendered | None = None
         self.stale = False
@@ -132,6 +137,12 @@ class Hands:
     def less_opacity(self) -> None:
         """Lighter colours."""
         self._become(self.state.opaque(-1))
+
+    def edges(self) -> None:
+        """Edges of masks that follow the pictures, in what is written too, or the network's own."""
+        self._become(self.state.with_edges())
+        if self._segmenter is not None:
+            self._segmenter.refine = self.state.look.refine
 
     def next_background(self) -> None:
         """The background after this one."""
