@@ -48,7 +48,7 @@ def test_pictures_are_sent_in_the_order_of_colours_that_was_named(
     (sent,) = cameras.sent
     assert (sent == red).all()
     assert cameras.closed == 1
-    assert sink.summary() == "1 frames to /dev/video0 (virtual camera)"
+    assert sink.summary() == "1 frame to /dev/video0 (virtual camera)"
 
 
 def test_the_real_library_takes_what_is_sent_as_bgr() -> None:

@@ -15,6 +15,7 @@ from rtseg.many.feed import Feed
 from rtseg.many.layout import Size, fitted
 from rtseg.shrink import resized
 from rtseg.sinks.fit import letterbox
+from rtseg.words import counted
 
 PATIENCE_SECONDS = 1.0
 """A live source that gives nothing for so long is said to give nothing."""
@@ -115,4 +116,4 @@ class Cell:
         """A single picture stays as it is; of anything else one must see that it stands."""
         if self._feed.source.info.frame_count == 1:
             return Words("picture")
-        return Words("ended", large=f"ended after {self._feed.stats.shown} frames")
+        return Words("ended", large=f"ended after {counted(self._feed.stats.shown, 'frame')}")

@@ -24,6 +24,7 @@ from rtseg.sinks.fit import letterbox
 from rtseg.sinks.muxer import Muxer
 from rtseg.sinks.pixels import colours, encodable
 from rtseg.sinks.timeline import Timeline
+from rtseg.words import counted
 from rtseg.yuv import FULL, LIMITED, Tags
 
 WRITE_ERRORS = (av.FFmpegError, OSError)
@@ -128,7 +129,7 @@ class VideoFile:
         """One line: how many frames went where, and what did not."""
         if not self.frames:
             return ""
-        text = f"{self.frames} frames to {self._target.path}"
+        text = f"{counted(self.frames, 'frame')} to {self._target.path}"
         if self._left_out:
             text += f" ({self._left_out} left out: {self._target.path.suffix} has a constant rate)"
         if self.sound is not None and self.sound.trouble:

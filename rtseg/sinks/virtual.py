@@ -16,6 +16,7 @@ from rtseg.frame import Image
 from rtseg.labels import LabelSet
 from rtseg.sinks import SinkOptions
 from rtseg.sinks.fit import even, letterbox
+from rtseg.words import counted
 
 USUAL_RATE = 30.0
 
@@ -69,7 +70,8 @@ class VirtualSink(Sink):
 
     def summary(self) -> str:
         """How many frames went where."""
-        return f"{self._frames} frames to {self._name} (virtual camera)" if self._frames else ""
+        frames = counted(self._frames, "frame")
+        return f"{frames} to {self._name} (virtual camera)" if self._frames else ""
 
     def _open(self, width: int, height: int) -> None:
         self._size = (height, width)
