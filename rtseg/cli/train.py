@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rtseg.cli.bars import TerminalBar
 from rtseg.cli.download import DownloadProgress
 from rtseg.cli.says import counted, length, say
-from rtseg.cli.signals import Stop
+from rtseg.cli.signals import Stop, leave
 from rtseg.cli.train_flags import CHANGEABLE, TrainFlags
 from rtseg.clock import Clock
 from rtseg.errors import UsageError
@@ -43,7 +43,11 @@ def train(flags: TrainFlags, stop: Stop) -> int:
             resume=flags.run.resume,
             overwrite=flags.run.overwrite,
         )
-    if not flags.run.quiet and result.leads:
+    if not result.leads:
+        # Threads of its libraries can abort a process of several as its interpreter ends; Lightning
+        # then kills the first one too, which still measures.
+        leave(stop.exit_code)
+    if not flags.run.quiet:
         report(result)
     return stop.exit_code
 
