@@ -193,4 +193,5 @@ def summarise(source: Source, segmenter: Segmenter, stats: Stats) -> Report:
         cores=usable_cores(),
         inputs={f"{h}x{w}": count for (h, w), count in stats.inputs.items()},
         steps=stats.steps,
+        refine=segmenter.refine,
     )

@@ -224,7 +224,8 @@ class Report:
     `network_fps` is its rate, which is that of the loop where nothing is propagated. Where the
     input's size follows the speed, `inputs` counts frames by size (HxW), and `steps` its changes.
     At `idle` frames the network rested, as the picture had not changed; they are no part of
-    `network_fps`. `cpu_share` (0..1) is what the program took of all `cores` it may use.
+    `network_fps`. `refine` is whether edges of masks follow the picture's. `cpu_share` (0..1) is
+    what the program took of all `cores` it may use.
     """
 
     fps: float
@@ -253,3 +254,4 @@ class Report:
     idle: int = 0
     cpu_share: float = 0.0
     cores: int = 0
+    refine: bool = False

@@ -105,7 +105,7 @@ def test_metrics_have_exactly_the_keys_of_the_report(inside: Path) -> None:
             "fps frames produced dropped dropped_by outages backend device precision provider"
         ).split(),
         *("imgsz model source seconds age_ms stages_ms notes hung").split(),
-        *("propagated keyframes network_fps inputs steps idle cpu_share cores").split(),
+        *("propagated keyframes network_fps inputs steps idle cpu_share cores refine").split(),
     }
     assert (figures["frames"], figures["produced"], figures["dropped"]) == (12, 12, 0)
     assert (figures["backend"], figures["device"], figures["precision"]) == ("stub", "cpu", "fp32")

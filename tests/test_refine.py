@@ -190,7 +190,8 @@ def test_a_run_says_so_and_writes_what_the_library_gives(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = [CLIP, "-m", "stub", "-b", "stub", "--imgsz", "64x96", "--refine"]
-    assert main([*run, "--mask-output", "masks/", "--json", "a.jsonl"]) == 0
+    assert main([*run, "--mask-output", "masks/", "--json", "a.jsonl", "--metrics", "m.json"]) == 0
+    assert json.loads(Path("m.json").read_text())["refine"] is True
     assert "refine   edges of masks follow the picture's" in capsys.readouterr().err
     with stub(refine=True) as segmenter:
         expected = [segmentation.mask for _, segmentation in rtseg.stream(CLIP, segmenter)]

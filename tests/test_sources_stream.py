@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import http.server
 import os
+import re
 import shutil
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -148,9 +150,66 @@ def test_interrupt_ends_the_wait_for_a_lost_stream() -> None:
 def test_a_server_that_says_no_at_first_is_an_error() -> None:
     with serving(cameras()) as port, pytest.raises(SourceError) as caught:
         open_source(f"http://me:pw@127.0.0.1:{port}/x?token=abc", QUICK)
-    assert "127.0.0.1 answers, but gave no video within 10 s. Check the path" in str(caught.value)
+    assert "127.0.0.1 answers: 404 Not Found. Check the path, the user and" in str(caught.value)
     assert "pw" not in str(caught.value)
     assert "abc" not in str(caught.value)
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """Answers /401/..., /503/... with that status, whatever is asked for."""
+
+    def do_GET(self) -> None:
+        self.send_error(int(self.path.split("/")[1]))
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(401, "401 Unauthorized"), (410, "4XX Client Error"), (503, "5XX Server Error")],
+)
+def test_how_a_server_refuses_is_told(status: int, said: str) -> None:
+    with serving(Refusing) as port, pytest.raises(SourceError) as caught:
+        open_source(f"http://127.0.0.1:{port}/{status}/live", QUICK)
+    assert f"127.0.0.1 answers: {said}. Check the path" in str(caught.value)
+
+
+def test_how_an_rtsp_server_refuses_is_told() -> None:
+    class NotFound(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            request = b""
+            while line := self.rfile.readline():
+                request += line
+                if line == b"\r\n":
+                    number = re.search(rb"CSeq: (\d+)", request)
+                    assert number is not None
+                    answer = b"RTSP/1.0 404 Not Found\r\nCSeq: " + number[1] + b"\r\n\r\n"
+                    self.wfile.write(answer)
+                    request = b""
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), NotFound) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        port = server.server_address[1]
+        with pytest.raises(SourceError, match=r"127.0.0.1 answers: 404 Not Found"):
+            open_source(f"rtsp://127.0.0.1:{port}/live", QUICK)
+        server.shutdown()
+        thread.join()
+
+
+def test_a_page_is_not_video() -> None:
+    class Page(Refusing):
+        def do_GET(self) -> None:
+            page = b"<html><body>Sign in</body></html>" * 400
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+    with serving(Page) as port, pytest.raises(SourceError, match="what it sends is not video"):
+        open_source(f"http://127.0.0.1:{port}/", QUICK)
 
 
 def test_a_server_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -64,6 +65,20 @@ def not_a_video(target: str, reason: str) -> SourceError:
         found=f"it is not a video, or it is cut off ({reason.lower()})",
         do="Check that it plays elsewhere",
     )
+
+
+def refusal(address: str, timeout: float) -> str | None:
+    """How a server answers, "404 Not Found" for one, that gives no video; None if it is silent."""
+    try:
+        av.open(address, timeout=timeout).close()
+    except (av.HTTPError, av.HTTPClientError) as error:
+        answer = str(error.strerror).removeprefix("Server returned ")
+        return re.split(r", | \(| reply", answer)[0]
+    except av.InvalidDataError:  # RTSP says this of silence, too
+        return "what it sends is not video" if address.startswith("http") else None
+    except (av.FFmpegError, OSError, UnicodeError):
+        pass
+    return None
 
 
 def packet_times(target: str, timeout: float) -> tuple[float, ...]:

@@ -102,8 +102,12 @@ def cannot_open(address: str, timeout: float) -> SourceError:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         return SourceError(asked, found=f"port {port} of {parts.hostname}: {reason}")
+    from rtseg.sources.probe import refusal
+
+    answer = refusal(address, min(timeout, 3.0))
     return SourceError(
         asked,
-        found=f"{parts.hostname} answers, but gave no video within {timeout:g} s",
+        found=f"{parts.hostname} answers"
+        + (f": {answer}" if answer else f", but gave no video within {timeout:g} s"),
         do="Check the path, the user and the password",
     )
