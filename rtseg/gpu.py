@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -15,14 +16,30 @@ from rtseg.errors import MORE_MEMORY, DeviceError
 _streams: dict[torch.device, Any] = {}
 
 
+def has_cuda() -> bool:
+    """Whether torch can use an NVIDIA GPU; what it would print of an unfit driver is left out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.cuda.is_available()
+
+
 def cuda_missing(number: int) -> str:
     """Why CUDA device `number` cannot be used; "" when it can."""
     if torch.version.cuda is None and torch.version.hip is None:
         return f"torch {torch.__version__} is built without CUDA"
-    if not torch.cuda.is_available():
-        return f"torch {torch.__version__} finds no NVIDIA GPU or driver"
+    if not has_cuda():
+        return f"torch {torch.__version__} cannot use one: {_why_not()}"
     count = torch.cuda.device_count()
     return "" if number < count else f"there are {count} CUDA devices, numbered from 0"
+
+
+def _why_not() -> str:
+    """What torch says when it is made to begin: of the driver, mostly."""
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+    return "it finds no NVIDIA GPU"
 
 
 def make_current(number: int) -> None:

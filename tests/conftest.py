@@ -56,6 +56,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail(f"torch {torch.__version__} finds no NVIDIA GPU")
 
 
+@pytest.fixture
+def driver_alone(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """What looks like an NVIDIA driver, and no GPU that any library reaches."""
+    from rtseg.backends import devices
+
+    if devices.nvidia_driver():
+        pytest.skip("there is an NVIDIA driver")
+    tool = tmp_path_factory.mktemp("driver") / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
+    devices.reaching_nvidia.cache_clear()
+    yield
+    devices.reaching_nvidia.cache_clear()
+
+
 def _data_folder() -> Path:
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     return Path(os.environ.get("RTSEG_DATA", beside))

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from colour_network import make_network
 
 import rtseg
-from rtseg.backends import fastest, remembered
+from rtseg.backends import fastest, open_backend, remembered
 from rtseg.backends.candidates import Candidate, candidates
 from rtseg.backends.contest import Entry, contest
-from rtseg.backends.devices import nvidia_driver
+from rtseg.backends.devices import UNUSED, nvidia_driver
 from rtseg.backends.options import BackendOptions
 from rtseg.backends.remembered import Choice, Measured, place_of, recall, remember
 from rtseg.backends.side_by_side import agreement, time_each
@@ -23,6 +24,7 @@ from rtseg.clock import ManualClock
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import DeviceError, ModelError
 from rtseg.nets import find_model
+from rtseg.zoo import Model
 
 NAME = "lraspp_mobilenet_v3_large"
 SIZE = (64, 96)
@@ -147,16 +149,25 @@ def test_devices_with_one_backend_have_one_candidate() -> None:
     assert candidates(find_model("stub"), BackendOptions())[0].backend == "stub"
 
 
-def test_a_gpu_is_measured_on_where_it_has_a_driver_and_missed_at_once_where_not(
-    monkeypatch: pytest.MonkeyPatch, cache: Path
-) -> None:
-    model = find_model(NAME, weights="random")
-    asked = BackendOptions(device="cuda")
-    monkeypatch.setattr("rtseg.backends.candidates.nvidia_driver", lambda: True)
-    field = candidates(model, asked, there=lambda _: True)
-    assert list(map(str, field)) == ["torch fp32", "onnx fp32", "torch fp16", "onnx fp16"]
-    monkeypatch.setattr("rtseg.backends.candidates.nvidia_driver", lambda: False)
-    assert candidates(model, asked, there=lambda _: True) == []
+def test_a_gpu_is_measured_on_with_what_reaches_it(tmp_path: Path) -> None:
+    model, file = find_model(NAME, weights="random"), find_model(make_network(tmp_path / "n.onnx"))
+
+    def field(model: Model, device: str, *on_gpu: str) -> list[str]:
+        asked = BackendOptions(device=device)
+        found = candidates(model, asked, there=lambda _: True, reduced=frozenset(), on_gpu=on_gpu)
+        return [str(one) for one in found]
+
+    both = ["torch fp32", "onnx fp32", "torch fp16", "onnx fp16"]
+    assert field(model, "auto", "torch", "onnx") == field(model, "cuda", "torch", "onnx") == both
+    assert field(model, "auto", "torch") == ["torch fp32", "torch fp16"]
+    assert field(model, "cpu", "torch", "onnx") == field(model, "auto") == both_on_cpu
+    assert field(model, "cuda") == []
+    assert field(file, "auto", "torch", "onnx") == ["onnx fp32"]
+    assert field(file, "auto", "torch") == both_on_cpu, "torch does not run it"
+    assert field(file, "cuda", "torch") == []
+
+
+both_on_cpu = ["onnx fp32", "openvino fp32"]
 
 
 @pytest.mark.skipif(nvidia_driver(), reason="there is an NVIDIA driver")
@@ -170,6 +181,44 @@ def test_a_gpu_that_is_not_there_costs_no_measurement(tmp_path: Path, cache: Pat
     assert told == []
     with pytest.raises(DeviceError):
         fastest.open_fastest(model, device="cuda", strict=True)
+
+
+def test_a_driver_whose_gpu_no_library_reaches_is_told_of(
+    cache: Path, driver_alone: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `pip install` on Windows: torch for the processor, no CUDA for ONNX Runtime."""
+    model, told = find_model(NAME, weights="random"), list[str]()
+
+    def notes() -> tuple[str, ...]:
+        backend = fastest.open_fastest(model, input_size=SIZE, on_measure=told.append)
+        backend.close()
+        assert (backend.info.device, backend.info.kept) == ("cpu", True)
+        return backend.info.notes
+
+    first = notes()
+    assert any(note.startswith(UNUSED) for note in first)
+    assert [words.split(", ") for words in told] == [["onnx fp32", "openvino fp32"]]
+    monkeypatch.setattr(fastest, "reaching_nvidia", lambda: pytest.fail("it takes seconds"))
+    second = notes()
+    assert any(note.startswith(UNUSED) for note in second)
+    assert any("remembered" in note for note in second)
+    assert len(told) == 1
+    for backend, why in (("torch", f"torch {torch.__version__}"), ("onnx", "CUDAExecutionProv")):
+        info = open_backend(backend, model, input_size=SIZE).info
+        assert f"{UNUSED}: {why}" in " ".join(info.notes)
+        assert info.kept
+        processor = open_backend(backend, model, input_size=SIZE, device="cpu").info
+        assert UNUSED not in " ".join(processor.notes), "who asks for the processor has it"
+
+
+def test_a_gpu_that_was_asked_for_and_is_not_reached_costs_no_measurement(
+    cache: Path, driver_alone: None
+) -> None:
+    model, told = find_model(NAME, weights="random"), list[str]()
+    backend = fastest.open_fastest(model, input_size=SIZE, device="cuda", on_measure=told.append)
+    backend.close()
+    assert not backend.info.kept
+    assert told == []
 
 
 # --- who wins ------------------------------------------------------------------------------------

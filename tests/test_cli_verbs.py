@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,7 @@ import av
 import numpy as np
 import pytest
 
+import rtseg
 from rtseg import zoo
 from rtseg.cli import doctor
 from rtseg.cli.app import main
@@ -130,6 +132,23 @@ def test_doctor_looks_at_everything(capsys: Capture, inside: Path) -> None:
     assert "-o out.mp4" in out, "what to do without a display"
     row = next(line for line in out.splitlines() if "CPUExecutionProvider" in line)
     assert row.endswith("runs")
+
+
+def test_doctor_says_what_to_do_about_a_gpu_that_no_library_reaches(
+    capsys: Capture, driver_alone: None
+) -> None:
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "! NVIDIA GPU                  not used: torch" in out
+    assert "pytorch.org/get-started/locally" in out
+    assert 'pip install --upgrade "onnxruntime-gpu[cuda,cudnn]"' in out
+
+
+def test_doctor_as_json_for_reports(capsys: Capture, inside: Path) -> None:
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["versions"][0] == {"what": "rtseg", "found": rtseg.__version__, "do": ""}
+    assert any(one["do"] for one in found["display"])
 
 
 def test_doctor_survives_a_library_that_does_not_load(

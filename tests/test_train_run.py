@@ -388,6 +388,14 @@ def test_a_processor_trains_in_bf16_if_it_has_it(
     assert device.open_fabric(settings)[1] == "fp32", "torch may have no quick way for it"
 
 
+def test_a_processor_that_trains_beside_a_gpu_is_told_of(driver_alone: None) -> None:
+    for asked, said in (("auto", f"the GPU is not used: torch {torch.__version__} "), ("cpu", "")):
+        settings = Settings("x", device=asked)
+        told = device.unused_gpu(settings, device.open_fabric(settings)[0])
+        assert told.startswith(said)
+        assert bool(told) == bool(said)
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_split_without_a_labelled_pixel_is_refused_before_it_starts(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from rtseg.backends.devices import nvidia_driver
 from rtseg.backends.options import BackendOptions
 from rtseg.nets.onnx_facts import precision_of
 from rtseg.zoo import Model
@@ -57,16 +56,19 @@ def candidates(
     *,
     there: Callable[[str], bool] = installed,
     reduced: frozenset[str] | None = None,
+    on_gpu: Collection[str] = (),
 ) -> list[Candidate]:
     """What is worth measuring, what is taken where nothing else is faster first.
 
-    Nothing is where a GPU was asked for that has no driver: the usual backend tells so at once. A
-    precision that a person asked for is exact enough for that person. A file of another's has
-    its own precision, and OpenVINO may compute it in less.
+    Nothing is where a GPU was asked for that no library reaches: the usual backend tells so at
+    once. A precision that a person asked for is exact enough for that person. A file of another's
+    has its own precision, and OpenVINO may compute it in less.
 
     Args:
         there: whether a library is installed.
         reduced: precisions that the processor gains by; None asks it.
+        on_gpu: backends whose library reaches an NVIDIA GPU; the others stay out where there are
+            any.
 
     Raises:
         ModelError: the network's file cannot be read.
@@ -77,12 +79,19 @@ def candidates(
     if family not in ("auto", "cpu", "cuda"):
         name = "torch" if family == "mps" and model.format != "onnx" else "onnx"
         return [Candidate(name, options.precision)]
-    gpu = family != "cpu" and nvidia_driver()
+    fit = {
+        gpu: [
+            name
+            for name, library in libraries.items()
+            if there(library) and (name != "torch" or model.format != "onnx")
+        ]
+        for gpu, libraries in _LIBRARIES.items()
+    }
+    reaching = [name for name in fit[True] if name in on_gpu]
+    gpu = family != "cpu" and bool(reaching)
     if family == "cuda" and not gpu:
         return []
-    names = [name for name, library in _LIBRARIES[gpu].items() if there(library)]
-    if model.format == "onnx":
-        names = [name for name in names if name != "torch"]
+    names = reaching if gpu else fit[False]
     if options.precision != "auto":
         return [Candidate(name, options.precision) for name in names]
     full = precision_of(model.file) if model.format == "onnx" and model.file else "fp32"

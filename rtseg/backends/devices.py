@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 
 from rtseg.errors import DeviceError, UsageError
@@ -30,6 +31,26 @@ def nvidia_driver() -> bool:
     """Whether an NVIDIA driver is installed; says nothing of a library's ability to use it."""
     files = ("/proc/driver/nvidia/version", "/dev/nvidiactl")  # a container may lack the first
     return any(Path(file).exists() for file in files) or shutil.which("nvidia-smi") is not None
+
+
+NVIDIA_BACKENDS = ("torch", "onnx")
+"""Those whose library may reach an NVIDIA GPU."""
+
+UNUSED = "the GPU is not used"
+"""How every note on a GPU begins that is there, for all its driver says, and stands still."""
+
+
+@cache
+def reaching_nvidia() -> tuple[str, ...]:
+    """Those that do, here: their libraries are loaded and asked, which takes seconds."""
+    from rtseg.backends.ort_session import provider_found
+    from rtseg.backends.providers import PROVIDERS
+    from rtseg.gpu import cuda_missing
+
+    if not nvidia_driver():
+        return ()
+    missing = {"torch": cuda_missing(0) != "", "onnx": provider_found(PROVIDERS["cuda"]) != "runs"}
+    return tuple(name for name in NVIDIA_BACKENDS if not missing[name])
 
 
 def gpu_is_likely() -> bool:

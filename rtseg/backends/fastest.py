@@ -7,7 +7,7 @@ with full precision's on real frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from rtseg.backends import open_backend
 from rtseg.backends.candidates import Candidate, candidates
 from rtseg.backends.contest import LEAST_AGREEMENT, Failure, OpenCandidate, contest
+from rtseg.backends.devices import NVIDIA_BACKENDS, UNUSED, nvidia_driver, reaching_nvidia
 from rtseg.backends.options import BackendOptions
 from rtseg.backends.remembered import Choice, Measured, place_of, recall, remember
 from rtseg.backends.side_by_side import Batch
@@ -58,15 +59,23 @@ def open_fastest(
         how = {**options, "precision": candidate.precision}
         return open_backend(candidate.backend, model, input_size=size, **how)
 
-    field = [one for one in candidates(model, asked) if one.exact or frames is not None]
+    def field_of(on_gpu: Collection[str]) -> list[Candidate]:
+        field = candidates(model, asked, on_gpu=on_gpu)
+        return [one for one in field if one.exact or frames is not None]
+
+    likely = NVIDIA_BACKENDS if asked.family in ("auto", "cuda") and nvidia_driver() else ()
+    field = field_of(likely)
+    either = [*field, *field_of(())] if likely else field  # which of them, takes seconds to ask
+    place = place_of(model, size, asked) if len(either) > 1 else None
+    known = recall(place) if place and not again else None
+    if known is not None and (backend := _reopened(known, either, opened)) is not None:
+        return _noted(backend, asked, f"{in_words(known)}; remembered, measured {known.date}")
+    if likely and place:
+        field = field_of(reaching_nvidia())
     if not field:
         return open_backend("auto", model, input_size=size, **options)
-    if len(field) == 1:
+    if len(field) == 1 or place is None:
         return opened(field[0])
-    place = place_of(model, size, asked)
-    known = None if again else recall(place)
-    if known is not None and (backend := _reopened(known, field, opened)) is not None:
-        return _noted(backend, f"{in_words(known)}; remembered, measured {known.date}")
     on_measure(", ".join(map(str, field)))
     compared = frames(size) if frames and not all(one.exact for one in field) else []
     entries = contest(field, opened, compared or [noise(size)], clock)
@@ -81,7 +90,7 @@ def open_fastest(
         date=datetime.now(timezone.utc).date().isoformat(),
     )
     kept = "" if remember(place, choice) else ", and not kept: the cache cannot be written"
-    return _noted(winner.backend, f"{in_words(choice)}; measured now{kept}")
+    return _noted(winner.backend, asked, f"{in_words(choice)}; measured now{kept}")
 
 
 def in_words(choice: Choice) -> str:
@@ -110,6 +119,10 @@ def _reopened(choice: Choice, field: Sequence[Candidate], opened: OpenCandidate)
         return None
 
 
-def _noted(backend: Backend, note: str) -> Backend:
-    backend.info = replace(backend.info, notes=(*backend.info.notes, note))
+def _noted(backend: Backend, asked: BackendOptions, note: str) -> Backend:
+    notes = [*backend.info.notes, note]
+    idle = asked.family == "auto" and backend.info.device == "cpu" and nvidia_driver()
+    if idle and not any(one.startswith(UNUSED) for one in notes):
+        notes.append(f"{UNUSED}: rtseg doctor says why; --remeasure when that is mended")
+    backend.info = replace(backend.info, notes=tuple(notes))
     return backend

@@ -40,21 +40,24 @@ onnxruntime.set_default_logger_severity(FATAL)
 
 
 def available_providers_that_run() -> dict[str, str]:
-    """Every provider that this build has, and "runs" or why not: a tiny graph is run on each."""
-    graph = tiny_graph()
-    found = {}
-    for provider in built_in():
-        try:
-            preload(FAMILY_OF.get(provider, ""))
-            session = open_session(graph, [provider], threads=1)
-            session.run(None, {"x": np.ones((1, 1, 4, 4), np.float32)})
-            real = session.get_providers()[0]
-            found[provider] = "runs" if real == provider else why_not(provider, built_in())
-        except DeviceError:  # its own words name lines of C++
-            found[provider] = why_not(provider, built_in())
-        except Failure as error:
-            found[provider] = first_line(error)
-    return found
+    """Every provider that this build has, and "runs" or why not."""
+    return {provider: provider_found(provider) for provider in built_in()}
+
+
+def provider_found(provider: str) -> str:
+    """ "runs", or why it does not: a tiny graph is run on it."""
+    if provider not in built_in():
+        return why_not(provider, built_in())
+    try:
+        preload(FAMILY_OF.get(provider, ""))
+        session = open_session(tiny_graph(), [provider], threads=1)
+        session.run(None, {"x": np.ones((1, 1, 4, 4), np.float32)})
+        real = session.get_providers()[0]
+        return "runs" if real == provider else why_not(provider, built_in())
+    except DeviceError:  # its own words name lines of C++
+        return why_not(provider, built_in())
+    except Failure as error:
+        return first_line(error)
 
 
 def open_session(

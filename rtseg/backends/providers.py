@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rtseg.backends.devices import not_there, nvidia_driver
+from rtseg.backends.devices import UNUSED, not_there, nvidia_driver
 from rtseg.backends.options import BackendOptions
 from rtseg.errors import UsageError
 from rtseg.nets.cache import cache_dir, sha256
@@ -164,11 +164,8 @@ def compare(
     """
     family = options.family
     if family == "auto":
-        cuda = PROVIDERS["cuda"]
-        usable = nvidia_driver() and cuda in there
-        silent = running == PROVIDERS["cpu"] and usable
-        note = f"the GPU is not used: {why_not(cuda, there)}"
-        return True, (note,) if silent else ()
+        silent = running == PROVIDERS["cpu"] and nvidia_driver()
+        return True, (f"{UNUSED}: {why_not(PROVIDERS['cuda'], there)}",) if silent else ()
     if running == PROVIDERS[family]:
         return True, ()
     device = f"{family}:{options.number}" if family in ("cuda", "tensorrt") else family

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rtseg.backends.devices import first_line, not_there
+from rtseg.backends.devices import UNUSED, first_line, not_there, nvidia_driver
 from rtseg.backends.options import BackendOptions
 from rtseg.backends.sizes import check_batch, noise
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import MORE_MEMORY, BackendError, DeviceError, UsageError
 from rtseg.frame import Picture
-from rtseg.gpu import cuda_missing, device_failures
+from rtseg.gpu import cuda_missing, device_failures, has_cuda
 from rtseg.nets.graph import SeamNetwork
 from rtseg.nets.state import load_network
 from rtseg.zoo import Model
@@ -35,7 +35,7 @@ FRAMES_AT_ONCE = 8
 
 def has_gpu() -> bool:
     """Whether torch can use a GPU here."""
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
+    return has_cuda() or torch.backends.mps.is_available()
 
 
 class TorchBackend(Backend):
@@ -82,7 +82,7 @@ class TorchBackend(Backend):
             notes.append(f"{error}; the processor runs instead")
             self._free(device)
             self._load(model, torch.device("cpu"), torch.float32, notes)
-        self.info = self._read_back(tuple(notes), kept=note is None)
+        self.info = self._read_back(tuple(notes), kept=note is None or options.family == "auto")
 
     def _load(
         self, model: Model, device: torch.device, dtype: torch.dtype, notes: list[str]
@@ -211,9 +211,11 @@ class TorchBackend(Backend):
 def _device(options: BackendOptions) -> tuple[torch.device, str | None]:
     """The device that will run, and a note if it is not the one asked for."""
     family, number, strict = options.family, options.number, options.strict
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    cuda, mps = has_cuda(), torch.backends.mps.is_available()
     if family == "auto":
         family = "cuda" if cuda else "mps" if mps else "cpu"
+        if family == "cpu" and nvidia_driver():
+            return torch.device("cpu"), f"{UNUSED}: {cuda_missing(0)}"
     if family not in ("cpu", "cuda", "mps"):
         raise UsageError(
             f"device {family} for the torch backend",

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 from rtseg import __version__
 from rtseg.sinks.display import display_available
 
-Finding = tuple[str, str, str]
-"""(what, found, what to do about it or "")."""
+
+class Finding(NamedTuple):
+    """One thing that was looked at.
+
+    Attributes:
+        do: what a person may do about it; "" where all is well.
+    """
+
+    what: str
+    found: str
+    do: str = ""
+
 
 PACKAGES = "torch torchvision onnx opencv-python av numba numpy".split()
 RUNTIMES = "onnxruntime-gpu onnxruntime onnxruntime-directml".split()
@@ -21,13 +33,18 @@ RUNTIMES = "onnxruntime-gpu onnxruntime onnxruntime-directml".split()
 CODECS = {"libx264": "H.264 in .mp4 and .mkv", "libvpx-vp9": "VP9 in .webm", "aac": "AAC audio"}
 
 
-def examine() -> int:
+def examine(*, as_json: bool = False) -> int:
     """Print every finding, and what to do where something is amiss; always 0."""
+    if as_json:
+        checks = {heading: _findings(check) for heading, check in CHECKS.items()}
+        rows = {heading: [one._asdict() for one in found] for heading, found in checks.items()}
+        print(json.dumps(rows, indent=2))
+        return 0
     advice = []
     for heading, check in CHECKS.items():
         print(f"\n{heading}")
         for what, found, do in _findings(check):
-            print(f"  {'!' if do else ' '} {what:<28}{_short(found)}")
+            print(f"  {'!' if do else ' '} {what:<27} {_short(found)}")
             advice += [f"{what}: {do}"] if do else []
     print()
     for line in advice or ["all is well"]:
@@ -40,19 +57,20 @@ def _findings(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from check()
     except (ImportError, OSError, RuntimeError) as error:
-        yield type(error).__name__, str(error), "reinstall rtseg in a fresh environment"
+        yield Finding(type(error).__name__, str(error), "reinstall rtseg in a fresh environment")
 
 
 def _versions() -> Iterator[Finding]:
-    yield "rtseg", __version__, ""
-    yield "python", f"{platform.python_version()} on {platform.platform()}", ""
+    yield Finding("rtseg", __version__)
+    yield Finding("python", f"{platform.python_version()} on {platform.platform()}")
     for package in PACKAGES:
         version = _version(package)
-        yield package, version or "not installed", "" if version else f"pip install {package}"
+        do = "" if version else f"pip install {package}"
+        yield Finding(package, version or "not installed", do)
     runtimes = [f"{name} {version}" for name in RUNTIMES if (version := _version(name))]
     do = "" if runtimes else "pip install onnxruntime"
-    yield "onnxruntime", ", ".join(runtimes) or "not installed", do
-    yield "openvino", _version("openvino") or "not installed (an extra)", ""
+    yield Finding("onnxruntime", ", ".join(runtimes) or "not installed", do)
+    yield Finding("openvino", _version("openvino") or "not installed (an extra)")
 
 
 def _version(package: str) -> str:
@@ -78,11 +96,10 @@ def _torch() -> Iterator[Finding]:
         [sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, check=False
     )
     for line in done.stdout.splitlines():
-        what, _, found = line.partition("\t")
-        yield what, found, ""
+        yield Finding(*line.split("\t"))
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        yield "torch", last, "reinstall torch, or run networks with --backend onnx"
+        yield Finding("torch", last, "reinstall torch, or run networks with --backend onnx")
 
 
 _ASK_TORCH = """
@@ -90,6 +107,11 @@ import torch
 print(f"device\tcpu, {torch.get_num_threads()} threads")
 for number in range(torch.cuda.device_count()):
     print(f"device\tcuda:{number}, {torch.cuda.get_device_name(number)}")
+from rtseg.backends.devices import nvidia_driver
+from rtseg.gpu import cuda_missing
+if nvidia_driver() and (why := cuda_missing(0)):
+    do = "install torch for CUDA, by the command that pytorch.org/get-started/locally gives"
+    print(f"NVIDIA GPU\tnot used: {why}\t{do}")
 if torch.backends.mps.is_available():
     print("device\tmps")
 try:
@@ -102,16 +124,24 @@ except Exception as error:
 
 
 def _onnx() -> Iterator[Finding]:
+    from rtseg.backends.devices import nvidia_driver
     from rtseg.backends.ort_session import available_providers_that_run
+    from rtseg.backends.providers import PROVIDERS
 
+    unused = nvidia_driver()
     for provider, found in available_providers_that_run().items():
-        yield provider, found, ""
+        unused &= (provider, found) != (PROVIDERS["cuda"], "runs")
+        yield Finding(provider, found)
+    if unused:
+        yield Finding(
+            "NVIDIA GPU", "not used", 'pip install --upgrade "onnxruntime-gpu[cuda,cudnn]"'
+        )
 
 
 def _display() -> Iterator[Finding]:
     reason = display_available()
     do = "outputs go to files: rtseg clip.mp4 -o out.mp4" if reason else ""
-    yield "window", reason or "can be opened", do
+    yield Finding("window", reason or "can be opened", do)
 
 
 def _codecs() -> Iterator[Finding]:
@@ -120,7 +150,7 @@ def _codecs() -> Iterator[Finding]:
     for codec, use in CODECS.items():
         there = codec in av.codecs_available
         do = "" if there else "reinstall av from its own wheel: pip install --force-reinstall av"
-        yield codec, use if there else "missing", do
+        yield Finding(codec, use if there else "missing", do)
 
 
 def _cache() -> Iterator[Finding]:
@@ -128,7 +158,7 @@ def _cache() -> Iterator[Finding]:
 
     folder = cache_dir()
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    yield "folder", f"{folder} ({size / 1e6:.0f} MB)", _writable(folder)
+    yield Finding("folder", f"{folder} ({size / 1e6:.0f} MB)", _writable(folder))
 
 
 def _auto() -> Iterator[Finding]:
@@ -140,7 +170,7 @@ def _auto() -> Iterator[Finding]:
         before = f" ({', '.join(times)})" if times else ""
         lanes = f", {choice.lanes} at once" if choice.lanes > 1 else ""
         found = f"{best.backend} {best.precision} {(best.seconds or 0) * 1e3:.1f} ms{before}"
-        yield choice.about, f"{found}{lanes}, {choice.date}", ""
+        yield Finding(choice.about, f"{found}{lanes}, {choice.date}")
 
 
 def _writable(folder: Path) -> str:

@@ -42,11 +42,13 @@ def add(app: App, stop: Stop) -> None:
 
         return stop.attend(lambda: print_cameras(measure=measure, as_json=json))
 
-    def doctor() -> int:
+    def doctor(
+        *, json: Annotated[bool, flag("As JSON, to be sent with a report.", "--json")] = False
+    ) -> int:
         """Say what this machine has: versions, devices, providers, display, codecs, cache."""
         from rtseg.cli.doctor import examine
 
-        return stop.attend(examine)
+        return stop.attend(lambda: examine(as_json=json))
 
     def demo(
         *,

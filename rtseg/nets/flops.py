@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from rtseg.gpu import has_cuda
 from rtseg.nets.build import build
 from rtseg.nets.graph import SeamNetwork
 from rtseg.zoo import Model
@@ -151,7 +152,7 @@ def _can_use(device: str, threads: int | None) -> bool:
     """Whether torch has the device; on a processor it has so many threads from then on."""
     if threads is not None:
         torch.set_num_threads(threads)
-    return device == "cpu" or (device.startswith("cuda") and torch.cuda.is_available())
+    return device == "cpu" or (device.startswith("cuda") and has_cuda())
 
 
 def _quickest(work: Callable[[], object], cuda: bool) -> float:

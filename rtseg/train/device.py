@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from rtseg.backends.candidates import reduced_precisions
-from rtseg.backends.devices import parse_device
+from rtseg.backends.devices import UNUSED, nvidia_driver, parse_device
 from rtseg.errors import DeviceError, UsageError
+from rtseg.gpu import cuda_missing, has_cuda
 from rtseg.train.lightning_import import Fabric
 from rtseg.train.settings import Settings
 
@@ -28,7 +29,7 @@ def open_fabric(settings: Settings) -> tuple[Fabric, str]:
     """
     family, number = parse_device(settings.device)
     if family == "auto":
-        family = "cuda" if torch.cuda.is_available() else "cpu"
+        family = "cuda" if has_cuda() else "cpu"
         if family == "cpu" and torch.backends.mps.is_available() and settings.devices == 1:
             family = "mps"
     _require(family, number, settings.devices)
@@ -55,6 +56,13 @@ def describe(fabric: Fabric, precision: str) -> str:
     mixed = "" if precision == "fp32" else " mixed"
     many = f", {fabric.world_size} processes" if fabric.world_size > 1 else ""
     return f"{device}{name}, {precision}{mixed}{many}"
+
+
+def unused_gpu(settings: Settings, fabric: Fabric) -> str:
+    """Why a processor trains where a driver says that there is a GPU; "" where none does."""
+    if settings.device != "auto" or fabric.device.type != "cpu" or not nvidia_driver():
+        return ""
+    return f"{UNUSED}: {cuda_missing(0)}; rtseg doctor says what to do"
 
 
 def _require(family: str, number: int, devices: int) -> None:

@@ -20,7 +20,7 @@ from rtseg.train.batches import (
     usual_workers,
 )
 from rtseg.train.charts import draw_curves, draw_samples
-from rtseg.train.device import describe, open_fabric
+from rtseg.train.device import describe, open_fabric, unused_gpu
 from rtseg.train.folder import RunFolder
 from rtseg.train.learner import Learner
 from rtseg.train.lightning_import import Fabric
@@ -86,6 +86,8 @@ def train(
     prepared = prepare(settings, watch, lead=lead, resume=resume, overwrite=overwrite)
     fabric.launch()
     watch.note("runs on", describe(fabric, precision))
+    if unused := unused_gpu(settings, fabric):
+        watch.note("note", unused)
     loop = _loop(fabric, prepared, watch, stop)
     if fabric.device.type == "cpu":
         keep_much()
