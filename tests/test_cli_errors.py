@@ -220,6 +220,32 @@ def test_an_unexpected_error_is_one_line_too(
     assert "--debug" in err
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ImportError("libGL.so.1: cannot open shared object file"), "install libgl1 libglib2.0-0"),
+        (OSError("libcudnn.so.9: cannot open shared object file"), "rtseg doctor shows"),
+        (ModuleNotFoundError("No module named 'av'"), "Install rtseg again"),
+    ],
+)
+def test_a_library_that_does_not_load_is_no_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    words: str,
+) -> None:
+    from rtseg.cli import app
+
+    def bare(arguments: object, stop: object) -> int:
+        raise error
+
+    monkeypatch.setattr(app, "_dispatch", bare)
+    assert app.main(["x"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"rtseg: error: a library does not load: {error}. ")
+    assert words in err
+
+
 def test_what_failed_first_is_said_and_counts_when_closing_fails_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -225,14 +225,31 @@ def test_a_server_that_wants_a_cookie_gets_the_one_of_the_authority_file(
 def test_a_wheel_that_knows_only_x_cannot_use_wayland(monkeypatch) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
-    monkeypatch.setattr("rtseg.sinks.display._qt_plugins", lambda: ["xcb"])
+    monkeypatch.setattr("rtseg.sinks.display._qt_plugins", lambda: {"xcb": Path("libqxcb.so")})
     assert "through X only" in (display_available() or "")
-    monkeypatch.setattr("rtseg.sinks.display._qt_plugins", list)
+    monkeypatch.setattr("rtseg.sinks.display._qt_plugins", dict)
     assert display_available() is None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Qt's platforms of Linux")
+def test_a_qt_that_lacks_a_library_is_told_before_it_aborts(display, monkeypatch, tmp_path) -> None:
+    """As in a container that has been given a display, and no libSM."""
+    monkeypatch.setenv("DISPLAY", display)
+    monkeypatch.setattr("rtseg.sinks.display._qt_plugins", lambda: {"xcb": tmp_path / "libqxcb.so"})
+    with pytest.raises(SinkError, match=r"libqxcb.so") as caught:
+        open_sink("window:", info(), VOC)
+    assert "apt-get install libsm6 libxext6" in str(caught.value)
+
+
+def test_an_opencv_without_windows_is_told(monkeypatch) -> None:
+    monkeypatch.setattr("rtseg.sinks.display._no_screen", lambda: None)
+    monkeypatch.setattr(cv2, "currentUIFramework", lambda: "")
+    with pytest.raises(SinkError, match="pip uninstall -y opencv-python-headless"):
+        open_sink("window:", info(), VOC)
+
+
 def test_a_desktop_of_high_density_does_not_enlarge_the_window(monkeypatch) -> None:
-    monkeypatch.setattr("rtseg.sinks.display._qt_plugins", list)
+    monkeypatch.setattr("rtseg.sinks.display._qt_plugins", dict)
     monkeypatch.setenv("QT_SCALE_FACTOR", "2")
     monkeypatch.setenv("QT_AUTO_SCREEN_SCALE_FACTOR", "1")
     monkeypatch.delenv("QT_SCREEN_SCALE_FACTORS", raising=False)
@@ -243,7 +260,7 @@ def test_a_desktop_of_high_density_does_not_enlarge_the_window(monkeypatch) -> N
 
 
 def test_qt_gets_fonts_and_its_own_platform(monkeypatch) -> None:
-    monkeypatch.setattr("rtseg.sinks.display._qt_plugins", lambda: ["xcb"])
+    monkeypatch.setattr("rtseg.sinks.display._qt_plugins", lambda: {"xcb": Path("libqxcb.so")})
     monkeypatch.setenv("QT_QPA_PLATFORM", "wayland;xcb")
     monkeypatch.setenv("QT_QPA_FONTDIR", "/nowhere")
     prepare_qt()

@@ -10,6 +10,7 @@ from typing import Any
 
 from rtseg import __version__
 from rtseg.cli.signals import Interrupted, Stop, leave
+from rtseg.cli.system import refused
 from rtseg.errors import RtsegError
 
 
@@ -44,9 +45,8 @@ def _guarded(call: Callable[[], int], stop: Stop, debug: bool) -> int:
         if first is not error:
             _failed(first, str(first), first.exit_code, debug=False)
         return _failed(error, str(error), first.exit_code, debug)
-    except OSError as error:  # what we write elsewhere has its own words
-        words = "cannot write stdout" if error.filename is None else f"cannot use {error.filename}"
-        return _failed(error, f"{words}: {error.strerror or error}", 1, debug)
+    except (ImportError, OSError) as error:
+        return _failed(error, refused(error), 1, debug)
     except Exception as error:
         words = f"internal error: {type(error).__name__}: {error}"
         return _failed(error, f"{words}. Run again with --debug to see where", 1, debug)

@@ -7,11 +7,12 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import NamedTuple
 
 from rtseg import __version__
+from rtseg.cli.system import advice
 from rtseg.sinks.display import display_available
 
 
@@ -28,6 +29,8 @@ class Finding(NamedTuple):
 
 
 PACKAGES = "torch torchvision onnx opencv-python av numba numpy".split()
+MODULES = "cv2 av onnx numba onnxruntime".split()
+"""They are imported as well: what is installed may lack libraries of the system."""
 RUNTIMES = "onnxruntime-gpu onnxruntime onnxruntime-directml".split()
 """ONNX Runtime comes under several names; one of them is enough."""
 CODECS = {"libx264": "H.264 in .mp4 and .mkv", "libvpx-vp9": "VP9 in .webm", "aac": "AAC audio"}
@@ -57,7 +60,7 @@ def _findings(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from check()
     except (ImportError, OSError, RuntimeError) as error:
-        yield Finding(type(error).__name__, str(error), "reinstall rtseg in a fresh environment")
+        yield Finding(type(error).__name__, str(error), advice(error))
 
 
 def _versions() -> Iterator[Finding]:
@@ -71,6 +74,11 @@ def _versions() -> Iterator[Finding]:
     do = "" if runtimes else "pip install onnxruntime"
     yield Finding("onnxruntime", ", ".join(runtimes) or "not installed", do)
     yield Finding("openvino", _version("openvino") or "not installed (an extra)")
+    for module in MODULES:
+        try:
+            import_module(module)
+        except (ImportError, OSError) as error:
+            yield Finding(f"import {module}", str(error), advice(error))
 
 
 def _version(package: str) -> str:

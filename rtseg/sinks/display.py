@@ -24,6 +24,7 @@ TIMEOUT_SECONDS = 2.0
 RESET_SECONDS = 0.2
 COOKIE = b"MIT-MAGIC-COOKIE-1"
 X11_XCB = "libX11-xcb.so.1"
+QT_NEEDS = "libsm6 libxext6"
 
 ONE_TO_ONE = {
     "QT_ENABLE_HIGHDPI_SCALING": "0",
@@ -44,6 +45,33 @@ class Screen(NamedTuple):
 
 def display_available() -> str | None:
     """None when a window can be opened, else why not, in a few words."""
+    return _no_screen() or _no_windows() or _no_plugin()
+
+
+def _no_windows() -> str | None:
+    import cv2
+
+    if not hasattr(cv2, "currentUIFramework") or cv2.currentUIFramework():
+        return None
+    return (
+        "this OpenCV has no windows, as opencv-python-headless is installed: "
+        "pip uninstall -y opencv-python-headless && "
+        "pip install --force-reinstall --no-deps opencv-python"
+    )
+
+
+def _no_plugin() -> str | None:
+    """Qt ends the process where the system lacks a library that its part for X needs."""
+    for plugin in _qt_plugins().values():
+        _use_system_x11_xcb()
+        try:
+            ctypes.CDLL(str(plugin))
+        except OSError as error:
+            return f"Qt does not load ({error}); on Debian and Ubuntu: apt-get install {QT_NEEDS}"
+    return None
+
+
+def _no_screen() -> str | None:
     if sys.platform != "linux":
         return None
     if os.environ.get("DISPLAY"):
@@ -84,7 +112,7 @@ def prepare_qt() -> None:
     if "xcb" in plugins:
         _use_system_x11_xcb()
     if plugins and os.environ.get("QT_QPA_PLATFORM", "xcb").split(":")[0] not in plugins:
-        os.environ["QT_QPA_PLATFORM"] = plugins[0]
+        os.environ["QT_QPA_PLATFORM"] = next(iter(plugins))
     folder = os.environ.get("QT_QPA_FONTDIR")
     matplotlib = find_spec("matplotlib")
     if folder and not Path(folder).is_dir() and matplotlib and matplotlib.origin:
@@ -113,13 +141,13 @@ def _use_system_x11_xcb() -> None:
         ctypes.CDLL(X11_XCB, mode=ctypes.RTLD_GLOBAL)
 
 
-def _qt_plugins() -> list[str]:
-    """Platforms of the Qt inside OpenCV's wheel: "xcb"; empty for other builds."""
+def _qt_plugins() -> dict[str, Path]:
+    """Platforms of the Qt inside OpenCV's wheel: "xcb", and its library; empty for other builds."""
     spec = find_spec("cv2")
     if spec is None or spec.origin is None:
-        return []
+        return {}
     folder = Path(spec.origin).parent / "qt" / "plugins" / "platforms"
-    return sorted(found.stem.removeprefix("libq") for found in folder.glob("libq*.so"))
+    return {found.stem.removeprefix("libq"): found for found in sorted(folder.glob("libq*.so"))}
 
 
 def _why_silent(display: str) -> str | None:
