@@ -91,10 +91,10 @@ def clip_info(path: Path, start: float = 0.0) -> SourceInfo:
             path.name,
             video.width,
             video.height,
-            video.average_rate,
+            Fraction(video.average_rate),
             media=path,
             media_start=start,
-            sample_aspect_ratio=video.sample_aspect_ratio or Fraction(1),
+            sample_aspect_ratio=Fraction(video.sample_aspect_ratio or 1),
             colour_tags=tags,
         )
 

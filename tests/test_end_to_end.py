@@ -59,11 +59,11 @@ def facts(path: Path) -> Facts:
         frames = [(float(f.pts * video.time_base), f.rotation) for f in container.decode(video)]
         turned = frames[0][1] % 180 != 0
         size = (video.codec_context.width, video.codec_context.height)
-        aspect = video.sample_aspect_ratio or Fraction(1)
+        aspect = Fraction(video.sample_aspect_ratio or 1)
         found = Facts(
             len(frames),
             [seconds for seconds, _ in frames],
-            video.average_rate,
+            Fraction(video.average_rate),
             size[::-1] if turned else size,
             1 / aspect if turned else aspect,
             [],

@@ -117,7 +117,8 @@ def test_a_cut_begins_and_ends_with_the_picture(start, suffix, tmp_path) -> None
         reference = heard[round((start + at - 0.05) * 48_000) : round((start + at + 0.6) * 48_000)]
         assert lag(path, reference, at) == pytest.approx(-0.05, abs=0.0015)
     samples, rate, begin = sound(path)
-    assert -0.03 <= begin <= 0.03
+    # FFmpeg 9 leaves the first packet in Matroska out, as the delay of an encoder
+    assert -0.03 <= begin <= 0.036
     assert begin + len(samples) / rate == pytest.approx(1.0, abs=0.03)
 
 

@@ -73,7 +73,7 @@ def test_every_frame_of_real_clips_at_its_own_time(data: Path, clip: str) -> Non
         video = container.streams.video[0]
         turned = next(container.decode(video)).rotation % 180 == 90
         stored = (video.codec_context.width, video.codec_context.height)
-        aspect = video.sample_aspect_ratio or Fraction(1)
+        aspect = Fraction(video.sample_aspect_ratio or 1)
         assert info.frame_rate == video.average_rate
         assert info.colour_tags == (
             video.codec_context.colorspace,

@@ -89,7 +89,7 @@ def packet_times(target: str, timeout: float) -> tuple[float, ...]:
     try:
         with av.open(target, timeout=timeout if "://" in target else None) as container:
             stream = container.streams.video[0]
-            base = stream.time_base or Fraction(1)
+            base = Fraction(stream.time_base or 1)
             packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
             ticks = [p.pts for p in packets if p.pts is not None]
             complete = len(ticks) == len(packets)
@@ -161,10 +161,11 @@ def _check_file(path: Path) -> None:
 
 def _header(stream: av.VideoStream) -> Probe:
     context = stream.codec_context
+    rate = stream.average_rate or stream.guessed_rate
     return Probe(
-        stream.average_rate or stream.guessed_rate or None,
+        Fraction(rate) if rate else None,  # PyAV 19 has a kind of fraction of its own
         stream.frames or None,
-        stream.sample_aspect_ratio or Fraction(1),
+        Fraction(stream.sample_aspect_ratio or 1),
         (
             int(context.colorspace),
             int(context.color_primaries),
