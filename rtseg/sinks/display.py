@@ -190,7 +190,7 @@ def _greet(display: str) -> tuple[socket.socket, Screen]:
 
 
 def _connect(host: str, number: int) -> socket.socket:
-    if host not in ("", "unix"):
+    if sys.platform == "win32" or host not in ("", "unix"):
         return socket.create_connection((host, 6000 + number), TIMEOUT_SECONDS)
     name = f"/tmp/.X11-unix/X{number}"
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -7,6 +7,7 @@ wraps them, is under the GPL. Elsewhere no list is to be had, and common modes a
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -117,7 +118,9 @@ def _entries(
 
 def ioctl(device: int, request: int, buffer: bytearray) -> None:
     """The system's call of that name: the driver fills `buffer`, or refuses with OSError."""
-    import fcntl  # there is none on Windows
+    if sys.platform == "win32":
+        raise OSError("Windows has no such call")
+    import fcntl
 
     fcntl.ioctl(device, request, buffer)
 
