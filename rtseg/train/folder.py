@@ -134,9 +134,12 @@ class RunFolder:
 
     def write_asked(self, settings: Settings) -> None:
         """Every setting and the versions that are about to be used; raises SinkError."""
+        import torch
+
         self.write_text(self.config, settings.to_toml())
         found = {"rtseg": __version__, "python": platform.python_version()}
         found |= {name: known for name in PACKAGES if (known := _version(name))}
+        found["torch"] = torch.__version__  # the build as well, "+cu130"
         found["platform"] = platform.platform()
         self.write_text(self.versions, json.dumps(found, indent=2) + "\n")
 
