@@ -11,10 +11,14 @@ Importing this package loads no heavy library; each name below is imported on fi
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# ONNX Runtime (since 1.29) tells its makers of every session, unless this stands when it loads.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from rtseg.api import load as load

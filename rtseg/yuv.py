@@ -8,14 +8,14 @@ it says it is.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.frame import Image
+from rtseg.jit import compiled
 
 ONE = 1 << 16
 """Weights are whole numbers of 1/65536."""
@@ -120,11 +120,7 @@ def _weights(kind: Luma) -> NDArray[np.int32]:
     return np.round(rows * ONE).astype(np.int32)
 
 
-def _compiled(function: Any) -> Any:
-    return numba.njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")(function)
-
-
-@_compiled
+@compiled
 def _weighted(pixels, blue, green, red, zero, plane):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Fill `plane`, flat, with weighted sums of the channels of `pixels`, flat as well."""
     base = np.int32((zero << 16) + (1 << 15))

@@ -1,14 +1,15 @@
-"""The cache does not grow for ever: what was used longest ago makes room."""
+"""The cache: where it is, and that it does not grow for ever: what was used longest ago goes."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from rtseg.nets import find_model
+from rtseg.nets import cache, find_model
 from rtseg.nets.cache import YOUNG_SECONDS, make_room
 from rtseg.nets.onnx_file import cached_onnx
 
@@ -75,3 +76,24 @@ def test_an_exported_network_makes_room_and_one_that_is_used_stays(
     assert cached_onnx(find_model("person"), (64, 96)).is_file()
     assert first.is_file()
     assert not old.exists()
+
+
+def test_without_a_home_the_cache_is_a_private_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a container's user: nothing of a home can be made."""
+    monkeypatch.delenv("RTSEG_CACHE", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    usual = cache.cache_dir()
+    assert not usual.is_relative_to(tmp_path)
+    monkeypatch.setattr(cache, "can_be_written", lambda folder: False)
+    found = cache.cache_dir()
+    assert found == tmp_path / f"rtseg-{os.getuid()}"
+    assert found.stat().st_mode & 0o777 == 0o700
+    found.chmod(0o777)
+    assert cache.cache_dir() == usual, "anybody may have put something there"
+    found.rmdir()
+    found.symlink_to(tmp_path)
+    assert cache.cache_dir() == usual, "somebody else's link"
+    monkeypatch.setenv("RTSEG_CACHE", "elsewhere")
+    assert cache.cache_dir() == Path("elsewhere"), "what was asked for is not replaced"

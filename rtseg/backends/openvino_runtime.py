@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
@@ -25,6 +28,7 @@ HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
 """The arithmetic that OpenVINO is allowed; what is quantised in a file stays so beside it."""
 
 WARM_UP_RUNS = 3
+TELEMETRY = "openvino_telemetry"
 
 
 class OpenVinoBackend(Backend):
@@ -155,7 +159,8 @@ def _core(openvino: Any) -> Any:
 
 def _openvino() -> Any:
     try:
-        import openvino
+        with _in_private():
+            import openvino
     except ImportError as error:
         raise UsageError(
             "the openvino backend was asked for",
@@ -163,6 +168,19 @@ def _openvino() -> Any:
             do='Install it: python -m pip install "rtseg[openvino]"',
         ) from error
     return openvino
+
+
+@contextmanager
+def _in_private() -> Iterator[None]:
+    """OpenVINO tells its makers when it is imported, by a package that it can do without."""
+    if TELEMETRY in sys.modules or "openvino" in sys.modules:  # somebody else's choice
+        yield
+        return
+    sys.modules[TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[TELEMETRY]
 
 
 def _wanted(model: Model, asked: str) -> str:

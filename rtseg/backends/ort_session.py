@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from contextlib import redirect_stdout, suppress
 from importlib import import_module
 from pathlib import Path
@@ -37,6 +38,8 @@ Failure: tuple[type[Exception], ...] = (
 
 # It writes to stderr what we read back and say in one line.
 onnxruntime.set_default_logger_severity(FATAL)
+if sys.platform == "win32":  # elsewhere a variable of `rtseg/__init__.py` does more, and earlier
+    onnxruntime.disable_telemetry_events()
 
 
 def available_providers_that_run() -> dict[str, str]:

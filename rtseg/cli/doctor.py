@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module, metadata
-from pathlib import Path
 from typing import NamedTuple
 
 from rtseg import __version__
@@ -162,11 +161,12 @@ def _codecs() -> Iterator[Finding]:
 
 
 def _cache() -> Iterator[Finding]:
-    from rtseg.nets.cache import cache_dir
+    from rtseg.nets.cache import cache_dir, can_be_written
 
     folder = cache_dir()
+    do = "" if can_be_written(folder) else "set RTSEG_CACHE to a folder that can be written"
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    yield Finding("folder", f"{folder} ({size / 1e6:.0f} MB)", _writable(folder))
+    yield Finding("folder", f"{folder} ({size / 1e6:.0f} MB)", do)
 
 
 def _auto() -> Iterator[Finding]:
@@ -179,14 +179,6 @@ def _auto() -> Iterator[Finding]:
         lanes = f", {choice.lanes} at once" if choice.lanes > 1 else ""
         found = f"{best.backend} {best.precision} {(best.seconds or 0) * 1e3:.1f} ms{before}"
         yield Finding(choice.about, f"{found}{lanes}, {choice.date}")
-
-
-def _writable(folder: Path) -> str:
-    import os
-
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    ok = os.access(nearest, os.W_OK)
-    return "" if ok else f"{nearest} cannot be written; set RTSEG_CACHE to a folder that can"
 
 
 CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {

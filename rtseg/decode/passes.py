@@ -6,10 +6,9 @@ it belongs to: a pass must not keep an older version of another one.
 
 from __future__ import annotations
 
-from typing import Any
-
-import numba
 import numpy as np
+
+from rtseg.jit import compiled
 
 ONE = 1 << 16
 """Weights are whole numbers of 1/65536."""
@@ -21,11 +20,6 @@ BLOCK = 128
 """Pixels that are looked at together, in vector code."""
 
 _BACK = np.float32(1 / ONE)
-
-
-def compiled(function: Any) -> Any:
-    """Machine code without the GIL; numba infers the types, which is why none are written below."""
-    return numba.njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")(function)
 
 
 @compiled

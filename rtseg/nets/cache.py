@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import stat
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,12 +21,39 @@ YOUNG_SECONDS = 3600
 
 
 def cache_dir() -> Path:
-    """The user's cache folder for rtseg, or what RTSEG_CACHE names; it may not exist yet."""
+    """The user's cache folder for rtseg, or what RTSEG_CACHE names; it may not exist yet.
+
+    Where the user's cannot be written, as in a container without a home, one for temporary files.
+    """
     if given := os.environ.get("RTSEG_CACHE"):
         return Path(given).expanduser()
     import platformdirs
 
-    return platformdirs.user_cache_path("rtseg", appauthor=False)
+    usual = platformdirs.user_cache_path("rtseg", appauthor=False)
+    return usual if can_be_written(usual) else _temporary() or usual
+
+
+def can_be_written(folder: Path) -> bool:
+    """Whether a folder, or the one that it would be made in, lets us write."""
+    try:
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    except OSError:  # it may not even be looked at
+        return False
+    return os.access(nearest, os.W_OK)
+
+
+def _temporary() -> Path | None:
+    """A folder of our own among temporary files; None where another user's is in its place."""
+    if sys.platform == "win32":  # where that folder is the user's own anyway
+        return None
+    folder = Path(tempfile.gettempdir()) / f"rtseg-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return None
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    return folder if ours and not found.st_mode & 0o022 else None
 
 
 def sha256(path: Path) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -57,11 +58,11 @@ class PortraitSource(Source):
 
 def load_portrait() -> Image:
     """(600, 512, 3) uint8 BGR."""
-    from matplotlib.cbook import get_sample_data
-
-    file: Any = get_sample_data("grace_hopper.jpg")
-    with file:
-        coded = np.frombuffer(file.read(), np.uint8)
+    package = find_spec("matplotlib")  # importing it would take half a second
+    assert package is not None
+    assert package.origin is not None
+    path = Path(package.origin).parent / "mpl-data" / "sample_data" / "grace_hopper.jpg"
+    coded = np.frombuffer(path.read_bytes(), np.uint8)
     return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import cv2
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from rtseg.jit import compiled
 from rtseg.temporal.motion import Field, Match
 
 Scores = NDArray[np.float32]
@@ -63,11 +63,6 @@ def _fit(match: Match, height: int, width: int) -> NDArray[np.float32]:
     """(height, width) in 0..1: how well each cell of the picture fits what it was found in."""
     levels = cv2.resize(match.misfit(), (width, height), interpolation=cv2.INTER_AREA)
     return np.exp(-levels.reshape(height, width) / FADE_LEVELS) + np.float32(1e-6)
-
-
-def compiled(function: Any) -> Any:
-    """Machine code without the GIL, cached; numba infers the types."""
-    return numba.njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")(function)
 
 
 @compiled

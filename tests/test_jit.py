@@ -1,0 +1,39 @@
+"""Compiled code where its machine code can be kept, and where it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numba
+import pytest
+from numba.core import caching
+
+from rtseg.jit import compiled
+
+
+def twice(x):  # type: ignore[no-untyped-def]
+    return 2 * x
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A cache for a user who may write neither beside the source nor in a home."""
+    only = [caching.UserProvidedCacheLocator]
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", only)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(RuntimeError, match="no locator available"):
+        numba.njit(cache=True)(twice)
+    return tmp_path / "cache"
+
+
+def test_machine_code_goes_to_our_cache_where_nothing_else_can_be_written(nobody: Path) -> None:
+    assert compiled(twice)(21) == 42
+    assert list(nobody.rglob("*.nbi"))
+    assert numba.config.CACHE_DIR == "", "what others compile goes where it went"
+
+
+def test_nothing_is_kept_where_nothing_can_be_written(nobody: Path) -> None:
+    nobody.write_text("in the way of a folder")
+    assert compiled(twice)(21) == 42
+    assert numba.config.CACHE_DIR == ""
