@@ -80,7 +80,7 @@ class MaskSink(Sink):
         """How many went where."""
         if self._video is not None:
             return self._video.summary().replace("frames", "masks", 1)
-        return self._files.summary("masks") if self._files is not None else ""
+        return self._files.summary("mask") if self._files is not None else ""
 
 
 def palette(labels: LabelSet) -> list[int]:

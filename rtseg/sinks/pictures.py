@@ -15,6 +15,7 @@ from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
 from rtseg.sinks import PICTURE_SUFFIXES, SinkOptions
 from rtseg.sinks.file_target import cannot_write, check_new, check_parent
+from rtseg.words import counted
 
 NUMBER = re.compile(r"%0?\d*d")
 
@@ -61,7 +62,7 @@ class PictureFiles:
             os.replace(part, path)  # noqa: PTH105 - the name says that it is atomic
         except OSError as error:
             part.unlink(missing_ok=True)
-            kept = f"The {self.count} pictures until then are there." if self.count else ""
+            kept = f"{counted(self.count, 'picture')} went there before." if self.count else ""
             raise cannot_write(path, error, kept) from error
         self.count += 1
 
@@ -72,7 +73,7 @@ class PictureFiles:
 
     def summary(self, what: str) -> str:
         """One line: how many went where."""
-        return f"{self.count} {what} to {self.path}" if self.count else ""
+        return f"{counted(self.count, what)} to {self.path}" if self.count else ""
 
     def _name(self, frame: Frame) -> Path:
         if self._folder:
@@ -166,7 +167,7 @@ class PictureSink(Sink):
 
     def summary(self) -> str:
         """How many went where."""
-        return self._files.summary("pictures")
+        return self._files.summary("picture")
 
 
 def encode(image: Image, suffix: str) -> bytes:
