@@ -88,7 +88,7 @@ def test_a_disk_that_fills_up_keeps_the_pictures_before(tmp_path, monkeypatch) -
         replace(part, path)
 
     monkeypatch.setattr("rtseg.sinks.pictures.os.replace", fills)
-    with pytest.raises(SinkError, match=r"No space left on device.* The 2 pictures"):
+    with pytest.raises(SinkError, match=r"No space left on device.* Kept: 2 pictures"):
         write(f"{tmp_path}/out/", map(rendered, range(5)), info())
     assert names(tmp_path / "out") == ["000000.png", "000001.png"]
 

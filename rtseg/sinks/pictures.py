@@ -62,7 +62,7 @@ class PictureFiles:
             os.replace(part, path)  # noqa: PTH105 - the name says that it is atomic
         except OSError as error:
             part.unlink(missing_ok=True)
-            kept = f"{counted(self.count, 'picture')} went there before." if self.count else ""
+            kept = f"Kept: {counted(self.count, 'picture')}." if self.count else ""
             raise cannot_write(path, error, kept) from error
         self.count += 1
 
