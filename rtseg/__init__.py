@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# ONNX Runtime (since 1.29) tells its makers of every session, unless this stands when it loads.
+# What libraries look for when they load. Without, ONNX Runtime (since 1.29) tells its makers of
+# each session, and OpenCV takes up to a minute to open a camera on Windows (opencv/opencv#17687).
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")
 
 if TYPE_CHECKING:
     from rtseg.api import load as load

@@ -18,8 +18,11 @@ def twice(x):  # type: ignore[no-untyped-def]
 @pytest.fixture
 def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A cache for a user who may write neither beside the source nor in a home."""
-    only = [caching.UserProvidedCacheLocator]
-    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", only)
+    named = "UserProvidedCacheLocator"
+    only = getattr(caching, named, None) or getattr(caching, f"_{named}")  # before 0.61
+    for kind in ("CacheImpl", "_CacheImpl"):
+        if hasattr(caching, kind):
+            monkeypatch.setattr(getattr(caching, kind), "_locator_classes", [only])
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
     monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
     with pytest.raises(RuntimeError, match="no locator available"):

@@ -20,7 +20,7 @@ FLOORS = {
     2: {"sources", "backends", "effects", "sinks", "datasets"},
     1: {"flow", "clock", "stats", "metrics", "decode", "segmentation", "draw", "blend", "nets",
         "contracts", "text", "refine", "temporal", "turns", "shrink", "matte", "memory", "fresh",
-        "gpu", "yuv"},
+        "gpu", "yuv", "jit"},
     0: {"errors", "frame", "labels", "palettes", "palette_tables", "zoo", "shapes",
         "words"},
 }  # fmt: skip
