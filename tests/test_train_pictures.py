@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from rtseg.train.batches import (
     Pictures,
     Shuffled,
     batches,
+    fitting_workers,
     loader,
     one_opencv_thread,
 )
@@ -211,3 +213,24 @@ def test_classes_are_mapped_before_anything_else() -> None:
     pictures = Pictures(samples(4), table, augment.plain((32, 32), spec))
     found: Sequence[set[int]] = [set(pictures[i, 0][1].unique().tolist()) for i in range(4)]
     assert found == [{1}, {1}, {0}, {VOID}]
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "workers"), [(24_000, 4), (64, 0), (400, 1), (800, 3), (960, 4), (0, 0)]
+)
+def test_workers_are_as_many_as_shared_memory_holds_batches_of(
+    monkeypatch: pytest.MonkeyPatch, megabytes: int, workers: int
+) -> None:
+    """A batch of 8 at 513x513 is 42 MB; each worker has two ahead, and one is used, twice."""
+
+    def usage(path: str) -> SimpleNamespace:
+        assert path == "/dev/shm"
+        return SimpleNamespace(free=megabytes * 1_000_000)
+
+    monkeypatch.setattr("rtseg.train.batches.shutil.disk_usage", usage)
+    assert fitting_workers(4, 8, (513, 513), 2) == workers
+
+
+def test_where_there_is_no_such_folder_all_workers_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rtseg.train.batches.SHARED_MEMORY", "/no/such/folder")
+    assert fitting_workers(4, 8, (513, 513), 2) == 4

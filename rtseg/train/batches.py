@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import warnings
@@ -28,6 +29,12 @@ Batch = tuple[Tensor, Tensor]
 """(N, 3, h, w) float32 as the network takes it, and (N, h, w) int64 class indices."""
 
 Loader = DataLoader[Pair | RtsegError]
+
+SHARED_MEMORY = "/dev/shm"
+PREFETCHED = 2
+"""Batches that each worker prepares ahead."""
+BYTES_OF_A_PIXEL = 3 * 4 + 8
+"""In a `Batch`."""
 
 
 class Pictures(TorchDataset[Pair | RtsegError]):
@@ -118,16 +125,19 @@ def loader(pictures: Pictures, order: Sampler[list[Draw]], *, workers: int, pinn
     Args:
         pinned: read into memory from which a GPU copies faster.
     """
-    return DataLoader(
-        pictures,
-        batch_sampler=order,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=pinned,
-        worker_init_fn=_alone if workers else None,
-        collate_fn=_collated,
-        generator=torch.Generator(),  # a draw from torch's own would change the dropout after it
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of more workers than cores, as was asked
+        return DataLoader(
+            pictures,
+            batch_sampler=order,
+            num_workers=workers,
+            prefetch_factor=PREFETCHED if workers else None,
+            persistent_workers=workers > 0,
+            pin_memory=pinned,
+            worker_init_fn=_alone if workers else None,
+            collate_fn=_collated,
+            generator=torch.Generator(),  # a draw from torch's own would change the dropout after
+        )
 
 
 def _collated(items: list[Pair | RtsegError]) -> Batch | RtsegError:
@@ -147,6 +157,7 @@ def batches(source: Loader) -> Iterator[Batch]:
     with warnings.catch_warnings():
         # Python warns of a fork beside threads: torch's do not outlive it, and OpenCV has none
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", UserWarning)  # of more workers than cores, as was asked
         iterator = iter(source)
     for batch in iterator:
         if isinstance(batch, RtsegError):
@@ -172,8 +183,26 @@ def _alone(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def usual_workers(cores: int | None, pictures: int) -> int:
+def usual_workers(cores: int, pictures: int) -> int:
     """How many processes should read: one per core, 8 at most, none for a handful of pictures."""
     if pictures < 16 or sys.platform == "win32":
         return 0
-    return min(8, cores or 1)
+    return min(8, max(1, cores))
+
+
+def fitting_workers(asked: int, batch_size: int, size: tuple[int, int], loaders: int) -> int:
+    """As many as asked for, or fewer, whose batches fit into the memory that processes share.
+
+    A container has 64 MB of it by default, of which three batches of 8 at 513x513 are too many.
+
+    Args:
+        size: (height, width) of the pictures.
+        loaders: how many there are, of all processes that train.
+    """
+    try:
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:  # not Linux
+        return asked
+    batch = batch_size * size[0] * size[1] * BYTES_OF_A_PIXEL
+    fit = int(0.9 * free / loaders) // batch - 1  # one is in use
+    return max(0, min(asked, fit // PREFETCHED))

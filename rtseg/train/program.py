@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from rtseg.errors import DeviceError
+from rtseg.flow import usable_cores
 from rtseg.memory import keep_much
 from rtseg.train import augment, leads
 from rtseg.train.batches import (
+    SHARED_MEMORY,
     InOrder,
     Pictures,
     Shuffled,
+    fitting_workers,
     loader,
     one_opencv_thread,
     usual_workers,
@@ -30,6 +32,7 @@ from rtseg.train.prepare import Prepared, prepare
 from rtseg.train.settings import Settings
 from rtseg.train.trial import TestFigures, Trial
 from rtseg.train.watch import Row, Watch
+from rtseg.words import counted
 from rtseg.zoo import ModelSpec
 
 
@@ -111,7 +114,7 @@ def _loop(fabric: Fabric, made: Prepared, watch: Watch, stop: Callable[[], bool]
             weights = class_weights(settings.class_weights, made.spec.labels, train, table)
             watch.note("weights", f"of the classes: {_weighed(made.spec, weights)}")
         weights = fabric.broadcast(weights)
-    reading = _reading(fabric, made)
+    reading = _reading(fabric, made, watch)
     learner = Learner(fabric, made.network, settings, len(made.spec.labels), weights)
     loop = Loop(learner, made.spec, reading, settings, made.folder, watch, stop)
     if made.state is not None:
@@ -120,18 +123,23 @@ def _loop(fabric: Fabric, made: Prepared, watch: Watch, stop: Callable[[], bool]
     return loop
 
 
-def _reading(fabric: Fabric, made: Prepared) -> Reading:
+def _reading(fabric: Fabric, made: Prepared, watch: Watch) -> Reading:
     settings, spec, table = made.settings, made.spec.input, made.classes.from_dataset
     train = Pictures(made.split["train"], table, augment.training(settings, spec))
     val = Pictures(made.split["val"], table, augment.plain(settings.size, spec))
     share = fabric.global_rank, fabric.world_size
     order = Shuffled(len(train), settings.batch_size, settings.seed, *share)
     pinned = fabric.device.type == "cuda"
-    cores = (os.cpu_count() or 1) // fabric.world_size
-    many = [
+    cores = usable_cores() // fabric.world_size
+    asked = [
         usual_workers(cores, len(each)) if settings.workers is None else settings.workers
         for each in (train, val)
     ]
+    loaders = 2 * fabric.world_size
+    many = [fitting_workers(n, settings.batch_size, settings.size, loaders) for n in asked]
+    if many != asked:
+        less = f"{counted(many[0], 'worker')} instead of {asked[0]}: batches of more do not fit"
+        watch.note("note", f"{less} into {SHARED_MEMORY} (docker run --shm-size=2g)")
     return Reading(
         loader(train, order, workers=many[0], pinned=pinned),
         order,
@@ -157,7 +165,7 @@ def _plan(settings: Settings, loop: Loop, pictures: int) -> str:
     ]
     if left := pictures - len(order) * per_step:
         parts.append(
-            f"{left} pictures of an epoch wait for another, as batches are full"
+            f"left for another epoch, as batches are full: {counted(left, 'picture')}"
             if left > 0
             else "pictures are repeated to fill a batch"
         )
