@@ -350,6 +350,6 @@ def test_cores_are_counted_without_hyper_threads_and_without_those_of_others(mon
     import psutil
 
     for usable, physical, counted in ((8, 4, 4), (2, 4, 2), (8, None, 8)):
-        monkeypatch.setattr(flows, "usable_cores", lambda usable=usable: usable)
+        monkeypatch.setattr("rtseg.flow.cores.usable_cores", lambda usable=usable: usable)
         monkeypatch.setattr(psutil, "cpu_count", lambda physical=physical, **_: physical)
         assert flows.physical_cores() == counted

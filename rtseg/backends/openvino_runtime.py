@@ -19,6 +19,7 @@ from rtseg.backends.options import BackendOptions
 from rtseg.backends.sizes import check_batch, noise
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import BackendError, ModelError, UsageError
+from rtseg.flow import limited_cores
 from rtseg.nets.cache import cache_dir, make_room
 from rtseg.nets.onnx_facts import precision_of
 from rtseg.nets.onnx_file import cached_onnx, exported_spec
@@ -113,8 +114,8 @@ class OpenVinoBackend(Backend):
         }
         if options.lanes > 1:
             settings["NUM_STREAMS"] = options.lanes
-        if options.threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = options.threads
+        if (threads := options.threads or limited_cores()) is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
         try:
             network = core.read_model(str(path))
             if network.is_dynamic():

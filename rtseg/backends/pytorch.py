@@ -16,6 +16,7 @@ from rtseg.backends.options import BackendOptions
 from rtseg.backends.sizes import check_batch, noise
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import MORE_MEMORY, BackendError, DeviceError, UsageError
+from rtseg.flow import limited_cores
 from rtseg.frame import Picture
 from rtseg.gpu import cuda_missing, device_failures, has_cuda
 from rtseg.nets.graph import SeamNetwork
@@ -66,8 +67,8 @@ class TorchBackend(Backend):
                 "precision int8", found="the torch backend has none", do="Take the onnx backend"
             )
         self.spec, self.input_size = model.spec, input_size
-        if options.threads is not None:
-            torch.set_num_threads(options.threads)
+        if (threads := options.threads or limited_cores()) is not None:
+            torch.set_num_threads(threads)
         device, note = _device(options)
         if options.precision == "tf32" and device.type != "cuda":
             raise UsageError("precision tf32", found="only NVIDIA's GPUs have it", do="Take fp32")

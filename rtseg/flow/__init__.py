@@ -6,13 +6,13 @@ its reverse, for the end of the loop: "I make these, do that to them over there.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
+from rtseg.flow.cores import limited_cores, physical_cores, usable_cores
 from rtseg.flow.lanes import spread
 from rtseg.flow.line import Line
 from rtseg.flow.slot import Slot
@@ -21,6 +21,7 @@ __all__ = [
     "Flow",
     "Line",
     "Slot",
+    "limited_cores",
     "one_at_a_time",
     "physical_cores",
     "share_bell",
@@ -32,20 +33,6 @@ T = TypeVar("T")
 
 JOIN_SECONDS = 1.5
 """A program that must leave a hung thread behind is gone within two seconds."""
-
-
-def usable_cores() -> int:
-    """Processor cores that this program may use, hyper-threads counted."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-
-
-def physical_cores() -> int:
-    """As many of them as there are without hyper-threads, which compute nothing by themselves."""
-    import psutil
-
-    usable = usable_cores()
-    return min(psutil.cpu_count(logical=False) or usable, usable)
 
 
 def one_at_a_time() -> AbstractContextManager[Any]:
