@@ -211,6 +211,15 @@ def test_a_driver_whose_gpu_no_library_reaches_is_told_of(
         assert UNUSED not in " ".join(processor.notes), "who asks for the processor has it"
 
 
+def test_a_gpu_that_somebody_hides_is_not_missed(
+    cache: Path, driver_alone: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        info = open_backend("onnx", find_model(NAME, weights="random"), input_size=SIZE).info
+        assert UNUSED not in " ".join(info.notes)
+
+
 def test_a_gpu_that_was_asked_for_and_is_not_reached_costs_no_measurement(
     cache: Path, driver_alone: None
 ) -> None:

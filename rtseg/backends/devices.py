@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shutil
@@ -28,7 +29,12 @@ def parse_device(text: str) -> tuple[str, int]:
 
 
 def nvidia_driver() -> bool:
-    """Whether an NVIDIA driver is installed; says nothing of a library's ability to use it."""
+    """Whether an NVIDIA driver is installed; says nothing of a library's ability to use it.
+
+    Who hides all GPUs from CUDA's libraries wants none of them.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
     files = ("/proc/driver/nvidia/version", "/dev/nvidiactl")  # a container may lack the first
     return any(Path(file).exists() for file in files) or shutil.which("nvidia-smi") is not None
 
