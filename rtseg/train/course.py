@@ -93,8 +93,9 @@ def save_course(path: Path, content: dict[str, Any]) -> None:
             torch.save(content, temporary)
     except OSError as error:
         raise cannot_write(path, error) from error
-    except RuntimeError as error:  # torch's own writer, when the disk is full
-        raise cannot_write(path, OSError(28, str(error).splitlines()[0])) from error
+    except RuntimeError as error:  # of torch's own writer, which does not ask the system why
+        words = f"the disk is full, it seems ({str(error).splitlines()[0]})"
+        raise cannot_write(path, OSError(28, words)) from error
 
 
 def load_course(path: Path) -> dict[str, Any]:
