@@ -246,6 +246,22 @@ def test_a_library_that_does_not_load_is_no_error_of_ours(
     assert words in err
 
 
+def test_an_error_of_a_package_without_a_number_is_not_of_the_system(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import UnidentifiedImageError
+
+    from rtseg.cli import app
+
+    def unknown(arguments: object, stop: object) -> int:
+        raise UnidentifiedImageError("cannot identify image file")
+
+    monkeypatch.setattr(app, "_dispatch", unknown)
+    assert app.main(["x"]) == 1
+    said = "internal error: UnidentifiedImageError: cannot identify image file"
+    assert said in capsys.readouterr().err
+
+
 def test_what_failed_first_is_said_and_counts_when_closing_fails_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

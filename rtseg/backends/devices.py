@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import shutil
-from functools import cache
 from pathlib import Path
 
 from rtseg.errors import DeviceError, UsageError
@@ -39,24 +38,8 @@ def nvidia_driver() -> bool:
     return any(Path(file).exists() for file in files) or shutil.which("nvidia-smi") is not None
 
 
-NVIDIA_BACKENDS = ("torch", "onnx")
-"""Those whose library may reach an NVIDIA GPU."""
-
 UNUSED = "the GPU is not used"
 """How every note on a GPU begins that is there, for all its driver says, and stands still."""
-
-
-@cache
-def reaching_nvidia() -> tuple[str, ...]:
-    """Those that do, here: their libraries are loaded and asked, which takes seconds."""
-    from rtseg.backends.ort_session import provider_found
-    from rtseg.backends.providers import PROVIDERS
-    from rtseg.gpu import cuda_missing
-
-    if not nvidia_driver():
-        return ()
-    missing = {"torch": cuda_missing(0) != "", "onnx": provider_found(PROVIDERS["cuda"]) != "runs"}
-    return tuple(name for name in NVIDIA_BACKENDS if not missing[name])
 
 
 def gpu_is_likely() -> bool:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import cache
 from typing import Any
 
 from rtseg.backends import open_backend
 from rtseg.backends.candidates import Candidate, candidates
 from rtseg.backends.contest import LEAST_AGREEMENT, Failure, OpenCandidate, contest
-from rtseg.backends.devices import NVIDIA_BACKENDS, UNUSED, nvidia_driver, reaching_nvidia
+from rtseg.backends.devices import UNUSED, nvidia_driver
 from rtseg.backends.options import BackendOptions
 from rtseg.backends.remembered import Choice, Measured, place_of, recall, remember
 from rtseg.backends.side_by_side import Batch
@@ -23,6 +24,9 @@ from rtseg.backends.sizes import input_size_of, noise
 from rtseg.clock import Clock
 from rtseg.contracts import Backend
 from rtseg.zoo import Model
+
+NVIDIA_BACKENDS = ("torch", "onnx")
+"""Those whose library may reach an NVIDIA GPU."""
 
 Frames = Callable[[tuple[int, int]], Sequence[Batch]]
 """Real frames as batches of one, at an input's (height, width)."""
@@ -91,6 +95,19 @@ def open_fastest(
     )
     kept = "" if remember(place, choice) else ", and not kept: the cache cannot be written"
     return _noted(winner.backend, asked, f"{in_words(choice)}; measured now{kept}")
+
+
+@cache
+def reaching_nvidia() -> tuple[str, ...]:
+    """Those of `NVIDIA_BACKENDS` whose library does, here: they are loaded and asked, which takes
+    seconds.
+    """
+    from rtseg.backends.ort_session import provider_found
+    from rtseg.backends.providers import PROVIDERS
+    from rtseg.gpu import cuda_missing
+
+    missing = {"torch": cuda_missing(0) != "", "onnx": provider_found(PROVIDERS["cuda"]) != "runs"}
+    return tuple(name for name in NVIDIA_BACKENDS if not missing[name])
 
 
 def in_words(choice: Choice) -> str:

@@ -45,11 +45,11 @@ def _guarded(call: Callable[[], int], stop: Stop, debug: bool) -> int:
         if first is not error:
             _failed(first, str(first), first.exit_code, debug=False)
         return _failed(error, str(error), first.exit_code, debug)
-    except (ImportError, OSError) as error:
-        return _failed(error, refused(error), 1, debug)
     except Exception as error:
-        words = f"internal error: {type(error).__name__}: {error}"
-        return _failed(error, f"{words}. Run again with --debug to see where", 1, debug)
+        words = (
+            f"internal error: {type(error).__name__}: {error}. Run again with --debug to see where"
+        )
+        return _failed(error, refused(error) or words, 1, debug)
 
 
 def _first_failure(error: RtsegError) -> RtsegError:

@@ -42,15 +42,15 @@ def examine(*, as_json: bool = False) -> int:
         rows = {heading: [one._asdict() for one in found] for heading, found in checks.items()}
         print(json.dumps(rows, indent=2))
         return 0
-    advice = []
+    to_do = []
     for heading, check in CHECKS.items():
         print(f"\n{heading}")
         for what, found, do in _findings(check):
             print(f"  {'!' if do else ' '} {what:<27} {_short(found)}")
-            advice += [f"{what}: {do}"] if do else []
+            to_do += [f"{what}: {do}"] if do else []
     print()
-    for line in advice or ["all is well"]:
-        print(f"{'! ' if advice else ''}{line}")
+    for line in to_do or ["all is well"]:
+        print(f"{'! ' if to_do else ''}{line}")
     return 0
 
 

@@ -6,8 +6,7 @@ interpolated, and there only the classes that can win. Equal to enlarging every 
 (bilinear, as `torch.nn.functional.interpolate`) and taking the arg-max, but for ties at float
 precision.
 
-Compiled by numba (passes.py); the GIL is released, and the machine code is cached beside that file
-or in the user's cache.
+Compiled by numba (passes.py); the GIL is released, and the machine code is kept (jit.py).
 """
 
 from __future__ import annotations

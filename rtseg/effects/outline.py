@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.decode.passes import BLOCK, compiled
+from rtseg.decode.passes import BLOCK
+from rtseg.jit import compiled
 
 
 def disc(width: int) -> NDArray[np.int32]:

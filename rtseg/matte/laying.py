@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rtseg.decode.passes import compiled
+from rtseg.jit import compiled
 
 _LEVEL = np.float32(1 / 255)
 _NONE, _ALL = np.float32(0), np.float32(1)

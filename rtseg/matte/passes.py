@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rtseg.decode.passes import compiled
+from rtseg.jit import compiled
 
 UNSURE = np.float32(0.02)
 """Weight of a pixel on the edge itself, where mask and network say nothing; elsewhere up to 1."""

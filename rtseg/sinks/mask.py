@@ -79,7 +79,7 @@ class MaskSink(Sink):
     def summary(self) -> str:
         """How many went where."""
         if self._video is not None:
-            return self._video.summary().replace("frames", "masks", 1)
+            return self._video.summary().replace("frame", "mask", 1)
         return self._files.summary("mask") if self._files is not None else ""
 
 
