@@ -20,7 +20,7 @@ from rtseg.backends.sizes import check_batch, noise
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import BackendError, ModelError, UsageError
 from rtseg.flow import limited_cores
-from rtseg.nets.cache import cache_dir, make_room
+from rtseg.nets.cache import COMPILED, cache_dir, make_room
 from rtseg.nets.onnx_facts import precision_of
 from rtseg.nets.onnx_file import cached_onnx, exported_spec
 from rtseg.zoo import Model
@@ -103,7 +103,7 @@ class OpenVinoBackend(Backend):
     def _compile(self, path: Path, precision: str, options: BackendOptions) -> Any:
         """The compiled network, with one request per lane."""
         core = _core(_openvino())
-        make_room(compiled := cache_dir() / "openvino")
+        make_room(compiled := cache_dir() / "openvino", COMPILED)
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY" if options.lanes == 1 else "THROUGHPUT",
             "INFERENCE_PRECISION_HINT": HINTS[precision],

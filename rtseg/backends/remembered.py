@@ -14,10 +14,11 @@ from typing import Any
 from rtseg import __version__
 from rtseg.backends.options import BackendOptions
 from rtseg.flow import usable_cores
-from rtseg.nets.cache import atomic, cache_dir, sha256
+from rtseg.nets.cache import atomic, cache_dir, cache_path, safe_name, sha256
 from rtseg.zoo import Model
 
 FORMAT = 1
+FOLDER = "auto"
 
 PACKAGES = "torch onnxruntime onnxruntime-gpu onnxruntime-directml openvino".split()
 
@@ -102,7 +103,7 @@ def place_of(model: Model, size: tuple[int, int], options: BackendOptions) -> Pa
         "options": asdict(options),
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    return _folder() / f"{model.spec.name}-{size[0]}x{size[1]}-{digest}.json"
+    return cache_path(FOLDER, f"{safe_name(model.spec.name)}-{size[0]}x{size[1]}-{digest}.json")
 
 
 def machine_facts() -> Mapping[str, Any]:
@@ -127,7 +128,7 @@ def versions() -> dict[str, str]:
 
 
 def _folder() -> Path:
-    return cache_dir() / "auto"
+    return cache_dir() / FOLDER
 
 
 def _processor() -> str:

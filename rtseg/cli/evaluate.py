@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -31,6 +30,7 @@ from rtseg.evaluate.report import report
 from rtseg.evaluate.scoring import class_map
 from rtseg.evaluate.suite import NetworkSpec
 from rtseg.nets import find_model
+from rtseg.nets.cache import safe_name
 
 Steadied = TypeVar("Steadied", Score, ClipScore)
 
@@ -229,7 +229,7 @@ def _apart(path: Path, one: Score, scores: Sequence[Score]) -> Path:
     """`out.png`, or `out-SET-NETWORK.png` where there are several."""
     if len(scores) == 1:
         return path
-    name = re.sub(r"[^\w.-]+", "_", f"{one.set_name}-{one.network}")
+    name = safe_name(f"{one.set_name}-{one.network}")
     return path.with_name(f"{path.stem}-{name}{path.suffix}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import stat
 import sys
@@ -18,6 +19,15 @@ MADE_BYTES = 2_000_000_000
 
 YOUNG_SECONDS = 3600
 """What was used within the hour is kept in any case: a run beside this one may need it."""
+
+NAME_LENGTH = 80
+"""Characters of a name that become part of a file name; every file system allows 255 bytes."""
+
+EXPORTED = r".+-\d+x\d+-[a-z0-9]+-[0-9a-f]{16}\.(onnx|sha256)"
+"""File names of exported networks and their checksums; see `rtseg.nets.onnx_file`."""
+
+COMPILED = r"\d+\.(blob|cl_cache)"
+"""File names under which OpenVINO keeps compiled networks."""
 
 
 def cache_dir() -> Path:
@@ -56,6 +66,25 @@ def _temporary() -> Path | None:
     return folder if ours and not found.st_mode & 0o022 else None
 
 
+def safe_name(name: str) -> str:
+    """A file name made of any text: letters, digits, ".", "_" and "-", none of which is a path.
+
+    Networks are named by files that anybody may have written.
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".")[:NAME_LENGTH] or "_"
+
+
+def cache_path(kind: str, name: str) -> Path:
+    """The place of a file in a folder of the cache; both may have to be made.
+
+    Raises:
+        ValueError: the name is not that of a file in the folder; see `safe_name`.
+    """
+    if name in ("", ".", "..") or re.search(r"[\\/:\0]", name):
+        raise ValueError(f"not the name of a file in the cache: {name!r}")
+    return cache_dir() / kind / name
+
+
 def sha256(path: Path) -> str:
     """The file's SHA-256 in 64 hexadecimal digits."""
     digest = hashlib.sha256()
@@ -81,15 +110,23 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def make_room(folder: Path, most_bytes: int = MADE_BYTES) -> None:
-    """Remove what was used longest ago until a folder of the cache holds no more than that.
+def make_room(folder: Path, ours: str, most_bytes: int = MADE_BYTES) -> None:
+    """Remove the least recently used files until a folder of the cache holds at most that much.
 
-    Files of one stem, as a network and its checksum, go together. What cannot be removed stays.
+    Files of one stem, such as a network and its checksum, go together. What cannot be removed
+    stays, and so does every file that rtseg did not make.
+
+    Args:
+        ours: a regular expression that matches the whole names of files that rtseg makes there.
     """
     groups: dict[str, list[tuple[Path, os.stat_result]]] = {}
     for path in folder.glob("[!.]*"):
+        if re.fullmatch(ours, path.name) is None:
+            continue
         with suppress(OSError):  # another run makes room as well
-            groups.setdefault(path.stem, []).append((path, path.stat()))
+            facts = path.lstat()
+            if stat.S_ISREG(facts.st_mode):
+                groups.setdefault(path.stem, []).append((path, facts))
     total = sum(facts.st_size for files in groups.values() for _, facts in files)
     aged = sorted((max(map(_used, files)), stem) for stem, files in groups.items())
     for used, stem in aged:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rtseg import __version__
 from rtseg.errors import ModelError
-from rtseg.nets.cache import atomic, cache_dir, make_room, sha256
+from rtseg.nets.cache import EXPORTED, atomic, cache_path, make_room, safe_name, sha256
 from rtseg.nets.onnx_facts import METADATA_KEY
 from rtseg.zoo import Model, ModelSpec
 
@@ -33,7 +33,7 @@ def cached_onnx(model: Model, size: tuple[int, int], precision: str = "fp32") ->
     Raises:
         ModelError: the weights cannot be read or are another network's.
     """
-    path = cache_dir() / "onnx" / f"{model.spec.name}-{_key(model, size, precision)}.onnx"
+    path = cache_path("onnx", f"{safe_name(model.spec.name)}-{_key(model, size, precision)}.onnx")
     seal = path.with_suffix(".sha256")
     if path.is_file() and seal.is_file() and seal.read_text("ascii") == sha256(path):
         with suppress(OSError):  # a cache that is only read
@@ -43,7 +43,7 @@ def cached_onnx(model: Model, size: tuple[int, int], precision: str = "fp32") ->
         _make(model, size, path, precision)
         with atomic(seal) as temporary:
             temporary.write_text(sha256(path), "ascii")
-        make_room(path.parent)
+        make_room(path.parent, EXPORTED)
     except OSError as error:
         raise ModelError(
             f"cannot export {model.spec.name} to {path}",

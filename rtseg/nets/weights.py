@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from urllib.parse import urlsplit
 
 from rtseg.errors import DownloadError
-from rtseg.nets.cache import atomic, cache_dir, sha256
+from rtseg.nets.cache import atomic, cache_path, safe_name, sha256
 from rtseg.zoo import WeightsSpec
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Progress(Protocol):
 
 def weights_path(weights: WeightsSpec) -> Path:
     """Where the file is, or will be once it is downloaded."""
-    return cache_dir() / "weights" / Path(urlsplit(weights.url).path).name
+    return cache_path("weights", safe_name(Path(urlsplit(weights.url).path).name))
 
 
 def is_intact(path: Path, weights: WeightsSpec) -> bool:
