@@ -24,7 +24,7 @@ from rtseg.pipeline import stream as stream_source
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
 from rtseg.sources import SourceOptions, open_source
-from rtseg.sources.stream import public_name
+from rtseg.sources.options import public_name
 from rtseg.temporal import TemporalOptions
 
 

@@ -27,7 +27,7 @@ from rtseg.clock import Clock, ManualClock
 from rtseg.errors import SourceError
 from rtseg.frame import Frame
 from rtseg.sources import SourceOptions, open_source
-from rtseg.sources.stream import public_name
+from rtseg.sources.options import public_name
 from rtseg.sources.synthetic import read_number
 
 QUICK = SourceOptions(timeout=10.0)

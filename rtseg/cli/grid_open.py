@@ -28,8 +28,8 @@ from rtseg.pipeline import keeps_newest
 from rtseg.segmenter import Segmenter
 from rtseg.sinks.display import held
 from rtseg.sources import open_source
+from rtseg.sources.options import public_name
 from rtseg.sources.replay import Replay
-from rtseg.sources.stream import public_name
 from rtseg.stats import Stats
 
 FILM_SIZE = (1080, 1920)

@@ -140,7 +140,7 @@ def file_name(target: str) -> str:
         number = target.removeprefix("/dev/video")
         return f"camera_{number}" if number.isdecimal() else Path(target).name
     if kind == "stream":
-        from rtseg.sources.stream import public_name
+        from rtseg.sources.options import public_name
 
         address = public_name(target).partition("://")[2].partition("?")[0]
         return re.sub(r"[^\w.-]+", "_", address.rpartition("@")[2]).strip("_")

@@ -6,7 +6,7 @@ import numpy as np
 
 from rtseg.blend import bgr_colours, blend, blend_table, foreground
 from rtseg.decode.painting import read_only
-from rtseg.effects import ViewOptions
+from rtseg.effects.options import ViewOptions
 from rtseg.effects.outline import disc, outline
 from rtseg.frame import VOID, Frame, Image, Mask
 from rtseg.labels import LabelSet

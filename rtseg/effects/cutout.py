@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rtseg.effects import ViewOptions
 from rtseg.effects.background import Background
+from rtseg.effects.options import ViewOptions
 from rtseg.labels import LabelSet
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rtseg.blend import bgr_colours, blend_table
-from rtseg.effects import ViewOptions
+from rtseg.effects.options import ViewOptions
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
 from rtseg.segmentation import Segmentation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rtseg.blend import overlay_table
-from rtseg.effects import ViewOptions
+from rtseg.effects.options import ViewOptions
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
 from rtseg.segmentation import Segmentation

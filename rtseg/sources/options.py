@@ -117,3 +117,11 @@ def _within(name: str, value: float | None, low: float, high: float) -> None:
     if value is not None:
         wanted = f"{low:g} to {high:g}" if high < float("inf") else f"{low:g} or more"
         _require(low <= value <= high and value < float("inf"), name, value, wanted)
+
+
+def public_name(address: str) -> str:
+    """The address without its password, and without values of the query that look like one."""
+    port = r"(?!\d+(?:[/?#]|$))"  # host:554/a@b has no password
+    name = re.sub(rf"^([\w+]+://[^/?#@:]*):{port}.*@(?=[^@/?#]*(?:[/?#]|$))", r"\1@", address)
+    secret = r"((?:^|[?&])[^=&]*(?:pass|pwd|token|secret|key|auth|sig)[^=&]*=)[^&#]*"
+    return re.sub(secret, r"\1***", name, flags=re.IGNORECASE)

@@ -11,7 +11,7 @@ import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
 
 from rtseg.errors import SourceError
-from rtseg.sources.stream import public_name
+from rtseg.sources.options import public_name
 
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 """What a Matroska file, and the element that holds all of its content, begin with."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from urllib.parse import urlsplit
 
@@ -13,7 +12,7 @@ from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError, UsageError
 from rtseg.sources.capture import network_params, nominal_rate, open_capture
 from rtseg.sources.live import LiveSource
-from rtseg.sources.options import SourceOptions, check_decoder
+from rtseg.sources.options import SourceOptions, check_decoder, public_name
 
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
 
@@ -71,14 +70,6 @@ class StreamSource(LiveSource):
 
     def _open(self) -> cv2.VideoCapture | None:
         return open_capture(self._target, cv2.CAP_FFMPEG, network_params(self._timeout))
-
-
-def public_name(address: str) -> str:
-    """The address without its password, and without values of the query that look like one."""
-    port = r"(?!\d+(?:[/?#]|$))"  # host:554/a@b has no password
-    name = re.sub(rf"^([\w+]+://[^/?#@:]*):{port}.*@(?=[^@/?#]*(?:[/?#]|$))", r"\1@", address)
-    secret = r"((?:^|[?&])[^=&]*(?:pass|pwd|token|secret|key|auth|sig)[^=&]*=)[^&#]*"
-    return re.sub(secret, r"\1***", name, flags=re.IGNORECASE)
 
 
 def cannot_open(address: str, timeout: float) -> SourceError:
