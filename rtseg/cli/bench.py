@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from rtseg.backends import BACKENDS, fit_size
-from rtseg.bench import Combination, Record, Row, measure
+from rtseg.bench import Combination, Row, measure
 from rtseg.bench.clip import SAMPLES, clip_info, write_portrait
 from rtseg.bench.compare import Comparison, compare
 from rtseg.bench.machine import is_busy, machine
 from rtseg.bench.plot import write_plot
+from rtseg.bench.record import Record
 from rtseg.bench.tables import render
 from rtseg.cli import bench_says as says
 from rtseg.cli.bench_flags import BenchFlags

@@ -68,7 +68,7 @@ Inputs = Annotated[
 
 def build_app(stop: Stop) -> App:
     """The program's verbs; `stop` is what a run listens to."""
-    from rtseg.cli import verbs
+    from rtseg.cli.verbs import add_verbs
 
     app = App(
         name="rtseg", version=__version__, help=HELP, help_epilogue=KEYS, help_format="plaintext"
@@ -90,7 +90,7 @@ def build_app(stop: Stop) -> App:
 
     app.default(run)
     app.command(run, name="run")
-    verbs.add(app, stop)
+    add_verbs(app, stop)
     for name in app:
         if not name.startswith("-") and name not in WITH_A_WINDOW:
             app[name].help_epilogue = ""

@@ -26,7 +26,7 @@ Names = Annotated[tuple[str, ...], Parameter(help="Names of `rtseg models`.", ne
 _NO_SHOW = "Write rtseg-demo.mp4 instead of opening a window."
 
 
-def add(app: App, stop: Stop) -> None:
+def add_verbs(app: App, stop: Stop) -> None:
     """Add them to the program."""
     app.command(_models_app(stop))
 
