@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from rtseg.errors import RtsegError as RtsegError
     from rtseg.frame import Frame as Frame
     from rtseg.labels import LabelSet as LabelSet
-    from rtseg.pipeline import run as run
     from rtseg.segmentation import Segmentation as Segmentation
     from rtseg.segmenter import Segmenter as Segmenter
+    from rtseg.session.pipeline import run as run
     from rtseg.sinks import SinkOptions as SinkOptions
     from rtseg.sinks import open_sink as open_sink
     from rtseg.sources import SourceOptions as SourceOptions
@@ -72,7 +72,7 @@ _HOME = {
     "open_effect": "effects",
     "open_sink": "sinks",
     "open_source": "sources",
-    "run": "pipeline",
+    "run": "session.pipeline",
     "stream": "api",
     "stream_many": "api",
 }

@@ -13,16 +13,16 @@ from rtseg.backends import fit_size, open_backend
 from rtseg.contracts import Source
 from rtseg.errors import RtsegError, UsageError
 from rtseg.frame import Frame
-from rtseg.loop import TICK_SECONDS
-from rtseg.many.crowd import Crowd
 from rtseg.many.feed import Feed
 from rtseg.many.opening import open_all
-from rtseg.measured import open_measured
 from rtseg.nets import default_model, find_model
-from rtseg.pipeline import Policy, keeps_newest
-from rtseg.pipeline import stream as stream_source
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
+from rtseg.session.fastest import open_measured
+from rtseg.session.loop import TICK_SECONDS
+from rtseg.session.many import Crowd
+from rtseg.session.pipeline import Policy, keeps_newest
+from rtseg.session.pipeline import stream as stream_source
 from rtseg.sources import SourceOptions, open_source
 from rtseg.sources.options import public_name
 from rtseg.temporal import TemporalOptions
@@ -54,7 +54,7 @@ def load(
         imgsz: (height, width) of the network's input; None is what the network was made for.
         frame_size: (height, width) of the pictures to come; shapes the input after them.
         classes: names or ids to keep.
-        refine: let the edges of masks follow the picture's, see `rtseg.refine`.
+        refine: let the edges of masks follow the picture's, see `rtseg.matte.refine`.
         lanes: frames of a recording to work on at once, where the backend gains by it; the number
             of cores is best for whole files, 1 for anything live.
         strict_device: raise DeviceError instead of falling back.

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from statistics import median
 
 from rtseg.clock import Clock
-from rtseg.flow import Flow
 from rtseg.frame import Frame
+from rtseg.threads import Flow
 
 PATIENCE = 0.25
 """How long the next frame is waited for, of the time between two frames."""

@@ -18,7 +18,7 @@ def compiled(function: Any) -> Any:
         return _compiled(function, cache=True)
     except RuntimeError:  # numba names no type of its own for this
         usual = numba.config.CACHE_DIR
-    from rtseg.nets.cache import cache_dir
+    from rtseg.cache import cache_dir
 
     try:
         numba.config.CACHE_DIR = str(cache_dir() / "compiled")

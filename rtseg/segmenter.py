@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from rtseg.clock import Clock
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import RtsegError
-from rtseg.flow import spread
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
-from rtseg.refine import Refined, warm_up
+from rtseg.matte.refine import Refined, warm_up
 from rtseg.segmentation import HeldScores, Segmentation
 from rtseg.shrink import resized
 from rtseg.stats import Stats
+from rtseg.threads import spread
 from rtseg.zoo import ModelSpec
 
 Pair = tuple[Frame, Segmentation]
@@ -54,7 +54,7 @@ class Segmenter:
         backend: the network, loaded and warm; closed with the segmenter.
         labels: names and colours, when others than the network's own are wanted.
         selected: classes to keep, by index; None keeps all.
-        refine: whether the edges of masks follow the picture's, see `rtseg.refine`.
+        refine: whether the edges of masks follow the picture's, see `rtseg.matte.refine`.
     """
 
     def __init__(

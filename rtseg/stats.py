@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rtseg.clock import Clock
-from rtseg.flow import usable_cores
+from rtseg.threads import usable_cores
 
 STAGES = (
     *("capture", "compare", "preprocess", "infer", "follow", "carry", "smooth"),

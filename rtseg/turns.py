@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from rtseg.flow import Flow, share_bell
+from rtseg.threads import Flow, share_bell
 
 T = TypeVar("T")
 

@@ -61,7 +61,8 @@ def driver_alone(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     """What looks like an NVIDIA driver, and no GPU that any library reaches."""
-    from rtseg.backends import devices, fastest
+    from rtseg.backends import auto as fastest
+    from rtseg.backends import devices
 
     if devices.nvidia_driver():
         pytest.skip("there is an NVIDIA driver")

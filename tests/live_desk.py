@@ -12,10 +12,10 @@ from rtseg.backends import open_backend
 from rtseg.clock import Clock, ManualClock
 from rtseg.contracts import Rendered, Sink, Source
 from rtseg.effects import ViewOptions
-from rtseg.live.desk import Desk, open_desk
 from rtseg.nets import find_model
-from rtseg.pipeline import run
 from rtseg.segmenter import Segmenter
+from rtseg.session.desk import Desk, open_desk
+from rtseg.session.pipeline import run
 from rtseg.sources import open_source
 from rtseg.stats import Report, Stats
 

@@ -13,7 +13,8 @@ import torch
 from colour_network import make_network
 
 import rtseg
-from rtseg.backends import fastest, open_backend, remembered
+from rtseg.backends import auto as fastest
+from rtseg.backends import open_backend, remembered
 from rtseg.backends.candidates import Candidate, candidates
 from rtseg.backends.contest import Entry, contest
 from rtseg.backends.devices import UNUSED, nvidia_driver

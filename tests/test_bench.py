@@ -38,8 +38,8 @@ from rtseg.bench.plot import draw_plot, write_plot
 from rtseg.bench.record import Agreement, milliseconds, summarise
 from rtseg.bench.remote import Remote, Stopped
 from rtseg.bench.rounds import new_row
-from rtseg.bench.subject import Loaded, Subject, Yardstick
 from rtseg.bench.tables import FORMATS, changes, markdown, plain, render, tables
+from rtseg.bench.worker import Loaded, Subject, Yardstick
 from rtseg.clock import ManualClock
 from rtseg.contracts import BackendInfo
 from rtseg.decode import disagreeing_share
@@ -565,7 +565,7 @@ def test_an_object_in_another_process_answers_and_its_failures_come_back() -> No
 def test_a_constructor_that_fails_elsewhere_raises_here() -> None:
     with pytest.raises(UsageError, match=r"unknown backend .nonsense."):
         Remote(
-            "rtseg.bench.subject:Subject",
+            "rtseg.bench.worker:Subject",
             {
                 "combination": combination(backend="nonsense"),
                 "clip": CLIP,

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rtseg.bench.subject import Combination
+from rtseg.bench.worker import Combination
 from rtseg.cli import bench as verb
 from rtseg.cli.app import main
 from rtseg.cli.bench_plan import _share
@@ -294,7 +294,7 @@ def test_what_ran_before_and_fails_now_is_exit_code_5(
         raise BackendError("it broke")
 
     before = str(older(1e-6))
-    monkeypatch.setattr("rtseg.bench.subject.Subject.measure", refuse)
+    monkeypatch.setattr("rtseg.bench.worker.Subject.measure", refuse)
     assert main([*STUB, "--compare", before]) == 5
     assert "what ran before does not run: stub stub fp32 cpu 64x64: it broke" in (
         capsys.readouterr().err

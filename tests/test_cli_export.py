@@ -9,7 +9,7 @@ import torch
 
 from rtseg.cli.app import main
 from rtseg.cli.export import Steps
-from rtseg.cli.signals import Interrupted, Stop
+from rtseg.cli.process import Interrupted, Stop
 from rtseg.export.int8 import Quantiser
 from rtseg.nets import find_model
 

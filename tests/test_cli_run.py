@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 
-from rtseg.cli import says
+from rtseg.cli import report as says
 from rtseg.cli.app import main
 from rtseg.cli.progress import live_line
 from rtseg.cli.seen import Seen

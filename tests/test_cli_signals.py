@@ -14,7 +14,7 @@ from pathlib import Path
 import av
 import pytest
 
-from rtseg.cli.signals import Stop
+from rtseg.cli.process import Stop
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 
@@ -139,7 +139,7 @@ def test_the_second_signal_forces(tmp_path: Path) -> None:
 
 OPENING = """
 import os, signal, time
-from rtseg.cli.signals import Interrupted, Stop
+from rtseg.cli.process import Interrupted, Stop
 
 def driver():
     os.kill(os.getpid(), signal.SIGTERM)

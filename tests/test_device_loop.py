@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rtseg.backends import open_backend
-from rtseg.backends.device_loop import DeviceLoop
+from rtseg.backends.cuda import DeviceLoop
 from rtseg.backends.stub import StubBackend
 from rtseg.blend import overlay_table
 from rtseg.clock import Clock
@@ -21,8 +21,8 @@ from rtseg.effects import ViewOptions, open_effect
 from rtseg.errors import BackendError, DeviceError, SourceError, UsageError
 from rtseg.frame import Frame, Image
 from rtseg.nets import find_model
-from rtseg.pipeline import run
 from rtseg.segmenter import Segmenter
+from rtseg.session.pipeline import run
 from rtseg.sources import SourceOptions, open_source
 
 pytestmark = pytest.mark.usefixtures("one_kernel_at_a_time")

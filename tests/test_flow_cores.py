@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rtseg.flow import cores
+from rtseg import system as cores
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from rtseg.clock import ManualClock
-from rtseg.flow import Flow
 from rtseg.frame import Frame
 from rtseg.fresh import PATIENCE, freshest
+from rtseg.threads import Flow
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
 INTERVAL = 1 / 30

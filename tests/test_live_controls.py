@@ -19,14 +19,14 @@ from rtseg.effects import VIEWS, ViewOptions
 from rtseg.errors import ModelError, UsageError
 from rtseg.live import screenshot
 from rtseg.live.aside import Aside
-from rtseg.live.desk import open_desk
 from rtseg.live.effect import LiveEffect, alone
 from rtseg.live.keeping import MOST_WAITING
-from rtseg.live.keys import KEYS
 from rtseg.live.notices import NOTICE_SECONDS
-from rtseg.live.state import Look
-from rtseg.refine import Refined
+from rtseg.matte.refine import Refined
 from rtseg.segmenter import Segmenter
+from rtseg.session.desk import open_desk
+from rtseg.session.keys import KEYS
+from rtseg.session.state import Look
 from rtseg.sinks.video import VideoSink
 from rtseg.sources import open_source
 from rtseg.stats import Stats
@@ -455,7 +455,7 @@ def test_an_error_ends_the_recording_and_not_the_run(tmp_path: Path, monkeypatch
         if len(calls) > 4:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rtseg.sinks.file_target.FileTarget.check_space", fail)
+    monkeypatch.setattr("rtseg.sinks.files.FileTarget.check_space", fail)
     made.wall.script = {5: lambda desk: desk.controls.press("r")}
     assert made.run().frames == 40
     assert not made.desk.recorder.recording

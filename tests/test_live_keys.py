@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rtseg.live.controls import Controls
-from rtseg.live.glass import write_help
-from rtseg.live.keys import KEYS, MOUSE, as_text, find_key, lines
+from rtseg.session.controls import Controls
+from rtseg.session.keys import KEYS, MOUSE, as_text, find_key, lines
+from rtseg.session.overlay import write_help
 from rtseg.sinks.keyboard import key_name
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +63,9 @@ def test_the_terminal_help_and_the_readme_list_every_key() -> None:
 
 
 def test_the_table_loads_no_library() -> None:
-    code = "import sys, rtseg.live.keys; sys.exit(any(m in sys.modules for m in ('cv2', 'numpy')))"
+    code = (
+        "import sys, rtseg.session.keys; sys.exit(any(m in sys.modules for m in ('cv2', 'numpy')))"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

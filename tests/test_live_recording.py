@@ -15,9 +15,9 @@ from rtseg.cli.app import main
 from rtseg.clock import Clock, ManualClock
 from rtseg.frame import Frame, Image
 from rtseg.nets import find_model
-from rtseg.pipeline import run
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
+from rtseg.session.pipeline import run
 from rtseg.sinks import open_sink
 from rtseg.sources import open_source
 

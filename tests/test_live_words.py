@@ -11,11 +11,11 @@ from live_desk import Studio, one_frame, studio
 
 from rtseg.clock import ManualClock
 from rtseg.contracts import Source, SourceInfo
-from rtseg.live import glass
 from rtseg.live.captions import Captions
-from rtseg.live.glass import Glass, write_label
 from rtseg.live.notices import NOTICE_SECONDS
 from rtseg.live.point import Found, pixel_at
+from rtseg.session import overlay as glass
+from rtseg.session.overlay import Glass, write_label
 from rtseg.stats import Stats
 
 

@@ -15,11 +15,11 @@ import pytest
 from rtseg.contracts import Backend, BackendInfo, Source, SourceInfo
 from rtseg.errors import BackendError, SourceError, UsageError
 from rtseg.frame import Frame
-from rtseg.many.crowd import Crowd, Look, common_shape
 from rtseg.many.feed import Feed, Unopened
 from rtseg.many.names import distinct
 from rtseg.many.opening import open_all
 from rtseg.segmenter import Segmenter
+from rtseg.session.many import Crowd, Look, common_shape
 from rtseg.temporal import TemporalOptions
 from rtseg.zoo import ModelSpec
 
@@ -149,7 +149,7 @@ def test_what_all_have_newest_makes_one_batch_and_nobody_is_waited_for() -> None
 def test_sources_do_not_part_into_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two come while the first two are in the network: from then on all four go together, though
     looks are taken only a while after the network is free."""
-    monkeypatch.setattr("rtseg.many.crowd.LINGER_SECONDS", 5.0)
+    monkeypatch.setattr("rtseg.session.many.LINGER_SECONDS", 5.0)
     backend, busy, nobody = Echo(batches=True), threading.Event(), threading.Event()
 
     def work() -> None:
@@ -285,7 +285,7 @@ def test_leaving_early_joins_the_threads_and_counts_what_was_on_its_way() -> Non
 
 
 def test_a_hung_source_is_named_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rtseg.flow.JOIN_SECONDS", 0.1)
+    monkeypatch.setattr("rtseg.threads.JOIN_SECONDS", 0.1)
     release = threading.Event()
     hung = Numbered(0, 5, live=True, before=lambda i: i == 2 and release.wait(30) and None)
     some = feeds(hung, Numbered(1, 30))

@@ -21,17 +21,17 @@ from rtseg.labels import LabelSet
 from rtseg.live.aside import Aside
 from rtseg.live.keeping import Keeping
 from rtseg.live.notices import Notices
-from rtseg.live.recorder import Recorder
-from rtseg.many.crowd import Look
 from rtseg.many.feed import Feed
 from rtseg.many.glass import GridGlass
-from rtseg.many.grid import Film, Grid
-from rtseg.many.hands import Hands
 from rtseg.many.layout import GAP, fitted, lay_out
 from rtseg.many.order import AsTheyCome, ByTheirTimes
 from rtseg.nets import find_model
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
+from rtseg.session.grid import Film, Grid
+from rtseg.session.grid_controls import Hands
+from rtseg.session.many import Look
+from rtseg.session.recording import Recorder
 from rtseg.sinks import SinkOptions
 from rtseg.sources import open_source
 from rtseg.stats import Stats

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from rtseg import cache
 from rtseg.backends import BackendOptions
 from rtseg.backends.remembered import place_of
-from rtseg.nets import cache, find_model
-from rtseg.nets.cache import YOUNG_SECONDS, make_room
+from rtseg.cache import YOUNG_SECONDS, make_room
+from rtseg.nets import find_model
 from rtseg.nets.onnx_file import cached_onnx
 from rtseg.nets.weights import weights_path
 from rtseg.zoo import WeightsSpec

@@ -8,8 +8,8 @@ from test_pipeline import Echo, Listing, Numbered, plain
 from rtseg.clock import LATE_SECONDS, ManualClock, Pace
 from rtseg.contracts import Rendered
 from rtseg.frame import Frame
-from rtseg.pipeline import run
 from rtseg.segmenter import Segmenter
+from rtseg.session.pipeline import run
 from rtseg.stats import Stats
 
 

@@ -16,7 +16,7 @@ from rtseg.cli.app import main
 from rtseg.frame import VOID, Frame, Image, Mask
 from rtseg.labels import PERSON, VOC, LabelSet
 from rtseg.live.effect import alone
-from rtseg.refine import Refined
+from rtseg.matte.refine import Refined
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
 from rtseg.temporal import TemporalOptions

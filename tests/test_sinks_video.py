@@ -299,7 +299,7 @@ def test_a_full_disk_keeps_the_frames_until_then(suffix, tmp_path, monkeypatch) 
     encoded = 0
     while encoded < 7:
         encoded += len(list(sink.encoded()))
-    monkeypatch.setattr("rtseg.sinks.file_target.RESERVE_BYTES", 1 << 62)
+    monkeypatch.setattr("rtseg.sinks.files.RESERVE_BYTES", 1 << 62)
     with pytest.raises(SinkError, match=r"No space left on device.* The 7 frames") as caught:
         write_all(sink, range(7, 14))
     assert caught.value.exit_code == 1
@@ -312,7 +312,7 @@ def test_a_full_disk_keeps_the_frames_until_then(suffix, tmp_path, monkeypatch) 
 
 def test_an_error_at_the_last_frame_is_raised_at_the_end(tmp_path, monkeypatch) -> None:
     path = tmp_path / "out.mp4"
-    monkeypatch.setattr("rtseg.sinks.file_target.RESERVE_BYTES", 1 << 62)
+    monkeypatch.setattr("rtseg.sinks.files.RESERVE_BYTES", 1 << 62)
     sink = open_sink(str(path), info(), VOC)
     sink.write(rendered(0))
     with pytest.raises(SinkError, match="No space left on device"):

@@ -24,8 +24,8 @@ from rtseg.decode.picture import DevicePicture, from_planes
 from rtseg.effects import ViewOptions, open_effect
 from rtseg.errors import DeviceError, SourceError, UsageError
 from rtseg.frame import Frame, Picture
-from rtseg.pipeline import run
 from rtseg.segmenter import Segmenter
+from rtseg.session.pipeline import run
 from rtseg.sources import SourceOptions, nvdec, open_source, video
 from rtseg.sources.nvdec import NvdecPlayer
 from rtseg.sources.options import SourceOptions as Options

@@ -18,7 +18,7 @@ from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame
 from rtseg.sources import SourceOptions, open_source
-from rtseg.sources.selection import Every, Limit, Loop, Turned, count_between, span
+from rtseg.sources.wrappers import Every, Limit, Loop, Turned, count_between, span
 
 SMALL = "test://?size=96x64&fps=10&frames=20"
 

@@ -17,17 +17,17 @@ from rtseg.cli.app import main
 from rtseg.contracts import Rendered, Sink, Source, SourceInfo
 from rtseg.effects.hud import mark_lines
 from rtseg.errors import BackendError, SourceError
-from rtseg.flow import Flow, Slot
 from rtseg.frame import VOID, Frame
 from rtseg.labels import LabelSet
 from rtseg.nets import find_model
-from rtseg.propagation import Network, carried_on
 from rtseg.segmentation import Carried, Segmentation
 from rtseg.segmenter import Pair, Segmenter
+from rtseg.session.propagation import Network, carried_on
 from rtseg.sources.scene import Scene
 from rtseg.sources.synthetic import SyntheticSource, read_number
 from rtseg.stats import Stats
 from rtseg.temporal import TemporalOptions
+from rtseg.threads import Flow, Slot
 
 SIZE = (320, 180)
 TEN = TemporalOptions(propagate=True, key_every=10)

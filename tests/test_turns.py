@@ -10,7 +10,7 @@ from itertools import count
 
 import pytest
 
-from rtseg.flow import Flow
+from rtseg.threads import Flow
 from rtseg.turns import Turns
 
 

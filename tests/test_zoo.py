@@ -126,7 +126,7 @@ def test_files_in_models_are_names(installed: Path) -> None:
 def test_a_shipped_file_that_changed_is_refused(installed: Path) -> None:
     import torch
 
-    from rtseg.nets.cache import sha256
+    from rtseg.cache import sha256
     from rtseg.zoo import WeightsSpec
 
     name = "lraspp_mobilenet_v3_large"

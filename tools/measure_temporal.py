@@ -31,10 +31,10 @@ import rtseg
 from rtseg.decode import decode_mask
 from rtseg.frame import Frame
 from rtseg.metrics.flicker import Flicker, same_labels, still_picture
-from rtseg.pipeline import stream
-from rtseg.propagation import Network, carried_on
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Pair, Segmenter
+from rtseg.session.pipeline import stream
+from rtseg.session.propagation import Network, carried_on
 from rtseg.stats import Stats
 from rtseg.temporal import keyframes
 from rtseg.temporal.smooth import Smoother

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
+from rtseg.cache import sha256
 from rtseg.labels import PERSON
 from rtseg.nets import find_model
-from rtseg.nets.cache import sha256
 from rtseg.nets.ready import write_ready
 from rtseg.nets.state import load_network, save_checkpoint
 from rtseg.zoo import InputSpec, Model, ModelSpec, WeightsSpec

@@ -36,12 +36,12 @@ from rtseg.cli.values import input_size
 from rtseg.contracts import Sink, Source
 from rtseg.effects import ViewOptions
 from rtseg.frame import Frame
-from rtseg.live.desk import Desk, open_desk
-from rtseg.live.keys import KEYS
 from rtseg.memory import keep_little
 from rtseg.nets import find_model
-from rtseg.pipeline import run
 from rtseg.segmenter import Segmenter
+from rtseg.session.desk import Desk, open_desk
+from rtseg.session.keys import KEYS
+from rtseg.session.pipeline import run
 from rtseg.sinks import SinkOptions, open_sink
 from rtseg.sinks.display import display_available
 from rtseg.sinks.null import NullSink

@@ -12,10 +12,10 @@ from rtseg.backends.ladder import Ladder, Size, ladder_sizes
 from rtseg.clock import Clock
 from rtseg.contracts import Backend
 from rtseg.errors import UsageError
-from rtseg.flow import one_at_a_time
 from rtseg.frame import Picture
 from rtseg.segmentation import HeldScores
 from rtseg.stats import Stats
+from rtseg.threads import one_at_a_time
 
 BESIDE = ("preprocess", "smooth")
 """Stages that the network's thread has besides it."""

@@ -17,12 +17,12 @@ from rtseg.backends.devices import first_line, not_there
 from rtseg.backends.feed import Feed, as_scores
 from rtseg.backends.options import BackendOptions
 from rtseg.backends.sizes import check_batch, noise
+from rtseg.cache import COMPILED, cache_dir, make_room
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import BackendError, ModelError, UsageError
-from rtseg.flow import limited_cores
-from rtseg.nets.cache import COMPILED, cache_dir, make_room
 from rtseg.nets.onnx_facts import precision_of
 from rtseg.nets.onnx_file import cached_onnx, exported_spec
+from rtseg.threads import limited_cores
 from rtseg.zoo import Model
 
 HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}

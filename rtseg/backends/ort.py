@@ -28,8 +28,8 @@ from rtseg.backends.providers import (
 from rtseg.backends.sizes import check_batch, noise
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import MORE_MEMORY, BackendError, DeviceError, ModelError
-from rtseg.flow import physical_cores
 from rtseg.nets.onnx_file import cached_onnx, exported_spec
+from rtseg.threads import physical_cores
 from rtseg.zoo import Model
 
 NUMPY: dict[str, np.dtype] = {

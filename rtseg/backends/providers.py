@@ -8,8 +8,8 @@ from typing import Any
 
 from rtseg.backends.devices import UNUSED, not_there, nvidia_driver
 from rtseg.backends.options import BackendOptions
+from rtseg.cache import cache_dir, sha256
 from rtseg.errors import UsageError
-from rtseg.nets.cache import cache_dir, sha256
 from rtseg.nets.onnx_facts import precision_of
 from rtseg.zoo import Model
 

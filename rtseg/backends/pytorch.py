@@ -16,11 +16,11 @@ from rtseg.backends.options import BackendOptions
 from rtseg.backends.sizes import check_batch, noise
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import MORE_MEMORY, BackendError, DeviceError, UsageError
-from rtseg.flow import limited_cores
 from rtseg.frame import Picture
 from rtseg.gpu import cuda_missing, device_failures, has_cuda
 from rtseg.nets.graph import SeamNetwork
 from rtseg.nets.state import load_network
+from rtseg.threads import limited_cores
 from rtseg.zoo import Model
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class TorchBackend(Backend):
         if find_spec("triton") is None:
             notes.append("Triton is not installed, so frames are shrunk and drawn by the processor")
             return
-        from rtseg.backends.device_loop import DeviceLoop
+        from rtseg.backends.cuda import DeviceLoop
 
         loop = DeviceLoop(self._network, self.input_size, device)
         loop.warm_up(1)

@@ -13,8 +13,8 @@ from typing import Any
 
 from rtseg import __version__
 from rtseg.backends.options import BackendOptions
-from rtseg.flow import usable_cores
-from rtseg.nets.cache import atomic, cache_dir, cache_path, safe_name, sha256
+from rtseg.cache import atomic, cache_dir, cache_path, safe_name, sha256
+from rtseg.threads import usable_cores
 from rtseg.zoo import Model
 
 FORMAT = 1

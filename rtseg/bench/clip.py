@@ -9,8 +9,8 @@ from rtseg.contracts import SourceInfo
 from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame
 from rtseg.nets import find_model
-from rtseg.pipeline import run
 from rtseg.segmenter import Segmenter
+from rtseg.session.pipeline import run
 from rtseg.sinks import open_sink
 from rtseg.sources import SourceOptions, open_source
 

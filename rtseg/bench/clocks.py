@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from rtseg.clock import Clock
 from rtseg.contracts import Backend, Effect, Rendered, Sink, Source
 from rtseg.frame import Frame, Picture
-from rtseg.pipeline import run
 from rtseg.segmenter import Segmenter
+from rtseg.session.pipeline import run
 from rtseg.shrink import resized
 
 CLOCKS = {

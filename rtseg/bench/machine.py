@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import rtseg
-from rtseg.flow import usable_cores
+from rtseg.threads import usable_cores
 
 PACKAGES = (
     "torch torchvision onnx onnxruntime onnxruntime-gpu onnxruntime-directml openvino "

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from rtseg import errors
 from rtseg.errors import BackendError, RtsegError
-from rtseg.flow import Flow
+from rtseg.threads import Flow
 
 POLL_SECONDS = 0.05
 CLOSE_SECONDS = 5.0

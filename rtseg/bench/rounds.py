@@ -16,12 +16,12 @@ from rtseg.bench.clocks import Block, Limit
 from rtseg.bench.peaks import keep_best, peak_place, peak_share
 from rtseg.bench.record import Record, Row, summarise
 from rtseg.bench.remote import Asked, Remote, Stopped
-from rtseg.bench.subject import Combination, Loaded
+from rtseg.bench.worker import Combination, Loaded
 from rtseg.effects import ViewOptions
 from rtseg.errors import RtsegError
 
-SUBJECT = "rtseg.bench.subject:Subject"
-YARDSTICK = "rtseg.bench.subject:Yardstick"
+SUBJECT = "rtseg.bench.worker:Subject"
+YARDSTICK = "rtseg.bench.worker:Yardstick"
 
 
 @dataclass(frozen=True)

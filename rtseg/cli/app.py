@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rtseg import __version__
-from rtseg.cli.signals import Interrupted, Stop, leave
+from rtseg.cli.process import Interrupted, Stop, leave
 from rtseg.cli.system import refused
 from rtseg.errors import RtsegError
 
@@ -77,7 +77,7 @@ def _dispatch(arguments: Sequence[str], stop: Stop) -> int:
     """Find the verb, read its flags, and run it."""
     from cyclopts import CycloptsError
 
-    from rtseg.cli.parse import build_app, prepare, usage_error
+    from rtseg.cli.commands import build_app, prepare, usage_error
 
     app = build_app(stop)
     tokens = prepare(app, arguments)

@@ -8,11 +8,11 @@ from typing import Any
 from rtseg.backends import open_backend
 from rtseg.backends.adaptive import AdaptiveBackend, open_adaptive
 from rtseg.cli.options import Flags
-from rtseg.cli.says import say
+from rtseg.cli.report import say
 from rtseg.contracts import Backend, Source
 from rtseg.errors import UsageError
-from rtseg.measured import open_measured
-from rtseg.pipeline import keeps_newest
+from rtseg.session.fastest import open_measured
+from rtseg.session.pipeline import keeps_newest
 from rtseg.stats import Stats
 from rtseg.zoo import Model
 

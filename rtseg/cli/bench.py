@@ -21,8 +21,8 @@ from rtseg.cli import bench_says as says
 from rtseg.cli.bench_flags import BenchFlags
 from rtseg.cli.bench_plan import BenchPlan, make_plan
 from rtseg.cli.download import DownloadProgress
-from rtseg.cli.says import say
-from rtseg.cli.signals import Stop
+from rtseg.cli.process import Stop
+from rtseg.cli.report import say
 from rtseg.contracts import SourceInfo
 from rtseg.errors import BackendError, DownloadError, RtsegError, ThresholdError
 from rtseg.nets import find_model

@@ -17,7 +17,7 @@ from rtseg.cli.bench_flags import BenchFlags, BenchNetworkFlags, ClockFlags
 from rtseg.effects import ViewOptions
 from rtseg.errors import UsageError
 from rtseg.nets import default_model
-from rtseg.sinks.file_target import check_new, check_parent
+from rtseg.sinks.files import check_new, check_parent
 
 FORMAT_OF = {".json": "json", ".csv": "csv", ".md": "md", ".txt": "table"}
 

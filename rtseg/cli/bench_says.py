@@ -9,9 +9,9 @@ from rtseg.bench.compare import Comparison
 from rtseg.bench.record import Record
 from rtseg.bench.tables import changes, markdown, plain, render
 from rtseg.cli.bars import TerminalBar
-from rtseg.cli.says import counted, say
+from rtseg.cli.report import counted, say
 from rtseg.clock import Clock
-from rtseg.sinks.file_target import FileTarget, cannot_write
+from rtseg.sinks.files import FileTarget, cannot_write
 
 LINE_SECONDS = 10.0
 

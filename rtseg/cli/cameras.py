@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rtseg.cli.says import rate
+from rtseg.cli.report import rate
 from rtseg.sources.cameras import Camera, list_cameras
 from rtseg.sources.modes import Mode
 

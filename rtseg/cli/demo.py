@@ -7,9 +7,9 @@ from pathlib import Path
 from rtseg.cli import values
 from rtseg.cli.options import Flags, ModelFlags, OutputFlags, RunFlags, SourceFlags, ViewFlags
 from rtseg.cli.plan import make_plan
+from rtseg.cli.process import Stop
+from rtseg.cli.report import say
 from rtseg.cli.run import run_plan
-from rtseg.cli.says import say
-from rtseg.cli.signals import Stop
 from rtseg.nets import default_model, shipped
 from rtseg.sinks.display import display_available
 

@@ -161,7 +161,7 @@ def _codecs() -> Iterator[Finding]:
 
 
 def _cache() -> Iterator[Finding]:
-    from rtseg.nets.cache import cache_dir, can_be_written
+    from rtseg.cache import cache_dir, can_be_written
 
     folder = cache_dir()
     do = "" if can_be_written(folder) else "set RTSEG_CACHE to a folder that can be written"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from rtseg.cli.says import say
-from rtseg.cli.signals import Stop
+from rtseg.cli.process import Stop
+from rtseg.cli.report import say
 
 
 class DownloadProgress:

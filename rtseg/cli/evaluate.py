@@ -8,14 +8,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
+from rtseg.cache import safe_name
 from rtseg.cli import evaluate_says as says
 from rtseg.cli.download import DownloadProgress
 from rtseg.cli.evaluate_clips import clip_table, measure_clips
 from rtseg.cli.evaluate_flags import EvalFlags, FigureFlags
 from rtseg.cli.evaluate_plan import EvalPlan, make_plan, policy_of
 from rtseg.cli.metrics import write_json
-from rtseg.cli.says import say
-from rtseg.cli.signals import Stop
+from rtseg.cli.process import Stop
+from rtseg.cli.report import say
 from rtseg.errors import ThresholdError, UsageError
 from rtseg.evaluate import (
     ClipScore,
@@ -30,7 +31,6 @@ from rtseg.evaluate.report import report
 from rtseg.evaluate.scoring import class_map
 from rtseg.evaluate.suite import NetworkSpec
 from rtseg.nets import find_model
-from rtseg.nets.cache import safe_name
 
 Steadied = TypeVar("Steadied", Score, ClipScore)
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from rtseg.cli.evaluate_flags import EvalFlags
 from rtseg.cli.evaluate_says import Progress, figure
-from rtseg.cli.says import counted, describe_backend, length, say
-from rtseg.cli.signals import Stop
+from rtseg.cli.process import Stop
+from rtseg.cli.report import counted, describe_backend, length, say
 from rtseg.cli.tables import print_table
 from rtseg.evaluate import ClipScore, Network, score_clip
 

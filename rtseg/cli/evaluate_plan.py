@@ -14,7 +14,7 @@ from rtseg.evaluate import InputPolicy, SetSpec
 from rtseg.evaluate.figure import SUFFIXES
 from rtseg.evaluate.suite import NetworkSpec, Suite, read_suite
 from rtseg.nets import default_model
-from rtseg.sinks.file_target import check_new, check_parent
+from rtseg.sinks.files import check_new, check_parent
 from rtseg.temporal import TemporalOptions
 
 OTHER_SIZES = ("auto", "exact", "long:N")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from rtseg.cli.bars import TerminalBar
-from rtseg.cli.says import counted, describe_backend, length, say
+from rtseg.cli.report import counted, describe_backend, length, say
 from rtseg.cli.tables import print_table
 from rtseg.clock import Clock
 from rtseg.evaluate import ClipScore, LabelledSet, Network, Score

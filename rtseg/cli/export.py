@@ -8,8 +8,8 @@ from rtseg.cli import values
 from rtseg.cli.bars import TerminalBar
 from rtseg.cli.download import DownloadProgress
 from rtseg.cli.export_flags import ExportFlags, ProofFlags
-from rtseg.cli.says import say
-from rtseg.cli.signals import Stop
+from rtseg.cli.process import Stop
+from rtseg.cli.report import say
 from rtseg.cli.tables import print_table
 from rtseg.errors import UsageError
 from rtseg.export import Exported, ExportOptions, RejectedError, export_network

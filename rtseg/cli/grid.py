@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from rtseg.cli import grid_says
+from rtseg.cli import grid_report as grid_says
 from rtseg.cli.backend import attend, check_rate, share
 from rtseg.cli.grid_open import (
     Opened,
@@ -24,15 +24,15 @@ from rtseg.cli.grid_plan import GridPlan
 from rtseg.cli.grid_window import grid_of, hands_of
 from rtseg.cli.metrics import write_json
 from rtseg.cli.options import Flags
+from rtseg.cli.process import Stop
 from rtseg.cli.progress import open_progress
 from rtseg.cli.run import hold, load_segmenter
-from rtseg.cli.signals import Stop
 from rtseg.errors import SourceError
-from rtseg.flow import usable_cores
-from rtseg.many.crowd import Crowd
 from rtseg.many.feed import Feed
 from rtseg.many.loop import GridLoop
 from rtseg.many.order import ByTheirTimes
+from rtseg.session.many import Crowd
+from rtseg.threads import usable_cores
 
 
 def run_grid(flags: Flags, plan: GridPlan, stop: Stop) -> int:

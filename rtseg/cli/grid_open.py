@@ -8,24 +8,24 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 
-from rtseg.cli import grid_says
+from rtseg.cli import grid_report as grid_says
 from rtseg.cli.grid_plan import GridPlan
 from rtseg.cli.options import Flags
 from rtseg.cli.run import effect_of, open_output
 from rtseg.cli.temporal import temporal_of
 from rtseg.contracts import Sink, Source, SourceInfo
 from rtseg.frame import Frame
-from rtseg.live.recorder import Recorder
-from rtseg.many.crowd import common_shape
 from rtseg.many.feed import Feed, Unopened
-from rtseg.many.grid import Film, Grid
 from rtseg.many.layout import Layout, Size, lay_out
 from rtseg.many.loop import Outlet
 from rtseg.many.names import distinct
 from rtseg.many.opening import open_all
 from rtseg.many.order import AsTheyCome, ByTheirTimes, Order
-from rtseg.pipeline import keeps_newest
 from rtseg.segmenter import Segmenter
+from rtseg.session.grid import Film, Grid
+from rtseg.session.many import common_shape
+from rtseg.session.pipeline import keeps_newest
+from rtseg.session.recording import Recorder
 from rtseg.sinks.display import held
 from rtseg.sources import open_source
 from rtseg.sources.options import public_name

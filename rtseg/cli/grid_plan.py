@@ -12,7 +12,7 @@ from rtseg.cli.plan import Plan, check_outputs, make_plan, require_display
 from rtseg.errors import UsageError
 from rtseg.many.names import distinct
 from rtseg.sinks import find_kind, is_folder
-from rtseg.sinks.file_target import check_parent
+from rtseg.sinks.files import check_parent
 from rtseg.sources import kind_of
 
 MOST = 16

@@ -9,17 +9,17 @@ from functools import partial
 from rtseg.cli.grid_open import Opened, Together
 from rtseg.cli.grid_plan import GridPlan
 from rtseg.cli.options import Flags
-from rtseg.cli.says import teller
+from rtseg.cli.report import teller
 from rtseg.effects import open_effect
 from rtseg.live.aside import Aside
-from rtseg.live.desk import HINT, HINT_SECONDS
 from rtseg.live.keeping import Keeping
 from rtseg.live.notices import Notices
-from rtseg.live.recorder import Recorder
 from rtseg.many.glass import GridGlass
-from rtseg.many.grid import Grid
-from rtseg.many.hands import Hands
 from rtseg.many.layout import Layout
+from rtseg.session.desk import HINT, HINT_SECONDS
+from rtseg.session.grid import Grid
+from rtseg.session.grid_controls import Hands
+from rtseg.session.recording import Recorder
 from rtseg.sinks import SinkOptions
 from rtseg.sinks.window import WindowEvents, WindowSink
 

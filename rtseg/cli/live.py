@@ -8,12 +8,12 @@ from dataclasses import replace
 from rtseg.cli.backend import attend
 from rtseg.cli.options import Flags, ModelFlags
 from rtseg.cli.plan import Plan
-from rtseg.cli.says import teller
+from rtseg.cli.report import teller
 from rtseg.contracts import Source
-from rtseg.live.desk import Desk, open_desk
 from rtseg.nets import default_model, shipped
 from rtseg.nets.weights import weights_path
 from rtseg.segmenter import Segmenter
+from rtseg.session.desk import Desk, open_desk
 from rtseg.sinks import SinkOptions, find_kind
 from rtseg.stats import Stats
 from rtseg.zoo import MODELS

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rtseg.sinks.file_target import FileTarget, cannot_write
+from rtseg.sinks.files import FileTarget, cannot_write
 from rtseg.stats import Report
 
 

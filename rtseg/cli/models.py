@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rtseg.cli.download import DownloadProgress
-from rtseg.cli.signals import Stop
+from rtseg.cli.process import Stop
 from rtseg.cli.tables import print_table
 from rtseg.errors import DownloadError, UsageError
 from rtseg.nets import default_model, find_model, shipped

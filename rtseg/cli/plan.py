@@ -20,12 +20,7 @@ from rtseg.palettes import palette
 from rtseg.sinks import find_kind
 from rtseg.sinks.containers import find_encoder
 from rtseg.sinks.display import display_available
-from rtseg.sinks.file_target import (
-    cannot_write,
-    check_new,
-    check_parent,
-    check_replaceable,
-)
+from rtseg.sinks.files import cannot_write, check_new, check_parent, check_replaceable
 from rtseg.sources import SourceOptions
 from rtseg.temporal import TemporalOptions
 

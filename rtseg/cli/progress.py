@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from rtseg.cli.says import length, say
+from rtseg.cli.report import length, say
 from rtseg.contracts import Source
 from rtseg.stats import Stats
 

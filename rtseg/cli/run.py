@@ -8,29 +8,29 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from rtseg.backends import fit_size
-from rtseg.cli import says
+from rtseg.cli import report as says
 from rtseg.cli.backend import attend, open_for_run
 from rtseg.cli.download import DownloadProgress
 from rtseg.cli.live import desk_for
 from rtseg.cli.metrics import write_metrics
 from rtseg.cli.options import Flags
 from rtseg.cli.plan import Plan
+from rtseg.cli.process import Stop
 from rtseg.cli.progress import open_progress
 from rtseg.cli.seen import Seen
-from rtseg.cli.signals import Stop
 from rtseg.cli.temporal import temporal_of
 from rtseg.contracts import Effect, Sink, Source
 from rtseg.effects import open_effect
-from rtseg.flow import usable_cores
 from rtseg.labels import LabelSet
-from rtseg.loop import PACE_SECONDS
 from rtseg.nets import default_model, find_model
 from rtseg.palettes import palette as colours_of
-from rtseg.pipeline import keeps_newest, run, summarise
 from rtseg.segmenter import Segmenter
+from rtseg.session.loop import PACE_SECONDS
+from rtseg.session.pipeline import keeps_newest, run, summarise
 from rtseg.sinks import SinkOptions, open_sink
 from rtseg.sources import open_source
 from rtseg.stats import Stats
+from rtseg.threads import usable_cores
 
 
 def run_plan(flags: Flags, plan: Plan, stop: Stop) -> int:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from rtseg.cli.bars import TerminalBar
 from rtseg.cli.download import DownloadProgress
-from rtseg.cli.says import counted, length, say
-from rtseg.cli.signals import Stop, leave
+from rtseg.cli.process import Stop, leave
+from rtseg.cli.report import counted, length, say
 from rtseg.cli.train_flags import CHANGEABLE, TrainFlags
 from rtseg.clock import Clock
 from rtseg.errors import UsageError

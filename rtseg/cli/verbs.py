@@ -11,7 +11,7 @@ from rtseg.cli.bench_flags import BenchFigureFlags, BenchFlags, BenchNetworkFlag
 from rtseg.cli.evaluate_flags import EvalFlags, FigureFlags, NetworkFlags, SetFlags
 from rtseg.cli.export_flags import ExportFlags, ProofFlags
 from rtseg.cli.flag import Text, flag
-from rtseg.cli.signals import Stop
+from rtseg.cli.process import Stop
 from rtseg.cli.train_flags import (
     DatasetFlags,
     PictureFlags,

@@ -26,7 +26,7 @@ DATASETS: dict[str, str] = {
     "masks-csv": "rtseg.datasets.masks_csv:LAYOUT",
     "cityscapes": "rtseg.datasets.cityscapes:LAYOUT",
     "voc": "rtseg.datasets.voc:LAYOUT",
-    "folder": "rtseg.datasets.folder:LAYOUT",
+    "folder": "rtseg.datasets.folders:LAYOUT",
 }
 """Format -> the `Layout` that recognises and reads it; the first that recognises it has it."""
 

@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from rtseg.datasets.classes import Match, Side, by_entries, by_name
 from rtseg.datasets.entries import IGNORE, parse_entries
-from rtseg.datasets.matching import Match, Side, by_entries, by_name
 from rtseg.datasets.names import is_background
 from rtseg.datasets.pairs import listed
 from rtseg.frame import VOID

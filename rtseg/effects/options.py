@@ -8,7 +8,7 @@ from rtseg.effects.backdrops import parse_background
 from rtseg.errors import UsageError
 
 VIEWS = {
-    "overlay": "rtseg.effects.overlay:Overlay",
+    "overlay": "rtseg.effects.views:Overlay",
     "mask": "rtseg.effects.mask:MaskPicture",
     "side": "rtseg.effects.side:SideBySide",
     "contours": "rtseg.effects.contours:Contours",

@@ -12,12 +12,12 @@ from rtseg.errors import UsageError
 from rtseg.evaluate.networks import Network
 from rtseg.evaluate.scoring import smoothed_name
 from rtseg.evaluate.sizes import Size
-from rtseg.flow import Flow
 from rtseg.frame import Frame
 from rtseg.metrics import Flicker, still_picture
 from rtseg.segmenter import Pair
 from rtseg.sources import SourceOptions, open_source
 from rtseg.temporal.smooth import Smoother
+from rtseg.threads import Flow
 
 AHEAD = 4
 """Frames read before their turn."""

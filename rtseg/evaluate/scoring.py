@@ -18,12 +18,12 @@ from rtseg.evaluate.networks import Network
 from rtseg.evaluate.sets import LabelledSet, pick
 from rtseg.evaluate.sizes import Size
 from rtseg.evaluate.worst import Worst
-from rtseg.flow import Flow
 from rtseg.frame import Image, Mask
 from rtseg.labels import LabelSet
 from rtseg.metrics import BoundaryScore, ConfusionMatrix, Flicker, same_labels
 from rtseg.segmentation import Segmentation
 from rtseg.temporal.smooth import Smoother
+from rtseg.threads import Flow
 
 AHEAD = 4
 """Pictures read before their turn."""

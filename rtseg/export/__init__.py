@@ -12,7 +12,7 @@ from rtseg.errors import ModelError, SinkError, ThresholdError, UsageError
 from rtseg.export.frames import Samples, Watch, parity_samples, quantising_samples
 from rtseg.export.options import LEAST_AGREEMENT, ExportOptions
 from rtseg.export.work import Exported, Work
-from rtseg.sinks.file_target import FileTarget
+from rtseg.sinks.files import FileTarget
 from rtseg.zoo import Model
 
 __all__ = ["LEAST_AGREEMENT", "ExportOptions", "Exported", "RejectedError", "export_network"]

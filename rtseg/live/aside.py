@@ -8,8 +8,8 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 from rtseg.errors import RtsegError
-from rtseg.flow import Flow
 from rtseg.memory import give_back
+from rtseg.threads import Flow
 
 T = TypeVar("T")
 

@@ -10,9 +10,9 @@ from rtseg.effects import ViewOptions
 from rtseg.errors import RtsegError
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
-from rtseg.live.state import Look
-from rtseg.refine import with_edges
+from rtseg.matte.refine import with_edges
 from rtseg.segmentation import Segmentation
+from rtseg.session.state import Look
 
 Open = Callable[[ViewOptions, LabelSet, str], Effect]
 """Opens the effect for a view, and a network's classes and name; raises RtsegError."""

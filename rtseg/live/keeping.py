@@ -10,8 +10,8 @@ from rtseg.contracts import Rendered
 from rtseg.errors import RtsegError
 from rtseg.live.aside import Aside
 from rtseg.live.notices import Notices
-from rtseg.live.recorder import Recorder
 from rtseg.live.screenshot import save
+from rtseg.session.recording import Recorder
 
 MOST_WAITING = 8
 """Frames that a key held down may keep in memory."""

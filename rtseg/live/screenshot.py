@@ -7,9 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 from rtseg.contracts import Rendered
-from rtseg.live.recorder import free_name
-from rtseg.sinks.file_target import cannot_write
-from rtseg.sinks.mask import palette, palette_png
+from rtseg.session.recording import free_name
+from rtseg.sinks.files import cannot_write
+from rtseg.sinks.masks import palette, palette_png
 from rtseg.sinks.pictures import encode
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from rtseg.contracts import Effect, Rendered
 from rtseg.draw import banner, panel
 from rtseg.frame import Image
-from rtseg.many.crowd import Look
 from rtseg.many.feed import Feed
 from rtseg.many.layout import Size, fitted
+from rtseg.session.many import Look
 from rtseg.shrink import resized
 from rtseg.sinks.fit import letterbox
 from rtseg.words import counted

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from rtseg.clock import Pace
 from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import RtsegError, SourceError
-from rtseg.flow import Flow
 from rtseg.frame import Frame
-from rtseg.pipeline import timed
+from rtseg.session.pipeline import timed
 from rtseg.stats import Stats
 from rtseg.temporal import TemporalOptions
+from rtseg.threads import Flow
 
 
 @dataclass(eq=False)

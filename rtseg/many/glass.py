@@ -7,10 +7,10 @@ from typing import Literal
 from rtseg.contracts import Rendered
 from rtseg.draw import panel
 from rtseg.frame import Image
-from rtseg.live import keys
-from rtseg.live.glass import PAUSED, recording, write_help
 from rtseg.live.notices import Notices
-from rtseg.many.hands import Hands
+from rtseg.session import keys
+from rtseg.session.grid_controls import Hands
+from rtseg.session.overlay import PAUSED, recording, write_help
 
 
 class GridGlass:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rtseg.contracts import Effect, Rendered, Sink
-from rtseg.loop import PACE_SECONDS, TICK_SECONDS
-from rtseg.many.crowd import Crowd, Look
 from rtseg.many.feed import Feed, add_up
-from rtseg.many.grid import Film, Grid
-from rtseg.many.hands import Hands
 from rtseg.many.order import Order
+from rtseg.session.grid import Film, Grid
+from rtseg.session.grid_controls import Hands
+from rtseg.session.loop import PACE_SECONDS, TICK_SECONDS
+from rtseg.session.many import Crowd, Look
 from rtseg.stats import Stats
 
 STEP_SECONDS = 1.0

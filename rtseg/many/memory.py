@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rtseg.frame import Frame
-from rtseg.propagation import Rests, steadied
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Pair, Segmenter
+from rtseg.session.propagation import Rests, steadied
 from rtseg.stats import Stats
 from rtseg.temporal import TemporalOptions
 from rtseg.temporal.smooth import Smoother

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from rtseg.contracts import Source
 from rtseg.errors import RtsegError, SourceError
-from rtseg.flow import spread
 from rtseg.many.feed import Unopened
+from rtseg.threads import spread
 
 Open = Callable[[], Source]
 

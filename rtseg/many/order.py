@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from rtseg.clock import Clock
-from rtseg.many.crowd import Look
 from rtseg.many.feed import Feed
+from rtseg.session.many import Look
 
 USUAL_RATE = 25
 

@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import rtseg
+from rtseg.cache import sha256
 from rtseg.errors import ModelError
 from rtseg.nets import settings as said
-from rtseg.nets.cache import sha256
 from rtseg.nets.settings import Settings, read_settings, refuse
 from rtseg.nets.weights import Progress, fetch
 from rtseg.zoo import MODELS, InputSpec, Model, ModelSpec

@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from rtseg import __version__
+from rtseg.cache import EXPORTED, atomic, cache_path, make_room, safe_name, sha256
 from rtseg.errors import ModelError
-from rtseg.nets.cache import EXPORTED, atomic, cache_path, make_room, safe_name, sha256
 from rtseg.nets.onnx_facts import METADATA_KEY
 from rtseg.zoo import Model, ModelSpec
 

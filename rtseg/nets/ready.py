@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from rtseg.cache import atomic, sha256
 from rtseg.errors import ModelError
-from rtseg.nets.cache import atomic, sha256
 from rtseg.nets.onnx_facts import metadata_of
 from rtseg.nets.onnx_file import INPUT_NAME, OPSET, OUTPUT_NAME, exported_spec, seal
 from rtseg.zoo import Model

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rtseg.cache import atomic
 from rtseg.errors import ModelError
 from rtseg.nets.build import LAST_LAYER, build, build_random
-from rtseg.nets.cache import atomic
 from rtseg.nets.graph import SeamNetwork
 from rtseg.zoo import Model, ModelSpec
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rtseg.flow import Flow, Slot
 from rtseg.frame import Frame
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.stats import Stats
+from rtseg.threads import Flow, Slot
 
 
 @dataclass

@@ -26,7 +26,7 @@ SINKS: dict[str, str] = {
     "raw": "rtseg.sinks.raw:RawSink",
     "null": "rtseg.sinks.null:NullSink",
     "window": "rtseg.sinks.window:WindowSink",
-    "mask": "rtseg.sinks.mask:MaskSink",
+    "mask": "rtseg.sinks.masks:MaskSink",
     "json": "rtseg.sinks.jsonl:JsonLinesSink",
     "figure": "rtseg.sinks.figure:FigureSink",
     "virtual": "rtseg.sinks.virtual:VirtualSink",

@@ -9,7 +9,7 @@ import av
 from av.codec import codecs_available
 
 from rtseg.errors import UsageError
-from rtseg.flow import usable_cores
+from rtseg.threads import usable_cores
 
 
 @dataclass(frozen=True)

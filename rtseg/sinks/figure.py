@@ -18,7 +18,7 @@ from rtseg.frame import Image
 from rtseg.labels import Colour, LabelSet
 from rtseg.segmentation import Segmentation
 from rtseg.sinks import SinkOptions
-from rtseg.sinks.file_target import FileTarget, cannot_write
+from rtseg.sinks.files import FileTarget, cannot_write
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
 

@@ -15,7 +15,7 @@ from rtseg.errors import UsageError
 from rtseg.frame import Mask
 from rtseg.labels import LabelSet
 from rtseg.sinks import SinkOptions
-from rtseg.sinks.file_target import FileTarget, cannot_write
+from rtseg.sinks.files import FileTarget, cannot_write
 from rtseg.sinks.raw import silence
 
 

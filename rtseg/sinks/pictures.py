@@ -14,7 +14,7 @@ from rtseg.errors import SinkError, UsageError
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
 from rtseg.sinks import PICTURE_SUFFIXES, SinkOptions
-from rtseg.sinks.file_target import cannot_write, check_new, check_parent
+from rtseg.sinks.files import cannot_write, check_new, check_parent
 from rtseg.words import counted
 
 NUMBER = re.compile(r"%0?\d*d")

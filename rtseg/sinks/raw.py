@@ -16,7 +16,7 @@ from rtseg.errors import UsageError
 from rtseg.frame import Image
 from rtseg.labels import LabelSet
 from rtseg.sinks import SinkOptions
-from rtseg.sinks.file_target import cannot_write
+from rtseg.sinks.files import cannot_write
 from rtseg.sinks.fit import even, letterbox
 
 PIXELS: dict[str, Callable[[Image], Any]] = {

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from rtseg.clock import Clock
 from rtseg.contracts import SourceInfo
 from rtseg.errors import SinkError
-from rtseg.flow import Line
 from rtseg.frame import Frame
 from rtseg.sinks.audio import AUDIO_ERRORS, Sound
 from rtseg.sinks.containers import CONTAINERS, Encoder
-from rtseg.sinks.file_target import FileTarget, cannot_write, reason
+from rtseg.sinks.files import FileTarget, cannot_write, reason
 from rtseg.sinks.fit import letterbox
 from rtseg.sinks.muxer import Muxer
 from rtseg.sinks.pixels import colours, encodable
 from rtseg.sinks.timeline import Timeline
+from rtseg.threads import Line
 from rtseg.words import counted
 from rtseg.yuv import FULL, LIMITED, Tags
 

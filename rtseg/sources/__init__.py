@@ -94,7 +94,7 @@ def open_source(
         UsageError: the request makes no sense.
         SourceError: it cannot be opened.
     """
-    from rtseg.sources.selection import select, span
+    from rtseg.sources.wrappers import select, span
 
     kind = kind_of(target)
     if kind not in ("video", "stream"):

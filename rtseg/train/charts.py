@@ -14,9 +14,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from rtseg.blend import blend, overlay_table
+from rtseg.cache import atomic
 from rtseg.frame import Image, Mask
 from rtseg.labels import LabelSet
-from rtseg.nets.cache import atomic
 from rtseg.train.folder import cannot_write
 from rtseg.train.watch import Row
 

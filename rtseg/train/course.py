@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtseg.cache import atomic
 from rtseg.errors import UsageError
-from rtseg.nets.cache import atomic
 from rtseg.train.folder import cannot_write
 from rtseg.train.watch import Row
 

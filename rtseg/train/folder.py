@@ -12,9 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rtseg import __version__
+from rtseg.cache import atomic
 from rtseg.datasets import Dataset, Sample
 from rtseg.errors import DatasetError, SinkError, UsageError
-from rtseg.nets.cache import atomic
 from rtseg.nets.find import BEST
 from rtseg.train.settings import Settings, read_toml
 from rtseg.train.watch import Row

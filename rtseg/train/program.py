@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from rtseg.errors import DeviceError
-from rtseg.flow import usable_cores
 from rtseg.memory import keep_much
+from rtseg.threads import usable_cores
 from rtseg.train import augment, leads
 from rtseg.train.batches import (
     SHARED_MEMORY,

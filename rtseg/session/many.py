@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rtseg.errors import RtsegError
-from rtseg.flow import Flow
 from rtseg.frame import Frame
 from rtseg.many.feed import Feed
 from rtseg.many.memory import Memory
-from rtseg.propagation import warm_up
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Pair, Segmenter
+from rtseg.session.propagation import warm_up
 from rtseg.temporal import TemporalOptions
+from rtseg.threads import Flow
 from rtseg.turns import Turns
 
 LINGER_SECONDS = 0.02

@@ -14,8 +14,8 @@ from rtseg.cli.seen import Seen
 from rtseg.cli.temporal import temporal_of
 from rtseg.cli.unused import unused
 from rtseg.contracts import BackendInfo, Sink, Source, SourceInfo
-from rtseg.pipeline import keeps_newest
 from rtseg.segmenter import Segmenter
+from rtseg.session.pipeline import keeps_newest
 from rtseg.stats import Report
 from rtseg.temporal import TemporalOptions
 from rtseg.words import counted as counted

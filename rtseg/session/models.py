@@ -8,12 +8,12 @@ from typing import NamedTuple
 from rtseg.clock import Clock
 from rtseg.contracts import Backend
 from rtseg.errors import BackendError, RtsegError, UsageError
-from rtseg.flow import Flow, Slot
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
 from rtseg.memory import give_back
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Pair, Segmenter
+from rtseg.threads import Flow, Slot
 
 Load = Callable[[str], Segmenter]
 """Loads the network of a name, warm, for the frames of this run; raises RtsegError."""

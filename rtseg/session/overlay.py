@@ -13,12 +13,12 @@ from rtseg.contracts import Rendered
 from rtseg.draw import panel, text_size
 from rtseg.effects.finish import percent
 from rtseg.frame import Image
-from rtseg.live import keys
-from rtseg.live.controls import Controls
 from rtseg.live.effect import LiveEffect
 from rtseg.live.point import Found, Point
-from rtseg.live.recorder import Recorder
 from rtseg.segmentation import Segmentation
+from rtseg.session import keys
+from rtseg.session.controls import Controls
+from rtseg.session.recording import Recorder
 
 PAUSED = "paused: space goes on, . shows one more"
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn, TypeVar
 
-from rtseg.flow import Flow
+from rtseg.threads import Flow
 
 T = TypeVar("T")
 

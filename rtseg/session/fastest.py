@@ -7,7 +7,7 @@ from typing import Any
 
 import cv2
 
-from rtseg.backends.fastest import open_fastest
+from rtseg.backends.auto import open_fastest
 from rtseg.backends.side_by_side import Batch
 from rtseg.contracts import Backend
 from rtseg.shrink import resized

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from rtseg.clock import Pace
 from rtseg.contracts import Effect, Rendered, Sink, Source
-from rtseg.flow import Flow
 from rtseg.frame import Frame
 from rtseg.segmenter import Pair
 from rtseg.stats import Stats
+from rtseg.threads import Flow
 
 TICK_SECONDS = 0.05
 """How long the main thread waits for a frame before it turns once with nothing."""

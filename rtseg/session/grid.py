@@ -13,10 +13,10 @@ from rtseg.contracts import Effect, Rendered, Sink
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
 from rtseg.many.cell import Cell
-from rtseg.many.crowd import Look
 from rtseg.many.feed import Feed
 from rtseg.many.layout import Layout
 from rtseg.segmentation import Segmentation
+from rtseg.session.many import Look
 
 BETWEEN_GREY = 24
 """Between the cells, so that they are told apart where all is black."""

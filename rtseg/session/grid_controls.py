@@ -12,10 +12,10 @@ from rtseg.errors import RtsegError
 from rtseg.labels import LabelSet
 from rtseg.live.effect import LiveEffect
 from rtseg.live.keeping import Keeping
-from rtseg.live.keys import find_key
-from rtseg.live.state import LiveState, Look, after
 from rtseg.live.window import Window
 from rtseg.segmenter import Segmenter
+from rtseg.session.keys import find_key
+from rtseg.session.state import LiveState, Look, after
 
 BACKGROUNDS = ("none", "blur", "#00b140")
 

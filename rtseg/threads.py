@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
-from rtseg.flow.cores import limited_cores, physical_cores, usable_cores
 from rtseg.flow.lanes import spread
 from rtseg.flow.line import Line
 from rtseg.flow.slot import Slot
+from rtseg.system import limited_cores, physical_cores, usable_cores
 
 __all__ = [
     "Flow",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-# ruff: noqa: B008 - the defaults are frozen
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,9 +14,12 @@ from rtseg import __version__
 from rtseg.cli import options
 from rtseg.cli.config import config_file, read_config, to_toml
 from rtseg.cli.options import Flags, ModelFlags, OutputFlags, RunFlags, SourceFlags, ViewFlags
-from rtseg.cli.signals import Stop
+from rtseg.cli.process import Stop
 from rtseg.errors import SinkError, SourceError, UsageError
-from rtseg.live import keys
+from rtseg.session import keys
+
+# ruff: noqa: B008 - the defaults are frozen
+
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rtseg.cli.grid_plan import GridPlan
 from rtseg.cli.options import Flags
-from rtseg.cli.says import (
+from rtseg.cli.report import (
     counted,
     describe_backend,
     describe_inputs,
@@ -23,10 +23,10 @@ from rtseg.cli.says import (
 from rtseg.contracts import Sink
 from rtseg.errors import RtsegError
 from rtseg.many.feed import Feed, Unopened, add_up
-from rtseg.many.grid import Film
-from rtseg.many.hands import keys_in_words
-from rtseg.pipeline import summarise
 from rtseg.segmenter import Segmenter
+from rtseg.session.grid import Film
+from rtseg.session.grid_controls import keys_in_words
+from rtseg.session.pipeline import summarise
 from rtseg.sources.replay import Replay
 from rtseg.stats import Stats
 from rtseg.temporal import TemporalOptions

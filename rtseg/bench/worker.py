@@ -20,11 +20,11 @@ from rtseg.bench.record import Agreement
 from rtseg.clock import Clock
 from rtseg.contracts import BackendInfo, Sink, Source
 from rtseg.effects import ViewOptions, open_effect
-from rtseg.flow import Flow, usable_cores
 from rtseg.frame import Frame
 from rtseg.segmenter import Segmenter
 from rtseg.sinks import open_sink
 from rtseg.sources import open_source
+from rtseg.threads import Flow, usable_cores
 from rtseg.zoo import Model
 
 

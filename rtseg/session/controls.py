@@ -9,14 +9,14 @@ from rtseg.clock import Clock
 from rtseg.contracts import Rendered
 from rtseg.errors import RtsegError
 from rtseg.live.keeping import Keeping
-from rtseg.live.keys import find_key
-from rtseg.live.networks import Arrived, Networks, Switch
 from rtseg.live.notices import Notices
 from rtseg.live.point import Found, Point, Pointer, class_under
-from rtseg.live.state import LiveState, Look, after
 from rtseg.live.window import Window
-from rtseg.loop import Control
-from rtseg.refine import with_edges
+from rtseg.matte.refine import with_edges
+from rtseg.session.keys import find_key
+from rtseg.session.loop import Control
+from rtseg.session.models import Arrived, Networks, Switch
+from rtseg.session.state import LiveState, Look, after
 
 
 class Controls(Control):

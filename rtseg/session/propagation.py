@@ -13,7 +13,6 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from rtseg.flow import Flow, Slot
 from rtseg.frame import Frame
 from rtseg.fresh import freshest
 from rtseg.propagation.live import carried_on
@@ -25,6 +24,7 @@ from rtseg.stats import Stats
 from rtseg.temporal import TemporalOptions
 from rtseg.temporal.carry import carry
 from rtseg.temporal.smooth import Smoother
+from rtseg.threads import Flow, Slot
 
 __all__ = [
     "Network",

@@ -9,13 +9,13 @@ from typing import Literal
 from rtseg.clock import Pace
 from rtseg.contracts import Effect, Sink, Source
 from rtseg.errors import UsageError
-from rtseg.flow import Flow, usable_cores
 from rtseg.frame import Frame
-from rtseg.loop import Control, Flows, Loop
-from rtseg.propagation import inferring, warm_up
 from rtseg.segmenter import Pair, Segmenter
+from rtseg.session.loop import Control, Flows, Loop
+from rtseg.session.propagation import inferring, warm_up
 from rtseg.stats import Report, Stats
 from rtseg.temporal import TemporalOptions
+from rtseg.threads import Flow, usable_cores
 
 Policy = Literal["auto", "newest", "all"]
 
