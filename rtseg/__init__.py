@@ -15,7 +15,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from rtseg._version import __version__
 
 # What libraries look for when they load. Without, ONNX Runtime (since 1.29) tells its makers of
 # each session, and OpenCV takes up to a minute to open a camera on Windows (opencv/opencv#17687).

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from rtseg.cli.app import main as run_program
-from rtseg.cli.streams import steady_streams
-from rtseg.memory import keep_little
+from rtseg.cli.process import steady_streams
+from rtseg.system import keep_little
 
 
 def main() -> None:

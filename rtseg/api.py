@@ -13,14 +13,12 @@ from rtseg.backends import fit_size, open_backend
 from rtseg.contracts import Source
 from rtseg.errors import RtsegError, UsageError
 from rtseg.frame import Frame
-from rtseg.many.feed import Feed
-from rtseg.many.opening import open_all
 from rtseg.nets import default_model, find_model
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
 from rtseg.session.fastest import open_measured
 from rtseg.session.loop import TICK_SECONDS
-from rtseg.session.many import Crowd
+from rtseg.session.many import Crowd, Feed, open_all
 from rtseg.session.pipeline import Policy, keeps_newest
 from rtseg.session.pipeline import stream as stream_source
 from rtseg.sources import SourceOptions, open_source

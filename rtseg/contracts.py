@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.clock import Clock
 from rtseg.frame import Frame, Image, Picture
 from rtseg.segmentation import HeldScores, Segmentation
+from rtseg.stats import Clock
 from rtseg.zoo import ModelSpec
 
 

@@ -5,17 +5,96 @@ Text grows with the picture. What does not fit is left out, down to nothing on a
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.frame import Image
-from rtseg.labels import Colour
-from rtseg.text import Bgr, put_text, text_width
+from rtseg.decode import passes
+from rtseg.decode.passes import BlendTable, blend_table, painting, read_only
+from rtseg.frame import VOID, Image, Mask
+from rtseg.labels import Colour, LabelSet
+
+Bgr = tuple[int, int, int]
+
+TRUETYPE = hasattr(cv2, "FontFace")
+"""Whether this OpenCV draws TrueType letters."""
+
+_HERSHEY = cv2.FONT_HERSHEY_SIMPLEX
+_HERSHEY_PIXELS = 30.0  # at scale 1 its capitals are 21 pixels high, 0.7 of the size
+_WEIGHT = 480
+_PLAIN = str.maketrans(
+    {"\u2013": "-", "\u2014": "-", "\u00b7": "|", "\u00d7": "x", "\u2019": "'", "ß": "ss"}
+)
+
+
+def text_width(text: str, size: int) -> int:
+    """Pixels that `text` takes from left to right at `size`."""
+    text = drawable(text)
+    if TRUETYPE:
+        return int(cv2.getTextSize((0, 0), text, (0, 0), _face(), size, _WEIGHT)[2])
+    scale, thickness = _hershey(size)
+    return int(cv2.getTextSize(text, _HERSHEY, scale, thickness)[0][0])
+
+
+def put_text(
+    image: Image, text: str, left: int, middle: int, size: int, colour: Bgr, *, bold: bool = False
+) -> None:
+    """Draw one line in place.
+
+    Args:
+        left: the column at which it starts.
+        middle: the row through the middle of its capitals.
+        size: from line to line without extra space, in pixels; capitals are 0.7 of it.
+    """
+    text, at = drawable(text), (left, middle + round(0.35 * size))
+    if TRUETYPE:
+        cv2.putText(image, text, at, colour, _face(), size, 640 if bold else _WEIGHT)
+        return
+    scale, thickness = _hershey(size)
+    cv2.putText(image, text, at, _HERSHEY, scale, colour, thickness + bold, cv2.LINE_AA)
+
+
+@lru_cache(maxsize=4096)
+def drawable(text: str) -> str:
+    """`text` in letters that can be drawn: others lose their accents, or are spelled as `u4eba`."""
+    return "".join(map(_letter, unicodedata.normalize("NFC", text)))
+
+
+@lru_cache(maxsize=4096)
+def _letter(char: str) -> str:
+    if not char.isprintable():
+        return " "
+    if char.isascii() or (TRUETYPE and _has_glyph(char)):
+        return char
+    plain = unicodedata.normalize("NFKD", char.translate(_PLAIN)).encode("ascii", "ignore").decode()
+    return plain or f"u{ord(char):04x}"
+
+
+def _has_glyph(char: str) -> bool:
+    """Whether the letter comes out as itself; OpenCV draws a question mark for one it lacks."""
+    return not np.array_equal(_drawn(char), _drawn("?"))
+
+
+def _drawn(char: str) -> Image:
+    image = np.zeros((48, 64, 3), np.uint8)
+    cv2.putText(image, char, (8, 32), (255, 255, 255), _face(), 24, _WEIGHT)
+    return image
+
+
+@lru_cache(maxsize=1)
+def _face() -> Any:
+    return cv2.FontFace("sans")
+
+
+def _hershey(size: int) -> tuple[float, int]:
+    """Scale and thickness of the stroke font."""
+    return size / _HERSHEY_PIXELS, max(1, round(size / 18))
+
 
 Corner = Literal["top left", "top right", "bottom left", "bottom right", "centre"]
 
@@ -246,3 +325,107 @@ def _line(size: int) -> int:
 
 def _pad(size: int) -> int:
     return round(0.55 * size)
+
+
+__all__ = ["BlendTable", "bgr_colours", "blend", "blend_table", "foreground", "overlay_table"]
+
+
+def overlay_table(labels: LabelSet, alpha: float) -> BlendTable:
+    """Every class in its colour with one alpha; background and VOID leave the picture alone."""
+    return blend_table(bgr_colours(labels), np.where(foreground(labels), alpha, 0.0))
+
+
+def bgr_colours(labels: LabelSet) -> NDArray[np.uint8]:
+    """(256, 3) uint8 BGR: the colour of each class; black for what is no class."""
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(labels)] = np.array(labels.colours, np.uint8)[:, ::-1]
+    return colours
+
+
+def foreground(labels: LabelSet) -> NDArray[np.bool_]:
+    """(256,) bool: which values of a mask are classes, and not background."""
+    index = np.arange(256)
+    found = (index < len(labels)) & (index != VOID)
+    return found if labels.background is None else found & (index != labels.background)
+
+
+def blend(
+    image: Image, mask: Mask, table: BlendTable, canvas: Image | None = None, left: int = 0
+) -> Image:
+    """Draw `mask` over `image`.
+
+    With alpha a a channel becomes `image * (1 - a) + colour * a`, rounded to the nearest level,
+    halves up; a is held in 1/65536, so the sum is off by less than 0.004 levels before rounding.
+
+    Args:
+        image: (H, W, 3) uint8 BGR.
+        mask: (H, W) uint8.
+        canvas: (H, at least left + W, 3) uint8 to draw into, C-contiguous; None makes a new one.
+        left: the canvas's column at which the picture starts.
+
+    Returns:
+        The canvas.
+
+    Raises:
+        ValueError: the mask is not of the picture's size, or the canvas cannot hold it.
+    """
+    if mask.shape != image.shape[:2]:
+        raise ValueError(f"a mask of {mask.shape} does not fit a picture of {image.shape[:2]}")
+    prepared, canvas = painting(image, table, canvas, left)
+    passes.paint(read_only(mask), prepared)
+    return canvas
+
+
+def resized(image: Image, size: tuple[int, int]) -> Image:
+    """The whole picture at `size` (height, width), stretched if its aspect is another.
+
+    Each side is halved by means while it allows that, then bilinear: as free of aliasing as an
+    area filter where it matters, in a fraction of its time (0.5 ms against 3 ms from 1280x720 to
+    512x288).
+    """
+    height, width = size
+    while (tall := image.shape[0] >= 2 * height) | (wide := image.shape[1] >= 2 * width):
+        half = (image.shape[1] >> wide, image.shape[0] >> tall)
+        # halving one side alone, bilinear is the same mean in a quarter of the time
+        how = cv2.INTER_AREA if wide and tall else cv2.INTER_LINEAR
+        image = cv2.resize(image, half, interpolation=how)
+    if image.shape[:2] == (height, width):
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def box(large: int, small: int) -> int:
+    """How many pixels of a side `resized` takes the mean of before it interpolates: 1, 2, 4, ..."""
+    count = 1
+    while large >= 2 * small:
+        large, count = large >> 1, 2 * count
+    return count
+
+
+def letterbox(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(H, W[, n]) uint8 fitted into (height, width), whole and undistorted, with bars around.
+
+    Index masks keep their indices; their bars are VOID. Those of BGRA are transparent.
+    """
+    height, width = picture.shape[:2]
+    if (height, width) == size:
+        return picture
+    scale = min(size[0] / height, size[1] / width)
+    inner_h = max(1, min(size[0], round(height * scale)))
+    inner_w = max(1, min(size[1], round(width * scale)))
+    mask = picture.ndim == 2
+    how = cv2.INTER_NEAREST if mask else cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    top, left = (size[0] - inner_h) // 2, (size[1] - inner_w) // 2
+    shape = (*size, *picture.shape[2:])
+    fitted = np.full(shape, VOID if mask else 0, np.uint8)
+    inner = cv2.resize(picture, (inner_w, inner_h), interpolation=how)
+    fitted[top : top + inner_h, left : left + inner_w] = inner
+    return fitted
+
+
+def even(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, n) uint8 with an odd last row or column doubled: 4:2:0 loses none that way."""
+    bottom, right = picture.shape[0] % 2, picture.shape[1] % 2
+    if not (bottom or right):
+        return picture
+    return cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_REPLICATE)

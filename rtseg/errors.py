@@ -14,6 +14,8 @@
 The number is the exit code of the command line.
 """
 
+from __future__ import annotations
+
 MORE_MEMORY = "Take a smaller --imgsz or network, or --device cpu"
 """What to do where a device has not the memory."""
 
@@ -77,3 +79,8 @@ class ThresholdError(RtsegError):
     """A measured figure missed the threshold it was given."""
 
     exit_code = 5
+
+
+def counted(count: int, what: str, many: str = "") -> str:
+    """ "1 frame", "2 frames"; `many` where the plural is not made with an s, as "classes"."""
+    return f"{count} {what if count == 1 else many or what + 's'}"

@@ -1,9 +1,13 @@
-"""Names and colours of classes. Colours are RGB here, as tables and colour files write them."""
+"""Colours for classes, by name, from a seed, or from a file. All colours are RGB."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,3 +108,231 @@ def voc_colours(count: int = 256) -> tuple[Colour, ...]:
 
 VOC = LabelSet(tuple(VOC_NAMES), voc_colours(21))
 PERSON = LabelSet(("background", "person"), ((0, 0, 0), (0, 200, 120)))
+
+
+def _colours(text: str) -> tuple[Colour, ...]:
+    """`rrggbb rrggbb ...` as RGB triples."""
+    values = [bytes.fromhex(word) for word in text.split()]
+    return tuple((value[0], value[1], value[2]) for value in values)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Words; an underscore stands for a space within a name."""
+    return tuple(word.replace("_", " ") for word in text.split())
+
+
+# Cityscapes: the 19 classes that are trained and scored, by train id (cityscapesScripts).
+# There is no class for "nothing": what no class covers is 255.
+CITYSCAPES = LabelSet(
+    _names(
+        """
+    road sidewalk building wall fence pole traffic_light traffic_sign vegetation terrain sky
+    person rider car truck bus train motorcycle bicycle
+    """
+    ),
+    _colours(
+        """
+    804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23 98fb98 4682b4 dc143c ff0000
+    00008e 000046 003c64 005064 0000e6 770b20
+    """
+    ),
+    background=None,
+)
+
+# ADE20K, the 150 classes of the MIT scene parsing benchmark: the first name that its table gives to
+# each, and the colours of its color150 table. Index 0 is wall, as in networks trained without the
+# benchmark's "other" class. Its table gives road and skyscraper one colour.
+ADE20K = LabelSet(
+    _names(
+        """
+    wall building sky floor tree ceiling road bed windowpane grass cabinet sidewalk person earth
+    door table mountain plant curtain chair car water painting sofa shelf house sea mirror rug
+    field armchair seat fence desk rock wardrobe lamp bathtub railing cushion base box column
+    signboard chest_of_drawers counter sand sink skyscraper fireplace refrigerator grandstand
+    path stairs runway case pool_table pillow screen_door stairway river bridge bookcase blind
+    coffee_table toilet flower book hill bench countertop stove palm kitchen_island computer
+    swivel_chair boat bar arcade_machine hovel bus towel light truck tower chandelier awning
+    streetlight booth television_receiver airplane dirt_track apparel pole land bannister
+    escalator ottoman bottle buffet poster stage van ship fountain conveyer_belt canopy washer
+    plaything swimming_pool stool barrel basket waterfall tent bag minibike cradle oven ball
+    food step tank trade_name microwave pot animal bicycle lake dishwasher screen blanket
+    sculpture hood sconce vase traffic_light tray ashcan fan pier crt_screen plate monitor
+    bulletin_board shower radiator glass clock flag
+    """
+    ),
+    _colours(
+        """
+    787878 b47878 06e6e6 503232 04c803 787850 8c8c8c cc05ff e6e6e6 04fa07 e005ff ebff07 96053d
+    787846 08ff33 ff0652 8fff8c ccff04 ff3307 cc4603 0066c8 3de6fa ff0633 0b66ff ff0747 ff09e0
+    0907e6 dcdcdc ff095c 7009ff 08ffd6 07ffe0 ffb806 0aff47 ff290a 07ffff e0ff08 6608ff ff3d06
+    ffc207 ff7a08 00ff14 ff0829 ff0599 0633ff eb0cff a09614 00a3ff 8c8c8c fa0a0f 14ff00 1fff00
+    ff1f00 ffe000 99ff00 0000ff ff4700 00ebff 00adff 1f00ff 0bc8c8 ff5200 00fff5 003dff 00ff70
+    00ff85 ff0000 ffa300 ff6600 c2ff00 008fff 33ff00 0052ff 00ff29 00ffad 0a00ff adff00 00ff99
+    ff5c00 ff00ff ff00f5 ff0066 ffad00 ff0014 ffb8b8 001fff 00ff3d 0047ff ff00cc 00ffc2 00ff52
+    000aff 0070ff 3300ff 00c2ff 007aff 00ffa3 ff9900 00ff0a ff7000 8fff00 5200ff a3ff00 ffeb00
+    08b8aa 8500ff 00ff5c b800ff ff001f 00b8ff 00d6ff ff0070 5cff00 00e0ff 70e0ff 46b8a0 a300ff
+    9900ff 47ff00 ff00a3 ffcc00 ff008f 00ffeb 85ff00 ff00eb f500ff ff007a fff500 0abed4 d6ff00
+    00ccff 1400ff ffff00 0099ff 0029ff 00ffcc 2900ff 29ff00 ad00ff 00f5ff 4700ff 7a00ff 00ffb8
+    005cff b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff
+    """
+    ),
+    background=None,
+)
+
+
+TABLES: dict[str, tuple[Colour, ...]] = {
+    "voc": voc_colours(VOID),
+    "cityscapes": CITYSCAPES.colours,
+    "ade20k": ADE20K.colours,
+    "ade": ADE20K.colours,
+}
+
+KNOWN = "voc, cityscapes, ade20k, random:SEED and colour files"
+
+
+def palette(text: str, count: int) -> tuple[Colour, ...]:
+    """`count` colours, by name (`voc`, `cityscapes`, `ade20k`), as `random:SEED`, or from a file.
+
+    A colour file has one class per line, `r g b [name]` or `#rrggbb [name]`; blank lines and lines
+    that start with `# ` say nothing. A file that ends in `.json` holds a list of `[r, g, b]` and
+    `"#rrggbb"`.
+
+    Raises:
+        UsageError: there is no such palette, a line is no colour, or there are fewer than `count`.
+    """
+    name, _, seed = text.strip().partition(":")
+    if name.casefold() == "random":
+        return random_colours(_seed(seed or "0"), count)
+    table = TABLES.get(text.strip().casefold())
+    colours = _file_colours(Path(text).expanduser()) if table is None else table
+    if len(colours) < count:
+        raise UsageError(
+            f"palette {text!r} for {count} classes",
+            found=f"it has {len(colours)} colours",
+            do="Add colours, or use random:0, which has as many as there are classes.",
+        )
+    return colours[:count]
+
+
+def random_colours(seed: int, count: int) -> tuple[Colour, ...]:
+    """Black, then colours that are far from all before them; the same for the same seed.
+
+    Each is the candidate farthest from those already chosen, in the Oklab space of perceived
+    colour (Ottosson, 2020), so the first n do not depend on how many follow.
+    """
+    generator = np.random.default_rng(seed)
+    candidates = generator.integers(0, 256, (2048, 3))
+    places = _oklab(candidates)
+    bright = places[:, 0] > 0.45  # darker ones cannot be told from one another, nor from black
+    candidates, places = candidates[bright], places[bright]
+    nearest = np.full(len(places), np.inf)
+    # grey, so that grey shades, which look like shadows of the picture, come late
+    nearest = np.minimum(nearest, np.linalg.norm(places - _oklab(np.array([128] * 3)), axis=1))
+    chosen = [int(generator.integers(len(places)))]
+    while len(chosen) < count:
+        nearest = np.minimum(nearest, np.linalg.norm(places - places[chosen[-1]], axis=1))
+        chosen.append(int(nearest.argmax()))
+    picked = [(int(r), int(g), int(b)) for r, g, b in candidates[chosen]]
+    return ((0, 0, 0), *picked)[:count]
+
+
+def _oklab(rgb: NDArray[Any]) -> NDArray[np.float64]:
+    """(..., 3) sRGB 0..255 as (..., 3) Oklab: lightness 0..1, and two axes of colour."""
+    share = rgb / 255.0
+    linear = np.where(share > 0.04045, ((share + 0.055) / 1.055) ** 2.4, share / 12.92)
+    cones = np.cbrt(linear @ _RGB_TO_CONES.T)
+    return cones @ _CONES_TO_OKLAB.T
+
+
+_RGB_TO_CONES = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+_CONES_TO_OKLAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise UsageError(f"palette random:{text}", found="a seed is a whole number, as random:7")
+    return int(text)
+
+
+def _file_colours(path: Path) -> tuple[Colour, ...]:
+    try:
+        if not path.is_file():
+            raise UsageError(
+                f"unknown palette {str(path)!r}", found=f"there are {KNOWN}, and no such file"
+            )
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise UsageError(f"colour file {str(path)!r}", found=f"cannot be read: {error}") from error
+    colours = _json_colours(text, path) if path.suffix == ".json" else _line_colours(text, path)
+    return tuple(colours)
+
+
+def _line_colours(text: str, path: Path) -> Iterator[Colour]:
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.replace(",", " ").split()
+        if not words or words[0] == "#":
+            continue
+        yield _colour(words[0] if words[0].startswith("#") else words[:3], f"{path}:{number}")
+
+
+def _json_colours(text: str, path: Path) -> Iterator[Colour]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"colour file {str(path)!r}", found=f"not JSON: {error}") from error
+    if not isinstance(values, list):
+        raise UsageError(f"colour file {str(path)!r}", found="not a JSON list of colours")
+    for number, value in enumerate(values, 1):
+        yield _colour(value, f"{path}, colour {number}")
+
+
+def _colour(value: object, where: str) -> Colour:
+    """A colour from `#rrggbb`, or from three numbers or their digits.
+
+    Raises:
+        UsageError: it is none; the message says `where`.
+    """
+    if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+        return int(value[1:3], 16), int(value[3:5], 16), int(value[5:7], 16)
+    if isinstance(value, list) and len(value) == 3 and all(_is_level(part) for part in value):
+        return int(value[0]), int(value[1]), int(value[2])
+    shown = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    raise UsageError(
+        f"bad colour at {where}",
+        found=f"{shown!r}",
+        do="Write r g b with numbers from 0 to 255, or #rrggbb.",
+    )
+
+
+def _is_level(part: object) -> bool:
+    """Whether it is a whole number from 0 to 255, or the digits of one."""
+    text = part if isinstance(part, str) else str(part) if type(part) is int else ""
+    return text.isascii() and text.isdecimal() and int(text) <= 255
+
+
+SHAPE_LABELS = LabelSet(
+    ("background", "circle", "square", "triangle"),
+    ((0, 0, 0), (220, 40, 60), (40, 180, 60), (50, 90, 230)),
+)
+
+SHAPE_COLOURS: dict[int, tuple[int, int, int]] = {
+    index: (blue, green, red)
+    for index, (red, green, blue) in enumerate(SHAPE_LABELS.colours)
+    if index != SHAPE_LABELS.background
+}
+"""BGR, by class index: each shape is filled with exactly this colour, without soft edges.
+
+The scene's background and its frame number are grey, so no other pixel comes near them.
+"""

@@ -13,7 +13,7 @@ from rtseg.frame import VOID, Image, Mask, Picture
 from rtseg.labels import LabelSet
 
 if TYPE_CHECKING:
-    from rtseg.decode.painting import BlendTable, Painting
+    from rtseg.decode.passes import BlendTable, Painting
 
 ScoreKind = Literal["logits", "probabilities"]
 
@@ -129,7 +129,7 @@ class Segmentation:
     @cached_property
     def mask(self) -> Mask:
         """(H, W) uint8 class indices at frame size, decoded once; read-only."""
-        from rtseg.decode.painting import NOTHING
+        from rtseg.decode.passes import NOTHING
 
         if self._fetch_mask is not None:
             return _sealed(self._fetch_mask())
@@ -160,8 +160,8 @@ class Segmentation:
         Raises:
             ValueError: the picture is not of the frame's size, or the canvas cannot hold it.
         """
-        from rtseg.blend import blend
-        from rtseg.decode.painting import painting
+        from rtseg.decode.passes import painting
+        from rtseg.draw import blend
 
         fits = picture.shape[:2] == self.size
         if self._held is not None and fits and "mask" not in self.__dict__:

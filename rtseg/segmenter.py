@@ -12,15 +12,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.clock import Clock
 from rtseg.contracts import Backend, BackendInfo
+from rtseg.draw import resized
 from rtseg.errors import RtsegError
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
 from rtseg.matte.refine import Refined, warm_up
 from rtseg.segmentation import HeldScores, Segmentation
-from rtseg.shrink import resized
-from rtseg.stats import Stats
+from rtseg.stats import Clock, Stats
 from rtseg.threads import spread
 from rtseg.zoo import ModelSpec
 

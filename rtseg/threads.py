@@ -8,14 +8,149 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
-from rtseg.flow.lanes import spread
-from rtseg.flow.line import Line
-from rtseg.flow.slot import Slot
 from rtseg.system import limited_cores, physical_cores, usable_cores
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def spread(
+    items: Iterable[T], work: Callable[[T], R], lanes: int, name: str = "lane"
+) -> Iterator[R]:
+    """`work` of every item, in their order, done in `lanes` threads at once.
+
+    One item more than there are lanes is read ahead, so a result waits for later items: this is
+    for those that lie ready. An error, of an item or of its work, is raised after the results
+    before it; leaving the iteration joins the threads.
+    """
+    ahead: deque[Future[R]] = deque()
+    failure: Exception | None = None
+    pool = ThreadPoolExecutor(lanes, thread_name_prefix=f"rtseg-{name}")
+    coming = iter(items)
+    try:
+        while failure is None:
+            try:
+                ahead.append(pool.submit(work, next(coming)))
+            except StopIteration:
+                break
+            except Exception as error:
+                failure = error
+            if len(ahead) > lanes:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+        if failure is not None:
+            raise failure
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class Line(Generic[T]):
+    """Does the same to one item after the other, in a thread of its own; few of them wait.
+
+    The reverse of a flow: here the caller makes the items. Nothing is lost: where there is no room,
+    `put` waits. An error ends the work; items after it are left alone.
+
+    Args:
+        work: called in the thread, which begins with the first item.
+        capacity: how many items may wait.
+        name: the thread's name, for people who debug.
+    """
+
+    def __init__(self, work: Callable[[T], object], *, capacity: int = 2, name: str) -> None:
+        self._work, self._capacity = work, capacity
+        self._waiting: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._finished = False
+        self._error: Exception | None = None
+        self._raised = False
+        self._thread = threading.Thread(target=self._run, name=f"rtseg-{name}", daemon=True)
+
+    @property
+    def working(self) -> bool:
+        """Whether the thread is there, and may be at an item."""
+        return self._thread.is_alive()
+
+    def put(self, item: T) -> None:
+        """Hand over one item; raises what the work on an earlier one raised."""
+        if self._thread.ident is None:
+            self._thread.start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or len(self._waiting) < self._capacity)
+            if self._error is not None:
+                self._raised = True
+                raise self._error
+            self._waiting.append(item)
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Wait until all is done; raises what the work raised, unless `put` did. May be repeated.
+
+        An interrupted wait leaves the thread `working`.
+        """
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self._error is not None and not self._raised:
+            self._raised = True
+            raise self._error
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._finished)
+                if not self._waiting:
+                    return
+                item = self._waiting.popleft()
+                self._changed.notify_all()
+            try:
+                self._work(item)
+            except Exception as error:
+                with self._changed:
+                    self._error = error
+                    self._changed.notify_all()
+                return
+
+
+class Slot(Generic[T]):
+    """One place for one item, which a thread fills and another, iterating, empties.
+
+    An item not yet taken makes way for the next. Iterating waits for items until it is closed.
+    """
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque(maxlen=1)
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, item: T) -> None:
+        """Fill the place; returns at once."""
+        with self._changed:
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End the iteration, whatever lies there; may be called again."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._items or self._closed)
+                if self._closed:
+                    return
+                item = self._items.popleft()
+            yield item
+
 
 __all__ = [
     "Flow",
@@ -29,7 +164,6 @@ __all__ = [
     "usable_cores",
 ]
 
-T = TypeVar("T")
 
 JOIN_SECONDS = 1.5
 """A program that must leave a hung thread behind is gone within two seconds."""
@@ -233,3 +367,82 @@ def share_bell(flows: Iterable[Flow[T]]) -> threading.Condition:
     for flow in flows:
         flow._changed = bell
     return bell
+
+
+FOREVER_SECONDS = 3600.0
+
+
+class Turns(Generic[T]):
+    """Reads several flows, for one thread or for many; the one served longest ago comes first.
+
+    A flow whose item was taken is passed over until `back` is called for it, so that nobody works
+    on two items of one flow, and none of the others waits for it.
+
+    Args:
+        flows: not yet running.
+    """
+
+    def __init__(self, flows: Sequence[Flow[T]]) -> None:
+        self.flows = tuple(flows)
+        self._changed = share_bell(self.flows)
+        self._queue = list(range(len(self.flows)))
+        self._out: set[int] = set()
+        self._stopped = False
+
+    def take(self, most: int, seconds: float) -> list[tuple[int, T]]:
+        """Up to `most` items with the numbers of their flows, at most one of each flow.
+
+        Waits until there is one, but not longer than `seconds`, nor when nothing more will come.
+        """
+        taken: list[tuple[int, T]] = []
+        with self._changed:
+            self._changed.wait_for(lambda: self._fill(taken, most) or self.over, seconds)
+        return taken
+
+    def back(self, index: int) -> None:
+        """Let the next item of a flow come."""
+        with self._changed:
+            self._out.discard(index)
+            self._changed.notify_all()
+
+    def wait_back(self, indices: Iterable[int], seconds: float) -> None:
+        """Return once these are back, or after so many seconds."""
+        awaited = set(indices)
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or not awaited & self._out, seconds)
+
+    def rounds(self, most: int) -> Iterator[list[tuple[int, T]]]:
+        """What `take` gives, again and again, until all flows are over or `stop` is called."""
+        while not self.over:
+            if taken := self.take(most, FOREVER_SECONDS):
+                yield taken
+
+    def stop(self) -> None:
+        """End the iterations, from any thread; the flows go on."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come."""
+        return self._stopped or all(flow.over for flow in self.flows)
+
+    def is_through(self, index: int) -> bool:
+        """Whether a flow is over, and its last item is back."""
+        with self._changed:
+            return self.flows[index].over and index not in self._out
+
+    def _fill(self, taken: list[tuple[int, T]], most: int) -> bool:
+        """Take what is there, in turns; whether there was anything."""
+        if self._stopped:
+            return False
+        for index in list(self._queue):
+            if len(taken) == most:
+                break
+            if index not in self._out and (item := self.flows[index].take()) is not None:
+                taken.append((index, item))
+                self._queue.remove(index)
+                self._queue.append(index)
+                self._out.add(index)
+        return bool(taken)

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rtseg.labels import VOC, LabelSet
-from rtseg.shapes import SHAPE_LABELS
+from rtseg.labels import SHAPE_LABELS, VOC, LabelSet
 
 FORMAT = 1
 """Version of the serialised form of a `ModelSpec`."""

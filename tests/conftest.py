@@ -62,7 +62,7 @@ def driver_alone(
 ) -> Iterator[None]:
     """What looks like an NVIDIA driver, and no GPU that any library reaches."""
     from rtseg.backends import auto as fastest
-    from rtseg.backends import devices
+    from rtseg.backends import options as devices
 
     if devices.nvidia_driver():
         pytest.skip("there is an NVIDIA driver")

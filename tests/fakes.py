@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rtseg.clock import Clock
+from rtseg.stats import Clock
 
 
 @dataclass

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rtseg.backends import open_backend
-from rtseg.clock import Clock, ManualClock
 from rtseg.contracts import Rendered, Sink, Source
 from rtseg.effects import ViewOptions
 from rtseg.nets import find_model
@@ -17,7 +16,7 @@ from rtseg.segmenter import Segmenter
 from rtseg.session.desk import Desk, open_desk
 from rtseg.session.pipeline import run
 from rtseg.sources import open_source
-from rtseg.stats import Report, Stats
+from rtseg.stats import Clock, ManualClock, Report, Stats
 
 MOMENT = datetime(2026, 3, 4, 5, 6, 7)
 CLIP = "test://?size=320x240&fps=30&frames=40"

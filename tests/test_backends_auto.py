@@ -14,17 +14,26 @@ from colour_network import make_network
 
 import rtseg
 from rtseg.backends import auto as fastest
-from rtseg.backends import open_backend, remembered
-from rtseg.backends.candidates import Candidate, candidates
-from rtseg.backends.contest import Entry, contest
-from rtseg.backends.devices import UNUSED, nvidia_driver
-from rtseg.backends.options import BackendOptions
-from rtseg.backends.remembered import Choice, Measured, place_of, recall, remember
-from rtseg.backends.side_by_side import agreement, time_each
-from rtseg.clock import ManualClock
+from rtseg.backends import auto as remembered
+from rtseg.backends import open_backend
+from rtseg.backends.auto import (
+    Candidate,
+    Choice,
+    Entry,
+    Measured,
+    agreement,
+    candidates,
+    contest,
+    place_of,
+    recall,
+    remember,
+    time_each,
+)
+from rtseg.backends.options import UNUSED, BackendOptions, nvidia_driver
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import DeviceError, ModelError
 from rtseg.nets import find_model
+from rtseg.stats import ManualClock
 from rtseg.zoo import Model
 
 NAME = "lraspp_mobilenet_v3_large"
@@ -139,7 +148,7 @@ def test_an_onnx_file_keeps_its_precision_and_never_goes_to_torch(
     path = str(make_network(tmp_path / "net.onnx"))
     assert names(path, reduced=["bf16"]) == ["onnx fp32", "openvino fp32", "openvino bf16"]
     assert names(path, absent="openvino", reduced=["bf16"]) == ["onnx fp32"]
-    monkeypatch.setattr("rtseg.backends.candidates.precision_of", lambda file: "int8")
+    monkeypatch.setattr("rtseg.backends.auto.precision_of", lambda file: "int8")
     assert names(path, reduced=["bf16"]) == ["onnx int8", "openvino int8"]
 
 

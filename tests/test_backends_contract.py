@@ -12,13 +12,13 @@ import torch
 
 from rtseg.backends import BACKENDS, fit_size, open_backend
 from rtseg.backends.ort import OnnxBackend
-from rtseg.clock import ManualClock
 from rtseg.contracts import Backend
 from rtseg.decode import decode_mask
 from rtseg.errors import BackendError, DeviceError, ModelError, UsageError
 from rtseg.frame import Frame
 from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
+from rtseg.stats import ManualClock
 from rtseg.zoo import MODELS, InputSpec, Model, ModelSpec
 
 NAME = "lraspp_mobilenet_v3_large"

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from rtseg.backends import open_backend
-from rtseg.backends.feed import Feed
+from rtseg.backends.options import Feed
 from rtseg.decode import decode_mask
 from rtseg.errors import DeviceError, ModelError, UsageError
 from rtseg.labels import PERSON, VOC
@@ -356,7 +356,7 @@ def test_a_file_keeps_its_precision(tmp_path: Path) -> None:
 
 
 def test_providers_are_really_run() -> None:
-    from rtseg.backends.ort_session import available_providers_that_run
+    from rtseg.backends.ort import available_providers_that_run
 
     found = available_providers_that_run()
     assert found["CPUExecutionProvider"] == "runs"
@@ -368,7 +368,8 @@ def test_a_provider_that_does_not_load_is_found_out(
     tmp_path: Path, monkeypatch, family: str
 ) -> None:
     """CUDA is left out in silence, TensorRT raises: both are one to a person."""
-    from rtseg.backends import ort_session, providers
+    from rtseg.backends import ort as ort_session
+    from rtseg.backends import providers
 
     for module in (ort_session, providers):
         monkeypatch.setattr(module, "nvidia_driver", lambda: True)

@@ -10,16 +10,21 @@ import numpy as np
 import pytest
 
 from rtseg.backends import open_backend
-from rtseg.backends.adaptive import AdaptiveBackend, open_adaptive
-from rtseg.backends.ladder import CALM_SECONDS, FRAMES, Ladder, ladder_sizes
-from rtseg.clock import ManualClock
+from rtseg.backends.ladder import (
+    CALM_SECONDS,
+    FRAMES,
+    AdaptiveBackend,
+    Ladder,
+    ladder_sizes,
+    open_adaptive,
+)
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.effects.hud import hud_lines
 from rtseg.errors import ModelError, UsageError
 from rtseg.frame import Frame, Picture
 from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
-from rtseg.stats import Stats
+from rtseg.stats import ManualClock, Stats
 from rtseg.zoo import MODELS
 
 SPEC = MODELS["lraspp_mobilenet_v3_large"]

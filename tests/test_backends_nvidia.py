@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 
 from rtseg.backends import open_backend, ort
-from rtseg.backends.ort_binding import BoundRun
+from rtseg.backends.ort import BoundRun
 from rtseg.backends.providers import (
     PROVIDERS,
     fallbacks,

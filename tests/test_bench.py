@@ -19,7 +19,6 @@ import pytest
 from rtseg.backends import open_backend
 from rtseg.backends.stub import StubBackend
 from rtseg.bench import Combination, Limit, Record, Settings, measure
-from rtseg.bench.clip import clip_info, samples, write_portrait
 from rtseg.bench.clocks import (
     CLOCKS,
     LEAST_PASSES,
@@ -27,20 +26,20 @@ from rtseg.bench.clocks import (
     Block,
     Checkerboard,
     batch_of,
+    clip_info,
+    samples,
     time_loop,
     time_model,
     time_pipeline,
     timed,
+    write_portrait,
 )
-from rtseg.bench.compare import compare
-from rtseg.bench.peaks import keep_best, peak_share
 from rtseg.bench.plot import draw_plot, write_plot
-from rtseg.bench.record import Agreement, milliseconds, summarise
+from rtseg.bench.record import Agreement, compare, keep_best, milliseconds, peak_share, summarise
 from rtseg.bench.remote import Remote, Stopped
 from rtseg.bench.rounds import new_row
 from rtseg.bench.tables import FORMATS, changes, markdown, plain, render, tables
 from rtseg.bench.worker import Loaded, Subject, Yardstick
-from rtseg.clock import ManualClock
 from rtseg.contracts import BackendInfo
 from rtseg.decode import disagreeing_share
 from rtseg.effects import ViewOptions, open_effect
@@ -50,6 +49,7 @@ from rtseg.nets.flops import COPIED_BYTES, arithmetic_peak, copy_peak, network_f
 from rtseg.segmenter import Segmenter
 from rtseg.sinks import open_sink
 from rtseg.sources import open_source
+from rtseg.stats import ManualClock
 
 DELAY = 0.1
 CLIP = "test://?size=64x48&fps=30&frames=12"
@@ -312,7 +312,7 @@ def test_a_live_source_is_no_clip() -> None:
 def test_without_a_clip_the_portrait_becomes_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rtseg.bench.clip.PORTRAIT_SECONDS", 0.2)
+    monkeypatch.setattr("rtseg.bench.clocks.PORTRAIT_SECONDS", 0.2)
     info = clip_info(str(write_portrait(tmp_path)))
     assert (info.width, info.height, info.frame_count) == (1280, 720, 6)
 

@@ -13,9 +13,11 @@ import pytest
 from fakes import FakeDevice, Plugged
 
 from rtseg.cli.app import main
-from rtseg.clock import ManualClock
-from rtseg.sources import cameras, modes, plugged
-from rtseg.sources.modes import Mode
+from rtseg.sources import camera as cameras
+from rtseg.sources import camera as modes
+from rtseg.sources import camera as plugged
+from rtseg.sources.camera import Mode
+from rtseg.stats import ManualClock
 
 Sizes = dict[tuple[int, int], list[tuple[int, int]]]
 """(width, height) -> times of a frame in seconds, as fractions."""

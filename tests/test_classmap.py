@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from rtseg.datasets.classmap import ClassMap
+from rtseg.datasets.classes import ClassMap
 from rtseg.datasets.names import label_set
 from rtseg.errors import UsageError
 from rtseg.frame import VOID
-from rtseg.labels import PERSON, VOC, LabelSet
-from rtseg.palette_tables import CITYSCAPES
+from rtseg.labels import CITYSCAPES, PERSON, VOC, LabelSet
 
 
 def labels(text: str) -> LabelSet:

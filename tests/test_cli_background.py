@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rtseg.cli.app import main
-from rtseg.shapes import SHAPE_COLOURS
+from rtseg.labels import SHAPE_COLOURS
 
 CLIP = ("test://?size=160x120&frames=4", "-m", "stub", "-b", "stub", "--no-show")
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from rtseg.cli.bars import TerminalBar
+from rtseg.cli.report import TerminalBar
 
 
 class Terminal(io.StringIO):

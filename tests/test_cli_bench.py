@@ -19,7 +19,7 @@ import pytest
 from rtseg.bench.worker import Combination
 from rtseg.cli import bench as verb
 from rtseg.cli.app import main
-from rtseg.cli.bench_plan import _share
+from rtseg.cli.bench import _share
 from rtseg.errors import BackendError, DownloadError, UsageError
 
 Capture = pytest.CaptureFixture[str]

@@ -16,8 +16,8 @@ from colour_network import make_network
 from dataset_folders import make_folder, make_voc, write
 
 from rtseg.cli.app import main
-from rtseg.evaluate.suite import read_suite
-from rtseg.shapes import SHAPE_LABELS
+from rtseg.evaluate.sets import read_suite
+from rtseg.labels import SHAPE_LABELS
 
 Capture = pytest.CaptureFixture[str]
 TOOLS = Path(__file__).resolve().parents[1] / "tools"

@@ -26,7 +26,7 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A folder and a cache of its own; one thread, as the pictures are small."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("rtseg.export.timing.ROUNDS", 2)
+    monkeypatch.setattr("rtseg.export.work.ROUNDS", 2)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

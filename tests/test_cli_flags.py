@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rtseg.cli.app import main
-from rtseg.cli.config import tomllib
+from rtseg.cli.commands import tomllib
 
 Capture = pytest.CaptureFixture[str]
 
@@ -149,7 +149,7 @@ def test_choices_are_those_of_the_tables() -> None:
     from typing import get_args, get_type_hints
 
     from rtseg.backends import BACKENDS
-    from rtseg.backends.devices import PRECISIONS
+    from rtseg.backends.options import PRECISIONS
     from rtseg.cli.options import ModelFlags, ViewFlags
     from rtseg.effects import VIEWS
 

@@ -15,16 +15,15 @@ import PIL.Image
 import pytest
 
 import rtseg
-from rtseg.backends.adaptive import AdaptiveBackend
+from rtseg.backends.ladder import AdaptiveBackend
 from rtseg.cli.app import main
-from rtseg.cli.grid_plan import file_name
+from rtseg.cli.plan import file_name
 from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame
+from rtseg.labels import SHAPE_LABELS
 from rtseg.segmenter import Segmenter
-from rtseg.shapes import SHAPE_LABELS
 from rtseg.sources import open_source
-from rtseg.sources.scene import read_number
-from rtseg.sources.synthetic import SyntheticSource
+from rtseg.sources.synthetic import SyntheticSource, read_number
 from rtseg.temporal import TemporalOptions
 
 STUB = ("-m", "stub", "-b", "stub")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from rtseg.cli.app import main
-from rtseg.cli.live import _flags_for, network_names
 from rtseg.cli.options import Flags, ModelFlags, OutputFlags, RunFlags, SourceFlags, ViewFlags
 from rtseg.cli.plan import make_plan
+from rtseg.cli.run import _flags_for, network_names
 from rtseg.nets import default_model
 from rtseg.nets.weights import weights_path
 from rtseg.zoo import MODELS

@@ -16,8 +16,7 @@ import pytest
 
 from rtseg.cli import report as says
 from rtseg.cli.app import main
-from rtseg.cli.progress import live_line
-from rtseg.cli.seen import Seen
+from rtseg.cli.report import Seen, live_line
 from rtseg.contracts import BackendInfo, Rendered, SourceInfo
 from rtseg.frame import Frame
 from rtseg.labels import LabelSet

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from rtseg.cli.app import main
-from rtseg.cli.options import RunFlags
-from rtseg.cli.temporal import temporal_of
+from rtseg.cli.options import RunFlags, temporal_of
 from rtseg.errors import UsageError
 from rtseg.temporal.options import USUAL_SMOOTH
 

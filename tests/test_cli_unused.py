@@ -13,7 +13,7 @@ import pytest
 from rtseg.cli.app import main
 from rtseg.cli.options import Flags, ModelFlags, OutputFlags, RunFlags, SourceFlags, ViewFlags
 from rtseg.cli.plan import make_plan
-from rtseg.cli.unused import unused
+from rtseg.cli.report import unused
 
 Capture = pytest.CaptureFixture[str]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rtseg.cli import values
+from rtseg.cli import options as values
 from rtseg.errors import UsageError
 
 

@@ -19,8 +19,7 @@ from rtseg.cli.app import main
 from rtseg.cli.cameras import describe_camera
 from rtseg.nets.weights import weights_path
 from rtseg.sources import open_source
-from rtseg.sources.cameras import Camera
-from rtseg.sources.modes import Mode
+from rtseg.sources.camera import Camera, Mode
 from rtseg.zoo import MODELS, WeightsSpec
 
 Capture = pytest.CaptureFixture[str]

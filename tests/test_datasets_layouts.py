@@ -26,12 +26,12 @@ from dataset_folders import (
     write,
 )
 
-from rtseg.datasets import DATASETS, Dataset, layout_of, named_samples, open_dataset, values
+from rtseg.datasets import DATASETS, Dataset, layout_of, named_samples, open_dataset
+from rtseg.datasets import folders as values
 from rtseg.datasets.checks import check_masks
 from rtseg.errors import DatasetError, UsageError
 from rtseg.frame import VOID
-from rtseg.labels import VOC, voc_colours
-from rtseg.palette_tables import CITYSCAPES
+from rtseg.labels import CITYSCAPES, VOC, voc_colours
 
 
 def counts(dataset: Dataset) -> dict[str, int]:

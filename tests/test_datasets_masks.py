@@ -13,7 +13,7 @@ from PIL import Image as Pictures
 from pycocotools.coco import COCO
 
 from rtseg.datasets import Sample, open_dataset
-from rtseg.datasets.coco_masks import Outline, Outlines
+from rtseg.datasets.coco import Outline, Outlines
 from rtseg.datasets.files import picture_size, read_image, read_index_mask
 from rtseg.errors import DatasetError
 from rtseg.frame import VOID

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtseg.blend import blend, overlay_table
 from rtseg.decode import decode, decode_mask, disagreeing_share, enlarge, tally
+from rtseg.draw import blend, overlay_table
 from rtseg.labels import VOC, LabelSet
 from rtseg.segmentation import Segmentation
 

@@ -6,20 +6,18 @@ import cv2
 import numpy as np
 import pytest
 
-from rtseg.blend import overlay_table
 from rtseg.decode import decode
-from rtseg.decode.painting import BlendTable, blend_table, painting
+from rtseg.decode.passes import BlendTable, blend_table, painting
+from rtseg.draw import overlay_table, resized
 from rtseg.frame import VOID
 from rtseg.labels import LabelSet
 from rtseg.segmentation import Segmentation
-from rtseg.shrink import resized
 
 pytest.importorskip("triton", reason="Triton has no wheel for this system")
 import torch
 from conftest import DEVICE, ON_GPU, on_the_device
 
-from rtseg.decode.device import RUN, DeviceScores
-from rtseg.decode.picture import shrink, upload
+from rtseg.decode.device import RUN, DeviceScores, shrink, upload
 
 pytestmark = on_the_device
 

@@ -14,9 +14,8 @@ from torch import nn
 from rtseg.backends import open_backend
 from rtseg.backends.cuda import DeviceLoop
 from rtseg.backends.stub import StubBackend
-from rtseg.blend import overlay_table
-from rtseg.clock import Clock
 from rtseg.contracts import Backend, Sink
+from rtseg.draw import overlay_table
 from rtseg.effects import ViewOptions, open_effect
 from rtseg.errors import BackendError, DeviceError, SourceError, UsageError
 from rtseg.frame import Frame, Image
@@ -24,6 +23,7 @@ from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
 from rtseg.session.pipeline import run
 from rtseg.sources import SourceOptions, open_source
+from rtseg.stats import Clock
 
 pytestmark = pytest.mark.usefixtures("one_kernel_at_a_time")
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from rtseg.effects import ViewOptions, open_effect, open_view
-from rtseg.effects.backdrops import check_background, covering, parse_background
+from rtseg.effects.backdrops import check_background, covering
+from rtseg.effects.options import parse_background
 from rtseg.errors import UsageError
 from rtseg.frame import Frame
 from rtseg.labels import PERSON

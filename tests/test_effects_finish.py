@@ -5,16 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rtseg.clock import ManualClock
 from rtseg.contracts import BackendInfo, Source, SourceInfo
 from rtseg.effects import ViewOptions, open_effect
-from rtseg.effects.finish import empty_line, legend_rows
-from rtseg.effects.hud import hud_lines
+from rtseg.effects.hud import empty_line, hud_lines, legend_rows
 from rtseg.frame import VOID, Frame
-from rtseg.labels import VOC, LabelSet
-from rtseg.palettes import palette
+from rtseg.labels import VOC, LabelSet, palette
 from rtseg.segmentation import Segmentation
-from rtseg.stats import Stats
+from rtseg.stats import ManualClock, Stats
 
 THREE = LabelSet(("nothing", "cat", "dog"), ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rtseg import text
-from rtseg.draw import banner, legend, panel, text_size
-from rtseg.text import drawable, put_text, text_width
+from rtseg import draw as text
+from rtseg.draw import banner, drawable, legend, panel, put_text, text_size, text_width
 
 SIZES = [(1, 1), (2, 900), (900, 2), (40, 60), (240, 320), (720, 1280), (1281, 719)]
 CORNERS = ["top left", "top right", "bottom left", "bottom right", "centre"]

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtseg.blend import bgr_colours, blend, blend_table, foreground, overlay_table
-from rtseg.decode.painting import read_only
+from rtseg.decode.passes import read_only
+from rtseg.draw import bgr_colours, blend, blend_table, foreground, overlay_table
 from rtseg.effects import VIEWS, ViewOptions, open_effect, open_view
-from rtseg.effects.contours import line_width
-from rtseg.effects.outline import disc, outline
+from rtseg.effects.contours import disc, line_width, outline
 from rtseg.errors import UsageError
 from rtseg.frame import VOID, Frame
 from rtseg.labels import VOC, LabelSet

@@ -15,12 +15,11 @@ import pytest
 
 import rtseg
 from rtseg.backends import open_backend
-from rtseg.clock import Clock
 from rtseg.contracts import Rendered, Sink
 from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
 from rtseg.sources.synthetic import read_number
-from rtseg.stats import Stats
+from rtseg.stats import Clock, Stats
 
 CLIPS = """
 imageio_realshort.mp4 intel_asl_again.mkv intel_asl_bird.mkv intel_asl_book.mkv
@@ -216,7 +215,7 @@ def test_live_at_60_fps_with_a_network_of_100_ms(seconds: int) -> None:
 
 def test_a_run_on_the_manual_clock_needs_no_time(tmp_path: Path) -> None:
     """Time is passed in: an hour of a live camera passes in the time its frames take to draw."""
-    from rtseg.clock import ManualClock
+    from rtseg.stats import ManualClock
 
     clock: Clock = ManualClock()
     with rtseg.open_source("test://?size=64x64&fps=1&frames=60&live=1", clock=clock) as source:

@@ -27,13 +27,13 @@ from sklearn.metrics import confusion_matrix, jaccard_score
 import rtseg
 from rtseg.backends import fit_size
 from rtseg.datasets import open_dataset
-from rtseg.datasets.pairs import Values
+from rtseg.datasets.folders import Values
 from rtseg.errors import DatasetError, RtsegError, UsageError
 from rtseg.evaluate import InputPolicy, Network, SetSpec, clip_flicker, networks, open_set, score
 from rtseg.evaluate.figure import draw_confusion
+from rtseg.evaluate.networks import SHAPES
 from rtseg.evaluate.report import report, result
-from rtseg.evaluate.sizes import SHAPES
-from rtseg.evaluate.suite import read_suite
+from rtseg.evaluate.sets import read_suite
 from rtseg.frame import Frame
 from rtseg.labels import PERSON as PERSON_LABELS
 from rtseg.labels import LabelSet, voc_colours

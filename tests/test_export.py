@@ -21,12 +21,11 @@ from rtseg.export import ExportOptions, RejectedError, export_network
 from rtseg.export import int8 as int8_module
 from rtseg.export.frames import MOST, parity_samples, quantising_samples, spread
 from rtseg.export.int8 import Quantiser, quantise
-from rtseg.export.parity import Reference
-from rtseg.export.timing import time_each
+from rtseg.export.work import Reference, time_each
 from rtseg.labels import PERSON
 from rtseg.nets import find_model
 from rtseg.nets.build import build_random
-from rtseg.nets.onnx_facts import precision_of
+from rtseg.nets.foreign import precision_of
 from rtseg.nets.onnx_file import write_onnx
 from rtseg.nets.state import save_checkpoint
 from rtseg.zoo import InputSpec, Model, ModelSpec
@@ -44,7 +43,7 @@ def unwatched(step: str, done: int, total: int) -> None:
 def cache(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RTSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr("rtseg.export.timing.ROUNDS", 2)
+        patch.setattr("rtseg.export.work.ROUNDS", 2)
         before = torch.get_num_threads()
         torch.set_num_threads(1)  # small pictures: on a busy machine threads wait for one another
         yield
@@ -219,7 +218,7 @@ def test_parity_counts_pixels_and_names_the_worst_frame() -> None:
 
 
 def test_networks_take_turns_and_the_median_is_taken(monkeypatch) -> None:
-    monkeypatch.setattr("rtseg.export.timing.ROUNDS", 15)
+    monkeypatch.setattr("rtseg.export.work.ROUNDS", 15)
     clock = iter(range(10_000))
     order = []
 

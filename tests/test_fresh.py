@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from rtseg.clock import ManualClock
 from rtseg.frame import Frame
-from rtseg.fresh import PATIENCE, freshest
+from rtseg.session.propagation import PATIENCE, freshest
+from rtseg.stats import ManualClock
 from rtseg.threads import Flow
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)

@@ -22,8 +22,8 @@ from test_live_window import (
 )
 from test_sources_stream import serving
 
-from rtseg.many.layout import lay_out
-from rtseg.shapes import SHAPE_LABELS
+from rtseg.labels import SHAPE_LABELS
+from rtseg.session.grid import lay_out
 from rtseg.sources import open_source
 
 pytestmark = [pytest.mark.needs_display, pytest.mark.timeout(180)]

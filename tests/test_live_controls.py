@@ -13,23 +13,20 @@ import pytest
 from live_desk import LIVE, one_frame, stub, studio
 from PIL import Image as PaletteImage
 
-from rtseg.clock import ManualClock
 from rtseg.contracts import Rendered
 from rtseg.effects import VIEWS, ViewOptions
 from rtseg.errors import ModelError, UsageError
-from rtseg.live import screenshot
-from rtseg.live.aside import Aside
-from rtseg.live.effect import LiveEffect, alone
-from rtseg.live.keeping import MOST_WAITING
-from rtseg.live.notices import NOTICE_SECONDS
 from rtseg.matte.refine import Refined
 from rtseg.segmenter import Segmenter
+from rtseg.session import recording as screenshot
 from rtseg.session.desk import open_desk
 from rtseg.session.keys import KEYS
-from rtseg.session.state import Look
+from rtseg.session.overlay import LiveEffect, alone
+from rtseg.session.recording import MOST_WAITING, Aside
+from rtseg.session.state import NOTICE_SECONDS, Look
 from rtseg.sinks.video import VideoSink
 from rtseg.sources import open_source
-from rtseg.stats import Stats
+from rtseg.stats import ManualClock, Stats
 
 STEM = "rtseg-20260304-050607"
 

@@ -13,7 +13,7 @@ import pytest
 from rtseg.session.controls import Controls
 from rtseg.session.keys import KEYS, MOUSE, as_text, find_key, lines
 from rtseg.session.overlay import write_help
-from rtseg.sinks.keyboard import key_name
+from rtseg.sinks.window import key_name
 
 ROOT = Path(__file__).resolve().parents[1]
 ASKED = (

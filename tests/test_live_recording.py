@@ -12,7 +12,6 @@ from fakes import FakeCapture, FakeDevice, Plugged
 
 from rtseg.backends import open_backend
 from rtseg.cli.app import main
-from rtseg.clock import Clock, ManualClock
 from rtseg.frame import Frame, Image
 from rtseg.nets import find_model
 from rtseg.segmentation import Segmentation
@@ -20,6 +19,7 @@ from rtseg.segmenter import Segmenter
 from rtseg.session.pipeline import run
 from rtseg.sinks import open_sink
 from rtseg.sources import open_source
+from rtseg.stats import Clock, ManualClock
 
 
 class Ticking(FakeDevice):

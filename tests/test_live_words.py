@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 from live_desk import Studio, one_frame, studio
 
-from rtseg.clock import ManualClock
 from rtseg.contracts import Source, SourceInfo
-from rtseg.live.captions import Captions
-from rtseg.live.notices import NOTICE_SECONDS
-from rtseg.live.point import Found, pixel_at
 from rtseg.session import overlay as glass
-from rtseg.session.overlay import Glass, write_label
-from rtseg.stats import Stats
+from rtseg.session.controls import Found, pixel_at
+from rtseg.session.overlay import Captions, Glass, write_label
+from rtseg.session.state import NOTICE_SECONDS
+from rtseg.stats import ManualClock, Stats
 
 
 class Camera(Source):

@@ -15,11 +15,8 @@ import pytest
 from rtseg.contracts import Backend, BackendInfo, Source, SourceInfo
 from rtseg.errors import BackendError, SourceError, UsageError
 from rtseg.frame import Frame
-from rtseg.many.feed import Feed, Unopened
-from rtseg.many.names import distinct
-from rtseg.many.opening import open_all
 from rtseg.segmenter import Segmenter
-from rtseg.session.many import Crowd, Look, common_shape
+from rtseg.session.many import Crowd, Feed, Look, Unopened, common_shape, distinct, open_all
 from rtseg.temporal import TemporalOptions
 from rtseg.zoo import ModelSpec
 

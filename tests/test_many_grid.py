@@ -12,29 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtseg.backends import open_backend
-from rtseg.clock import ManualClock
 from rtseg.contracts import Rendered, Sink, Source, SourceInfo
 from rtseg.effects import ViewOptions, open_effect
 from rtseg.errors import SourceError
 from rtseg.frame import Frame
 from rtseg.labels import LabelSet
-from rtseg.live.aside import Aside
-from rtseg.live.keeping import Keeping
-from rtseg.live.notices import Notices
-from rtseg.many.feed import Feed
-from rtseg.many.glass import GridGlass
-from rtseg.many.layout import GAP, fitted, lay_out
-from rtseg.many.order import AsTheyCome, ByTheirTimes
 from rtseg.nets import find_model
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
-from rtseg.session.grid import Film, Grid
-from rtseg.session.grid_controls import Hands
-from rtseg.session.many import Look
-from rtseg.session.recording import Recorder
+from rtseg.session.grid import GAP, AsTheyCome, ByTheirTimes, Film, Grid, fitted, lay_out
+from rtseg.session.grid_controls import GridGlass, Hands
+from rtseg.session.many import Feed, Look
+from rtseg.session.recording import Aside, Keeping, Recorder
+from rtseg.session.state import Notices
 from rtseg.sinks import SinkOptions
 from rtseg.sources import open_source
-from rtseg.stats import Stats
+from rtseg.stats import ManualClock, Stats
 
 LABELS = LabelSet(("background", "thing"), ((0, 0, 0), (255, 0, 0)))
 WIDE, SQUARE, TALL = (720, 1280), (600, 600), (1280, 720)

@@ -10,14 +10,10 @@ from test_many_crowd import KINDS, Echo, Numbered
 from rtseg.contracts import Rendered, Sink
 from rtseg.effects import ViewOptions
 from rtseg.labels import VOC
-from rtseg.many.feed import Feed
-from rtseg.many.layout import lay_out
-from rtseg.many.loop import GridLoop, Outlet
-from rtseg.many.order import AsTheyCome, ByTheirTimes, Order
 from rtseg.segmenter import Segmenter
-from rtseg.session.grid import Grid
+from rtseg.session.grid import AsTheyCome, ByTheirTimes, Grid, GridLoop, Order, Outlet, lay_out
 from rtseg.session.grid_controls import Hands
-from rtseg.session.many import Crowd
+from rtseg.session.many import Crowd, Feed
 from rtseg.stats import Stats
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rtseg.labels import PERSON, VOC, LabelSet
 from rtseg.matte import MatteOptions, Matting, over_black, over_checkerboard
-from rtseg.matte.margin import kept_classes, margin_of
+from rtseg.matte.fit import kept_classes, margin_of
 from rtseg.segmentation import Segmentation
 
 RED, GREY = (30, 30, 220), (120, 120, 120)

@@ -11,7 +11,7 @@ import sys
 import psutil
 import pytest
 
-from rtseg import memory
+from rtseg import system as memory
 
 PIECES, BYTES = 1600, 64_000
 """Too small for pages of their own; 100 MB in all."""
@@ -39,7 +39,7 @@ def test_what_is_freed_between_things_in_use_goes_back() -> None:
 
 KEPT = """
 import ctypes, threading, psutil
-from rtseg.memory import keep_little, keep_much
+from rtseg.system import keep_little, keep_much
 
 def resident():
     return psutil.Process().memory_info().rss / 1e6

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, rec
 
 from rtseg.frame import VOID
 from rtseg.metrics import BoundaryScore, ConfusionMatrix, Flicker, same_labels, still_picture
-from rtseg.nets.torchvision_import import segmentation
+from rtseg.nets.build import segmentation
 
 CLASSES = 7
 

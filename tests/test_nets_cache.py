@@ -12,7 +12,7 @@ import pytest
 
 from rtseg import cache
 from rtseg.backends import BackendOptions
-from rtseg.backends.remembered import place_of
+from rtseg.backends.auto import place_of
 from rtseg.cache import YOUNG_SECONDS, make_room
 from rtseg.nets import find_model
 from rtseg.nets.onnx_file import cached_onnx

@@ -10,8 +10,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from rtseg.errors import ModelError
-from rtseg.nets.build import LAST_LAYER, build, build_random
-from rtseg.nets.graph import SeamNetwork
+from rtseg.nets.build import LAST_LAYER, SeamNetwork, build, build_random
 from rtseg.zoo import MODELS, InputSpec
 
 SIZES = [(32, 32), (97, 40), (33, 49), (24, 81)]
@@ -138,7 +137,7 @@ def test_another_failure_of_torchvision_is_one_line() -> None:
     code = (
         "import sys; sys.modules['torchvision'] = None\n"
         "from rtseg.errors import ModelError\n"
-        "from rtseg.nets.torchvision_import import segmentation\n"
+        "from rtseg.nets.build import segmentation\n"
         "try:\n    segmentation()\nexcept ModelError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

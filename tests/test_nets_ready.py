@@ -17,9 +17,8 @@ from rtseg.labels import PERSON
 from rtseg.nets import find_model
 from rtseg.nets.build import build_random
 from rtseg.nets.find import shipped
-from rtseg.nets.onnx_facts import read_facts
-from rtseg.nets.onnx_file import cached_onnx, write_onnx
-from rtseg.nets.ready import ready_beside, write_fitted, write_ready
+from rtseg.nets.foreign import read_facts
+from rtseg.nets.onnx_file import cached_onnx, ready_beside, write_fitted, write_onnx, write_ready
 from rtseg.nets.state import save_checkpoint
 from rtseg.zoo import InputSpec, Model, ModelSpec
 

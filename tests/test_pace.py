@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 from test_pipeline import Echo, Listing, Numbered, plain
 
-from rtseg.clock import LATE_SECONDS, ManualClock, Pace
 from rtseg.contracts import Rendered
 from rtseg.frame import Frame
 from rtseg.segmenter import Segmenter
 from rtseg.session.pipeline import run
-from rtseg.stats import Stats
+from rtseg.stats import LATE_SECONDS, ManualClock, Pace, Stats
 
 
 class Times(Listing):

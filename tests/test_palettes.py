@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from rtseg.errors import UsageError
-from rtseg.labels import VOC
-from rtseg.palette_tables import ADE20K, CITYSCAPES
-from rtseg.palettes import TABLES, palette
+from rtseg.labels import ADE20K, CITYSCAPES, TABLES, VOC, palette
 
 
 def test_voc_is_the_published_table() -> None:

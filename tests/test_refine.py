@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 import rtseg
-from rtseg.blend import blend, overlay_table
 from rtseg.cli.app import main
+from rtseg.draw import blend, overlay_table
 from rtseg.frame import VOID, Frame, Image, Mask
 from rtseg.labels import PERSON, VOC, LabelSet
-from rtseg.live.effect import alone
 from rtseg.matte.refine import Refined
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
+from rtseg.session.overlay import alone
 from rtseg.temporal import TemporalOptions
 
 SIZE = (180, 320)

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 import rtseg
 from rtseg.contracts import Backend, BackendInfo
+from rtseg.draw import resized
 from rtseg.errors import UsageError
 from rtseg.frame import Frame
 from rtseg.labels import PERSON
 from rtseg.segmenter import Segmenter
-from rtseg.shrink import resized
 from rtseg.stats import Stats
 from rtseg.zoo import InputSpec, ModelSpec
 

@@ -25,9 +25,7 @@ from rtseg.errors import SinkError, UsageError
 from rtseg.labels import VOC
 from rtseg.sinks import SinkOptions, open_sink
 from rtseg.sinks.containers import CONTAINERS
-from rtseg.sinks.muxer import Muxer
-from rtseg.sinks.timeline import Timeline
-from rtseg.sinks.video_file import count_pictures
+from rtseg.sinks.video import Muxer, Timeline, count_pictures
 from rtseg.sources import open_source
 
 RATES = [
@@ -277,7 +275,7 @@ def test_mp4_begins_with_its_index(tmp_path) -> None:
 
 
 def test_a_file_with_missing_frames_is_not_put_in_place(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("rtseg.sinks.video_file.count_pictures", lambda path: 4)
+    monkeypatch.setattr("rtseg.sinks.video.count_pictures", lambda path: 4)
     with pytest.raises(SinkError, match=r"4 of 5 frames .*kept as .*out\.part\.mp4"):
         write(str(tmp_path / "out.mp4"), map(rendered, range(5)), info())
     assert [path.name for path in tmp_path.iterdir()] == [".out.part.mp4"]

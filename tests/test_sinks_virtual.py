@@ -12,10 +12,10 @@ from fakes import FakeVirtualCameras
 from sink_frames import SIZE, info, rendered
 
 from rtseg.cli.app import main
+from rtseg.draw import letterbox
 from rtseg.errors import SinkError, UsageError
 from rtseg.labels import VOC
 from rtseg.sinks import open_sink
-from rtseg.sinks.fit import letterbox
 
 CLIP = ["test://?size=64x48&frames=6", "-m", "stub", "-q"]
 

@@ -21,7 +21,7 @@ from rtseg.errors import SinkError
 from rtseg.labels import VOC
 from rtseg.sinks import open_sink
 from rtseg.sinks.display import X11_XCB, Screen, display_available, has_own_qt, held, prepare_qt
-from rtseg.sinks.placing import Place, fitting, framed, placed, scaled
+from rtseg.sinks.window import Place, fitting, framed, placed, scaled
 
 ROOT = Path(__file__).resolve().parents[1]
 WINDOW = """
@@ -275,7 +275,7 @@ def test_pyav_never_comes_before_opencv() -> None:
         for path in (ROOT / "rtseg").rglob("*.py")
         if re.search(r"^(import av|from av)\b", path.read_text("utf-8"), re.MULTILINE)
     ]
-    assert "rtseg.sinks.video_file" in users
+    assert "rtseg.sinks.video" in users
     code = "import sys, {}; names = list(sys.modules); "
     code += "sys.exit(names.index('cv2') > names.index('av'))"
     for module in users:

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from fakes import FakeCapture, FakeDevice, Plugged
 
-from rtseg.clock import ManualClock
 from rtseg.errors import SourceError
-from rtseg.sources import SourceOptions, camera, open_source, plugged
+from rtseg.sources import SourceOptions, camera, open_source
+from rtseg.sources import camera as plugged
+from rtseg.stats import ManualClock
 
 
 def plug(monkeypatch: pytest.MonkeyPatch, *plugs: Plugged | None) -> FakeDevice:

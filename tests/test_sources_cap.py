@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from rtseg.cli.app import main
-from rtseg.clock import ManualClock
 from rtseg.errors import UsageError
 from rtseg.sources import SourceOptions, open_source
-from rtseg.sources.cap import RateCap
+from rtseg.sources.wrappers import RateCap
+from rtseg.stats import ManualClock
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.3])

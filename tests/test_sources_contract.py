@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from fakes import FakeDevice, Plugged
 
-from rtseg.clock import ManualClock
 from rtseg.contracts import Source
 from rtseg.errors import UsageError
 from rtseg.sources import SOURCES, SourceOptions, kind_of, open_source
+from rtseg.stats import ManualClock
 
 Opened = Callable[[SourceOptions], Source]
 

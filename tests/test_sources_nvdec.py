@@ -19,8 +19,8 @@ pytest.importorskip("triton", reason="Triton has no wheel for this system")
 import torch
 
 from rtseg.contracts import Sink, Source
-from rtseg.decode import picture
-from rtseg.decode.picture import DevicePicture, from_planes
+from rtseg.decode import device as picture
+from rtseg.decode.device import DevicePicture, from_planes
 from rtseg.effects import ViewOptions, open_effect
 from rtseg.errors import DeviceError, SourceError, UsageError
 from rtseg.frame import Frame, Picture

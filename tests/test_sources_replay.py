@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rtseg.clock import ManualClock
 from rtseg.contracts import Source
 from rtseg.sources import SourceOptions, open_source
-from rtseg.sources.replay import Replay
+from rtseg.sources.wrappers import Replay
+from rtseg.stats import ManualClock
 
 CLIP = "test://?size=96x64&fps=10&frames=20"
 

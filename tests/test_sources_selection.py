@@ -13,12 +13,12 @@ from fakes import FakeDevice, Plugged
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtseg.clock import ManualClock
 from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame
 from rtseg.sources import SourceOptions, open_source
 from rtseg.sources.wrappers import Every, Limit, Loop, Turned, count_between, span
+from rtseg.stats import ManualClock
 
 SMALL = "test://?size=96x64&fps=10&frames=20"
 

@@ -23,12 +23,12 @@ import pytest
 from fakes import FakeDevice, Plugged
 from test_sources_video import numbered
 
-from rtseg.clock import Clock, ManualClock
 from rtseg.errors import SourceError
 from rtseg.frame import Frame
 from rtseg.sources import SourceOptions, open_source
 from rtseg.sources.options import public_name
 from rtseg.sources.synthetic import read_number
+from rtseg.stats import Clock, ManualClock
 
 QUICK = SourceOptions(timeout=10.0)
 SYSTEM_PYTHON = "/usr/bin/python3"

@@ -13,12 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtseg.clock import ManualClock
 from rtseg.errors import SourceError, UsageError
-from rtseg.shapes import SHAPE_COLOURS, SHAPE_LABELS
+from rtseg.labels import SHAPE_COLOURS, SHAPE_LABELS
 from rtseg.sources import open_source
-from rtseg.sources.scene import MAX_NUMBER, Scene, encode_number, strip_height
-from rtseg.sources.synthetic import SyntheticSource, parse_pattern, read_number
+from rtseg.sources.synthetic import (
+    MAX_NUMBER,
+    Scene,
+    SyntheticSource,
+    encode_number,
+    parse_pattern,
+    read_number,
+    strip_height,
+)
+from rtseg.stats import ManualClock
 
 
 def opened(query: str, clock: ManualClock | None = None) -> SyntheticSource:

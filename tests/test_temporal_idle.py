@@ -20,9 +20,9 @@ from rtseg.effects.hud import hud_lines, mark_lines
 from rtseg.frame import Frame
 from rtseg.labels import LabelSet
 from rtseg.nets import find_model
-from rtseg.propagation import resting
 from rtseg.segmentation import Carried, Segmentation
 from rtseg.segmenter import Pair, Segmenter
+from rtseg.session import propagation as resting
 from rtseg.session.propagation import Network, carried_on
 from rtseg.sinks import open_sink
 from rtseg.stats import Stats

@@ -7,9 +7,8 @@ import pytest
 from test_temporal_smooth import wall
 
 from rtseg.frame import Frame
-from rtseg.sources.scene import Scene
-from rtseg.temporal.carry import between, carry
-from rtseg.temporal.keyframes import KEY_SECONDS, Keyframes, Span
+from rtseg.sources.synthetic import Scene
+from rtseg.temporal.keyframes import KEY_SECONDS, Keyframes, Span, between, carry
 from rtseg.temporal.motion import Match, Motion, is_cut, small_grey
 
 

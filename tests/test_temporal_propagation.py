@@ -23,8 +23,7 @@ from rtseg.nets import find_model
 from rtseg.segmentation import Carried, Segmentation
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.session.propagation import Network, carried_on
-from rtseg.sources.scene import Scene
-from rtseg.sources.synthetic import SyntheticSource, read_number
+from rtseg.sources.synthetic import Scene, SyntheticSource, read_number
 from rtseg.stats import Stats
 from rtseg.temporal import TemporalOptions
 from rtseg.threads import Flow, Slot

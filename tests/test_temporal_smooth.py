@@ -12,7 +12,7 @@ import pytest
 
 from rtseg.decode import decode_mask
 from rtseg.errors import UsageError
-from rtseg.sources.scene import Scene
+from rtseg.sources.synthetic import Scene
 from rtseg.temporal import TemporalOptions
 from rtseg.temporal.smooth import Smoother
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rtseg.errors import SinkError
-from rtseg.train.course import load_course, save_course
+from rtseg.train.loop import load_course, save_course
 
 
 def test_a_checkpoint_comes_back(tmp_path: Path) -> None:

@@ -14,8 +14,14 @@ from rtseg.errors import UsageError
 from rtseg.frame import VOID
 from rtseg.labels import LabelSet
 from rtseg.train import Settings
-from rtseg.train.figures import Validation
-from rtseg.train.loss import class_weights, make_optimizer, pixel_loss, schedule, training_loss
+from rtseg.train.learner import (
+    Validation,
+    class_weights,
+    make_optimizer,
+    pixel_loss,
+    schedule,
+    training_loss,
+)
 
 LABELS = LabelSet(("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
 IDENTITY = np.arange(256, dtype=np.uint8)

@@ -15,7 +15,8 @@ from training import one_thread  # noqa: F401 - autouse
 from rtseg.datasets import Sample
 from rtseg.errors import DatasetError
 from rtseg.frame import VOID, Image, Mask
-from rtseg.train import Settings, augment
+from rtseg.train import Settings
+from rtseg.train import batches as augment
 from rtseg.train.batches import (
     InOrder,
     Pictures,
@@ -24,8 +25,8 @@ from rtseg.train.batches import (
     fitting_workers,
     loader,
     one_opencv_thread,
+    seeded,
 )
-from rtseg.train.seeds import seeded
 from rtseg.zoo import InputSpec
 
 SPEC = InputSpec((96, 96))

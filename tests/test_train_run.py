@@ -27,8 +27,7 @@ from rtseg.cli.app import main
 from rtseg.errors import DatasetError, DeviceError, UsageError
 from rtseg.nets.state import read_checkpoint
 from rtseg.train import RunFolder, Settings, device, program
-from rtseg.train.figures import Figures
-from rtseg.train.learner import Learner
+from rtseg.train.learner import Figures, Learner
 from rtseg.train.program import Result, train
 
 Capture = pytest.CaptureFixture[str]

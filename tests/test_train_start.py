@@ -14,11 +14,10 @@ from training import SMALLEST, one_thread, small  # noqa: F401 - autouse, and a 
 from rtseg.errors import DownloadError, ModelError, UsageError
 from rtseg.labels import LabelSet
 from rtseg.nets import find_model
-from rtseg.nets.build import LAST_LAYER
+from rtseg.nets.build import LAST_LAYER, segmentation
 from rtseg.nets.state import read_checkpoint, save_checkpoint
-from rtseg.nets.torchvision_import import segmentation
-from rtseg.train import start as module
-from rtseg.train.start import backbone_weights, build_trainable, last_layers, start
+from rtseg.train import prepare as module
+from rtseg.train.prepare import backbone_weights, build_trainable, last_layers, start
 from rtseg.zoo import MODELS, WeightsSpec
 
 LABELS = LabelSet(("background", "disc", "box"), ((0, 0, 0), (255, 0, 0), (0, 0, 255)))

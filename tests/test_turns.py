@@ -10,8 +10,7 @@ from itertools import count
 
 import pytest
 
-from rtseg.threads import Flow
-from rtseg.turns import Turns
+from rtseg.threads import Flow, Turns
 
 
 @contextmanager

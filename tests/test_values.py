@@ -8,13 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rtseg.clock import ManualClock
-from rtseg.errors import DeviceError, RtsegError, SourceError, ThresholdError, UsageError
+from rtseg.errors import DeviceError, RtsegError, SourceError, ThresholdError, UsageError, counted
 from rtseg.frame import VOID, Frame
 from rtseg.labels import PERSON, VOC, LabelSet, voc_colours
 from rtseg.segmentation import Segmentation
-from rtseg.stats import Durations, Stats
-from rtseg.words import counted
+from rtseg.stats import Durations, ManualClock, Stats
 from rtseg.zoo import InputSpec, ModelSpec, WeightsSpec
 
 

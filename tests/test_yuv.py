@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sink_frames import info, rendered, write
 
-from rtseg.sinks.pixels import encodable
+from rtseg.sinks.video import encodable
 from rtseg.yuv import BT601, MATRICES, converted, i420, luma
 
 COLOURS = [(0, 0, 200), (0, 200, 0), (200, 0, 0), (200, 200, 0), (0, 200, 200), (200, 0, 200),

@@ -12,9 +12,8 @@ import pytest
 from rtseg.errors import ModelError, UsageError
 from rtseg.labels import VOC
 from rtseg.nets import DEFAULT_MODEL, default_model, find, find_model, shipped
-from rtseg.nets.build import LAST_LAYER, build
+from rtseg.nets.build import LAST_LAYER, build, segmentation
 from rtseg.nets.state import save_checkpoint
-from rtseg.nets.torchvision_import import segmentation
 from rtseg.zoo import MODELS, ModelSpec
 
 ENUMS = {

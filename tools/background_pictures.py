@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 
 import rtseg
+from rtseg.draw import put_text
 from rtseg.frame import Frame, Image
 from rtseg.segmentation import Segmentation
-from rtseg.text import put_text
 
 OUT = Path(__file__).with_name("pictures") / "background.jpg"
 COLOUR = "#2878c8"

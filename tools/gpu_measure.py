@@ -35,7 +35,6 @@ import numpy as np
 import torch
 
 from rtseg.backends import open_backend
-from rtseg.clock import Clock
 from rtseg.contracts import Rendered, Sink, Source, SourceInfo
 from rtseg.effects import ViewOptions, open_effect
 from rtseg.errors import RtsegError
@@ -47,6 +46,7 @@ from rtseg.segmenter import Segmenter
 from rtseg.session.pipeline import run
 from rtseg.sinks import open_sink
 from rtseg.sources import SourceOptions, open_source
+from rtseg.stats import Clock
 from rtseg.zoo import Model
 
 MODELS = (

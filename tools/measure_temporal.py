@@ -30,7 +30,7 @@ import numpy as np
 import rtseg
 from rtseg.decode import decode_mask
 from rtseg.frame import Frame
-from rtseg.metrics.flicker import Flicker, same_labels, still_picture
+from rtseg.metrics import Flicker, same_labels, still_picture
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.session.pipeline import stream

@@ -91,7 +91,7 @@ def _reached(label: Array, value: int) -> Floats:
 
 def coco_label(annotations: list[dict], image: Path) -> Array:
     """Return the (H,W) uint8 label of the picture's COCO `annotations`; crowds are ignored."""
-    from rtseg.datasets.coco_masks import Outline, Outlines  # who trains from a pack need not have
+    from rtseg.datasets.coco import Outline, Outlines  # who trains from a pack need not have
 
     people = tuple(
         Outline(a["id"], IGNORE if a["iscrowd"] else PERSON, a["segmentation"])

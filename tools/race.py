@@ -37,7 +37,7 @@ CLASSES = 21
 LAUNCH = """
 import runpy, sys, time
 import cv2
-from rtseg.nets.torchvision_import import segmentation
+from rtseg.nets.build import segmentation
 segmentation()
 opened, capture = [], cv2.VideoCapture
 def open_capture(*args):
@@ -194,7 +194,7 @@ def untouched(model: str) -> object:
     """Torchvision's network with random weights, as the naive loop makes it."""
     import torch
 
-    from rtseg.nets.torchvision_import import segmentation
+    from rtseg.nets.build import segmentation
 
     torch.manual_seed(0)
     build = getattr(segmentation(), model)

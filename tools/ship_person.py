@@ -16,7 +16,7 @@ import torch
 from rtseg.cache import sha256
 from rtseg.labels import PERSON
 from rtseg.nets import find_model
-from rtseg.nets.ready import write_ready
+from rtseg.nets.onnx_file import write_ready
 from rtseg.nets.state import load_network, save_checkpoint
 from rtseg.zoo import InputSpec, Model, ModelSpec, WeightsSpec
 

@@ -32,11 +32,10 @@ import av
 import psutil
 
 from rtseg.backends import open_backend
-from rtseg.cli.values import input_size
+from rtseg.cli.options import input_size
 from rtseg.contracts import Sink, Source
 from rtseg.effects import ViewOptions
 from rtseg.frame import Frame
-from rtseg.memory import keep_little
 from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
 from rtseg.session.desk import Desk, open_desk
@@ -44,9 +43,10 @@ from rtseg.session.keys import KEYS
 from rtseg.session.pipeline import run
 from rtseg.sinks import SinkOptions, open_sink
 from rtseg.sinks.display import display_available
-from rtseg.sinks.null import NullSink
+from rtseg.sinks.pictures import NullSink
 from rtseg.sources import open_source
 from rtseg.stats import Report, Stats
+from rtseg.system import keep_little
 from rtseg.temporal import TemporalOptions
 
 MOST_MEGABYTES = 30.0

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from rtseg.memory import keep_much
+from rtseg.system import keep_much
 
 WEIGHT_DECAY, WARM_UP = 0.03, 0.04
 FEATURE_SHARES = (0.05, 0.1, 0.2, 0.2, 0.2, 0.2, 0.2)

@@ -8,8 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from rtseg.backends.options import BackendOptions
-from rtseg.backends.sizes import fit_size, input_size_of
+from rtseg.backends.options import BackendOptions, fit_size, input_size_of
 from rtseg.contracts import Backend
 from rtseg.errors import UsageError
 from rtseg.zoo import Model
@@ -18,7 +17,7 @@ __all__ = ["BACKENDS", "BackendOptions", "fit_size", "open_backend"]
 
 BACKENDS = {
     "torch": "rtseg.backends.pytorch:TorchBackend",
-    "torch-compile": "rtseg.backends.compiled:CompiledBackend",
+    "torch-compile": "rtseg.backends.pytorch:CompiledBackend",
     "onnx": "rtseg.backends.ort:OnnxBackend",
     "openvino": "rtseg.backends.openvino_runtime:OpenVinoBackend",
     "stub": "rtseg.backends.stub:StubBackend",
@@ -71,7 +70,7 @@ def _best(model: Model, family: str) -> str:
         return "onnx"
     if family == "mps":
         return "torch"
-    from rtseg.backends.devices import gpu_is_likely
+    from rtseg.backends.options import gpu_is_likely
 
     if not gpu_is_likely():  # asking torch takes two seconds, and the answer would be no
         return "onnx"

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rtseg.decode.device import DeviceScores, Span
-from rtseg.decode.painting import blend_table
-from rtseg.decode.picture import shrink, upload
+from rtseg.decode.device import DeviceScores, Span, shrink, upload
+from rtseg.decode.passes import blend_table
 from rtseg.frame import Picture
 from rtseg.gpu import on_device
 

@@ -13,14 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.backends.devices import first_line, not_there
-from rtseg.backends.feed import Feed, as_scores
-from rtseg.backends.options import BackendOptions
-from rtseg.backends.sizes import check_batch, noise
+from rtseg.backends.options import (
+    BackendOptions,
+    Feed,
+    as_scores,
+    check_batch,
+    first_line,
+    noise,
+    not_there,
+)
 from rtseg.cache import COMPILED, cache_dir, make_room
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import BackendError, ModelError, UsageError
-from rtseg.nets.onnx_facts import precision_of
+from rtseg.nets.foreign import precision_of
 from rtseg.nets.onnx_file import cached_onnx, exported_spec
 from rtseg.threads import limited_cores
 from rtseg.zoo import Model

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rtseg.backends.devices import UNUSED, not_there, nvidia_driver
-from rtseg.backends.options import BackendOptions
+from rtseg.backends.options import UNUSED, BackendOptions, not_there, nvidia_driver
 from rtseg.cache import cache_dir, sha256
 from rtseg.errors import UsageError
-from rtseg.nets.onnx_facts import precision_of
+from rtseg.nets.foreign import precision_of
 from rtseg.zoo import Model
 
 PROVIDERS = {

@@ -11,20 +11,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rtseg.backends.devices import UNUSED, first_line, not_there, nvidia_driver
-from rtseg.backends.options import BackendOptions
-from rtseg.backends.sizes import check_batch, noise
+from rtseg.backends.options import (
+    UNUSED,
+    BackendOptions,
+    check_batch,
+    first_line,
+    noise,
+    not_there,
+    nvidia_driver,
+)
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import MORE_MEMORY, BackendError, DeviceError, UsageError
 from rtseg.frame import Picture
 from rtseg.gpu import cuda_missing, device_failures, has_cuda
-from rtseg.nets.graph import SeamNetwork
+from rtseg.nets.build import SeamNetwork
 from rtseg.nets.state import load_network
+from rtseg.stats import Clock
 from rtseg.threads import limited_cores
 from rtseg.zoo import Model
 
 if TYPE_CHECKING:
     from rtseg.decode.device import DeviceScores
+
 
 NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 DTYPES = {name: dtype for dtype, name in NAMES.items()} | {"tf32": torch.float32}
@@ -244,3 +252,35 @@ def _device_failed(device: torch.device, error: Exception) -> Exception:
             do=MORE_MEMORY,
         )
     return DeviceError(f"device {device} failed", found=first_line(error))
+
+
+class CompiledBackend(TorchBackend):
+    """The torch backend, its network turned into fused machine code or GPU kernels at load.
+
+    That takes seconds to minutes the first time, which `info.notes` tell, and less once torch has
+    it in its own cache; processors need a C++ compiler for it, GPUs Triton. Frames, batches and
+    CUDA graphs are those of the torch backend.
+
+    Raises:
+        DeviceError: torch cannot compile here.
+    """
+
+    name = "torch-compile"
+
+    def _placed(self, network: Any, device: torch.device, dtype: torch.dtype) -> Any:
+        placed = super()._placed(network, device, dtype)
+        return torch.compile(placed, dynamic=False)
+
+    def _warm_up(self, notes: list[str]) -> bool:
+        clock = Clock()
+        since = clock.now()
+        try:
+            finite = super()._warm_up(notes)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise DeviceError(
+                "torch.compile failed",
+                found=first_line(error),
+                do="Take --backend torch, or install a C++ compiler",
+            ) from error
+        notes.append(f"compiled in {clock.now() - since:.1f} s")
+        return finite

@@ -10,11 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.backends.devices import not_there
-from rtseg.backends.options import BackendOptions
-from rtseg.backends.sizes import check_batch
-from rtseg.clock import Clock
+from rtseg.backends.options import BackendOptions, check_batch, not_there
 from rtseg.contracts import Backend, BackendInfo
+from rtseg.stats import Clock
 from rtseg.zoo import Model
 
 STRIDE = 8

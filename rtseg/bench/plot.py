@@ -9,8 +9,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from rtseg.bench.machine import is_busy
-from rtseg.bench.record import Record, Row
+from rtseg.bench.record import Record, Row, is_busy
 from rtseg.bench.tables import clocks_of
 from rtseg.errors import SinkError
 

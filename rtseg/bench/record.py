@@ -36,14 +36,23 @@ The JSON is one object; a figure that was not measured is null.
 
 from __future__ import annotations
 
+import os
+import platform
+import shutil
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rtseg._version import __version__
 from rtseg.bench.clocks import Block
 from rtseg.contracts import BackendInfo
+from rtseg.threads import usable_cores
 
 FORMAT = 1
 QUANTILES = {"p50": 50, "p95": 95, "p99": 99}
@@ -194,3 +203,202 @@ def milliseconds(passes: Sequence[float]) -> dict[str, float]:
     values = np.asarray(passes, float) * 1e3
     row = {name: float(np.percentile(values, share)) for name, share in QUANTILES.items()}
     return row | {"mean": float(values.mean()), "max": float(values.max())}
+
+
+PACKAGES = (
+    "torch torchvision onnx onnxruntime onnxruntime-gpu onnxruntime-directml openvino "
+    "opencv-python av numpy numba"
+).split()
+BUSY = 0.5
+"""Programs that run already, per core, from which figures are those of a busy machine."""
+
+
+def machine() -> dict[str, Any]:
+    """Versions, processor, GPU and load; see `rtseg.bench.record`."""
+    return {
+        "rtseg": __version__,
+        "git": git_version(),
+        "python": platform.python_version(),
+        "os": platform.platform(),
+        "cpu": cpu_name(),
+        "cores": usable_cores(),
+        "gpu": gpu_name(),
+        "load_average": load_average(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def is_busy(facts: dict[str, Any]) -> bool:
+    """Whether the machine had other work when the record began."""
+    return bool((facts["load_average"] or 0) > BUSY * facts["cores"])
+
+
+def cpu_name() -> str:
+    """The processor's model."""
+    if platform.system() == "Linux":
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        return models[0] if models else platform.machine()
+    if platform.system() == "Darwin":
+        return _said("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def gpu_name() -> str:
+    """NVIDIA GPUs and their driver; "" where there is none."""
+    return _said("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+
+
+def load_average() -> float | None:
+    """Programs that ran or waited to run over the last minute; None on Windows."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def git_version() -> str:
+    """`git describe` of the checkout that rtseg runs from; "" where it is installed."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return ""
+    return _said("git", "-C", str(checkout), "describe", "--always", "--dirty", "--tags")
+
+
+def _said(*command: str) -> str:
+    """What a program prints, on one line; "" where there is no such program, or it fails."""
+    if shutil.which(command[0]) is None:
+        return ""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return "; ".join(done.stdout.strip().splitlines()) if done.returncode == 0 else ""
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One clock of one row, before and now, in frames per second."""
+
+    row: Row
+    clock: str
+    before: float
+    now: float
+
+    @property
+    def share(self) -> float:
+        """0.1 is a tenth faster, -0.1 a tenth slower."""
+        return self.now / self.before - 1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What changed.
+
+    Attributes:
+        warnings: why the figures may not be comparable, and which rows have no partner.
+        lost: what was measured before and asked for now, and failed.
+    """
+
+    changes: tuple[Change, ...]
+    warnings: tuple[str, ...]
+    lost: tuple[str, ...] = ()
+
+    def slower_than(self, threshold: float) -> list[Change]:
+        """The changes that lost more than a share, 0.1 being a tenth."""
+        return [change for change in self.changes if change.share < -threshold]
+
+
+def compare(now: Record, before: Record) -> Comparison:
+    """Match the rows by network, backend, precision, input size and device."""
+    old = {row.key: row for row in before.rows if row.clocks}
+    new = {row.key: row for row in now.rows if row.clocks}
+    changes = [
+        Change(row, clock, old[key].clocks[clock].fps, figures.fps)
+        for key, row in new.items()
+        if key in old
+        for clock, figures in row.clocks.items()
+        if clock in old[key].clocks
+    ]
+    alone = [
+        *(f"not in the older record: {' '.join(key)}" for key in new if key not in old),
+        *(f"only in the older record: {' '.join(key)}" for key in old if key not in new),
+    ]
+    lost = [
+        f"{row.model} {row.runs_on} {row.size}: {row.error}"
+        for row in now.rows
+        if row.error and any(_has_lost(row, one) for one in old.values())
+    ]
+    return Comparison(tuple(changes), (*_differences(now, before), *alone), tuple(lost))
+
+
+def _has_lost(row: Row, before: Row) -> bool:
+    """Whether a row that failed lacks a clock that the same was measured with before.
+
+    The row of a network that was not even found stands for all that was asked, with commas.
+    """
+    same = row.model == before.model and row.input_size in ((0, 0), before.input_size)
+    same = same and all(before.asked[name] in text.split(",") for name, text in row.asked.items())
+    return same and not before.clocks.keys() <= row.clocks.keys()
+
+
+def _differences(now: Record, before: Record) -> list[str]:
+    facts = [
+        *((name, before.machine.get(name), now.machine.get(name)) for name in _FACTS),
+        *(("clip " + name, before.clip.get(name), now.clip.get(name)) for name in _CLIP),
+        *((name, before.settings.get(name), now.settings.get(name)) for name in _SETTINGS),
+        *_versions(before.machine["versions"], now.machine["versions"]),
+    ]
+    found = [
+        f"{name} was {old or 'none'}, is {new or 'none'}" for name, old, new in facts if old != new
+    ]
+    partial = "one of the two records was stopped before its end"
+    return [*found, *([partial] if now.partial or before.partial else [])]
+
+
+_FACTS = ("cpu", "cores", "gpu", "os", "python", "rtseg")
+_CLIP = ("name", "width", "height")
+_SETTINGS = ("threads", "view", "loop_ends_in", "seconds", "frames")
+
+
+def _versions(before: dict[str, str], now: dict[str, str]) -> Sequence[tuple[str, str, str]]:
+    return [(name, before.get(name, ""), now.get(name, "")) for name in sorted({*before, *now})]
+
+
+Peak = dict[str, Any]
+"""One of `peaks` of the record."""
+
+
+def keep_best(
+    peaks: list[Peak], place: tuple[str, str], threads: int | None, **found: float
+) -> None:
+    """Note measurements (`gflops`, `copy_gb_s`); of several of one device and precision the best
+    counts.
+    """
+    for peak in peaks:
+        if _place(peak) == place:
+            peak.update({name: max(peak[name], value) for name, value in found.items()})
+            return
+    device, precision = place
+    peaks.append({"device": device, "precision": precision, "threads": threads, **found})
+
+
+def peak_place(row: Row) -> tuple[str, str]:
+    """Device and precision of what a row is held against: on a processor, fp32 or bf16."""
+    device = row.device.split()[0]
+    own = device.startswith("cuda") or row.precision == "bf16"
+    return device, row.precision if own else "fp32"
+
+
+def peak_share(row: Row, peaks: Sequence[Peak]) -> float | None:
+    """Operations per second of the model clock's p50, over the peak of its device."""
+    peak = next((p["gflops"] for p in peaks if _place(p) == peak_place(row)), None)
+    if not peak or row.gflop is None or "model" not in row.clocks:
+        return None
+    return float(row.gflop / (row.clocks["model"].ms["p50"] / 1e3) / peak)
+
+
+def _place(peak: Peak) -> tuple[str, str]:
+    return peak["device"], peak["precision"]

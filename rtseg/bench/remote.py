@@ -7,12 +7,14 @@ questions the process waits in a read and uses no processor.
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Any, Protocol
+from importlib import import_module
+from typing import Any, BinaryIO, Protocol
 
 from rtseg import errors
 from rtseg.errors import BackendError, RtsegError
@@ -20,7 +22,7 @@ from rtseg.threads import Flow
 
 POLL_SECONDS = 0.05
 CLOSE_SECONDS = 5.0
-_SERVE = "from rtseg.bench.serve import serve; serve()"
+_SERVE = "from rtseg.bench.remote import serve; serve()"
 
 
 class Stopped(Exception):  # noqa: N818 - no error: somebody asked for it
@@ -129,3 +131,38 @@ def _opened(answer: tuple[str, Any]) -> Any:
     if kind == "value":
         return content
     raise getattr(errors, kind, RtsegError)(content)
+
+
+def serve() -> None:
+    """Answer over standard input and output; what libraries print goes to standard error."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        _converse(sys.stdin.buffer, answers)
+    except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+        return  # whoever asked has gone, or has had enough
+
+
+def _converse(questions: BinaryIO, answers: BinaryIO) -> None:
+    place, arguments = pickle.load(questions)
+    module, _, name = place.partition(":")
+    kind, served = _tried(lambda: getattr(import_module(module), name)(**arguments))
+    _reply(answers, kind, None if kind == "value" else served)
+    while kind == "value":
+        method, given = pickle.load(questions)
+        _reply(answers, *_tried(lambda: getattr(served, method)(*given)))  # noqa: B023 - at once
+
+
+def _tried(call: Any) -> tuple[str, Any]:
+    """("value", what it returned) or the name of the error and its words."""
+    try:
+        return "value", call()
+    except RtsegError as error:
+        return type(error).__name__, str(error)
+    except Exception as error:  # a fault of a library, or ours: the row says so
+        return RtsegError.__name__, f"internal error: {type(error).__name__}: {error}"
+
+
+def _reply(answers: BinaryIO, kind: str, content: Any) -> None:
+    pickle.dump((kind, content), answers)
+    answers.flush()

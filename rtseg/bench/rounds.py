@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rtseg.bench.clocks import Block, Limit
-from rtseg.bench.peaks import keep_best, peak_place, peak_share
-from rtseg.bench.record import Record, Row, summarise
+from rtseg.bench.record import Record, Row, keep_best, peak_place, peak_share, summarise
 from rtseg.bench.remote import Asked, Remote, Stopped
 from rtseg.bench.worker import Combination, Loaded
 from rtseg.effects import ViewOptions

@@ -2,16 +2,77 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rtseg.bench.clocks import CLOCKS
-from rtseg.bench.compare import Comparison
-from rtseg.bench.flat import to_csv
-from rtseg.bench.machine import is_busy
-from rtseg.bench.record import QUANTILES, ClockFigures, Record, Row
+from rtseg.bench.record import QUANTILES, ClockFigures, Comparison, Record, Row, is_busy
+
+
+def to_csv(record: Record) -> str:
+    """The rows under one line of heads; what was not measured is empty."""
+    text = io.StringIO()
+    rows = [flat(row, record) for row in record.rows]
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["model"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def flat(row: Row, record: Record) -> dict[str, Any]:
+    """A row as one line: every figure, and the stamp that it belongs to; None is not measured."""
+    ran = {
+        "model": row.model,
+        "backend": row.backend,
+        "precision": row.precision,
+        "device": row.device,
+        "provider": row.ran.provider if row.ran else None,
+        "height": row.input_size[0],
+        "width": row.input_size[1],
+        "random_weights": row.random_weights,
+    }
+    speed = {k: v for clock in CLOCKS for k, v in _speed(clock, row.clocks.get(clock)).items()}
+    return ran | speed | _beside(row) | _stamp(record)
+
+
+def _speed(clock: str, figures: ClockFigures | None) -> dict[str, Any]:
+    return {
+        f"{clock}_fps": figures.fps if figures else None,
+        **{f"{clock}_{name}_ms": figures.ms[name] if figures else None for name in QUANTILES},
+        f"{clock}_passes": figures.passes if figures else None,
+    }
+
+
+def _beside(row: Row) -> dict[str, Any]:
+    counts = row.clocks["loop"].counts if "loop" in row.clocks else {}
+    return {
+        "dropped": counts.get("dropped"),
+        "propagated": counts.get("propagated"),
+        "load_seconds": row.load_seconds,
+        "first_seconds": row.first_seconds,
+        "cold_start_seconds": row.cold_start_seconds,
+        "peak_memory_mb": row.peak_memory_mb,
+        "agreement_mean": row.agreement.mean if row.agreement else None,
+        "agreement_least": row.agreement.least if row.agreement else None,
+        "miou": row.miou,
+        "gflop": row.gflop,
+        "peak_share": row.peak_share,
+        "error": row.error,
+    }
+
+
+def _stamp(record: Record) -> dict[str, Any]:
+    return {
+        "partial": record.partial,
+        "clip": record.clip["name"],
+        "rtseg": record.machine["rtseg"],
+        "cpu": record.machine["cpu"],
+        "date": record.machine["date"],
+    }
+
 
 FORMATS = ("table", "md", "csv", "json")
 NONE = "-"
@@ -65,7 +126,7 @@ def header(record: Record) -> list[str]:
 def tables(record: Record) -> list[Table]:
     """Speed; what ran and how well; what could not be measured."""
     ran = [row for row in record.rows if row.clocks or row.ran]
-    made = [_speed(record, ran), _quality(ran)] if ran else []
+    made = [_tables_speed(record, ran), _quality(ran)] if ran else []
     failed = [row for row in record.rows if row.error]
     rows = [[row.model, _asked(row), row.size, row.error] for row in failed]
     if failed:
@@ -178,7 +239,7 @@ def _meaning(clock: str, record: Record) -> str:
     return CLOCKS[clock]
 
 
-def _speed(record: Record, rows: Sequence[Row]) -> Table:
+def _tables_speed(record: Record, rows: Sequence[Row]) -> Table:
     clocks = clocks_of(record)
     heads = ["network", "runs on", "input"]
     heads += [head for clock in clocks for head in (f"{clock} fps", f"{clock} ms")]

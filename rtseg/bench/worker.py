@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 
 from rtseg.backends import open_backend
 from rtseg.bench import clocks
-from rtseg.bench.clip import samples
-from rtseg.bench.clocks import Block, Limit
+from rtseg.bench.clocks import Block, Limit, samples
 from rtseg.bench.record import Agreement
-from rtseg.clock import Clock
 from rtseg.contracts import BackendInfo, Sink, Source
 from rtseg.effects import ViewOptions, open_effect
 from rtseg.frame import Frame
 from rtseg.segmenter import Segmenter
 from rtseg.sinks import open_sink
 from rtseg.sources import open_source
+from rtseg.stats import Clock
 from rtseg.threads import Flow, usable_cores
 from rtseg.zoo import Model
 

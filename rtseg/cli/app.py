@@ -8,9 +8,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rtseg import __version__
-from rtseg.cli.process import Interrupted, Stop, leave
-from rtseg.cli.system import refused
+from rtseg._version import __version__
+from rtseg.cli.process import Interrupted, Stop, leave, refused
 from rtseg.errors import RtsegError
 
 

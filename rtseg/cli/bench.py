@@ -2,32 +2,253 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from rtseg.backends import BACKENDS, fit_size
+from rtseg.backends import BACKENDS, BackendOptions, fit_size
 from rtseg.bench import Combination, Row, measure
-from rtseg.bench.clip import SAMPLES, clip_info, write_portrait
-from rtseg.bench.compare import Comparison, compare
-from rtseg.bench.machine import is_busy, machine
+from rtseg.bench.clocks import SAMPLES, Limit, clip_info, write_portrait
+from rtseg.bench.plot import SUFFIXES as PLOTS
 from rtseg.bench.plot import write_plot
-from rtseg.bench.record import Record
-from rtseg.bench.tables import render
-from rtseg.cli import bench_says as says
-from rtseg.cli.bench_flags import BenchFlags
-from rtseg.cli.bench_plan import BenchPlan, make_plan
-from rtseg.cli.download import DownloadProgress
+from rtseg.bench.record import Comparison, Record, compare, is_busy, machine
+from rtseg.bench.rounds import Settings
+from rtseg.bench.tables import changes, markdown, plain, render
+from rtseg.cli import options as values
+from rtseg.cli.bench_flags import BenchFlags, BenchNetworkFlags, ClockFlags
 from rtseg.cli.process import Stop
-from rtseg.cli.report import say
+from rtseg.cli.report import DownloadProgress, TerminalBar, counted, say
 from rtseg.contracts import SourceInfo
-from rtseg.errors import BackendError, DownloadError, RtsegError, ThresholdError
-from rtseg.nets import find_model
+from rtseg.effects import ViewOptions
+from rtseg.errors import BackendError, DownloadError, RtsegError, ThresholdError, UsageError
+from rtseg.nets import default_model, find_model
 from rtseg.nets.weights import is_intact, weights_path
+from rtseg.sinks.files import FileTarget, cannot_write, check_new, check_parent
+from rtseg.stats import Clock
 from rtseg.zoo import MODELS, Model
+
+FORMAT_OF = {".json": "json", ".csv": "csv", ".md": "md", ".txt": "table"}
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """A benchmark whose flags make sense.
+
+    Attributes:
+        backends: names, "auto" included; empty means all that suit a network.
+        sizes: (height, width) of inputs; None follows the clip.
+        settings: of the rounds; its clip is "" where none was named.
+        form: of stdout.
+        files: what is written, and in which form.
+        before: the older record to compare with.
+        threshold: share of its speed that a clock may lose.
+    """
+
+    models: tuple[str, ...]
+    backends: tuple[str, ...]
+    precisions: tuple[str, ...]
+    sizes: tuple[Size | None, ...]
+    settings: Settings
+    form: str
+    files: tuple[tuple[Path, str], ...]
+    plot: Path | None
+    before: Record | None
+    threshold: float
+
+
+def make_plan(flags: BenchFlags) -> BenchPlan:
+    """Check everything that is cheap and certain to fail.
+
+    Raises:
+        UsageError: flags that make no sense, an output that exists, no record to compare with, or
+            no labelled pictures.
+    """
+    networks, figures = flags.networks, flags.figures
+    form = figures.format or "table"
+    plan = BenchPlan(
+        models=_listed("--model", networks.model, (default_model(),)),
+        backends=_backends(networks.backend),
+        precisions=_precisions(networks),
+        sizes=tuple(
+            values.input_size("--imgsz", text)
+            for text in _listed("--imgsz", networks.imgsz, ("auto",))
+        ),
+        settings=_settings(flags),
+        form=form,
+        files=tuple((Path(p), FORMAT_OF.get(Path(p).suffix.lower(), form)) for p in figures.output),
+        plot=Path(figures.plot) if figures.plot else None,
+        before=read_record(Path(figures.compare)) if figures.compare else None,
+        threshold=_share("--threshold", figures.threshold),
+    )
+    _check_files(plan, figures.overwrite)
+    _check_data(plan.settings)
+    return plan
+
+
+def read_record(path: Path) -> Record:
+    """A record that `rtseg bench -o FILE.json` wrote.
+
+    Raises:
+        UsageError: there is no such file, or it is something else.
+    """
+    try:
+        return Record.from_json(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError) as error:
+        words = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"cannot compare with {path}", found=words, do="Write one with rtseg bench -o FILE.json"
+        ) from error
+
+
+def _listed(flag: str, given: Sequence[str], default: tuple[str, ...]) -> tuple[str, ...]:
+    """A comma list or repeated flag, each entry once."""
+    found = tuple(dict.fromkeys(values.comma_list(given)))
+    if given and not found:
+        raise UsageError(f"{flag} {','.join(given)!r} names nothing")
+    return found or default
+
+
+def _backends(given: Sequence[str]) -> tuple[str, ...]:
+    names = _listed("--backend", given, ())
+    for name in names:
+        if name not in ("auto", *BACKENDS):
+            known = ", ".join(("auto", *BACKENDS))
+            raise UsageError(f"unknown backend {name!r}", found=f"there are {known}")
+    return names
+
+
+def _precisions(flags: BenchNetworkFlags) -> tuple[str, ...]:
+    names = _listed("--precision", flags.precision, ("auto",))
+    for name in names:  # which are refused here rather than once per combination
+        BackendOptions(device=flags.device, precision=name, threads=flags.threads)
+    return names
+
+
+def _settings(flags: BenchFlags) -> Settings:
+    clocks, figures = flags.clocks, flags.figures
+    values.at_least("--rounds", clocks.rounds, 1)
+    values.at_least("--frames", clocks.frames, 1)
+    values.at_least("--max-pictures", figures.max_pictures, 1)
+    if not 0 < clocks.duration < float("inf"):
+        raise UsageError(f"--duration {clocks.duration:g}", found="it is more than 0 seconds")
+    if figures.max_pictures is not None and figures.data is None:
+        raise UsageError("--max-pictures without --data", do="Name labelled pictures")
+    return Settings(
+        clip=clocks.input or "",
+        clocks=_clocks(clocks),
+        rounds=clocks.rounds,
+        limit=Limit(clocks.duration, clocks.frames),
+        view=ViewOptions(clocks.view, clocks.alpha),
+        encoded=clocks.encode,
+        data=Path(figures.data) if figures.data else None,
+        max_pictures=figures.max_pictures or 0,
+    )
+
+
+def _clocks(flags: ClockFlags) -> tuple[str, ...]:
+    return ("model", "pipeline", *(["worst"] if flags.worst_case else []), "loop")
+
+
+def _share(flag: str, text: str) -> float:
+    """`10%` or `0.1` as 0.1."""
+    share = values.share(flag, text)
+    if not 0 <= share < 1:
+        raise UsageError(
+            f"{flag} {text!r}", found="it is a share from 0 to 1", do="Give one as 10% or 0.1"
+        )
+    return share
+
+
+def _check_data(settings: Settings) -> None:
+    """Open the labelled pictures, which are measured last, and so would fail last."""
+    if settings.data is not None:
+        from rtseg.evaluate import SetSpec, open_set
+
+        open_set(SetSpec(path=settings.data, max_pictures=settings.max_pictures))
+
+
+def _check_files(plan: BenchPlan, overwrite: bool) -> None:
+    if plan.plot is not None and plan.plot.suffix.lower() not in PLOTS:
+        raise UsageError(f"cannot draw {plan.plot}", found=f"there are {' '.join(PLOTS)}")
+    for path in [*(path for path, _ in plan.files), *([plan.plot] if plan.plot else [])]:
+        check_new(path, overwrite)
+        check_parent(path)
+
+
+LINE_SECONDS = 10.0
+
+
+class Progress:
+    """How far it is: a bar on a terminal, a line now and then in a log."""
+
+    def __init__(self, *, quiet: bool, clock: Clock | None = None) -> None:
+        self._clock = clock or Clock()
+        self._quiet = quiet
+        self._bar = TerminalBar(quiet=quiet)
+        self._next = self._clock.now()
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        """Told before every step."""
+        self._bar.draw(done, total, text)
+        if self._bar.shown:
+            return
+        if not self._quiet and (now := self._clock.now()) >= self._next:
+            say("running", f"{done} of {total}, {text}")
+            self._next = now + LINE_SECONDS
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._bar.clear()
+
+
+def figures(record: Record, form: str) -> None:
+    """The record on stdout."""
+    sys.stdout.write(render(record, form))
+    sys.stdout.flush()
+
+
+def write(path: Path, text: str) -> None:
+    """The record in a file, whole or not at all.
+
+    Raises:
+        SinkError: it cannot be written.
+    """
+    target = FileTarget(path, overwrite=True)  # whether it may is asked before the run
+    try:
+        target.part.write_text(text, "utf-8")
+    except OSError as error:
+        target.discard()
+        raise cannot_write(path, error) from error
+    target.commit()
+
+
+def comparison(found: Comparison, form: str) -> None:
+    """What changed: on stdout beside a table, on stderr beside what a program reads."""
+    for warning in found.warnings:
+        say("warning", warning)
+    if not found.changes:
+        say("compare", "no row of the two records has a partner in the other")
+        return
+    to_people = form in ("table", "md")
+    drawn = markdown(changes(found)) if form == "md" else plain(changes(found))
+    print(f"\n{drawn}", file=sys.stdout if to_people else sys.stderr)
+
+
+def ended(record: Record) -> None:
+    """That it was stopped, and how much is there."""
+    if record.partial:
+        done = sum(bool(row.clocks) for row in record.rows)
+        say("partial", f"{done} of {counted(len(record.rows), 'row')} have figures; it was stopped")
+
 
 SELDOM = ("stub", "torch-compile")
 """Backends that are measured only when they are named, or nothing else can run a network."""
@@ -47,7 +268,7 @@ def bench(flags: BenchFlags, stop: Stop) -> int:
         if is_busy(record.machine) and not flags.figures.quiet:
             say("warning", f"{record.machine['load_average']} programs run beside this one")
         combinations = list(_combinations(flags, plan, info, record, stop))
-        with says.Progress(quiet=flags.figures.quiet) as progress:
+        with Progress(quiet=flags.figures.quiet) as progress:
             failure = measure(combinations, plan.settings, record, on_step=progress, stop=stop)
     found = _show(record, plan, flags)
     if not record.partial:
@@ -150,17 +371,17 @@ def _missing(name: str, plan: BenchPlan, flags: BenchFlags, error: DownloadError
 
 def _show(record: Record, plan: BenchPlan, flags: BenchFlags) -> Comparison | None:
     """Print the figures and write the files; of a run that was stopped too."""
-    says.figures(record, plan.form)
+    figures(record, plan.form)
     for path, form in plan.files:
-        says.write(path, render(record, form))
+        write(path, render(record, form))
         _said(path, flags)
     if plan.plot is not None and any(row.clocks for row in record.rows):
         write_plot(record, plan.plot)
         _said(plan.plot, flags)
     found = None if plan.before is None else compare(record, plan.before)
     if found is not None:
-        says.comparison(found, plan.form)
-    says.ended(record)
+        comparison(found, plan.form)
+    ended(record)
     return found
 
 

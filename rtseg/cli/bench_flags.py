@@ -7,8 +7,7 @@ from typing import Annotated, Literal, Optional
 
 from cyclopts import Group, Parameter
 
-from rtseg.cli.flag import Text, Whole, flag
-from rtseg.cli.options import MODEL
+from rtseg.cli.options import MODEL, Text, Whole, flag
 
 CLIP = Group("Clip and clocks", sort_key=3)
 FIGURES = Group("Figures", sort_key=4)

@@ -6,8 +6,7 @@ import json
 from typing import Any
 
 from rtseg.cli.report import rate
-from rtseg.sources.cameras import Camera, list_cameras
-from rtseg.sources.modes import Mode
+from rtseg.sources.camera import Camera, Mode, list_cameras
 
 
 def print_cameras(*, measure: bool = True, as_json: bool = False) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rtseg.cli import values
+from rtseg.cli import options as values
 from rtseg.cli.options import Flags, ModelFlags, OutputFlags, RunFlags, SourceFlags, ViewFlags
 from rtseg.cli.plan import make_plan
 from rtseg.cli.process import Stop

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from importlib import import_module, metadata
 from typing import NamedTuple
 
-from rtseg import __version__
-from rtseg.cli.system import advice
+from rtseg._version import __version__
+from rtseg.cli.process import advice
 from rtseg.sinks.display import display_available
 
 
@@ -114,7 +114,7 @@ import torch
 print(f"device\tcpu, {torch.get_num_threads()} threads")
 for number in range(torch.cuda.device_count()):
     print(f"device\tcuda:{number}, {torch.cuda.get_device_name(number)}")
-from rtseg.backends.devices import nvidia_driver
+from rtseg.backends.options import nvidia_driver
 from rtseg.gpu import cuda_missing
 if nvidia_driver() and (why := cuda_missing(0)):
     do = "install torch for CUDA, by the command that pytorch.org/get-started/locally gives"
@@ -131,8 +131,8 @@ except Exception as error:
 
 
 def _onnx() -> Iterator[Finding]:
-    from rtseg.backends.devices import nvidia_driver
-    from rtseg.backends.ort_session import available_providers_that_run
+    from rtseg.backends.options import nvidia_driver
+    from rtseg.backends.ort import available_providers_that_run
     from rtseg.backends.providers import PROVIDERS
 
     unused = nvidia_driver()
@@ -170,7 +170,7 @@ def _cache() -> Iterator[Finding]:
 
 
 def _auto() -> Iterator[Finding]:
-    from rtseg.backends.remembered import remembered
+    from rtseg.backends.auto import remembered
 
     for choice in remembered():
         best, *others = [row for row in choice.rows if row.seconds is not None]

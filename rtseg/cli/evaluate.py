@@ -2,35 +2,380 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from rtseg.cache import safe_name
-from rtseg.cli import evaluate_says as says
-from rtseg.cli.download import DownloadProgress
-from rtseg.cli.evaluate_clips import clip_table, measure_clips
-from rtseg.cli.evaluate_flags import EvalFlags, FigureFlags
-from rtseg.cli.evaluate_plan import EvalPlan, make_plan, policy_of
-from rtseg.cli.metrics import write_json
+from rtseg.cli import options as values
+from rtseg.cli.evaluate_flags import EvalFlags, FigureFlags, NetworkFlags, SetFlags
+from rtseg.cli.options import input_flags_of, precision_of
 from rtseg.cli.process import Stop
-from rtseg.cli.report import say
+from rtseg.cli.report import (
+    DownloadProgress,
+    TerminalBar,
+    counted,
+    describe_backend,
+    length,
+    print_table,
+    say,
+    write_json,
+)
 from rtseg.errors import ThresholdError, UsageError
 from rtseg.evaluate import (
     ClipScore,
+    InputPolicy,
     LabelledSet,
     Network,
     Score,
     SetSpec,
     open_set,
     score,
+    score_clip,
 )
-from rtseg.evaluate.report import report
+from rtseg.evaluate.figure import SUFFIXES
+from rtseg.evaluate.networks import in_words
+from rtseg.evaluate.report import class_rows, report
 from rtseg.evaluate.scoring import class_map
-from rtseg.evaluate.suite import NetworkSpec
-from rtseg.nets import find_model
+from rtseg.evaluate.sets import NetworkSpec, Suite, read_suite
+from rtseg.nets import default_model, find_model
+from rtseg.sinks.files import check_new, check_parent
+from rtseg.stats import Clock
+from rtseg.temporal import TemporalOptions
+
+OTHER_SIZES = ("auto", "exact", "long:N")
+_ONLY_DATA = ("format", "split", "classes", "min_share", "names")
+
+
+@dataclass(frozen=True)
+class EvalPlan:
+    """A measurement whose flags make sense: every network meets every set and every clip."""
+
+    sets: tuple[SetSpec, ...]
+    clips: tuple[str, ...]
+    networks: tuple[NetworkSpec, ...]
+    precision: str
+
+
+def make_plan(flags: EvalFlags) -> EvalPlan:
+    """Check everything that is cheap and certain to fail.
+
+    Raises:
+        UsageError: flags that make no sense, or an output that exists.
+    """
+    _check_figures(flags.figures)
+    suite = Suite((), ())
+    if flags.sets.suite is not None:
+        suite = read_suite(
+            Path(flags.sets.suite), Path(flags.sets.root) if flags.sets.root else None
+        )
+    elif flags.sets.root is not None:
+        raise UsageError("--root without --suite", do="Name the suite whose paths it is for")
+    values.at_least("--max-pictures", flags.sets.max_pictures, 1)
+    sets = (*suite.sets, *_sets(flags.sets))
+    if flags.sets.max_pictures is not None:
+        sets = tuple(replace(spec, max_pictures=flags.sets.max_pictures) for spec in sets)
+    if not sets and not flags.sets.clip:
+        raise UsageError(
+            "nothing to measure on",
+            do="Name labelled pictures: rtseg eval --data DIR, or a video with --clip",
+        )
+    values.at_least("--max-frames", flags.sets.max_frames, 2)
+    if flags.sets.max_frames is not None and not flags.sets.clip:
+        raise UsageError("--max-frames without --clip", do="For pictures, take --max-pictures")
+    TemporalOptions(smooth=flags.figures.smooth or 0.0)
+    policy_of(flags.networks.imgsz)
+    return EvalPlan(
+        sets, flags.sets.clip, _networks(flags.networks, suite), precision_of(flags.networks)
+    )
+
+
+def policy_of(imgsz: str | None) -> InputPolicy:
+    """`--imgsz` as a policy.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    text = imgsz or "auto"
+    if text in ("auto", "exact"):
+        return InputPolicy("exact" if text == "exact" else "auto")
+    if text.startswith("long:"):
+        size = values.input_size("--imgsz", text.removeprefix("long:"))
+        if size is None or size[0] != size[1]:
+            raise UsageError(f"--imgsz {text!r} cannot be read", do="Give long:N, as long:320")
+        return InputPolicy("long", side=size[0])
+    return InputPolicy("fixed", size=values.input_size("--imgsz", text, others=OTHER_SIZES))
+
+
+def _sets(flags: SetFlags) -> list[SetSpec]:
+    given = [name for name in _ONLY_DATA if getattr(flags, name) not in (None, (), "auto")]
+    if given and not flags.data:
+        flag = "--" + given[0].replace("_", "-")
+        raise UsageError(f"{flag} without --data", do="Write it into the suite's [[set]]")
+    return [
+        SetSpec(
+            path=Path(path),
+            format=flags.format,
+            split=flags.split or "",
+            classes=flags.classes,
+            min_share=_shares(flags.min_share),
+            names=Path(flags.names) if flags.names else None,
+        )
+        for path in flags.data
+    ]
+
+
+def _shares(entries: Sequence[str]) -> Mapping[str, float]:
+    """`("person=0.05",)` as {"person": 0.05}."""
+    found = {}
+    for entry in entries:
+        name, equals, text = entry.rpartition("=")
+        share = values.number("--min-share", text) if equals and name else None
+        if share is None or not 0 <= share <= 1:
+            raise UsageError(
+                f"--min-share {entry!r} cannot be read",
+                do="Give a class and a share from 0 to 1, as person=0.05",
+            )
+        found[name.strip()] = share
+    return found
+
+
+def _networks(flags: NetworkFlags, suite: Suite) -> tuple[NetworkSpec, ...]:
+    given = input_flags_of(flags)
+    if flags.align_corners is not None:
+        given["align_corners"] = flags.align_corners
+    models = flags.model or (() if suite.networks else (default_model(),))
+    if len(models) != 1 and (given or flags.weights):
+        flag = "--weights" if flags.weights else "--" + next(iter(given)).replace("_", "-")
+        raise UsageError(
+            f"{flag} with {len(models)} networks of -m",
+            do="Give one, or describe each in a TOML file beside it",
+        )
+    return (*suite.networks, *(NetworkSpec(model, settings=given) for model in models))
+
+
+def _check_figures(flags: FigureFlags) -> None:
+    least = flags.min_miou
+    if least is not None and not 0 <= least <= 1:
+        hint = f"Did you mean {least / 100:g}?" if 1 < least <= 100 else ""
+        raise UsageError(f"--min-miou {least:g}", found="it is a share from 0 to 1", do=hint)
+    values.at_least("--worst", flags.worst, 1)
+    if (flags.worst is None) != (flags.worst_to is None):
+        raise UsageError("--worst and --worst-to go together", do="Give both: how many, and where")
+    if flags.confusion and Path(flags.confusion).suffix.lower() not in SUFFIXES:
+        raise UsageError(
+            f"cannot write a figure to {flags.confusion}",
+            found=f"figures end in {' '.join(SUFFIXES)}",
+        )
+    for text in (flags.json, flags.confusion):
+        if text not in (None, "-"):
+            check_new(Path(text), flags.overwrite)
+            check_parent(Path(text))
+    folder = Path(flags.worst_to) if flags.worst_to else None
+    if folder is not None and folder.exists():
+        if not folder.is_dir():
+            raise UsageError(f"--worst-to {folder}", found="it is no folder")
+        if any(folder.iterdir()) and not flags.overwrite:
+            raise UsageError(f"--worst-to {folder}", found="it is not empty", do="Pass -y to add")
+
+
+FEW_CLASSES = 4
+"""So many classes have columns of the table without being asked for."""
+
+REFRESH_SECONDS = 0.1
+FIRST_LINE_SECONDS = 2.0
+
+
+class Progress:
+    """How far it is, on stderr: a bar on a terminal, a line now and then in a log."""
+
+    def __init__(self, *, quiet: bool, clock: Clock | None = None) -> None:
+        self._clock = clock or Clock()
+        self._quiet = quiet
+        self._bar = TerminalBar(quiet=quiet)
+        self._pause = REFRESH_SECONDS if self._bar.shown else FIRST_LINE_SECONDS
+        self._next = self._clock.now() + self._pause
+
+    def __call__(self, score: Score) -> None:
+        """Told after every picture; draws when it is time."""
+        if self._quiet or (now := self._clock.now()) < self._next:
+            return
+        if self._bar.shown:
+            about = f"{_which(score)}, mIoU {figure(score.matrix.mean_iou)}"
+            self._bar.draw(score.pictures, score.chosen, about)
+        else:
+            self._pause *= 2
+            say("running", f"{_which(score)}, {score.pictures} of {score.chosen} pictures")
+        self._next = now + self._pause
+
+    def clip(self, score: ClipScore) -> None:
+        """Told after every frame of a clip."""
+        if self._quiet or (now := self._clock.now()) < self._next:
+            return
+        about = f"{score.network} on {score.clip}"
+        if self._bar.shown and score.of:
+            self._bar.draw(score.frames, score.of, about)
+        elif not self._bar.shown:
+            self._pause *= 2
+            say("running", f"{about}, {counted(score.frames, 'frame')}")
+        self._next = now + self._pause
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._bar.clear()
+
+
+def begin(sets: Sequence[LabelledSet], networks: Sequence[Network]) -> None:
+    """What will be measured."""
+    for chosen in sets:
+        say("set", chosen.describe())
+        for note in chosen.dataset.notes:
+            say("note", note)
+    for network in networks:
+        say("network", f"{network.name}, {len(network.model.spec.labels)} classes")
+        say("input", network.policy.describe(network.model.spec))
+        for note in network.model.notes:
+            say("note", note)
+
+
+def measured(score: Score, said: set[str]) -> None:
+    """How one score came about; lines in `said` are not said again."""
+    say("done", f"{_which(score)}: {_pictures(score)} in {length(score.seconds)}")
+    lines = [("classes", line) for line in score.mapping]
+    if len(score.inputs) > 1:
+        lines.append(("input", f"{in_words(score.inputs)} (HxW)"))
+    if score.info is not None:
+        lines.append(("runs on", describe_backend(score.info)))
+        lines += [("note", note) for note in score.info.notes]
+    for heading, line in lines:
+        if line not in said:
+            say(heading, line)
+    said.update(line for _, line in lines)
+
+
+def partial(done: int, asked: int) -> None:
+    """That not all was measured."""
+    say("partial", f"{done} of {counted(asked, 'measurement')} finished; the rest is missing")
+
+
+def tables(scores: Sequence[Score], show: Sequence[str]) -> None:
+    """The figures of every network on every set; with a single one, those of its classes too."""
+    if not scores:
+        return
+    shown = list(show) or _few(scores)
+    extra = ["boundary F"] * any(s.boundary is not None for s in scores)
+    extra += ["flicker"] * any(s.flicker.counted for s in scores)
+    heads = ["set", "network", "pictures", *(f"IoU {name}" for name in shown)]
+    heads += ["mIoU", "mean acc", "pixel acc", "fw IoU", *extra]
+    print_table(heads, (_row(s, shown, extra) for s in scores), right=range(2, len(heads)))
+    if len(scores) == 1:
+        print()
+        class_table(scores[0])
+
+
+def class_table(score: Score) -> None:
+    """One line per class."""
+    keys = ["iou", "accuracy", "share", *(["boundary_f"] if score.boundary else [])]
+    heads = ("class", "IoU", "accuracy", "share of truth", "boundary F")[: len(keys) + 1]
+    rows = [(row["name"], *(figure(row[key]) for key in keys)) for row in class_rows(score)]
+    print_table(heads, rows, right=range(1, len(heads)))
+
+
+def _few(scores: Sequence[Score]) -> list[str]:
+    names = dict.fromkeys(name for score in scores for name in score.labels.names)
+    return list(names) if len(names) <= FEW_CLASSES else []
+
+
+def _row(score: Score, shown: Sequence[str], extra: Sequence[str]) -> list[str]:
+    matrix = score.matrix
+    ious = dict(zip(score.labels.names, matrix.class_iou, strict=True))
+    more = {
+        "boundary F": score.boundary.mean_score if score.boundary else None,
+        "flicker": score.flicker.share,
+    }
+    partly = "" if score.complete else f" of {score.chosen}"
+    figures = [matrix.mean_iou, matrix.mean_accuracy, matrix.pixel_accuracy]
+    figures += [matrix.frequency_weighted_iou]
+    return [
+        score.set_name,
+        score.network,
+        f"{score.pictures}{partly}",
+        *(figure(ious.get(name)) for name in shown),
+        *map(figure, figures),
+        *(figure(more[name], 4) for name in extra),
+    ]
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A share as text; "-" where nothing was measured."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _which(score: Score) -> str:
+    return f"{score.network} on {score.set_name}"
+
+
+def _pictures(score: Score) -> str:
+    if not score.complete:
+        return f"{score.pictures} of {counted(score.chosen, 'picture')}, stopped"
+    of = f" of {score.of}" if score.chosen != score.of else ""
+    return f"{score.pictures}{of} pictures" if of else counted(score.pictures, "picture")
+
+
+def measure_clips(
+    networks: Sequence[Network], flags: EvalFlags, stop: Stop, clips: list[ClipScore]
+) -> None:
+    """Append the flicker of each network on each clip, the unfinished one too."""
+    said: set[str] = set()
+    for target in flags.sets.clip:
+        for network in networks:
+            if stop():
+                return
+            with Progress(quiet=flags.figures.quiet) as progress, network:
+                done = score_clip(
+                    network,
+                    target,
+                    smooth=flags.figures.smooth or 0.0,
+                    max_frames=flags.sets.max_frames,
+                    on_frame=progress.clip,
+                    stop=stop,
+                )
+            clips.append(done)
+            if not flags.figures.quiet:
+                clip_measured(done, said)
+
+
+def clip_measured(score: ClipScore, said: set[str]) -> None:
+    """How one clip's score came about; lines in `said` are not said again."""
+    stopped = "" if score.complete else ", stopped"
+    frames = f"{counted(score.frames, 'frame')} in {length(score.seconds)}"
+    say("done", f"{score.network} on {score.clip}: {frames}{stopped}")
+    if score.info is None:
+        return
+    for line in (describe_backend(score.info), *score.info.notes):
+        if line not in said:
+            say("runs on" if line == describe_backend(score.info) else "note", line)
+    said.update((describe_backend(score.info), *score.info.notes))
+
+
+def clip_table(scores: Sequence[ClipScore], *, apart: bool) -> None:
+    """The flicker of every network on every clip; `apart` from a table above."""
+    if not scores:
+        return
+    if apart:
+        print()
+    rows = (
+        [one.clip, one.network, str(one.frames), figure(100 * one.flicker.share, 3)]
+        for one in scores
+    )
+    print_table(["clip", "network", "frames", "flicker %"], rows, right=(2, 3))
+
 
 Steadied = TypeVar("Steadied", Score, ClipScore)
 
@@ -43,15 +388,15 @@ def evaluate(flags: EvalFlags, stop: Stop) -> int:
             partial. ThresholdError: a mean IoU is below `--min-miou`.
     """
     plan = make_plan(flags)
-    sets = stop.attend(lambda: _sets(plan.sets))
+    sets = stop.attend(lambda: _evaluate_sets(plan.sets))
     with ExitStack() as stack:
-        networks = stop.attend(lambda: _networks(plan, flags, stop))
+        networks = stop.attend(lambda: _evaluate_networks(plan, flags, stop))
         for network in networks:
             stack.enter_context(network)
         _check_classes(sets, networks, flags.figures)
         _check_smooth(sets, plan, flags.figures)
         if not flags.figures.quiet:
-            says.begin(sets, networks)
+            begin(sets, networks)
         scores: list[Score] = []
         clips: list[ClipScore] = []
         try:
@@ -63,13 +408,13 @@ def evaluate(flags: EvalFlags, stop: Stop) -> int:
             whole = done == asked
             _show(with_steadied(scores), with_steadied(clips), flags.figures, whole=whole)
             if not whole:
-                says.partial(done, asked)
+                partial(done, asked)
     if whole:
         _hold_to(flags.figures.min_miou, scores)
     return stop.exit_code
 
 
-def _sets(specs: Sequence[SetSpec]) -> list[LabelledSet]:
+def _evaluate_sets(specs: Sequence[SetSpec]) -> list[LabelledSet]:
     """All sets, open; what is wrong in any of them is told at once."""
     opened, failures = [], []
     for spec in specs:
@@ -88,7 +433,7 @@ def _sets(specs: Sequence[SetSpec]) -> list[LabelledSet]:
     ]
 
 
-def _networks(plan: EvalPlan, flags: EvalFlags, stop: Stop) -> list[Network]:
+def _evaluate_networks(plan: EvalPlan, flags: EvalFlags, stop: Stop) -> list[Network]:
     """All networks, found but not yet open."""
     asked = flags.networks
     networks = []
@@ -164,7 +509,7 @@ def _measure(
         for network in networks:
             if stop():
                 return
-            with says.Progress(quiet=flags.quiet) as progress, network:
+            with Progress(quiet=flags.quiet) as progress, network:
                 done = score(
                     network,
                     chosen,
@@ -177,7 +522,7 @@ def _measure(
                 )
             scores.append(done)
             if not flags.quiet:
-                says.measured(done, said)
+                measured(done, said)
 
 
 def with_steadied(scores: Sequence[Steadied]) -> list[Steadied]:
@@ -190,7 +535,7 @@ def _show(
 ) -> None:
     """Print the tables and write the files; of a run that ended early too."""
     if flags.json != "-":
-        says.tables(scores, flags.show_class)
+        tables(scores, flags.show_class)
         clip_table(clips, apart=bool(scores))
     if flags.json is not None and (scores or clips):
         write_json(flags.json, report(scores, clips, complete=whole))

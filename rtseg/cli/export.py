@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rtseg.cli import values
-from rtseg.cli.bars import TerminalBar
-from rtseg.cli.download import DownloadProgress
+from rtseg.cli import options as values
 from rtseg.cli.export_flags import ExportFlags, ProofFlags
 from rtseg.cli.process import Stop
-from rtseg.cli.report import say
-from rtseg.cli.tables import print_table
-from rtseg.errors import UsageError
+from rtseg.cli.report import DownloadProgress, TerminalBar, print_table, say
+from rtseg.errors import UsageError, counted
 from rtseg.export import Exported, ExportOptions, RejectedError, export_network
 from rtseg.export.int8 import Attempt
 from rtseg.nets import default_model, find_model
-from rtseg.words import counted
 from rtseg.zoo import Model
 
 SHOWN = 8

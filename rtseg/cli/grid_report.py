@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rtseg.cli.grid_plan import GridPlan
 from rtseg.cli.options import Flags
+from rtseg.cli.plan import GridPlan
 from rtseg.cli.report import (
     counted,
     describe_backend,
@@ -22,12 +22,12 @@ from rtseg.cli.report import (
 )
 from rtseg.contracts import Sink
 from rtseg.errors import RtsegError
-from rtseg.many.feed import Feed, Unopened, add_up
 from rtseg.segmenter import Segmenter
 from rtseg.session.grid import Film
 from rtseg.session.grid_controls import keys_in_words
+from rtseg.session.many import Feed, Unopened, add_up
 from rtseg.session.pipeline import summarise
-from rtseg.sources.replay import Replay
+from rtseg.sources.wrappers import Replay
 from rtseg.stats import Stats
 from rtseg.temporal import TemporalOptions
 

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from rtseg.cli.download import DownloadProgress
 from rtseg.cli.process import Stop
-from rtseg.cli.tables import print_table
+from rtseg.cli.report import DownloadProgress, print_table
 from rtseg.errors import DownloadError, UsageError
 from rtseg.nets import default_model, find_model, shipped
 from rtseg.nets.weights import fetch, is_intact, weights_path

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from rtseg.threads import Flow
 
@@ -93,3 +95,64 @@ def leave(exit_code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
+
+
+class Unheard(io.FileIO):
+    """Bytes that are lost when nobody can read them any more, and stop no work."""
+
+    def write(self, data: Any) -> int:
+        """Write, or not."""
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def steady_streams() -> None:
+    """Open standard streams that are closed, and go on without those who listened to stderr.
+
+    A file of ours would get the number of a closed stream, and what libraries print into it; and
+    `rtseg clip.mp4 -o out.mp4 2>&1 | head` is no reason to write half a video.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+    if sys.stdout is None:
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False))
+    if sys.stderr is None or not sys.stderr.isatty():
+        unheard = io.BufferedWriter(Unheard(2, "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(unheard, errors="backslashreplace", line_buffering=True)
+
+
+OPENCV_NEEDS = "OpenCV needs it; on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0"
+SYSTEM_LIBRARIES = dict.fromkeys(
+    ("libGL", "libglib", "libgthread", "libxcb", "libX11"), OPENCV_NEEDS
+)
+"""What bare systems and containers lack, by the names in the loader's words."""
+
+LIBRARY = re.compile(r"\.(?:so|dll|dylib)\b", re.IGNORECASE)
+
+
+def refused(error: Exception) -> str | None:
+    """What the system said no to, where nobody nearer to it had words of its own; None if it is
+    not the system that did.
+    """
+    if not isinstance(error, (ImportError, OSError)):
+        return None
+    # ctypes raises an OSError without a number, as others do for things of their own
+    if isinstance(error, ImportError) or (error.errno is None and LIBRARY.search(str(error))):
+        return f"a library does not load: {error}. {advice(error)}"
+    if error.errno is None:
+        return None
+    words = "cannot write stdout" if error.filename is None else f"cannot use {error.filename}"
+    return f"{words}: {error.strerror or error}"
+
+
+def advice(error: Exception) -> str:
+    """What to do about a library that fails to load."""
+    for library, do in SYSTEM_LIBRARIES.items():
+        if library in str(error):
+            return do
+    return "Install rtseg again in a fresh environment; rtseg doctor shows what loads"

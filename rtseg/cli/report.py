@@ -2,23 +2,211 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rtseg.cli.options import Flags
+from rtseg.cli.options import Flags, temporal_of
 from rtseg.cli.plan import Plan
-from rtseg.cli.seen import Seen
-from rtseg.cli.temporal import temporal_of
-from rtseg.cli.unused import unused
-from rtseg.contracts import BackendInfo, Sink, Source, SourceInfo
+from rtseg.cli.process import Stop
+from rtseg.contracts import BackendInfo, Rendered, Sink, Source, SourceInfo
+from rtseg.errors import counted
+from rtseg.labels import LabelSet
 from rtseg.segmenter import Segmenter
 from rtseg.session.pipeline import keeps_newest
-from rtseg.stats import Report
+from rtseg.sinks import find_kind
+from rtseg.sinks.files import FileTarget, cannot_write
+from rtseg.sources import kind_of
+from rtseg.stats import Report, Stats
 from rtseg.temporal import TemporalOptions
-from rtseg.words import counted as counted
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+
+class _Rule(NamedTuple):
+    """Flags of a group, whether this run uses them, and why not where it does not."""
+
+    group: Any
+    names: str
+    used: bool
+    why: str
+
+
+def unused(flags: Flags, plan: Plan) -> Iterator[str]:
+    """A sentence for what was given in vain: flags, and sound that is not kept."""
+    for rule in _rules(flags, plan):
+        given = [f"--{name.replace('_', '-')}" for name in _given(rule.group, rule.names.split())]
+        if given and not rule.used:
+            change = "changes" if len(given) == 1 else "change"
+            yield f"{' and '.join(given)} {change} nothing here: {rule.why}"
+    yield from _lost_sound(flags, plan)
+
+
+def _rules(flags: Flags, plan: Plan) -> tuple[_Rule, ...]:
+    source, view, output = kind_of(plan.source), flags.view, flags.output
+    sinks = {find_kind(target)[0] for target in plan.outputs}
+    # in a window b goes through backgrounds, r records, s saves and m goes through networks
+    matte = view.background != "none" or view.view == "cutout" or plan.window
+    timed = source in ("camera", "stdin", "pictures")
+    raw = source == "stdin" or "raw" in sinks
+    return (
+        _Rule(flags.source, "width height fourcc", source == "camera", "the source is no camera"),
+        _Rule(flags.source, "fps", timed, "the source has a rate of its own"),
+        _Rule(flags.source, "size", source == "stdin", "no raw frames come in"),
+        _Rule(flags.source, "pix_fmt", raw, "no raw frames come or go"),
+        _Rule(flags.model, "models", plan.window, "there is no window"),
+        _Rule(view, "feather matte_threshold", matte, "there is no --background"),
+        _Rule(output, "codec crf", "video" in sinks, "no video is written with -o"),
+        _Rule(output, "rle", "json" in sinks, "there is no --json"),
+        _Rule(output, "screenshots", plan.window, "there is no window"),
+    )
+
+
+def _given(group: Any, names: list[str]) -> Iterator[str]:
+    """Those of the flags that are not as they are by themselves."""
+    usual = {field.name: field.default for field in fields(group)}
+    return (name for name in names if getattr(group, name) != usual[name])
+
+
+def _lost_sound(flags: Flags, plan: Plan) -> Iterator[str]:
+    """A file that is begun again, or replayed live, has pictures that its sound does not fit."""
+    again = [f"--{name}" for name in ("loop", "live") if getattr(flags.source, name)]
+    videos = any(find_kind(target)[0] == "video" for target in plan.outputs)
+    if again and videos and flags.output.audio == "copy" and kind_of(plan.source) == "video":
+        from rtseg.sinks.audio import has_sound
+
+        if has_sound(Path(plan.source)):
+            yield f"the sound is left out with {' and '.join(again)}"
+
+
+class TerminalBar:
+    """One line on stderr that is drawn over itself, and gone at the end.
+
+    There is no refresh thread, which would run beside what is timed and stand in the way of
+    forked workers: each call draws. Where stderr is no terminal, or `quiet`, `shown` is False and
+    nothing is drawn.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.shown = not quiet and sys.stderr.isatty()
+        self._rich: Any = None
+
+    def draw(self, done: int, total: int, about: str, heading: str = "") -> None:
+        """Show `done` of `total`, 0 being an unknown total, between two texts."""
+        if not self.shown:
+            return
+        if self._rich is None:
+            self._rich = _started()
+        self._rich.update(
+            self._rich.tasks[0].id,
+            total=total or None,
+            completed=done,
+            heading=heading,
+            about=about,
+        )
+        self._rich.refresh()
+
+    def clear(self) -> None:
+        """Take the line away, so that others can be written; the next call draws it again."""
+        if self._rich is not None:
+            self._rich.stop()
+            self._rich = None
+
+    def __enter__(self) -> TerminalBar:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.clear()
+
+
+def _started() -> Any:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    heading = TextColumn("{task.fields[heading]}", markup=False)
+    about = TextColumn("{task.fields[about]}", markup=False)
+    left = TimeRemainingColumn(compact=True)
+    columns = (heading, BarColumn(), MofNCompleteColumn(), about, left, TextColumn("left"))
+    progress = Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
+    progress.add_task("", total=None, heading="", about="")
+    progress.start()
+    return progress
+
+
+def print_table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[int] = ()
+) -> None:
+    """Print rows under heads in aligned columns; those numbered in `right` align right."""
+    lines = [tuple(heads), *map(tuple, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    for line in lines:
+        cells = (
+            text.rjust(width) if column in right else text.ljust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        )
+        print("  ".join(cells).rstrip())
+
+
+def write_metrics(path: str, report: Report) -> None:
+    """Write the report's figures as JSON; as `write_json`."""
+    write_json(path, asdict(report))
+
+
+def write_json(path: str, values: dict[str, Any]) -> None:
+    """Write values as JSON, whole or not at all; "-" is stdout.
+
+    Raises:
+        SinkError: it cannot be written.
+    """
+    text = json.dumps(values, indent=2)
+    if path == "-":
+        print(text)
+        return
+    target = FileTarget(Path(path), overwrite=True)  # whether it may is asked before the run
+    try:
+        target.part.write_text(text + "\n", "utf-8")
+    except OSError as error:
+        target.discard()
+        raise cannot_write(target.path, error) from error
+    target.commit()
+
+
+class Seen(Sink):
+    """Looks at masks until one of the wanted classes turns up; then costs nothing.
+
+    Args:
+        labels: the network's classes.
+        selected: those a person asked for; None means all but the background.
+    """
+
+    wants_image = False
+
+    def __init__(self, labels: LabelSet, selected: frozenset[int] | None) -> None:
+        self._labels = labels
+        self._sought = labels.sought(selected)
+        self._found = not self._sought
+
+    def write(self, rendered: Rendered) -> None:
+        """Look at one frame."""
+        if not self._found and rendered.segmentation.labels.names == self._labels.names:
+            self._found = bool(self._sought & rendered.segmentation.shares.keys())
+
+    def summary(self) -> str:
+        """ "no pixels of: ..." when nothing of the wanted classes ever came; else ""."""
+        return "" if self._found else f"no pixels of: {self._labels.listed(self._sought)}"
 
 
 def say(heading: str, text: str) -> None:
@@ -202,3 +390,172 @@ def _say_all(heading: str, texts: Iterable[str]) -> None:
     for text in texts:
         if text:
             say(heading, text)
+
+
+REFRESH_SECONDS = 0.1
+FIRST_LINE_SECONDS = 2.0
+PATIENCE_SECONDS = 1.0
+
+
+class Progress:
+    """Says nothing; the others say something in `show`.
+
+    `tick` may be called as often as one likes; it draws at most every `interval` seconds.
+    """
+
+    def __init__(self, source: Source, stats: Stats, interval: float = REFRESH_SECONDS) -> None:
+        self.source, self.stats, self.interval = source, stats, interval
+        self._next = stats.clock.now() + interval
+        self._last = (0, stats.clock.now())
+
+    def tick(self) -> None:
+        """Draw, if it is time."""
+        if self._last[0] != self.stats.shown:
+            self._last = (self.stats.shown, self.stats.clock.now())
+        if (now := self.stats.clock.now()) >= self._next:
+            self._next = now + self.interval
+            self.show()
+
+    def show(self) -> None:
+        """Draw now."""
+
+    def figures(self) -> str:
+        """The live line, with how long the last frame has been here."""
+        waited = self.stats.clock.now() - self._last[1]
+        return live_line(self.source, self.stats, waited)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        return
+
+
+class Lines(Progress):
+    """A plain line now and then, each pause twice the last: for logs."""
+
+    def __init__(self, source: Source, stats: Stats) -> None:
+        super().__init__(source, stats, FIRST_LINE_SECONDS)
+
+    def show(self) -> None:
+        """One more line."""
+        self.interval *= 2
+        count = self.source.info.frame_count
+        of = f" of {count}" if count else ""
+        say("running", f"{self.stats.shown}{of} frames, {self.figures()}")
+
+
+class Bar(Progress):
+    """A bar with rate and time left, or a live line where there is no end in sight."""
+
+    def __init__(self, source: Source, stats: Stats) -> None:
+        super().__init__(source, stats)
+        self._rich = _rich_progress(bounded=source.info.frame_count is not None)
+        self._task = self._rich.add_task("", total=source.info.frame_count, figures="")
+
+    def show(self) -> None:
+        """Redraw."""
+        self._rich.update(self._task, completed=self.stats.shown, figures=self.figures())
+        self._rich.refresh()
+
+    def __enter__(self) -> Progress:
+        self._rich.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._rich.stop()
+
+
+def open_progress(source: Source, stats: Stats, *, quiet: bool) -> Progress:
+    """The progress display that suits stderr."""
+    if quiet:
+        return Progress(source, stats)
+    return Bar(source, stats) if sys.stderr.isatty() else Lines(source, stats)
+
+
+def live_line(source: Source, stats: Stats, waited: float = 0.0) -> str:
+    """Speed now, and for live sources age and drops; or why no frame comes.
+
+    Args:
+        waited: seconds since the last frame.
+    """
+    if source.notice:
+        return source.notice
+    if waited > PATIENCE_SECONDS:
+        return f"no frame for {length(waited)}"
+    parts = [f"{stats.fps_now or stats.fps:.1f} fps"]
+    if source.info.live:
+        parts.append(f"age {1e3 * stats.recent.get('age', 0.0):.0f} ms")
+        parts.append(f"{stats.dropped} dropped")
+        parts.append(length(stats.seconds))
+    return ", ".join(parts)
+
+
+def _rich_progress(*, bounded: bool) -> RichProgress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    figures = TextColumn("{task.fields[figures]}", markup=False)
+    left = TimeRemainingColumn(compact=True)
+    bar = [BarColumn(), MofNCompleteColumn(), figures, left, TextColumn("left")]
+    columns = bar if bounded else [SpinnerColumn(), figures]
+    # No refresh thread: the loop's own ticks redraw.
+    return Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
+
+
+class DownloadProgress:
+    """What shows a download to a person: a bar on a terminal, two lines in a log."""
+
+    def __init__(self, stop: Stop, *, quiet: bool = False) -> None:
+        self._stop = stop
+        self._quiet = quiet
+        self._bar: Any = None
+        self._task: Any = None
+        self._title = ""
+
+    def __call__(self, title: str, done: int, total: int) -> None:
+        """`done` of `total` bytes of the file `title` are here; 0 is an unknown total.
+
+        Raises:
+            Interrupted: a signal asked for the end.
+        """
+        self._stop.check()
+        if self._quiet:
+            return
+        if title != self._title:
+            self._begin(title, total)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total or None)
+            self._bar.refresh()
+        if total and done >= total:
+            self._finish(total)
+
+    def _begin(self, title: str, total: int) -> None:
+        self._title = title
+        if not sys.stderr.isatty():
+            say("fetching", f"{title}, {total / 1e6:.0f} MB" if total else title)
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+        columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        self._bar = Progress(
+            *columns, console=Console(stderr=True), auto_refresh=False, transient=True
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(title, total=total or None)
+
+    def _finish(self, total: int) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        if self._title:
+            say("fetched", f"{self._title}, {total / 1e6:.0f} MB")
+        self._title = ""

@@ -5,32 +5,183 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
-from rtseg.backends import fit_size
+from rtseg.backends import fit_size, open_backend
+from rtseg.backends.ladder import AdaptiveBackend, open_adaptive
 from rtseg.cli import report as says
-from rtseg.cli.backend import attend, open_for_run
-from rtseg.cli.download import DownloadProgress
-from rtseg.cli.live import desk_for
-from rtseg.cli.metrics import write_metrics
-from rtseg.cli.options import Flags
+from rtseg.cli.options import Flags, ModelFlags, temporal_of
 from rtseg.cli.plan import Plan
 from rtseg.cli.process import Stop
-from rtseg.cli.progress import open_progress
-from rtseg.cli.seen import Seen
-from rtseg.cli.temporal import temporal_of
-from rtseg.contracts import Effect, Sink, Source
+from rtseg.cli.report import DownloadProgress, Seen, open_progress, say, teller, write_metrics
+from rtseg.contracts import Backend, Effect, Sink, Source
 from rtseg.effects import open_effect
+from rtseg.errors import UsageError
 from rtseg.labels import LabelSet
-from rtseg.nets import default_model, find_model
-from rtseg.palettes import palette as colours_of
+from rtseg.labels import palette as colours_of
+from rtseg.nets import default_model, find_model, shipped
+from rtseg.nets.weights import weights_path
 from rtseg.segmenter import Segmenter
+from rtseg.session.desk import Desk, open_desk
+from rtseg.session.fastest import open_measured
 from rtseg.session.loop import PACE_SECONDS
 from rtseg.session.pipeline import keeps_newest, run, summarise
-from rtseg.sinks import SinkOptions, open_sink
+from rtseg.sinks import SinkOptions, find_kind, open_sink
 from rtseg.sources import open_source
 from rtseg.stats import Stats
 from rtseg.threads import usable_cores
+from rtseg.zoo import MODELS, Model
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+def open_for_run(
+    flags: Flags,
+    source: Source,
+    model: Model,
+    input_size: Size,
+    *,
+    sources: int = 1,
+    **options: Any,
+) -> Backend:
+    """Load the network as the flags say; at several input sizes if it is to keep a frame rate.
+
+    Args:
+        sources: how many share it.
+        options: of `BackendOptions`.
+
+    Raises:
+        UsageError: a frame rate is to be kept where every frame is.
+        RtsegError: as `open_backend`.
+    """
+    rate = flags.run.target_fps
+    check_rate(flags, source)
+    first = _open_named_or_fastest(flags, source, model, input_size, options)
+    if rate is None:
+        return first
+    same = {**options, "precision": first.info.precision}
+
+    def opened(size: Size) -> Backend:
+        return open_backend(first.info.name, model, input_size=size, **same)
+
+    return open_adaptive(first, opened, rate * sources)
+
+
+def check_rate(flags: Flags, source: Source) -> None:
+    """Raise UsageError if a frame rate is to be kept of a source whose every frame is."""
+    rate = flags.run.target_fps
+    if rate is not None and not keeps_newest(flags.run.policy, source.info.live):
+        raise UsageError(
+            f"--target-fps {rate:g} for {source.info.name}",
+            found="it is not live: every frame is kept, however long it takes",
+            do="Add --live to replay a recording as a camera, or leave it out",
+        )
+
+
+def attend(backend: Backend, stats: Stats, sources: Sequence[Stats] = ()) -> None:
+    """Let a backend that follows the speed of a run know its figures, and each source's."""
+    if isinstance(backend, AdaptiveBackend):
+        backend.attend(stats, sources)
+
+
+def share(backend: Backend, flags: Flags, sources: int) -> None:
+    """Let a backend that keeps a frame rate know that so many sources share it from now on."""
+    if isinstance(backend, AdaptiveBackend) and flags.run.target_fps and sources:
+        backend.keep(flags.run.target_fps * sources)
+
+
+def _open_named_or_fastest(
+    flags: Flags, source: Source, model: Model, input_size: Size, options: dict[str, Any]
+) -> Backend:
+    """One picture is not worth a measurement: there the usual backend is taken."""
+    name = flags.model.backend
+    if name != "auto" or (source.info.frame_count == 1 and not flags.run.remeasure):
+        return open_backend(name, model, input_size=input_size, **options)
+
+    def on_measure(candidates: str) -> None:
+        if not flags.run.quiet:
+            say("auto", f"measuring {candidates}: once for this network and size on this machine")
+
+    return open_measured(
+        model,
+        input_size=input_size,
+        again=flags.run.remeasure,
+        on_measure=on_measure,
+        **options,
+    )
+
+
+INDEX_OUTPUTS = ("mask", "json", "figure")
+"""Outputs that name classes, or hold their numbers: they need the same ones to the end."""
+
+Load = Callable[[Flags, Plan], Segmenter]
+
+
+def desk_for(
+    flags: Flags, plan: Plan, source: Source, segmenter: Segmenter, stats: Stats, load: Load
+) -> Desk:
+    """The controls of a run with a window.
+
+    Args:
+        load: loads the network of such flags.
+    """
+
+    def load_named(name: str) -> Segmenter:
+        loaded = load(*_flags_for(name, flags, plan, segmenter))
+        known = [c for c in plan.classes if c.casefold() in map(str.casefold, loaded.labels.names)]
+        loaded.selected = loaded.labels.select(known) if known else None
+        attend(loaded.backend, stats)
+        return loaded
+
+    return open_desk(
+        replace(plan.view, hud=bool(flags.view.hud)),
+        source,
+        segmenter,
+        stats,
+        names=network_names(flags, plan),
+        load=load_named,
+        hud=plan.view.hud and (source.info.frame_count != 1 or bool(flags.view.hud)),
+        folder=plan.screenshots,
+        options=SinkOptions(audio=flags.output.audio),
+        same_labels=any(find_kind(target)[0] in INDEX_OUTPUTS for target in plan.outputs),
+        tell=teller(quiet=flags.run.quiet),
+    )
+
+
+def network_names(flags: Flags, plan: Plan) -> tuple[str, ...]:
+    """What `m` goes through: the run's own, and those named, or whose weights are here."""
+    here = [
+        name
+        for name, spec in MODELS.items()
+        if spec.weights is not None and weights_path(spec.weights).is_file()
+    ]
+    first = flags.model.model or default_model()
+    return tuple(dict.fromkeys((first, *(plan.models or (*shipped(), *here)))))
+
+
+def _flags_for(name: str, flags: Flags, plan: Plan, running: Segmenter) -> tuple[Flags, Plan]:
+    """The flags with which another network is loaded: what was said of the first is not its own."""
+    if name == (flags.model.model or default_model()):
+        model, inputs = flags.model, plan.input_flags
+    else:
+        random = flags.model.weights if flags.model.weights == "random" else None
+        model, inputs = replace(flags.model, model=name, weights=random), {}
+    backend = _backend_for(name, model, running.info.name)
+    model = replace(model, backend=backend)  # type: ignore[arg-type]  # one of its literals
+    quiet = replace(flags.run, quiet=True, remeasure=False)
+    return replace(flags, model=model, run=quiet), replace(plan, classes=(), input_flags=inputs)
+
+
+def _backend_for(name: str, model: ModelFlags, running: str) -> str:
+    """The backend that runs already, where it can: beside a run none can be measured."""
+    if name.partition("?")[0] == "stub":
+        return "stub"
+    if model.backend != "auto":
+        return model.backend
+    return "onnx" if running == "stub" or name.endswith(".onnx") else running
 
 
 def run_plan(flags: Flags, plan: Plan, stop: Stop) -> int:

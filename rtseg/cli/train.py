@@ -6,13 +6,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtseg.cli.bars import TerminalBar
-from rtseg.cli.download import DownloadProgress
 from rtseg.cli.process import Stop, leave
-from rtseg.cli.report import counted, length, say
+from rtseg.cli.report import DownloadProgress, TerminalBar, counted, length, say
 from rtseg.cli.train_flags import CHANGEABLE, TrainFlags
-from rtseg.clock import Clock
 from rtseg.errors import UsageError
+from rtseg.stats import Clock
 from rtseg.train import Row, RunFolder, Settings, Watch, leads, require_extra
 from rtseg.train.settings import flag, read_toml
 

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from rtseg.datasets.contract import Dataset, Layout, Problem, Sample
-from rtseg.datasets.pairs import SPLITS, listed, read_lines, subfolders
+from rtseg.datasets.folders import SPLITS, listed, read_lines, subfolders
 from rtseg.errors import DatasetError, UsageError
 
 __all__ = [

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from rtseg.datasets.contract import Dataset, Problem, Sample
-from rtseg.datasets.pairs import repeated
+from rtseg.datasets.folders import repeated
 from rtseg.errors import DatasetError
 from rtseg.frame import VOID, Mask
 

@@ -9,11 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from rtseg.datasets.contract import Dataset, Layout, Problem
-from rtseg.datasets.lists import assign_lists
-from rtseg.datasets.pairs import SPLITS, Pair, Values, identity, listed, pictures_under, samples_of
+from rtseg.datasets.folders import (
+    SPLITS,
+    Pair,
+    Values,
+    assign_lists,
+    identity,
+    listed,
+    pictures_under,
+    samples_of,
+)
 from rtseg.errors import DatasetError
 from rtseg.frame import VOID, Mask
-from rtseg.palette_tables import CITYSCAPES
+from rtseg.labels import CITYSCAPES
 
 PICTURES = "leftImg8bit"
 MASKS = ("gtFine", "gtCoarse")

@@ -1,24 +1,324 @@
-"""COCO-JSON: COCO's own folders, Roboflow's, CVAT's, or a JSON file beside its pictures.
-
-Classes are background, then the categories in the order of their ids. How objects that overlap
-are painted stands in `coco_masks`.
-"""
+"""COCO-JSON files: which there are, what they hold, and where their pictures lie."""
 
 from __future__ import annotations
 
+import json
+import re
+import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rtseg.datasets.coco_files import Categories, CocoFile, Pictures, find_files, is_key, read_file
-from rtseg.datasets.coco_masks import Outline, Outlines, has_outline
-from rtseg.datasets.contract import Dataset, Layout, Problem, Sample
-from rtseg.datasets.names import label_set
-from rtseg.datasets.pairs import listed, natural, short_names, split_rank
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as runs
+
+from rtseg.datasets.contract import Dataset, Layout, Problem, Sample, Table
+from rtseg.datasets.files import fit_to_picture, picture_size
+from rtseg.datasets.folders import SPLITS, listed, natural, short_names, split_rank
+from rtseg.datasets.names import is_background, label_set
 from rtseg.errors import DatasetError
-from rtseg.frame import VOID
+from rtseg.frame import VOID, Mask
+
+ROBOFLOW = "_annotations.coco.json"
+OWN = "instances_"
+"""How COCO's own files of things begin; captions and keypoints lie beside them."""
+
+FILES = ("*.json", "annotations/*.json", f"*/{ROBOFLOW}", "*/annotations/*.json")
+
+Record = dict[str, Any]
+
+
+def is_key(value: Any) -> bool:
+    """Whether it can be an id or a name."""
+    return isinstance(value, (int, float, str))
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """What one JSON file holds; pictures have an id and a file name, categories id and name."""
+
+    path: Path
+    split: str
+    images: list[Record]
+    annotations: list[Record]
+    categories: list[Record]
+
+
+def find_files(root: Path) -> list[tuple[Path, str]]:
+    """The COCO-JSON files below a folder, or the one named, each with its split ("" if none)."""
+    if root.is_file():
+        return [(root, _split_of(root))] if root.suffix.lower() == ".json" else []
+    found = sorted({path for pattern in FILES for path in root.glob(pattern)})
+    found = [path for path in found if path.is_file() and _is_coco(path)]
+    own = [path for path in found if path.name.startswith(OWN)]
+    return [(path, _split_of(path)) for path in own or found]
+
+
+def _is_coco(path: Path) -> bool:
+    if path.name == ROBOFLOW or path.name.startswith(OWN):
+        return True
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    keys = (b'"images"', b'"annotations"', b'"categories"')
+    return content.lstrip()[:1] == b"{" and all(key in content for key in keys)
+
+
+def _split_of(path: Path) -> str:
+    """The split that a file's own name tells, else that of a folder around it."""
+    for word in re.split(r"[^a-z]+", path.stem.casefold()):
+        if word in SPLITS:
+            return SPLITS[word]
+    folder = path.parent.parent if path.parent.name == "annotations" else path.parent
+    return SPLITS.get(folder.name.casefold(), "")
+
+
+def read_file(path: Path, split: str) -> CocoFile:
+    """Read one file.
+
+    Raises:
+        DatasetError: it is broken, or not as COCO has it.
+    """
+    asked = f"cannot read {path}"
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DatasetError(asked, found=f"it is no JSON: {error}") from error
+    needed = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", "name")}
+    for key, fields in needed.items():
+        records = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(records, list) or not all(isinstance(each, dict) for each in records):
+            raise DatasetError(asked, found=f"it is no COCO-JSON: it has no list of {key}")
+        for name in fields:
+            lack = sum(not is_key(record.get(name)) for record in records)
+            if lack:
+                raise DatasetError(asked, found=f"{lack} of its {key} have no {name}")
+    return CocoFile(path, split, value["images"], value["annotations"], value["categories"])
+
+
+@dataclass(frozen=True)
+class Categories:
+    """The classes of all files together: background, then the categories by id.
+
+    Attributes:
+        class_of: category id -> class.
+        notes: what a person should know.
+    """
+
+    names: tuple[str, ...]
+    class_of: dict[Any, int]
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, files: Sequence[CocoFile]) -> Categories:
+        """Put the categories of all files together.
+
+        Raises:
+            DatasetError: two files call one id by different names, or there are no categories.
+        """
+        records = _united(files)
+        notes = []
+        top = _unused_top(files, records)
+        if top is not None:
+            name = records.pop(top)["name"]
+            notes.append(f"category {top}, {name}, stands over the others and is left out")
+        if not records:
+            raise DatasetError(f"no categories in {files[0].path}")
+        nothing = [n for n, r in records.items() if is_background(str(r["name"]))]
+        things = [number for number in sorted(records, key=_by_number) if number not in nothing[:1]]
+        first = str(records[nothing[0]]["name"]) if nothing else "background"
+        class_of = dict.fromkeys(nothing[:1], 0) | {n: i for i, n in enumerate(things, 1)}
+        return cls((first, *(str(records[n]["name"]) for n in things)), class_of, notes)
+
+
+def _by_number(number: Any) -> tuple[bool, Any]:
+    """A sort key: numbers before words."""
+    return isinstance(number, str), number
+
+
+def _united(files: Sequence[CocoFile]) -> dict[Any, Record]:
+    records: dict[Any, Record] = {}
+    for file in files:
+        for record in file.categories:
+            before = records.setdefault(record["id"], record)
+            if before["name"] != record["name"]:
+                raise DatasetError(
+                    f"cannot use {file.path}",
+                    found=f"it calls category {record['id']} {record['name']!r}, another file "
+                    f"{before['name']!r}",
+                )
+    return records
+
+
+def _unused_top(files: Sequence[CocoFile], records: dict[Any, Record]) -> Any:
+    """Roboflow's category 0: the superclass of the others, which no annotation uses."""
+    used = any(each.get("category_id") == 0 for file in files for each in file.annotations)
+    above = {record.get("supercategory") for number, record in records.items() if number != 0}
+    return 0 if 0 in records and not used and records[0]["name"] in above else None
+
+
+class Pictures:
+    """Where the pictures of one file lie; looked for in the folders that are usual."""
+
+    def __init__(self, file: CocoFile, root: Path) -> None:
+        beside = file.path.parent
+        bases = [beside, *([beside.parent] if root.is_file() or beside != root else [])]
+        raw = re.sub(rf"^{OWN}|\.json$", "", file.path.name)
+        folders = [raw, file.split, *(k for k, v in SPLITS.items() if v == file.split), "default"]
+        ends = [f"{start}{folder}" for start in ("", "images/") for folder in folders if folder]
+        self._folders = [base / end for base in bases for end in (*ends, "images", ".")]
+        self._folders = [folder for folder in self._folders if folder.is_dir()]
+
+    def find(self, file_name: str) -> Path | None:
+        """The picture, by its name or by its name's last part; None where there is none."""
+        path = Path(str(file_name).replace("\\", "/"))
+        for folder in self._folders:
+            for name in dict.fromkeys((path, Path(path.name))):
+                if (folder / name).is_file():
+                    self._folders.remove(folder)
+                    self._folders.insert(0, folder)  # the next one lies there too
+                    return folder / name
+        return None
+
+
+Runs = dict[str, Any]
+"""pycocotools' compressed run lengths: {"size": [h, w], "counts": bytes}."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """One annotation: where something lies.
+
+    Attributes:
+        number: the annotation's id.
+        class_index: of the dataset's labels; VOID for a crowd, of which nothing is scored.
+        segmentation: as in the JSON: polygons, or run lengths, compressed or not.
+    """
+
+    number: Any
+    class_index: int
+    segmentation: Any
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """All that lies in one picture.
+
+    Attributes:
+        path: the JSON file.
+        size: (height, width) that it gives; None where it gives none.
+    """
+
+    path: Path
+    image_path: Path
+    size: tuple[int, int] | None
+    outlines: tuple[Outline, ...]
+
+    def __call__(self) -> Mask:
+        """(H, W) uint8: larger objects first, smaller over them; crowds (255) under all.
+
+        Of objects of one size the later in the file lies on top.
+
+        Raises:
+            DatasetError: an outline cannot be read, or the picture has another size.
+        """
+        return self.through(np.arange(256, dtype=np.uint8))
+
+    def through(self, table: Table) -> Mask:
+        """The same in the classes of `table`; what becomes background is not painted at all."""
+        height, width = self.size or picture_size(self.image_path)
+        columns = np.full((width, height), table[0], np.uint8)  # as run lengths go
+        shown = [outline for outline in self.outlines if table[outline.class_index] != table[0]]
+        drawn = [(outline, self._runs(outline, height, width)) for outline in shown]
+        drawn.sort(key=lambda pair: (pair[0].class_index != VOID, -int(runs.area(pair[1]))))
+        for outline, lengths in drawn:
+            np.copyto(columns, table[outline.class_index], where=_decoded(lengths))
+        return fit_to_picture(
+            np.ascontiguousarray(columns.T), f"the outlines of {self.path}", self.image_path
+        )
+
+    def _runs(self, outline: Outline, height: int, width: int) -> Runs:
+        try:
+            return run_lengths(outline.segmentation, height, width)
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            raise DatasetError(
+                f"cannot use annotation {outline.number} of {self.path}", found=str(error)
+            ) from error
+
+
+def has_outline(segmentation: Any) -> bool:
+    """Whether an annotation says more than a box: run lengths, or a polygon of 3 points."""
+    if isinstance(segmentation, dict):
+        return bool(segmentation.get("counts"))
+    return isinstance(segmentation, list) and any(_is_polygon(part) for part in segmentation)
+
+
+def run_lengths(segmentation: Any, height: int, width: int) -> Runs:
+    """Polygons or run lengths of either kind as compressed run lengths of the whole picture.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is none of them, or of another size.
+    """
+    if isinstance(segmentation, list):
+        # Fewer points have no area; pycocotools would take two for a box.
+        polygons = [part for part in segmentation if _is_polygon(part)]
+        _refuse_far(polygons, height, width)
+        merged: Runs = runs.merge(runs.frPyObjects(polygons, height, width))
+        return merged
+    size, counts = list(segmentation["size"]), segmentation["counts"]
+    if size != [height, width]:
+        raise ValueError(f"its run lengths are for {size} (HxW), its picture is {height}x{width}")
+    lengths = counts if isinstance(counts, list) else _unpacked(counts)
+    # pycocotools would leave the pixels that no run covers as memory happens to hold them
+    if sum(lengths) != height * width or min(lengths) < 0:
+        raise ValueError(f"its runs cover {sum(lengths)} pixels of {height * width}")
+    packed: Runs = runs.frPyObjects({"size": size, "counts": lengths}, height, width)
+    return packed
+
+
+def _unpacked(text: str) -> list[int]:
+    """Run lengths from COCO's characters: 5 bits in each, from the third run on differences.
+
+    After rleFrString in maskApi.c of pycocotools.
+    """
+    lengths: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if bits & 0x20:
+            continue  # more of this number follows
+        value -= (1 << shift) if bits & 0x10 else 0
+        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+        value = shift = 0
+    return lengths
+
+
+def _decoded(lengths: Runs) -> NDArray[np.bool_]:
+    """(W, H) bool, transposed."""
+    with warnings.catch_warnings():
+        # pycocotools' own arrays are older than the copy keyword of numpy 2
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        decoded: NDArray[np.uint8] = runs.decode(lengths)
+    return decoded.T.view(np.bool_)
+
+
+def _refuse_far(polygons: list[Any], height: int, width: int) -> None:
+    """Raise ValueError for points from which pycocotools would walk to the picture for ever."""
+    far = 2 * max(height, width)
+    for polygon in polygons:
+        if not np.all(np.abs(np.asarray(polygon, float)) <= far):  # nor is nan
+            raise ValueError(f"its points lie far outside of the picture ({height}x{width})")
+
+
+def _is_polygon(part: Any) -> bool:
+    return isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0
+
 
 _ONE_ID = "ids that several pictures have, so that nobody knows whose objects they are"
 

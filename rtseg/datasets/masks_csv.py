@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rtseg.datasets.contract import Dataset, Layout, Problem
-from rtseg.datasets.names import label_set
-from rtseg.datasets.pairs import (
+from rtseg.datasets.folders import (
     SPLITS,
     Pair,
     Values,
@@ -19,6 +18,7 @@ from rtseg.datasets.pairs import (
     samples_of,
     subfolders,
 )
+from rtseg.datasets.names import label_set
 from rtseg.errors import DatasetError
 from rtseg.frame import VOID
 

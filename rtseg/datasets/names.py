@@ -12,8 +12,7 @@ from typing import Any
 
 from rtseg.errors import DatasetError
 from rtseg.frame import VOID
-from rtseg.labels import Colour, LabelSet
-from rtseg.palettes import random_colours
+from rtseg.labels import Colour, LabelSet, random_colours
 
 NAME_FILES = (
     "labelmap.txt label_map.txt classes.json classes.txt labels.json labels.txt names.txt "

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rtseg.datasets.contract import Dataset, Layout, Problem
-from rtseg.datasets.names import find_names
-from rtseg.datasets.pairs import (
+from rtseg.datasets.folders import (
     SPLITS,
     Pair,
     Values,
@@ -23,6 +22,7 @@ from rtseg.datasets.pairs import (
     repeated,
     samples_of,
 )
+from rtseg.datasets.names import find_names
 from rtseg.labels import VOC, voc_colours
 
 PICTURES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"

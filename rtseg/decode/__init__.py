@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.decode import passes
-from rtseg.decode.painting import NOTHING, Painting, read_only
+from rtseg.decode.passes import NOTHING, Painting, read_only
 
 Scores = NDArray[np.float32]
 """(C, h, w) float32: logits, or probabilities, at the network's output stride."""

@@ -25,7 +25,7 @@ def shrink(
 ):
     """(H, W, 3) BGR to (h, w, 3) RGB, both uint8: means of boxes, then bilinear between them.
 
-    A box is as many pixels as a side is halved by; see `rtseg.shrink.box`.
+    A box is as many pixels as a side is halved by; see `rtseg.draw.box`.
     """
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < out_height * out_width

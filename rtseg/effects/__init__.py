@@ -47,8 +47,7 @@ def open_effect(
         model: name of the network.
         imgsz: (height, width) of the network's input.
     """
-    from rtseg.effects.finish import Finish
-    from rtseg.effects.hud import hud_lines, mark_lines
+    from rtseg.effects.hud import Finish, hud_lines, mark_lines
 
     hud = partial(hud_lines, stats, source, backend, model, imgsz) if options.hud else None
     mark = partial(mark_lines, stats)

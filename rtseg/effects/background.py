@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.contracts import Effect
-from rtseg.effects.backdrops import open_backdrop, parse_background
-from rtseg.effects.options import ViewOptions
+from rtseg.effects.backdrops import open_backdrop
+from rtseg.effects.options import ViewOptions, parse_background
 from rtseg.frame import Frame, Image
 from rtseg.matte import MatteOptions, Matting
 from rtseg.segmentation import Segmentation

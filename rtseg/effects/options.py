@@ -2,21 +2,64 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
 
-from rtseg.effects.backdrops import parse_background
 from rtseg.errors import UsageError
 
 VIEWS = {
     "overlay": "rtseg.effects.views:Overlay",
-    "mask": "rtseg.effects.mask:MaskPicture",
-    "side": "rtseg.effects.side:SideBySide",
+    "mask": "rtseg.effects.views:MaskPicture",
+    "side": "rtseg.effects.views:SideBySide",
     "contours": "rtseg.effects.contours:Contours",
-    "cutout": "rtseg.effects.cutout:Cutout",
+    "cutout": "rtseg.effects.views:Cutout",
 }
 """Each is built with `(labels, options)` and is an `Effect` that returns a new picture."""
 
 MOST_FEATHER = 200
+
+Kind = Literal["none", "transparent", "blur", "colour", "file"]
+
+USUAL_BLUR = 3.0
+MOST_BLUR = 20.0
+
+FORMS = f"none, blur, blur:1 to blur:{MOST_BLUR:g}, transparent, a colour, a picture or a video"
+
+
+class Wanted(NamedTuple):
+    """A background, as far as its words go.
+
+    Attributes:
+        strength: of a blur: its standard deviation in percent of the frame's shorter side.
+        colour: BGR.
+        path: of a picture or video that is there.
+    """
+
+    kind: Kind
+    strength: float = 0.0
+    colour: tuple[int, int, int] = (0, 0, 0)
+    path: Path = Path()
+
+
+def parse_background(text: str) -> Wanted:
+    """Read what `--background` takes; of a file only whether it is there.
+
+    Raises:
+        UsageError: it is none of the forms.
+    """
+    word, _, rest = text.strip().lower().partition(":")
+    if word in ("none", "transparent") and not rest:
+        return Wanted("none" if word == "none" else "transparent")
+    if word == "blur":
+        return Wanted("blur", strength=_strength(text, rest))
+    if (colour := _colour(text.strip())) is not None:
+        return Wanted("colour", colour=colour)
+    if Path(text).is_file():
+        return Wanted("file", path=Path(text))
+    found = "it is a folder" if text and Path(text).is_dir() else "no colour or file has this name"
+    raise UsageError(f"background {text!r}", found=found, do=f"Give {FORMS}")
 
 
 @dataclass(frozen=True)
@@ -62,3 +105,27 @@ class ViewOptions:
                 found="it is a probability, above 0 and below 1",
             )
         parse_background(self.background)
+
+
+def _strength(text: str, number: str) -> float:
+    try:
+        strength = float(number) if ":" in text else USUAL_BLUR
+    except ValueError:
+        strength = 0.0
+    if not 1 <= strength <= MOST_BLUR:
+        raise UsageError(
+            f"background {text!r}", found=f"a blur has a strength of 1 to {MOST_BLUR:g}"
+        )
+    return strength
+
+
+def _colour(text: str) -> tuple[int, int, int] | None:
+    """BGR of a name that CSS knows, or of #rgb or #rrggbb; None for anything else."""
+    from PIL import ImageColor
+
+    if text.lower() not in ImageColor.colormap and not re.fullmatch(
+        r"#([0-9a-f]{3}|[0-9a-f]{6})", text.lower()
+    ):
+        return None
+    red, green, blue = ImageColor.getrgb(text)[:3]
+    return blue, green, red

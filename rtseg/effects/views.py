@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from rtseg.blend import overlay_table
+import numpy as np
+
+from rtseg.draw import bgr_colours, blend_table, overlay_table
+from rtseg.effects.background import Background
 from rtseg.effects.options import ViewOptions
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
@@ -18,3 +21,37 @@ class Overlay:
     def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
         """(H, W, 3) uint8 BGR, of the frame's size."""
         return segmentation.over(frame.picture, self._table)
+
+
+class MaskPicture:
+    """Paints every pixel in its class's colour, background included; VOID is black."""
+
+    def __init__(self, labels: LabelSet, options: ViewOptions) -> None:
+        self._table = blend_table(bgr_colours(labels), np.ones(256))
+
+    def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
+        """(H, W, 3) uint8 BGR, of the frame's size."""
+        return segmentation.over(frame.picture, self._table)
+
+
+class SideBySide:
+    """Puts the picture on the left and its overlay on the right, both at full size."""
+
+    def __init__(self, labels: LabelSet, options: ViewOptions) -> None:
+        self._table = overlay_table(labels, options.alpha)
+
+    def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
+        """(H, 2W, 3) uint8 BGR."""
+        height, width = frame.size
+        canvas = np.empty((height, 2 * width, 3), np.uint8)
+        canvas[:, :width] = frame.image
+        return segmentation.over(frame.picture, self._table, canvas, left=width)
+
+
+class Cutout(Background):
+    """Keeps what is of a class that was asked for; behind it is the background that was chosen, or
+    black.
+    """
+
+    def __init__(self, labels: LabelSet, options: ViewOptions) -> None:
+        super().__init__(options)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from rtseg.evaluate.clips import ClipScore, clip_flicker, score_clip
-from rtseg.evaluate.networks import Network
+from rtseg.evaluate.networks import InputPolicy, Network
 from rtseg.evaluate.scoring import Score, score
 from rtseg.evaluate.sets import LabelledSet, SetSpec, open_set
-from rtseg.evaluate.sizes import InputPolicy
 
 __all__ = [
     "ClipScore",

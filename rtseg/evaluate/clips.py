@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 
 from rtseg.contracts import BackendInfo, SourceInfo
 from rtseg.errors import UsageError
-from rtseg.evaluate.networks import Network
+from rtseg.evaluate.networks import Network, Size
 from rtseg.evaluate.scoring import smoothed_name
-from rtseg.evaluate.sizes import Size
 from rtseg.frame import Frame
 from rtseg.metrics import Flicker, still_picture
 from rtseg.segmenter import Pair

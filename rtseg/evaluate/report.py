@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rtseg import __version__
+from rtseg._version import __version__
 from rtseg.evaluate.clips import ClipScore
 from rtseg.evaluate.scoring import Score
 

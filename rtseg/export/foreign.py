@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
-from rtseg.backends.devices import first_line
+from rtseg.backends.options import first_line
 from rtseg.errors import ModelError
-from rtseg.nets.onnx_facts import precision_of, read_facts
+from rtseg.nets.foreign import precision_of, read_facts
 from rtseg.nets.onnx_file import INPUT_NAME, OUTPUT_NAME
 from rtseg.zoo import InputSpec, Model, ModelSpec
 
@@ -196,3 +197,20 @@ def _both(graph: Any, at: str, probable: bool) -> str:
         ]
     )
     return both
+
+
+def write_half(source: Path, target: Path) -> None:
+    """The same network with weights and arithmetic in half precision, input and output as before.
+
+    ONNX Runtime's own converter, which keeps operators in single precision that have no half.
+    """
+    import onnx
+    from onnxruntime.quantization.onnx_model import ONNXModel
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with warnings.catch_warnings():  # of every weight that half precision cuts off
+        warnings.simplefilter("ignore", UserWarning)
+        converted = convert_float_to_float16(onnx.load(source), keep_io_types=True)
+    ordered = ONNXModel(converted)  # it puts casts after those who read them
+    ordered.topological_sort()
+    onnx.save(ordered.model, target)

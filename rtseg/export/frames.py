@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rtseg.draw import resized
 from rtseg.errors import UsageError
 from rtseg.frame import Image
-from rtseg.shrink import resized
 from rtseg.sources import SourceOptions, open_source
 
 Watch = Callable[[str, int, int], None]

@@ -3,27 +3,127 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
+import numpy as np
 import onnx
 
 from rtseg.backends import open_backend
-from rtseg.backends.devices import first_line
+from rtseg.backends.options import first_line
 from rtseg.contracts import Backend
 from rtseg.errors import ModelError
-from rtseg.export.foreign import write_foreign
+from rtseg.export.foreign import write_foreign, write_half
 from rtseg.export.frames import Samples, Watch, batch_of
-from rtseg.export.half import write_half
 from rtseg.export.int8 import Attempt, Quantiser, quantise
 from rtseg.export.options import ExportOptions
-from rtseg.export.parity import Parity, Reference
-from rtseg.export.timing import time_each
+from rtseg.frame import Image
 from rtseg.nets import find_model
 from rtseg.nets.onnx_file import OPSET, exported_spec, seal, write_onnx
+from rtseg.segmenter import Segmenter
 from rtseg.zoo import Model
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What the comparison of two networks found.
+
+    Attributes:
+        frames: how many were compared.
+        largest: difference of two scores, over all; infinite where one is not finite.
+        mean: share of pixels with the same class, at frame size, mean over the frames.
+        worst: the same, of the frame where it is least.
+        worst_frame: which one that is, from 0.
+    """
+
+    frames: int
+    largest: float
+    mean: float
+    worst: float
+    worst_frame: int
+
+
+class Reference:
+    """What a network says of some frames; others are held against it.
+
+    Args:
+        backend: the network; it may be closed afterwards.
+        images: (H, W, 3) uint8 BGR, each of any size.
+    """
+
+    def __init__(self, backend: Backend, images: Sequence[Image], watch: Watch) -> None:
+        self._images = images
+        self._expected = []
+        segmenter = Segmenter(backend)
+        for done, image in enumerate(images):
+            watch(f"running {backend.info.name} {backend.info.precision}", done, len(images))
+            self._expected.append(segmenter(image))
+
+    @property
+    def variety(self) -> float:
+        """Share of pixels that are not of the commonest class; of nothing else, all agree."""
+        counts = sum(np.bincount(one.mask.reshape(-1), minlength=256) for one in self._expected)
+        return float(1 - np.max(counts) / np.sum(counts))
+
+    def compare(self, backend: Backend, watch: Watch) -> Parity:
+        """Run another network on the same frames.
+
+        Raises:
+            BackendError: it failed, or gives scores of another shape.
+        """
+        segmenter = Segmenter(backend)
+        largest, agreements = 0.0, []
+        for done, (image, expected) in enumerate(zip(self._images, self._expected, strict=True)):
+            watch(
+                f"comparing {backend.info.name} {backend.info.precision}", done, len(self._images)
+            )
+            found = segmenter(image)
+            difference = float(np.abs(found.scores - expected.scores).max())
+            largest = max(largest, difference if np.isfinite(difference) else np.inf)
+            agreements.append(float((found.mask == expected.mask).mean()))
+        worst = int(np.argmin(agreements))
+        mean = float(np.mean(agreements))
+        return Parity(len(agreements), largest, mean, agreements[worst], worst)
+
+
+ROUNDS = 15
+LEAST_ROUNDS = 3
+SECONDS = 6.0
+
+
+def time_each(
+    backends: Mapping[str, Backend],
+    image: Image,
+    watch: Watch,
+    now: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """Median milliseconds of one run of each network, the model only: no frame is shrunk or drawn.
+
+    The networks take turns, as a machine is not equally fast all the time; rounds end after
+    fifteen, or after three once six seconds have passed.
+    """
+    batches = {name: batch_of(image, backend.input_size) for name, backend in backends.items()}
+    took: dict[str, list[float]] = {name: [] for name in backends}
+    start = now()
+    for done in range(ROUNDS):
+        if done >= LEAST_ROUNDS and now() - start > SECONDS:
+            break
+        watch("timing", done, ROUNDS)
+        for name in _turn(list(backends), done):
+            before = now()
+            backends[name](batches[name])
+            took[name].append(1e3 * (now() - before))
+    return {name: median(times) for name, times in took.items()}
+
+
+def _turn(names: Sequence[str], round_number: int) -> Sequence[str]:
+    """The names, backwards every other time: none always follows the same one."""
+    return names[::-1] if round_number % 2 else names
+
 
 LITTLE = 0.01
 """Where fewer pixels than this differ from the commonest class, agreement says little."""

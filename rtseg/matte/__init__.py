@@ -24,13 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.decode import enlarge
-from rtseg.decode.painting import read_only
+from rtseg.decode.passes import read_only
+from rtseg.draw import resized
 from rtseg.frame import Image, Mask
 from rtseg.matte import laying
-from rtseg.matte.fit import Fit, cells
-from rtseg.matte.margin import Plane, margin_of
+from rtseg.matte.fit import Fit, Plane, cells, margin_of
 from rtseg.segmentation import Segmentation
-from rtseg.shrink import resized
 
 SHORT_SIDE = 120
 """The fit is made on a picture shrunk to so many pixels."""

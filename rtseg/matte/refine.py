@@ -16,14 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from rtseg.blend import BlendTable
 from rtseg.decode import decode
+from rtseg.draw import BlendTable, resized
 from rtseg.frame import VOID, Image, Mask, Picture
 from rtseg.labels import PERSON
 from rtseg.matte import Matting
-from rtseg.matte.margin import kept_classes
+from rtseg.matte.fit import kept_classes
 from rtseg.segmentation import Segmentation
-from rtseg.shrink import resized
 
 _idle: SimpleQueue[Matting] = SimpleQueue()
 """Those that no thread is using; as many as were ever used at once."""

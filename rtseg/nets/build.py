@@ -2,13 +2,161 @@
 
 from __future__ import annotations
 
+import copy
+import sys
+from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rtseg.errors import ModelError
-from rtseg.nets.torchvision_import import segmentation
+from rtseg.zoo import InputSpec
+
+
+class SeamNetwork(nn.Module):
+    """(N, h, w, 3) uint8 RGB -> (N, C, h/s, w/s) float32 logits, s being its output stride.
+
+    The same function as torchvision's network before its last enlargement: enlarging these logits
+    (bilinear, align_corners=False) to (h, w) gives torchvision's output. That enlargement and the
+    auxiliary head are never run. Two things are folded, both exactly:
+
+    - Normalisation. `(v * scale - mean) / std` is `(v - mean/scale) * (scale/std)`. The factor goes
+      into the first convolution's weights. The difference stays at the input: the convolution pads
+      with zeros, which must mean "the mean colour", as they do for torchvision; as a bias of the
+      convolution it would be wrong along the border.
+    - Batch normalisation, into the convolution before it.
+
+    Left out, as they measured no better on a processor: a fourth channel of ones in place of the
+    subtraction at the input; the pooled branch of DeepLabV3 as a bias of its projection.
+
+    Args:
+        network: as `build` makes it, its weights loaded; it stays as it is.
+        spec: the normalisation and colour order that the network was trained with.
+        folded: False leaves batch normalisation apart.
+    """
+
+    offset: Tensor
+
+    def __init__(self, network: nn.Module, spec: InputSpec, *, folded: bool = True) -> None:
+        super().__init__()
+        network = copy.deepcopy(network).eval().requires_grad_(False)
+        # every attribute of a Module is typed as a tensor or a module
+        self.backbone: nn.Module = network.backbone  # type: ignore[assignment]
+        self.classifier: nn.Module = network.classifier  # type: ignore[assignment]
+        # deeplabv3 and fcn classify one feature map, lraspp both that its backbone returns
+        self._needs_all = hasattr(self.classifier, "low_classifier")
+        if self._needs_all:
+            self.classifier = LowClassHead(self.classifier)
+        self._fold_input(spec)
+        if folded:
+            _fold_normalisation(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of (N, h, w, 3) uint8 RGB pictures."""
+        # in this order, as TensorRT takes bytes into a cast and nothing else
+        centred = image.to(self.offset.dtype).permute(0, 3, 1, 2) - self.offset
+        features = self.backbone(centred)
+        logits: Tensor = self.classifier(features if self._needs_all else features["out"])
+        # float32 out of half precision; double stays double, for tests
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def _fold_input(self, spec: InputSpec) -> None:
+        first = next(m for m in self.backbone.modules() if isinstance(m, nn.Conv2d))
+        weight = first.weight.data
+        mean, std = (weight.new_tensor(v).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
+        first.weight.data = weight * (spec.scale / std)
+        offset = mean / spec.scale
+        if spec.colour == "BGR":  # trained on BGR: its channels are put in the order of RGB
+            first.weight.data = first.weight.data.flip(1).contiguous()
+            offset = offset.flip(1).contiguous()
+        self.register_buffer("offset", offset)
+
+
+class LowClassHead(nn.Module):
+    """torchvision's `LRASPPHead`, which classifies its coarse features before it enlarges them.
+
+    A 1x1 convolution works on each point alone, and bilinear weights sum to one, so the two
+    commute, bias included. Planes of classes are enlarged instead of 128 of features, and a
+    quarter of the points is classified: 2 to 3 % of the network's time on a processor.
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.cbr = head.get_submodule("cbr")
+        self.scale = head.get_submodule("scale")
+        self.low_classifier = head.get_submodule("low_classifier")
+        self.high_classifier = head.get_submodule("high_classifier")
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Scores of both feature maps, summed at the size of the finer one."""
+        low, high = features["low"], features["high"]
+        coarse = self.high_classifier(self.cbr(high) * self.scale(high))
+        size = low.shape[-2:]
+        fine = nn.functional.interpolate(coarse, size, mode="bilinear", align_corners=False)
+        scores: Tensor = self.low_classifier(low) + fine
+        return scores
+
+
+def _fold_normalisation(module: nn.Module) -> None:
+    """Fuse each batch normalisation under `module` with the convolution just before it."""
+    previous: tuple[str, nn.Module] | None = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and previous and isinstance(previous[1], nn.Conv2d):
+            setattr(module, previous[0], fuse_conv_bn_eval(previous[1], child))
+            setattr(module, name, nn.Identity())
+        _fold_normalisation(child)
+        previous = (name, child)
+
+
+_declared: list[Any] = []  # a torch.library.Library takes its schemas back when it is collected
+
+
+def segmentation() -> ModuleType:
+    """The module `torchvision.models.segmentation`.
+
+    A CPU build of torch beside a CUDA build of torchvision (both are what their indexes give by
+    default) cannot load torchvision's compiled library; importing torchvision then fails where it
+    registers shapes for operators that do not exist ("operator torchvision::nms does not exist").
+    Our networks need none of these operators, so their schemas are declared, without an
+    implementation, and torchvision is imported again from the start.
+
+    Raises:
+        ModelError: torchvision cannot be imported for another reason.
+    """
+    try:
+        import torchvision.models.segmentation as module
+    except ImportError as error:
+        raise _broken(error) from error
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise _broken(error) from error
+        module = _import_again()
+    return module
+
+
+def _import_again() -> ModuleType:
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _declared.append(library)
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]  # half imported: what ran before the failure must run again
+    try:
+        import torchvision.models.segmentation as module
+    except (ImportError, RuntimeError) as error:
+        raise _broken(error) from error
+    return module
+
+
+def _broken(error: Exception) -> ModelError:
+    return ModelError(
+        "cannot import torchvision",
+        found=str(error).splitlines()[0],
+        do="Install the torchvision release that belongs to the installed torch",
+    )
+
 
 LAST_LAYER = {
     "deeplabv3_resnet50": "classifier.4.weight",

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-import rtseg
 from rtseg.cache import sha256
 from rtseg.errors import ModelError
-from rtseg.nets import settings as said
-from rtseg.nets.settings import Settings, read_settings, refuse
+from rtseg.nets.foreign import Settings, labels_of, number, read_settings, refuse, size_of, triple
 from rtseg.nets.weights import Progress, fetch
 from rtseg.zoo import MODELS, InputSpec, Model, ModelSpec
 
@@ -30,7 +28,7 @@ RANDOM_NOTE = "random weights (seed 0): good for timing, the masks mean nothing"
 
 def shipped() -> dict[str, Path]:
     """The networks that came with rtseg, by name; weights before their ONNX form."""
-    package = Path(rtseg.__file__).parent
+    package = Path(__file__).parents[1]
     checkout = package.parent
     folder = package / "models"
     if not folder.is_dir() and (checkout / "pyproject.toml").is_file():
@@ -64,7 +62,7 @@ def find_model(
         weights: a state dict, checkpoint or safetensors file for a named architecture, or
             "random" for seeded random weights; None is the published ones, downloaded once.
         input_flags: settings of a foreign file, over those of the TOML file beside it; the keys
-            are those of `rtseg.nets.settings`.
+            are those of `rtseg.nets.foreign`.
         progress: told of a download.
 
     Raises:
@@ -128,7 +126,7 @@ def _seconds(text: str) -> float:
     """ "100ms", "0.1s" or "0.1" in seconds."""
     for suffix, factor in (("ms", 1e-3), ("s", 1.0), ("", 1.0)):
         if text.endswith(suffix):
-            value = said.number(text.removesuffix(suffix), "delay") * factor
+            value = number(text.removesuffix(suffix), "delay") * factor
             break
     if not 0 <= value <= 3600:
         raise ModelError(f"delay={text}", found="it is a time, as 100ms or 0.1s")
@@ -216,14 +214,14 @@ def _changed(spec: ModelSpec, settings: Settings) -> ModelSpec:
     """The spec with what the settings say of a state dict: labels, size, normalisation."""
     old = spec.input
     taken = InputSpec(
-        size=said.size(settings["size"]) if "size" in settings else old.size,
+        size=size_of(settings["size"]) if "size" in settings else old.size,
         colour=settings.get("colour", old.colour),
-        scale=said.number(settings["scale"], "scale") if "scale" in settings else old.scale,
-        mean=said.triple(settings["mean"], "mean") if "mean" in settings else old.mean,
-        std=said.triple(settings["std"], "std") if "std" in settings else old.std,
+        scale=number(settings["scale"], "scale") if "scale" in settings else old.scale,
+        mean=triple(settings["mean"], "mean") if "mean" in settings else old.mean,
+        std=triple(settings["std"], "std") if "std" in settings else old.std,
     )
     name = str(settings.get("name", spec.name))
-    return replace(spec, name=name, labels=said.labels(settings) or spec.labels, input=taken)
+    return replace(spec, name=name, labels=labels_of(settings) or spec.labels, input=taken)
 
 
 def _spec_of(path: Path) -> ModelSpec | None:

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from rtseg.gpu import has_cuda
-from rtseg.nets.build import build
-from rtseg.nets.graph import SeamNetwork
+from rtseg.nets.build import SeamNetwork, build
 from rtseg.zoo import Model
 
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}

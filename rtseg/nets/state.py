@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from rtseg.cache import atomic
 from rtseg.errors import ModelError
-from rtseg.nets.build import LAST_LAYER, build, build_random
-from rtseg.nets.graph import SeamNetwork
+from rtseg.nets.build import LAST_LAYER, SeamNetwork, build, build_random
 from rtseg.zoo import Model, ModelSpec
 
 State = Mapping[str, Tensor]

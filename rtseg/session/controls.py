@@ -4,19 +4,116 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple, Protocol
 
-from rtseg.clock import Clock
+import numpy as np
+from numpy.typing import NDArray
+
 from rtseg.contracts import Rendered
+from rtseg.decode import cell_at
 from rtseg.errors import RtsegError
-from rtseg.live.keeping import Keeping
-from rtseg.live.notices import Notices
-from rtseg.live.point import Found, Point, Pointer, class_under
-from rtseg.live.window import Window
 from rtseg.matte.refine import with_edges
+from rtseg.segmentation import Segmentation
 from rtseg.session.keys import find_key
 from rtseg.session.loop import Control
 from rtseg.session.models import Arrived, Networks, Switch
-from rtseg.session.state import LiveState, Look, after
+from rtseg.session.recording import Keeping
+from rtseg.session.state import LiveState, Look, Notices, after
+from rtseg.stats import Clock
+
+
+class Window(Protocol):
+    """What the controls need of a window."""
+
+    def quit(self) -> None:
+        """Close it."""
+
+    def fill_screen(self, full: bool) -> None:
+        """Fill the screen, or stop doing so."""
+
+    def write(self, rendered: Rendered) -> None:
+        """Show one picture."""
+
+
+Point = tuple[float, float]
+"""(x, y), each 0..1: from the left and from the top of the finished picture."""
+
+HOVER_SECONDS = 5.0
+
+
+class Pointer:
+    """Where a person points; one that has not moved for a while is not asking."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._since = clock, 0.0
+        self._at: Point | None = None
+
+    def move(self, at: Point | None) -> None:
+        """It is there now; None is beside the picture."""
+        self._at, self._since = at, self._clock.now()
+
+    @property
+    def asks(self) -> Point | None:
+        """Where it is, if it moved of late."""
+        return self._at if self._clock.now() - self._since < HOVER_SECONDS else None
+
+
+class Found(NamedTuple):
+    """A class, and how probable it is at a point, 0..1."""
+
+    name: str
+    number: int
+    probability: float
+
+
+def class_at(segmentation: Segmentation, x: int, y: int) -> Found:
+    """The most probable of all classes at a pixel, whether it is drawn or not.
+
+    The probability is the one that `Segmentation.probability` has there.
+
+    Args:
+        x, y: column and row of the frame.
+    """
+    corners, weights = cell_at(
+        segmentation.scores, segmentation.size, x, y, align_corners=segmentation.align_corners
+    )
+    scores = (corners * weights).sum((1, 2))
+    index = int(scores.argmax())
+    if segmentation.kind == "probabilities":
+        probability = float(np.clip(scores[index], 0, 1))
+    else:
+        margin = float((_margins(corners, index) * weights).sum())
+        probability = 0.5 * (1 + float(np.tanh(0.5 * margin)))
+    return Found(segmentation.labels.names[index], index, probability)
+
+
+def class_under(rendered: Rendered, at: Point) -> Found:
+    """The most probable class under a point of a finished picture."""
+    column, row = pixel_at(at, rendered.image.shape[:2], rendered.frame.size)
+    return class_at(rendered.segmentation, column, row)
+
+
+def pixel_at(point: Point, picture: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
+    """(column, row) of the frame that lies under a point of the finished picture.
+
+    A picture that is as high as the frame and several times as wide shows it several times, side
+    by side; any other shows it whole.
+
+    Args:
+        picture, frame: (height, width).
+    """
+    (height, width), (x, y) = frame, point
+    times = picture[1] // width if picture[0] == height and picture[1] % width == 0 else 1
+    column, row = int((x * times % 1.0) * width), int(y * height)
+    return min(max(column, 0), width - 1), min(max(row, 0), height - 1)
+
+
+def _margins(corners: NDArray[np.float32], index: int) -> NDArray[np.float32]:
+    """(2, 2) logits of one class against all others together."""
+    others = np.delete(corners, index, axis=0)
+    top = others.max(0)
+    rest = top + np.log(np.exp(others - top).sum(0))
+    return np.asarray(corners[index] - rest, np.float32)
 
 
 class Controls(Control):

@@ -11,19 +11,14 @@ from rtseg.contracts import Effect, Sink, Source
 from rtseg.effects import VIEWS, ViewOptions, open_effect
 from rtseg.effects.hud import hud_lines, mark_lines
 from rtseg.labels import LabelSet
-from rtseg.live.aside import Aside
-from rtseg.live.captions import Captions
-from rtseg.live.effect import LiveEffect
-from rtseg.live.keeping import Keeping
-from rtseg.live.notices import Notices, Tell
 from rtseg.matte import refine
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
 from rtseg.session.controls import Controls
 from rtseg.session.models import Load, Networks, Switch
-from rtseg.session.overlay import Glass
-from rtseg.session.recording import Recorder
-from rtseg.session.state import LiveState, Look
+from rtseg.session.overlay import Captions, Glass, LiveEffect
+from rtseg.session.recording import Aside, Keeping, Recorder
+from rtseg.session.state import LiveState, Look, Notices, Tell
 from rtseg.sinks import SinkOptions
 from rtseg.sinks.window import WindowEvents, WindowSink
 from rtseg.stats import Stats

@@ -7,10 +7,9 @@ from typing import Any
 
 import cv2
 
-from rtseg.backends.auto import open_fastest
-from rtseg.backends.side_by_side import Batch
+from rtseg.backends.auto import Batch, open_fastest
 from rtseg.contracts import Backend
-from rtseg.shrink import resized
+from rtseg.draw import resized
 from rtseg.sources import open_source
 from rtseg.zoo import Model
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from rtseg.contracts import Effect, Rendered
+from rtseg.draw import panel
 from rtseg.effects import ViewOptions
 from rtseg.errors import RtsegError
+from rtseg.frame import Image
 from rtseg.labels import LabelSet
-from rtseg.live.effect import LiveEffect
-from rtseg.live.keeping import Keeping
-from rtseg.live.window import Window
 from rtseg.segmenter import Segmenter
+from rtseg.session import keys
+from rtseg.session.controls import Window
 from rtseg.session.keys import find_key
-from rtseg.session.state import LiveState, Look, after
+from rtseg.session.overlay import PAUSED, LiveEffect, recording, write_help
+from rtseg.session.recording import Keeping
+from rtseg.session.state import LiveState, Look, Notices, after
 
 BACKGROUNDS = ("none", "blur", "#00b140")
 
@@ -171,3 +175,35 @@ def keys_in_words(
 
 def _typed(name: str) -> str:
     return {"Tab": "\t", "1-9": "1", "space": " "}.get(name, name)
+
+
+class GridGlass:
+    """Writes over the pictures of one window, and knows when what it wrote is out of date."""
+
+    def __init__(self, hands: Hands, notices: Notices) -> None:
+        self._hands, self._notices = hands, notices
+        self._written: tuple[object, ...] = ()
+
+    def write(self, image: Image, rendered: Rendered) -> None:
+        """Write over (H, W, 3) uint8 BGR, in place."""
+        self._hands.last = rendered
+        self._written = self._words()
+        if self._hands.state.help:
+            write_help(image, keys.lines(dir(Hands)))
+        if lines := self._lines():
+            panel(image, lines, "bottom left")
+
+    def stale(self) -> Literal["", "glass", "picture"]:
+        """Whether it would write something else now."""
+        return "glass" if self._words() != self._written else ""
+
+    def _words(self) -> tuple[object, ...]:
+        return (self._hands.state.help, *self._lines())
+
+    def _lines(self) -> list[str]:
+        keeping, text = self._hands.keeping, self._notices.text
+        return [
+            *([PAUSED] if self._hands.state.paused else []),
+            *(recording(keeping.recorder) if keeping is not None else []),
+            *([text] if text else []),
+        ]

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from rtseg.clock import Pace
 from rtseg.contracts import Effect, Rendered, Sink, Source
 from rtseg.frame import Frame
 from rtseg.segmenter import Pair
-from rtseg.stats import Stats
+from rtseg.stats import Pace, Stats
 from rtseg.threads import Flow
 
 TICK_SECONDS = 0.05

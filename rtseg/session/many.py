@@ -2,23 +2,139 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rtseg.errors import RtsegError
+from rtseg.contracts import Source, SourceInfo
+from rtseg.errors import RtsegError, SourceError
 from rtseg.frame import Frame
-from rtseg.many.feed import Feed
-from rtseg.many.memory import Memory
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Pair, Segmenter
-from rtseg.session.propagation import warm_up
+from rtseg.session.pipeline import timed
+from rtseg.session.propagation import Rests, steadied, warm_up
+from rtseg.stats import Pace, Stats
 from rtseg.temporal import TemporalOptions
-from rtseg.threads import Flow
-from rtseg.turns import Turns
+from rtseg.temporal.smooth import Smoother
+from rtseg.threads import Flow, Turns, spread
+
+
+@dataclass(eq=False)
+class Feed:
+    """One source of several, and how it fares.
+
+    Attributes:
+        source: open; whoever opened it closes it.
+        name: for people; no two of a run share one.
+        newest: whether unread frames make way for newer ones.
+        paced: whether every frame of a recording waits for its time.
+        temporal: how the masks of its frames are tied together; not by propagation.
+        stats: what happened to its frames.
+        resting: whether nobody looks for the moment: what is lost then is lost by the pause.
+        ended: whether nothing more will come.
+        error: why, where it was lost.
+    """
+
+    source: Source
+    name: str
+    newest: bool = True
+    paced: bool = False
+    temporal: TemporalOptions = TemporalOptions()  # noqa: RUF009 - frozen
+    stats: Stats = field(default_factory=Stats)
+    resting: bool = False
+    ended: bool = False
+    error: RtsegError | None = None
+
+    def frames(self) -> Iterator[Frame]:
+        """The source's frames, timed and counted, each at its time if `paced`."""
+        frames = timed(self.source, self.stats)
+        return self._at_their_times(frames) if self.paced else frames
+
+    def _at_their_times(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        clock = self.source.clock
+        pace = Pace(clock)
+        for frame in frames:
+            self.source.wait(pace.left(frame.pts))
+            yield replace(frame, captured_at=clock.now())
+
+    def count(self, flow: Flow[Frame]) -> None:
+        """Bring its numbers of frames up to date; `flow` is what reads it."""
+        self.stats.count(flow.produced, {"capture": flow.replaced}, resting=self.resting)
+
+    def out_of_date(self) -> None:
+        """Count a frame that went through the network and is not shown, as the pause was long."""
+        self.stats.lose("pause")
+
+    def settle(self, flow: Flow[Frame]) -> None:
+        """Count what was still on its way when the run stopped, and note a thread that hangs."""
+        self.count(flow)
+        if flow.hung:
+            self.stats.hung.append(f"capture of {self.name}")
+        self.stats.settle()
+
+
+def add_up(totals: Stats, feeds: Sequence[Feed]) -> None:
+    """Bring the numbers of frames of all sources together up to date."""
+    totals.produced = sum(feed.stats.produced for feed in feeds)
+    causes: Counter[str] = Counter()
+    for feed in feeds:
+        causes.update(feed.stats.dropped_by)
+    totals.dropped_by = dict(causes)
+
+
+class Unopened(Source):
+    """Stands for a source that could not be opened: it is lost before its first frame.
+
+    Raises:
+        SourceError: when it is read, the one that opening raised.
+    """
+
+    def __init__(self, name: str, error: SourceError) -> None:
+        super().__init__()
+        self.info = SourceInfo(name, 640, 360, live=True)
+        self.error = error
+
+    def _read(self) -> Frame | None:
+        raise self.error
+
+
+class Memory:
+    """Ties the masks of one source's frames together; used by one thread at a time.
+
+    Args:
+        options: smoothing, and whether the network rests while the picture stays as it is.
+        stats: of the source.
+    """
+
+    def __init__(self, segmenter: Segmenter, options: TemporalOptions, stats: Stats) -> None:
+        self._stats = stats
+        self._smooth = Smoother(options.smooth) if options.smooth else None
+        self._rests = Rests(segmenter) if options.idle else None
+
+    def known(self, frame: Frame) -> Segmentation | None:
+        """What is known of the next frame without the network; None when that must look."""
+        if self._rests is None:
+            return None
+        with self._stats.stage("compare"):
+            return self._rests.mask_of(frame)
+
+    def asked(self, frame: Frame) -> Frame:
+        """The frame as the network is to see it: no time has passed while it rested."""
+        return frame if self._rests is None else self._rests.clocked(frame)
+
+    def told(self, frame: Frame, pair: Pair) -> Segmentation:
+        """Take what the network says of a frame, and give what is shown."""
+        if self._smooth is not None:
+            pair = steadied(pair, self._smooth, self._stats)
+        if self._rests is not None:
+            self._rests.looked(frame, pair[1])
+        return pair[1]
+
 
 LINGER_SECONDS = 0.02
 """So long at the most a batch waits for the looks of the last one to be taken: without, the sources
@@ -207,3 +323,45 @@ def common_shape(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     shape = float(np.exp(np.log(shapes).mean()))
     area = max(width * height for width, height in sizes)
     return max(1, round(sqrt(area * shape))), max(1, round(sqrt(area / shape)))
+
+
+Open = Callable[[], Source]
+
+
+def open_all(openers: Sequence[tuple[str, Open]]) -> list[Source]:
+    """Open sources beside each other, each by a call; in their order.
+
+    One that cannot be opened is an `Unopened` of the name that stands before its call.
+
+    Raises:
+        RtsegError: a call failed in another way, as of what makes no sense; the others are closed.
+    """
+    found = list(spread(openers, _attempt, lanes=max(1, len(openers)), name="open"))
+    failed = [result for result in found if isinstance(result, RtsegError)]
+    sources = [result for result in found if isinstance(result, Source)]
+    if failed:
+        for source in sources:
+            source.close()
+        raise failed[0]
+    return sources
+
+
+def _attempt(opener: tuple[str, Open]) -> Source | RtsegError:
+    name, opened = opener
+    try:
+        return opened()
+    except SourceError as error:
+        return Unopened(name, error)
+    except RtsegError as error:
+        return error
+
+
+def distinct(names: Iterable[str], form: str = "{} ({})") -> list[str]:
+    """The names; one that was there before gets a number, in this form."""
+    found: list[str] = []
+    for name in names:
+        number, other = 2, name
+        while other in found:
+            number, other = number + 1, form.format(name, number)
+        found.append(other)
+    return found

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from rtseg.clock import Clock
 from rtseg.contracts import Backend
 from rtseg.errors import BackendError, RtsegError, UsageError
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
-from rtseg.memory import give_back
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Pair, Segmenter
+from rtseg.stats import Clock
+from rtseg.system import give_back
 from rtseg.threads import Flow, Slot
 
 Load = Callable[[str], Segmenter]

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
-from rtseg.clock import Pace
 from rtseg.contracts import Effect, Sink, Source
 from rtseg.errors import UsageError
 from rtseg.frame import Frame
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.session.loop import Control, Flows, Loop
 from rtseg.session.propagation import inferring, warm_up
-from rtseg.stats import Report, Stats
+from rtseg.stats import Pace, Report, Stats
 from rtseg.temporal import TemporalOptions
 from rtseg.threads import Flow, usable_cores
 

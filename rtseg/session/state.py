@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 from rtseg.effects import VIEWS, ViewOptions
+from rtseg.stats import Clock
 
 OPACITY_STEP = 0.1
 
@@ -124,3 +125,42 @@ def after(current: T, values: Sequence[T]) -> T:
     if current not in values:
         return values[0]
     return values[(values.index(current) + 1) % len(values)]
+
+
+NOTICE_SECONDS = 2.5
+WARNING_SECONDS = 6.0
+"""What went wrong stays longer, since it is longer, and nobody expects it."""
+
+Tell = Callable[[str, str], None]
+"""Takes a heading ("wrote", "warning") and a line, for a log."""
+
+
+class Notices:
+    """The line that stands on the picture, until its time is over.
+
+    Args:
+        tell: takes what shall outlast the picture.
+    """
+
+    def __init__(self, clock: Clock, tell: Tell = lambda heading, text: None) -> None:
+        self._clock, self._tell = clock, tell
+        self._text, self._until = "", 0.0
+
+    def say(self, text: str, seconds: float = NOTICE_SECONDS) -> None:
+        """On the picture alone."""
+        self._text, self._until = text, self._clock.now() + seconds
+
+    def wrote(self, text: str) -> None:
+        """Something was written; here and there."""
+        self.say(f"wrote {text}")
+        self._tell("wrote", text)
+
+    def warn(self, text: str) -> None:
+        """Something went wrong; here and there."""
+        self.say(f"!{text}", WARNING_SECONDS)
+        self._tell("warning", text)
+
+    @property
+    def text(self) -> str:
+        """What stands on the picture now, after a `!` if it is a warning; "" for nothing."""
+        return self._text if self._clock.now() < self._until else ""

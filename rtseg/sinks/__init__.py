@@ -24,7 +24,7 @@ SINKS: dict[str, str] = {
     "video": "rtseg.sinks.video:VideoSink",
     "pictures": "rtseg.sinks.pictures:PictureSink",
     "raw": "rtseg.sinks.raw:RawSink",
-    "null": "rtseg.sinks.null:NullSink",
+    "null": "rtseg.sinks.pictures:NullSink",
     "window": "rtseg.sinks.window:WindowSink",
     "mask": "rtseg.sinks.masks:MaskSink",
     "json": "rtseg.sinks.jsonl:JsonLinesSink",

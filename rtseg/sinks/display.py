@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from rtseg.clock import Clock
+from rtseg.stats import Clock
 
 TIMEOUT_SECONDS = 2.0
 RESET_SECONDS = 0.2

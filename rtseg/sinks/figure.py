@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
-from rtseg.blend import blend, overlay_table
 from rtseg.contracts import Rendered, Sink, SourceInfo
+from rtseg.draw import blend, overlay_table
 from rtseg.errors import UsageError
 from rtseg.frame import Image
 from rtseg.labels import Colour, LabelSet

@@ -16,7 +16,7 @@ from rtseg.labels import LabelSet
 from rtseg.sinks import PICTURE_SUFFIXES, VIDEO_SUFFIXES, SinkOptions
 from rtseg.sinks.containers import Encoder
 from rtseg.sinks.pictures import PictureFiles
-from rtseg.sinks.video_file import VideoFile
+from rtseg.sinks.video import VideoFile
 
 LOSSLESS = {
     ".mkv": Encoder("ffv1", "gray", {"level": "3"}),

@@ -10,12 +10,11 @@ from pathlib import Path
 import cv2
 
 from rtseg.contracts import Rendered, Sink, SourceInfo
-from rtseg.errors import SinkError, UsageError
+from rtseg.errors import SinkError, UsageError, counted
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
 from rtseg.sinks import PICTURE_SUFFIXES, SinkOptions
 from rtseg.sinks.files import cannot_write, check_new, check_parent
-from rtseg.words import counted
 
 NUMBER = re.compile(r"%0?\d*d")
 
@@ -186,3 +185,17 @@ def encode(image: Image, suffix: str) -> bytes:
     if not done:
         raise OSError(f"{suffix} cannot hold {image.shape[1]}x{image.shape[0]}")
     return content.tobytes()
+
+
+class NullSink(Sink):
+    """Takes frames and keeps none: runs for the numbers alone."""
+
+    wants_image = False
+
+    def __init__(
+        self, path: Path, info: SourceInfo, labels: LabelSet, options: SinkOptions
+    ) -> None:
+        pass
+
+    def write(self, rendered: Rendered) -> None:
+        """Do nothing."""

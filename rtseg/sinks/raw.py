@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 
 from rtseg.contracts import Rendered, Sink, SourceInfo
+from rtseg.draw import even, letterbox
 from rtseg.errors import UsageError
 from rtseg.frame import Image
 from rtseg.labels import LabelSet
 from rtseg.sinks import SinkOptions
 from rtseg.sinks.files import cannot_write
-from rtseg.sinks.fit import even, letterbox
 
 PIXELS: dict[str, Callable[[Image], Any]] = {
     "bgr24": lambda image: image,

@@ -11,12 +11,11 @@ import cv2
 import numpy as np
 
 from rtseg.contracts import Rendered, Sink, SourceInfo
-from rtseg.errors import SinkError, UsageError
+from rtseg.draw import even, letterbox
+from rtseg.errors import SinkError, UsageError, counted
 from rtseg.frame import Image
 from rtseg.labels import LabelSet
 from rtseg.sinks import SinkOptions
-from rtseg.sinks.fit import even, letterbox
-from rtseg.words import counted
 
 USUAL_RATE = 30.0
 

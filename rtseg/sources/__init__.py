@@ -8,10 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from rtseg.clock import Clock
 from rtseg.contracts import Source
 from rtseg.errors import SourceError, UsageError
 from rtseg.sources.options import SourceOptions, check_decoder
+from rtseg.stats import Clock
 
 __all__ = ["SOURCES", "SourceOptions", "kind_of", "open_source"]
 

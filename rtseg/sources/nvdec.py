@@ -23,7 +23,7 @@ INSTEAD = "Leave out --decoder nvdec, and the processor decodes it"
 
 
 class NvdecPlayer:
-    """A `Player` whose pictures are `rtseg.decode.picture.DevicePicture`.
+    """A `Player` whose pictures are `rtseg.decode.device.DevicePicture`.
 
     FFmpeg drives the GPU's decoder, in the context that torch has there, so that nothing is copied
     but once within the GPU's memory.
@@ -116,7 +116,7 @@ class NvdecPlayer:
             return None
         if frame.time is not None:
             self._at = frame.time
-        from rtseg.decode.picture import from_planes
+        from rtseg.decode.device import from_planes
 
         try:
             luma, chroma = self._planes(frame)

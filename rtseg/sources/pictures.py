@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.clock import Clock
 from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame, Image
 from rtseg.sources import PICTURE_SUFFIXES
 from rtseg.sources.capture import hush
 from rtseg.sources.options import SourceOptions, exact_rate
+from rtseg.stats import Clock
 
 NOMINAL_RATE = Fraction(25)
 """Pictures have no time; pts counts them at this rate, or at the one asked for."""

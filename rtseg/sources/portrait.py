@@ -10,11 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from rtseg.clock import Clock
 from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import UsageError
 from rtseg.frame import Frame, Image
 from rtseg.sources.options import SourceOptions
+from rtseg.stats import Clock
 
 WIDTH, HEIGHT = 1280, 720
 FRAME_RATE = Fraction(30)

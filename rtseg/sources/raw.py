@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.clock import Clock
 from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame, Image
 from rtseg.sources.options import SourceOptions, exact_rate
+from rtseg.stats import Clock
 
 NAME = "standard input"
 NOMINAL_RATE = Fraction(25)

@@ -7,12 +7,11 @@ from urllib.parse import urlsplit
 
 import cv2
 
-from rtseg.clock import Clock
 from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError, UsageError
-from rtseg.sources.capture import network_params, nominal_rate, open_capture
-from rtseg.sources.live import LiveSource
+from rtseg.sources.capture import LiveSource, network_params, nominal_rate, open_capture
 from rtseg.sources.options import SourceOptions, check_decoder, public_name
+from rtseg.stats import Clock
 
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -12,10 +13,161 @@ import cv2
 from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import UsageError
 from rtseg.frame import Frame
-from rtseg.sources.cap import Capped
-from rtseg.sources.derived import Derived
 from rtseg.sources.options import SourceOptions
-from rtseg.sources.replay import Replay
+
+
+class Derived(Source):
+    """A source made of another one; it is that source to whoever stops, closes or asks it."""
+
+    def __init__(self, inner: Source) -> None:
+        super().__init__(inner.clock)
+        self.warnings = inner.warnings
+        self._take(inner)
+
+    def _take(self, inner: Source) -> None:
+        self._inner, self._frames = inner, iter(inner)
+        self._described = inner.info
+        self.info = self._describe(inner.info)
+
+    @abstractmethod
+    def _describe(self, info: SourceInfo) -> SourceInfo:
+        """What the inner source's facts become."""
+
+    def _next(self) -> Frame | None:
+        """The inner source's next frame; its facts may have changed, after an outage."""
+        frame = next(self._frames, None)
+        if self._inner.info is not self._described:
+            self._described = self._inner.info
+            self.info = self._describe(self._inner.info)
+        return frame
+
+    @property
+    def notice(self) -> str | None:  # type: ignore[override]  # read-only
+        """Of the inner source."""
+        return self._inner.notice
+
+    @property
+    def outages(self) -> int:  # type: ignore[override]  # read-only
+        """Of the inner source."""
+        return self._inner.outages
+
+    @property
+    def capped(self) -> int:  # type: ignore[override]  # read-only
+        """Of the inner source."""
+        return self._inner.capped
+
+    @property
+    def keeps_cap(self) -> bool:  # type: ignore[override]  # read-only
+        """Of the inner source."""
+        return self._inner.keeps_cap
+
+    def interrupt(self) -> None:
+        """Of the inner source as well."""
+        super().interrupt()
+        self._inner.interrupt()
+
+    def _release(self) -> None:
+        self._inner.close()
+
+
+EARLY_SHARE = 0.25
+"""Of the time between two frames: by so much one may come too soon, or a camera's jitter would
+cost every frame that it makes a hair early."""
+
+
+class RateCap:
+    """Says which frames to take so that they are `rate` a second and no more, on average."""
+
+    def __init__(self, rate: float) -> None:
+        self._step = 1 / rate
+        self._due: float | None = None
+
+    def takes(self, at: float) -> bool:
+        """Whether to take the frame of time `at`, in seconds; asked once for each."""
+        if self._due is None or not self._due - 2 * self._step < at < self._due + self._step:
+            self._due = at  # the first one, or the first after a pause or a step back
+        elif at < self._due - EARLY_SHARE * self._step:
+            return False
+        self._due += self._step
+        return True
+
+
+class Capped(Derived):
+    """A source without the frames that come above a rate, by their pts.
+
+    A file's frames keep their numbers; a live source's are recounted, as a gap in those is a drop.
+    """
+
+    def __init__(self, inner: Source, rate: float) -> None:
+        self._rate, self._cap, self._left_out = rate, RateCap(rate), 0
+        super().__init__(inner)
+
+    @property
+    def capped(self) -> int:  # type: ignore[override]  # read-only
+        """Frames left out until now."""
+        return self._left_out
+
+    def _describe(self, info: SourceInfo) -> SourceInfo:
+        if info.frame_rate is None or info.frame_rate <= self._rate or info.frame_count == 1:
+            return info
+        rate = Fraction(self._rate).limit_denominator(1001)
+        return replace(info, frame_rate=rate, frame_count=None)
+
+    def _read(self) -> Frame | None:
+        while (frame := self._next()) is not None:
+            if self._cap.takes(frame.pts):
+                live = self.info.live
+                return replace(frame, index=frame.index - self._left_out) if live else frame
+            self._left_out += 1
+        return None
+
+
+USUAL_RATE = 25
+
+
+class Replay(Derived):
+    """Every frame comes when its time does, and is lost when the one after it comes first.
+
+    Frames are stamped with the time at which they were due: what the replay itself is late by is
+    part of their age. Those lost leave gaps in the numbers, as a camera's do; those that were not
+    wanted, as with `every`, leave none.
+    """
+
+    def __init__(self, inner: Source) -> None:
+        self._zero: float | None = None
+        self._index: int | None = None
+        super().__init__(inner)
+
+    def _describe(self, info: SourceInfo) -> SourceInfo:
+        return replace(info, live=True, frame_count=None)
+
+    def _read(self) -> Frame | None:
+        frame = self._counted()
+        while frame is not None and self._due(frame) + self._step() <= self.clock.now():
+            frame = self._counted()
+        if frame is None:
+            return None
+        due = self._due(frame)
+        self.wait(due - self.clock.now())
+        return None if self._interrupted else replace(frame, captured_at=due)
+
+    def _counted(self) -> Frame | None:
+        """The next frame, numbered on from the one before."""
+        frame = self._next()
+        if frame is None:
+            return None
+        self._index = frame.index if self._index is None else self._index + 1
+        return replace(frame, index=self._index)
+
+    def _due(self, frame: Frame) -> float:
+        """Monotonic seconds at which a frame comes; the first one comes at once."""
+        if self._zero is None:
+            self._zero = self.clock.now() - frame.pts
+        return self._zero + frame.pts
+
+    def _step(self) -> float:
+        return float(1 / (self.info.frame_rate or USUAL_RATE))
+
 
 SLACK_SECONDS = 5e-4
 """Times are compared with this slack: 1/30 typed as 0.0333 means the frame at 0.03333."""

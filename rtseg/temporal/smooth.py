@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.frame import Image
-from rtseg.temporal.carry import Scores, compiled, corner, in_cells
+from rtseg.temporal.keyframes import Scores, compiled, corner, in_cells
 from rtseg.temporal.motion import MISFIT_LEVELS, Field, Grey, Match, half_grey, is_cut
 
 PATIENCE_SECONDS = 0.5

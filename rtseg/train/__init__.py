@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 
-from rtseg.train.folder import RunFolder
+from rtseg.train.folder import Row, RunFolder, Watch
 from rtseg.train.settings import Settings
-from rtseg.train.watch import Row, Watch
 
 __all__ = ["Row", "RunFolder", "Settings", "Watch", "leads", "require_extra"]
 

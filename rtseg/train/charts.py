@@ -13,12 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from rtseg.blend import blend, overlay_table
 from rtseg.cache import atomic
+from rtseg.draw import blend, overlay_table
 from rtseg.frame import Image, Mask
 from rtseg.labels import LabelSet
-from rtseg.train.folder import cannot_write
-from rtseg.train.watch import Row
+from rtseg.train.folder import Row, cannot_write
 
 ALPHA = 0.6
 SIDE = 480  # pixels of the longer side of a sample

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from rtseg.backends.candidates import reduced_precisions
-from rtseg.backends.devices import UNUSED, nvidia_driver, parse_device
+from rtseg.backends.auto import reduced_precisions
+from rtseg.backends.options import UNUSED, nvidia_driver, parse_device
 from rtseg.errors import DeviceError, UsageError
 from rtseg.gpu import cuda_missing, has_cuda
 from rtseg.train.lightning_import import Fabric

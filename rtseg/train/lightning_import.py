@@ -5,7 +5,7 @@ Both import torchvision, which must have been made importable first.
 
 from __future__ import annotations
 
-from rtseg.nets.torchvision_import import segmentation
+from rtseg.nets.build import segmentation
 
 segmentation()
 

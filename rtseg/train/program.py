@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from rtseg.errors import DeviceError
-from rtseg.memory import keep_much
+from rtseg.datasets import Sample
+from rtseg.errors import DeviceError, counted
+from rtseg.evaluate.networks import Network
+from rtseg.metrics import ConfusionMatrix
+from rtseg.nets import find_model
+from rtseg.system import keep_much
 from rtseg.threads import usable_cores
-from rtseg.train import augment, leads
+from rtseg.train import batches as augment
+from rtseg.train import leads
 from rtseg.train.batches import (
     SHARED_MEMORY,
     InOrder,
@@ -21,19 +27,94 @@ from rtseg.train.batches import (
     one_opencv_thread,
     usual_workers,
 )
-from rtseg.train.charts import draw_curves, draw_samples
+from rtseg.train.charts import Seen, draw_curves, draw_samples
 from rtseg.train.device import describe, open_fabric, unused_gpu
-from rtseg.train.folder import RunFolder
-from rtseg.train.learner import Learner
+from rtseg.train.folder import Row, RunFolder, Watch
+from rtseg.train.learner import Learner, class_weights
 from rtseg.train.lightning_import import Fabric
 from rtseg.train.loop import Loop, Reading, Stop
-from rtseg.train.loss import class_weights
 from rtseg.train.prepare import Prepared, prepare
 from rtseg.train.settings import Settings
-from rtseg.train.trial import TestFigures, Trial
-from rtseg.train.watch import Row, Watch
-from rtseg.words import counted
 from rtseg.zoo import ModelSpec
+
+SHOWN = 4
+
+
+@dataclass(frozen=True)
+class TestFigures:
+    """Figures of the test split, with masks at the pictures' own size.
+
+    Attributes:
+        pictures: how many.
+        ious: one per class; NaN for a class in neither truth nor prediction.
+    """
+
+    __test__ = False  # no test of pytest's
+
+    pictures: int
+    miou: float
+    mean_accuracy: float
+    pixel_accuracy: float
+    ious: tuple[float, ...]
+
+    def to_plain(self, names: Sequence[str]) -> dict[str, object]:
+        """For JSON, which has no NaN: None stands for it."""
+        ious = {n: None if v != v else v for n, v in zip(names, self.ious, strict=True)}
+        return {
+            "pictures": self.pictures,
+            "miou": self.miou,
+            "mean_accuracy": self.mean_accuracy,
+            "pixel_accuracy": self.pixel_accuracy,
+            "class_iou": ious,
+        }
+
+
+class Trial:
+    """The checkpoint in `best`, opened by torch in single precision, as `rtseg -m` opens it."""
+
+    def __init__(self, best: Path, made: Prepared, device: torch.device) -> None:
+        self._made = made
+        where = str(device) if device.type == "cuda" else device.type
+        model = find_model(best)
+        self._network = Network("best", model, backend="torch", device=where, precision="fp32")
+
+    def samples(self) -> list[Seen]:
+        """Some pictures of the validation split, evenly spread, with truth and prediction."""
+        val = self._made.split["val"]
+        step = max(1, len(val) // SHOWN)
+        return [self._see(sample) for sample in val[::step][:SHOWN]]
+
+    def test(self, watch: Watch, stop: Callable[[], bool]) -> TestFigures | None:
+        """Figures of the test split; None where there is none, or when asked to stop."""
+        samples = self._made.split["test"]
+        matrix = ConfusionMatrix(len(self._made.spec.labels))
+        for done, sample in enumerate(samples):
+            if stop():
+                return None
+            watch.tested(done, len(samples))
+            seen = self._see(sample)
+            matrix.update(seen.truth, seen.predicted)
+        if not matrix.pixels:
+            return None
+        watch.tested(len(samples), len(samples))
+        return TestFigures(
+            len(samples),
+            matrix.mean_iou,
+            matrix.mean_accuracy,
+            matrix.pixel_accuracy,
+            tuple(float(iou) for iou in matrix.class_iou),
+        )
+
+    def _see(self, sample: Sample) -> Seen:
+        image = sample.read_image()
+        truth = sample.read_as(self._made.classes.from_dataset)
+        return Seen(sample.name, image, truth, self._network(image).mask)
+
+    def __enter__(self) -> Trial:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._network.close()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rtseg.backends.sizes import LARGEST, SMALLEST
+from rtseg.backends.options import LARGEST, SMALLEST
 from rtseg.errors import UsageError
 
 if sys.version_info >= (3, 11):
