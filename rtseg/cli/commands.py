@@ -98,7 +98,7 @@ def add_verbs(app: App, stop: Stop) -> None:
         figures: FigureFlags = FigureFlags(),
     ) -> int:
         """Measure networks on labelled pictures: IoU per class, mean IoU, and more."""
-        from rtseg.cli.evaluate import evaluate
+        from rtseg.cli.eval import evaluate
 
         return evaluate(EvalFlags(sets, networks, figures), stop)
 
