@@ -21,13 +21,11 @@ from rtseg.backends.auto import (
     Choice,
     Entry,
     Measured,
-    agreement,
     candidates,
     contest,
     place_of,
     recall,
     remember,
-    time_each,
 )
 from rtseg.backends.options import UNUSED, BackendOptions, nvidia_driver
 from rtseg.contracts import Backend, BackendInfo
@@ -260,44 +258,6 @@ def test_a_gain_within_noise_is_no_reason_to_leave_the_usual_one() -> None:
     assert other.closed
 
 
-def test_a_busy_moment_at_the_start_decides_nothing() -> None:
-    clock = ManualClock()
-
-    def busy(base: float) -> Callable[[int], float]:
-        return lambda call: base * (10 if clock.now() < 0.3 else 1)
-
-    one, two = Fake(ONNX, clock, busy(0.020)), Fake(OPENVINO, clock, busy(0.019))
-    times, failures = time_each({1: one, 2: two}, frames()[0], clock=clock)
-    assert times[1] == pytest.approx(0.020, rel=0.05)
-    assert times[2] == pytest.approx(0.019, rel=0.05)
-    assert failures == {}
-
-
-def test_the_hopeless_have_two_turns_only_and_the_budget_is_kept() -> None:
-    clock = ManualClock()
-    near, far = Fake(ONNX, clock, 0.010), Fake(OPENVINO, clock, 0.100)
-    rival = Fake(BF16, clock, 0.011)
-    time_each({1: near, 2: far, 3: rival}, frames()[0], clock=clock, budget_seconds=1.0)
-    assert far.calls == 2
-    assert near.calls > 20
-    assert 1.0 <= clock.now() < 1.2
-
-
-def test_a_heavy_network_is_run_twice_and_no_more() -> None:
-    clock = ManualClock()
-    heavy = [Fake(ONNX, clock, 2.0), Fake(OPENVINO, clock, 1.9)]
-    time_each(dict(enumerate(heavy)), frames()[0], clock=clock)
-    assert [one.calls for one in heavy] == [2, 2]
-
-
-def test_with_lanes_it_is_throughput_that_counts() -> None:
-    clock = ManualClock()
-    one, two = Fake(ONNX, clock, 0.010), Fake(OPENVINO, clock, 0.010)
-    two.lanes = 2
-    time_each({1: one, 2: two}, frames()[0], clock=clock, budget_seconds=0.0)
-    assert two.calls >= 2 * 4  # each turn fills both lanes twice
-
-
 @pytest.mark.parametrize(
     "failure", [ModelError("no"), ImportError("libfoo.so"), RuntimeError("x"), OSError("y")]
 )
@@ -372,12 +332,6 @@ def test_a_precision_that_the_processor_does_not_run_is_out() -> None:
     entries = held((ONNX, Fake(ONNX, clock, 0.03)), (BF16, less), clock=clock)
     assert entries[0].candidate == ONNX
     assert entries[1].failure == "fp32 runs instead"
-
-
-def test_agreement_is_the_share_of_pixels_over_all_frames() -> None:
-    clock = ManualClock()
-    share = agreement(Fake(BF16, clock, 0, left=6), Fake(ONNX, clock, 0, left=9), frames(3))
-    assert share == pytest.approx(0.75, abs=0.01)
 
 
 # --- what is remembered --------------------------------------------------------------------------

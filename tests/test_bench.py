@@ -25,7 +25,6 @@ from rtseg.bench.clocks import (
     UNCOUNTED,
     Block,
     Checkerboard,
-    batch_of,
     clip_info,
     samples,
     time_loop,
@@ -44,6 +43,7 @@ from rtseg.contracts import BackendInfo
 from rtseg.decode import disagreeing_share
 from rtseg.effects import ViewOptions, open_effect
 from rtseg.errors import BackendError, RtsegError, SinkError, UsageError
+from rtseg.measure import batch_of
 from rtseg.nets import find_model
 from rtseg.nets.flops import COPIED_BYTES, arithmetic_peak, copy_peak, network_flops, onnx_flops
 from rtseg.segmenter import Segmenter
@@ -260,7 +260,7 @@ def test_the_loop_draws_although_nobody_keeps_the_picture() -> None:
 def test_on_the_checkerboard_every_cell_disagrees_and_the_network_still_runs() -> None:
     clock = ManualClock()
     board = Checkerboard(slow_stub(clock))
-    scores = board(batch_of(samples(CLIP, 1)[0], SIZE))
+    scores = board(batch_of(samples(CLIP, 1)[0].image, SIZE))
     assert scores.shape[2:] == (6, 8)
     assert disagreeing_share(scores[0]) == 1.0
     assert clock.now() == pytest.approx(DELAY)
@@ -294,7 +294,7 @@ def test_a_batch_is_what_the_segmenter_feeds() -> None:
 
     frame = samples("test://?size=200x150&frames=1", 1)[0]
     Segmenter(Spy(find_model("stub"), SIZE))(frame.image)
-    assert np.array_equal(batch_of(frame, SIZE), fed[0])
+    assert np.array_equal(batch_of(frame.image, SIZE), fed[0])
 
 
 # The clip

@@ -17,11 +17,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rtseg.backends import open_backend
 from rtseg.errors import ModelError, SinkError, SourceError, ThresholdError, UsageError
-from rtseg.export import ExportOptions, RejectedError, export_network
+from rtseg.export import ExportOptions, RejectedError, export_network, work
 from rtseg.export import int8 as int8_module
 from rtseg.export.frames import MOST, parity_samples, quantising_samples, spread
 from rtseg.export.int8 import Quantiser, quantise
-from rtseg.export.work import Reference, time_each
+from rtseg.export.work import Reference
 from rtseg.labels import PERSON
 from rtseg.nets import find_model
 from rtseg.nets.build import build_random
@@ -43,7 +43,7 @@ def unwatched(step: str, done: int, total: int) -> None:
 def cache(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RTSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr("rtseg.export.work.ROUNDS", 2)
+        patch.setattr(work, "SECONDS", 0.0)
         before = torch.get_num_threads()
         torch.set_num_threads(1)  # small pictures: on a busy machine threads wait for one another
         yield
@@ -215,25 +215,6 @@ def test_parity_counts_pixels_and_names_the_worst_frame() -> None:
     assert other.mean == pytest.approx((3 + other.worst) / 4)
     undefined = reference.compare(Fixed(stub, add=np.nan), unwatched)  # type: ignore[arg-type]
     assert undefined.largest == np.inf
-
-
-def test_networks_take_turns_and_the_median_is_taken(monkeypatch) -> None:
-    monkeypatch.setattr("rtseg.export.work.ROUNDS", 15)
-    clock = iter(range(10_000))
-    order = []
-
-    class Slow(Fixed):
-        def __call__(self, batch: np.ndarray) -> np.ndarray:
-            order.append(self._add)
-            for _ in range(int(self._add)):
-                next(clock)
-            return super().__call__(batch)
-
-    stub = find_model("stub")
-    backends = {"a": Slow(stub, 1), "b": Slow(stub, 5)}
-    took = time_each(backends, pictures(1)[0], unwatched, lambda: float(next(clock)))  # type: ignore[arg-type]
-    assert took == {"a": 2000, "b": 6000}  # each call, and asking for the time
-    assert order[:4] == [1, 5, 5, 1]
 
 
 # --- int8: what is kept in float -----------------------------------------------------------------

@@ -17,7 +17,7 @@ FLOORS = {
     4: {"bench", "evaluate", "train", "export"},
     3: {"session", "segmenter"},
     2: {"sources", "backends", "effects", "sinks", "datasets"},
-    1: {"cache", "contracts", "decode", "draw", "gpu", "jit", "matte", "metrics", "nets",
+    1: {"cache", "contracts", "decode", "draw", "gpu", "jit", "matte", "measure", "metrics", "nets",
         "segmentation", "stats", "system", "temporal", "threads", "yuv"},
     0: {"_version", "errors", "frame", "labels", "zoo"},
 }  # fmt: skip

@@ -12,27 +12,21 @@ import json
 import math
 import platform
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
-from typing import Any, NamedTuple, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, NamedTuple
 
 from rtseg._version import __version__
 from rtseg.backends import open_backend
 from rtseg.backends.options import UNUSED, BackendOptions, input_size_of, noise, nvidia_driver
 from rtseg.cache import atomic, cache_dir, cache_path, safe_name, sha256
 from rtseg.contracts import Backend
-from rtseg.decode import decode_mask
 from rtseg.errors import RtsegError
+from rtseg.measure import Batch, backend_agreement, time_each
 from rtseg.nets.foreign import precision_of
 from rtseg.stats import Clock
 from rtseg.threads import usable_cores
@@ -283,102 +277,11 @@ def _processor() -> str:
     return " ".join(word for word in told if word) or f"{platform.machine()} {platform.processor()}"
 
 
-Batch = NDArray[np.uint8]
-"""(1, h, w, 3) uint8 RGB at the network's input size."""
-
-Key = TypeVar("Key")
-
 BUDGET_SECONDS = 1.5
 """For all backends together; each is run twice, however long that takes."""
 
-BLOCK_SECONDS = 0.05
-"""About as long is each backend's turn in a round."""
-
-FEWEST_ROUNDS = 2
 HOPELESS = 1.4
-"""A backend that takes so many times as long as the quickest has no further turn."""
-
-
-def time_each(
-    backends: Mapping[Key, Backend],
-    batch: Batch,
-    *,
-    clock: Clock | None = None,
-    budget_seconds: float = BUDGET_SECONDS,
-) -> tuple[dict[Key, float], dict[Key, RtsegError]]:
-    """Seconds per frame of each: the median of interleaved rounds; and those that failed.
-
-    They are warm already, by their constructors. Each runs in threads of its own, as in a run.
-    """
-    clock = clock or Clock()
-    turns: dict[Key, list[float]] = {key: [] for key in backends}
-    failures: dict[Key, RtsegError] = {}
-    ends = clock.now() + budget_seconds
-    rounds = 0
-    with ExitStack() as stack:
-        # for all turns the same: libraries prepare for each thread that they meet
-        threads = {
-            key: stack.enter_context(ThreadPoolExecutor(backend.lanes, "rtseg-contest"))
-            for key, backend in backends.items()
-        }
-        while rounds < FEWEST_ROUNDS or (clock.now() < ends and len(_hopeful(turns)) > 1):
-            for key in list(turns if rounds < FEWEST_ROUNDS else _hopeful(turns)):
-                try:
-                    turn = _turn(backends[key], batch, turns[key], threads[key], clock)
-                    turns[key].append(turn)
-                except RtsegError as error:
-                    failures[key] = error
-                    del turns[key]
-            rounds += 1
-    return {key: median(seconds) for key, seconds in turns.items() if seconds}, failures
-
-
-def _hopeful(turns: Mapping[Key, Sequence[float]]) -> list[Key]:
-    """By their best turn: whatever else the machine does only ever adds to one."""
-    best = {key: min(seconds) for key, seconds in turns.items()}
-    return [key for key, seconds in best.items() if seconds <= HOPELESS * min(best.values())]
-
-
-def _turn(
-    backend: Backend,
-    batch: Batch,
-    before: Sequence[float],
-    threads: ThreadPoolExecutor,
-    clock: Clock,
-) -> float:
-    """Seconds per frame over one turn."""
-    count = max(1, round(BLOCK_SECONDS / max(before[-1], 1e-4))) if before else 1
-    count = max(count, 2 * backend.lanes) if backend.lanes > 1 else count
-
-    def one(batch: Batch) -> float:
-        since = clock.now()
-        if backend.see is None:
-            backend(batch)
-        else:  # a frame that stays on the device goes another way than a batch
-            backend.see([batch[0]])[0].wait()
-        return clock.now() - since
-
-    since = clock.now()
-    each = list(threads.map(one, [batch] * count))
-    return (clock.now() - since) / count if backend.lanes > 1 else median(each)
-
-
-def agreement(backend: Backend, reference: Backend, batches: Sequence[Batch]) -> float:
-    """Share (0..1) of pixels that both give the same class, at the network's input size.
-
-    Raises:
-        RtsegError: one failed, or they give scores of different shapes.
-    """
-    align = reference.spec.align_corners
-    shares = []
-    for batch in batches:
-        size = batch.shape[1], batch.shape[2]
-        ours, theirs = (
-            decode_mask(one(batch)[0], size, align_corners=align) for one in (backend, reference)
-        )
-        shares.append(float((ours == theirs).mean()))
-    return float(np.mean(shares))
-
+"""A backend that takes this many times as long as the quickest gets no further turn."""
 
 LEAST_AGREEMENT = 0.99
 """Share of pixels that reduced precision must give the class that full precision gives."""
@@ -472,7 +375,9 @@ def _enter(candidate: Candidate, opened: OpenCandidate) -> Entry:
 def _time(entries: Sequence[Entry], batch: Batch, clock: Clock | None) -> None:
     """Note the seconds per frame of each; those that fail are out."""
     backends = {i: entry.backend for i, entry in enumerate(entries) if entry.backend}
-    times, failures = time_each(backends, batch, clock=clock)
+    times, failures = time_each(
+        backends, batch, seconds=BUDGET_SECONDS, drop_factor=HOPELESS, clock=clock
+    )
     for index, seconds in times.items():
         entries[index].seconds = seconds
     for index, error in failures.items():
@@ -489,7 +394,7 @@ def _trusted(entries: Sequence[Entry], frames: Sequence[Batch]) -> Entry | None:
         if reference is None:
             return None
         try:
-            entry.agreement = agreement(entry.backend, reference, frames)
+            entry.agreement = backend_agreement(entry.backend, reference, frames).mean
         except RtsegError as error:
             entry.out(error)
             continue

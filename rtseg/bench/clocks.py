@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.backends import open_backend
 from rtseg.contracts import Backend, Effect, Rendered, Sink, Source, SourceInfo
-from rtseg.draw import resized
 from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame, Picture
+from rtseg.measure import batch_of
 from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
 from rtseg.session.pipeline import run
@@ -97,7 +96,7 @@ def time_model(backend: Backend, frames: Sequence[Frame], limit: Limit, clock: C
     """
     if backend.device_seconds(UNCOUNTED) is not None:
         return _by_device(backend, limit)
-    batches = [batch_of(frame, backend.input_size) for frame in frames]
+    batches = [batch_of(frame.image, backend.input_size) for frame in frames]
     return timed(lambda number: backend(batches[number % len(batches)]), limit, clock)
 
 
@@ -106,11 +105,6 @@ def _by_device(backend: Backend, limit: Limit) -> Block:
     while not limit.over(len(passes), sum(passes)):
         passes += backend.device_seconds(LEAST_PASSES) or []
     return Block(sum(passes), len(passes), passes)
-
-
-def batch_of(frame: Frame, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(1, h, w, 3) uint8 RGB: what the segmenter feeds to a network for this frame."""
-    return cv2.cvtColor(resized(frame.image, size), cv2.COLOR_BGR2RGB)[np.newaxis]
 
 
 def time_pipeline(

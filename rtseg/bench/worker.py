@@ -19,6 +19,7 @@ from rtseg.bench.record import Agreement
 from rtseg.contracts import BackendInfo, Sink, Source
 from rtseg.effects import ViewOptions, open_effect
 from rtseg.frame import Frame
+from rtseg.measure import mask_agreement
 from rtseg.segmenter import Segmenter
 from rtseg.sinks import open_sink
 from rtseg.sources import open_source
@@ -136,13 +137,9 @@ class Subject:
 
     def agreement(self, reference: Path) -> Agreement:
         """Share of pixels whose class is that of the masks in a file."""
-        shares = [
-            float(np.mean(ours == theirs))
-            for ours, theirs in zip(
-                masks(self._segmenter, self.frames), _load(reference), strict=True
-            )
-        ]
-        return Agreement(float(np.mean(shares)), min(shares), len(shares))
+        ours, theirs = masks(self._segmenter, self.frames), _load(reference)
+        found = mask_agreement(zip(ours, theirs, strict=True))
+        return Agreement(found.mean, found.worst, len(found.shares))
 
     def mean_iou(self, path: Path, max_pictures: int) -> float:
         """Of this combination on labelled pictures, by the code of `rtseg eval`.

@@ -5,11 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
-from rtseg.draw import resized
 from rtseg.errors import UsageError
 from rtseg.frame import Image
 from rtseg.sources import SourceOptions, open_source
@@ -108,11 +103,6 @@ def spread(target: str, most: int, watch: Watch) -> tuple[str, list[Image]]:
                     continue
             kept.append(frame.image)
         return source.info.name, kept
-
-
-def batch_of(image: Image, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(1, h, w, 3) uint8 RGB at `size` (height, width), as `Segmenter` feeds a network."""
-    return cv2.cvtColor(resized(image, size), cv2.COLOR_BGR2RGB)[np.newaxis]
 
 
 def _of_all(targets: Sequence[str], most: int, watch: Watch) -> tuple[str, list[Image]]:

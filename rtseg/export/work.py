@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import onnx
@@ -18,10 +16,11 @@ from rtseg.backends.options import first_line
 from rtseg.contracts import Backend
 from rtseg.errors import ModelError
 from rtseg.export.foreign import write_foreign, write_half
-from rtseg.export.frames import Samples, Watch, batch_of
+from rtseg.export.frames import Samples, Watch
 from rtseg.export.int8 import Attempt, Quantiser, quantise
 from rtseg.export.options import ExportOptions
 from rtseg.frame import Image
+from rtseg.measure import batch_of, mask_agreement, time_each
 from rtseg.nets import find_model
 from rtseg.nets.onnx_file import OPSET, exported_spec, seal, write_onnx
 from rtseg.segmenter import Segmenter
@@ -76,7 +75,8 @@ class Reference:
             BackendError: it failed, or gives scores of another shape.
         """
         segmenter = Segmenter(backend)
-        largest, agreements = 0.0, []
+        largest = 0.0
+        masks = []
         for done, (image, expected) in enumerate(zip(self._images, self._expected, strict=True)):
             watch(
                 f"comparing {backend.info.name} {backend.info.precision}", done, len(self._images)
@@ -84,45 +84,13 @@ class Reference:
             found = segmenter(image)
             difference = float(np.abs(found.scores - expected.scores).max())
             largest = max(largest, difference if np.isfinite(difference) else np.inf)
-            agreements.append(float((found.mask == expected.mask).mean()))
-        worst = int(np.argmin(agreements))
-        mean = float(np.mean(agreements))
-        return Parity(len(agreements), largest, mean, agreements[worst], worst)
+            masks.append((found.mask, expected.mask))
+        shares = mask_agreement(masks)
+        return Parity(len(masks), largest, shares.mean, shares.worst, shares.worst_frame)
 
 
-ROUNDS = 15
-LEAST_ROUNDS = 3
-SECONDS = 6.0
-
-
-def time_each(
-    backends: Mapping[str, Backend],
-    image: Image,
-    watch: Watch,
-    now: Callable[[], float] = time.perf_counter,
-) -> dict[str, float]:
-    """Median milliseconds of one run of each network, the model only: no frame is shrunk or drawn.
-
-    The networks take turns, as a machine is not equally fast all the time; rounds end after
-    fifteen, or after three once six seconds have passed.
-    """
-    batches = {name: batch_of(image, backend.input_size) for name, backend in backends.items()}
-    took: dict[str, list[float]] = {name: [] for name in backends}
-    start = now()
-    for done in range(ROUNDS):
-        if done >= LEAST_ROUNDS and now() - start > SECONDS:
-            break
-        watch("timing", done, ROUNDS)
-        for name in _turn(list(backends), done):
-            before = now()
-            backends[name](batches[name])
-            took[name].append(1e3 * (now() - before))
-    return {name: median(times) for name, times in took.items()}
-
-
-def _turn(names: Sequence[str], round_number: int) -> Sequence[str]:
-    """The names, backwards every other time: none always follows the same one."""
-    return names[::-1] if round_number % 2 else names
+ROUNDS, LEAST_ROUNDS, SECONDS = 15, 3, 6.0
+"""Timing takes fifteen rounds, or fewer once six seconds have passed, but at least three."""
 
 
 LITTLE = 0.01
@@ -193,7 +161,7 @@ class Work:
             files = {"onnx fp32": self.base, f"onnx {self.options.precision}": self.target}
             backends |= {name: self._opened(path, stack) for name, path in files.items()}
             parity = reference.compare(list(backends.values())[-1], self.watch)
-            took = time_each(backends, samples.parity[0], self.watch)
+            took = self._timed(backends, samples.parity[0])
         return Exported(
             path=self.target,
             size=self.size,
@@ -269,6 +237,20 @@ class Work:
         backend = open_backend("onnx", find_model(path), device="cpu")
         stack.callback(backend.close)
         return backend
+
+    def _timed(self, backends: Mapping[str, Backend], image: Image) -> dict[str, float]:
+        """Milliseconds of one run of each network: the model only, no frame is shrunk or drawn."""
+        times, failures = time_each(
+            backends,
+            batch_of(image, self.size),
+            seconds=SECONDS,
+            least_rounds=LEAST_ROUNDS,
+            most_rounds=ROUNDS,
+            on_round=lambda done: self.watch("timing", done, ROUNDS),
+        )
+        for error in failures.values():
+            raise error
+        return {name: 1e3 * times[name] for name in backends}
 
     def _seal(self, path: Path) -> None:
         try:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import cv2
-
-from rtseg.backends.auto import Batch, open_fastest
+from rtseg.backends.auto import open_fastest
 from rtseg.contracts import Backend
-from rtseg.draw import resized
+from rtseg.measure import Batch, batch_of
 from rtseg.sources import open_source
 from rtseg.zoo import Model
 
@@ -49,5 +47,4 @@ def open_measured(
 def demo_batches(size: tuple[int, int]) -> Sequence[Batch]:
     """Frames of the demo's clip at `size` (height, width), as a segmenter feeds a network."""
     with open_source(DEMO) as source:
-        shrunk = [resized(frame.image, size) for frame in source]
-    return [cv2.cvtColor(image, cv2.COLOR_BGR2RGB)[None] for image in shrunk]
+        return [batch_of(frame.image, size) for frame in source]

@@ -1,0 +1,161 @@
+"""Compare networks: how far their masks agree, and how long each takes for a frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rtseg.contracts import Backend
+from rtseg.decode import decode_mask
+from rtseg.draw import resized
+from rtseg.errors import RtsegError
+from rtseg.frame import Image, Mask
+from rtseg.stats import Clock
+
+Batch = NDArray[np.uint8]
+"""(1, h, w, 3) uint8 RGB at the network's input size."""
+
+Key = TypeVar("Key")
+
+BLOCK_SECONDS = 0.05
+"""Length of one backend's block of calls in a round, as a target."""
+
+
+def batch_of(image: Image, size: tuple[int, int]) -> Batch:
+    """A (H, W, 3) uint8 BGR image at `size` (height, width), as `Segmenter` feeds a network."""
+    return cv2.cvtColor(resized(image, size), cv2.COLOR_BGR2RGB)[np.newaxis]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two networks agree.
+
+    Attributes:
+        shares: of each frame, the share (0..1) of pixels that have the same class in both masks.
+    """
+
+    shares: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean share over the frames."""
+        return fmean(self.shares)
+
+    @property
+    def worst(self) -> float:
+        """Share in the frame where they agree least."""
+        return min(self.shares)
+
+    @property
+    def worst_frame(self) -> int:
+        """Index of that frame."""
+        return self.shares.index(self.worst)
+
+
+def mask_agreement(pairs: Iterable[tuple[Mask, Mask]]) -> Agreement:
+    """Agreement of masks (H, W) uint8, each pair of the same frame and size."""
+    return Agreement(tuple(float(np.mean(ours == theirs)) for ours, theirs in pairs))
+
+
+def backend_agreement(backend: Backend, reference: Backend, batches: Sequence[Batch]) -> Agreement:
+    """Agreement of two backends at the network's input size.
+
+    Raises:
+        RtsegError: one of them failed.
+    """
+    align = reference.spec.align_corners
+
+    def mask(one: Backend, batch: Batch) -> Mask:
+        return decode_mask(one(batch)[0], (batch.shape[1], batch.shape[2]), align_corners=align)
+
+    return mask_agreement((mask(backend, batch), mask(reference, batch)) for batch in batches)
+
+
+def time_each(
+    backends: Mapping[Key, Backend],
+    batch: Batch,
+    *,
+    seconds: float,
+    least_rounds: int = 2,
+    most_rounds: float = math.inf,
+    drop_factor: float = math.inf,
+    on_round: Callable[[int], object] = lambda done: None,
+    clock: Clock | None = None,
+) -> tuple[dict[Key, float], dict[Key, RtsegError]]:
+    """Seconds per frame of each backend, and the errors of those that failed.
+
+    The backends take turns in rounds, as a machine is not equally fast all the time; a backend's
+    figure is the median of its blocks. Each runs in threads of its own, as it does in a run:
+    libraries prepare for every thread that calls them. With lanes the figure is the throughput of
+    all of them.
+
+    Args:
+        backends: loaded and warm, all of the batch's input size.
+        seconds: for all rounds together; `least_rounds` are done however long they take.
+        drop_factor: a backend that takes this many times as long as the quickest is left out once
+            it has had its least rounds; measuring ends when one is left.
+        on_round: called before each round with the number of rounds done; may raise.
+    """
+    clock = clock or Clock()
+    blocks: dict[Key, list[float]] = {key: [] for key in backends}
+    failures: dict[Key, RtsegError] = {}
+    end = clock.now() + seconds
+    done = 0
+    with ExitStack() as stack:
+        threads = {
+            key: stack.enter_context(ThreadPoolExecutor(backend.lanes, "rtseg-measure"))
+            for key, backend in backends.items()
+        }
+        while done < least_rounds or (
+            done < most_rounds and clock.now() < end and len(_contenders(blocks, drop_factor)) > 1
+        ):
+            on_round(done)
+            keys = list(blocks) if done < least_rounds else _contenders(blocks, drop_factor)
+            for key in keys[::-1] if done % 2 else keys:  # none always follows the same one
+                try:
+                    took = _time_block(backends[key], batch, blocks[key], threads[key], clock)
+                    blocks[key].append(took)
+                except RtsegError as error:
+                    failures[key] = error
+                    del blocks[key]
+            done += 1
+    return {key: median(took) for key, took in blocks.items() if took}, failures
+
+
+def _contenders(blocks: Mapping[Key, Sequence[float]], factor: float) -> list[Key]:
+    """Those near the quickest by their best blocks: other load only ever adds to a time."""
+    best = {key: min(took) for key, took in blocks.items()}
+    return [key for key, took in best.items() if took <= factor * min(best.values())]
+
+
+def _time_block(
+    backend: Backend,
+    batch: Batch,
+    before: Sequence[float],
+    threads: ThreadPoolExecutor,
+    clock: Clock,
+) -> float:
+    """Seconds per frame over one block of calls."""
+    count = max(1, round(BLOCK_SECONDS / max(before[-1], 1e-4))) if before else 1
+    count = max(count, 2 * backend.lanes) if backend.lanes > 1 else count
+
+    def time_call(batch: Batch) -> float:
+        start = clock.now()
+        if backend.see is None:
+            backend(batch)
+        else:  # frames that stay on the device take another path than batches
+            backend.see([batch[0]])[0].wait()
+        return clock.now() - start
+
+    start = clock.now()
+    each = list(threads.map(time_call, [batch] * count))
+    return (clock.now() - start) / count if backend.lanes > 1 else median(each)
