@@ -1,4 +1,4 @@
-"""The bar that long verbs draw on a terminal."""
+"""The progress of long verbs: a bar on a terminal, lines in a log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from rtseg.cli.report import TerminalBar
+from rtseg.cli.process import Stop
+from rtseg.cli.report import DownloadProgress, Progress
+from rtseg.stats import Clock
 
 
 class Terminal(io.StringIO):
@@ -15,32 +17,109 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_sees_how_far_it_is_and_what_it_is(monkeypatch) -> None:
+class Time(Clock):
+    """A clock that stands where it is put."""
+
+    seconds = 0.0
+
+    def now(self) -> float:
+        return self.seconds
+
+
+def terminal_of(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """A terminal in the place of stderr, from now to the end of the test."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    with TerminalBar() as bar:
-        bar.draw(3, 7, "pictures [of] a set", "testing")
+    monkeypatch.setattr(sys, "stderr", made := Terminal())
+    return made
+
+
+def test_a_terminal_shows_count_total_and_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
+    with Progress() as progress:
+        progress.update(3, 7, "pictures [of] a set", heading="testing", redraw=True)
     assert "3/7" in terminal.getvalue()
     assert "testing" in terminal.getvalue()
-    assert "pictures [of] a set" in terminal.getvalue()  # no markup of rich's
+    assert "pictures [of] a set" in terminal.getvalue()  # rich's markup is off
 
 
-def test_after_it_was_cleared_it_is_drawn_again(monkeypatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    with TerminalBar() as bar:
-        bar.draw(1, 0, "")
-        bar.clear()
-        seen = len(terminal.getvalue())
-        bar.draw(2, 4, "")
-        assert "2/4" in terminal.getvalue()[seen:]
+def test_an_unknown_total_becomes_a_bar_once_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
+    with Progress() as progress:
+        progress.update(1, 0, "waiting", redraw=True)
+        assert "waiting" in terminal.getvalue()
+        assert "1/" not in terminal.getvalue()
+        progress.update(2, 4, "counting", redraw=True)
+        assert "2/4" in terminal.getvalue()
 
 
-@pytest.mark.parametrize(("stream", "quiet"), [(Terminal(), True), (io.StringIO(), False)])
-def test_a_log_and_a_quiet_run_see_nothing(monkeypatch, stream, quiet) -> None:
+def test_a_cleared_bar_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
+    with Progress() as progress:
+        progress.update(1, 4, redraw=True)
+        progress.clear()
+        before = len(terminal.getvalue())
+        progress.update(2, 4, redraw=True)
+        assert "2/4" in terminal.getvalue()[before:]
+
+
+def test_a_terminal_is_redrawn_ten_times_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
+    clock = Time()
+    with Progress(clock=clock) as progress:
+        for step in range(1000):
+            clock.seconds = step / 1000
+            progress.update(step, 1000)
+    assert terminal.getvalue().count("/1000") <= 11
+
+
+def test_a_log_gets_lines_whose_pauses_double(capsys: pytest.CaptureFixture[str]) -> None:
+    clock, at = Time(), []
+    with Progress(unit="frames", first_line=2.0, clock=clock) as progress:
+        for second in range(40):
+            clock.seconds = float(second)
+            progress.update(second, 40, "30.0 fps")
+            if said := capsys.readouterr().err:
+                at.append(second)
+                assert said == f"running  {second} of 40 frames, 30.0 fps\n"
+    assert at == [2, 6, 14, 30]
+
+
+def test_each_heading_of_a_log_starts_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Time()
+    progress = Progress(unit="pictures", first_line=10.0, clock=clock)
+    progress.update(0, 9, heading="checking")
+    clock.seconds = 9.0
+    progress.update(9, 9, heading="checking")
+    clock.seconds = 11.0
+    progress.update(0, 5, heading="testing")
+    assert capsys.readouterr().err == ""
+    clock.seconds = 21.0
+    progress.update(4, 5, heading="testing")
+    assert capsys.readouterr().err == "testing  4 of 5 pictures\n"
+
+
+@pytest.mark.parametrize("stream", [Terminal(), io.StringIO()])
+def test_quiet_prints_nothing(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
-    with TerminalBar(quiet=quiet) as bar:
-        bar.draw(1, 2, "about")
-    assert not bar.shown
+    with Progress(quiet=True, first_line=0.0) as progress:
+        progress.update(1, 2, "about", redraw=True)
+    DownloadProgress(Stop(), quiet=True)("net.pth", 1, 2)
     assert stream.getvalue() == ""
+
+
+def test_a_download_in_a_log_is_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = DownloadProgress(Stop())
+    for done in (0, 3_000_000, 7_000_000):
+        progress("net.pth", done, 7_000_000)
+    assert capsys.readouterr().err.splitlines() == [
+        "fetching net.pth, 7 MB",
+        "fetched  net.pth, 7 MB",
+    ]
+
+
+def test_a_download_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
+    progress = DownloadProgress(Stop())
+    progress("net.pth", 3_000_000, 7_000_000)
+    assert "3.0/7.0 MB" in terminal.getvalue()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from rtseg.bench.clocks import CLOCKS
 from rtseg.bench.record import QUANTILES, ClockFigures, Comparison, Record, Row, is_busy
+from rtseg.text import aligned
 
 
 def to_csv(record: Record) -> str:
@@ -76,8 +77,6 @@ def _stamp(record: Record) -> dict[str, Any]:
 
 FORMATS = ("table", "md", "csv", "json")
 NONE = "-"
-WIDE = 400
-"""Columns of a table: what shows it may wrap it, we do not."""
 
 
 class Table(NamedTuple):
@@ -191,19 +190,7 @@ def clocks_of(record: Record) -> list[str]:
 
 def plain(table: Table) -> str:
     """Aligned columns."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for place, head in enumerate(table.heads):
-        drawn.add_column(head, justify="left" if place < table.words else "right")
-    for row in table.rows:
-        drawn.add_row(*row)
-    console = Console(file=io.StringIO(), width=WIDE, markup=False, highlight=False, no_color=True)
-    with console.capture() as captured:
-        console.print(drawn)
-    return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
+    return "\n".join(aligned(table.heads, table.rows, right=range(table.words, len(table.heads))))
 
 
 def markdown(table: Table) -> str:

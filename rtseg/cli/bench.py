@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,13 @@ from rtseg.bench.tables import changes, markdown, plain, render
 from rtseg.cli import options as values
 from rtseg.cli.bench_flags import BenchFlags, BenchNetworkFlags, ClockFlags
 from rtseg.cli.process import Stop
-from rtseg.cli.report import DownloadProgress, TerminalBar, counted, say
+from rtseg.cli.report import DownloadProgress, Progress, counted, say
 from rtseg.contracts import SourceInfo
 from rtseg.effects import ViewOptions
 from rtseg.errors import BackendError, DownloadError, RtsegError, ThresholdError, UsageError
 from rtseg.nets import default_model, find_model
 from rtseg.nets.weights import is_intact, weights_path
 from rtseg.sinks.files import FileTarget, cannot_write, check_new, check_parent
-from rtseg.stats import Clock
 from rtseg.zoo import MODELS, Model
 
 FORMAT_OF = {".json": "json", ".csv": "csv", ".md": "md", ".txt": "table"}
@@ -182,34 +182,6 @@ def _check_files(plan: BenchPlan, overwrite: bool) -> None:
         check_parent(path)
 
 
-LINE_SECONDS = 10.0
-
-
-class Progress:
-    """How far it is: a bar on a terminal, a line now and then in a log."""
-
-    def __init__(self, *, quiet: bool, clock: Clock | None = None) -> None:
-        self._clock = clock or Clock()
-        self._quiet = quiet
-        self._bar = TerminalBar(quiet=quiet)
-        self._next = self._clock.now()
-
-    def __call__(self, done: int, total: int, text: str) -> None:
-        """Told before every step."""
-        self._bar.draw(done, total, text)
-        if self._bar.shown:
-            return
-        if not self._quiet and (now := self._clock.now()) >= self._next:
-            say("running", f"{done} of {total}, {text}")
-            self._next = now + LINE_SECONDS
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._bar.clear()
-
-
 def figures(record: Record, form: str) -> None:
     """The record on stdout."""
     sys.stdout.write(render(record, form))
@@ -268,8 +240,9 @@ def bench(flags: BenchFlags, stop: Stop) -> int:
         if is_busy(record.machine) and not flags.figures.quiet:
             say("warning", f"{record.machine['load_average']} programs run beside this one")
         combinations = list(_combinations(flags, plan, info, record, stop))
-        with Progress(quiet=flags.figures.quiet) as progress:
-            failure = measure(combinations, plan.settings, record, on_step=progress, stop=stop)
+        with Progress(quiet=flags.figures.quiet, unit="steps", first_line=0.0) as progress:
+            on_step = partial(progress.update, redraw=True)
+            failure = measure(combinations, plan.settings, record, on_step=on_step, stop=stop)
     found = _show(record, plan, flags)
     if not record.partial:
         _hold_to_what_ran(found)

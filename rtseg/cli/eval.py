@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ from rtseg.cli.options import input_flags_of, precision_of
 from rtseg.cli.process import Stop
 from rtseg.cli.report import (
     DownloadProgress,
-    TerminalBar,
+    Progress,
     counted,
     describe_backend,
     length,
@@ -44,8 +45,8 @@ from rtseg.evaluate.scoring import class_map
 from rtseg.evaluate.sets import NetworkSpec, Suite, read_suite
 from rtseg.nets import default_model, find_model
 from rtseg.sinks.files import check_new, check_parent
-from rtseg.stats import Clock
 from rtseg.temporal import TemporalOptions
+from rtseg.text import listed
 
 OTHER_SIZES = ("auto", "exact", "long:N")
 _ONLY_DATA = ("format", "split", "classes", "min_share", "names")
@@ -186,49 +187,17 @@ def _check_figures(flags: FigureFlags) -> None:
 FEW_CLASSES = 4
 """So many classes have columns of the table without being asked for."""
 
-REFRESH_SECONDS = 0.1
-FIRST_LINE_SECONDS = 2.0
+
+def on_picture(progress: Progress, score: Score) -> None:
+    """Show how far the measurement of one network on one set is."""
+    if progress.due:
+        text = f"{_which(score)}, mIoU {figure(score.matrix.mean_iou)}"
+        progress.update(score.pictures, score.chosen, text)
 
 
-class Progress:
-    """How far it is, on stderr: a bar on a terminal, a line now and then in a log."""
-
-    def __init__(self, *, quiet: bool, clock: Clock | None = None) -> None:
-        self._clock = clock or Clock()
-        self._quiet = quiet
-        self._bar = TerminalBar(quiet=quiet)
-        self._pause = REFRESH_SECONDS if self._bar.shown else FIRST_LINE_SECONDS
-        self._next = self._clock.now() + self._pause
-
-    def __call__(self, score: Score) -> None:
-        """Told after every picture; draws when it is time."""
-        if self._quiet or (now := self._clock.now()) < self._next:
-            return
-        if self._bar.shown:
-            about = f"{_which(score)}, mIoU {figure(score.matrix.mean_iou)}"
-            self._bar.draw(score.pictures, score.chosen, about)
-        else:
-            self._pause *= 2
-            say("running", f"{_which(score)}, {score.pictures} of {score.chosen} pictures")
-        self._next = now + self._pause
-
-    def clip(self, score: ClipScore) -> None:
-        """Told after every frame of a clip."""
-        if self._quiet or (now := self._clock.now()) < self._next:
-            return
-        about = f"{score.network} on {score.clip}"
-        if self._bar.shown and score.of:
-            self._bar.draw(score.frames, score.of, about)
-        elif not self._bar.shown:
-            self._pause *= 2
-            say("running", f"{about}, {counted(score.frames, 'frame')}")
-        self._next = now + self._pause
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._bar.clear()
+def on_frame(progress: Progress, score: ClipScore) -> None:
+    """Show how far the measurement of one network on one clip is."""
+    progress.update(score.frames, score.of or 0, f"{score.network} on {score.clip}")
 
 
 def begin(sets: Sequence[LabelledSet], networks: Sequence[Network]) -> None:
@@ -259,8 +228,8 @@ def measured(score: Score, said: set[str]) -> None:
     said.update(line for _, line in lines)
 
 
-def partial(done: int, asked: int) -> None:
-    """That not all was measured."""
+def say_incomplete(done: int, asked: int) -> None:
+    """Report that the run ended before everything was measured."""
     say("partial", f"{done} of {counted(asked, 'measurement')} finished; the rest is missing")
 
 
@@ -337,13 +306,13 @@ def measure_clips(
         for network in networks:
             if stop():
                 return
-            with Progress(quiet=flags.figures.quiet) as progress, network:
+            with Progress(quiet=flags.figures.quiet, unit="frames") as progress, network:
                 done = score_clip(
                     network,
                     target,
                     smooth=flags.figures.smooth or 0.0,
                     max_frames=flags.sets.max_frames,
-                    on_frame=progress.clip,
+                    on_frame=partial(on_frame, progress),
                     stop=stop,
                 )
             clips.append(done)
@@ -408,7 +377,7 @@ def evaluate(flags: EvalFlags, stop: Stop) -> int:
             whole = done == asked
             _show(with_steadied(scores), with_steadied(clips), flags.figures, whole=whole)
             if not whole:
-                partial(done, asked)
+                say_incomplete(done, asked)
     if whole:
         _hold_to(flags.figures.min_miou, scores)
     return stop.exit_code
@@ -509,7 +478,7 @@ def _measure(
         for network in networks:
             if stop():
                 return
-            with Progress(quiet=flags.quiet) as progress, network:
+            with Progress(quiet=flags.quiet, unit="pictures") as progress, network:
                 done = score(
                     network,
                     chosen,
@@ -517,7 +486,7 @@ def _measure(
                     worst=flags.worst or 0,
                     worst_class=flags.show_class[0] if flags.show_class else None,
                     smooth=flags.smooth or 0.0,
-                    on_picture=progress,
+                    on_picture=partial(on_picture, progress),
                     stop=stop,
                 )
             scores.append(done)
@@ -548,8 +517,7 @@ def _show(
 
 def _said(heading: str, paths: Sequence[object], flags: FigureFlags) -> None:
     if paths and not flags.quiet:
-        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        say(heading, f"{paths[0]}{more}")
+        say(heading, listed(paths, 1))
 
 
 def _confusions(scores: Sequence[Score], path: Path) -> list[Path]:

@@ -7,11 +7,12 @@ from pathlib import Path
 from rtseg.cli import options as values
 from rtseg.cli.export_flags import ExportFlags, ProofFlags
 from rtseg.cli.process import Stop
-from rtseg.cli.report import DownloadProgress, TerminalBar, print_table, say
+from rtseg.cli.report import DownloadProgress, Progress, print_table, say
 from rtseg.errors import UsageError, counted
 from rtseg.export import Exported, ExportOptions, RejectedError, export_network
 from rtseg.export.int8 import Attempt
 from rtseg.nets import default_model, find_model
+from rtseg.text import listed
 from rtseg.zoo import Model
 
 SHOWN = 8
@@ -43,11 +44,11 @@ def export_file(flags: ExportFlags, proof: ProofFlags, stop: Stop) -> int:
 
 
 class Steps:
-    """What is being done, on stderr: a bar on a terminal, a line for each step in a log."""
+    """The progress of an export: a bar on a terminal, a line for each step in a log."""
 
     def __init__(self, stop: Stop, *, quiet: bool) -> None:
         self._stop, self._quiet, self._step = stop, quiet, ""
-        self._bar = TerminalBar(quiet=quiet)
+        self._progress = Progress(quiet=quiet)
 
     def __call__(self, step: str, done: int, total: int) -> None:
         """`done` of `total` parts of the step are done; 0 is an unknown total.
@@ -56,8 +57,8 @@ class Steps:
             Interrupted: a signal asked for the end.
         """
         self._stop.check()
-        if self._bar.shown:
-            self._bar.draw(done, total, "", step)
+        if self._progress.on_terminal:
+            self._progress.update(done, total, heading=step, redraw=step != self._step)
         elif step != self._step and not self._quiet:
             say("export", step)
         self._step = step
@@ -66,7 +67,7 @@ class Steps:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._bar.clear()
+        self._progress.clear()
 
 
 def _options(flags: ExportFlags, proof: ProofFlags) -> ExportOptions:
@@ -99,7 +100,7 @@ def _report(model: Model, exported: Exported, options: ExportOptions, *, quiet: 
         for attempt in exported.attempts:
             say("int8", describe_attempt(attempt, exported.layers))
         if exported.attempts and (kept := exported.attempts[-1].kept):
-            say("", f"in float, the most sensitive first: {_shortened(kept)}")
+            say("", f"in float, the most sensitive first: {listed(kept, SHOWN)}")
         say("parity", describe_parity(exported))
         for note in exported.notes:
             say("note", note)
@@ -111,11 +112,6 @@ def _report(model: Model, exported: Exported, options: ExportOptions, *, quiet: 
 def describe_attempt(attempt: Attempt, layers: int) -> str:
     """ "2 of 66 layers in float: 98.412 % of the pixels agree"."""
     return f"{len(attempt.kept)} of {layers} layers in float: {attempt.agreement:.3%} agree"
-
-
-def _shortened(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def describe_parity(exported: Exported) -> str:

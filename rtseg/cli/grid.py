@@ -12,7 +12,7 @@ from rtseg.cli import grid_report as grid_says
 from rtseg.cli.options import Flags, temporal_of
 from rtseg.cli.plan import GridPlan
 from rtseg.cli.process import Stop
-from rtseg.cli.report import open_progress, teller, write_json
+from rtseg.cli.report import RunProgress, teller, write_json
 from rtseg.cli.run import attend, check_rate, effect_of, hold, load_segmenter, open_output, share
 from rtseg.contracts import Sink, Source, SourceInfo
 from rtseg.effects import open_effect
@@ -311,7 +311,7 @@ def _run(opened: Opened, flags: Flags, plan: GridPlan, stop: Stop) -> None:
         order = order_of(opened.feeds, plan)
         films = films_of(opened, grid, rate, order)
         grid_says.start(flags, plan, opened.feeds, opened.segmenter)
-        progress = open_progress(opened.together, opened.totals, quiet=flags.run.quiet)
+        progress = RunProgress(opened.together, opened.totals, quiet=flags.run.quiet)
         stack.enter_context(progress)
         held = isinstance(order, ByTheirTimes)
         crowd = stack.enter_context(Crowd(opened.feeds, opened.segmenter, held=held))

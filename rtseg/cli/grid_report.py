@@ -30,6 +30,7 @@ from rtseg.session.pipeline import summarise
 from rtseg.sources.wrappers import Replay
 from rtseg.stats import Stats
 from rtseg.temporal import TemporalOptions
+from rtseg.text import aligned
 
 
 def start(flags: Flags, plan: GridPlan, feeds: Sequence[Feed], segmenter: Segmenter) -> None:
@@ -144,22 +145,25 @@ def report(
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """A line for each source: frames, rate, drops, outages, age and the network's time."""
-    width = max(10, *(len(row["source"]) for row in rows))
-    head = (
-        f"{'':<{width}}{'frames':>9}{'fps':>8}{'dropped':>9}{'age p50':>10}{'p99':>8}{'infer':>8}"
-    )
-    return [head, *(_line(row, width) for row in rows)]
+    heads = ["", "frames", "fps", "dropped", "age p50", "p99", "infer", ""]
+    return aligned(heads, map(_cells, rows), right=range(1, 7))
 
 
-def _line(row: dict[str, Any], width: int) -> str:
+def _cells(row: dict[str, Any]) -> list[str]:
     age, infer = row["age_ms"], row["stages_ms"].get("infer", {})
-    return (
-        f"{row['source']:<{width}}{row['frames']:>9}{row['fps']:>8.1f}{row['dropped']:>9}"
-        f"{_ms(age, 'p50'):>10}{_ms(age, 'p99'):>8}{_ms(infer, 'p50'):>8}"
-        + (f"  idle at {row['idle']}" if row["idle"] else "")
-        + (f"  {counted(row['outages'], 'outage')}" if row["outages"] else "")
-        + ("  lost" if row["error"] else "")
-    )
+    notes = [f"idle at {row['idle']}"] if row["idle"] else []
+    notes += [counted(row["outages"], "outage")] if row["outages"] else []
+    notes += ["lost"] if row["error"] else []
+    return [
+        row["source"],
+        str(row["frames"]),
+        f"{row['fps']:.1f}",
+        str(row["dropped"]),
+        _ms(age, "p50"),
+        _ms(age, "p99"),
+        _ms(infer, "p50"),
+        "  ".join(notes),
+    ]
 
 
 def _ms(row: dict[str, float], name: str) -> str:

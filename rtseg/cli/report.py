@@ -23,8 +23,9 @@ from rtseg.session.pipeline import keeps_newest
 from rtseg.sinks import find_kind
 from rtseg.sinks.files import FileTarget, cannot_write
 from rtseg.sources import kind_of
-from rtseg.stats import Report, Stats
+from rtseg.stats import Clock, Report, Stats
 from rtseg.temporal import TemporalOptions
+from rtseg.text import aligned
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -86,78 +87,11 @@ def _lost_sound(flags: Flags, plan: Plan) -> Iterator[str]:
             yield f"the sound is left out with {' and '.join(again)}"
 
 
-class TerminalBar:
-    """One line on stderr that is drawn over itself, and gone at the end.
-
-    There is no refresh thread, which would run beside what is timed and stand in the way of
-    forked workers: each call draws. Where stderr is no terminal, or `quiet`, `shown` is False and
-    nothing is drawn.
-    """
-
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.shown = not quiet and sys.stderr.isatty()
-        self._rich: Any = None
-
-    def draw(self, done: int, total: int, about: str, heading: str = "") -> None:
-        """Show `done` of `total`, 0 being an unknown total, between two texts."""
-        if not self.shown:
-            return
-        if self._rich is None:
-            self._rich = _started()
-        self._rich.update(
-            self._rich.tasks[0].id,
-            total=total or None,
-            completed=done,
-            heading=heading,
-            about=about,
-        )
-        self._rich.refresh()
-
-    def clear(self) -> None:
-        """Take the line away, so that others can be written; the next call draws it again."""
-        if self._rich is not None:
-            self._rich.stop()
-            self._rich = None
-
-    def __enter__(self) -> TerminalBar:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.clear()
-
-
-def _started() -> Any:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    heading = TextColumn("{task.fields[heading]}", markup=False)
-    about = TextColumn("{task.fields[about]}", markup=False)
-    left = TimeRemainingColumn(compact=True)
-    columns = (heading, BarColumn(), MofNCompleteColumn(), about, left, TextColumn("left"))
-    progress = Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
-    progress.add_task("", total=None, heading="", about="")
-    progress.start()
-    return progress
-
-
 def print_table(
     heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[int] = ()
 ) -> None:
-    """Print rows under heads in aligned columns; those numbered in `right` align right."""
-    lines = [tuple(heads), *map(tuple, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-    for line in lines:
-        cells = (
-            text.rjust(width) if column in right else text.ljust(width)
-            for column, (text, width) in enumerate(zip(line, widths, strict=True))
-        )
-        print("  ".join(cells).rstrip())
+    """Print a table on stdout; columns numbered in `right` are right-aligned."""
+    print("\n".join(aligned(heads, rows, right=right)))
 
 
 def write_metrics(path: str, report: Report) -> None:
@@ -273,7 +207,7 @@ def report(
     """Say what came of the run; warnings and empty results even when quiet."""
     if not flags.run.quiet:
         say("done", describe_frames(figures))
-        for line in table(figures, verbose=flags.run.verbose):
+        for line in stage_table(figures, verbose=flags.run.verbose):
             print(" " * _COLUMN + line, file=sys.stderr)
         _say_all("wrote", (sink.summary() for sink in sinks))
         _say_all("figures", [f"go to {flags.run.metrics}"] if flags.run.metrics else [])
@@ -349,21 +283,12 @@ def describe_inputs(inputs: Mapping[str, int], steps: int) -> str:
     return f"input stepped {counted(steps, 'time')} ({sizes})"
 
 
-def table(figures: Report, *, verbose: bool = False) -> list[str]:
+def stage_table(figures: Report, *, verbose: bool = False) -> list[str]:
     """Milliseconds per stage and of the frame's age, as aligned lines; `verbose` adds columns."""
     rows = {**figures.stages_ms, "age": figures.age_ms}
-    rows = {name: row for name, row in rows.items() if row}
-    if not rows:
-        return []
     columns = ("p50", "p95", "p99", *(("max", "mean") if verbose else ()))
-    head = f"{'ms':<12}" + "".join(f"{column:>9}" for column in columns)
-    return [
-        head,
-        *(
-            f"{name:<12}" + "".join(f"{row[c]:>9.2f}" for c in columns)
-            for name, row in rows.items()
-        ),
-    ]
+    cells = [[name, *(f"{row[c]:.2f}" for c in columns)] for name, row in rows.items() if row]
+    return aligned(["ms", *columns], cells, right=range(1, 6)) if cells else []
 
 
 def rate(frame_rate: Fraction) -> str:
@@ -394,94 +319,148 @@ def _say_all(heading: str, texts: Iterable[str]) -> None:
 
 REFRESH_SECONDS = 0.1
 FIRST_LINE_SECONDS = 2.0
-PATIENCE_SECONDS = 1.0
+STALLED_SECONDS = 1.0
+"""Without a frame for this long, the progress line reports the wait instead of a rate."""
 
 
 class Progress:
-    """Says nothing; the others say something in `show`.
+    """How far a program is: a bar on a terminal, a plain line now and then in a log.
 
-    `tick` may be called as often as one likes; it draws at most every `interval` seconds.
+    There is no refresh thread, which would disturb what is timed and break forked workers:
+    `update` draws, at most every `REFRESH_SECONDS`. In a log the first line of a heading comes
+    after `first_line` seconds, and each pause is twice the one before.
+
+    Args:
+        quiet: draw and print nothing.
+        unit: what is counted, in the plural ("frames").
+        in_bytes: the counts are bytes; the bar shows megabytes and the transfer rate.
     """
 
-    def __init__(self, source: Source, stats: Stats, interval: float = REFRESH_SECONDS) -> None:
-        self.source, self.stats, self.interval = source, stats, interval
-        self._next = stats.clock.now() + interval
-        self._last = (0, stats.clock.now())
+    def __init__(
+        self,
+        *,
+        quiet: bool = False,
+        unit: str = "",
+        in_bytes: bool = False,
+        first_line: float = FIRST_LINE_SECONDS,
+        clock: Clock | None = None,
+    ) -> None:
+        self.on_terminal = not quiet and sys.stderr.isatty()
+        self._quiet, self._unit, self._in_bytes = quiet, unit, in_bytes
+        self._clock = clock or Clock()
+        self._first = REFRESH_SECONDS if self.on_terminal else first_line
+        self._pause = self._first
+        self._next = self._clock.now() + self._first
+        self._heading = ""
+        self._bar: RichProgress | None = None
+        self._bounded = False
+
+    @property
+    def due(self) -> bool:
+        """Whether the next `update` draws or prints."""
+        return not self._quiet and self._clock.now() >= self._next
+
+    def update(
+        self, done: int, total: int, text: str = "", *, heading: str = "", redraw: bool = False
+    ) -> None:
+        """Show that `done` of `total` are done; a `total` of 0 is unknown.
+
+        Args:
+            redraw: on a terminal, draw at once.
+        """
+        if heading != self._heading:  # a step that ends quickly needs no line
+            self._heading, self._pause = heading, self._first
+            if not self.on_terminal:
+                self._next = self._clock.now() + self._first
+        if self.on_terminal and (redraw or self.due):
+            self._draw(done, total, text)
+        elif self.due:
+            self._pause = max(2 * self._pause, FIRST_LINE_SECONDS)
+            say(heading or "running", self._in_words(done, total, text))
+        else:
+            return
+        self._next = self._clock.now() + self._pause
+
+    def clear(self) -> None:
+        """Remove the bar, so that lines can be printed; the next `update` draws it again."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _in_words(self, done: int, total: int, text: str) -> str:
+        count = f"{done} of {total} {self._unit}" if total else f"{done} {self._unit}"
+        return ", ".join(filter(None, (count.rstrip(), text)))
+
+    def _draw(self, done: int, total: int, text: str) -> None:
+        if self._bar is not None and self._bounded != bool(total):
+            self.clear()
+        if self._bar is None:
+            self._bounded = bool(total)
+            self._bar = _terminal_bar(bounded=self._bounded, in_bytes=self._in_bytes)
+            self._bar.add_task("", heading="", text="")
+            self._bar.start()
+        task = self._bar.task_ids[0]
+        self._bar.update(
+            task, total=total or None, completed=done, heading=self._heading, text=text
+        )
+        self._bar.refresh()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.clear()
+
+
+def _terminal_bar(*, bounded: bool, in_bytes: bool) -> RichProgress:
+    from rich import progress as rich
+    from rich.console import Console
+
+    heading = rich.TextColumn("{task.fields[heading]}", markup=False)
+    text = rich.TextColumn("{task.fields[text]}", markup=False)
+    left = (rich.TimeRemainingColumn(compact=True), rich.TextColumn("left"))
+    columns: tuple[rich.ProgressColumn, ...]
+    if in_bytes:
+        columns = heading, rich.BarColumn(), rich.DownloadColumn(), rich.TransferSpeedColumn()
+    elif bounded:
+        columns = heading, rich.BarColumn(), rich.MofNCompleteColumn(), text, *left
+    else:
+        columns = heading, rich.SpinnerColumn(), text
+    return rich.Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
+
+
+class RunProgress:
+    """The progress of a run: frames shown, rate, and for live sources age and drops."""
+
+    def __init__(self, source: Source, stats: Stats, *, quiet: bool) -> None:
+        self._source, self._stats = source, stats
+        self._progress = Progress(quiet=quiet, unit="frames", clock=stats.clock)
+        self._shown, self._since = 0, stats.clock.now()
 
     def tick(self) -> None:
-        """Draw, if it is time."""
-        if self._last[0] != self.stats.shown:
-            self._last = (self.stats.shown, self.stats.clock.now())
-        if (now := self.stats.clock.now()) >= self._next:
-            self._next = now + self.interval
-            self.show()
+        """Draw if it is time; call as often as you like."""
+        if self._shown != self._stats.shown:
+            self._shown, self._since = self._stats.shown, self._stats.clock.now()
+        if self._progress.due:
+            text = live_line(self._source, self._stats, self._stats.clock.now() - self._since)
+            self._progress.update(self._shown, self._source.info.frame_count or 0, text)
 
-    def show(self) -> None:
-        """Draw now."""
-
-    def figures(self) -> str:
-        """The live line, with how long the last frame has been here."""
-        waited = self.stats.clock.now() - self._last[1]
-        return live_line(self.source, self.stats, waited)
-
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> RunProgress:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        return
-
-
-class Lines(Progress):
-    """A plain line now and then, each pause twice the last: for logs."""
-
-    def __init__(self, source: Source, stats: Stats) -> None:
-        super().__init__(source, stats, FIRST_LINE_SECONDS)
-
-    def show(self) -> None:
-        """One more line."""
-        self.interval *= 2
-        count = self.source.info.frame_count
-        of = f" of {count}" if count else ""
-        say("running", f"{self.stats.shown}{of} frames, {self.figures()}")
-
-
-class Bar(Progress):
-    """A bar with rate and time left, or a live line where there is no end in sight."""
-
-    def __init__(self, source: Source, stats: Stats) -> None:
-        super().__init__(source, stats)
-        self._rich = _rich_progress(bounded=source.info.frame_count is not None)
-        self._task = self._rich.add_task("", total=source.info.frame_count, figures="")
-
-    def show(self) -> None:
-        """Redraw."""
-        self._rich.update(self._task, completed=self.stats.shown, figures=self.figures())
-        self._rich.refresh()
-
-    def __enter__(self) -> Progress:
-        self._rich.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._rich.stop()
-
-
-def open_progress(source: Source, stats: Stats, *, quiet: bool) -> Progress:
-    """The progress display that suits stderr."""
-    if quiet:
-        return Progress(source, stats)
-    return Bar(source, stats) if sys.stderr.isatty() else Lines(source, stats)
+        self._progress.clear()
 
 
 def live_line(source: Source, stats: Stats, waited: float = 0.0) -> str:
-    """Speed now, and for live sources age and drops; or why no frame comes.
+    """The current rate, and for live sources age and drops; or why no frame comes.
 
     Args:
         waited: seconds since the last frame.
     """
     if source.notice:
         return source.notice
-    if waited > PATIENCE_SECONDS:
+    if waited > STALLED_SECONDS:
         return f"no frame for {length(waited)}"
     parts = [f"{stats.fps_now or stats.fps:.1f} fps"]
     if source.info.live:
@@ -491,37 +470,15 @@ def live_line(source: Source, stats: Stats, waited: float = 0.0) -> str:
     return ", ".join(parts)
 
 
-def _rich_progress(*, bounded: bool) -> RichProgress:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    figures = TextColumn("{task.fields[figures]}", markup=False)
-    left = TimeRemainingColumn(compact=True)
-    bar = [BarColumn(), MofNCompleteColumn(), figures, left, TextColumn("left")]
-    columns = bar if bounded else [SpinnerColumn(), figures]
-    # No refresh thread: the loop's own ticks redraw.
-    return Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
-
-
 class DownloadProgress:
-    """What shows a download to a person: a bar on a terminal, two lines in a log."""
+    """The progress of downloads: a bar on a terminal, a line at the start and end of each file."""
 
     def __init__(self, stop: Stop, *, quiet: bool = False) -> None:
-        self._stop = stop
-        self._quiet = quiet
-        self._bar: Any = None
-        self._task: Any = None
-        self._title = ""
+        self._stop, self._quiet, self._title = stop, quiet, ""
+        self._progress = Progress(quiet=quiet, in_bytes=True)
 
     def __call__(self, title: str, done: int, total: int) -> None:
-        """`done` of `total` bytes of the file `title` are here; 0 is an unknown total.
+        """Show that `done` of `total` bytes of the file `title` are here; 0 is an unknown total.
 
         Raises:
             Interrupted: a signal asked for the end.
@@ -529,33 +486,12 @@ class DownloadProgress:
         self._stop.check()
         if self._quiet:
             return
-        if title != self._title:
-            self._begin(title, total)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total or None)
-            self._bar.refresh()
-        if total and done >= total:
-            self._finish(total)
-
-    def _begin(self, title: str, total: int) -> None:
-        self._title = title
-        if not sys.stderr.isatty():
+        if self._progress.on_terminal:
+            self._progress.update(done, total, heading=title, redraw=title != self._title)
+        elif title != self._title:
             say("fetching", f"{title}, {total / 1e6:.0f} MB" if total else title)
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
-
-        columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        self._bar = Progress(
-            *columns, console=Console(stderr=True), auto_refresh=False, transient=True
-        )
-        self._bar.start()
-        self._task = self._bar.add_task(title, total=total or None)
-
-    def _finish(self, total: int) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-        if self._title:
-            say("fetched", f"{self._title}, {total / 1e6:.0f} MB")
-        self._title = ""
+        self._title = title
+        if total and done >= total:
+            self._progress.clear()
+            say("fetched", f"{title}, {total / 1e6:.0f} MB")
+            self._title = ""

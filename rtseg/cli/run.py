@@ -15,7 +15,7 @@ from rtseg.cli import report as says
 from rtseg.cli.options import Flags, ModelFlags, temporal_of
 from rtseg.cli.plan import Plan
 from rtseg.cli.process import Stop
-from rtseg.cli.report import DownloadProgress, Seen, open_progress, say, teller, write_metrics
+from rtseg.cli.report import DownloadProgress, RunProgress, Seen, say, teller, write_metrics
 from rtseg.contracts import Backend, Effect, Sink, Source
 from rtseg.effects import open_effect
 from rtseg.errors import UsageError
@@ -276,7 +276,7 @@ def run_opened(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter, s
         if desk is not None:
             sinks.append(stack.enter_context(desk.at(sinks[-1])))
         says.start(flags, plan, source, segmenter)
-        progress = stack.enter_context(open_progress(source, stats, quiet=flags.run.quiet))
+        progress = stack.enter_context(RunProgress(source, stats, quiet=flags.run.quiet))
         turn = desk.turning(progress.tick) if desk else progress.tick
         try:
             run(

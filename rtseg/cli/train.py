@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtseg.cli.process import Stop, leave
-from rtseg.cli.report import DownloadProgress, TerminalBar, counted, length, say
+from rtseg.cli.report import DownloadProgress, Progress, counted, length, say
 from rtseg.cli.train_flags import CHANGEABLE, TrainFlags
 from rtseg.errors import UsageError
 from rtseg.stats import Clock
@@ -17,7 +17,6 @@ from rtseg.train.settings import flag, read_toml
 if TYPE_CHECKING:
     from rtseg.train.program import Result
 
-REFRESH_SECONDS = 0.1
 FIRST_LINE_SECONDS = 10.0
 
 
@@ -80,23 +79,19 @@ class TrainingShown(Watch):
     """How training goes, on stderr: a bar on a terminal, a line now and then in a log."""
 
     def __init__(self, stop: Stop, *, quiet: bool, clock: Clock | None = None) -> None:
-        self._stop, self._quiet, self._clock = stop, quiet, clock or Clock()
-        self._bar = TerminalBar(quiet=quiet)
+        self._stop, self._quiet = stop, quiet
+        self._progress = Progress(quiet=quiet, first_line=FIRST_LINE_SECONDS, clock=clock)
         self._download = DownloadProgress(stop, quiet=quiet)
-        self._first = REFRESH_SECONDS if self._bar.shown else FIRST_LINE_SECONDS
-        self._pause = self._first
-        self._next = 0.0
-        self._heading = ""
 
     def note(self, heading: str, text: str) -> None:
         """A line."""
         if not self._quiet:
-            self._bar.clear()
+            self._progress.clear()
             say(heading, text)
 
     def wrong(self, text: str) -> None:
         """A line, also when quiet."""
-        self._bar.clear()
+        self._progress.clear()
         say("problem", text)
 
     def checked(self, done: int, total: int) -> None:
@@ -106,7 +101,7 @@ class TrainingShown(Watch):
 
     def fetched(self, title: str, done: int, total: int) -> None:
         """As `DownloadProgress`."""
-        self._bar.clear()
+        self._progress.clear()
         self._download(title, done, total)
 
     def stepped(self, epoch: int, step: int, steps: int, loss: float) -> None:
@@ -121,27 +116,14 @@ class TrainingShown(Watch):
         """Redraw, if it is time."""
         self._show("testing", done, total, "pictures of the test split")
 
-    def _show(self, heading: str, done: int, total: int, about: str) -> None:
-        if self._quiet:
-            return
-        now = self._clock.now()
-        if heading != self._heading:  # a quick one needs no line
-            self._heading, self._pause = heading, self._first
-            self._next = now + self._pause
-        if now < self._next:
-            return
-        if self._bar.shown:
-            self._bar.draw(done, total, about, heading)
-        else:
-            self._pause *= 2
-            say(heading, f"{done} of {total} {about}")
-        self._next = now + self._pause
+    def _show(self, heading: str, done: int, total: int, text: str) -> None:
+        self._progress.update(done, total, text, heading=heading)
 
     def __enter__(self) -> TrainingShown:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._bar.clear()
+        self._progress.clear()
 
 
 def describe_row(row: Row) -> str:

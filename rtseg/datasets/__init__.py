@@ -7,8 +7,9 @@ from importlib import import_module
 from pathlib import Path
 
 from rtseg.datasets.contract import Dataset, Layout, Problem, Sample
-from rtseg.datasets.folders import SPLITS, listed, read_lines, subfolders
+from rtseg.datasets.folders import SPLITS, read_lines, subfolders
 from rtseg.errors import DatasetError, UsageError
+from rtseg.text import listed
 
 __all__ = [
     "DATASETS",

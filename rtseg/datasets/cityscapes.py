@@ -15,13 +15,13 @@ from rtseg.datasets.folders import (
     Values,
     assign_lists,
     identity,
-    listed,
     pictures_under,
     samples_of,
 )
 from rtseg.errors import DatasetError
 from rtseg.frame import VOID, Mask
 from rtseg.labels import CITYSCAPES
+from rtseg.text import listed
 
 PICTURES = "leftImg8bit"
 MASKS = ("gtFine", "gtCoarse")

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.datasets.folders import FOREGROUND, listed
+from rtseg.datasets.folders import FOREGROUND
 from rtseg.datasets.names import canonical, is_background
 from rtseg.errors import UsageError
 from rtseg.frame import VOID
 from rtseg.labels import Colour, LabelSet
+from rtseg.text import listed
 
 IGNORE = "ignore"
 STAR = "*"

@@ -17,10 +17,11 @@ from pycocotools import mask as runs
 
 from rtseg.datasets.contract import Dataset, Layout, Problem, Sample, Table
 from rtseg.datasets.files import fit_to_picture, picture_size
-from rtseg.datasets.folders import SPLITS, listed, natural, short_names, split_rank
+from rtseg.datasets.folders import SPLITS, natural, short_names, split_rank
 from rtseg.datasets.names import is_background, label_set
 from rtseg.errors import DatasetError
 from rtseg.frame import VOID, Mask
+from rtseg.text import listed
 
 ROBOFLOW = "_annotations.coco.json"
 OWN = "instances_"

@@ -26,6 +26,7 @@ from rtseg.datasets.names import NAME_FILES, Names, find_names, label_set, name_
 from rtseg.errors import DatasetError, counted
 from rtseg.frame import VOID, Mask
 from rtseg.labels import Colour, LabelSet, voc_colours
+from rtseg.text import listed
 
 SPLITS = {
     "train": "train", "training": "train", "trn": "train",
@@ -160,12 +161,6 @@ def read_lines(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         words = getattr(error, "strerror", None) or str(error)
         raise DatasetError(f"cannot read the list {path}", found=words) from error
-
-
-def listed(words: Sequence[object], most: int = 5) -> str:
-    """The first few, and how many more: "a, b and 3 more"."""
-    more = f" and {len(words) - most} more" if len(words) > most else ""
-    return ", ".join(str(word) for word in words[:most]) + more
 
 
 def subfolders(root: Path) -> list[Path]:

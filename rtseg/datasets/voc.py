@@ -16,7 +16,6 @@ from rtseg.datasets.folders import (
     Pair,
     Values,
     identity,
-    listed,
     pictures_under,
     read_lines,
     repeated,
@@ -24,6 +23,7 @@ from rtseg.datasets.folders import (
 )
 from rtseg.datasets.names import find_names
 from rtseg.labels import VOC, voc_colours
+from rtseg.text import listed
 
 PICTURES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 

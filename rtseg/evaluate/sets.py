@@ -14,8 +14,9 @@ from rtseg.datasets import Dataset, Problem, Sample, named_samples, open_dataset
 from rtseg.datasets.checks import check_masks
 from rtseg.datasets.classes import ClassMap
 from rtseg.datasets.files import PICTURE_SUFFIXES
-from rtseg.datasets.folders import SPLITS, listed
+from rtseg.datasets.folders import SPLITS
 from rtseg.errors import DatasetError, UsageError, counted
+from rtseg.text import listed
 
 if sys.version_info >= (3, 11):
     import tomllib
