@@ -9,7 +9,8 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from rtseg.backends import fit_size, open_backend
+from rtseg.backends import open_backend
+from rtseg.backends.base import fit_size
 from rtseg.contracts import Source
 from rtseg.errors import RtsegError, UsageError
 from rtseg.frame import Frame

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from rtseg.backends import BACKENDS, fit_size, open_backend
+from rtseg.backends import BACKENDS, open_backend
+from rtseg.backends.base import fit_size
 from rtseg.backends.ort import OnnxBackend
 from rtseg.contracts import Backend
 from rtseg.decode import decode_mask

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from rtseg.backends import open_backend
-from rtseg.backends.options import Feed
+from rtseg.backends.base import Feed
 from rtseg.decode import decode_mask
 from rtseg.errors import DeviceError, ModelError, UsageError
 from rtseg.labels import PERSON, VOC

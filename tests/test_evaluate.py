@@ -25,7 +25,7 @@ from dataset_folders import (
 from sklearn.metrics import confusion_matrix, jaccard_score
 
 import rtseg
-from rtseg.backends import fit_size
+from rtseg.backends.base import fit_size
 from rtseg.datasets import open_dataset
 from rtseg.datasets.folders import Values
 from rtseg.errors import DatasetError, RtsegError, UsageError

@@ -6,22 +6,16 @@ A new backend is one file with a class and one line in `BACKENDS`; `open_backend
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rtseg.backends.options import BackendOptions, fit_size, input_size_of
-from rtseg.contracts import Backend
+from rtseg.backends.options import BACKENDS, BackendOptions
 from rtseg.errors import UsageError
-from rtseg.zoo import Model
 
-__all__ = ["BACKENDS", "BackendOptions", "fit_size", "open_backend"]
+if TYPE_CHECKING:
+    from rtseg.contracts import Backend
+    from rtseg.zoo import Model
 
-BACKENDS = {
-    "torch": "rtseg.backends.pytorch:TorchBackend",
-    "torch-compile": "rtseg.backends.pytorch:CompiledBackend",
-    "onnx": "rtseg.backends.ort:OnnxBackend",
-    "openvino": "rtseg.backends.openvino_runtime:OpenVinoBackend",
-    "stub": "rtseg.backends.stub:StubBackend",
-}
+__all__ = ["BACKENDS", "BackendOptions", "open_backend"]
 
 
 def open_backend(
@@ -58,6 +52,8 @@ def open_backend(
             found="torch has it, on NVIDIA's GPUs",
             do="Take --backend torch, or fp32",
         )
+    from rtseg.backends.base import input_size_of
+
     size = input_size_of(model.spec, input_size)
     opened: Backend = _resolve(BACKENDS[name])(model, size, asked)
     return opened

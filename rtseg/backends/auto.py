@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 from rtseg._version import __version__
 from rtseg.backends import open_backend
-from rtseg.backends.options import UNUSED, BackendOptions, input_size_of, noise, nvidia_driver
+from rtseg.backends.base import input_size_of, noise
+from rtseg.backends.options import UNUSED, BackendOptions, nvidia_driver
 from rtseg.cache import atomic, cache_dir, cache_path, safe_name, sha256
 from rtseg.contracts import Backend
 from rtseg.errors import RtsegError

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.backends.options import SMALLEST, fit_size
+from rtseg.backends.base import fit_size
+from rtseg.backends.options import SMALLEST
 from rtseg.contracts import Backend
 from rtseg.errors import UsageError
 from rtseg.frame import Picture

@@ -13,15 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.backends.options import (
-    BackendOptions,
-    Feed,
-    as_scores,
-    check_batch,
-    first_line,
-    noise,
-    not_there,
-)
+from rtseg.backends.base import Feed, as_scores, check_batch, noise
+from rtseg.backends.options import BackendOptions, first_line, not_there
 from rtseg.cache import COMPILED, cache_dir, make_room
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import BackendError, ModelError, UsageError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import re
@@ -10,11 +9,19 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
+from rtseg.errors import DeviceError, UsageError
 
-from rtseg.errors import BackendError, DeviceError, UsageError
-from rtseg.zoo import InputSpec, ModelSpec
+BACKENDS = {
+    "torch": "rtseg.backends.pytorch:TorchBackend",
+    "torch-compile": "rtseg.backends.pytorch:CompiledBackend",
+    "onnx": "rtseg.backends.ort:OnnxBackend",
+    "openvino": "rtseg.backends.openvino_runtime:OpenVinoBackend",
+    "stub": "rtseg.backends.stub:StubBackend",
+}
+"""A new backend is one file with a class and one line here."""
+
+SMALLEST, LARGEST = 32, 8192
+"""Sides of a network's input, in pixels."""
 
 FAMILIES = ("auto", "cpu", "cuda", "mps", "tensorrt", "directml", "coreml")
 PRECISIONS = ("auto", "fp32", "tf32", "fp16", "bf16", "int8")
@@ -120,144 +127,3 @@ class BackendOptions:
     def number(self) -> int:
         """Which device of its kind: 1 of "cuda:1"."""
         return parse_device(self.device)[1]
-
-
-MULTIPLE = 16
-"""The coarsest stride inside our networks: a multiple of it is divided without rounding."""
-
-SMALLEST, LARGEST = 32, 8192
-LONGEST = 4.0
-"""The longest shape, as one side over the other."""
-
-
-def input_size_of(spec: ModelSpec, asked: tuple[int, int] | None) -> tuple[int, int]:
-    """(height, width) of the input: what was asked for, else what the network was made for.
-
-    Raises:
-        UsageError: the network takes one other size only, or the size is absurd.
-    """
-    if asked is None or asked == spec.input.size:
-        return spec.input.size
-    height, width = asked
-    if spec.input.fixed:
-        own = f"{spec.input.size[0]}x{spec.input.size[1]}"
-        raise UsageError(
-            f"input size {height}x{width} for {spec.name}", found=f"it takes {own} and no other"
-        )
-    if not SMALLEST <= min(asked) <= max(asked) <= LARGEST:
-        raise UsageError(
-            f"input size {height}x{width}", found=f"each side is {SMALLEST} to {LARGEST} pixels"
-        )
-    return asked
-
-
-def fit_size(spec: ModelSpec, frame_width: int, frame_height: int) -> tuple[int, int]:
-    """(height, width) for frames of a size: their shape, at the network's own area or a bit less.
-
-    Squeezing a wide frame into a square wastes accuracy on thin things; the frame's own shape
-    costs no more. Both sides are multiples of 16, at least 32; among those that hold no more
-    pixels than the network was made for, the one whose shape and area come nearest. Frames more
-    than four times as long as wide are squeezed to that. A network of one fixed size keeps it.
-    """
-    if spec.input.fixed:
-        return spec.input.size
-    area = spec.input.size[0] * spec.input.size[1]
-    shape = min(max(frame_width / frame_height, 1 / LONGEST), LONGEST)
-    step = MULTIPLE
-    # beyond this side the other one would be under its minimum
-    sides = range(SMALLEST, area // SMALLEST + 1, step)
-
-    def loss(size: tuple[int, int]) -> float:
-        height, width = size
-        distortion = abs(math.log(width / height / shape))
-        return distortion + 0.25 * math.log(area / (height * width))
-
-    sizes = [(h, w) for h in sides for w in _near(h * shape, area // h)]
-    return min(sizes, key=loss, default=spec.input.size)
-
-
-def check_batch(batch: NDArray[np.uint8], input_size: tuple[int, int]) -> None:
-    """Raise BackendError for a batch that is not (N, h, w, 3), (h, w) being `input_size`."""
-    if batch.ndim != 4 or batch.shape[1:] != (*input_size, 3):
-        height, width = input_size
-        raise BackendError(
-            f"a batch of shape {batch.shape}", found=f"the network takes (N, {height}, {width}, 3)"
-        )
-
-
-def noise(input_size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(1, h, w, 3) uint8 to warm up with; not black, which would not overflow half precision."""
-    return np.random.default_rng(0).integers(0, 256, (1, *input_size, 3), np.uint8)
-
-
-def _near(width: float, most: int) -> list[int]:
-    """Multiples of 16 on both sides of `width`, from 32 to `most`."""
-    most -= most % MULTIPLE
-    down = int(width) // MULTIPLE * MULTIPLE
-    clamped = {max(SMALLEST, min(side, most)) for side in (down, down + MULTIPLE)}
-    return [side for side in sorted(clamped) if side <= most]
-
-
-class Feed:
-    """Turns (N, h, w, 3) uint8 RGB batches into a network's input, as its `InputSpec` says.
-
-    Args:
-        dtype: of the input, as the file declares it.
-    """
-
-    def __init__(self, spec: InputSpec, dtype: np.dtype) -> None:
-        self.dtype = dtype
-        self._flip = spec.colour == "BGR"
-        self._planes = spec.layout == "NCHW"
-        # (v * scale - mean) / std = v * factor + shift, in the network's own colour order
-        std = np.array(spec.std, np.float64)
-        self._factor = (spec.scale / std).astype(np.float32)
-        self._shift = (-np.array(spec.mean, np.float64) / std).astype(np.float32)
-        self._as_it_is = bool((self._factor == 1).all() and (self._shift == 0).all())
-
-    def __call__(self, batch: NDArray[np.uint8]) -> NDArray:
-        """The network's input, contiguous, in its layout, colour order and dtype."""
-        pixels: NDArray = batch[..., ::-1] if self._flip else batch
-        if not self._as_it_is:
-            pixels = pixels * self._factor + self._shift
-            if self.dtype.kind in "iu":  # quantised by the file's own scale: whole numbers
-                limits = np.iinfo(self.dtype)
-                pixels = np.clip(np.rint(pixels), limits.min, limits.max)
-        if self._planes:
-            pixels = pixels.transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(pixels, self.dtype)
-
-
-def as_scores(output: NDArray, spec: ModelSpec) -> NDArray[np.float32]:
-    """A network's output as (N, C, h, w) float32, C being the number of its labels.
-
-    One channel p, of a network with two classes, becomes (1 - p, p), or as a logit (0, p). Class
-    indices, which some networks give, become one-hot.
-
-    Raises:
-        BackendError: the output has another shape than its labels ask for.
-    """
-    count = len(spec.labels)
-    if output.dtype.kind in "iu" and (output.ndim == 3 or 1 in (output.shape[1], output.shape[-1])):
-        return _one_hot(output, count)
-    if output.ndim == 4 and spec.output_layout == "NHWC":
-        output = output.transpose(0, 3, 1, 2)
-    scores = np.ascontiguousarray(output, np.float32)
-    if scores.ndim == 4 and scores.shape[1] == 1 and count == 2:
-        other = 1 - scores if spec.output == "probabilities" else np.zeros_like(scores)
-        scores = np.concatenate([other, scores], axis=1)
-    if scores.ndim != 4 or scores.shape[1] != count:
-        raise BackendError(
-            f"{spec.name} gave an output of shape {output.shape}",
-            found=f"its {count} labels ask for {count} channels",
-            do="Name its labels and layout in a TOML file beside it",
-        )
-    return scores
-
-
-def _one_hot(indices: NDArray, count: int) -> NDArray[np.float32]:
-    """(N, h, w), (N, 1, h, w) or (N, h, w, 1) of class indices."""
-    if indices.ndim == 4:
-        indices = indices.squeeze(1 if indices.shape[1] == 1 else 3)
-    classes = np.arange(count).reshape(1, -1, 1, 1)
-    return (indices[:, None] == classes).astype(np.float32)

@@ -13,15 +13,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from rtseg.backends.options import (
-    BackendOptions,
-    Feed,
-    as_scores,
-    check_batch,
-    first_line,
-    noise,
-    nvidia_driver,
-)
+from rtseg.backends.base import Feed, as_scores, check_batch, noise
+from rtseg.backends.options import BackendOptions, first_line, nvidia_driver
 from rtseg.backends.providers import (
     CHAINS,
     FAMILY_OF,

@@ -11,15 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rtseg.backends.options import (
-    UNUSED,
-    BackendOptions,
-    check_batch,
-    first_line,
-    noise,
-    not_there,
-    nvidia_driver,
-)
+from rtseg.backends.base import check_batch, noise
+from rtseg.backends.options import UNUSED, BackendOptions, first_line, not_there, nvidia_driver
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import MORE_MEMORY, BackendError, DeviceError, UsageError
 from rtseg.frame import Picture

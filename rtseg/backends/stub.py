@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.backends.options import BackendOptions, check_batch, not_there
+from rtseg.backends.base import check_batch
+from rtseg.backends.options import BackendOptions, not_there
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.stats import Clock
 from rtseg.zoo import Model

@@ -12,7 +12,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from rtseg.backends import BACKENDS, BackendOptions, fit_size
+from rtseg.backends import BACKENDS, BackendOptions
+from rtseg.backends.base import fit_size
 from rtseg.bench import Combination, Row, measure
 from rtseg.bench.clocks import SAMPLES, Limit, clip_info, write_portrait
 from rtseg.bench.plot import SUFFIXES as PLOTS

@@ -9,7 +9,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from rtseg.backends import fit_size, open_backend
+from rtseg.backends import open_backend
+from rtseg.backends.base import fit_size
 from rtseg.backends.ladder import AdaptiveBackend, open_adaptive
 from rtseg.cli import report as says
 from rtseg.cli.options import Flags, ModelFlags, temporal_of

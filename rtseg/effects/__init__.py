@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from rtseg.contracts import BackendInfo, Effect, Source
 from rtseg.effects.options import VIEWS, ViewOptions
-from rtseg.labels import LabelSet
-from rtseg.stats import Stats
+
+if TYPE_CHECKING:
+    from rtseg.contracts import BackendInfo, Effect, Source
+    from rtseg.labels import LabelSet
+    from rtseg.stats import Stats
 
 __all__ = ["VIEWS", "ViewOptions", "open_effect", "open_view"]
 

@@ -7,7 +7,8 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rtseg.backends import fit_size, open_backend
+from rtseg.backends import open_backend
+from rtseg.backends.base import fit_size
 from rtseg.contracts import BackendInfo
 from rtseg.frame import Image
 from rtseg.segmentation import Segmentation

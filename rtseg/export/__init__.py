@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from rtseg.backends.options import input_size_of
+from rtseg.backends.base import input_size_of
 from rtseg.errors import ModelError, SinkError, ThresholdError, UsageError
 from rtseg.export.frames import Samples, Watch, parity_samples, quantising_samples
 from rtseg.export.options import LEAST_AGREEMENT, ExportOptions

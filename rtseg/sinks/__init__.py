@@ -14,11 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from rtseg.contracts import Sink, SourceInfo
 from rtseg.errors import UsageError
-from rtseg.labels import LabelSet
+
+if TYPE_CHECKING:
+    from rtseg.contracts import Sink, SourceInfo
+    from rtseg.labels import LabelSet
 
 SINKS: dict[str, str] = {
     "video": "rtseg.sinks.video:VideoSink",

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from rtseg.contracts import Source
 from rtseg.errors import SourceError, UsageError
 from rtseg.sources.options import SourceOptions, check_decoder
-from rtseg.stats import Clock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rtseg.contracts import Source
+    from rtseg.stats import Clock
+
+    Opener = Callable[[str, SourceOptions, Clock | None], Source]
 
 __all__ = ["SOURCES", "SourceOptions", "kind_of", "open_source"]
 
@@ -31,8 +37,6 @@ SCHEMES = frozenset("rtsp rtsps rtmp rtmps http https udp rtp tcp srt".split())
 PICTURE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .png .bmp .webp .tif .tiff .ppm .pgm .pbm .pnm .jp2".split()
 )
-
-Opener = Callable[[str, SourceOptions, Clock | None], Source]
 
 
 def kind_of(target: str | int | Path) -> str:
