@@ -103,6 +103,9 @@ def test_quantiles_within_half_a_percent() -> None:
     for share in (0.5, 0.95, 0.99):
         true = float(np.quantile(seconds, share, method="inverted_cdf"))
         assert durations.quantile(share) == pytest.approx(true, rel=0.0051)
+        assert durations.milliseconds()[f"p{100 * share:.0f}"] == pytest.approx(
+            1e3 * true, rel=0.0051
+        )
     assert durations.milliseconds()["max"] == pytest.approx(seconds.max() * 1e3, abs=1e-3)
     assert math.isnan(Durations().quantile(0.5))
     assert Durations().milliseconds() == {}
