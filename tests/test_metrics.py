@@ -199,6 +199,19 @@ def test_an_outline_within_the_tolerance_is_right_and_beyond_it_is_not() -> None
     assert boundary_of(square(30), square(33), tolerance=0.03)[1] == 1.0
 
 
+@pytest.mark.parametrize("scale", [1, 2])
+def test_the_default_tolerance_is_three_quarters_of_a_percent_of_the_diagonal(scale: int) -> None:
+    """1.06 pixels at 100x100, 2.12 at 200x200."""
+    truth = np.kron(square(30), np.ones((scale, scale), np.uint8))
+    scores = []
+    for shift in (scale, scale + 1):
+        score = BoundaryScore(2)
+        score.update(truth, np.roll(truth, shift, axis=1))
+        scores.append(score.class_score[1])
+    assert scores[0] == 1.0
+    assert scores[1] < 1.0
+
+
 def test_a_class_that_only_one_mask_has_scores_0_and_one_that_neither_has_is_not_counted() -> None:
     nothing = np.zeros((100, 100), np.uint8)
     assert boundary_of(square(30), nothing)[1] == 0
