@@ -122,6 +122,20 @@ def test_mask_videos_give_back_every_index(suffix, tmp_path) -> None:
     capture.release()
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".avi"])
+@pytest.mark.parametrize("tags", [(1, 1, 1, 2), (9, 9, 16, 1)], ids=["BT.709", "HDR"])
+def test_mask_videos_do_not_carry_the_colours_of_their_source(tags, suffix, tmp_path) -> None:
+    """Indices are not colours: a reader that honours tags must have nothing to convert."""
+    path = tmp_path / f"m{suffix}"
+    write(f"mask:{path}", map(every_index, range(2)), info(colour_tags=tags))
+    with av.open(str(path)) as container:
+        c = container.streams.video[0].codec_context
+        next(container.decode(video=0))
+        unsaid, rgb = 2, 0
+        assert c.colorspace == (rgb if suffix == ".mp4" else unsaid)
+        assert (c.color_primaries, c.color_trc) == (unsaid, unsaid)
+
+
 def test_mask_video_times_and_new_sizes(tmp_path) -> None:
     path = tmp_path / "m.mkv"
     wide = rendered(1, 0.5, image=np.zeros((96, 256, 3), np.uint8))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image as PaletteImage
@@ -47,7 +46,7 @@ class MaskSink(Sink):
         if suffix in LOSSLESS and not path.is_dir():
             encoder = LOSSLESS[suffix]
             self._video = VideoFile(
-                path, _without_tags(info), encoder, encoder.options, overwrite=options.overwrite
+                path, info, encoder, encoder.options, overwrite=options.overwrite
             )
         elif suffix in VIDEO_SUFFIXES or (suffix in PICTURE_SUFFIXES and suffix != ".png"):
             raise UsageError(
@@ -96,8 +95,3 @@ def palette_png(mask: Mask, colours: list[int]) -> bytes:
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()
-
-
-def _without_tags(info: SourceInfo) -> SourceInfo:
-    """Indices are no colours; nobody may convert them."""
-    return replace(info, colour_tags=None)
