@@ -118,6 +118,28 @@ def test_what_moves_all_the_time_is_not_taken_for_noise(speed: float) -> None:
     assert max(behind) <= 2.0
 
 
+def test_a_scene_that_keeps_moving_is_compared_one_picture_in_eight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[int] = []
+    difference = cv2.absdiff
+
+    def counted(*pictures: np.ndarray) -> np.ndarray:
+        compared.append(index)
+        return difference(*pictures)
+
+    monkeypatch.setattr(cv2, "absdiff", counted)
+    still, held = Stillness(), []
+    for index in range(110):  # moves for 80 pictures, then stands still
+        held.append(still.holds(with_figure(100 + 3 * min(index, 80)), index / RATE))
+        if not held[-1]:
+            still.looked()
+    assert sorted(set(compared))[:20] == [*range(1, 16), 23, 31, 39, 47, 55]
+    assert not any(held[:81])
+    rests_by = 80 + 8 + SETTLED_LOOKS
+    assert all(held[rests_by : rests_by + 15]), "it rests soon after the motion ends"
+
+
 def test_after_so_long_the_network_looks_anyhow() -> None:
     taken = looks([room()] * 100)
     seen = sorted(set(taken))
