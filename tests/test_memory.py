@@ -7,11 +7,15 @@ import os
 import platform
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import psutil
 import pytest
+from live_desk import stub, studio
 
 from rtseg import system as memory
+from rtseg.segmenter import Segmenter
 
 PIECES, BYTES = 1600, 64_000
 """Too small for pages of their own; 100 MB in all."""
@@ -73,7 +77,7 @@ def kept(first: str, **environment: str) -> float:
         [sys.executable, "-c", KEPT.replace("{first}", first)],
         env={**variables, **environment}, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    return float(done.stdout)
+    return float(done.stdout.split()[-1])
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc keeps what is freed")
@@ -81,6 +85,54 @@ def test_a_thread_keeps_few_frames() -> None:
     assert kept("pass") > 40
     assert kept("keep_little()") < 15
     assert kept("keep_little(); keep_much()") > 40
+
+
+PROGRAM = """
+import runpy, sys
+sys.argv = ["rtseg", "--version"]
+try:
+    runpy.run_module("rtseg", run_name="__main__")
+except SystemExit:
+    pass
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc keeps what is freed")
+def test_the_program_has_its_threads_keep_few_frames() -> None:
+    assert kept(PROGRAM) < 15
+
+
+class Libc:
+    """Counts the calls that give memory back."""
+
+    calls = 0
+
+    def malloc_trim(self, pad: int) -> None:
+        self.calls += 1
+
+
+@pytest.mark.parametrize(
+    ("key", "times", "calls"),
+    [("m", 0, 0), ("m", 1, 1), ("s", 1, 1), ("r", 2, 1)],
+    ids=["nothing", "a model was loaded", "a screenshot", "a recording"],
+)
+def test_freed_memory_goes_back_after(
+    key: str, times: int, calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libc, loading = Libc(), threading.Event()
+
+    def load(name: str) -> Segmenter:
+        loading.set()
+        return stub()
+
+    monkeypatch.setattr(memory, "_libc", libc)
+    made = studio(tmp_path, names=("a", "b"), load=load)
+    press = lambda desk: desk.controls.press(key)  # noqa: E731
+    made.wall.script = dict.fromkeys((10, 20)[:times], press)
+    if key == "m" and times:
+        made.wall.script[30] = lambda desk: loading.wait(10)
+    made.run()
+    assert libc.calls == calls
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc keeps what is freed")
