@@ -153,16 +153,34 @@ def test_an_edge_that_trembles_about_its_place_stays_there() -> None:
     assert changes(plain) > 0.005
 
 
-def test_what_moves_fast_is_taken_as_it_is() -> None:
-    smooth, picture = Smoother(1.0), wall()
-    speed = 12
-    for index in range(6):
-        seen = np.roll(picture, index * speed, axis=1)
-        scores = np.roll(halves(), index * speed * CELLS[1] // SIZE[1], axis=2)
+@pytest.mark.parametrize("speed", [2, 8, 12])
+def test_an_edge_that_moves_with_the_picture_is_not_trailed(speed: int) -> None:
+    """A camera pans by `speed` pixels a frame: the average follows along the flow."""
+    smooth, panorama = Smoother(0.8), np.hstack([wall(), wall(1), wall(2)])
+    places = np.arange(CELLS[1], dtype=np.float32)
+    behind = []
+    for index in range(20):
+        edge = 35 - index * speed * CELLS[1] / SIZE[1]
+        scores = np.zeros((2, *CELLS), np.float32)
+        scores[1] = np.clip(2 * (places - edge), -6, 6)
+        seen = panorama[:, index * speed :][:, : SIZE[1]]
         shown = smooth(scores, seen, index / 30)
-        inner = shown[:, 4:-4, 8:-8]
-        assert inner == pytest.approx(scores[:, 4:-4, 8:-8], abs=1.0)
-    assert smooth(-scores, seen, 6 / 30)[:, 4:-4, 8:-8] != pytest.approx(-scores[:, 4:-4, 8:-8])
+        masks = [decode_mask(these, SIZE)[40:140].mean() for these in (scores, shown)]
+        behind.append((masks[0] - masks[1]) * CELLS[1])
+    assert abs(np.mean(behind[5:])) < 0.33, "cells"
+
+
+def test_grain_on_a_plain_wall_does_not_move_an_edge() -> None:
+    """The flow of grain is small, and never none; carried along it, the edge would wander."""
+    dice, smooth = np.random.default_rng(0), Smoother(0.8)
+    plain = 128 + 0.1 * (wall() - 128.0)
+    y, x = np.mgrid[: CELLS[0], : CELLS[1]]
+    sure = np.clip(3 * (8 - np.hypot(y - 11, x - 20)), -6, 6).astype(np.float32)
+    scores, masks = np.stack([0 * sure, sure]), []
+    for index in range(40):
+        grainy = np.clip(plain + dice.normal(0, 4, plain.shape), 0, 255).astype(np.uint8)
+        masks.append(decode_mask(smooth(scores, grainy, index / 30), SIZE))
+    assert changes(masks) == 0
 
 
 def test_an_edge_that_drifts_is_not_trailed() -> None:

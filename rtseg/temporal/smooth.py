@@ -1,8 +1,8 @@
 """Masks that hold still where the picture does: scores averaged over time, before the arg-max.
 
 The average follows the picture's motion (optical flow), and gives way to the new scores where the
-picture moves fast, or changed in a way that the flow does not explain. Where it stands still, the
-flow's own noise is left out, scores that differ by little change nothing, and a class that holds a
+picture changed in a way that the flow does not explain. Where it stands still, the flow's own noise
+is left out, scores that differ by little change nothing, and a class that holds a
 cell is replaced only by one that leads by a margin. Scores that tremble are told from those that
 drift: news that point the same way for several frames count for more.
 """
@@ -32,10 +32,6 @@ CHANGE_LEVELS = 10.0
 STILL_PIXELS = 0.3
 """Motion below this, in pixels of the small picture, is noise of the flow; from twice as much on it
 counts in full. Taken 30 times a second, it would wash the average out."""
-
-FAST_PIXELS = 1.0, 4.0
-"""Motion from which new scores count for more, and from which only they do: what is blurred by
-motion is not found again well, and nobody sees it flicker."""
 
 LOST_SHARE = 0.5
 """A picture of which more is not to be found in the one before is another scene."""
@@ -99,13 +95,12 @@ class Smoother:
         self, past: _Past, scores: Scores, match: Match, levels: NDArray[np.float32], pts: float
     ) -> tuple[_Past, Scores]:
         height, width = scores.shape[1:]
-        speed = np.hypot(match.field[..., 0], match.field[..., 1])
-        news = np.maximum(_changed(levels, height, width), _fast(speed, height, width))
+        news = _changed(levels, height, width)
         rate = (self._rate + (1 - self._rate) * news).astype(np.float32)
         now = _Past(np.empty_like(scores), match.grey, pts, np.empty_like(past.held))
         now.news = np.empty_like(past.news)
         out = np.empty_like(scores)
-        cells = in_cells(_without_noise(match.field, speed), height, width)
+        cells = in_cells(_without_noise(match.field), height, width)
         lead, slack = (np.float32(x * self.strength * past.margin) for x in (LEAD, SLACK))
         known, new = (past.scores, past.held, past.news), (now.scores, now.held, now.news)
         now.margin = float(_average(*known, scores, cells, rate, lead, slack, *new, out))
@@ -120,14 +115,9 @@ def _changed(levels: NDArray[np.float32], height: int, width: int) -> NDArray[np
     return np.clip((change - noise) / CHANGE_LEVELS, 0, 1)
 
 
-def _fast(speed: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """(height, width) in 0..1: where it moves too fast for what was there to be of use."""
-    slow, fast = FAST_PIXELS
-    return _to_cells(np.clip((speed - slow) / (fast - slow), 0, 1), height, width)
-
-
-def _without_noise(field: Field, speed: NDArray[np.float32]) -> Field:
+def _without_noise(field: Field) -> Field:
     """The flow, none where it is so small that it is noise."""
+    speed: NDArray[np.float32] = np.hypot(field[..., 0], field[..., 1])
     return field * np.clip(speed / STILL_PIXELS - 1, 0, 1)[..., None]
 
 
