@@ -22,8 +22,7 @@ from rtseg.labels import LabelSet
 from rtseg.nets import find_model
 from rtseg.segmentation import Carried, Segmentation
 from rtseg.segmenter import Pair, Segmenter
-from rtseg.session import propagation as resting
-from rtseg.session.propagation import Network, carried_on
+from rtseg.session.propagation import Network, carried_on, resting
 from rtseg.sinks import open_sink
 from rtseg.stats import Stats
 from rtseg.temporal import TemporalOptions
