@@ -670,7 +670,7 @@ def test_the_chart_has_a_bar_for_every_clock_of_every_row(full: Record, tmp_path
     write_plot(full, tmp_path / "chart.png")
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(SinkError, match="cannot write"):
-        write_plot(full, tmp_path / "no folder" / "chart.png")
+        write_plot(full, tmp_path / "chart.png" / "chart.png")
 
 
 # Comparison

@@ -30,9 +30,8 @@ from rtseg.datasets import open_dataset
 from rtseg.datasets.folders import Values
 from rtseg.errors import DatasetError, RtsegError, UsageError
 from rtseg.evaluate import InputPolicy, Network, SetSpec, clip_flicker, networks, open_set, score
-from rtseg.evaluate.figure import draw_confusion
 from rtseg.evaluate.networks import SHAPES
-from rtseg.evaluate.report import report, result
+from rtseg.evaluate.report import draw_confusion, report, result
 from rtseg.evaluate.sets import read_suite
 from rtseg.frame import Frame
 from rtseg.labels import PERSON as PERSON_LABELS

@@ -10,11 +10,12 @@ import pytest
 
 from rtseg.contracts import Rendered, SourceInfo
 from rtseg.errors import SinkError, UsageError
+from rtseg.figures import SUFFIXES
 from rtseg.frame import Frame
 from rtseg.labels import VOC, LabelSet
 from rtseg.segmentation import Segmentation
 from rtseg.sinks import SinkOptions, open_sink
-from rtseg.sinks.figure import SUFFIXES, draw_figure, legend_rows
+from rtseg.sinks.figure import draw_figure, legend_rows
 
 INFO = SourceInfo("clip.mp4", 64, 48)
 LABELS = LabelSet(("background", "blue thing"), ((0, 0, 0), (0, 0, 255)))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from rtseg.bench.record import Record, Row, is_busy
 from rtseg.bench.tables import clocks_of
-from rtseg.errors import SinkError
+from rtseg.figures import new_figure, save_figure
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 COLOURS = {"model": "#0072b2", "pipeline": "#009e73", "worst": "#cc79a7", "loop": "#d55e00"}
 """Of Okabe and Ito's palette, which people who do not see all colours can tell apart."""
 
@@ -23,7 +22,6 @@ _NAMES = {
     "worst": "pipeline, checkerboard logits",
     "loop": "whole loop, file to file",
 }
-_DOTS = 150  # per inch
 _BAR = 0.22  # inches
 _WIDTH = 9.0
 _LOG_FROM = 40.0  # fastest over slowest from which equal steps are equal ratios
@@ -35,19 +33,15 @@ def write_plot(record: Record, path: Path) -> None:
     Raises:
         SinkError: it cannot be written.
     """
-    try:
-        draw_plot(record).savefig(path, dpi=_DOTS)
-    except OSError as error:
-        raise SinkError(f"cannot write {path}", found=error.strerror or str(error)) from error
+    save_figure(draw_plot(record), path)
 
 
 def draw_plot(record: Record) -> Figure:
-    """The chart, on a canvas of its own; rows from the top, as in the table."""
+    """The chart; rows from the top, as in the table."""
     rows = [row for row in record.rows if row.clocks]
     clocks = clocks_of(record)
     tall = max(1, len(rows)) * (len(clocks) + 1) * _BAR
-    figure = Figure((_WIDTH, tall + 1.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(_WIDTH, tall + 1.6, constrained=True)
     axes = figure.add_subplot()
     for place, clock in enumerate(clocks):
         _draw_clock(axes, rows, clock, place, len(clocks) + 1)

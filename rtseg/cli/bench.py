@@ -16,7 +16,6 @@ from rtseg.backends import BACKENDS, BackendOptions
 from rtseg.backends.base import fit_size
 from rtseg.bench import Combination, Row, measure
 from rtseg.bench.clocks import SAMPLES, Limit, clip_info, write_portrait
-from rtseg.bench.plot import SUFFIXES as PLOTS
 from rtseg.bench.plot import write_plot
 from rtseg.bench.record import Comparison, Record, compare, is_busy, machine
 from rtseg.bench.rounds import Settings
@@ -28,6 +27,7 @@ from rtseg.cli.report import DownloadProgress, Progress, counted, say
 from rtseg.contracts import SourceInfo
 from rtseg.effects import ViewOptions
 from rtseg.errors import BackendError, DownloadError, RtsegError, ThresholdError, UsageError
+from rtseg.figures import check_suffix
 from rtseg.nets import default_model, find_model
 from rtseg.nets.weights import is_intact, weights_path
 from rtseg.sinks.files import FileTarget, cannot_write, check_new, check_parent
@@ -176,8 +176,8 @@ def _check_data(settings: Settings) -> None:
 
 
 def _check_files(plan: BenchPlan, overwrite: bool) -> None:
-    if plan.plot is not None and plan.plot.suffix.lower() not in PLOTS:
-        raise UsageError(f"cannot draw {plan.plot}", found=f"there are {' '.join(PLOTS)}")
+    if plan.plot is not None:
+        check_suffix(plan.plot)
     for path in [*(path for path, _ in plan.files), *([plan.plot] if plan.plot else [])]:
         check_new(path, overwrite)
         check_parent(path)

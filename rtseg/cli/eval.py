@@ -38,11 +38,11 @@ from rtseg.evaluate import (
     score,
     score_clip,
 )
-from rtseg.evaluate.figure import SUFFIXES
 from rtseg.evaluate.networks import in_words
-from rtseg.evaluate.report import class_rows, report
+from rtseg.evaluate.report import class_rows, report, write_confusion
 from rtseg.evaluate.scoring import class_map
 from rtseg.evaluate.sets import NetworkSpec, Suite, read_suite
+from rtseg.figures import check_suffix
 from rtseg.nets import default_model, find_model
 from rtseg.sinks.files import check_new, check_parent
 from rtseg.temporal import TemporalOptions
@@ -167,11 +167,8 @@ def _check_figures(flags: FigureFlags) -> None:
     values.at_least("--worst", flags.worst, 1)
     if (flags.worst is None) != (flags.worst_to is None):
         raise UsageError("--worst and --worst-to go together", do="Give both: how many, and where")
-    if flags.confusion and Path(flags.confusion).suffix.lower() not in SUFFIXES:
-        raise UsageError(
-            f"cannot write a figure to {flags.confusion}",
-            found=f"figures end in {' '.join(SUFFIXES)}",
-        )
+    if flags.confusion:
+        check_suffix(Path(flags.confusion))
     for text in (flags.json, flags.confusion):
         if text not in (None, "-"):
             check_new(Path(text), flags.overwrite)
@@ -521,8 +518,6 @@ def _said(heading: str, paths: Sequence[object], flags: FigureFlags) -> None:
 
 
 def _confusions(scores: Sequence[Score], path: Path) -> list[Path]:
-    from rtseg.evaluate.figure import write_confusion
-
     paths = [_apart(path, one, scores) for one in scores]
     for one, place in zip(scores, paths, strict=True):
         write_confusion(one, place)

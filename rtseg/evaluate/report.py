@@ -1,18 +1,31 @@
-"""A score as plain values, for JSON: what was not measured is None."""
+"""Scores as plain values for JSON, and the confusion matrix as a figure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rtseg._version import __version__
 from rtseg.evaluate.clips import ClipScore
 from rtseg.evaluate.scoring import Score
+from rtseg.figures import new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMAT = 1
 """Version of the JSON; raised when a key changes its meaning or goes."""
+
+_NUMBERED = 25
+"""Up to this many classes, each cell of the confusion matrix shows its number."""
+
+_NO_CLASS = "no class"
 
 
 def report(
@@ -97,6 +110,66 @@ def class_rows(score: Score) -> list[dict[str, Any]]:
         }
         for index, name in enumerate(score.labels.names)
     ]
+
+
+def write_confusion(score: Score, path: Path) -> None:
+    """Write the matrix, each row as shares of the pixels that are its class.
+
+    Raises:
+        SinkError: it cannot be written.
+    """
+    save_figure(draw_confusion(score), path, crop=True)
+
+
+def draw_confusion(score: Score) -> Figure:
+    """The confusion matrix as a figure that grows with the number of classes, up to 22 inches.
+
+    A row without pixels is grey. The column of pixels that were given no class is left out where
+    there are none.
+    """
+    shares, names, taken = _shares(score)
+    cell = 1.1 if len(names) <= 4 else max(0.12, 0.46 - 0.004 * len(names))
+    font = 10 if len(names) <= 4 else max(5.0, min(9.0, 21 * cell))
+    margin = 0.35 + 0.011 * font * max(map(len, (*names, *taken)))
+    side = cell * len(names)
+    figure = new_figure(margin + cell * len(taken) + 1.3, margin + side + 0.75)
+    width, height = figure.get_size_inches()
+    box = margin / width, margin / height, cell * len(taken) / width, side / height
+    axes = figure.add_axes(box)
+    drawn = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    axes.set_facecolor("0.85")
+    axes.set_xticks(range(len(taken)), taken, rotation=90, fontsize=font)
+    axes.set_yticks(range(len(names)), names, fontsize=font)
+    axes.set_xlabel("taken for", fontsize=10)
+    axes.set_ylabel("is", fontsize=10)
+    about = f"{score.network} on {score.set_name}: mIoU {score.matrix.mean_iou:.3f}, "
+    about += f"{score.pictures} pictures"
+    axes.set_title(about, fontsize=10, loc="left", parse_math=False)
+    bar = figure.add_axes((box[0] + box[2] + 0.15 / width, box[1], 0.13 / width, box[3]))
+    figure.colorbar(drawn, cax=bar).ax.tick_params(labelsize=8)
+    if len(names) <= _NUMBERED:
+        _write_numbers(axes, shares, min(10.0, 18 * cell))
+    return figure
+
+
+def _shares(score: Score) -> tuple[NDArray[np.float64], list[str], list[str]]:
+    """(C, C) or (C, C + 1) shares of each row, NaN in rows without pixels; names of both axes."""
+    counts = score.matrix.counts
+    names = list(score.labels.names)
+    taken = [*names, _NO_CLASS]
+    if not counts[:, -1].any():
+        counts, taken = counts[:, :-1], names
+    with np.errstate(invalid="ignore"):
+        return counts / score.matrix.true_pixels[:, None], names, taken
+
+
+def _write_numbers(axes: Any, shares: NDArray[np.float64], font: float) -> None:
+    """Percent in every cell that has any."""
+    for row, column in zip(*np.nonzero(np.nan_to_num(shares) >= 0.005), strict=True):
+        share = shares[row, column]
+        colour = "white" if share > 0.55 else "0.2"
+        text = f"{100 * share:.0f}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=font, color=colour)
 
 
 def _known(value: float) -> float | None:

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-from matplotlib import font_manager
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.patches import Rectangle
+from typing import TYPE_CHECKING, Any
 
 from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.draw import blend, overlay_table
-from rtseg.errors import UsageError
+from rtseg.figures import check_suffix, new_figure, plain_text, show_image
 from rtseg.frame import Image
 from rtseg.labels import Colour, LabelSet
 from rtseg.segmentation import Segmentation
 from rtseg.sinks import SinkOptions
 from rtseg.sinks.files import FileTarget, cannot_write
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ALPHA = 0.4
 """The 60/40 blend, whatever the view shows."""
@@ -41,10 +36,7 @@ class FigureSink(Sink):
     def __init__(
         self, path: Path, info: SourceInfo, labels: LabelSet, options: SinkOptions
     ) -> None:
-        if path.suffix.lower() not in SUFFIXES:
-            raise UsageError(
-                f"cannot write a figure to {path}", found=f"figures end in {' '.join(SUFFIXES)}"
-            )
+        check_suffix(path)
         self._path, self._labels = path, labels
         self._title = info.name
         self._table = overlay_table(labels, ALPHA)
@@ -96,7 +88,7 @@ def legend_rows(segmentation: Segmentation, labels: LabelSet) -> list[tuple[str,
 def draw_figure(
     image: Image, overlay: Image, rows: list[tuple[str, float, Colour]], title: str
 ) -> Figure:
-    """The figure, on a canvas of its own: nothing of matplotlib's global state is touched.
+    """The image, its overlay and a legend side by side.
 
     Args:
         image, overlay: (H, W, 3) uint8 BGR.
@@ -105,8 +97,7 @@ def draw_figure(
     scale = _PANE / max(image.shape[:2])
     width = max(image.shape[1] * scale, 1.5)
     height = max(image.shape[0] * scale, 1.5)
-    figure = Figure((2 * width + _LEGEND + 4 * _MARGIN, height + _HEAD + _MARGIN))
-    FigureCanvasAgg(figure)
+    figure = new_figure(2 * width + _LEGEND + 4 * _MARGIN, height + _HEAD + _MARGIN)
     total_width, total_height = figure.get_size_inches()
 
     def pane(left: float, wide: float) -> Any:
@@ -120,23 +111,19 @@ def draw_figure(
     _show(pane(2 * _MARGIN + width, width), overlay, "segmented")
     _write_legend(pane(3 * _MARGIN + 2 * width, _LEGEND), rows, height)
     top = 1 - 0.14 / total_height
-    figure.text(_MARGIN / total_width, top, _known(title), va="top", fontsize=11, color="0.4")
+    figure.text(_MARGIN / total_width, top, plain_text(title), va="top", fontsize=11, color="0.4")
     return figure
 
 
 def _show(axes: Any, image: Image, caption: str) -> None:
-    """A BGR picture that fills its box, as far as its shape allows."""
-    height, width = image.shape[:2]
-    smooth = "antialiased" if min(height, width) >= 64 else "nearest"
-    drawn = AxesImage(axes, interpolation=smooth, extent=(0, width, height, 0))
-    drawn.set_data(image[..., ::-1])
-    axes.add_image(drawn)
-    axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
+    show_image(axes, image)
     axes.set_title(caption, loc="left", fontsize=12)
 
 
 def _write_legend(axes: Any, rows: list[tuple[str, float, Colour]], height: float) -> None:
     """A square, a name and a share per line, from the top of an empty box."""
+    from matplotlib.patches import Rectangle
+
     axes.set(xlim=(0, _LEGEND), ylim=(-height, 0))
     axes.set_title("classes", fontsize=12, loc="left")
     shown = rows[:_ROWS]
@@ -147,7 +134,7 @@ def _write_legend(axes: Any, rows: list[tuple[str, float, Colour]], height: floa
         face = tuple(level / 255 for level in colour)
         axes.add_patch(Rectangle(*square, facecolor=face, edgecolor="0.4", linewidth=0.6))
         font = {"va": "center", "fontsize": min(11, 40 * step)}
-        axes.text(0.02 + 0.85 * step, middle, _known(name), **font)
+        axes.text(0.02 + 0.85 * step, middle, plain_text(name), **font)
         axes.text(_LEGEND, middle, _percent(share), ha="right", **font)
     if len(rows) != len(shown) or not rows:
         more = f"+ {len(rows) - len(shown)} more" if rows else "no class in view"
@@ -156,10 +143,3 @@ def _write_legend(axes: Any, rows: list[tuple[str, float, Colour]], height: floa
 
 def _percent(share: float) -> str:
     return f"{share:.1%}" if share >= 0.001 else "<0.1%"
-
-
-def _known(text: str) -> str:
-    """`text` with letters the figure's font lacks spelled as `u4eba`, and no mathematics."""
-    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
-    letters = (c if font.get_char_index(ord(c)) else f"u{ord(c):04x}" for c in text)
-    return "".join(letters).replace("$", r"\$")

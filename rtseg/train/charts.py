@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
-from rtseg.cache import atomic
 from rtseg.draw import blend, overlay_table
+from rtseg.figures import new_figure, plain_text, save_figure, show_image
 from rtseg.frame import Image, Mask
 from rtseg.labels import LabelSet
-from rtseg.train.folder import Row, cannot_write
+from rtseg.train.folder import Row
 
 ALPHA = 0.6
 SIDE = 480  # pixels of the longer side of a sample
 _LEGEND = 30  # classes; with more, a legend would hide the pictures
-_DOTS = 120  # per inch
+_DOTS_PER_INCH = 120
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,9 @@ def draw_curves(path: Path, rows: Sequence[Row]) -> None:
     Raises:
         SinkError: the file cannot be written.
     """
-    figure = Figure((10, 4), layout="constrained")
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(10, 4, constrained=True)
     losses, scores = figure.subplots(1, 2)
     epochs = [row.epoch for row in rows]
     losses.plot(epochs, [row.train_loss for row in rows], ".-", label="train")
@@ -58,7 +56,7 @@ def draw_curves(path: Path, rows: Sequence[Row]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
-    _write(figure, path)
+    save_figure(figure, path, dots_per_inch=_DOTS_PER_INCH)
 
 
 def draw_samples(path: Path, samples: Sequence[Seen], labels: LabelSet) -> None:
@@ -70,22 +68,23 @@ def draw_samples(path: Path, samples: Sequence[Seen], labels: LabelSet) -> None:
     table = overlay_table(labels, ALPHA)
     shown = [_small(sample) for sample in samples]
     heights = [sample.image.shape[0] / sample.image.shape[1] for sample in shown]
-    figure = Figure((10, 10 / 3 * sum(heights) + 0.3 * len(shown) + 0.8), layout="constrained")
+    figure = new_figure(10, 10 / 3 * sum(heights) + 0.3 * len(shown) + 0.8, constrained=True)
     grid = figure.subplots(len(shown), 3, squeeze=False, height_ratios=heights)
     for axes, sample in zip(grid, shown, strict=True):
         masked = [blend(sample.image, mask, table) for mask in (sample.truth, sample.predicted)]
         for pane, image in zip(axes, (sample.image, *masked), strict=True):
-            pane.imshow(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-            pane.set_axis_off()
-        axes[0].set_title(sample.name.replace("$", r"\$"), fontsize=8, loc="left")
+            show_image(pane, image)
+        axes[0].set_title(plain_text(sample.name), fontsize=8, loc="left")
         axes[1].set_title("truth", fontsize=8, loc="left")
         axes[2].set_title("prediction", fontsize=8, loc="left")
     _legend(figure, shown, labels)
-    _write(figure, path)
+    save_figure(figure, path, dots_per_inch=_DOTS_PER_INCH)
 
 
 def _legend(figure: Any, shown: Sequence[Seen], labels: LabelSet) -> None:
     """The classes that are to be seen, under the pictures."""
+    from matplotlib.patches import Patch
+
     here = {
         int(value) for s in shown for mask in (s.truth, s.predicted) for value in set(mask.flat)
     }
@@ -107,13 +106,3 @@ def _small(sample: Seen) -> Seen:
         cv2.resize(sample.truth, size, interpolation=cv2.INTER_NEAREST),
         cv2.resize(sample.predicted, size, interpolation=cv2.INTER_NEAREST),
     )
-
-
-def _write(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)  # a canvas of its own: nothing of matplotlib's global state is touched
-    save: Callable[..., None] = figure.savefig
-    try:
-        with atomic(path) as temporary:
-            save(temporary, dpi=_DOTS)
-    except OSError as error:
-        raise cannot_write(path, error) from error
