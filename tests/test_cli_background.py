@@ -56,7 +56,7 @@ def test_transparent_pictures_have_alpha(tmp_path: Path) -> None:
         (("--background", "transparent", "-o", "-"), "raw frames on stdout"),
         (("--background", "transparent", "-o", "virtual"), "a virtual camera"),
         (("--background", "beach.jpg", "-o", "x.mp4"), "no colour or file has this name"),
-        (("--background", "text.jpg", "-o", "x.mp4"), "cannot be read as a picture or a video"),
+        (("--background", "text.jpg", "-o", "x.mp4"), "cannot be read as an image or a video"),
         (("--background", "blur:0", "-o", "x.mp4"), "a blur has a strength of 1 to 20"),
         (("--background", "red", "--feather", "-1", "-o", "x.mp4"), "feather"),
         (("--background", "red", "--matte-threshold", "1", "-o", "x.mp4"), "matte threshold"),

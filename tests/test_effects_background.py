@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from rtseg.effects import ViewOptions, open_effect, open_view
-from rtseg.effects.backdrops import check_background, covering
-from rtseg.effects.options import parse_background
+from rtseg.effects.background import check_background, cover, parse_background
 from rtseg.errors import UsageError
 from rtseg.frame import Frame
 from rtseg.labels import PERSON
@@ -90,7 +89,7 @@ def test_a_picture_covers_the_frame_undistorted_by_its_middle(size, tmp_path: Pa
     """A picture with a centred white disc on green: still centred, still round."""
     picture = np.full((200, 300, 3), (0, 255, 0), np.uint8)
     cv2.circle(picture, (150, 100), 40, (255, 255, 255), cv2.FILLED)
-    fitted = covering(picture, size)
+    fitted = cover(picture, size)
     assert fitted.shape == (*size, 3)
     scale = max(size[0] / 200, size[1] / 300)
     white = fitted[..., 0] > 127
@@ -252,7 +251,7 @@ def test_a_file_that_is_neither_picture_nor_video_is_refused(tmp_path: Path) -> 
     ]:
         path = tmp_path / name
         path.write_bytes(content)
-        with pytest.raises(UsageError, match="cannot be read as a picture or a video"):
+        with pytest.raises(UsageError, match="cannot be read as an image or a video"):
             open_view(ViewOptions("cutout", background=str(path)), PERSON)
 
 

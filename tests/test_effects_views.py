@@ -77,7 +77,7 @@ def test_a_view_is_pure_and_gives_a_new_picture(
     drawn = open_view(ViewOptions(name), labels)
     first, second = drawn(frame, segmentation), drawn(frame, segmentation)
     assert first.dtype == np.uint8
-    assert first.shape == (size[0], size[1] * (2 if name == "side" else 1), 3)
+    assert first.shape == (size[0], size[1] * VIEWS[name].widths, 3)
     assert first.flags.writeable
     assert first.flags.c_contiguous
     assert not np.shares_memory(first, frame.image)

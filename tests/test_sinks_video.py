@@ -24,7 +24,7 @@ from rtseg.contracts import Sink
 from rtseg.errors import SinkError, UsageError
 from rtseg.labels import VOC
 from rtseg.sinks import SinkOptions, open_sink
-from rtseg.sinks.containers import CONTAINERS
+from rtseg.sinks.encoders import CONTAINERS
 from rtseg.sinks.video import Muxer, Timeline, count_pictures
 from rtseg.sources import open_source
 

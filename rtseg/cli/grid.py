@@ -15,7 +15,7 @@ from rtseg.cli.process import Stop
 from rtseg.cli.report import RunProgress, teller, write_json
 from rtseg.cli.run import attend, check_rate, effect_of, hold, load_segmenter, open_output, share
 from rtseg.contracts import Sink, Source, SourceInfo
-from rtseg.effects import open_effect
+from rtseg.effects import VIEWS, open_effect
 from rtseg.errors import SourceError
 from rtseg.frame import Frame
 from rtseg.segmenter import Segmenter
@@ -160,7 +160,7 @@ def layout_of(opened: Opened, plan: GridPlan) -> Layout:
         with held() as screen:
             if screen is not None:
                 bound = int(SCREEN_SHARE * screen.height), int(SCREEN_SHARE * screen.width)
-    pictures = 2 if plan.common.view.view == "side" else 1
+    pictures = VIEWS[plan.common.view.view].widths
     unknown = opened.together.info
     infos = [
         unknown if isinstance(feed.source, Unopened) else feed.source.info for feed in opened.feeds

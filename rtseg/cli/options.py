@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Annotated, Any, Literal, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar
 
 from cyclopts import Group, Parameter, Token
 
 from rtseg.backends import BackendOptions
-from rtseg.effects import ViewOptions
-from rtseg.effects.options import parse_background
+from rtseg.effects import VIEWS, ViewOptions
 from rtseg.errors import UsageError
-from rtseg.sinks import find_kind
-from rtseg.sinks.containers import find_encoder, no_alpha
+from rtseg.sinks import SinkOptions, find_kind, target_help
 from rtseg.temporal import TemporalOptions
 from rtseg.temporal.options import USUAL_SMOOTH
 
@@ -36,6 +34,10 @@ def whole(kind: object, tokens: Sequence[Token]) -> int:
 Text = Optional[str]  # noqa: UP045
 Whole = Annotated[Optional[int], Parameter(converter=whole)]  # noqa: UP045
 Real = Optional[float]  # noqa: UP045
+if TYPE_CHECKING:
+    ViewName = str
+else:
+    ViewName = Literal[tuple(VIEWS)]
 
 
 def flag(text: str, *names: str, negative: str | tuple[str, ...] = ()) -> Parameter:
@@ -149,7 +151,7 @@ class ViewFlags:
     """What is drawn."""
 
     view: Annotated[
-        Optional[Literal["overlay", "mask", "side", "contours", "cutout"]],  # noqa: UP045
+        Optional[ViewName],  # noqa: UP045
         flag("What to draw: overlay by default, cutout with --background."),
     ] = None
     background: Annotated[
@@ -190,8 +192,7 @@ class OutputFlags:
     output: Annotated[
         tuple[str, ...],
         flag(
-            "out.mp4 .mov .mkv .webm .avi, folder/, frames_%06d.png, - (raw) or virtual[:DEVICE] "
-            "(a virtual camera); repeatable.",
+            f"{target_help()}; repeatable.",
             "--output",
             "-o",
         ),
@@ -479,28 +480,14 @@ def view_of(flags: Flags, files: Sequence[str], *, hud: bool) -> ViewOptions:
         asked.feather,
         asked.matte_threshold,
     )
-    wanted = parse_background(view.background)
-    if wanted.kind == "file":
-        from rtseg.effects.backdrops import check_background
+    if view.background == "none":
+        return view
+    from rtseg.effects.background import check_background, parse_background
 
-        check_background(wanted)
-    if wanted.kind == "transparent":
-        for target in files:
-            _check_holds_alpha(target, flags.output.codec, flags.output.crf)
+    background = parse_background(view.background)
+    check_background(background)
+    if background.kind == "transparent":
+        options = SinkOptions(codec=flags.output.codec, crf=flags.output.crf)
+        for kind, path in map(find_kind, files):
+            kind.check(path, options, True)
     return view
-
-
-def _check_holds_alpha(target: str, codec: str | None, crf: int | None) -> None:
-    kind, path = find_kind(target)
-    suffix = path.suffix.lower()
-    if kind == "video":
-        find_encoder(suffix, codec, crf, alpha=True)
-    elif kind == "pictures" and suffix in (".jpg", ".jpeg"):
-        raise no_alpha(suffix)
-    elif kind in ("raw", "virtual"):
-        what = "raw frames on stdout" if kind == "raw" else "a virtual camera"
-        raise UsageError(
-            f"a transparent background in {what}",
-            found="no transparency goes there",
-            do="Give a colour, as --background '#00b140'",
-        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +23,7 @@ from rtseg.effects import ViewOptions
 from rtseg.errors import SinkError, UsageError
 from rtseg.labels import palette
 from rtseg.session.many import distinct
-from rtseg.sinks import find_kind, is_folder
-from rtseg.sinks.containers import find_encoder
+from rtseg.sinks import SinkOptions, find_kind, is_folder, is_many, split_prefix
 from rtseg.sinks.display import display_available
 from rtseg.sinks.files import cannot_write, check_new, check_parent, check_replaceable
 from rtseg.sources import SourceOptions, kind_of
@@ -84,7 +82,7 @@ def make_plan(flags: Flags) -> Plan:
     window = flags.output.show
     if window is None:
         window = not files and not flags.run.metrics
-    if window:
+    if window or any(find_kind(target)[0].needs_display for target in files):
         require_display()
     hud = flags.view.hud
     if hud is None:
@@ -127,9 +125,8 @@ def _folder(flag: str, text: str) -> Path:
 
 
 def _is_watched(window: bool, files: Sequence[str]) -> bool:
-    """Whether pictures go to eyes alone: a window, a virtual camera."""
-    cameras = [target for target in files if find_kind(target)[0] == "virtual"]
-    return len(cameras) == len(files) and bool(window or cameras)
+    """Whether frames are only looked at: in a window, or through a virtual camera."""
+    return bool(window or files) and all(find_kind(target)[0].is_watched for target in files)
 
 
 def require_display() -> None:
@@ -162,7 +159,7 @@ def _for_outputs(
     options: SourceOptions, files: Sequence[str], flags: Flags, *, window: bool
 ) -> SourceOptions:
     """A figure is of the first frame: where nothing else is asked for, no more are taken."""
-    figures = bool(files) and all(find_kind(target)[0] == "figure" for target in files)
+    figures = bool(files) and all(find_kind(target)[0].first_frame_only for target in files)
     if window or flags.run.metrics or not figures or options.max_frames is not None:
         return options
     return replace(options, max_frames=1)
@@ -202,26 +199,16 @@ def check_outputs(files: Sequence[str], flags: Flags, source: str) -> None:
     taken: set[str] = set()
     for target in [*files, *([f"json:{flags.run.metrics}"] if flags.run.metrics else [])]:
         kind, path = find_kind(target)
-        if kind in ("null", "window", "virtual"):
+        if not kind.is_file:
             continue
         place = os.path.realpath(path)
         if place in taken:
             name = "stdout" if str(path) == "-" else path
             raise UsageError(f"{name} is given twice as an output", do="Give each another name")
         taken.add(place)
-        if kind == "video":
-            find_encoder(path.suffix.lower(), flags.output.codec, flags.output.crf)
-        if str(path) == "-":
-            _check_stdout(kind)
-        elif kind not in ("pictures", "mask") or not _is_many(path):
+        kind.check(path, SinkOptions(codec=flags.output.codec, crf=flags.output.crf), False)
+        if str(path) != "-" and not (kind.many_files and is_many(path)):
             _check_file(path, source, flags.output.overwrite)
-
-
-def _check_stdout(kind: str) -> None:
-    if kind == "raw" and sys.stdout.isatty():
-        raise UsageError(
-            "raw frames would go to the terminal", do="Give them to a program: ... -o - | ..."
-        )
 
 
 def _check_file(path: Path, source: str, overwrite: bool) -> None:
@@ -233,14 +220,6 @@ def _check_file(path: Path, source: str, overwrite: bool) -> None:
         check_replaceable(path)
     except OSError as error:
         raise cannot_write(path, error) from error
-
-
-def _is_many(path: Path) -> bool:
-    """Whether a target is a folder or a pattern, which its sink checks picture by picture."""
-    from rtseg.sinks.pictures import NUMBER
-
-    is_folder = path.is_dir() or (not path.suffix and not path.exists())
-    return is_folder or NUMBER.search(path.name) is not None
 
 
 MOST = 16
@@ -303,7 +282,7 @@ def make_grid_plan(flags: Flags) -> GridPlan:
     )
     folders = tuple(Path(folder) for folder in map(folder_of, own) if folder is not None)
     _check_outputs([target for plan in plans for target in plan.outputs], files, folders, flags)
-    watched = not own and not shared_json and all(find_kind(t)[0] == "virtual" for t in films)
+    watched = not own and not shared_json and all(find_kind(t)[0].is_watched for t in films)
     return GridPlan(
         names=tuple(names),
         plans=plans,
@@ -343,9 +322,8 @@ def each_of(target: str, source: str, name: str, number: int) -> str:
     picture of a picture.
     """
     if folder := folder_of(target):
-        role = "mask:" if target.startswith("mask:") else ""
-        suffix = ".png" if _is_still(source) else ".mkv" if role else ".mp4"
-        return f"{role}{Path(folder) / (name + suffix)}"
+        suffix = ".png" if _is_still(source) else find_kind(target)[0].folder_suffix
+        return f"{split_prefix(target)[0]}{Path(folder) / (name + suffix)}"
     return FIELD.sub(lambda field: name if field[1] == "name" else str(number), target)
 
 
@@ -357,8 +335,10 @@ def _is_still(source: str) -> bool:
 
 def folder_of(target: str) -> str | None:
     """The folder that a target means, without its role; None where it is a file."""
-    path = target.removeprefix("mask:")
-    return path if is_folder(path) and not FIELD.search(path) else None
+    path = split_prefix(target)[1]
+    if not is_folder(path) or FIELD.search(path):
+        return None
+    return path if find_kind(target)[0].folder_suffix else None
 
 
 def file_name(target: str) -> str:

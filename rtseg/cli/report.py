@@ -16,6 +16,7 @@ from rtseg.cli.options import Flags, temporal_of
 from rtseg.cli.plan import Plan
 from rtseg.cli.process import Stop
 from rtseg.contracts import BackendInfo, Rendered, Sink, Source, SourceInfo
+from rtseg.effects import VIEWS
 from rtseg.errors import counted
 from rtseg.labels import LabelSet
 from rtseg.segmenter import Segmenter
@@ -52,11 +53,11 @@ def unused(flags: Flags, plan: Plan) -> Iterator[str]:
 
 def _rules(flags: Flags, plan: Plan) -> tuple[_Rule, ...]:
     source, view, output = kind_of(plan.source), flags.view, flags.output
-    sinks = {find_kind(target)[0] for target in plan.outputs}
+    read = {name for target in plan.outputs for name in find_kind(target)[0].options}
     # in a window b goes through backgrounds, r records, s saves and m goes through networks
-    matte = view.background != "none" or view.view == "cutout" or plan.window
+    matte = view.background != "none" or VIEWS[plan.view.view].is_matte or plan.window
     timed = source in ("camera", "stdin", "pictures")
-    raw = source == "stdin" or "raw" in sinks
+    raw = source == "stdin" or "pix_fmt" in read
     return (
         _Rule(flags.source, "width height fourcc", source == "camera", "the source is no camera"),
         _Rule(flags.source, "fps", timed, "the source has a rate of its own"),
@@ -64,8 +65,8 @@ def _rules(flags: Flags, plan: Plan) -> tuple[_Rule, ...]:
         _Rule(flags.source, "pix_fmt", raw, "no raw frames come or go"),
         _Rule(flags.model, "models", plan.window, "there is no window"),
         _Rule(view, "feather matte_threshold", matte, "there is no --background"),
-        _Rule(output, "codec crf", "video" in sinks, "no video is written with -o"),
-        _Rule(output, "rle", "json" in sinks, "there is no --json"),
+        _Rule(output, "codec crf", "codec" in read, "no video is written with -o"),
+        _Rule(output, "rle", "rle" in read, "there is no --json"),
         _Rule(output, "screenshots", plan.window, "there is no window"),
     )
 
@@ -79,7 +80,7 @@ def _given(group: Any, names: list[str]) -> Iterator[str]:
 def _lost_sound(flags: Flags, plan: Plan) -> Iterator[str]:
     """A file that is begun again, or replayed live, has pictures that its sound does not fit."""
     again = [f"--{name}" for name in ("loop", "live") if getattr(flags.source, name)]
-    videos = any(find_kind(target)[0] == "video" for target in plan.outputs)
+    videos = any("audio" in find_kind(target)[0].options for target in plan.outputs)
     if again and videos and flags.output.audio == "copy" and kind_of(plan.source) == "video":
         from rtseg.sinks.audio import has_sound
 

@@ -115,9 +115,6 @@ def _open_named_or_fastest(
     )
 
 
-INDEX_OUTPUTS = ("mask", "json", "figure")
-"""Outputs that name classes, or hold their numbers: they need the same ones to the end."""
-
 Load = Callable[[Flags, Plan], Segmenter]
 
 
@@ -147,7 +144,7 @@ def desk_for(
         hud=plan.view.hud and (source.info.frame_count != 1 or bool(flags.view.hud)),
         folder=plan.screenshots,
         options=SinkOptions(audio=flags.output.audio),
-        same_labels=any(find_kind(target)[0] in INDEX_OUTPUTS for target in plan.outputs),
+        same_labels=any(find_kind(target)[0].fixed_labels for target in plan.outputs),
         tell=teller(quiet=flags.run.quiet),
     )
 

@@ -1,4 +1,4 @@
-"""The outlines of the classes over the picture."""
+"""The view "contours": outlines of the classes over the image."""
 
 from __future__ import annotations
 
@@ -8,15 +8,53 @@ from numpy.typing import NDArray
 
 from rtseg.decode.passes import BLOCK, read_only
 from rtseg.draw import bgr_colours, blend, blend_table, foreground
-from rtseg.effects.options import ViewOptions
+from rtseg.effects import ViewOptions
 from rtseg.frame import VOID, Frame, Image, Mask
 from rtseg.jit import compiled
 from rtseg.labels import LabelSet
 from rtseg.segmentation import Segmentation
 
+SHADE = 0.5
+"""Darkness of the rim around a line, which sets it off from an image of its own colour."""
+
+
+class Contours:
+    """Draws a line in each class's colour along the inside of its edge, and a shade outside it.
+
+    Where two classes meet, each has its own line. The frame's border is not an edge. Background and
+    VOID have no line, only the shade.
+    """
+
+    def __init__(self, labels: LabelSet, options: ViewOptions) -> None:
+        # the shade needs an index that is not the index of a line
+        shade = len(labels) if labels.background is None else labels.background
+        self._has_line = foreground(labels)
+        colours, alphas = bgr_colours(labels), np.where(self._has_line, 1.0, 0.0)
+        if shade != VOID:
+            colours[shade], alphas[shade] = 0, SHADE
+        self._shade = np.uint8(shade)
+        self._table = blend_table(colours, alphas)
+
+    def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
+        """(H, W, 3) uint8 BGR, of the frame's size."""
+        lines = self._lines(segmentation.mask, line_width(frame.size))
+        return blend(frame.image, lines, self._table)
+
+    def _lines(self, mask: Mask, width: int) -> Mask:
+        """(H, W) uint8: the class whose line covers a pixel, the shade's index, or VOID."""
+        lines = np.full(mask.shape, VOID, np.uint8)
+        discs = disc(width), disc((width + 1) // 2)
+        outline(read_only(mask), discs, self._has_line, self._shade, lines)
+        return lines
+
+
+def line_width(size: tuple[int, int]) -> int:
+    """Width in pixels of a contour on a frame of (height, width): 4 at 720 rows."""
+    return max(1, round(min(size) / 180))
+
 
 def disc(width: int) -> NDArray[np.int32]:
-    """(2 * width + 1,) int32: how far OpenCV's ellipse of that radius reaches in each row."""
+    """(2 * width + 1,) int32: half the width of OpenCV's ellipse of that radius, by row."""
     size = 2 * width + 1
     reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)).sum(axis=1, dtype=np.int32)
     return reach // 2
@@ -33,7 +71,7 @@ def _any_edge(here, after, below):  # type: ignore[no-untyped-def]  # noqa: ANN0
 
 @compiled
 def _surround(mask, y, x, discs, has_line, shade, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Mark the pixels of other classes around one that lies at an edge."""
+    """Mark the pixels of other classes around a pixel at an edge."""
     (height, width), (wide, narrow) = mask.shape, discs
     own, far, near = mask[y, x], wide.size // 2, narrow.size // 2
     for r in range(max(y - far, 0), min(y + far + 1, height)):
@@ -50,17 +88,17 @@ def _surround(mask, y, x, discs, has_line, shade, out):  # type: ignore[no-untyp
 
 @compiled
 def outline(mask, discs, has_line, shade, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Write into `out` the lines of classes, and a shade outside them, wherever there are any.
+    """Write into `out` the lines of the classes and the shade outside them.
 
     A pixel is on a line where a pixel of another class lies in the disc around it. The way there
     within the disc crosses an edge, so a pixel of another class with a neighbour of its own lies
-    there too: those alone have to be looked at.
+    there too: only those need to be visited.
 
     Args:
         mask: (H, W) uint8.
         discs: `disc` of the width of a line, and of a shade, which is no wider.
         has_line: (256,) bool, by class.
-        shade: written beside a line, and between two classes that have none.
+        shade: index written beside a line, and between two classes without lines.
         out: (H, W) uint8, changed where there is a line or a shade.
     """
     height, width = mask.shape
@@ -80,41 +118,3 @@ def outline(mask, discs, has_line, shade, out):  # type: ignore[no-untyped-def] 
                 if here[x] != below[x]:
                     _surround(mask, y, x, discs, has_line, shade, out)
                     _surround(mask, y + 1, x, discs, has_line, shade, out)
-
-
-_SHADE = 0.5  # how dark the rim is that sets a line off from a picture of its own colour
-
-
-class Contours:
-    """Draws a line in each class's colour along the inside of its edge, and a shade outside it.
-
-    Where two classes meet, each has its own line. The frame's border is no edge. Background and
-    VOID get no line of their own, only the shade.
-    """
-
-    def __init__(self, labels: LabelSet, options: ViewOptions) -> None:
-        # the shade needs an index that no line has
-        shade = len(labels) if labels.background is None else labels.background
-        self._has_line = foreground(labels)
-        colours, alphas = bgr_colours(labels), np.where(self._has_line, 1.0, 0.0)
-        if shade != VOID:
-            colours[shade], alphas[shade] = 0, _SHADE
-        self._shade = np.uint8(shade)
-        self._table = blend_table(colours, alphas)
-
-    def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
-        """(H, W, 3) uint8 BGR, of the frame's size."""
-        lines = self._lines(segmentation.mask, line_width(frame.size))
-        return blend(frame.image, lines, self._table)
-
-    def _lines(self, mask: Mask, width: int) -> Mask:
-        """(H, W) uint8: the class whose line a pixel is on, the shade's index, or VOID."""
-        lines = np.full(mask.shape, VOID, np.uint8)
-        discs = disc(width), disc((width + 1) // 2)
-        outline(read_only(mask), discs, self._has_line, self._shade, lines)
-        return lines
-
-
-def line_width(size: tuple[int, int]) -> int:
-    """Pixels of a contour on a frame of `size` (height, width): 4 on 720 rows."""
-    return max(1, round(min(size) / 180))

@@ -1,4 +1,4 @@
-"""The figures of the run, as lines of text: what is not known yet is a dash."""
+"""Text over a view: the HUD with the figures of the run, and the legend."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from rtseg.contracts import BackendInfo, Effect, Source
 from rtseg.draw import foreground, legend, panel
+from rtseg.errors import counted
 from rtseg.frame import Frame, Image
 from rtseg.labels import Colour, LabelSet
 from rtseg.segmentation import Segmentation
@@ -22,7 +23,7 @@ CAUSES = {
     "display": "drawing busy",
     "pause": "paused",
 }
-"""Why frames are dropped, for people; the report has the keys."""
+"""Why frames are dropped; the report has the keys."""
 
 
 def hud_lines(
@@ -32,11 +33,11 @@ def hud_lines(
     model: str = "",
     imgsz: tuple[int, int] | None = None,
 ) -> list[str]:
-    """Lines for `draw.panel`, in columns where a tab stands, warnings after a `!`.
+    """The HUD as lines for `draw.panel`: tabs separate columns, `!` begins a warning.
 
-    Frames per second of late; age of the frame last shown, from capture until every sink had it;
-    drops; milliseconds per stage, smoothed; the network with the width and height of its input;
-    and what really runs.
+    Recent frames per second; age of the last frame, from capture until every sink had it; drops;
+    milliseconds per stage, smoothed; the network and (height, width) of its input; backend, device
+    and precision that really run. A figure that is not known yet is a dash.
     """
     return [
         *_loop_lines(stats),
@@ -53,12 +54,12 @@ def _loop_lines(stats: Stats | None) -> list[str]:
     rate = f"{stats.fps_now:.1f}" if stats and stats.fps_now else UNKNOWN
     dropped = str(stats.dropped) if stats else UNKNOWN
     age = _milliseconds(recent.get("age"), decimals=0)
-    also = [stage for stage in ("smooth", "encode") if stage in recent]  # not every run has them
+    optional = [stage for stage in ("smooth", "encode") if stage in recent]
     return [
         f"fps\t{rate}\tage\t{age}\tdropped\t{dropped}",
         _stage_cells(recent, "capture", "preprocess", "infer"),
         _stage_cells(recent, "decode", "draw", "write"),
-        *([_stage_cells(recent, *also)] if also else []),
+        *([_stage_cells(recent, *optional)] if optional else []),
         *_drop_lines(stats),
     ]
 
@@ -68,28 +69,27 @@ def _stage_cells(recent: Mapping[str, float], *stages: str) -> str:
 
 
 def _milliseconds(seconds: float | None, decimals: int = 1) -> str:
-    """Short, so that columns hold still: no decimal from 100 on."""
+    """No decimals from 100 ms on, so that columns keep their width."""
     if seconds is None:
         return UNKNOWN
     return f"{seconds * 1e3:.{decimals if seconds < 0.0995 else 0}f} ms"
 
 
 def mark_lines(stats: Stats | None, segmentation: Segmentation) -> list[str]:
-    """Whether the network saw this very frame; nothing in a run where it sees every one."""
+    """Whether the network ran on this very frame; nothing in a run where it runs on every frame."""
     carried = segmentation.carried
     if carried is None:
         return ["keyframe"] if stats and stats.keyframes else []
     if carried.key is None:
         return ["!no keyframe yet"]
     if carried.idle:
-        return [f"idle, looked {carried.frames} frame{'' if carried.frames == 1 else 's'} ago"]
-    count = abs(carried.frames)
-    frames = f"{count} frame{'' if count == 1 else 's'}"
+        return [f"idle, network ran {counted(carried.frames, 'frame')} ago"]
+    frames = counted(abs(carried.frames), "frame")
     return [f"propagated, key {frames} {'ago' if carried.frames >= 0 else 'ahead'}"]
 
 
 def _keyframe_lines(stats: Stats | None) -> list[str]:
-    """The network's own rate, which is not that of what is shown."""
+    """The network's own rate, when it does not run on every frame."""
     if stats and stats.idle:
         return [f"network\t{stats.network_fps:.1f} fps\tidle\t{stats.idle / stats.shown:.0%}"]
     if not stats or not stats.keyframes:
@@ -100,8 +100,8 @@ def _keyframe_lines(stats: Stats | None) -> list[str]:
 
 def _drop_lines(stats: Stats | None) -> list[str]:
     causes = dict(stats.dropped_by) if stats else {}
-    told = ", ".join(f"{CAUSES.get(cause, cause)} {count}" for cause, count in causes.items())
-    return [f"dropped: {told}"] if told else []
+    parts = ", ".join(f"{CAUSES.get(cause, cause)} {count}" for cause, count in causes.items())
+    return [f"dropped: {parts}"] if parts else []
 
 
 def _network_lines(model: str, imgsz: tuple[int, int] | None) -> list[str]:
@@ -111,7 +111,7 @@ def _network_lines(model: str, imgsz: tuple[int, int] | None) -> list[str]:
 
 
 def _input_lines(stats: Stats | None) -> list[str]:
-    """The input that the network has now, where it follows the speed."""
+    """The network's present input size, where it adapts to the speed."""
     if not stats or not stats.input:
         return []
     height, width = stats.input
@@ -122,7 +122,7 @@ def _backend_lines(backend: BackendInfo | None) -> list[str]:
     if backend is None:
         return []
     facts = (backend.name, backend.device, backend.precision, backend.provider)
-    notes = [] if backend.kept else list(backend.notes) or ["not the device asked for"]
+    notes = [] if backend.kept else list(backend.notes) or ["not the requested device"]
     return [" · ".join(fact for fact in facts if fact), *(f"!{note}" for note in notes)]
 
 
@@ -133,13 +133,13 @@ def _source_lines(source: Source | None) -> list[str]:
     return [*lines, f"!outages {source.outages}"] if source.outages else lines
 
 
-class Finish:
-    """Draws a view, then writes over its picture: nothing at all, where no words are asked for.
+class Captioned:
+    """A view with the legend and the HUD over it, each only if requested.
 
     Args:
         legend: name the classes in view.
-        hud: gives the lines of the figures at this moment; None shows none.
-        mark: gives the lines below them, on this very frame.
+        hud: returns the lines of the HUD at this moment; None shows no HUD.
+        mark: returns the lines below them, about this very frame.
     """
 
     def __init__(
@@ -155,22 +155,22 @@ class Finish:
         self._hud, self._mark = hud, mark
 
     def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
-        """The view's picture, written over; where it is transparent too, so that it can be read."""
-        picture = self._view(frame, segmentation)
-        if picture.shape[2] == 3:
-            self._write(picture, segmentation)
-            return picture
+        """The view's (H, W, 3) or (H, W, 4) uint8 image; text is opaque where it is transparent."""
+        drawn = self._view(frame, segmentation)
+        if drawn.shape[2] == 3:
+            self._write(drawn, segmentation)
+            return drawn
         from rtseg.matte import write_over
 
-        image = cv2.cvtColor(picture, cv2.COLOR_BGRA2BGR)
+        image = cv2.cvtColor(drawn, cv2.COLOR_BGRA2BGR)
         self._write(image, segmentation)
-        write_over(picture, image)
-        return picture
+        write_over(drawn, image)
+        return drawn
 
     def _write(self, image: Image, segmentation: Segmentation) -> None:
-        """All words, over (H, W, 3) uint8 BGR, in place."""
-        with_words = self._legend or self._hud is not None
-        if with_words and (nothing := empty_line(segmentation)):
+        """Write over (H, W, 3) uint8 BGR, in place."""
+        has_text = self._legend or self._hud is not None
+        if has_text and (nothing := empty_line(segmentation)):
             panel(image, [nothing], "bottom left")
         if self._legend:
             legend(image, legend_rows(segmentation, self._labels))
@@ -178,7 +178,7 @@ class Finish:
             panel(image, [*self._hud(), *self._mark(segmentation)])
 
     def warm_up(self) -> None:
-        """Draw a picture of nothing, so that the first frame finds all code compiled."""
+        """Draw a black frame, so that all code is compiled before the first one."""
         frame = Frame(np.zeros((120, 160, 3), np.uint8), 0, 0.0, 0.0)
         scores = np.zeros((len(self._labels), 1, 1), np.float32)
         self(frame, Segmentation(scores, self._labels, frame.size))
@@ -194,12 +194,12 @@ def legend_rows(segmentation: Segmentation, labels: LabelSet) -> list[tuple[str,
 
 
 def percent(share: float) -> str:
-    """A share of 1 in whole percent; what is there is never 0 %."""
+    """A share in 0..1 in whole percent; a class in view is never at 0 %."""
     return f"{share:.0%}" if share >= 0.01 else "<1%"
 
 
 def empty_line(segmentation: Segmentation) -> str | None:
-    """What to say when no pixel shows a class that was asked for; None when one does."""
+    """The message when no pixel has a selected class; None when one does."""
     labels = segmentation.labels
     if segmentation.counts[foreground(labels)].any():
         return None
@@ -208,5 +208,5 @@ def empty_line(segmentation: Segmentation) -> str | None:
 
 
 def _one_cell(name: str) -> str:
-    """A name without what a panel takes for columns."""
+    """A name without tabs, which separate a panel's columns."""
     return name.replace("\t", " ").strip()

@@ -1,26 +1,14 @@
-"""The classes' colours over the picture."""
+"""The views "mask" and "side"; the overlay stands beside the table, in `rtseg.effects`."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from rtseg.draw import bgr_colours, blend_table, overlay_table
-from rtseg.effects.background import Background
-from rtseg.effects.options import ViewOptions
+from rtseg.effects import ViewOptions
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
 from rtseg.segmentation import Segmentation
-
-
-class Overlay:
-    """Mixes each class's colour into the picture; background and VOID stay as they were."""
-
-    def __init__(self, labels: LabelSet, options: ViewOptions) -> None:
-        self._table = overlay_table(labels, options.alpha)
-
-    def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
-        """(H, W, 3) uint8 BGR, of the frame's size."""
-        return segmentation.over(frame.picture, self._table)
 
 
 class MaskPicture:
@@ -35,7 +23,7 @@ class MaskPicture:
 
 
 class SideBySide:
-    """Puts the picture on the left and its overlay on the right, both at full size."""
+    """Puts the image on the left and its overlay on the right, both at full size."""
 
     def __init__(self, labels: LabelSet, options: ViewOptions) -> None:
         self._table = overlay_table(labels, options.alpha)
@@ -46,12 +34,3 @@ class SideBySide:
         canvas = np.empty((height, 2 * width, 3), np.uint8)
         canvas[:, :width] = frame.image
         return segmentation.over(frame.picture, self._table, canvas, left=width)
-
-
-class Cutout(Background):
-    """Keeps what is of a class that was asked for; behind it is the background that was chosen, or
-    black.
-    """
-
-    def __init__(self, labels: LabelSet, options: ViewOptions) -> None:
-        super().__init__(options)

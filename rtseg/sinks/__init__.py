@@ -1,15 +1,13 @@
-"""Where finished frames go: files, folders, pipes and windows.
+"""Where finished frames go: files, folders, pipes, windows and virtual cameras.
 
-out.mp4 .mov .mkv .webm .avi  video           -           raw frames on stdout
-folder/, frames_%06d.png   pictures           null:       nowhere
-window:                    a window           json:FILE   one line per frame, "-" for stdout
-mask:TARGET                index masks        figure:FILE side-by-side figure of one picture
-virtual, virtual:DEVICE    a virtual camera
+A new sink is one file with a class, and one row of `SINKS`.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,23 +20,10 @@ if TYPE_CHECKING:
     from rtseg.contracts import Sink, SourceInfo
     from rtseg.labels import LabelSet
 
-SINKS: dict[str, str] = {
-    "video": "rtseg.sinks.video:VideoSink",
-    "pictures": "rtseg.sinks.pictures:PictureSink",
-    "raw": "rtseg.sinks.raw:RawSink",
-    "null": "rtseg.sinks.pictures:NullSink",
-    "window": "rtseg.sinks.window:WindowSink",
-    "mask": "rtseg.sinks.masks:MaskSink",
-    "json": "rtseg.sinks.jsonl:JsonLinesSink",
-    "figure": "rtseg.sinks.figure:FigureSink",
-    "virtual": "rtseg.sinks.virtual:VirtualSink",
-}
-"""Every sink is called as `(path, info, labels, options)`."""
-
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
-
-_ROLES = {"window", "null", "mask", "json", "figure", "virtual"}
+NUMBER = re.compile(r"%0?\d*d")
+"""The field of a numbered pattern, `frames_%06d.png`."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +31,11 @@ class SinkOptions:
     """How to write.
 
     Attributes:
-        overwrite: whether a target that exists may be replaced.
-        codec: of a video, "h264"; None is the container's usual one.
-        crf: constant rate factor of the codec, lower is better; None is its usual one.
-        audio: "copy" keeps the sound of the source's file, "none" leaves it out.
-        rle: whether JSON lines carry COCO run-length masks.
+        overwrite: replace a target that exists.
+        codec: of a video, such as "h264"; None is the container's default.
+        crf: constant rate factor of the codec, lower is better; None is its default.
+        audio: "copy" keeps the audio of the source's file, "none" drops it.
+        rle: put COCO run-length masks into the JSON lines.
         title: of the window.
         pix_fmt: of raw frames.
     """
@@ -64,47 +49,48 @@ class SinkOptions:
     pix_fmt: str = "bgr24"
 
 
-def open_sink(
-    target: str, info: SourceInfo, labels: LabelSet, options: SinkOptions = SinkOptions()
-) -> Sink:
-    """Open what `target` names, for frames of the source that `info` describes.
+def _no_match(target: str) -> Path | None:
+    return None
 
-    Raises:
-        UsageError: no sink takes such a target, or it exists and may not be replaced.
-        SinkError: it cannot be written, or shown.
+
+def _no_check(path: Path, options: SinkOptions, alpha: bool) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class SinkKind:
+    """A row of `SINKS`: what opens a kind of sink, and all that the rest of rtseg needs to know.
+
+    Attributes:
+        open: "module:class", imported when needed; called as (path, info, labels, options).
+        match: returns the path that a target without a prefix names; None for other targets.
+        prefix: whether targets are written "NAME:PATH", NAME being the key in `SINKS`.
+        help: how `-o` takes it; empty for kinds that have a flag of their own.
+        is_file: the path is a file, a folder of files, or "-" for stdout.
+        many_files: the path may be a folder or a numbered pattern.
+        folder_suffix: of the video that each of several sources gets in a folder; "" for none.
+        needs_display: cannot be opened without a display.
+        is_watched: frames are only looked at, so that recordings play at their own speed.
+        fixed_labels: output holds class names or numbers, so all frames need the same labels.
+        first_frame_only: uses one frame.
+        options: fields of `SinkOptions` that it reads, beside `overwrite`.
+        check: called as (path, options, alpha) before anything is opened; raises UsageError when
+            the sink could not be opened, or, with `alpha`, when it cannot hold transparency.
     """
-    kind, path = find_kind(target)
-    if path.is_file() and os.path.realpath(path) in map(os.path.realpath, info.pictures):
-        raise UsageError(f"{path} is of the source itself", do="Give the output another name")
-    return _resolve(SINKS[kind])(path, info, labels, options)
 
-
-def find_kind(target: str) -> tuple[str, Path]:
-    """The key of `SINKS` for a target, and the path it names.
-
-    Raises:
-        UsageError: no sink takes such a target.
-    """
-    role, colon, rest = target.partition(":")
-    if colon and role in _ROLES:
-        if role in ("mask", "json", "figure") and not rest:
-            raise UsageError(f"output {target!r} names no file", do=f"Write {role}:FILE.")
-        return role, Path(rest)
-    if target == "virtual":
-        return "virtual", Path()
-    if target == "-":
-        return "raw", Path(target)
-    suffix = Path(target).suffix.lower()
-    if is_folder(target) or suffix in PICTURE_SUFFIXES:
-        return "pictures", Path(target)
-    if suffix in VIDEO_SUFFIXES:
-        return "video", Path(target)
-    raise UsageError(
-        f"cannot write {target!r}",
-        found=(f"{suffix} is" if suffix else "it ends in")
-        + f" none of {' '.join(VIDEO_SUFFIXES + PICTURE_SUFFIXES)}",
-        do="A folder of pictures ends in '/', raw frames go to '-', nowhere is 'null:'.",
-    )
+    open: str
+    match: Callable[[str], Path | None] = _no_match
+    prefix: bool = False
+    help: str = ""
+    is_file: bool = False
+    many_files: bool = False
+    folder_suffix: str = ""
+    needs_display: bool = False
+    is_watched: bool = False
+    fixed_labels: bool = False
+    first_frame_only: bool = False
+    options: frozenset[str] = frozenset()
+    check: Callable[[Path, SinkOptions, bool], None] = _no_check
 
 
 def is_folder(target: str) -> bool:
@@ -112,6 +98,183 @@ def is_folder(target: str) -> bool:
     return target.endswith(("/", "\\")) or (bool(target) and Path(target).is_dir())
 
 
-def _resolve(place: str) -> Callable[[Path, SourceInfo, LabelSet, SinkOptions], Sink]:
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
+def is_many(path: Path) -> bool:
+    """Whether a path means several files: a folder, or a numbered pattern."""
+    folder = path.is_dir() or (not path.suffix and not path.exists())
+    return folder or NUMBER.search(path.name) is not None
+
+
+def _match_video(target: str) -> Path | None:
+    path = Path(target)
+    return path if path.suffix.lower() in VIDEO_SUFFIXES and not is_folder(target) else None
+
+
+def _match_pictures(target: str) -> Path | None:
+    path = Path(target)
+    return path if is_folder(target) or path.suffix.lower() in PICTURE_SUFFIXES else None
+
+
+def _match_stdout(target: str) -> Path | None:
+    return Path(target) if target == "-" else None
+
+
+def _match_virtual(target: str) -> Path | None:
+    return Path() if target == "virtual" else None
+
+
+def _check_video(path: Path, options: SinkOptions, alpha: bool) -> None:
+    from rtseg.sinks.encoders import find_encoder
+
+    find_encoder(path.suffix.lower(), options.codec, options.crf, alpha=alpha)
+
+
+def _check_pictures(path: Path, options: SinkOptions, alpha: bool) -> None:
+    from rtseg.sinks.encoders import no_alpha
+
+    suffix = path.suffix.lower()
+    if alpha and suffix in (".jpg", ".jpeg"):
+        raise no_alpha(suffix)
+
+
+def _check_raw(path: Path, options: SinkOptions, alpha: bool) -> None:
+    if sys.stdout.isatty():
+        raise UsageError(
+            "raw frames would go to the terminal", do="Pipe them into a program: ... -o - | ..."
+        )
+    if alpha:
+        raise _opaque("raw frames on stdout")
+
+
+def _check_virtual(path: Path, options: SinkOptions, alpha: bool) -> None:
+    if alpha:
+        raise _opaque("a virtual camera")
+
+
+def _opaque(place: str) -> UsageError:
+    return UsageError(
+        f"a transparent background in {place}",
+        found="it cannot hold transparency",
+        do="Give a colour, as --background '#00b140'",
+    )
+
+
+SINKS: dict[str, SinkKind] = {
+    "video": SinkKind(
+        "rtseg.sinks.video:VideoSink",
+        match=_match_video,
+        help="out" + " ".join(VIDEO_SUFFIXES),
+        is_file=True,
+        options=frozenset({"codec", "crf", "audio"}),
+        check=_check_video,
+    ),
+    "pictures": SinkKind(
+        "rtseg.sinks.pictures:PictureSink",
+        match=_match_pictures,
+        help="folder/, frames_%06d.png",
+        is_file=True,
+        many_files=True,
+        folder_suffix=".mp4",
+        check=_check_pictures,
+    ),
+    "raw": SinkKind(
+        "rtseg.sinks.raw:RawSink",
+        match=_match_stdout,
+        help="- (raw)",
+        is_file=True,
+        options=frozenset({"pix_fmt"}),
+        check=_check_raw,
+    ),
+    "virtual": SinkKind(
+        "rtseg.sinks.virtual:VirtualSink",
+        match=_match_virtual,
+        prefix=True,
+        help="virtual[:DEVICE] (a virtual camera)",
+        is_watched=True,
+        check=_check_virtual,
+    ),
+    "window": SinkKind(
+        "rtseg.sinks.window:WindowSink",
+        prefix=True,
+        needs_display=True,
+        is_watched=True,
+        options=frozenset({"title"}),
+    ),
+    "mask": SinkKind(
+        "rtseg.sinks.masks:MaskSink",
+        prefix=True,
+        is_file=True,
+        many_files=True,
+        folder_suffix=".mkv",
+        fixed_labels=True,
+    ),
+    "json": SinkKind(
+        "rtseg.sinks.jsonl:JsonLinesSink",
+        prefix=True,
+        is_file=True,
+        fixed_labels=True,
+        options=frozenset({"rle"}),
+    ),
+    "figure": SinkKind(
+        "rtseg.sinks.figure:FigureSink",
+        prefix=True,
+        is_file=True,
+        fixed_labels=True,
+        first_frame_only=True,
+    ),
+    "null": SinkKind("rtseg.sinks.pictures:NullSink", prefix=True),
+}
+
+
+def open_sink(
+    target: str, info: SourceInfo, labels: LabelSet, options: SinkOptions = SinkOptions()
+) -> Sink:
+    """Open the sink that `target` names, for frames of the source that `info` describes.
+
+    Raises:
+        UsageError: no sink takes such a target, or it exists and may not be replaced.
+        SinkError: it cannot be written, or shown.
+    """
+    kind, path = find_kind(target)
+    if path.is_file() and os.path.realpath(path) in map(os.path.realpath, info.pictures):
+        raise UsageError(f"{path} is part of the source itself", do="Give the output another name")
+    kind.check(path, options, False)
+    module, _, name = kind.open.partition(":")
+    sink: Sink = getattr(import_module(module), name)(path, info, labels, options)
+    return sink
+
+
+def find_kind(target: str) -> tuple[SinkKind, Path]:
+    """The row of `SINKS` for a target, and the path in it.
+
+    Raises:
+        UsageError: no sink takes such a target.
+    """
+    prefix, rest = split_prefix(target)
+    if prefix:
+        kind = SINKS[prefix[:-1]]
+        if kind.is_file and not rest:
+            raise UsageError(f"output {target!r} names no file", do=f"Write {prefix}FILE.")
+        return kind, Path(rest)
+    for kind in SINKS.values():
+        path = kind.match(target)
+        if path is not None:
+            return kind, path
+    suffix = Path(target).suffix
+    raise UsageError(
+        f"cannot write {target!r}",
+        found=f"unknown suffix {suffix}" if suffix else "it has no suffix",
+        do=f"Outputs are {target_help()}",
+    )
+
+
+def split_prefix(target: str) -> tuple[str, str]:
+    """("mask:", "folder/") for "mask:folder/"; ("", target) for a target without a prefix."""
+    name, colon, rest = target.partition(":")
+    if colon and name in SINKS and SINKS[name].prefix:
+        return f"{name}:", rest
+    return "", target
+
+
+def target_help() -> str:
+    """The forms of target that `-o` takes."""
+    return ", ".join(kind.help for kind in SINKS.values() if kind.help)

@@ -14,7 +14,7 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
-from rtseg.sinks.containers import Container
+from rtseg.sinks.encoders import Container
 
 AUDIO_ERRORS = (av.FFmpegError, OSError, ValueError, IndexError)
 """What a library says of tracks that it cannot put into a container."""

@@ -13,10 +13,8 @@ from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.errors import SinkError, UsageError, counted
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
-from rtseg.sinks import PICTURE_SUFFIXES, SinkOptions
+from rtseg.sinks import NUMBER, PICTURE_SUFFIXES, SinkOptions
 from rtseg.sinks.files import cannot_write, check_new, check_parent
-
-NUMBER = re.compile(r"%0?\d*d")
 
 JPEG_QUALITY = 95
 

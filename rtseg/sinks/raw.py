@@ -47,12 +47,6 @@ class RawSink(Sink):
             raise UsageError(
                 f"unknown pix-fmt {options.pix_fmt!r}", found=f"there are {', '.join(PIXELS)}"
             )
-        if sys.stdout.isatty():
-            raise UsageError(
-                "raw frames on stdout",
-                found="it is a terminal",
-                do="Pipe them into a program, or write to a file.",
-            )
         self._convert = PIXELS[options.pix_fmt]
         self._file = sys.stdout.buffer
         self._size: tuple[int, int] | None = None

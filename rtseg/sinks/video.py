@@ -20,7 +20,7 @@ from rtseg.frame import Frame
 from rtseg.labels import LabelSet
 from rtseg.sinks import SinkOptions
 from rtseg.sinks.audio import AUDIO_ERRORS, Sound
-from rtseg.sinks.containers import CONTAINERS, Encoder, find_encoder
+from rtseg.sinks.encoders import CONTAINERS, Encoder, find_encoder
 from rtseg.sinks.files import FileTarget, cannot_write, reason
 from rtseg.stats import Clock
 from rtseg.threads import Line

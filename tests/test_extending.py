@@ -1,0 +1,81 @@
+"""A new sink, view, source or backend is one file and one row, and the command line offers it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+TESTS = Path(__file__).parent
+
+SINK = """
+from rtseg.contracts import Sink
+
+class CountSink(Sink):
+    def __init__(self, path, info, labels, options):
+        self.path, self.pixels = path, []
+
+    def write(self, rendered):
+        self.pixels.append(int(rendered.image[0, 0, 0]))
+
+    def close(self):
+        self.path.write_text(" ".join(map(str, self.pixels)))
+
+    def summary(self):
+        return f"{len(self.pixels)} pixels to {self.path}"
+"""
+SINK_ROW = """
+from rtseg.sinks import SINKS, SinkKind
+SINKS["count"] = SinkKind("addon:CountSink", prefix=True, help="count:FILE", is_file=True)
+"""
+VIEW = """
+import numpy as np
+
+class Negative:
+    def __init__(self, labels, options):
+        self.alpha = options.alpha
+
+    def __call__(self, frame, segmentation):
+        return np.full_like(frame.image, 77)
+"""
+VIEW_ROW = """
+from rtseg.effects import VIEWS, ViewKind
+VIEWS["negative"] = ViewKind("addon:Negative")
+"""
+
+
+def rtseg(folder: Path, row: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line with one more row, and the file beside it."""
+    code = f"import sys; sys.path.insert(0, {str(folder)!r})\n{row}"
+    code += f"\nfrom rtseg.cli.app import main; sys.exit(main({list(arguments)!r}))"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=TESTS.parent, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
+RUN = ("test://?frames=3&size=64x48", "-m", "stub", "-b", "stub")
+
+
+def test_a_sink_is_one_file_and_one_row(tmp_path: Path) -> None:
+    (tmp_path / "addon.py").write_text(SINK)
+    target = f"count:{tmp_path / 'out.txt'}"
+    done = rtseg(tmp_path, SINK_ROW, *RUN, "-o", target)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "out.txt").read_text().split()) == 3
+    assert "3 pixels to" in done.stderr
+    refused = rtseg(tmp_path, SINK_ROW, *RUN, "-o", target)
+    assert refused.returncode == 2, "the file exists"
+    assert "count:FILE" in rtseg(tmp_path, SINK_ROW, "run", "--help").stdout
+
+
+def test_a_view_is_one_file_and_one_row(tmp_path: Path) -> None:
+    (tmp_path / "addon.py").write_text(VIEW)
+    out = tmp_path / "%02d.png"
+    done = rtseg(tmp_path, VIEW_ROW, *RUN, "--view", "negative", "-o", str(out))
+    assert done.returncode == 0, done.stderr
+    assert (np.array(cv2.imread(str(tmp_path / "00.png"))) == 77).all()
+    assert "negative" in rtseg(tmp_path, VIEW_ROW, "run", "--help").stdout
