@@ -118,3 +118,22 @@ def give_back() -> None:
 
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+QUIET = {"OPENCV_FFMPEG_LOGLEVEL": "-8", "OPENCV_LOG_LEVEL": "SILENT"}
+"""Log levels that keep OpenCV and its FFmpeg off the terminal."""
+
+
+def hush_opencv() -> None:
+    """Keep OpenCV and its FFmpeg off the terminal, unless the environment asks for their logs."""
+    wanted = any(os.environ.get(name, quiet) != quiet for name, quiet in QUIET.items())
+    if wanted or "OPENCV_FFMPEG_DEBUG" in os.environ:
+        return
+    import cv2
+
+    os.environ.update(QUIET)
+    silent = 0
+    if hasattr(cv2, "setLogLevel"):  # OpenCV 4
+        cv2.setLogLevel(silent)
+    else:
+        cv2.utils.logging.setLogLevel(silent)

@@ -17,7 +17,7 @@ from rtseg.frame import Frame
 from rtseg.labels import VOC
 from rtseg.segmentation import Segmentation
 from rtseg.sinks import SinkOptions, open_sink
-from rtseg.sources.capture import QUIET
+from rtseg.system import QUIET
 
 os.environ.update(QUIET)  # OpenCV's FFmpeg asks once, whichever test opens the first video
 

@@ -60,7 +60,7 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
         "00_0001.png: no picture has the name of this mask",
         "00_0002.jpg: cannot use the mask",
         "00_0003.jpg: cannot use the mask",
-        "00_0004.jpg: cannot read the picture",
+        "00_0004.jpg: cannot read the image",
         "00_0005.jpg: cannot read the mask",
         "00_0006.jpg: has the name of 00_0006.jpeg",
     ):

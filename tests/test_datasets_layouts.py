@@ -143,7 +143,7 @@ def test_masks_can_be_checked_alone(tmp_path: Path) -> None:
     assert dataset.problems == ()
     (problem,) = check_masks(dataset.samples)
     assert problem.path.name == "00_0003.jpg"
-    assert "48x63 (HxW), its picture 00_0003.jpg is 48x64" in problem.words
+    assert "48x63 (HxW), its image 00_0003.jpg is 48x64" in problem.words
 
 
 # COCO

@@ -17,8 +17,9 @@ FLOORS = {
     4: {"bench", "evaluate", "train", "export"},
     3: {"session", "segmenter"},
     2: {"sources", "backends", "effects", "sinks", "datasets"},
-    1: {"cache", "contracts", "decode", "draw", "figures", "gpu", "jit", "matte", "measure",
-        "metrics", "nets", "segmentation", "stats", "system", "temporal", "threads", "yuv"},
+    1: {"cache", "contracts", "decode", "draw", "figures", "gpu", "images", "jit", "matte",
+        "measure", "metrics", "nets", "segmentation", "stats", "system", "temporal", "threads",
+        "yuv"},
     0: {"_version", "errors", "frame", "labels", "text", "zoo"},
 }  # fmt: skip
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

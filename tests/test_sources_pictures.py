@@ -214,14 +214,14 @@ def test_an_unreadable_picture_in_a_folder_is_named(tmp_path: Path) -> None:
     save(tmp_path / "3.png", flat(1))
     (tmp_path / "2.png").write_bytes(b"not a picture")
     got = []
-    words = r"cannot read the picture .*2\.png: it is damaged"
+    words = r"cannot read the image .*2\.png: it is damaged"
     with pytest.raises(SourceError, match=words), open_source(tmp_path) as source:
         got.extend(f.name for f in source)
     assert got == ["1"]
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"", "the file is empty"), (b"text" * 99, "not a picture")]
+    ("content", "words"), [(b"", "the file is empty"), (b"text" * 99, "not an image")]
 )
 def test_a_file_that_is_no_picture(
     tmp_path: Path, content: bytes, words: str, capfd: pytest.CaptureFixture[str]

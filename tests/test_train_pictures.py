@@ -202,7 +202,7 @@ def test_workers_change_nothing_but_the_speed() -> None:
 def test_a_picture_that_cannot_be_read_is_named_whoever_reads_it(workers: int) -> None:
     missing = Sample("gone", Path("gone.png"), lambda: np.zeros((8, 8), np.uint8))
     pictures = Pictures([missing], IDENTITY, augment.plain((32, 32), InputSpec((32, 32))))
-    with pytest.raises(DatasetError, match=r"^cannot read the picture gone\.png") as failure:
+    with pytest.raises(DatasetError, match=r"^cannot read the image gone\.png") as failure:
         list(batches(loader(pictures, InOrder(1, 1), workers=workers, pinned=False)))
     assert "Traceback" not in str(failure.value)
 

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from pycocotools import mask as runs
 
 from rtseg.datasets.contract import Dataset, Layout, Problem, Sample, Table
-from rtseg.datasets.files import fit_to_picture, picture_size
+from rtseg.datasets.files import fit_to_picture
 from rtseg.datasets.folders import SPLITS, natural, short_names, split_rank
 from rtseg.datasets.names import is_background, label_set
 from rtseg.errors import DatasetError
 from rtseg.frame import VOID, Mask
+from rtseg.images import image_size
 from rtseg.text import listed
 
 ROBOFLOW = "_annotations.coco.json"
@@ -231,7 +232,7 @@ class Outlines:
 
     def through(self, table: Table) -> Mask:
         """The same in the classes of `table`; what becomes background is not painted at all."""
-        height, width = self.size or picture_size(self.image_path)
+        height, width = self.size or image_size(self.image_path, DatasetError)
         columns = np.full((width, height), table[0], np.uint8)  # as run lengths go
         shown = [outline for outline in self.outlines if table[outline.class_index] != table[0]]
         drawn = [(outline, self._runs(outline, height, width)) for outline in shown]

@@ -10,7 +10,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from rtseg.errors import DatasetError
 from rtseg.frame import Image, Mask
+from rtseg.images import read_image
 from rtseg.labels import LabelSet
 
 Table = NDArray[np.uint8]
@@ -46,9 +48,7 @@ class Sample:
 
     def read_image(self) -> Image:
         """The picture as (H, W, 3) uint8 BGR; raises DatasetError if it cannot be read."""
-        from rtseg.datasets.files import read_image
-
-        return read_image(self.image_path)
+        return read_image(self.image_path, DatasetError)
 
     def read_as(self, table: Table) -> Mask:
         """The (H, W) uint8 mask in the classes of `table`; raises DatasetError.

@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.datasets.contract import Dataset, Layout, Problem, Sample
-from rtseg.datasets.files import PICTURE_SUFFIXES, fit_to_picture, is_coloured, read_index_mask
+from rtseg.datasets.files import fit_to_picture, is_coloured, read_index_mask
 from rtseg.datasets.names import NAME_FILES, Names, find_names, label_set, name_file
 from rtseg.errors import DatasetError, counted
 from rtseg.frame import VOID, Mask
+from rtseg.images import IMAGE_SUFFIXES
 from rtseg.labels import Colour, LabelSet, voc_colours
 from rtseg.text import listed
 
@@ -138,7 +139,7 @@ def pictures_under(root: Path) -> Iterator[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         for name in sorted(files):
-            if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
                 yield Path(folder, name)
 
 
@@ -187,7 +188,7 @@ def _closed(error: OSError) -> DatasetError:
 
 def _is_picture(path: Path) -> bool:
     name = path.name
-    return path.suffix.lower() in PICTURE_SUFFIXES and not name.startswith(".") and path.is_file()
+    return path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".") and path.is_file()
 
 
 LIST_FOLDERS = (".", "splits", "lists", "list", "ImageSets", "ImageSets/*")
@@ -290,7 +291,7 @@ def _called(root: Path, pair: Pair) -> Iterator[str]:
     """Names of a pair: its key, its picture's path and stem, its sequence."""
     yield pair.key
     yield PurePosixPath(pair.key).name
-    if pair.image.suffix.lower() in PICTURE_SUFFIXES and pair.image.is_relative_to(root):
+    if pair.image.suffix.lower() in IMAGE_SUFFIXES and pair.image.is_relative_to(root):
         relative = pair.image.relative_to(root)
         yield relative.as_posix()
         yield relative.with_suffix("").as_posix()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import cv2  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import math
-import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,6 +19,7 @@ from rtseg.contracts import Effect
 from rtseg.effects import ViewOptions
 from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame, Image
+from rtseg.images import is_image, read_image
 from rtseg.labels import LabelSet
 from rtseg.matte import Matte, MatteOptions, Matting
 from rtseg.matte.fit import behind
@@ -179,11 +180,10 @@ def open_backdrop(spec: BackgroundSpec) -> Backdrop:
 
 
 def _open_file(path: Path) -> Backdrop:
-    # asked first, as imdecode complains on stderr about what is not an image; as bytes, as a name
-    # that is not valid text crashes OpenCV
-    is_image = cv2.haveImageReader(os.fsencode(path))  # type: ignore[arg-type]
-    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if is_image else None
-    return VideoBackdrop(path) if image is None else ImageBackdrop(image)
+    if is_image(path):
+        with suppress(UsageError):
+            return ImageBackdrop(read_image(path, UsageError))
+    return VideoBackdrop(path)
 
 
 class ImageBackdrop:

@@ -16,12 +16,12 @@ import numpy as np
 from rtseg.contracts import BackendInfo
 from rtseg.datasets import Sample
 from rtseg.datasets.classes import ClassMap
-from rtseg.datasets.files import picture_size
 from rtseg.draw import BlendTable, bgr_colours, blend, blend_table, foreground, panel
 from rtseg.errors import DatasetError, SinkError
 from rtseg.evaluate.networks import Network, Size
 from rtseg.evaluate.sets import LabelledSet, pick
 from rtseg.frame import VOID, Image, Mask
+from rtseg.images import image_size
 from rtseg.labels import LabelSet
 from rtseg.metrics import BoundaryScore, ConfusionMatrix, Flicker, boundary, same_labels
 from rtseg.segmentation import Segmentation
@@ -252,7 +252,9 @@ def by_input(samples: Iterable[Sample], network: Network) -> list[Sample]:
 
     The sizes are those in the files' heads; one that lies costs time and nothing else.
     """
-    return sorted(samples, key=lambda sample: network.input_size(*picture_size(sample.image_path)))
+    return sorted(
+        samples, key=lambda sample: network.input_size(*image_size(sample.image_path, DatasetError))
+    )
 
 
 class _Counter:

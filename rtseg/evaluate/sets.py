@@ -13,9 +13,9 @@ import numpy as np
 from rtseg.datasets import Dataset, Problem, Sample, named_samples, open_dataset
 from rtseg.datasets.checks import check_masks
 from rtseg.datasets.classes import ClassMap
-from rtseg.datasets.files import PICTURE_SUFFIXES
 from rtseg.datasets.folders import SPLITS
 from rtseg.errors import DatasetError, UsageError, counted
+from rtseg.images import IMAGE_SUFFIXES
 from rtseg.text import listed
 
 if sys.version_info >= (3, 11):
@@ -112,7 +112,7 @@ def _touches(problem: Problem, split: str, stems: set[str] | None) -> bool:
     """
     if split and problem.split not in ("", split):
         return False
-    of_one_picture = problem.path.suffix.lower() in PICTURE_SUFFIXES
+    of_one_picture = problem.path.suffix.lower() in IMAGE_SUFFIXES
     return stems is None or not of_one_picture or problem.path.stem in stems
 
 

@@ -34,10 +34,6 @@ SOURCES: dict[str, str] = {
 
 SCHEMES = frozenset("rtsp rtsps rtmp rtmps http https udp rtp tcp srt".split())
 
-PICTURE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .png .bmp .webp .tif .tiff .ppm .pgm .pbm .pnm .jp2".split()
-)
-
 
 def kind_of(target: str | int | Path) -> str:
     """The row of `SOURCES` that a target belongs to.
@@ -64,6 +60,8 @@ def kind_of(target: str | int | Path) -> str:
 
 
 def _kind_of_path(text: str) -> str:
+    from rtseg.images import IMAGE_SUFFIXES
+
     path = Path(text)
     try:
         path.stat()
@@ -74,9 +72,9 @@ def _kind_of_path(text: str) -> str:
             f"cannot open {text}", found=(error.strerror or str(error)).lower()
         ) from error
     if path.is_file():
-        return "pictures" if path.suffix.lower() in PICTURE_SUFFIXES else "video"
+        return "pictures" if path.suffix.lower() in IMAGE_SUFFIXES else "video"
     looks_like_pictures = text.endswith(("/", "\\")) or re.search(r"[*?\[]", text)
-    if path.is_dir() or looks_like_pictures or path.suffix.lower() in PICTURE_SUFFIXES:
+    if path.is_dir() or looks_like_pictures or path.suffix.lower() in IMAGE_SUFFIXES:
         return "pictures"
     return "video"
 

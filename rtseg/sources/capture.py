@@ -16,13 +16,7 @@ from rtseg.frame import Frame, Image
 from rtseg.sources.options import SourceOptions, exact_rate
 from rtseg.sources.wrappers import RateCap
 from rtseg.stats import Clock
-
-QUIET = {"OPENCV_FFMPEG_LOGLEVEL": "-8", "OPENCV_LOG_LEVEL": "SILENT"}
-"""OpenCV and FFmpeg write to the terminal on their own; our one clear line says what matters.
-Whoever sets one of these variables wants to hear them, and does."""
-
-SILENT = 0
-"""OpenCV's lowest level of logging."""
+from rtseg.system import hush_opencv
 
 QUEUED_PICTURES = 2
 """Of a camera: one to look at while the next is filled. With a single one the next exposure finds
@@ -45,7 +39,7 @@ def open_capture(
         backend: one of `cv2.CAP_*`.
         params: `cv2.CAP_PROP_*` -> value, for those that count while opening.
     """
-    hush()
+    hush_opencv()
     if isinstance(target, str) and not _is_text(target):
         target = os.fsencode(target)  # type: ignore[assignment]  # as a str it would crash OpenCV
     pairs = [number for pair in (params or {}).items() for number in pair]
@@ -105,18 +99,6 @@ def fourcc_text(code: float) -> str:
     number = int(code)
     letters = "".join(chr((number >> shift) & 0xFF) for shift in (0, 8, 16, 24))
     return letters if letters.isascii() and letters.isprintable() else ""
-
-
-def hush() -> None:
-    """Keep OpenCV and FFmpeg off the terminal, unless somebody wants to hear them."""
-    wants_to_hear = {name for name, quiet in QUIET.items() if os.environ.get(name, quiet) != quiet}
-    if wants_to_hear or "OPENCV_FFMPEG_DEBUG" in os.environ:
-        return
-    os.environ.update(QUIET)
-    if hasattr(cv2, "setLogLevel"):  # OpenCV 4
-        cv2.setLogLevel(SILENT)
-    else:
-        cv2.utils.logging.setLogLevel(SILENT)
 
 
 FIRST_WAIT_SECONDS = 0.5

@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 
 from rtseg.contracts import Source, SourceInfo
-from rtseg.errors import UsageError
+from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame, Image
+from rtseg.images import read_image
 from rtseg.sources.options import SourceOptions
 from rtseg.stats import Clock
 
@@ -62,8 +63,7 @@ def load_portrait() -> Image:
     assert package is not None
     assert package.origin is not None
     path = Path(package.origin).parent / "mpl-data" / "sample_data" / "grace_hopper.jpg"
-    coded = np.frombuffer(path.read_bytes(), np.uint8)
-    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
+    return read_image(path, SourceError)
 
 
 def widened(picture: Image) -> Image:

@@ -1,0 +1,355 @@
+"""Read image files, for every edge: upright, over white, 8 bits; or the values of a mask as stored.
+
+A file is what its first bytes say, whatever its name. OpenCV decodes JPEG and other files that
+cannot be transparent, as it is twice as fast and gives the same values. Pillow decodes everything
+else, as it handles transparency and orientation in every format; OpenCV tries what Pillow cannot.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtseg.errors import RtsegError
+from rtseg.frame import Image, Mask
+from rtseg.system import hush_opencv
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+HEIF_SUFFIXES = frozenset((".heic", ".heif"))
+"""Read only where the package pillow-heif is installed."""
+
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .bmp .webp .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif".split()
+) | (HEIF_SUFFIXES if find_spec("pillow_heif") else frozenset())
+"""Names of image files in a folder. GIF is not among them: it plays as a video."""
+
+PAPER = "white"
+"""What transparent pixels are laid over."""
+
+SIGNATURES = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|II\*\0|MM\0\*|RIFF....WEBP|BM|P[1-6]\s"
+    rb"|\0\0\0\x0cjP  |\xff\x4f\xff\x51|....ftyp(?:avi[fs]|hei[cxms]|hev[cx]|mif1|msf1)",
+    re.DOTALL,
+)
+OPAQUE = re.compile(rb"\xff\xd8|RIFF....WEBPVP8 |BM.{26}\x18", re.DOTALL)
+"""JPEG, simple WebP and 24-bit BMP: without transparency, and decoded twice as fast by OpenCV."""
+
+PNG, JPEG = b"\x89PNG", b"\xff\xd8"
+HEIF = re.compile(rb"....ftyp(?:hei[cxms]|hev[cx]|mif1|msf1)", re.DOTALL)
+
+ORIENTATION, WIDTH, LENGTH = 0x0112, 0x0100, 0x0101
+"""Tags of EXIF and TIFF."""
+
+DAMAGE = (SyntaxError, EOFError, RuntimeError, LookupError, TypeError, struct.error, zlib.error)
+"""What Pillow raises for damaged files, beside OSError and ValueError."""
+
+SWAPS_SIDES = (5, 6, 7, 8)
+"""EXIF orientations at which width and height change places."""
+
+
+class StoredImage(NamedTuple):
+    """The pixels of a file as they are stored.
+
+    Attributes:
+        values: (H, W) palette indices or grey levels, uint8 or wider; (H, W, 3) uint8 RGB of a
+            file in full colour.
+        lossy: whether its compression changes values (JPEG).
+        transparent: whether any of it is.
+    """
+
+    values: NDArray[Any]
+    lossy: bool
+    transparent: bool
+
+
+def is_image(path: Path) -> bool:
+    """Whether the first bytes of a file are those of an image; False if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return SIGNATURES.match(file.read(16)) is not None
+    except OSError:
+        return False
+
+
+def read_image(path: Path, failure: type[RtsegError]) -> Image:
+    """(H, W, 3) uint8 BGR, upright by EXIF, transparent pixels over white; 16 bits become 8.
+
+    Of a file that holds several images, the first.
+
+    Raises:
+        failure: the file cannot be read, is damaged or cut off, or is not an image.
+    """
+    with _failing_as(failure, f"cannot read the image {path}"):
+        return decode_image(path.read_bytes())
+
+
+def decode_image(content: bytes) -> Image:
+    """As `read_image`, of the content of a file.
+
+    Raises:
+        ValueError: it is damaged, cut off, or not an image; its text says which.
+    """
+    if not content:
+        raise ValueError("the file is empty")
+    if _has_wrong_checksum(content):
+        raise ValueError("it is damaged: a checksum in it is wrong")
+    if _is_cut_off(content):
+        raise ValueError("the file is cut off")
+    if OPAQUE.match(content):
+        return _decoded_by_opencv(content)
+    return _decoded_by_pillow(content)
+
+
+def image_size(path: Path, failure: type[RtsegError]) -> tuple[int, int]:
+    """(height, width) of the upright image, from its header alone.
+
+    Raises:
+        failure: the file cannot be read, or is not an image.
+    """
+    (height, width), orientation = stored_size(path, failure)
+    return (width, height) if orientation in SWAPS_SIDES else (height, width)
+
+
+def stored_size(path: Path, failure: type[RtsegError]) -> tuple[tuple[int, int], int]:
+    """(height, width) of the pixels as stored, and the EXIF orientation (1 is upright).
+
+    Raises:
+        failure: the file cannot be read, or is not an image.
+    """
+    from PIL.TiffImagePlugin import TiffImageFile
+
+    with _failing_as(failure, f"cannot read the image {path}"), _opened(path) as image:
+        orientation = _orientation(image)
+        if isinstance(image, TiffImageFile):  # Pillow may give the upright size
+            return (image.tag_v2[LENGTH], image.tag_v2[WIDTH]), orientation
+        return (image.height, image.width), orientation
+
+
+def count_images(path: Path) -> int:
+    """How many images a readable file holds: frames of an animation, pages of a TIFF.
+
+    The further images that cameras put into a JPEG (previews, depth) do not count.
+    """
+    try:
+        with _opened(path) as image:
+            jpeg = image.format in ("JPEG", "MPO")
+            return 1 if jpeg else getattr(image, "n_frames", 1)
+    except ValueError:
+        return 1
+
+
+def read_stored(path: Path, failure: type[RtsegError]) -> StoredImage:
+    """The values of a mask: palette indices and grey levels of any depth, not turned.
+
+    Raises:
+        failure: the file cannot be read, is damaged or cut off, or is not an image.
+    """
+    with _failing_as(failure, f"cannot read the mask {path}"), _opened(path) as image:
+        lossy = image.format in ("JPEG", "MPO")
+        transparent = "A" in image.mode and image.getchannel("A").getextrema() != (255, 255)
+        image.load()
+        if image.mode in ("P", "L", "1"):
+            values = np.asarray(image).astype(np.uint8) // _grey_scale(path)
+        elif image.mode.startswith(("I", "F")):
+            values = np.array(image)
+        else:
+            values = np.array(image.convert("RGB"))
+        return StoredImage(values, lossy, transparent)
+
+
+def turned_upright(mask: Mask, orientation: int) -> Mask:
+    """A mask, (H, W), drawn on stored pixels of an EXIF orientation, turned as the image is."""
+    from PIL import Image as Pillow
+
+    return np.array(_upright(Pillow.fromarray(mask), orientation))
+
+
+@contextmanager
+def _failing_as(failure: type[RtsegError], asked: str) -> Iterator[None]:
+    """Turn an OSError or ValueError into `failure`."""
+    try:
+        yield
+    except OSError as error:
+        raise failure(asked, found=(error.strerror or str(error)).lower()) from error
+    except ValueError as error:
+        raise failure(asked, found=str(error)) from error
+
+
+@contextmanager
+def _opened(file: Path | BytesIO) -> Iterator[PillowImage]:
+    """A file as Pillow opens it.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: Pillow cannot make sense of it, here or in what is done with it.
+    """
+    from PIL import Image as Pillow
+
+    _register_heif()
+    try:
+        with warnings.catch_warnings():
+            # damaged EXIF does not matter, damaged pixels raise; 100 megapixels are not an attack
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            with Pillow.open(file) as image:
+                yield image
+    except Pillow.UnidentifiedImageError as error:
+        raise ValueError(_unidentified(file)) from error
+    except Pillow.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ValueError(f"it is damaged: {error}".lower()) from error
+    except DAMAGE as error:
+        raise ValueError(f"it is damaged: {error}".lower()) from error
+
+
+@cache
+def _register_heif() -> None:
+    if find_spec("pillow_heif"):
+        import_module("pillow_heif").register_heif_opener()
+
+
+def _unidentified(file: Path | BytesIO) -> str:
+    head = file.getvalue()[:16] if isinstance(file, BytesIO) else _head(file)
+    if not head:
+        return "the file is empty"
+    if HEIF.match(head):
+        return "it is a HEIC image, which needs the package pillow-heif"
+    return "it is damaged, or not an image"
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(32)
+
+
+def _decoded_by_opencv(content: bytes) -> Image:
+    """OpenCV turns an image upright by itself, and leaves transparency out.
+
+    Raises:
+        ValueError: OpenCV cannot read it.
+    """
+    import cv2
+
+    hush_opencv()
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise ValueError(str(error.err or error).strip().splitlines()[0]) from error
+    if image is None:
+        raise ValueError("it is damaged, or not an image")
+    return image
+
+
+def _decoded_by_pillow(content: bytes) -> Image:
+    import cv2
+    from PIL import Image as Pillow
+
+    try:
+        with _opened(BytesIO(content)) as image:
+            image.load()
+            rgb = np.asarray(_rgb(_upright(image, _orientation(image))))
+    except ValueError as error:
+        # not a format of Pillow's, or larger than Pillow reads
+        if isinstance(
+            error.__cause__, Pillow.UnidentifiedImageError | Pillow.DecompressionBombError
+        ):
+            try:
+                return _decoded_by_opencv(content)
+            except ValueError:
+                pass
+        raise
+    return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+
+
+def _orientation(image: PillowImage) -> int:
+    """By EXIF: 1 to 8; 1 where it does not say, or is damaged."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except (OSError, ValueError, *DAMAGE):
+        return 1
+
+
+def _upright(image: PillowImage, orientation: int) -> PillowImage:
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    return image.transpose(turns[orientation]) if orientation in turns else image
+
+
+def _rgb(image: PillowImage) -> PillowImage:
+    """8-bit RGB, over white.
+
+    Raises:
+        ValueError: its values have no range that is known, as those of 32-bit pixels.
+    """
+    from PIL import Image as Pillow
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        image = Pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits; save it with 8 or 16")
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    paper = Pillow.new("RGBA", image.size, PAPER)
+    return Pillow.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
+
+
+def _grey_scale(path: Path) -> int:
+    """By how much Pillow multiplies the values of a grey PNG of 2 or 4 bits, to fill 8."""
+    head = _head(path)
+    if head.startswith(PNG) and head[25] == 0:  # grey, not palette
+        return {2: 85, 4: 17}.get(head[24], 1)
+    return 1
+
+
+def _has_wrong_checksum(content: bytes) -> bool:
+    """Whether a PNG is damaged in a chunk that it cannot be shown without."""
+    at = 8
+    while content.startswith(PNG) and at + 12 <= len(content):
+        end = at + 8 + int.from_bytes(content[at : at + 4], "big")
+        needed = content[at + 4 : at + 5].isupper() and end + 4 <= len(content)
+        stored = int.from_bytes(content[end : end + 4], "big")
+        if needed and zlib.crc32(content[at + 4 : end]) != stored:
+            return True
+        at = end + 4
+    return False
+
+
+def _is_cut_off(content: bytes) -> bool:
+    """Whether a PNG or JPEG lacks its end; OpenCV fills what a JPEG lacks with grey."""
+    if content.startswith(PNG):
+        return b"IEND" not in content
+    if not content.startswith(JPEG):
+        return False
+    at = 2  # over the header's segments, one of which may be a whole image, the thumbnail
+    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":
+        if content[at + 1 : at + 2] == b"\xff":  # a marker may be preceded by any number of these
+            at += 1
+            continue
+        at += 2 + max(2, int.from_bytes(content[at + 2 : at + 4], "big"))
+    return b"\xff\xd9" not in content[at:]

@@ -1,0 +1,180 @@
+"""Image files of every kind: the same pixels, upright, over white; masks with their values."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from rtseg.errors import DatasetError, SourceError
+from rtseg.images import (
+    HEIF_SUFFIXES,
+    IMAGE_SUFFIXES,
+    count_images,
+    decode_image,
+    image_size,
+    is_image,
+    read_image,
+    read_stored,
+)
+
+H, W = 24, 32
+RED, GREEN = (0, 0, 255), (0, 180, 0)  # BGR
+
+
+def painted() -> np.ndarray:
+    """(H, W, 3) BGR: red above, green below, white to the right: no two orientations are alike."""
+    image = np.full((H, W, 3), 255, np.uint8)
+    image[:12, :20] = RED
+    image[12:, :20] = GREEN
+    return image
+
+
+def as_pillow(mode: str = "RGB") -> Pillow.Image:
+    return Pillow.fromarray(painted()[..., ::-1]).convert(mode)
+
+
+def coded(image: Pillow.Image, kind: str, **more: object) -> bytes:
+    buffer = BytesIO()
+    exact = {"WEBP": {"lossless": True, "exact": True}, "JPEG": {"quality": 100}}
+    exact["AVIF"] = {"quality": 100, "subsampling": "4:4:4"}
+    image.save(buffer, kind, **{**exact.get(kind, {}), **more})
+    return buffer.getvalue()
+
+
+def difference(image: np.ndarray, wanted: np.ndarray) -> int:
+    assert image.shape == wanted.shape
+    assert image.dtype == np.uint8
+    inside = np.abs(image.astype(int) - wanted)[2:10, 2:18]  # away from edges, which JPEG smears
+    return int(inside.max())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF"])
+def test_every_format_gives_the_same_pixels(kind: str) -> None:
+    assert difference(decode_image(coded(as_pillow(), kind)), painted()) <= 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("CMYK", "JPEG"), ("CMYK", "TIFF"), ("P", "PNG"), ("P", "BMP"), ("P", "TIFF")],
+)
+def test_every_colour_mode_gives_the_same_pixels(mode: str, kind: str) -> None:
+    assert difference(decode_image(coded(as_pillow(mode), kind)), painted()) <= 3
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "AVIF", "JPEG2000"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_pixels_lie_on_white(kind: str, mode: str) -> None:
+    image = Pillow.fromarray(painted()[..., ::-1])
+    alpha = np.zeros((H, W), np.uint8)
+    alpha[:, 10:] = 255
+    image.putalpha(Pillow.fromarray(alpha))
+    got = decode_image(coded(image.convert(mode), kind))
+    assert got[5, 5].tolist() == [255, 255, 255]
+    assert np.abs(got[5, 15].astype(int) - (RED if mode == "RGBA" else 76)).max() <= 2
+
+
+def test_a_transparent_grey_level_lies_on_white() -> None:
+    got = decode_image(coded(as_pillow("L"), "PNG", transparency=76))
+    assert got[5, 5].tolist() == [255, 255, 255]
+    assert got[20, 5].tolist() == [106, 106, 106]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("JPEG", "RGB"), *((k, m) for k in ("PNG", "WEBP", "TIFF", "AVIF") for m in ("RGB", "RGBA"))],
+)
+def test_every_orientation_is_upright(
+    tmp_path: Path, kind: str, mode: str, orientation: int
+) -> None:
+    stored = painted()
+    if orientation in (5, 6, 7, 8):
+        stored = np.rot90(stored, {5: 1, 6: 1, 7: -1, 8: -1}[orientation])
+    if orientation in (3, 4):
+        stored = np.rot90(stored, 2)
+    if orientation in (2, 4):
+        stored = stored[:, ::-1]
+    if orientation in (5, 7):
+        stored = stored[::-1]
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    image = Pillow.fromarray(np.ascontiguousarray(stored[..., ::-1])).convert(mode)
+    more = {"tiffinfo": exif} if kind == "TIFF" else {"exif": exif.tobytes()}
+    path = tmp_path / "image"
+    path.write_bytes(coded(image, kind, **more))
+    assert difference(read_image(path, SourceError), painted()) <= 3
+    assert image_size(path, SourceError) == (H, W)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".ppm"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_become_eight(suffix: str, channels: int) -> None:
+    deep = np.full((4, 5, channels), 0x80FF, np.uint16).squeeze()
+    content = cv2.imencode(".pgm" if (suffix, channels) == (".ppm", 1) else suffix, deep)[1]
+    assert set(decode_image(content.tobytes()).ravel().tolist()) == {0x80}
+
+
+def test_pixels_without_a_known_range_are_refused() -> None:
+    content = coded(Pillow.fromarray(np.ones((4, 5), np.float32)), "TIFF")
+    with pytest.raises(ValueError, match="32 bits"):
+        decode_image(content)
+
+
+def test_a_file_is_what_its_bytes_say(tmp_path: Path) -> None:
+    for name, kind in {"a.png": "JPEG", "b.jpg": "PNG", "c.jfif": "JPEG", "d": "WEBP"}.items():
+        (tmp_path / name).write_bytes(coded(as_pillow(), kind))
+        assert is_image(tmp_path / name)
+        assert difference(read_image(tmp_path / name, SourceError), painted()) <= 3
+    (tmp_path / "words.jpg").write_text("words")
+    assert not is_image(tmp_path / "words.jpg")
+    assert not is_image(tmp_path / "absent.jpg")
+
+
+@pytest.mark.skipif(HEIF_SUFFIXES <= IMAGE_SUFFIXES, reason="pillow-heif is installed")
+def test_heic_names_the_package_that_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    with pytest.raises(SourceError, match="pillow-heif"):
+        read_image(tmp_path / "a.heic", SourceError)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "TIFF", "PNG", "AVIF"])
+def test_images_in_a_file_are_counted(tmp_path: Path, kind: str) -> None:
+    pages = [as_pillow(), Pillow.new("RGB", (W, H))]
+    path = tmp_path / "a"
+    path.write_bytes(coded(pages[0], kind, save_all=True, append_images=pages[1:]))
+    assert count_images(path) == 2
+    path.write_bytes(coded(pages[0], kind))
+    assert count_images(path) == 1
+
+
+def test_what_fails_is_the_caller_s_error(tmp_path: Path) -> None:
+    for failure in (SourceError, DatasetError):
+        with pytest.raises(failure, match=r"cannot read the image .*absent: no such file"):
+            read_image(tmp_path / "absent", failure)
+
+
+def test_an_image_larger_than_pillow_reads_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pillow, "MAX_IMAGE_PIXELS", 100)
+    assert difference(decode_image(coded(as_pillow(), "PNG")), painted()) == 0
+
+
+def test_masks_keep_their_values(tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    indices = (np.arange(48, dtype=np.uint8) % 5).reshape(6, 8)
+    palette = Pillow.fromarray(indices).convert("P")
+    palette.putdata(indices.ravel().tolist())
+    palette.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0, 0, 0, 200, 1, 2, 3])
+    palette.save(path)
+    stored = read_stored(path, DatasetError)
+    assert np.array_equal(stored.values, indices)
+    assert (stored.lossy, stored.transparent) == (False, False)
+    deep = indices.astype(np.uint16) * 300
+    cv2.imwrite(str(path), deep)
+    assert np.array_equal(read_stored(path, DatasetError).values, deep)
+    path.write_bytes(coded(as_pillow(), "JPEG"))
+    assert read_stored(path, DatasetError).lossy
