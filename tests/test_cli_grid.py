@@ -17,12 +17,11 @@ import pytest
 import rtseg
 from rtseg.backends.ladder import AdaptiveBackend
 from rtseg.cli.app import main
-from rtseg.cli.plan import file_name
 from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame
 from rtseg.labels import SHAPE_LABELS
 from rtseg.segmenter import Segmenter
-from rtseg.sources import open_source
+from rtseg.sources import file_stem, open_source
 from rtseg.sources.synthetic import SyntheticSource, read_number
 from rtseg.temporal import TemporalOptions
 
@@ -301,7 +300,7 @@ def test_a_signal_finishes_every_file(inside: Path) -> None:
     ],
 )
 def test_files_are_named_after_their_source(target: str, name: str) -> None:
-    assert file_name(target) == name
+    assert file_stem(target) == name
 
 
 def test_stream_many_yields_every_source_with_its_number() -> None:

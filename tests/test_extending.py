@@ -45,6 +45,30 @@ VIEW_ROW = """
 from rtseg.effects import VIEWS, ViewKind
 VIEWS["negative"] = ViewKind("addon:Negative")
 """
+SOURCE = """
+import numpy as np
+from rtseg.contracts import Source, SourceInfo
+from rtseg.frame import Frame
+
+class GreySource(Source):
+    def __init__(self, target, options, clock):
+        super().__init__(clock)
+        self.grey, self.index = int(target.partition(":")[2]), 0
+        self.info = SourceInfo(f"grey {self.grey} at {options.fps:g}", 64, 48, frame_count=3)
+
+    def _read(self):
+        if self.index == 3:
+            return None
+        self.index += 1
+        image = np.full((48, 64, 3), self.grey, np.uint8)
+        return Frame(image, self.index - 1, self.index / 10, self.clock.now())
+"""
+SOURCE_ROW = """
+from rtseg.sources import SOURCES, SourceKind
+SOURCES["grey"] = SourceKind(
+    "addon:GreySource", schemes=frozenset({"grey"}), help="grey:0..255", options=frozenset({"fps"})
+)
+"""
 
 
 def rtseg(folder: Path, row: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -79,3 +103,18 @@ def test_a_view_is_one_file_and_one_row(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (np.array(cv2.imread(str(tmp_path / "00.png"))) == 77).all()
     assert "negative" in rtseg(tmp_path, VIEW_ROW, "run", "--help").stdout
+
+
+def test_a_source_is_one_file_and_one_row(tmp_path: Path) -> None:
+    (tmp_path / "addon.py").write_text(SOURCE)
+    run = ("grey:90", "-m", "stub", "-b", "stub", "--fps", "7")
+    done = rtseg(tmp_path, SOURCE_ROW, *run, "-o", f"{tmp_path}/%02d.png")
+    assert done.returncode == 0, done.stderr
+    assert "grey 90 at 7" in done.stderr
+    assert "--fps" not in done.stderr, "the row says that it has an effect"
+    assert [path.name for path in sorted(tmp_path.glob("*.png"))] == ["00.png", "01.png", "02.png"]
+    assert (cv2.imread(str(tmp_path / "00.png")) == 90).all()
+    done = rtseg(tmp_path, SOURCE_ROW, *run, "grey:80", "-o", f"{tmp_path}/each_{{name}}.mp4")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.glob("*.mp4")} == {"each_grey.mp4", "each_grey_2.mp4"}
+    assert "grey:0..255" in rtseg(tmp_path, SOURCE_ROW, "run", "--help").stdout

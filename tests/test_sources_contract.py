@@ -154,6 +154,9 @@ def test_info_is_complete_before_the_first_frame(opened: Opened) -> None:
         ("clip.mp4", "video"),
         (Path("clip.mkv"), "video"),
         ("photo.JPG", "pictures"),
+        ("photo.jfif", "pictures"),
+        ("photo.heic", "pictures"),
+        ("loop.gif", "video"),
         ("shots/*.png", "pictures"),
         ("shots/", "pictures"),
         (".", "pictures"),
@@ -175,3 +178,11 @@ def test_the_table_loads_nothing() -> None:
     code = "import sys, rtseg.sources; print([m for m in ('cv2', 'av') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_file_without_a_suffix_is_what_its_bytes_say(tmp_path: Path) -> None:
+    picture = tmp_path / "download"
+    picture.write_bytes(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    assert kind_of(picture) == "pictures"
+    picture.write_bytes(bytes(99))
+    assert kind_of(picture) == "video"

@@ -39,6 +39,7 @@ from rtseg.cli.train_flags import (
 )
 from rtseg.errors import SinkError, SourceError, UsageError
 from rtseg.session import keys
+from rtseg.sources import target_help
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -302,8 +303,7 @@ Inputs = Annotated[
         name=("--input", "-i", "--source"),
         group=options.SOURCE,
         negative=(),
-        help="Camera number, video, picture, folder, glob, address, - (raw frames on stdin), "
-        "or test:// (synthetic); several are shown as a grid.",
+        help=f"A source: {target_help()}; several are shown as a grid.",
         show_default=False,
     ),
 ]
@@ -420,9 +420,9 @@ def _planned(make: Callable[[Flags], T], flags: Flags) -> T:
 
 def _check_there(source: str) -> None:
     """Raise SourceError for the path of a file or folder that is not there."""
-    from rtseg.sources import kind_of
+    from rtseg.sources import source_kind
 
-    is_path = kind_of(source) in ("video", "pictures") and not any(c in source for c in "*?[%")
+    is_path = source_kind(source).is_path and not any(c in source for c in "*?[%")
     if is_path and not Path(source).exists():
         found = "there is no such file or folder"
         raise SourceError(f"cannot open {source}", found=found, do="Check the path")

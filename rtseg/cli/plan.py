@@ -26,7 +26,7 @@ from rtseg.session.many import distinct
 from rtseg.sinks import SinkOptions, find_kind, is_folder, is_many, split_prefix
 from rtseg.sinks.display import display_available
 from rtseg.sinks.files import cannot_write, check_new, check_parent, check_replaceable
-from rtseg.sources import SourceOptions, kind_of
+from rtseg.sources import SourceOptions, file_stem, source_kind
 from rtseg.temporal import TemporalOptions
 
 
@@ -96,7 +96,9 @@ def make_plan(flags: Flags) -> Plan:
         classes=classes,
         outputs=(*files, *(["window:"] if window else [])),
         window=window,
-        paced=_is_watched(window, files) and source != "-" and flags.run.policy != "newest",
+        paced=_is_watched(window, files)
+        and not source_kind(source).is_piped
+        and flags.run.policy != "newest",
         view=view_of(flags, files, hud=hud),
         temporal=asked_temporal(flags.run),
         models=values.comma_list(flags.model.models),
@@ -266,7 +268,7 @@ def make_grid_plan(flags: Flags) -> GridPlan:
     """
     targets = flags.sources
     _check_sources(targets, flags)
-    names = distinct([file_name(target) for target in targets], "{}_{}")
+    names = distinct([file_stem(target) for target in targets], "{}_{}")
     own, films = split(flags)
     json = flags.output.json
     shared_json = json if json is not None and not FIELD.search(json) else None
@@ -329,8 +331,7 @@ def each_of(target: str, source: str, name: str, number: int) -> str:
 
 def _is_still(source: str) -> bool:
     """Whether it is one picture, and not a folder of them or one that moves."""
-    path = Path(source)
-    return kind_of(source) == "pictures" and path.is_file() and path.suffix.lower() != ".gif"
+    return source_kind(source).is_pictures and Path(source).is_file()
 
 
 def folder_of(target: str) -> str | None:
@@ -339,22 +340,6 @@ def folder_of(target: str) -> str | None:
     if not is_folder(path) or FIELD.search(path):
         return None
     return path if find_kind(target)[0].folder_suffix else None
-
-
-def file_name(target: str) -> str:
-    """What files of a source are called: "camera_0", "clip", "host_stream"."""
-    kind = kind_of(target)
-    if kind == "camera":
-        number = target.removeprefix("/dev/video")
-        return f"camera_{number}" if number.isdecimal() else Path(target).name
-    if kind == "stream":
-        from rtseg.sources.options import public_name
-
-        address = public_name(target).partition("://")[2].partition("?")[0]
-        return re.sub(r"[^\w.-]+", "_", address.rpartition("@")[2]).strip("_")
-    if kind in ("stdin", "test", "demo"):
-        return kind
-    return re.sub(r"[^\w.-]+", "_", Path(target).stem).strip("_") or "source"
 
 
 def _plan_of(target: str, outputs: Sequence[str], flags: Flags) -> Plan:
@@ -377,7 +362,7 @@ def _check_sources(targets: Sequence[str], flags: Flags) -> None:
             found=f"a grid has at most {MOST}",
             do='For many pictures name their folder, or quote their pattern: "shots/*.png"',
         )
-    if targets.count("-") > 1:
+    if sum(source_kind(target).is_piped for target in targets) > 1:
         raise UsageError("standard input is named twice as a source", do="Name it once")
     single = {
         "--propagate": flags.run.propagate,

@@ -23,7 +23,7 @@ from rtseg.segmenter import Segmenter
 from rtseg.session.pipeline import keeps_newest
 from rtseg.sinks import find_kind
 from rtseg.sinks.files import FileTarget, cannot_write
-from rtseg.sources import kind_of
+from rtseg.sources import source_kind
 from rtseg.stats import Clock, Report, Stats
 from rtseg.temporal import TemporalOptions
 from rtseg.text import aligned
@@ -52,17 +52,16 @@ def unused(flags: Flags, plan: Plan) -> Iterator[str]:
 
 
 def _rules(flags: Flags, plan: Plan) -> tuple[_Rule, ...]:
-    source, view, output = kind_of(plan.source), flags.view, flags.output
+    view, output = flags.view, flags.output
+    used = source_kind(plan.source).options
     read = {name for target in plan.outputs for name in find_kind(target)[0].options}
     # in a window b goes through backgrounds, r records, s saves and m goes through networks
     matte = view.background != "none" or VIEWS[plan.view.view].is_matte or plan.window
-    timed = source in ("camera", "stdin", "pictures")
-    raw = source == "stdin" or "pix_fmt" in read
     return (
-        _Rule(flags.source, "width height fourcc", source == "camera", "the source is no camera"),
-        _Rule(flags.source, "fps", timed, "the source has a rate of its own"),
-        _Rule(flags.source, "size", source == "stdin", "no raw frames come in"),
-        _Rule(flags.source, "pix_fmt", raw, "no raw frames come or go"),
+        _Rule(flags.source, "width height fourcc", "width" in used, "the source is not a camera"),
+        _Rule(flags.source, "fps", "fps" in used, "the source has a rate of its own"),
+        _Rule(flags.source, "size", "size" in used, "no raw frames come in"),
+        _Rule(flags.source, "pix_fmt", "pix_fmt" in used | read, "no raw frames come or go"),
         _Rule(flags.model, "models", plan.window, "there is no window"),
         _Rule(view, "feather matte_threshold", matte, "there is no --background"),
         _Rule(output, "codec crf", "codec" in read, "no video is written with -o"),
@@ -81,7 +80,9 @@ def _lost_sound(flags: Flags, plan: Plan) -> Iterator[str]:
     """A file that is begun again, or replayed live, has pictures that its sound does not fit."""
     again = [f"--{name}" for name in ("loop", "live") if getattr(flags.source, name)]
     videos = any("audio" in find_kind(target)[0].options for target in plan.outputs)
-    if again and videos and flags.output.audio == "copy" and kind_of(plan.source) == "video":
+    kind = source_kind(plan.source)
+    is_video = kind.is_path and not kind.is_pictures
+    if again and videos and flags.output.audio == "copy" and is_video:
         from rtseg.sinks.audio import has_sound
 
         if has_sound(Path(plan.source)):

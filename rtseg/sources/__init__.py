@@ -1,82 +1,216 @@
-"""Where frames come from: one table, one `open_source`, one small file per kind."""
+"""Where frames come from: cameras, videos, pictures, streams, raw frames and synthetic clips.
+
+A new source is one file with a class, and one row of `SOURCES`.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from rtseg.errors import SourceError, UsageError
-from rtseg.sources.options import SourceOptions, check_decoder
+from rtseg.sources.options import SourceOptions, check_decoder, public_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rtseg.contracts import Source
     from rtseg.stats import Clock
 
-    Opener = Callable[[str, SourceOptions, Clock | None], Source]
+__all__ = [
+    "SOURCES",
+    "SourceKind",
+    "SourceOptions",
+    "file_stem",
+    "kind_of",
+    "open_source",
+    "source_kind",
+    "target_help",
+]
 
-__all__ = ["SOURCES", "SourceOptions", "kind_of", "open_source"]
-
-SOURCES: dict[str, str] = {
-    "camera": "rtseg.sources.camera:CameraSource",
-    "video": "rtseg.sources.video:VideoSource",
-    "pictures": "rtseg.sources.pictures:PictureSource",
-    "stream": "rtseg.sources.stream:open_stream",
-    "stdin": "rtseg.sources.raw:RawSource",
-    "test": "rtseg.sources.synthetic:SyntheticSource",
-    "demo": "rtseg.sources.portrait:PortraitSource",
-}
-"""Kind of source -> what opens it, called as (target, options, clock)."""
-
-SCHEMES = frozenset("rtsp rtsps rtmp rtmps http https udp rtp tcp srt".split())
+GLOB = re.compile(r"[*?\[]")
 
 
-def kind_of(target: str | int | Path) -> str:
-    """The row of `SOURCES` that a target belongs to.
+def _no_match(target: str) -> bool:
+    return False
 
-    Raises:
-        UsageError: it is empty, or an address of a kind that cannot be read.
+
+@dataclass(frozen=True)
+class SourceKind:
+    """A row of `SOURCES`: what opens a kind of source, and what others need to know of it.
+
+    Attributes:
+        open: "module:class", imported when needed; called as (target, options, clock).
+        match: whether a target is of this kind.
+        schemes: addresses of this kind begin with one of these and a colon.
+        help: how `rtseg` takes it; empty for kinds that have a verb of their own.
+        options: fields of `SourceOptions` that it reads and some other kinds do not.
+        is_path: the target is a file, a folder or a glob.
+        is_pictures: each frame is a file of its own.
+        is_piped: it can be read once, at the speed of the program that writes it.
+        stem: what files written from a target are called; by default the key in `SOURCES`.
     """
-    text = str(target)
-    if not text.strip():
-        raise UsageError("no source was named", do="Name a camera, a file, a folder or an address")
-    if text.isdecimal() or text.startswith(("/dev/video", "/dev/v4l/")):
-        return "camera"
-    if text == "-":
-        return "stdin"
-    scheme = urlsplit(text).scheme if "://" in text or text.startswith(("test:", "demo:")) else ""
-    if scheme in ("test", "demo"):
-        return scheme
-    if scheme and scheme.lower() not in SCHEMES:
-        raise UsageError(
-            f"cannot read {scheme}:// addresses",
-            found="there are " + ", ".join(sorted(SCHEMES | {"test", "demo"})),
-        )
-    return "stream" if scheme else _kind_of_path(text)
+
+    open: str
+    match: Callable[[str], bool] = _no_match
+    schemes: frozenset[str] = frozenset()
+    help: str = ""
+    options: frozenset[str] = frozenset()
+    is_path: bool = False
+    is_pictures: bool = False
+    is_piped: bool = False
+    stem: Callable[[str], str] | None = None
+
+    def matches(self, target: str) -> bool:
+        """Whether a target is of this kind, by its scheme or by `match`.
+
+        Raises:
+            SourceError: the target is a path that cannot be looked up.
+        """
+        scheme, colon, _ = target.partition(":")
+        return bool(colon and scheme.lower() in self.schemes) or self.match(target)
 
 
-def _kind_of_path(text: str) -> str:
-    from rtseg.images import IMAGE_SUFFIXES
+def _match_video(target: str) -> bool:
+    return not _is_address(target)
 
-    path = Path(text)
+
+def _match_pictures(target: str) -> bool:
+    from rtseg.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, is_image
+
+    if _is_address(target):
+        return False
+    path = Path(target)
     try:
         path.stat()
     except FileNotFoundError:
         pass
-    except OSError as error:  # it cannot even be asked for: too long a name, a closed folder
+    except OSError as error:  # the name is too long, a folder is closed
         raise SourceError(
-            f"cannot open {text}", found=(error.strerror or str(error)).lower()
+            f"cannot open {target}", found=(error.strerror or str(error)).lower()
         ) from error
+    named_so = path.suffix.lower() in IMAGE_SUFFIXES | HEIF_SUFFIXES
     if path.is_file():
-        return "pictures" if path.suffix.lower() in IMAGE_SUFFIXES else "video"
-    looks_like_pictures = text.endswith(("/", "\\")) or re.search(r"[*?\[]", text)
-    if path.is_dir() or looks_like_pictures or path.suffix.lower() in IMAGE_SUFFIXES:
-        return "pictures"
-    return "video"
+        return named_so or (not path.suffix and is_image(path))
+    return named_so or path.is_dir() or target.endswith(("/", "\\")) or bool(GLOB.search(target))
+
+
+def _match_camera(target: str) -> bool:
+    return target.isdecimal() or target.startswith(("/dev/video", "/dev/v4l/"))
+
+
+def _match_stdin(target: str) -> bool:
+    return target == "-"
+
+
+def _is_address(target: str) -> bool:
+    return re.match(r"[a-z][\w+.-]*://", target, re.IGNORECASE) is not None
+
+
+def _path_stem(target: str) -> str:
+    return _as_name(Path(target).stem) or "source"
+
+
+def _camera_stem(target: str) -> str:
+    number = target.removeprefix("/dev/video")
+    return f"camera_{number}" if number.isdecimal() else Path(target).name
+
+
+def _address_stem(target: str) -> str:
+    address = public_name(target).partition("://")[2].partition("?")[0]
+    return _as_name(address.rpartition("@")[2])
+
+
+def _as_name(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", text).strip("_")
+
+
+SOURCES: dict[str, SourceKind] = {
+    "video": SourceKind(
+        "rtseg.sources.video:VideoSource",
+        match=_match_video,
+        help="video",
+        options=frozenset({"decoder"}),
+        is_path=True,
+        stem=_path_stem,
+    ),
+    "pictures": SourceKind(
+        "rtseg.sources.pictures:PictureSource",
+        match=_match_pictures,
+        help="picture, folder, glob",
+        options=frozenset({"fps"}),
+        is_path=True,
+        is_pictures=True,
+        stem=_path_stem,
+    ),
+    "camera": SourceKind(
+        "rtseg.sources.camera:CameraSource",
+        match=_match_camera,
+        help="camera number",
+        options=frozenset({"width", "height", "fps", "fourcc"}),
+        stem=_camera_stem,
+    ),
+    "stream": SourceKind(
+        "rtseg.sources.stream:open_stream",
+        schemes=frozenset("rtsp rtsps rtmp rtmps http https udp rtp tcp srt".split()),
+        help="address",
+        options=frozenset({"decoder"}),
+        stem=_address_stem,
+    ),
+    "stdin": SourceKind(
+        "rtseg.sources.raw:RawSource",
+        match=_match_stdin,
+        help="- (raw frames on stdin)",
+        options=frozenset({"size", "pix_fmt", "fps"}),
+        is_piped=True,
+    ),
+    "test": SourceKind(
+        "rtseg.sources.synthetic:SyntheticSource",
+        schemes=frozenset({"test"}),
+        help="test:// (synthetic)",
+    ),
+    "demo": SourceKind("rtseg.sources.portrait:PortraitSource", schemes=frozenset({"demo"})),
+}
+"""Name of a kind -> its row. The last row that matches a target wins; the first takes any path."""
+
+
+def kind_of(target: str | int | Path) -> str:
+    """The key in `SOURCES` of a target.
+
+    Raises:
+        UsageError: it is empty, or an address of no kind.
+        SourceError: it is a path that cannot be looked up.
+    """
+    text = str(target)
+    if not text.strip():
+        raise UsageError("no source was named", do="Name a camera, a file, a folder or an address")
+    for name, kind in reversed(SOURCES.items()):
+        if kind.matches(text):
+            return name
+    schemes = sorted(scheme for kind in SOURCES.values() for scheme in kind.schemes)
+    raise UsageError(
+        f"cannot read {text.partition('://')[0]}:// addresses",
+        found="there are " + ", ".join(schemes),
+    )
+
+
+def source_kind(target: str | int | Path) -> SourceKind:
+    """The row of `SOURCES` of a target; raises as `kind_of`."""
+    return SOURCES[kind_of(target)]
+
+
+def target_help() -> str:
+    """What `rtseg` takes as a source, for `--help`."""
+    return ", ".join(kind.help for kind in SOURCES.values() if kind.help)
+
+
+def file_stem(target: str) -> str:
+    """What files written from a source are called: "camera_0", "clip", "host_stream"."""
+    name = kind_of(target)
+    stem = SOURCES[name].stem
+    return name if stem is None else stem(target)
 
 
 def open_source(
@@ -85,7 +219,7 @@ def open_source(
     *,
     clock: Clock | None = None,
 ) -> Source:
-    """Open what a person named: the frames they asked for, turned and mirrored as asked.
+    """Open a source and select, turn and mirror its frames as the options say.
 
     Args:
         target: a camera's index or device, a video file, a picture, a folder or glob of
@@ -98,18 +232,13 @@ def open_source(
     """
     from rtseg.sources.wrappers import select, span
 
-    kind = kind_of(target)
-    if kind not in ("video", "stream"):
+    kind = source_kind(target)
+    if "decoder" not in kind.options:
         check_decoder(options, f"{target} is not one")
-    opener = _resolve(SOURCES[kind])
+    module, _, name = kind.open.partition(":")
+    constructor: Callable[..., Source] = getattr(import_module(module), name)
 
     def opened() -> Source:
-        return span(opener(str(target), options, clock), options.start, options.end)
+        return span(constructor(str(target), options, clock), options.start, options.end)
 
-    return select(opened(), opened, options)
-
-
-def _resolve(place: str) -> Opener:
-    module, _, name = place.partition(":")
-    opener: Opener = getattr(import_module(module), name)
-    return opener
+    return select(opened(), None if kind.is_piped else opened, options)

@@ -173,8 +173,12 @@ SLACK_SECONDS = 5e-4
 """Times are compared with this slack: 1/30 typed as 0.0333 means the frame at 0.03333."""
 
 
-def select(source: Source, again: Callable[[], Source], options: SourceOptions) -> Source:
-    """`source` with what `options` ask of any source; `again` opens it anew, for loops."""
+def select(source: Source, again: Callable[[], Source] | None, options: SourceOptions) -> Source:
+    """`source` with what `options` ask of any source.
+
+    Args:
+        again: opens it again, for `options.loop`; None where it can be read only once.
+    """
     try:
         if options.loop:
             source = Loop(source, again)
@@ -268,8 +272,8 @@ class Loop(Derived):
         UsageError: it never ends, or cannot begin again.
     """
 
-    def __init__(self, inner: Source, again: Callable[[], Source]) -> None:
-        if inner.info.live or inner.info.name == "standard input":
+    def __init__(self, inner: Source, again: Callable[[], Source] | None) -> None:
+        if inner.info.live or again is None:
             raise UsageError(
                 f"cannot loop {inner.info.name}", found="only files, folders and recordings loop"
             )
