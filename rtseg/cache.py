@@ -1,17 +1,15 @@
-"""The folder where weights and exported networks are kept, and how files get into it."""
+"""The cache folder: weights and exported networks, safe names, and eviction."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-import secrets
 import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 MADE_BYTES = 2_000_000_000
@@ -92,22 +90,6 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which takes its name when the block ends without error.
-
-    Whatever interrupts the block, no half-made file is left, under this name or another.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # named by chance, made by whoever writes it: with the permissions that its owner usually gives
-    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def make_room(folder: Path, ours: str, most_bytes: int = MADE_BYTES) -> None:

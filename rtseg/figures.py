@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtseg.cache import atomic
-from rtseg.errors import SinkError, UsageError
+from rtseg.errors import UsageError
+from rtseg.files import atomic, cannot_write
 from rtseg.frame import Image
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def save_figure(
         with atomic(path) as temporary:
             figure.savefig(temporary, dpi=dots_per_inch, **margins)
     except OSError as error:
-        raise SinkError(f"cannot write {path}", found=error.strerror or str(error)) from error
+        raise cannot_write(path, error) from error
 
 
 def show_image(axes: Any, image: Image) -> None:

@@ -196,7 +196,7 @@ def test_faster_than_before_is_all_well(older: Callable[[float], Path], capsys: 
         (("--duration", "-1"), "--duration -1"),
         (("--threshold", "ten"), "--threshold 'ten' cannot be read. Give a share, as 10%"),
         (("--max-pictures", "3"), "without --data"),
-        (("--plot", "a.txt"), "cannot draw a.txt"),
+        (("--plot", "a.txt"), "cannot write a figure to a.txt"),
         (("-o", "no/where.json"), "there is no folder no"),
         (("-m", "nonsense", "-i", CLIP), "unknown network 'nonsense'"),
         (("-m", ","), "names nothing"),

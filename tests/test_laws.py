@@ -17,8 +17,8 @@ FLOORS = {
     4: {"bench", "evaluate", "train", "export"},
     3: {"session", "segmenter"},
     2: {"sources", "backends", "effects", "sinks", "datasets"},
-    1: {"cache", "contracts", "decode", "draw", "figures", "gpu", "images", "jit", "matte",
-        "measure", "metrics", "nets", "segmentation", "stats", "system", "temporal", "threads",
+    1: {"cache", "contracts", "decode", "draw", "figures", "files", "gpu", "images", "jit",
+        "matte", "measure", "metrics", "nets", "segmentation", "stats", "system", "temporal", "threads",
         "yuv"},
     0: {"_version", "errors", "frame", "labels", "text", "zoo"},
 }  # fmt: skip

@@ -452,7 +452,7 @@ def test_an_error_ends_the_recording_and_not_the_run(tmp_path: Path, monkeypatch
         if len(calls) > 4:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rtseg.sinks.files.FileTarget.check_space", fail)
+    monkeypatch.setattr("rtseg.files.OutputFile.check_space", fail)
     made.wall.script = {5: lambda desk: desk.controls.press("r")}
     assert made.run().frames == 40
     assert not made.desk.recorder.recording

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from sink_frames import clip_info, info, packets, picture, rendered, sound, write
 
+from rtseg.sinks import audio
 from rtseg.sources import SourceOptions, open_source
 
 CLIPS = [
@@ -211,7 +212,7 @@ def test_an_error_while_decoding_is_told_and_ends_the_sound(tmp_path, monkeypatc
     def fail(*_: object) -> None:
         raise av.error.InvalidDataError(1, "Invalid data found")
 
-    monkeypatch.setattr("rtseg.sinks.audio.EncodedTrack._encode", fail)
+    monkeypatch.setattr(audio.EncodedTrack, "_encode", fail)
     assert "sound incomplete: Invalid data found" in copy(source, path)
     assert len(packets(path, "video")) == 100
 
@@ -275,8 +276,6 @@ def test_a_track_that_nothing_decodes_is_left_out_and_told(tmp_path) -> None:
 def test_a_fault_of_any_kind_in_the_sound_is_told_and_the_picture_kept(
     tmp_path, monkeypatch
 ) -> None:
-    from rtseg.sinks import audio
-
     def fails(*_: object) -> None:
         raise TypeError("unsupported operand")
 

@@ -20,12 +20,13 @@ import psutil
 import pytest
 from sink_frames import clip, clip_info, info, packets, picture, pictures, rendered, times, write
 
+from rtseg import files
 from rtseg.contracts import Sink
 from rtseg.errors import SinkError, UsageError
 from rtseg.labels import VOC
-from rtseg.sinks import SinkOptions, open_sink
+from rtseg.sinks import SinkOptions, open_sink, video
 from rtseg.sinks.encoders import CONTAINERS
-from rtseg.sinks.video import Muxer, Timeline, count_pictures
+from rtseg.sinks.video import Muxer, Timeline, count_frames
 from rtseg.sources import open_source
 
 RATES = [
@@ -275,7 +276,7 @@ def test_mp4_begins_with_its_index(tmp_path) -> None:
 
 
 def test_a_file_with_missing_frames_is_not_put_in_place(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("rtseg.sinks.video.count_pictures", lambda path: 4)
+    monkeypatch.setattr(video, "count_frames", lambda path: 4)
     with pytest.raises(SinkError, match=r"4 of 5 frames .*kept as .*out\.part\.mp4"):
         write(str(tmp_path / "out.mp4"), map(rendered, range(5)), info())
     assert [path.name for path in tmp_path.iterdir()] == [".out.part.mp4"]
@@ -297,12 +298,12 @@ def test_a_full_disk_keeps_the_frames_until_then(suffix, tmp_path, monkeypatch) 
     encoded = 0
     while encoded < 7:
         encoded += len(list(sink.encoded()))
-    monkeypatch.setattr("rtseg.sinks.files.RESERVE_BYTES", 1 << 62)
+    monkeypatch.setattr(files, "RESERVE_BYTES", 1 << 62)
     with pytest.raises(SinkError, match=r"No space left on device.* The 7 frames") as caught:
         write_all(sink, range(7, 14))
     assert caught.value.exit_code == 1
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-    assert count_pictures(path) == 7
+    assert count_frames(path) == 7
     with av.open(str(path)) as container:
         lasts = float(container.duration / av.time_base)
     assert lasts == pytest.approx(7 / 30, abs=0.01), "not as if those after it were there too"
@@ -310,7 +311,7 @@ def test_a_full_disk_keeps_the_frames_until_then(suffix, tmp_path, monkeypatch) 
 
 def test_an_error_at_the_last_frame_is_raised_at_the_end(tmp_path, monkeypatch) -> None:
     path = tmp_path / "out.mp4"
-    monkeypatch.setattr("rtseg.sinks.files.RESERVE_BYTES", 1 << 62)
+    monkeypatch.setattr(files, "RESERVE_BYTES", 1 << 62)
     sink = open_sink(str(path), info(), VOC)
     sink.write(rendered(0))
     with pytest.raises(SinkError, match="No space left on device"):
@@ -320,20 +321,20 @@ def test_an_error_at_the_last_frame_is_raised_at_the_end(tmp_path, monkeypatch) 
 
 
 def test_pictures_are_handed_over_while_one_is_encoded(tmp_path, monkeypatch) -> None:
-    goes_on, encoded = threading.Event(), Muxer.encoded
+    goes_on, encoded = threading.Event(), Muxer.encode
 
     def slowly(self, image, tick):
         goes_on.wait()
         return encoded(self, image, tick)
 
-    monkeypatch.setattr(Muxer, "encoded", slowly)
+    monkeypatch.setattr(Muxer, "encode", slowly)
     with open_sink(str(tmp_path / "out.mp4"), info(), VOC) as sink:
         for index in range(3):
             sink.write(rendered(index))
         assert list(sink.encoded()) == []
         goes_on.set()
     assert len(list(sink.encoded())) == 3
-    assert count_pictures(tmp_path / "out.mp4") == 3
+    assert count_frames(tmp_path / "out.mp4") == 3
 
 
 def test_a_picture_may_be_drawn_over_once_it_is_handed_over(tmp_path) -> None:
@@ -418,9 +419,9 @@ def test_options_default() -> None:
 @pytest.mark.parametrize(
     ("target", "size", "words"),
     [
-        ("out.mp4", (2, 20_000), "libx264 takes no pictures of 20000x2"),
-        ("out.webm", (2, 70_000), "libvpx-vp9 takes no pictures of 70000x2"),
-        ("mask:out.mkv", (300, 1), "ffv1 takes no pictures of 1x300"),
+        ("out.mp4", (2, 20_000), "libx264 does not support 20000x2"),
+        ("out.webm", (2, 70_000), "libvpx-vp9 does not support 70000x2"),
+        ("mask:out.mkv", (300, 1), "ffv1 does not support 1x300"),
     ],
 )
 def test_a_size_that_the_encoder_refuses_is_named(target, size, words, tmp_path) -> None:

@@ -24,9 +24,10 @@ from rtseg._version import __version__
 from rtseg.backends import open_backend
 from rtseg.backends.base import input_size_of, noise
 from rtseg.backends.options import UNUSED, BackendOptions, nvidia_driver
-from rtseg.cache import atomic, cache_dir, cache_path, safe_name, sha256
+from rtseg.cache import cache_dir, cache_path, safe_name, sha256
 from rtseg.contracts import Backend
 from rtseg.errors import RtsegError
+from rtseg.files import atomic
 from rtseg.measure import Batch, backend_agreement, time_each
 from rtseg.nets.foreign import precision_of
 from rtseg.stats import Clock

@@ -28,9 +28,9 @@ from rtseg.contracts import SourceInfo
 from rtseg.effects import ViewOptions
 from rtseg.errors import BackendError, DownloadError, RtsegError, ThresholdError, UsageError
 from rtseg.figures import check_suffix
+from rtseg.files import check_new, check_parent, write_file
 from rtseg.nets import default_model, find_model
 from rtseg.nets.weights import is_intact, weights_path
-from rtseg.sinks.files import FileTarget, cannot_write, check_new, check_parent
 from rtseg.zoo import MODELS, Model
 
 FORMAT_OF = {".json": "json", ".csv": "csv", ".md": "md", ".txt": "table"}
@@ -189,21 +189,6 @@ def figures(record: Record, form: str) -> None:
     sys.stdout.flush()
 
 
-def write(path: Path, text: str) -> None:
-    """The record in a file, whole or not at all.
-
-    Raises:
-        SinkError: it cannot be written.
-    """
-    target = FileTarget(path, overwrite=True)  # whether it may is asked before the run
-    try:
-        target.part.write_text(text, "utf-8")
-    except OSError as error:
-        target.discard()
-        raise cannot_write(path, error) from error
-    target.commit()
-
-
 def comparison(found: Comparison, form: str) -> None:
     """What changed: on stdout beside a table, on stderr beside what a program reads."""
     for warning in found.warnings:
@@ -347,7 +332,7 @@ def _show(record: Record, plan: BenchPlan, flags: BenchFlags) -> Comparison | No
     """Print the figures and write the files; of a run that was stopped too."""
     figures(record, plan.form)
     for path, form in plan.files:
-        write(path, render(record, form))
+        write_file(path, render(record, form))
         _said(path, flags)
     if plan.plot is not None and any(row.clocks for row in record.rows):
         write_plot(record, plan.plot)

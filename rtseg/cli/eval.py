@@ -43,8 +43,8 @@ from rtseg.evaluate.report import class_rows, report, write_confusion
 from rtseg.evaluate.scoring import class_map
 from rtseg.evaluate.sets import NetworkSpec, Suite, read_suite
 from rtseg.figures import check_suffix
+from rtseg.files import check_new, check_parent
 from rtseg.nets import default_model, find_model
-from rtseg.sinks.files import check_new, check_parent
 from rtseg.temporal import TemporalOptions
 from rtseg.text import listed
 

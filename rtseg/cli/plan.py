@@ -21,11 +21,11 @@ from rtseg.cli.options import (
 )
 from rtseg.effects import ViewOptions
 from rtseg.errors import SinkError, UsageError
+from rtseg.files import cannot_write, check_new, check_parent, check_replaceable
 from rtseg.labels import palette
 from rtseg.session.many import distinct
 from rtseg.sinks import SinkOptions, find_kind, is_folder, is_many, split_prefix
 from rtseg.sinks.display import display_available
-from rtseg.sinks.files import cannot_write, check_new, check_parent, check_replaceable
 from rtseg.sources import SourceOptions, file_stem, source_kind
 from rtseg.temporal import TemporalOptions
 

@@ -18,11 +18,11 @@ from rtseg.cli.process import Stop
 from rtseg.contracts import BackendInfo, Rendered, Sink, Source, SourceInfo
 from rtseg.effects import VIEWS
 from rtseg.errors import counted
+from rtseg.files import write_file
 from rtseg.labels import LabelSet
 from rtseg.segmenter import Segmenter
 from rtseg.session.pipeline import keeps_newest
 from rtseg.sinks import find_kind
-from rtseg.sinks.files import FileTarget, cannot_write
 from rtseg.sources import source_kind
 from rtseg.stats import Clock, Report, Stats
 from rtseg.temporal import TemporalOptions
@@ -83,9 +83,9 @@ def _lost_sound(flags: Flags, plan: Plan) -> Iterator[str]:
     kind = source_kind(plan.source)
     is_video = kind.is_path and not kind.is_pictures
     if again and videos and flags.output.audio == "copy" and is_video:
-        from rtseg.sinks.audio import has_sound
+        from rtseg.sinks.audio import has_audio
 
-        if has_sound(Path(plan.source)):
+        if has_audio(Path(plan.source)):
             yield f"the sound is left out with {' and '.join(again)}"
 
 
@@ -111,13 +111,7 @@ def write_json(path: str, values: dict[str, Any]) -> None:
     if path == "-":
         print(text)
         return
-    target = FileTarget(Path(path), overwrite=True)  # whether it may is asked before the run
-    try:
-        target.part.write_text(text + "\n", "utf-8")
-    except OSError as error:
-        target.discard()
-        raise cannot_write(target.path, error) from error
-    target.commit()
+    write_file(Path(path), text + "\n")  # -y was checked before the run
 
 
 class Seen(Sink):

@@ -17,9 +17,10 @@ from rtseg.contracts import BackendInfo
 from rtseg.datasets import Sample
 from rtseg.datasets.classes import ClassMap
 from rtseg.draw import BlendTable, bgr_colours, blend, blend_table, foreground, panel
-from rtseg.errors import DatasetError, SinkError
+from rtseg.errors import DatasetError
 from rtseg.evaluate.networks import Network, Size
 from rtseg.evaluate.sets import LabelledSet, pick
+from rtseg.files import write_file
 from rtseg.frame import VOID, Image, Mask
 from rtseg.images import image_size
 from rtseg.labels import LabelSet
@@ -88,11 +89,7 @@ class Worst:
         for kept in self.kept:
             path = folder / f"{kept.iou:.3f}_{_as_file(kept.name)}.jpg"
             _, content = cv2.imencode(".jpg", side_by_side(kept, table))
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content.tobytes())
-            except OSError as error:
-                raise SinkError(f"cannot write {path}", found=error.strerror or "") from error
+            write_file(path, content.tobytes())
             paths.append(path)
         return paths
 

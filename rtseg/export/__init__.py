@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from rtseg.backends.base import input_size_of
-from rtseg.errors import ModelError, SinkError, ThresholdError, UsageError
+from rtseg.errors import ModelError, ThresholdError, UsageError
 from rtseg.export.frames import Samples, Watch, parity_samples, quantising_samples
 from rtseg.export.options import LEAST_AGREEMENT, ExportOptions
 from rtseg.export.work import Exported, Work
-from rtseg.sinks.files import FileTarget
+from rtseg.files import OutputFile, cannot_write
 from rtseg.zoo import Model
 
 __all__ = ["LEAST_AGREEMENT", "ExportOptions", "Exported", "RejectedError", "export_network"]
@@ -49,14 +49,14 @@ def export_network(
     _require_exportable(model, path, options)
     size = input_size_of(model.spec, options.size)
     with ExitStack() as stack:
-        target = FileTarget(path, overwrite=options.overwrite)
+        target = OutputFile(path, overwrite=options.overwrite)
         stack.callback(target.discard)
         samples = _samples(options, watch)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rtseg-")))
         try:
             exported = Work(model, size, options, folder, target.part, watch).do(samples)
         except OSError as error:
-            raise SinkError(f"cannot write {path}", found=error.strerror or str(error)) from error
+            raise cannot_write(path, error) from error
         if exported.parity.mean < options.threshold:
             raise _rejected(exported, target, options)
         target.commit()
@@ -84,7 +84,7 @@ def _samples(options: ExportOptions, watch: Watch) -> Samples:
     return parity_samples(options.samples, watch)
 
 
-def _rejected(exported: Exported, target: FileTarget, options: ExportOptions) -> RejectedError:
+def _rejected(exported: Exported, target: OutputFile, options: ExportOptions) -> RejectedError:
     """The error, once the file has got the name that `keep` gives it, if any."""
     rejected = None
     if options.keep:

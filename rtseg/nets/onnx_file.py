@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from rtseg._version import __version__
-from rtseg.cache import EXPORTED, atomic, cache_path, make_room, safe_name, sha256
+from rtseg.cache import EXPORTED, cache_path, make_room, safe_name, sha256
 from rtseg.errors import ModelError
+from rtseg.files import atomic
 from rtseg.nets.foreign import METADATA_KEY, metadata_of
 from rtseg.zoo import Model, ModelSpec
 

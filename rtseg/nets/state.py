@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rtseg.cache import atomic
 from rtseg.errors import ModelError
+from rtseg.files import atomic
 from rtseg.nets.build import LAST_LAYER, SeamNetwork, build, build_random
 from rtseg.zoo import Model, ModelSpec
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 from urllib.parse import urlsplit
 
-from rtseg.cache import atomic, cache_path, safe_name, sha256
+from rtseg.cache import cache_path, safe_name, sha256
 from rtseg.errors import DownloadError
+from rtseg.files import atomic
 from rtseg.zoo import WeightsSpec
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 from rtseg.contracts import Rendered, Sink, Source
 from rtseg.errors import RtsegError
+from rtseg.files import cannot_write
 from rtseg.labels import LabelSet
 from rtseg.session.state import Notices
 from rtseg.sinks import SinkOptions, open_sink
-from rtseg.sinks.files import cannot_write
 from rtseg.sinks.masks import palette, palette_png
 from rtseg.sinks.pictures import encode
 from rtseg.system import give_back

@@ -1,4 +1,4 @@
-"""The sound of a source's file, carried into the file written from it."""
+"""Audio of the source's file or stream, copied or re-encoded into the file written from it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
@@ -17,57 +17,50 @@ from numpy.typing import NDArray
 from rtseg.sinks.encoders import Container
 
 AUDIO_ERRORS = (av.FFmpegError, OSError, ValueError, IndexError)
-"""What a library says of tracks that it cannot put into a container."""
+"""What FFmpeg and PyAV raise for tracks that a container cannot hold."""
 
 PREROLL_PACKETS = 2.5
-"""Packets kept before the start where the container can hide them: AAC decodes each packet with
-the help of the one before, and encoders prime it with up to 2112 samples (just over two)."""
+"""Packets kept before the start if the container can hide them: an AAC packet is decoded with the
+help of the one before, and encoders prime it with up to 2112 samples (just over two packets)."""
 
 CLOSE_SECONDS = Fraction(1, 1000)
+"""Audio that begins within this of the video needs no start time of its own."""
 
 SEEK_FROM_SECONDS = 2.0
+"""Below this, reading from the beginning is as fast as seeking."""
 
-SILENT_SECONDS = 10.0
-"""After so long without a byte of a recording behind an address, its sound is given up."""
-
-
-class Track(Protocol):
-    """One audio stream on its way into the output."""
-
-    def take(self, packet: Any, end: Fraction | None) -> Iterator[Any]:
-        """The packets to write for one packet of the media, None at its end; none after `end`."""
+TIMEOUT_SECONDS = 10.0
+"""Without a byte from a URL for this long, its audio is dropped."""
 
 
-class Sound:
-    """All audio tracks of a file, or behind an address.
+class Audio:
+    """All audio tracks of a file or URL; time 0 is `start` seconds after its first video frame.
 
-    Time 0 is `start` seconds after its first picture.
-
-    Whatever is wrong with the sound never loses the picture: it ends, and `trouble` says why.
+    An error never loses the video: the audio ends, and `trouble` is the reason.
 
     Attributes:
-        trouble: why (the rest of) the sound is missing; "" when it is not.
+        trouble: why the audio, or the rest of it, is missing; "" if it is complete.
     """
 
     def __init__(self, media: Path | str, start: float) -> None:
         self.trouble = ""
-        self._tracks: dict[int, Track] = {}
+        self._tracks: dict[int, CopiedTrack | EncodedTrack] = {}
         self._media: Any = None
         self._next: Any = None
         self._origin = self._video_end = Fraction(0)
         try:
-            first, self._video_end = _picture_times(media)
+            first, self._video_end = _video_span(media)
             self._origin = first + Fraction(start).limit_denominator(1_000_000_000)
             self._begin(media, start)
-        except Exception as error:  # whatever a library says of it, here and below
+        except Exception as error:  # here and below: whatever a broken track makes PyAV raise
             self._fail(error)
 
     def _begin(self, media: Path | str, start: float) -> None:
-        """Hold the first packet: from shortly before `start` on, or from the very first.
+        """Read the first packet shortly before `start`, or the very first.
 
-        Not every container, or server, can be read from its middle: a seek may land too late.
+        Not every container or server can seek: where it lands too late, read from the beginning.
         """
-        self._media = _opened(media)
+        self._media = _open(media)
         audio = self._media.streams.audio
         if not audio:
             return
@@ -81,23 +74,23 @@ class Sound:
             self._begin(media, 0.0)
 
     def __bool__(self) -> bool:
-        """Whether there is anything left to carry."""
+        """Whether there are packets left."""
         return self._next is not None
 
     def add_to(self, output: Any, container: Container) -> None:
-        """Add a stream to `output` per track; before its header is written."""
+        """Add a stream per track to the `av` container `output`, before its header is written."""
         for stream in self._media.streams.audio if self._media and self else ():
             try:
                 if stream.codec_context is None:
                     self.trouble = "FFmpeg has no decoder for one of its tracks"
                     continue
-                kind = CopiedTrack if self._copies(stream, container) else EncodedTrack
+                kind = CopiedTrack if self._may_copy(stream, container) else EncodedTrack
                 self._tracks[stream.index] = kind(stream, output, container, self._origin)
             except Exception as error:
                 self._fail(error)
 
     def until(self, seconds: Fraction | None, end: Fraction | None = None) -> Iterator[Any]:
-        """Packets that are due before `seconds`, or all; no sound starts at `end` or later."""
+        """Packets to write that are due before `seconds`, or all; none starts at `end` or later."""
         while self._next is not None and self._tracks:
             packet = self._next
             if seconds is not None and _time(packet) - self._origin >= seconds:
@@ -112,9 +105,9 @@ class Sound:
             yield from ready
 
     def rest(self, end: Fraction) -> Iterator[Any]:
-        """What is left, cut where the picture ends; a whole clip keeps a longer tail of sound."""
-        whole = self._origin + end >= self._video_end - Fraction(1, 20)
-        limit = None if whole else end
+        """The packets that are left, up to the end of the video; of a whole clip all of them."""
+        is_whole = self._origin + end >= self._video_end - Fraction(1, 20)
+        limit = None if is_whole else end
         yield from self.until(limit, limit)
         for track in self._tracks.values():
             try:
@@ -123,18 +116,18 @@ class Sound:
                 self._fail(error)
 
     def drop(self, error: Exception) -> None:
-        """Give the sound up: the output cannot take it."""
+        """Drop all tracks: the output cannot hold them."""
         self._fail(error)
         self._tracks.clear()
 
     def close(self) -> None:
-        """Close the media file."""
+        """Close the file or connection."""
         self._next = None
         if self._media is not None:
             self._media.close()
 
-    def _copies(self, stream: Any, container: Container) -> bool:
-        if stream.codec_context.name.removesuffix("float") not in container.sounds:
+    def _may_copy(self, stream: Any, container: Container) -> bool:
+        if stream.codec_context.name.removesuffix("float") not in container.audio_codecs:
             return False
         if container.variable:
             return True
@@ -145,17 +138,26 @@ class Sound:
         self._next = None
 
 
+def has_audio(media: Path | str) -> bool:
+    """Whether a file has an audio track; False if it cannot be opened."""
+    try:
+        with _open(media) as container:
+            return bool(container.streams.audio)
+    except AUDIO_ERRORS:
+        return False
+
+
 class CopiedTrack:
-    """Packets as they are, moved in time; cut between packets, which last about 20 ms."""
+    """Copies packets, shifted in time; cut between packets, which last about 20 ms."""
 
     def __init__(self, stream: Any, output: Any, container: Container, origin: Fraction) -> None:
         self._stream = output.add_stream_from_template(stream)
         self._origin = round(origin / stream.time_base)
-        self._early = container.early_sound
+        self._early = container.early_audio
         self._last = -(1 << 62)
 
     def take(self, packet: Any, end: Fraction | None) -> Iterator[Any]:
-        """The packet, if it lies within the cut."""
+        """The packets to write for one packet of the media, None at its end; none from `end` on."""
         if packet is None or packet.pts is None:
             return
         pts, base = packet.pts - self._origin, packet.time_base
@@ -171,19 +173,19 @@ class CopiedTrack:
 
 
 class EncodedTrack:
-    """Decoded, cut to the sample, and encoded with what the container holds."""
+    """Decodes, cuts to the sample, and encodes with a codec that the container can hold."""
 
     def __init__(self, stream: Any, output: Any, container: Container, origin: Fraction) -> None:
         source = stream.codec_context
-        self._rate = 48_000 if container.sound == "libopus" else source.sample_rate
+        self._rate = 48_000 if container.audio_encoder == "libopus" else source.sample_rate
         self._layout = "mono" if source.layout.nb_channels == 1 else "stereo"
         self._input, self._origin, self._position = stream, origin, 0
         self._resampler = AudioResampler("fltp", self._layout, self._rate)
-        self._stream = output.add_stream(container.sound, rate=self._rate)
+        self._stream = output.add_stream(container.audio_encoder, rate=self._rate)
         self._stream.codec_context.layout = self._layout
 
     def take(self, packet: Any, end: Fraction | None) -> Iterator[Any]:
-        """What the encoder gives for one packet of the media."""
+        """The packets to write for one packet of the media, None at its end; none from `end` on."""
         for frame in self._input.decode(packet):
             for part in self._resampler.resample(frame):
                 yield from self._encode(part, end)
@@ -191,13 +193,9 @@ class EncodedTrack:
             yield from self._stream.encode(None)
 
     def _encode(self, part: Any, end: Fraction | None) -> Iterator[Any]:
-        # what comes out of a decoder at its end may have no time: it goes on from what was
-        timed = part.pts is not None
-        begin = (
-            round((part.pts * part.time_base - self._origin) * self._rate)
-            if timed
-            else self._position
-        )
+        begin = self._position  # what a decoder returns at its end may have no time
+        if part.pts is not None:
+            begin = round((part.pts * part.time_base - self._origin) * self._rate)
         samples = self._aligned(part.to_ndarray(), begin)
         if end is not None:
             samples = samples[:, : max(0, round(end * self._rate) - self._position)]
@@ -211,9 +209,9 @@ class EncodedTrack:
             yield from self._stream.encode(frame)
 
     def _aligned(self, samples: NDArray[np.float32], begin: int) -> NDArray[np.float32]:
-        """(channels, n) float32 to append: cut or led by silence so that `begin` is kept.
+        """(channels, n) float32 to append, cut or padded in front so that it starts at `begin`.
 
-        Once it runs, differences below 50 ms are the rounding of the container's clock.
+        After the first samples, a difference below 50 ms is rounding of the container's clock.
         """
         gap = begin - self._position
         if self._position and abs(gap) < self._rate // 20:
@@ -223,42 +221,33 @@ class EncodedTrack:
         return np.pad(samples, ((0, 0), (gap, 0)))
 
 
-def has_sound(media: Path | str) -> bool:
-    """Whether a file has an audio track; False for what cannot be opened."""
-    try:
-        with _opened(media) as container:
-            return bool(container.streams.audio)
-    except AUDIO_ERRORS:
-        return False
+def _open(media: Path | str) -> Any:
+    """Open the file, or a second connection to the URL: OpenCV reads the video."""
+    return av.open(str(media), timeout=TIMEOUT_SECONDS if "://" in str(media) else None)
 
 
-def _opened(media: Path | str) -> Any:
-    """A second connection, where it is an address: the pictures are read by another library."""
-    return av.open(str(media), timeout=SILENT_SECONDS if "://" in str(media) else None)
-
-
-def _picture_times(media: Path | str) -> tuple[Fraction, Fraction]:
-    """When the first picture of a file is shown, and the last one ends, in its own seconds."""
-    with _opened(media) as container:
+def _video_span(media: Path | str) -> tuple[Fraction, Fraction]:
+    """Start of the first video frame and end of the last, in seconds by the file's clock."""
+    with _open(media) as container:
         video = container.streams.video[0]
         packets = container.demux(video)
-        first = _first_time(packets, told=container.format.name != "avi")
+        first = _first_frame_time(packets, has_pts=container.format.name != "avi")
         if video.duration is not None:
             tick: Any = video.time_base
             return first, Fraction(((video.start_time or 0) + video.duration) * tick)
-        # Matroska tells how long the file is, sound and all, and of its tracks in a tag at most
-        if "://" in str(media) and container.duration:  # reading on would fetch all of it first
+        # Matroska has the duration of the file, with audio, but not of its tracks
+        if "://" in str(media) and container.duration:  # reading the packets would download it all
             return first, Fraction((container.start_time or 0) + container.duration, av.time_base)
         ends = [_packet_end(packet) for packet in packets if packet.size]
         return first, max(ends, default=first)
 
 
-def _first_time(packets: Iterator[Any], *, told: bool) -> Fraction:
-    """When the first picture is shown.
+def _first_frame_time(packets: Iterator[Any], *, has_pts: bool) -> Fraction:
+    """Seconds at which the first video frame is shown.
 
     Args:
-        told: whether the container says so; AVI says when it is decoded, and what FFmpeg makes of
-            that is late by the decoder's delay.
+        has_pts: whether the container has presentation times; AVI has decoding times, and the
+            times that FFmpeg derives from them are late by the decoder's delay.
     """
     decoded: Fraction | None = None
     for packet in packets:
@@ -266,8 +255,8 @@ def _first_time(packets: Iterator[Any], *, told: bool) -> Fraction:
             decoded = Fraction(packet.dts or 0) * packet.time_base
         for picture in packet.decode():
             shown = Fraction(picture.pts or 0) * picture.time_base
-            return shown if told or decoded is None else decoded
-    raise ValueError("there is no picture to time it by")
+            return shown if has_pts or decoded is None else decoded
+    raise ValueError("it has no video frame to be timed by")
 
 
 def _packet_end(packet: Any) -> Fraction:
@@ -276,5 +265,5 @@ def _packet_end(packet: Any) -> Fraction:
 
 
 def _time(packet: Any) -> Fraction:
-    """When a packet is due in its file; the flushing one at the end is due at once."""
+    """Seconds at which a packet is due; the empty one at the end is due at once."""
     return Fraction(packet.pts or 0) * packet.time_base if packet.size else Fraction(-1 << 40)

@@ -1,28 +1,33 @@
-"""What each container holds: codecs, their settings, and the sound it takes as it is."""
+"""Video encoders, the containers that hold them, and the pictures that they are given."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
+import cv2  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
+import numpy as np
 from av.codec import codecs_available
+from numpy.typing import NDArray
 
+from rtseg.draw import even
 from rtseg.errors import UsageError
 from rtseg.threads import usable_cores
+from rtseg.yuv import BT601, LIMITED, i420, luma
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A video encoder and how it is set for real time.
+    """A video encoder and its settings for real time.
 
     Attributes:
-        library: FFmpeg's name of it.
-        pix_fmt: what it is given.
+        library: FFmpeg's name for it.
+        pix_fmt: FFmpeg's name of the pixel format it is given.
         options: FFmpeg's private options.
-        crf: the usual constant rate factor; None where the codec has none.
+        crf: default constant rate factor; None for a codec without one.
         crf_max: the largest one.
-        bit_rate: its ceiling in bits per second, for the codec whose crf needs one; 0 is none.
+        bit_rate: maximum in bits per second, for the codec whose crf needs one; 0 is no maximum.
     """
 
     library: str
@@ -33,14 +38,14 @@ class Encoder:
     bit_rate: int = 0
 
 
-# Half of them encode. By itself x264 takes one and a half times as many threads as there are cores,
-# and the network, which needs them more, waits: 18 against 16 ms of processor time per frame with
-# preset veryfast, 12 against 9 with superfast. That preset, with a crf one higher, gives the same
-# PSNR (44.2 dB; 1280x720, people in a street) in files larger by a third.
+# Half of the cores encode. x264's default is 1.5 threads per core, for which the network, which
+# needs the cores more, has to wait: 18 against 16 ms of CPU time per frame with preset veryfast, 12
+# against 9 with superfast. Superfast with a crf one higher has the same PSNR (44.2 dB; 1280x720,
+# people in a street) in files a third larger.
 _THREADS = str(max(1, usable_cores() // 2))
 
-# No B-frames: packets come in the order of display, so that the last frame's duration is exact at
-# variable rates, AVI (which knows no presentation times) can hold them, and sound goes alongside.
+# No B-frames: packets come in display order, so that the last frame's duration is exact at variable
+# rates, AVI (which has no presentation times) can hold them, and audio is interleaved.
 _VP = {"deadline": "realtime", "lag-in-frames": "0", "auto-alt-ref": "0"}
 ENCODERS = {
     "h264": Encoder(
@@ -69,28 +74,28 @@ ALPHA_ENCODERS = {
         "prores_ks", "yuva444p10le", {"profile": "4444", "alpha_bits": "16", "vendor": "apl0"}
     ),
 }
-"""The codecs that can hold an alpha channel, and how they are set for it."""
+"""The codecs that can hold an alpha channel, with their settings for it."""
 
 
 @dataclass(frozen=True)
 class Container:
-    """A kind of file.
+    """A container format.
 
     Attributes:
-        codecs: keys of `ENCODERS`, the usual one first.
-        sounds: FFmpeg's names of the audio codecs it holds as they are.
-        sound: the encoder for all others.
-        variable: whether it can hold variable frame times.
-        early_sound: whether sound may begin before the picture (an edit list hides it), so that
-            a decoder is warmed up when the first sample is due.
-        options: of FFmpeg's writer.
+        codecs: keys of `ENCODERS`, the default first.
+        audio_codecs: FFmpeg's names of the audio codecs that it can hold.
+        audio_encoder: FFmpeg's name of the encoder for all others.
+        variable: whether it can hold a variable frame rate.
+        early_audio: whether audio may begin before the video (an edit list hides it), so that a
+            decoder is primed when the first sample is due.
+        options: of FFmpeg's muxer.
     """
 
     codecs: tuple[str, ...]
-    sounds: frozenset[str]
-    sound: str
+    audio_codecs: frozenset[str]
+    audio_encoder: str
     variable: bool = True
-    early_sound: bool = False
+    early_audio: bool = False
     options: dict[str, str] = field(default_factory=dict)
 
 
@@ -99,14 +104,14 @@ CONTAINERS = {
         ("h264", "hevc"),
         frozenset("aac mp3 ac3 eac3 alac opus".split()),
         "aac",
-        early_sound=True,
+        early_audio=True,
         options={"movflags": "+faststart"},
     ),
     ".mov": Container(
         ("h264", "hevc", "prores", "mjpeg"),
         frozenset("aac mp3 ac3 eac3 alac pcm_s16le pcm_s24le".split()),
         "aac",
-        early_sound=True,
+        early_audio=True,
         options={"movflags": "+faststart"},
     ),
     ".mkv": Container(
@@ -115,7 +120,7 @@ CONTAINERS = {
         "aac",
     ),
     ".webm": Container(("vp9", "vp8"), frozenset(["opus", "vorbis"]), "libopus"),
-    # AVI knows no start times: compressed sound is copied only when it begins with the picture
+    # AVI has no start times: compressed audio is copied only if it begins with the video
     ".avi": Container(
         ("h264", "mjpeg", "ffv1"),
         frozenset("aac mp3 mp2 ac3 pcm_s16le pcm_u8".split()),
@@ -131,23 +136,23 @@ def find_encoder(
     """The encoder for a container, and its options.
 
     Args:
-        alpha: whether the pictures have an alpha channel that is to be kept.
+        alpha: whether it must keep an alpha channel.
 
     Raises:
-        UsageError: the container does not hold the codec, or neither holds alpha, it is not
-            installed, or the crf is out of its range.
+        UsageError: the container cannot hold the codec, one of them cannot hold alpha, the codec is
+            not installed, or the crf is out of range.
     """
     encoders = ALPHA_ENCODERS if alpha else ENCODERS
-    known = tuple(key for key in CONTAINERS[suffix].codecs if key in encoders)
-    if alpha and (not known or (codec is not None and codec not in known)):
-        raise no_alpha(f"{suffix} with codec {codec}" if known else suffix)
-    name = codec or next((key for key in known if _installed(key)), known[0])
-    if name not in known:
+    choices = tuple(key for key in CONTAINERS[suffix].codecs if key in encoders)
+    if alpha and (not choices or (codec is not None and codec not in choices)):
+        raise no_alpha(f"{suffix} with codec {codec}" if choices else suffix)
+    name = codec or next((key for key in choices if _is_installed(key)), choices[0])
+    if name not in choices:
         raise UsageError(
             f"codec {name!r} for {suffix}",
-            found=f"{suffix} files are written as {', '.join(known)}",
+            found=f"{suffix} files are written as {', '.join(choices)}",
         )
-    if not _installed(name):
+    if not _is_installed(name):
         raise UsageError(
             f"codec {name!r}",
             found=f"this FFmpeg ({av.__version__}) lacks {ENCODERS[name].library}",
@@ -157,7 +162,7 @@ def find_encoder(
 
 
 def no_alpha(where: str) -> UsageError:
-    """What to say of a place that cannot hold transparency; it names those that can."""
+    """The error for a place that cannot hold transparency; it names those that can."""
     holders = (
         f"{suffix} ({' or '.join(key for key in container.codecs if key in ALPHA_ENCODERS)})"
         for suffix, container in CONTAINERS.items()
@@ -181,5 +186,31 @@ def _quality(name: str, encoder: Encoder, crf: int | None) -> dict[str, str]:
     return {"crf": str(crf)}
 
 
-def _installed(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     return ENCODERS[name].library in codecs_available
+
+
+def video_frame(image: NDArray[np.uint8], pix_fmt: str, matrix: int = BT601) -> Any:
+    """An `av.VideoFrame` for an encoder that takes `pix_fmt`.
+
+    Args:
+        image: (H, W, 3) uint8 BGR, (H, W, 4) uint8 BGRA, or (H, W) uint8 class indices. For formats
+            with subsampled chroma an odd last row or column is doubled.
+        matrix: FFmpeg's number of the YUV matrix, the one by which the source was decoded.
+    """
+    if image.ndim == 2:
+        if pix_fmt == "gray":
+            return av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "gray")
+        return av.VideoFrame.from_ndarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), "bgr24")
+    is_bt601 = luma(matrix) == luma(BT601)
+    if pix_fmt.startswith("yuv") and "444" not in pix_fmt:
+        image = even(image)
+    if pix_fmt == "yuv420p" and image.shape[2] == 3:
+        # OpenCV takes half of FFmpeg's time, and is exact where a source's own 4:2:0 comes back
+        planes = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420) if is_bt601 else i420(image, matrix)
+        return av.VideoFrame.from_ndarray(planes, pix_fmt)
+    order = "bgra" if image.shape[2] == 4 else "bgr24"
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), order)
+    if not pix_fmt.startswith("yuv") or is_bt601:
+        return frame  # the encoder converts it, by BT.601
+    return frame.reformat(format=pix_fmt, dst_colorspace=matrix, dst_color_range=LIMITED)

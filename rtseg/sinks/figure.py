@@ -1,4 +1,4 @@
-"""A figure of one picture: the original, the segmented, and a legend, side by side."""
+"""A figure of one frame: the original, the segmented image and a legend side by side."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from typing import TYPE_CHECKING, Any
 from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.draw import blend, overlay_table
 from rtseg.figures import check_suffix, new_figure, plain_text, show_image
+from rtseg.files import OutputFile, cannot_write
 from rtseg.frame import Image
 from rtseg.labels import Colour, LabelSet
 from rtseg.segmentation import Segmentation
 from rtseg.sinks import SinkOptions
-from rtseg.sinks.files import FileTarget, cannot_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ALPHA = 0.4
-"""The 60/40 blend, whatever the view shows."""
+"""The 60/40 blend, whatever the view."""
 
-_PANE = 6.0  # inches of the longer side of a picture
-_LEGEND = 2.3  # inches
-_MARGIN = 0.2  # inches
-_HEAD = 0.75  # inches, for the title and the captions
-_DOTS = 160  # per inch
-_ROWS = 24  # of the legend; the rest is counted in one more
+# In inches, but for the last two.
+PANE = 6.0  # longer side of an image
+LEGEND = 2.3  # width
+MARGIN = 0.2
+HEAD = 0.75  # height of title and captions
+DOTS_PER_INCH = 160
+MAX_ROWS = 24  # of the legend
 
 
 class FigureSink(Sink):
-    """Writes a figure of the first frame, and counts those that it leaves out."""
+    """Draws a figure of the first frame, and counts the others."""
 
     wants_image = False
 
@@ -40,11 +41,11 @@ class FigureSink(Sink):
         self._path, self._labels = path, labels
         self._title = info.name
         self._table = overlay_table(labels, ALPHA)
-        self._target: FileTarget | None = FileTarget(path, overwrite=options.overwrite)
+        self._target: OutputFile | None = OutputFile(path, overwrite=options.overwrite)
         self.frames = 0
 
     def write(self, rendered: Rendered) -> None:
-        """Draw the first frame, and put it in place at once; count the others.
+        """Draw the first frame and write the file at once.
 
         Raises:
             SinkError: it cannot be written.
@@ -58,7 +59,7 @@ class FigureSink(Sink):
         rows = legend_rows(segmentation, self._labels)
         figure = draw_figure(frame.image, overlay, rows, frame.name or self._title)
         try:
-            figure.savefig(target.part, dpi=_DOTS)
+            figure.savefig(target.part, dpi=DOTS_PER_INCH)
         except OSError as error:
             target.discard()
             raise cannot_write(self._path, error) from error
@@ -66,17 +67,16 @@ class FigureSink(Sink):
         self.frames = 1
 
     def close(self) -> None:
-        """Leave nothing behind when no frame came."""
+        """Leave nothing behind if there was no frame."""
         if self._target is not None:
             self._target.discard()
 
     def summary(self) -> str:
-        """Where the figure is, and that it shows one frame of several."""
+        """Where the figure is, and of how many frames it shows the first."""
         if not self.frames:
             return ""
-        return f"figure to {self._path}" + (
-            f", of the first of {self.frames} frames" if self.frames > 1 else ""
-        )
+        others = f", of the first of {self.frames} frames" if self.frames > 1 else ""
+        return f"figure to {self._path}{others}"
 
 
 def legend_rows(segmentation: Segmentation, labels: LabelSet) -> list[tuple[str, float, Colour]]:
@@ -88,45 +88,40 @@ def legend_rows(segmentation: Segmentation, labels: LabelSet) -> list[tuple[str,
 def draw_figure(
     image: Image, overlay: Image, rows: list[tuple[str, float, Colour]], title: str
 ) -> Figure:
-    """The image, its overlay and a legend side by side.
+    """The figure.
 
     Args:
         image, overlay: (H, W, 3) uint8 BGR.
         rows: name, share in 0..1 and RGB colour of each class in the legend.
     """
-    scale = _PANE / max(image.shape[:2])
+    scale = PANE / max(image.shape[:2])
     width = max(image.shape[1] * scale, 1.5)
     height = max(image.shape[0] * scale, 1.5)
-    figure = new_figure(2 * width + _LEGEND + 4 * _MARGIN, height + _HEAD + _MARGIN)
+    figure = new_figure(2 * width + LEGEND + 4 * MARGIN, height + HEAD + MARGIN)
     total_width, total_height = figure.get_size_inches()
 
-    def pane(left: float, wide: float) -> Any:
-        """An empty box from the foot of the figure to below its head, placed in inches."""
-        box = left / total_width, _MARGIN / total_height, wide / total_width, height / total_height
+    def pane(left: float, wide: float, caption: str) -> Any:
+        """Empty axes from the bottom of the figure to below its head, placed in inches."""
+        box = left / total_width, MARGIN / total_height, wide / total_width, height / total_height
         axes = figure.add_axes(box)
         axes.set_axis_off()
+        axes.set_title(caption, loc="left", fontsize=12)
         return axes
 
-    _show(pane(_MARGIN, width), image, "original")
-    _show(pane(2 * _MARGIN + width, width), overlay, "segmented")
-    _write_legend(pane(3 * _MARGIN + 2 * width, _LEGEND), rows, height)
+    show_image(pane(MARGIN, width, "original"), image)
+    show_image(pane(2 * MARGIN + width, width, "segmented"), overlay)
+    _draw_legend(pane(3 * MARGIN + 2 * width, LEGEND, "classes"), rows, height)
     top = 1 - 0.14 / total_height
-    figure.text(_MARGIN / total_width, top, plain_text(title), va="top", fontsize=11, color="0.4")
+    figure.text(MARGIN / total_width, top, plain_text(title), va="top", fontsize=11, color="0.4")
     return figure
 
 
-def _show(axes: Any, image: Image, caption: str) -> None:
-    show_image(axes, image)
-    axes.set_title(caption, loc="left", fontsize=12)
-
-
-def _write_legend(axes: Any, rows: list[tuple[str, float, Colour]], height: float) -> None:
-    """A square, a name and a share per line, from the top of an empty box."""
+def _draw_legend(axes: Any, rows: list[tuple[str, float, Colour]], height: float) -> None:
+    """A square, a name and a share per row, from the top of empty axes."""
     from matplotlib.patches import Rectangle
 
-    axes.set(xlim=(0, _LEGEND), ylim=(-height, 0))
-    axes.set_title("classes", fontsize=12, loc="left")
-    shown = rows[:_ROWS]
+    axes.set(xlim=(0, LEGEND), ylim=(-height, 0))
+    shown = rows[:MAX_ROWS]
     step = min(0.3, height / (len(shown) + 1))
     for number, (name, share, colour) in enumerate(shown):
         middle = -(number + 0.5) * step
@@ -135,7 +130,7 @@ def _write_legend(axes: Any, rows: list[tuple[str, float, Colour]], height: floa
         axes.add_patch(Rectangle(*square, facecolor=face, edgecolor="0.4", linewidth=0.6))
         font = {"va": "center", "fontsize": min(11, 40 * step)}
         axes.text(0.02 + 0.85 * step, middle, plain_text(name), **font)
-        axes.text(_LEGEND, middle, _percent(share), ha="right", **font)
+        axes.text(LEGEND, middle, _percent(share), ha="right", **font)
     if len(rows) != len(shown) or not rows:
         more = f"+ {len(rows) - len(shown)} more" if rows else "no class in view"
         axes.text(0.02, -(len(shown) + 0.5) * step, more, va="center", fontsize=10, color="0.35")

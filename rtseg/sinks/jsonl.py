@@ -1,4 +1,4 @@
-"""JSON lines: what is in every frame, one line each."""
+"""JSON lines: one line per frame with the classes in it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ import numpy as np
 
 from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.errors import UsageError
+from rtseg.files import OutputFile, cannot_write
 from rtseg.frame import Mask
 from rtseg.labels import LabelSet
 from rtseg.sinks import SinkOptions
-from rtseg.sinks.files import FileTarget, cannot_write
 from rtseg.sinks.raw import silence
+
+SUFFIXES = (".jsonl", ".json", ".ndjson")
 
 
 class JsonLinesSink(Sink):
     """`{"frame": 12, "pts": 0.4, "classes": [{"id": 15, "name": "person", "share": 0.31}]}`.
 
-    A frame that has a name carries it, and one of several sources the source's, as `"source"`. One
-    with propagated scores says so, and whence: `"propagated": true, "key": 8`; the key is null
-    where no class is known yet. One at which the network rested, as the picture had not changed,
-    says `"idle": true, "key": 8`. With `options.rle` every class carries its mask as COCO run
-    lengths, `{"size": [height, width], "counts": "..."}`. Lines are flushed one by one.
+    A frame with a name has `"name"`, and one of several sources `"source"`. Propagated scores add
+    `"propagated": true, "key": 8`, the index of the keyframe, or null before the first. A frame on
+    which the network did not run because the image had not changed adds `"idle": true, "key": 8`.
+    With `options.rle` every class has its mask as COCO run lengths, `{"size": [height, width],
+    "counts": "..."}`. Every line is flushed.
     """
 
     wants_image = False
@@ -34,29 +36,31 @@ class JsonLinesSink(Sink):
     def __init__(
         self, path: Path, info: SourceInfo, labels: LabelSet, options: SinkOptions
     ) -> None:
-        if path.suffix.lower() not in (".jsonl", ".json", ".ndjson") and str(path) != "-":
+        to_stdout = str(path) == "-"
+        if not to_stdout and path.suffix.lower() not in SUFFIXES:
             raise UsageError(
                 f"cannot write {path}", found="JSON lines go to .jsonl files, or to '-'"
             )
-        self._path, self._rle, self._reader_left = path, options.rle, False
-        self._name = Path("stdout") if str(path) == "-" else path
-        self._target: FileTarget | None = None
+        self._name = Path("stdout") if to_stdout else path
+        self._rle, self._broken = options.rle, False
+        self._target: OutputFile | None = None
         self._file: IO[str] = sys.stdout
         self.lines = 0
-        if str(path) != "-":
-            self._target = FileTarget(path, overwrite=options.overwrite)
+        if not to_stdout:
+            self._target = OutputFile(path, overwrite=options.overwrite)
             self._file = self._target.part.open("w", encoding="utf-8")
+        self._to_stdout = to_stdout
 
     @property
     def alive(self) -> bool:
-        """False once the reader of the pipe has gone."""
-        return not self._reader_left
+        """False once the reader has closed the pipe."""
+        return not self._broken
 
     def write(self, rendered: Rendered) -> None:
         """Append one line.
 
         Raises:
-            SinkError: it cannot be written; whole lines until then are kept.
+            SinkError: it cannot be written; the complete lines before it are kept.
         """
         text = json.dumps(describe(rendered, rle=self._rle), ensure_ascii=False)
         try:
@@ -64,13 +68,13 @@ class JsonLinesSink(Sink):
             self._file.flush()
             self.lines += 1
         except BrokenPipeError:
-            self._reader_left = True
+            self._broken = True
             silence(self._file)
         except OSError as error:
-            raise cannot_write(self._name, error, self._keep()) from error
+            raise cannot_write(self._name, error, self._salvage()) from error
 
     def close(self) -> None:
-        """Put the file in place; without a line leave nothing."""
+        """Give the file its name, or remove it if it has no line."""
         target, self._target = self._target, None
         if target is None:
             return
@@ -81,31 +85,29 @@ class JsonLinesSink(Sink):
             target.discard()
 
     def summary(self) -> str:
-        """How many lines went where."""
-        return (
-            f"{self.lines} lines to {self._path}" if self.lines and str(self._path) != "-" else ""
-        )
+        """Number of lines and where they are."""
+        return f"{self.lines} lines to {self._name}" if self.lines and not self._to_stdout else ""
 
-    def _keep(self) -> str:
-        """After a failure: cut the half-written line off and keep the others."""
+    def _salvage(self) -> str:
+        """After a failure: cut off the incomplete line and keep the others."""
         if self._target is None:
             return ""
-        with suppress(OSError):  # the same refusal again, of the same half line
+        with suppress(OSError):  # the same error again, for the rest of the line
             self._file.close()
-        whole = self._target.part.read_bytes().rpartition(b"\n")[0] + b"\n"
+        complete = self._target.part.read_bytes().rpartition(b"\n")[0] + b"\n"
         with self._target.part.open("r+b") as file:
-            file.truncate(len(whole))
+            file.truncate(len(complete))
         self.close()
         return f"The {self.lines} lines until then are in it." if self.lines else ""
 
 
 def describe(rendered: Rendered, *, rle: bool = False) -> dict[str, Any]:
-    """What one line says of a frame."""
+    """The JSON object of a frame."""
     frame, segmentation = rendered.frame, rendered.segmentation
     line: dict[str, Any] = {"source": rendered.source} if rendered.source else {}
     line |= {"frame": frame.index, "pts": round(frame.pts, 6)}
     if frame.name:
-        # a name that is no text, which file systems allow, would make the line no UTF-8
+        # file systems allow names that are not valid text, which UTF-8 cannot hold
         line["name"] = frame.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     if segmentation.carried is not None:
         why = "idle" if segmentation.carried.idle else "propagated"
@@ -121,7 +123,7 @@ def describe(rendered: Rendered, *, rle: bool = False) -> dict[str, Any]:
 
 
 def run_lengths(mask: Mask, index: int) -> dict[str, Any]:
-    """One class of an (H, W) mask in COCO's compressed run-length form."""
+    """One class of an (H, W) mask in COCO's compressed run-length format."""
     from pycocotools import mask as coco
 
     code = coco.encode(np.asfortranarray(mask == index, dtype=np.uint8))

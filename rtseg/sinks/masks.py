@@ -1,9 +1,10 @@
-"""Index masks: the class of every pixel, exactly, as a video or as palette pictures."""
+"""Index masks: the class of every pixel, exactly, as a lossless video or as palette PNGs."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image as PaletteImage
@@ -20,10 +21,10 @@ from rtseg.sinks.video import VideoFile
 LOSSLESS = {
     ".mkv": Encoder("ffv1", "gray", {"level": "3"}),
     ".avi": Encoder("ffv1", "gray", {"level": "3"}),
-    # FFmpeg gives grey H.264 back as limited-range YUV; three equal RGB planes come back exactly
+    # FFmpeg decodes grey H.264 as limited-range YUV; three equal RGB planes come back exactly
     ".mp4": Encoder("libx264rgb", "bgr24", {"preset": "veryfast", "qp": "0", "bf": "0"}),
 }
-"""Read back by FFmpeg, PyAV and OpenCV, each pixel's value (in any channel) is its class index."""
+"""FFmpeg, PyAV and OpenCV read them back with the class index in every channel of a pixel."""
 
 VOID_COLOUR = (224, 224, 192)
 """Pascal VOC's colour for "no class"."""
@@ -39,12 +40,13 @@ class MaskSink(Sink):
     ) -> None:
         suffix = path.suffix.lower()
         if str(path) == "-":
-            raise UsageError("masks do not go to stdout", do="Write them to a file or a folder")
+            raise UsageError("masks cannot go to stdout", do="Write them to a file or a folder")
         self._palette = palette(labels)
         self._video: VideoFile | None = None
         self._files: PictureFiles | None = None
         if suffix in LOSSLESS and not path.is_dir():
             encoder = LOSSLESS[suffix]
+            info = replace(info, colour_tags=None)  # indices must not be converted as colours
             self._video = VideoFile(
                 path, info, encoder, encoder.options, overwrite=options.overwrite
             )
@@ -66,24 +68,24 @@ class MaskSink(Sink):
             self._files.write(rendered.frame, lambda suffix: palette_png(mask, self._palette))
 
     def encoded(self) -> Iterable[float]:
-        """Seconds of each mask in a video."""
-        return self._video.took() if self._video is not None else ()
+        """Seconds that each mask took in a video."""
+        return self._video.encoded() if self._video is not None else ()
 
     def close(self) -> None:
-        """Finish, check, put in place."""
+        """Finish the file, check it, and give it its name."""
         for target in (self._video, self._files):
             if target is not None:
                 target.close()
 
     def summary(self) -> str:
-        """How many went where."""
+        """Number of masks and where they are."""
         if self._video is not None:
             return self._video.summary().replace("frame", "mask", 1)
         return self._files.summary("mask") if self._files is not None else ""
 
 
 def palette(labels: LabelSet) -> list[int]:
-    """256 RGB colours, flat: the classes' own, black for none, VOC's for VOID."""
+    """256 RGB colours, flat: those of the classes, black for unused indices, VOC's for VOID."""
     colours = [*labels.colours, *[(0, 0, 0)] * (VOID - len(labels)), VOID_COLOUR]
     return [channel for colour in colours for channel in colour]
 

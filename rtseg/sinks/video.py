@@ -1,8 +1,8 @@
-"""One video file in the making: opened by its first picture, checked before it gets its name."""
+"""Video files, encoded in a thread, checked when finished, and only then given their name."""
 
 from __future__ import annotations
 
-import cv2  # isort: skip - ahead of av, see rtseg/sinks/window.py
+import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
 from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -14,198 +14,96 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.contracts import Rendered, Sink, SourceInfo
-from rtseg.draw import even, letterbox
+from rtseg.draw import letterbox
 from rtseg.errors import SinkError, counted
+from rtseg.files import OutputFile, cannot_write, reason
 from rtseg.frame import Frame
 from rtseg.labels import LabelSet
 from rtseg.sinks import SinkOptions
-from rtseg.sinks.audio import AUDIO_ERRORS, Sound
-from rtseg.sinks.encoders import CONTAINERS, Encoder, find_encoder
-from rtseg.sinks.files import FileTarget, cannot_write, reason
+from rtseg.sinks.audio import AUDIO_ERRORS, Audio
+from rtseg.sinks.encoders import CONTAINERS, Encoder, find_encoder, video_frame
 from rtseg.stats import Clock
 from rtseg.threads import Line
-from rtseg.yuv import BT601, FULL, LIMITED, Tags, i420, luma, written
+from rtseg.yuv import FULL, LIMITED, Tags, written
 
-HELD_BACK = 32
-"""Frames that an encoder may look ahead at before the first comes out, at these settings."""
+WRITE_ERRORS = (av.FFmpegError, OSError)
 
+SIZE_ERRORS = (ValueError, av.error.ExternalError, NotImplementedError)
+"""What encoders raise for a size that they do not support."""
 
-class Muxer:
-    """Encodes pictures and writes their packets, each with its duration, sound alongside.
-
-    Args:
-        output: the open `av` container, its header begun.
-        stream: the one stream of pictures in it.
-        time_base: seconds of one tick of the pictures' times.
-        sound: what goes along, if anything does.
-    """
-
-    def __init__(self, output: Any, stream: Any, time_base: Fraction, sound: Sound | None) -> None:
-        self._output, self._stream = output, stream
-        self._time_base, self._sound = time_base, sound
-        self._held: Any = None
-        self._frames = self._written = 0
-
-    def encoded(self, image: Any, tick: int) -> Iterable[Any]:
-        """Give the encoder an `av.VideoFrame`, and return the packets that come out for it."""
-        image.pts, image.time_base = tick, self._time_base
-        packets: Iterable[Any] = self._stream.encode(image)
-        self._frames += 1
-        return packets
-
-    def mux(self, packets: Iterable[Any]) -> None:
-        """Write each packet once the next is known, and so its duration; sound goes alongside."""
-        for packet in packets:
-            if self._held is not None:
-                self._held.duration = packet.pts - self._held.pts
-                self._write(self._held)
-            self._held = packet
-
-    def bytes_to_finish(self) -> int:
-        """Room that `finish` may need: for what the encoder still holds back, and the index."""
-        mean = self._written // max(1, self._frames - HELD_BACK)
-        return HELD_BACK * mean + 64 * self._frames
-
-    def finish(self, end: int) -> None:
-        """Write what is held back, the last picture until `end`, the sound's rest and the index."""
-        self.mux(self._stream.encode(None))
-        if self._held is not None:
-            self._held.duration = end - self._held.pts
-            self._write(self._held)
-            self._held = None
-        if self._sound is not None:
-            self._write_sound(self._sound.rest(Fraction(end) * self._time_base))
-        self._output.close()
-
-    def _write(self, packet: Any) -> None:
-        due = (packet.pts + packet.duration) * self._time_base
-        self._written += packet.size
-        self._output.mux(packet)
-        if self._sound is not None:
-            self._write_sound(self._sound.until(due))
-
-    def _write_sound(self, packets: Iterable[Any]) -> None:
-        for packet in packets:
-            try:
-                self._output.mux(packet)
-            except ValueError as error:  # a packet that the container refuses, not a full disk
-                assert self._sound is not None
-                self._sound.drop(error)
-                return
-
+LOOKAHEAD = 32
+"""Frames that an encoder takes, at these settings, before the first packet comes out."""
 
 JITTER_SECONDS = 0.00105
 """Containers that count milliseconds (Matroska, FLV) round a frame's time, and the first's."""
 
-FINE_HZ = 90_000
-USUAL_RATE, USUAL_LIVE_RATE = Fraction(25), Fraction(30)
-"""Where none is told: that by which pictures and raw frames are timed; that of most cameras."""
+TICKS_PER_SECOND = 90_000
+"""At least so many, unless a container has a constant rate."""
+
+DEFAULT_RATE, DEFAULT_LIVE_RATE = Fraction(25), Fraction(30)
+"""For sources without a frame rate."""
 
 
-class Timeline:
-    """Turns the times of a source's frames into strictly increasing ticks.
+class VideoSink(Sink):
+    """Encodes the finished images, with the audio of `info.media` unless `options` drop it.
 
-    A frame within the jitter of a constant-rate grid is put on it, until the first that is not:
-    from there on the source has a variable rate, and its own times are kept to the tick. Live
-    sources are timed by the clock that stamped their frames.
-
-    Attributes:
-        rate: nominal frames per second.
-        time_base: seconds per tick; a frame at `rate` lasts a whole number of ticks.
+    Raises:
+        UsageError: the container cannot hold the codec, or the file exists.
+        SinkError: the file cannot be written; frames until then are kept.
     """
 
-    def __init__(self, info: SourceInfo) -> None:
-        rate = info.frame_rate if info.frame_rate and info.frame_rate > 0 else None
-        usual = USUAL_LIVE_RATE if info.live else USUAL_RATE
-        self.rate = (rate or usual).limit_denominator(100_000)
-        finer = max(1, -(-FINE_HZ // self.rate.numerator))
-        self.time_base = Fraction(1, self.rate.numerator * finer)
-        self._step = self.rate.denominator * finer
-        self._live = info.live
-        self._constant = rate is not None and not info.live
-        self._first: float | None = None
-        self._last = -1
-        self._gap = self._step
+    def __init__(
+        self, path: Path, info: SourceInfo, labels: LabelSet, options: SinkOptions
+    ) -> None:
+        self._encoder_for = path.suffix.lower(), options.codec, options.crf
+        self._alpha: bool | None = None  # whether the file has an alpha channel
+        self._flattened = 0
+        encoder, settings = find_encoder(*self._encoder_for)
+        self._file = VideoFile(path, info, encoder, settings, overwrite=options.overwrite)
+        if options.audio != "none" and info.media is not None and not info.live:
+            self._file.audio = Audio(info.media, info.media_start)
 
-    def tick(self, frame: Frame) -> int:
-        """The time of the next frame, in ticks from the first."""
-        seconds = frame.captured_at if self._live else frame.pts
-        if self._first is None:
-            self._first = seconds
-        tick = max(self._snapped(seconds - self._first), self._last + 1)
-        if self._last >= 0:
-            self._gap = tick - self._last
-        self._last = tick
-        return tick
+    def write(self, rendered: Rendered) -> None:
+        """Encode one image; the first decides whether the file has an alpha channel.
 
-    @property
-    def end(self) -> int:
-        """The tick at which the last frame ends.
+        In a file without one, later images are laid over black where they are transparent.
 
-        It lasts one frame at a constant rate. At a variable one it lasts as long as the one
-        before did, but a pause is not repeated: that is anything over a nominal frame, or, live,
-        where the nominal rate may be far off, over a second.
+        Raises:
+            UsageError: the first image is transparent, and the file cannot be.
         """
-        if self._constant:
-            return self._last + self._step
-        return self._last + min(self._gap, self.time_base.denominator if self._live else self._step)
+        transparent = rendered.picture.shape[2] == 4
+        if self._alpha is None:
+            if transparent:
+                self._file.set_encoder(*find_encoder(*self._encoder_for, alpha=True))
+            self._alpha = transparent
+        self._flattened += transparent and not self._alpha
+        self._file.add(rendered.picture if self._alpha else rendered.image, rendered.frame)
 
-    def _snapped(self, seconds: float) -> int:
-        if self._constant:
-            nearest = round(seconds * self.rate)
-            off = abs(seconds - float(nearest / self.rate))
-            if off <= min(JITTER_SECONDS, 0.45 / float(self.rate)):
-                return nearest * self._step
-            self._constant = False
-        return round(seconds / self.time_base)
+    def encoded(self) -> Iterable[float]:
+        """Seconds that each image took."""
+        return self._file.encoded()
 
+    def close(self) -> None:
+        """Finish the file, check it, and give it its name."""
+        self._file.close()
 
-def colours(info: SourceInfo, pix_fmt: str) -> Tags:
-    """What is written of a source's colours; JPEG knows BT.601 alone."""
-    return written(None if pix_fmt.startswith("yuvj") else info.colour_tags)
-
-
-def encodable(image: NDArray[np.uint8], pix_fmt: str, matrix: int = BT601) -> Any:
-    """(H, W, 3) uint8 BGR, (H, W, 4) BGRA, or (H, W) indices, as an `av.VideoFrame` for `pix_fmt`.
-
-    Formats with halved chroma get an odd last row or column doubled. `matrix` is FFmpeg's number
-    of the one that YUV is made by, as the source was read by it.
-    """
-    if image.ndim == 2:
-        if pix_fmt == "gray":
-            return av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "gray")
-        return av.VideoFrame.from_ndarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), "bgr24")
-    if pix_fmt.startswith("yuv") and "444" not in pix_fmt:
-        image = even(image)
-    if pix_fmt == "yuv420p" and image.shape[2] == 3:
-        if luma(matrix) != luma(BT601):
-            return av.VideoFrame.from_ndarray(i420(image, matrix), pix_fmt)
-        # twice as fast, and exact where a source's own 4:2:0 comes back
-        return av.VideoFrame.from_ndarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), pix_fmt)
-    order = "bgra" if image.shape[2] == 4 else "bgr24"
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), order)
-    if not pix_fmt.startswith("yuv") or luma(matrix) == luma(BT601):
-        return frame  # the encoder converts it, by that of BT.601
-    return frame.reformat(format=pix_fmt, dst_colorspace=matrix, dst_color_range=LIMITED)
-
-
-WRITE_ERRORS = (av.FFmpegError, OSError)
-
-REFUSALS = (ValueError, av.error.ExternalError, NotImplementedError)
-"""What encoders say of a size they cannot have: too large, too small, too thin."""
+    def summary(self) -> str:
+        """What was written, and what is missing."""
+        text = self._file.summary()
+        if text and self._flattened:
+            text += f"; {self._flattened} of them transparent, over black, as the first was not"
+        return text
 
 
 class VideoFile:
-    """Takes pictures with their frames' times; `close` makes it a file, or leaves nothing.
+    """Encodes images with the times of their frames in a thread; `close` finishes the file.
 
-    They are encoded in a thread of their own, so that the next one is drawn meanwhile; few wait.
-    The first picture gives the size; later ones of another size are fitted into it. Containers
-    that hold constant rates only (AVI) repeat a picture across a gap and leave out frames that
-    come too fast, so that the wall clock is kept.
+    The first image gives the size; later ones of another size are letterboxed. A container with a
+    constant rate (AVI) repeats an image across a gap and leaves out those that come too fast.
 
     Attributes:
-        frames: pictures encoded.
-        sound: what goes along; set before the first picture.
+        frames: images encoded.
+        audio: added to the file; set before the first image.
     """
 
     def __init__(
@@ -217,59 +115,146 @@ class VideoFile:
         *,
         overwrite: bool,
     ) -> None:
-        self._target = FileTarget(path, overwrite=overwrite)
+        self._target = OutputFile(path, overwrite=overwrite)
         self._container = CONTAINERS[path.suffix.lower()]
         self._info, self._encoder, self._settings = info, encoder, settings
         self._timeline = Timeline(info)
-        self._variable = self._container.variable
-        self._time_base = self._timeline.time_base if self._variable else 1 / self._timeline.rate
+        self._time_base = self._timeline.time_base
+        if not self._container.variable:
+            self._time_base = 1 / self._timeline.rate
         self._size: tuple[int, int] | None = None
         self._muxer: Muxer | None = None
         self._previous: Any = None
-        self._closed = False
         self._left_out = self._end = 0
-        self._line = Line(self._take, name="encode")
-        self._clock, self._took = Clock(), deque[float]()
+        self._thread = Line(self._take, name="encode")
+        self._clock, self._seconds = Clock(), deque[float]()
+        self._closed = False
         self.frames = 0
-        self.sound: Sound | None = None
+        self.audio: Audio | None = None
 
-    def encode_with(self, encoder: Encoder, settings: dict[str, str]) -> None:
-        """Take another encoder, before the first picture."""
+    def set_encoder(self, encoder: Encoder, settings: dict[str, str]) -> None:
+        """Use another encoder; before the first image."""
         self._encoder, self._settings = encoder, settings
 
-    def add(self, picture: NDArray[np.uint8], frame: Frame) -> None:
-        """Encode (H, W, 3) uint8 BGR, (H, W, 4) BGRA, or (H, W) indices, at the time of `frame`.
+    def add(self, image: NDArray[np.uint8], frame: Frame) -> None:
+        """Encode (H, W, 3) uint8 BGR, (H, W, 4) BGRA or (H, W) indices at the time of `frame`.
 
         Raises:
-            SinkError: an earlier one could not be written; what was before it is finished and kept.
+            SinkError: an earlier one could not be written; those before it are kept.
         """
         if self._size is None:
-            self._size = picture.shape[0], picture.shape[1]
-        # a copy: the picture may be a buffer that its maker fills again
-        image = encodable(letterbox(picture, self._size), self._encoder.pix_fmt, self._colours[0])
-        self._line.put((image, self._timeline.tick(frame), self._timeline.end))
+            self._size = image.shape[0], image.shape[1]
+        # converted here: the image may be a buffer that its owner fills again
+        fitted = letterbox(image, self._size)
+        picture = video_frame(fitted, self._encoder.pix_fmt, self._colour_tags[0])
+        self._thread.put((picture, self._timeline.tick(frame), self._timeline.end))
 
-    @property
-    def _colours(self) -> Tags:
-        return colours(self._info, self._encoder.pix_fmt)
-
-    def took(self) -> Iterator[float]:
-        """Seconds that pictures took to encode, of those done since this was last asked."""
-        while self._took:
-            yield self._took.popleft()
+    def encoded(self) -> Iterator[float]:
+        """Seconds that each image took to encode, since the last call."""
+        while self._seconds:
+            yield self._seconds.popleft()
 
     def close(self) -> None:
-        """Finish, check and put in place; without a frame leave nothing. May be called again.
+        """Finish, check and rename the file, or remove it if it has no frame. May be repeated.
 
         Raises:
-            SinkError: a picture could not be written, and what was before it is kept; or the file
-                is not what was written, and the temporary one stays and is named.
+            SinkError: an image could not be written, and those before it are kept; or the file is
+                incomplete, and is kept under its temporary name.
         """
         try:
-            self._line.finish()
+            self._thread.finish()
         finally:
-            if not self._line.working:
+            if not self._thread.working:
                 self._close()
+
+    def summary(self) -> str:
+        """One line: number of frames, and what is missing."""
+        if not self.frames:
+            return ""
+        text = f"{counted(self.frames, 'frame')} to {self._target.path}"
+        if self._left_out:
+            text += f" ({self._left_out} left out: {self._target.path.suffix} has a constant rate)"
+        if self.audio is not None and self.audio.trouble:
+            text += f"; sound incomplete: {self.audio.trouble}"
+        return text
+
+    # The rest runs in the thread, or after it has ended.
+
+    def _take(self, item: tuple[Any, int, int]) -> None:
+        """Encode (`av.VideoFrame`, its tick, the tick at which it ends)."""
+        since = self._clock.now()
+        picture, tick, end = item
+        try:
+            self._target.check_space(self._muxer.bytes_to_finish() if self._muxer else 0)
+            if self._muxer is None:
+                self._muxer = self._open(picture.width, picture.height)
+            if self._container.variable:
+                self._encode(self._muxer, picture, tick)
+                self._end = end
+            else:
+                slot = round(tick * self._timeline.time_base / self._time_base)
+                self._fill(self._muxer, picture, slot)
+        except WRITE_ERRORS as error:
+            raise cannot_write(self._target.path, error, self._salvage()) from error
+        self._seconds.append(self._clock.now() - since)
+
+    def _fill(self, muxer: Muxer, picture: Any, slot: int) -> None:
+        """Put a picture into its slot of a constant rate, and the previous one into any gap."""
+        if slot < self.frames:
+            self._left_out += 1
+            return
+        while self.frames < slot:
+            self._encode(muxer, self._previous, self.frames)
+        self._encode(muxer, picture, slot)
+        self._previous = picture
+
+    def _encode(self, muxer: Muxer, picture: Any, tick: int) -> None:
+        packets = muxer.encode(picture, tick)
+        self.frames += 1
+        muxer.mux(packets)
+
+    def _open(self, width: int, height: int) -> Muxer:
+        try:
+            return self._start(width, height)
+        except AUDIO_ERRORS as error:
+            if self.audio:  # the container may refuse the audio alone
+                self.audio.drop(error)
+                return self._open(width, height)
+            if not isinstance(error, SIZE_ERRORS):
+                raise
+            raise SinkError(
+                f"cannot write {self._target.path}",
+                found=f"{self._encoder.library} does not support {width}x{height}",
+                do="Try another --codec or suffix, or write pictures: frames_%06d.png",
+            ) from error
+
+    def _start(self, width: int, height: int) -> Muxer:
+        """Write the header, with a video stream and those of the audio."""
+        encoder, suffix = self._encoder, self._target.path.suffix.lower()
+        output = av.open(
+            str(self._target.part), "w", container_options=dict(self._container.options)
+        )
+        stream: Any = output.add_stream(encoder.library, rate=self._timeline.rate)
+        context = stream.codec_context
+        stream.width, stream.height, stream.pix_fmt = width, height, encoder.pix_fmt
+        context.options, context.bit_rate = dict(self._settings), encoder.bit_rate
+        context.time_base = stream.time_base = self._time_base
+        context.sample_aspect_ratio = self._info.sample_aspect_ratio
+        if encoder.library == "libx265" and suffix in (".mp4", ".mov"):
+            context.codec_tag = "hvc1"  # Apple's players require it
+        if encoder.pix_fmt.startswith("yuv"):
+            context.colorspace, context.color_primaries, context.color_trc = self._colour_tags
+            context.color_range = FULL if encoder.pix_fmt.startswith("yuvj") else LIMITED
+        if self.audio:
+            self.audio.add_to(output, self._container)
+        output.start_encoding()
+        return Muxer(output, stream, self._time_base, self.audio)
+
+    @property
+    def _colour_tags(self) -> Tags:
+        """Those of the source; JPEG has BT.601 only."""
+        jpeg = self._encoder.pix_fmt.startswith("yuvj")
+        return written(None if jpeg else self._info.colour_tags)
 
     def _close(self) -> None:
         if self._closed:
@@ -281,121 +266,29 @@ class VideoFile:
             else:
                 self._finish(self._muxer)
         finally:
-            # an encoder's memory is freed with the last who knows it: now, not when somebody
-            # collects the cycle of this and its line
+            # free the encoder's memory now, not when the cycle of this and its thread is collected
             self._muxer = self._previous = None
-            if self.sound is not None:
-                self.sound.close()
-
-    def summary(self) -> str:
-        """One line: how many frames went where, and what did not."""
-        if not self.frames:
-            return ""
-        text = f"{counted(self.frames, 'frame')} to {self._target.path}"
-        if self._left_out:
-            text += f" ({self._left_out} left out: {self._target.path.suffix} has a constant rate)"
-        if self.sound is not None and self.sound.trouble:
-            text += f"; sound incomplete: {self.sound.trouble}"
-        return text
-
-    def _take(self, one: tuple[Any, int, int]) -> None:
-        since = self._clock.now()
-        try:
-            self._target.check_space(self._muxer.bytes_to_finish() if self._muxer else 0)
-            self._add(*one)
-        except WRITE_ERRORS as error:
-            raise cannot_write(self._target.path, error, self._salvage()) from error
-        self._took.append(self._clock.now() - since)
-
-    def _add(self, image: Any, tick: int, end: int) -> None:
-        if self._muxer is None:
-            self._muxer = self._open(image.width, image.height)
-        if self._variable:
-            self._encode(self._muxer, image, tick)
-            self._end = end
-        else:
-            slot = round(tick * self._timeline.time_base / self._time_base)
-            self._fill(self._muxer, image, slot)
-
-    def _fill(self, muxer: Muxer, image: Any, slot: int) -> None:
-        """Put a picture into its slot of a constant rate, and the one before into any gap."""
-        if slot < self.frames:
-            self._left_out += 1
-            return
-        while self.frames < slot:
-            self._encode(muxer, self._previous, self.frames)
-        self._encode(muxer, image, slot)
-        self._previous = image
-
-    def _encode(self, muxer: Muxer, image: Any, tick: int) -> None:
-        packets = muxer.encoded(image, tick)
-        self.frames += 1
-        muxer.mux(packets)
-
-    def _open(self, width: int, height: int) -> Muxer:
-        try:
-            return self._started(width, height)
-        except AUDIO_ERRORS as error:
-            if not self.sound:
-                raise self._refused(error, width, height) from error
-            self.sound.drop(error)
-            return self._open(width, height)
-
-    def _refused(self, error: Exception, width: int, height: int) -> Exception:
-        """What to raise when nothing could be opened: of the encoder, that it was the size."""
-        if not isinstance(error, REFUSALS):
-            return error
-        return SinkError(
-            f"cannot write {self._target.path}",
-            found=f"{self._encoder.library} takes no pictures of {width}x{height}",
-            do="Try another --codec or suffix, or write pictures: frames_%06d.png",
-        )
-
-    def _started(self, width: int, height: int) -> Muxer:
-        """Write the header of a file with one picture stream, and the sound's."""
-        output = av.open(
-            str(self._target.part), "w", container_options=dict(self._container.options)
-        )
-        stream: Any = output.add_stream(self._encoder.library, rate=self._timeline.rate)
-        context = stream.codec_context
-        stream.width, stream.height = width, height
-        stream.pix_fmt = self._encoder.pix_fmt
-        context.options = dict(self._settings)
-        context.time_base = stream.time_base = self._time_base
-        context.bit_rate = self._encoder.bit_rate
-        if self._encoder.library == "libx265" and self._target.path.suffix.lower() in (
-            ".mp4",
-            ".mov",
-        ):
-            context.codec_tag = "hvc1"  # what Apple's players ask for
-        context.sample_aspect_ratio = self._info.sample_aspect_ratio
-        if self._encoder.pix_fmt.startswith("yuv"):
-            context.colorspace, context.color_primaries, context.color_trc = self._colours
-            context.color_range = FULL if self._encoder.pix_fmt.startswith("yuvj") else LIMITED
-        if self.sound:
-            self.sound.add_to(output, self._container)
-        output.start_encoding()
-        return Muxer(output, stream, self._time_base, self.sound)
+            if self.audio is not None:
+                self.audio.close()
 
     def _finish(self, muxer: Muxer) -> None:
-        """Write what is held back and the index; check; put in place."""
         part = self._target.part
         try:
-            muxer.finish(self._end if self._variable else self.frames)
+            muxer.finish(self._end if self._container.variable else self.frames)
         except WRITE_ERRORS as error:
             kept = f"What could be written is kept as {part}."
             raise cannot_write(self._target.path, error, kept) from error
-        found = count_pictures(part)
+        found = count_frames(part)
         if found != self.frames:
             raise SinkError(
-                f"{self._target.path} is not whole",
+                f"{self._target.path} is incomplete",
                 found=f"{found} of {self.frames} frames can be read back",
                 do=f"It is kept as {part}.",
             )
         self._target.commit()
 
     def _salvage(self) -> str:
-        """After a failure, finish what was written; say where it is."""
+        """After a failure, finish what was written; returns where it is."""
         try:
             self._close()
         except SinkError as error:
@@ -403,8 +296,8 @@ class VideoFile:
         return f"The {self.frames} frames until then are in it." if self.frames else ""
 
 
-def count_pictures(path: Path) -> int:
-    """How many pictures the video at `path` holds, counted by reading it; 0 where it has no stream.
+def count_frames(path: Path) -> int:
+    """Number of frames of a video, counted by reading it; 0 if it has no video stream.
 
     Raises:
         SinkError: it cannot be opened as a video.
@@ -419,56 +312,123 @@ def count_pictures(path: Path) -> int:
         ) from error
 
 
-class VideoSink(Sink):
-    """Encodes the finished pictures; `info.media`'s audio goes along unless told otherwise.
+class Timeline:
+    """Turns the times of a source's frames into strictly increasing ticks.
 
-    Raises:
-        UsageError: the codec does not fit the container, or the file exists.
-        SinkError: the file cannot be written; frames until then are kept.
+    Frames within the jitter of a constant-rate grid are put on it, until the first that is not:
+    from there on the source has a variable rate, and its times are kept to the tick. Live sources
+    are timed by `captured_at`.
+
+    Attributes:
+        rate: nominal frames per second.
+        time_base: seconds per tick; a frame at `rate` lasts a whole number of ticks.
     """
 
-    def __init__(
-        self, path: Path, info: SourceInfo, labels: LabelSet, options: SinkOptions
-    ) -> None:
-        self._suffix, self._codec, self._crf = path.suffix.lower(), options.codec, options.crf
-        encoder, settings = find_encoder(self._suffix, self._codec, self._crf)
-        self._alpha: bool | None = None
-        self._flattened = 0
-        sound = None
-        self._file = VideoFile(path, info, encoder, settings, overwrite=options.overwrite)
-        if options.audio != "none" and info.media is not None and not info.live:
-            sound = Sound(info.media, info.media_start)
-        self._file.sound = sound
+    def __init__(self, info: SourceInfo) -> None:
+        rate = info.frame_rate if info.frame_rate and info.frame_rate > 0 else None
+        default = DEFAULT_LIVE_RATE if info.live else DEFAULT_RATE
+        self.rate = (rate or default).limit_denominator(100_000)
+        factor = max(1, -(-TICKS_PER_SECOND // self.rate.numerator))
+        self.time_base = Fraction(1, self.rate.numerator * factor)
+        self._ticks_per_frame = self.rate.denominator * factor
+        self._live = info.live
+        self._constant = rate is not None and not info.live
+        self._first: float | None = None
+        self._last = -1
+        self._gap = self._ticks_per_frame
 
-    def write(self, rendered: Rendered) -> None:
-        """Encode one picture; the first decides whether the file has an alpha channel.
+    def tick(self, frame: Frame) -> int:
+        """The time of the next frame, in ticks from the first."""
+        seconds = frame.captured_at if self._live else frame.pts
+        if self._first is None:
+            self._first = seconds
+        tick = max(self._snap(seconds - self._first), self._last + 1)
+        if self._last >= 0:
+            self._gap = tick - self._last
+        self._last = tick
+        return tick
 
-        In a file without one, later pictures lie over black where they are transparent.
+    @property
+    def end(self) -> int:
+        """The tick at which the last frame ends.
 
-        Raises:
-            UsageError: the first picture is transparent, and the file cannot be.
+        At a constant rate it lasts one frame. At a variable rate it lasts as long as the frame
+        before it, but at most a nominal frame, or one second if live, where the nominal rate may be
+        far off: a longer gap was a pause.
         """
-        transparent = rendered.picture.shape[2] == 4
-        if self._alpha is None:
-            if transparent:
-                self._file.encode_with(
-                    *find_encoder(self._suffix, self._codec, self._crf, alpha=True)
-                )
-            self._alpha = transparent
-        self._flattened += transparent and not self._alpha
-        self._file.add(rendered.picture if self._alpha else rendered.image, rendered.frame)
+        if self._constant:
+            return self._last + self._ticks_per_frame
+        longest = self.time_base.denominator if self._live else self._ticks_per_frame
+        return self._last + min(self._gap, longest)
 
-    def encoded(self) -> Iterable[float]:
-        """Seconds of each picture."""
-        return self._file.took()
+    def _snap(self, seconds: float) -> int:
+        if self._constant:
+            nearest = round(seconds * self.rate)
+            off = abs(seconds - float(nearest / self.rate))
+            if off <= min(JITTER_SECONDS, 0.45 / float(self.rate)):
+                return nearest * self._ticks_per_frame
+            self._constant = False
+        return round(seconds / self.time_base)
 
-    def close(self) -> None:
-        """Finish the file, check it, and put it in place."""
-        self._file.close()
 
-    def summary(self) -> str:
-        """What was written, and what is missing."""
-        text = self._file.summary()
-        if text and self._flattened:
-            text += f"; {self._flattened} of them transparent, over black, as the first was not"
-        return text
+class Muxer:
+    """Encodes pictures and writes the packets with their durations, interleaved with audio.
+
+    Args:
+        output: the open `av` container, its header written.
+        stream: its video stream.
+        time_base: seconds per tick.
+    """
+
+    def __init__(self, output: Any, stream: Any, time_base: Fraction, audio: Audio | None) -> None:
+        self._output, self._stream = output, stream
+        self._time_base, self._audio = time_base, audio
+        self._held: Any = None  # a packet is written once the next is known, and so its duration
+        self._frames = self._bytes = 0
+
+    def encode(self, picture: Any, tick: int) -> Iterable[Any]:
+        """Give the encoder an `av.VideoFrame`; returns the packets that come out."""
+        picture.pts, picture.time_base = tick, self._time_base
+        packets: Iterable[Any] = self._stream.encode(picture)
+        self._frames += 1
+        return packets
+
+    def mux(self, packets: Iterable[Any]) -> None:
+        """Write packets of the video, and the audio that is due with them."""
+        for packet in packets:
+            if self._held is not None:
+                self._held.duration = packet.pts - self._held.pts
+                self._write(self._held)
+            self._held = packet
+
+    def bytes_to_finish(self) -> int:
+        """Bytes that `finish` may write: frames still in the encoder, and the index."""
+        mean = self._bytes // max(1, self._frames - LOOKAHEAD)
+        return LOOKAHEAD * mean + 64 * self._frames
+
+    def finish(self, end: int) -> None:
+        """Write what is left: packets, the last of which ends at tick `end`, audio, the index."""
+        self.mux(self._stream.encode(None))
+        if self._held is not None:
+            self._held.duration = end - self._held.pts
+            self._write(self._held)
+            self._held = None
+        if self._audio is not None:
+            self._write_audio(self._audio.rest(Fraction(end) * self._time_base))
+        self._output.close()
+
+    def _write(self, packet: Any) -> None:
+        due = (packet.pts + packet.duration) * self._time_base
+        self._bytes += packet.size
+        self._output.mux(packet)
+        if self._audio is not None:
+            self._write_audio(self._audio.until(due))
+
+    def _write_audio(self, packets: Iterable[Any]) -> None:
+        for packet in packets:
+            try:
+                self._output.mux(packet)
+            except ValueError as error:  # the container refuses the packet; not a full disk
+                assert self._audio is not None
+                self._audio.drop(error)
+                return

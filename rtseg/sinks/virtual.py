@@ -1,4 +1,4 @@
-"""A virtual camera: what video calls and other programs choose as if it were a webcam."""
+"""A virtual camera, which video calls and other programs can select like a webcam."""
 
 from __future__ import annotations
 
@@ -11,64 +11,62 @@ import cv2
 import numpy as np
 
 from rtseg.contracts import Rendered, Sink, SourceInfo
-from rtseg.draw import even, letterbox
+from rtseg.draw import banner, even, letterbox
 from rtseg.errors import SinkError, UsageError, counted
 from rtseg.frame import Image
 from rtseg.labels import LabelSet
 from rtseg.sinks import SinkOptions
 
-USUAL_RATE = 30.0
+DEFAULT_RATE = 30.0
 
 
 class VirtualSink(Sink):
-    """Sends the finished pictures to a virtual camera, at the source's rate.
+    """Sends the finished images to a virtual camera, at the source's rate.
 
-    The first picture gives the size; later ones of another size are fitted into it, as programs
-    that look do not expect a camera to change. While nothing comes, a banner says why.
+    The first image gives the size; later ones of another size are letterboxed, as programs do not
+    expect a camera to change. While no frame comes, the last image is shown under a banner.
 
     Args:
-        path: the device, as "/dev/video10"; empty takes the first there is.
+        path: the device, such as "/dev/video10"; empty for the first one found.
 
     Raises:
         UsageError: pyvirtualcam is not installed.
-        SinkError: there is no such driver or device, or it takes no pictures.
+        SinkError: the driver or device is missing, or refuses images.
     """
 
     def __init__(
         self, path: Path, info: SourceInfo, labels: LabelSet, options: SinkOptions
     ) -> None:
         self._device = None if path == Path() else str(path)
-        self._rate = float(info.frame_rate or USUAL_RATE)
-        self._stretch = float(info.sample_aspect_ratio)
-        self._picture: Image | None = None
+        self._rate = float(info.frame_rate or DEFAULT_RATE)
+        self._pixel_aspect = float(info.sample_aspect_ratio)
+        self._image: Image | None = None
         self._notice: str | None = None
         self._frames = 0
         self._open(info.width + info.width % 2, info.height + info.height % 2)
 
     def write(self, rendered: Rendered) -> None:
-        """Send one picture."""
-        picture = even(_with_square_pixels(rendered.image, self._stretch))
-        if self._picture is None and picture.shape[:2] != self._size:
+        """Send one image."""
+        image = even(_with_square_pixels(rendered.image, self._pixel_aspect))
+        if self._image is None and image.shape[:2] != self._size:
             self._camera.close()
-            self._open(picture.shape[1], picture.shape[0])
-        self._picture, self._notice = letterbox(picture, self._size), None
-        self._send(self._picture)
+            self._open(image.shape[1], image.shape[0])
+        self._image, self._notice = letterbox(image, self._size), None
+        self._send(self._image)
         self._frames += 1
 
     def idle(self, notice: str | None) -> None:
-        """Say under a banner, once, what is new while no picture comes."""
-        from rtseg.draw import banner
-
-        if notice and notice != self._notice and self._picture is not None:
+        """Send the last image under a banner, once per notice."""
+        if notice and notice != self._notice and self._image is not None:
             self._notice = notice
-            self._send(banner(self._picture, notice))
+            self._send(banner(self._image, notice))
 
     def close(self) -> None:
-        """Give the device back."""
+        """Release the device."""
         self._camera.close()
 
     def summary(self) -> str:
-        """How many frames went where."""
+        """Number of frames and the device."""
         frames = counted(self._frames, "frame")
         return f"{frames} to {self._name} (virtual camera)" if self._frames else ""
 
@@ -77,15 +75,15 @@ class VirtualSink(Sink):
         self._camera = open_virtual(self._device, width, height, self._rate)
         self._name = self._camera.device
 
-    def _send(self, picture: Image) -> None:
+    def _send(self, image: Image) -> None:
         try:
-            self._camera.send(np.ascontiguousarray(picture))
+            self._camera.send(np.ascontiguousarray(image))
         except RuntimeError as error:
             raise SinkError(f"cannot send to {self._name}", found=_reason(error)) from error
 
 
 def open_virtual(device: str | None, width: int, height: int, rate: float) -> Any:
-    """A `pyvirtualcam.Camera` that takes (height, width, 3) uint8 BGR: the one place that opens it.
+    """A `pyvirtualcam.Camera` for (height, width, 3) uint8 BGR.
 
     Raises:
         UsageError: pyvirtualcam is not installed.
@@ -95,7 +93,7 @@ def open_virtual(device: str | None, width: int, height: int, rate: float) -> An
         import pyvirtualcam
     except ImportError as error:
         raise UsageError(
-            "a virtual camera was asked for",
+            "cannot open a virtual camera",
             found="pyvirtualcam is not installed",
             do='Install it: python -m pip install "rtseg[virtual]"',
         ) from error
@@ -110,16 +108,16 @@ def open_virtual(device: str | None, width: int, height: int, rate: float) -> An
         ) from error
 
 
-def _with_square_pixels(picture: Image, ratio: float) -> Image:
-    """(H, W, 3) uint8, of one whose pixels are `ratio` times as wide as high: cameras have none."""
-    if abs(ratio - 1) < 1e-3:
-        return picture
-    height, width = picture.shape[:2]
-    return cv2.resize(picture, (max(1, round(width * ratio)), height))
+def _with_square_pixels(image: Image, aspect: float) -> Image:
+    """(H, W, 3) uint8, stretched by the pixels' aspect: cameras cannot state one."""
+    if abs(aspect - 1) < 1e-3:
+        return image
+    height, width = image.shape[:2]
+    return cv2.resize(image, (max(1, round(width * aspect)), height))
 
 
 def _reason(error: RuntimeError) -> str:
-    """What pyvirtualcam says, on one line, without the names of its parts."""
+    """The message of pyvirtualcam on one line, without the names of its backends."""
     text = re.sub(r"'\w+' backend: ", "", "; ".join(str(error).splitlines()))
     return text.split(" Did you run ")[0].strip().rstrip(".")
 

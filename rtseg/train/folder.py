@@ -12,9 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rtseg._version import __version__
-from rtseg.cache import atomic
 from rtseg.datasets import Dataset, Sample
-from rtseg.errors import DatasetError, SinkError, UsageError
+from rtseg.errors import DatasetError, UsageError
+from rtseg.files import cannot_write, write_file
 from rtseg.nets.find import BEST
 from rtseg.train.settings import Settings, read_toml
 
@@ -178,29 +178,21 @@ class RunFolder:
             )
         return read_toml(self.config)
 
-    def write_text(self, path: Path, text: str) -> None:
-        """Put `text` into a file of the folder; raises SinkError."""
-        try:
-            with atomic(path) as temporary:
-                temporary.write_text(text, "utf-8")
-        except OSError as error:
-            raise cannot_write(path, error) from error
-
     def write_asked(self, settings: Settings) -> None:
         """Every setting and the versions that are about to be used; raises SinkError."""
         import torch
 
-        self.write_text(self.config, settings.to_toml())
+        write_file(self.config, settings.to_toml())
         found = {"rtseg": __version__, "python": platform.python_version()}
         found |= {name: known for name in PACKAGES if (known := _version(name))}
         found["torch"] = torch.__version__  # the build as well, "+cu130"
         found["platform"] = platform.platform()
-        self.write_text(self.versions, json.dumps(found, indent=2) + "\n")
+        write_file(self.versions, json.dumps(found, indent=2) + "\n")
 
     def write_split(self, split: Split, words: str) -> None:
         """The names of each split, and where the split came from; raises SinkError."""
         names = {name: [sample.name for sample in samples] for name, samples in split.items()}
-        self.write_text(self.split, json.dumps({"from": words, **names}, indent=1) + "\n")
+        write_file(self.split, json.dumps({"from": words, **names}, indent=1) + "\n")
 
     def read_split(self, dataset: Dataset) -> Split:
         """The samples of `dataset` that `write_split` named.
@@ -230,11 +222,11 @@ class RunFolder:
         for row in rows:
             figures = [getattr(row, name) for name in FIGURES]
             writer.writerow([*figures, *row.ious, int(row.best)])
-        self.write_text(self.metrics, text.getvalue())
+        write_file(self.metrics, text.getvalue())
 
     def write_test(self, figures: Mapping[str, object]) -> None:
         """Figures of the test split; raises SinkError."""
-        self.write_text(self.test, json.dumps(figures, indent=2) + "\n")
+        write_file(self.test, json.dumps(figures, indent=2) + "\n")
 
     def written(self) -> list[Path]:
         """The files that are there."""
@@ -245,11 +237,6 @@ class RunFolder:
             *(self.config, self.versions, self.split, self.metrics, self.curves),
             *(self.samples, self.best, self.last, self.test),
         ]
-
-
-def cannot_write(path: Path, error: OSError) -> SinkError:
-    """The SinkError for a system's refusal."""
-    return SinkError(f"cannot write {path}", found=error.strerror or str(error))
 
 
 def _version(package: str) -> str:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from rtseg.backends.options import first_line
-from rtseg.cache import atomic
 from rtseg.errors import DatasetError, UsageError
+from rtseg.files import atomic, cannot_write
 from rtseg.nets.state import save_checkpoint
 from rtseg.train.batches import Loader, Shuffled, batches, mixed
-from rtseg.train.folder import Row, RunFolder, Watch, cannot_write
+from rtseg.train.folder import Row, RunFolder, Watch
 from rtseg.train.learner import Figures, Learner, schedule
 from rtseg.train.settings import Settings
 from rtseg.zoo import ModelSpec
