@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rtseg.decode import axis, kernels
 from rtseg.decode.passes import BlendTable
-from rtseg.draw import box
+from rtseg.draw import halving_factor
 from rtseg.frame import Image, Mask, Picture
 from rtseg.gpu import drawing_stream, failures_told, on_device
 from rtseg.yuv import luma as coefficients
@@ -119,7 +119,7 @@ def shrink(frame: Tensor, into: Tensor) -> None:
     """
     height, width = frame.shape[:2]
     out_height, out_width = into.shape[:2]
-    box_y, box_x = box(height, out_height), box(width, out_width)
+    box_y, box_x = halving_factor(height, out_height), halving_factor(width, out_width)
     kernels.shrink[(triton.cdiv(out_height * out_width, BLOCK),)](
         frame,
         into,
