@@ -9,13 +9,15 @@ from shutil import rmtree
 from typing import Any
 
 import cv2
+import cv2_enumerate_cameras
 import numpy as np
 import pytest
+from cv2_enumerate_cameras import CameraInfo
 from fakes import FakeCapture, FakeDevice, Plugged
 
 from rtseg.errors import SourceError
 from rtseg.sources import SourceOptions, camera, open_source
-from rtseg.sources import camera as plugged
+from rtseg.sources.camera import CameraLocator, Node, video_nodes
 from rtseg.stats import ManualClock
 
 
@@ -57,8 +59,8 @@ def test_what_came_is_told_beside_what_was_asked(monkeypatch: pytest.MonkeyPatch
     asked = SourceOptions(width=1280, height=720, fps=60, fourcc="MJPG")
     with open_source("0", asked, clock=clock) as source:
         assert source.info.notes == (
-            "asked 1280x720 at 60 fps MJPG, got 640x480 at 25 fps YUYV, measured 24.0 fps",
-            "not what was asked: it gave 640x480, it gave YUYV, 24.0 fps came; "
+            "asked for 1280x720 at 60 fps MJPG, got 640x480 at 25 fps YUYV, measured 24.0 fps",
+            "not as requested: it gave 640x480, it gave YUYV, 24.0 fps came; "
             "`rtseg cameras` lists the modes it has",
         )
         assert (source.info.width, source.info.height) == (640, 480)
@@ -69,7 +71,7 @@ def test_mjpg_is_preferred_where_it_gives_the_asked_rate(monkeypatch: pytest.Mon
     device = plug(monkeypatch, scripted({"MJPG": 30.0, "YUYV": 10.0}, clock))
     with open_source("0", HD, clock=clock) as source:
         assert source.info.notes == (
-            "asked 1280x720 at 30 fps, got 1280x720 at 30 fps MJPG, measured 30.0 fps",
+            "asked for 1280x720 at 30 fps, got 1280x720 at 30 fps MJPG, measured 30.0 fps",
         )
     assert [what for what, _ in device.asked].count(cv2.CAP_PROP_FOURCC) == 1
     assert clock.time < 0.7, "it was looked at for half a second"
@@ -82,8 +84,8 @@ def test_mjpg_is_left_where_the_camera_s_own_format_is_quicker(
     plug(monkeypatch, scripted({"MJPG": 12.0, "YUYV": 30.0}, clock))
     with open_source("0", HD, clock=clock) as source:
         assert source.info.notes == (
-            "asked 1280x720 at 30 fps, got 1280x720 at 30 fps YUYV, measured 30.0 fps",
-            "MJPG was left: 12.0 fps came",
+            "asked for 1280x720 at 30 fps, got 1280x720 at 30 fps YUYV, measured 30.0 fps",
+            "MJPG was not used: 12.0 fps came",
         )
 
 
@@ -91,7 +93,9 @@ def test_auto_alone_looks_for_the_best_format(monkeypatch: pytest.MonkeyPatch) -
     clock = ManualClock()
     plug(monkeypatch, scripted({"MJPG": 30.0, "YUYV": 10.0}, clock))
     with open_source("0", SourceOptions(fourcc="auto"), clock=clock) as source:
-        assert source.info.notes == ("asked auto, got 640x480 at 30 fps MJPG, measured 30.0 fps",)
+        assert source.info.notes == (
+            "asked for auto, got 640x480 at 30 fps MJPG, measured 30.0 fps",
+        )
 
 
 def test_of_two_slow_formats_the_quicker_is_left_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,9 +103,9 @@ def test_of_two_slow_formats_the_quicker_is_left_set(monkeypatch: pytest.MonkeyP
     device = plug(monkeypatch, scripted({"MJPG": 20.0, "YUYV": 10.0}, clock))
     with open_source("0", HD, clock=clock) as source:
         assert source.info.notes == (
-            "asked 1280x720 at 30 fps, got 1280x720 at 30 fps MJPG, measured 20.0 fps",
-            "YUYV was left: 10.0 fps came",
-            "not what was asked: 20.0 fps came; `rtseg cameras` lists the modes it has",
+            "asked for 1280x720 at 30 fps, got 1280x720 at 30 fps MJPG, measured 20.0 fps",
+            "YUYV was not used: 10.0 fps came",
+            "not as requested: 20.0 fps came; `rtseg cameras` lists the modes it has",
         )
     asked = [value for what, value in device.asked if what == cv2.CAP_PROP_FOURCC]
     assert asked[-1] == cv2.VideoWriter.fourcc(*"MJPG")
@@ -112,7 +116,7 @@ def test_a_camera_without_mjpg_is_measured_once(monkeypatch: pytest.MonkeyPatch)
     plug(monkeypatch, scripted({"YUYV": 12.0}, clock))
     with open_source("0", SourceOptions(width=1280, height=720), clock=clock) as source:
         assert source.info.notes == (
-            "asked 1280x720, got 1280x720 at 30 fps YUYV, measured 12.0 fps",
+            "asked for 1280x720, got 1280x720 at 30 fps YUYV, measured 12.0 fps",
         ), "no rate was asked, so none was missed"
     assert clock.time < 1.0
 
@@ -215,7 +219,7 @@ def test_a_driver_that_throws_is_a_camera_that_cannot_be_opened(
 
 def test_a_camera_that_opens_but_shows_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     device = plug(monkeypatch, Plugged(frames=0))
-    with pytest.raises(SourceError, match="it opened, but gave no picture"):
+    with pytest.raises(SourceError, match="it opened, but gave no image"):
         open_source(0)
     assert device.released == 1
 
@@ -327,43 +331,48 @@ def test_a_camera_of_which_nothing_can_be_decoded_is_reopened(
 def usb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> USB:
     """The system's list of cameras, as a folder that a test can plug them in and out of."""
     bus = USB(tmp_path)
-    monkeypatch.setattr(plugged, "SYS_FOLDER", bus.sys)
-    monkeypatch.setattr(plugged, "LINK_FOLDER", bus.links)
+    monkeypatch.setattr(camera, "SYS_FOLDER", bus.sys)
+    monkeypatch.setattr(camera, "LINK_FOLDER", bus.links)
+    monkeypatch.setattr(camera.sys, "platform", "linux")
+    monkeypatch.setattr(cv2_enumerate_cameras, "enumerate_cameras", bus.enumerate)
     return bus
 
 
 class USB:
-    """Sysfs and the links of udev, of cameras that come and go."""
+    """Devices, sysfs and the links of udev, of cameras that come and go."""
 
     def __init__(self, folder: Path) -> None:
         self.sys, self.links, self.dev = (folder / name for name in ("sys", "by-id", "dev"))
         for place in (self.sys, self.links, self.dev):
             place.mkdir()
 
-    def plug(self, number: int, name: str, link: str = "") -> None:
-        for node, index in ((number, 0), (number + 1, 1)):  # the second carries no pictures
-            folder = self.sys / f"video{node}"
-            folder.mkdir()
-            (folder / "name").write_text(f"{name}\n")
-            (folder / "index").write_text(f"{index}\n")
+    def enumerate(self, backend: int) -> list[CameraInfo]:
+        assert backend == cv2.CAP_V4L2
+        names = {int(node.name[5:]): (node / "name").read_text() for node in self.sys.iterdir()}
+        return [CameraInfo(n, name, None, None, None, backend) for n, name in names.items()]
+
+    def plug(self, number: int, name: str, link: str = "", index: int = 0) -> None:
+        folder = self.sys / f"video{number}"
+        folder.mkdir()
+        (folder / "name").write_text(name)
+        (folder / "index").write_text(f"{index}\n")
         (self.dev / f"video{number}").touch()
         if link:
             (self.links / link).symlink_to(self.dev / f"video{number}")
 
     def unplug(self, number: int) -> None:
-        for node in (number, number + 1):
-            rmtree(self.sys / f"video{node}")
+        rmtree(self.sys / f"video{number}")
         for link in self.links.iterdir():
             if link.resolve() == self.dev / f"video{number}":
                 link.unlink()
 
 
-def test_cameras_are_listed_by_number_without_their_further_nodes(usb: USB) -> None:
+def test_cameras_are_listed_by_number(usb: USB) -> None:
     usb.plug(10, "Desk")
     usb.plug(2, "Front", "usb-Maker_Front_1-video-index0")
-    assert plugged.plugged_in() == [
-        plugged.Node(2, "Front", "usb-Maker_Front_1-video-index0"),
-        plugged.Node(10, "Desk"),
+    assert video_nodes() == [
+        Node(2, "Front", "0", "usb-Maker_Front_1-video-index0"),
+        Node(10, "Desk", "0"),
     ]
 
 
@@ -387,30 +396,41 @@ def test_while_another_camera_has_its_number_nothing_is_opened(
     usb: USB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usb.plug(0, "Cam", "usb-Cam_1-index0")
-    where = plugged.Whereabouts("0")
-    assert where.now() == "0"
+    locator = CameraLocator("0")
+    assert locator.find() == "0"
     usb.unplug(0)
-    assert where.now() is None
+    assert locator.find() is None
     usb.plug(0, "Cam", "usb-Cam_2-index0")
-    assert where.now() is None, "the same model, but not the same camera"
+    assert locator.find() is None, "the same model, but not the same camera"
     usb.plug(2, "Cam", "usb-Cam_1-index0")
-    assert where.now() == "2"
+    assert locator.find() == "2"
 
 
 def test_a_twin_that_was_there_all_the_time_is_not_the_lost_camera(usb: USB) -> None:
     usb.plug(0, "Cam")
     usb.plug(2, "Cam")
-    where = plugged.Whereabouts(str(usb.dev / "video0"))
+    locator = CameraLocator(str(usb.dev / "video0"))
     usb.unplug(0)
-    assert where.now() is None
+    assert locator.find() is None
     usb.plug(4, "Cam")
-    assert where.now() == "4"
+    assert locator.find() == "4"
     usb.plug(6, "Cam")
-    assert where.now() is None, "it cannot be told which"
+    assert locator.find() is None, "it cannot be told which"
+
+
+def test_the_devices_of_one_camera_are_told_apart(usb: USB) -> None:
+    for number, index in ((0, 0), (2, 2)):
+        usb.plug(number, "Colour and infrared", index=index)
+    locator = CameraLocator("2")
+    usb.unplug(0)
+    usb.unplug(2)
+    for number, index in ((4, 0), (6, 2)):
+        usb.plug(number, "Colour and infrared", index=index)
+    assert locator.find() == "6"
 
 
 def test_where_no_cameras_are_listed_the_same_number_is_tried(usb: USB) -> None:
-    assert plugged.Whereabouts("1").now() == "1"
+    assert CameraLocator("1").find() == "1"
 
 
 def test_frames_above_the_cap_are_grabbed_but_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

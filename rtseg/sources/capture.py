@@ -67,7 +67,7 @@ def network_params(timeout: float) -> dict[int, int]:
     }
 
 
-def ask(
+def configure(
     capture: cv2.VideoCapture,
     *,
     width: int | None = None,
