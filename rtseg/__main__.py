@@ -6,13 +6,13 @@ import sys
 
 from rtseg.cli.app import main as run_program
 from rtseg.cli.process import steady_streams
-from rtseg.system import keep_little
+from rtseg.system import return_freed_memory
 
 
 def main() -> None:
     """Run the program and leave with its exit code."""
     steady_streams()
-    keep_little()
+    return_freed_memory()
     sys.exit(run_program())
 
 

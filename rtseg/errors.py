@@ -84,3 +84,8 @@ class ThresholdError(RtsegError):
 def counted(count: int, what: str, many: str = "") -> str:
     """ "1 frame", "2 frames"; `many` where the plural is not made with an s, as "classes"."""
     return f"{count} {what if count == 1 else many or what + 's'}"
+
+
+def first_line(error: Exception) -> str:
+    """A library's message without the trace of its own that may follow."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,39 +1,61 @@
-"""How many processor cores there are for this program."""
+"""What this machine has: processor cores, instructions, GPU driver, memory; and quiet OpenCV."""
 
 from __future__ import annotations
 
 import ctypes
 import math
 import os
+import platform
+import shutil
 import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
-OF_THIS_PROCESS = Path("/proc/self/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+
+NATIVE_FLAGS = {
+    "bf16": {"avx512_bf16", "amx_bf16", "bf16"},
+    "fp16": {"avx512_fp16", "amx_fp16", "asimdhp"},
+}
+"""CPU flags, of x86 and Arm, of native arithmetic in 16 bits."""
+
+GPU_UNUSED = "the GPU is not used"
+"""Start of every note about a GPU that has a driver and that no library can use."""
+
+KEPT_BYTES = 8 << 20
+"""Free bytes that an arena keeps at its end: three frames of 1280x720. Larger blocks are mapped."""
+
+STEP_BYTES = 256 << 20
+"""What is requested from the system at a time where freed memory is kept."""
+
+QUIET = {"OPENCV_FFMPEG_LOGLEVEL": "-8", "OPENCV_LOG_LEVEL": "SILENT"}
+"""Log levels that keep OpenCV and its FFmpeg off the terminal."""
+
+
+# --- processor -----------------------------------------------------------------------------------
 
 
 def usable_cores() -> int:
-    """Processor cores that this program may use, hyper-threads counted.
+    """Logical processor cores that this program may use.
 
-    A container that is given so much of the processor's time (`docker run --cpus 2`) sees all cores
-    of the machine, but is stopped for the rest of each tenth of a second once that is used up: it
-    has no more cores than that, a part of one counted as one.
+    A container with a CPU quota (`docker run --cpus 2`) sees all cores of the machine, but is
+    stopped for the rest of each period once the quota is used up: the quota, rounded up, counts.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    return min(cores, time_limit())
+    return min(cores, cpu_quota())
 
 
 def limited_cores() -> int | None:
-    """The cores, where a limit of time leaves fewer than libraries count by themselves."""
+    """The cores, if a quota leaves fewer than libraries count by themselves; else None."""
     cores = usable_cores()
-    return cores if cores == time_limit() else None
+    return cores if cores == cpu_quota() else None
 
 
 def physical_cores() -> int:
-    """As many of them as there are without hyper-threads, which compute nothing by themselves."""
+    """Usable cores without hyper-threads, which add no arithmetic."""
     import psutil
 
     usable = usable_cores()
@@ -41,24 +63,49 @@ def physical_cores() -> int:
 
 
 @cache
-def time_limit() -> int:
-    """How many cores' time this process may take by its control groups; very many without one.
+def cpu_quota() -> int:
+    """Cores' worth of time that the control groups of this process allow; huge without a quota.
 
-    Of version 2 `cpu.max` holds "quota period" in microseconds, of version 1 two files do (the
-    kernel's Documentation/admin-guide/cgroup-v2.rst, Documentation/scheduler/sched-bwc.rst).
+    Version 2 has "quota period" in microseconds in `cpu.max`, version 1 in two files (the kernel's
+    Documentation/admin-guide/cgroup-v2.rst, Documentation/scheduler/sched-bwc.rst).
     """
-    limits = [math.ceil(quota / period) for quota, period in _limits() if quota > 0 and period > 0]
+    limits = [math.ceil(quota / period) for quota, period in _quotas() if quota > 0 and period > 0]
     return max(1, min(limits, default=1 << 20))
 
 
-def _limits() -> Iterator[tuple[int, int]]:
-    """(quota, period) of this process's groups and of those that they are in."""
-    for line in _read(OF_THIS_PROCESS).splitlines():
+@cache
+def native_precisions() -> frozenset[str]:
+    """Those of bf16 and fp16 that the processor computes in; empty if it does not tell.
+
+    Without native arithmetic, 16-bit numbers are converted to 32 bits and back, which costs time.
+    """
+    info = Path("/proc/cpuinfo")
+    flags = set(info.read_text("utf-8").split()) if info.is_file() else set()
+    if platform.system() == "Darwin" and platform.machine() == "arm64":
+        flags.add("asimdhp")
+    return frozenset(name for name, any_of in NATIVE_FLAGS.items() if flags & any_of)
+
+
+def processor() -> str:
+    """Model and flags of the processor: a virtual machine may hide either."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8").splitlines() if info.is_file() else []
+    pairs = (line.partition(":") for line in lines)
+    facts = {name.strip(): value.strip() for name, _, value in pairs}
+    found = (facts.get("model name"), facts.get("flags") or facts.get("Features"))
+    return " ".join(text for text in found if text) or (
+        f"{platform.machine()} {platform.processor()}"
+    )
+
+
+def _quotas() -> Iterator[tuple[int, int]]:
+    """(quota, period) of this process's control groups and of their parents."""
+    for line in _read(OWN_CGROUPS).splitlines():
         _, kinds, group = line.split(":", 2)
         if kinds and "cpu" not in kinds.split(","):
             continue
         root = CGROUPS / kinds if (CGROUPS / kinds).is_dir() else CGROUPS / "cpu"
-        # a container sees its own group in the place of the first one
+        # a container sees its own group as the root
         path = (root if kinds else CGROUPS) / group.lstrip("/")
         for folder in (path, *path.parents):
             if not folder.is_relative_to(CGROUPS):
@@ -76,52 +123,27 @@ def _read(path: Path) -> str:
         return ""
 
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of malloc.h, for `mallopt`
-MOST_KEPT = 8 << 20
-"""Bytes that an arena keeps at its end: three frames of 1280x720. Nothing larger goes into one."""
+# --- GPU -----------------------------------------------------------------------------------------
 
 
-STEP_BYTES = 256 << 20
-"""What is asked of the system at a time where much is kept."""
+def nvidia_driver() -> bool:
+    """Whether an NVIDIA driver is installed; a library may still be unable to use the GPU.
 
-
-def keep_little() -> None:
-    """Have little of what is freed kept, from now on; for a program to call when it begins.
-
-    Whoever has set this up in the environment is left alone.
+    False if CUDA_VISIBLE_DEVICES hides all GPUs: then none is wanted.
     """
-    _tune({_MMAP_THRESHOLD: MOST_KEPT, _TRIM_THRESHOLD: MOST_KEPT})
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    files = ("/proc/driver/nvidia/version", "/dev/nvidiactl")  # a container may lack the first
+    return any(Path(file).exists() for file in files) or shutil.which("nvidia-smi") is not None
 
 
-def keep_much() -> None:
-    """Have all of what is freed kept, from now on: for training, each step of which asks for the
-    same again, and would else have its pages cleared by the system every time.
-
-    Whoever has set this up in the environment is left alone.
-    """
-    _tune({_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: STEP_BYTES})
+def gpu_is_likely() -> bool:
+    """Whether it is worth importing torch, which takes seconds, to ask for a GPU."""
+    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
+    return apple or nvidia_driver()
 
 
-def _tune(values: dict[int, int]) -> None:
-    told = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    tune = getattr(_libc, "mallopt", None)
-    if tune is not None and not told:
-        for name, value in values.items():
-            tune(name, value)
-
-
-def give_back() -> None:
-    """Give all back that is free, after something large has ended; takes some milliseconds."""
-    trim = getattr(_libc, "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-QUIET = {"OPENCV_FFMPEG_LOGLEVEL": "-8", "OPENCV_LOG_LEVEL": "SILENT"}
-"""Log levels that keep OpenCV and its FFmpeg off the terminal."""
+# --- OpenCV --------------------------------------------------------------------------------------
 
 
 def hush_opencv() -> None:
@@ -137,3 +159,42 @@ def hush_opencv() -> None:
         cv2.setLogLevel(silent)
     else:
         cv2.utils.logging.setLogLevel(silent)
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+def return_freed_memory() -> None:
+    """Have glibc return most freed memory to the system from now on; for the start of a program.
+
+    Does nothing if the environment already tunes malloc.
+    """
+    _tune({_MMAP_THRESHOLD: KEPT_BYTES, _TRIM_THRESHOLD: KEPT_BYTES})
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep all freed memory from now on.
+
+    For training: each step allocates the same again, and the system would clear its pages every
+    time. Does nothing if the environment already tunes malloc.
+    """
+    _tune({_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: STEP_BYTES})
+
+
+def trim_memory() -> None:
+    """Return all free memory now, after something large has ended; takes some milliseconds."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _tune(values: dict[int, int]) -> None:
+    tuned = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    tune = getattr(_libc, "mallopt", None)
+    if tune is not None and not tuned:
+        for name, value in values.items():
+            tune(name, value)
+
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of malloc.h, for `mallopt`

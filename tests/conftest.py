@@ -61,19 +61,18 @@ def driver_alone(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     """What looks like an NVIDIA driver, and no GPU that any library reaches."""
-    from rtseg.backends import auto as fastest
-    from rtseg.backends import options as devices
+    from rtseg.backends.auto import backends_on_nvidia
+    from rtseg.system import nvidia_driver
 
-    if devices.nvidia_driver():
+    if nvidia_driver():
         pytest.skip("there is an NVIDIA driver")
     tool = tmp_path_factory.mktemp("driver") / "nvidia-smi"
     tool.write_text("#!/bin/sh\nexit 9\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
-    asked = fastest.reaching_nvidia  # which a test may replace
-    asked.cache_clear()
+    backends_on_nvidia.cache_clear()
     yield
-    asked.cache_clear()
+    backends_on_nvidia.cache_clear()
 
 
 def _data_folder() -> Path:

@@ -13,25 +13,24 @@ import torch
 from colour_network import make_network
 
 import rtseg
-from rtseg.backends import auto as fastest
-from rtseg.backends import auto as remembered
-from rtseg.backends import open_backend
+from rtseg.backends import BackendOptions, auto, open_backend
 from rtseg.backends.auto import (
     Candidate,
     Choice,
-    Entry,
-    Measured,
+    Result,
+    Trial,
     candidates,
-    contest,
-    place_of,
-    recall,
-    remember,
+    choice_path,
+    load_choice,
+    measure_candidates,
+    save_choice,
 )
-from rtseg.backends.options import UNUSED, BackendOptions, nvidia_driver
+from rtseg.backends.options import package_versions
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import DeviceError, ModelError
 from rtseg.nets import find_model
 from rtseg.stats import ManualClock
+from rtseg.system import GPU_UNUSED, nvidia_driver
 from rtseg.zoo import Model
 
 NAME = "lraspp_mobilenet_v3_large"
@@ -89,7 +88,7 @@ def frames(count: int = 2) -> list[np.ndarray]:
 
 def held(
     *field: tuple[Candidate, Fake | Exception], clock: ManualClock | None = None
-) -> list[Entry]:
+) -> list[Trial]:
     """A contest among fakes, or what they fail with when they are opened."""
 
     def opened(candidate: Candidate) -> Backend:
@@ -98,7 +97,9 @@ def held(
             raise found
         return found
 
-    return contest([candidate for candidate, _ in field], opened, frames(), clock or ManualClock())
+    return measure_candidates(
+        [candidate for candidate, _ in field], opened, frames(), clock or ManualClock()
+    )
 
 
 # --- who takes part ------------------------------------------------------------------------------
@@ -110,26 +111,28 @@ def names(model_name: str, reduced: Sequence[str] = (), absent: str = "", **aske
     less = frozenset(reduced)
     return [
         str(c)
-        for c in candidates(model, options, there=lambda x: x not in absent.split(), reduced=less)
+        for c in candidates(
+            model, options, installed=lambda x: x not in absent.split(), native=less
+        )
     ]
 
 
 def test_what_is_not_installed_takes_no_part() -> None:
     assert names(NAME) == ["onnx fp32", "openvino fp32"]
     assert names(NAME, absent="openvino") == ["onnx fp32"]
-    assert names(NAME, absent="onnxruntime") == ["openvino fp32"]
+    assert names(NAME, absent="onnx") == ["openvino fp32"]
 
 
 def test_torch_is_loaded_where_it_may_win() -> None:
     assert names(NAME, absent="openvino", reduced=["bf16"]) == ["onnx fp32", "torch bf16"]
-    assert names(NAME, absent="onnxruntime openvino") == ["torch fp32"]
+    assert names(NAME, absent="onnx openvino") == ["torch fp32"]
 
 
 def test_reduced_precision_takes_part_where_the_processor_gains_by_it() -> None:
     reduced = names(NAME, reduced=["bf16", "fp16"])[2:]
     assert reduced == ["openvino bf16", "openvino fp16"]
     model = find_model(NAME, weights="random")
-    field = candidates(model, BackendOptions(device="cpu"), reduced=frozenset({"bf16"}))
+    field = candidates(model, BackendOptions(device="cpu"), native=frozenset({"bf16"}))
     assert [one.exact for one in field] == [one.precision != "bf16" for one in field]
 
 
@@ -146,7 +149,7 @@ def test_an_onnx_file_keeps_its_precision_and_never_goes_to_torch(
     path = str(make_network(tmp_path / "net.onnx"))
     assert names(path, reduced=["bf16"]) == ["onnx fp32", "openvino fp32", "openvino bf16"]
     assert names(path, absent="openvino", reduced=["bf16"]) == ["onnx fp32"]
-    monkeypatch.setattr("rtseg.backends.auto.precision_of", lambda file: "int8")
+    monkeypatch.setattr(auto, "precision_of", lambda file: "int8")
     assert names(path, reduced=["bf16"]) == ["onnx int8", "openvino int8"]
 
 
@@ -162,7 +165,9 @@ def test_a_gpu_is_measured_on_with_what_reaches_it(tmp_path: Path) -> None:
 
     def field(model: Model, device: str, *on_gpu: str) -> list[str]:
         asked = BackendOptions(device=device)
-        found = candidates(model, asked, there=lambda _: True, reduced=frozenset(), on_gpu=on_gpu)
+        found = candidates(
+            model, asked, installed=lambda _: True, native=frozenset(), on_gpu=on_gpu
+        )
         return [str(one) for one in found]
 
     both = ["torch fp32", "onnx fp32", "torch fp16", "onnx fp16"]
@@ -182,13 +187,13 @@ both_on_cpu = ["onnx fp32", "openvino fp32"]
 def test_a_gpu_that_is_not_there_costs_no_measurement(tmp_path: Path, cache: Path) -> None:
     told: list[str] = []
     model = find_model(make_network(tmp_path / "net.onnx"))
-    backend = fastest.open_fastest(model, device="cuda", on_measure=told.append)
+    backend = auto.open_fastest(model, device="cuda", on_measure=told.append)
     backend.close()
     assert backend.info.device == "cpu"
-    assert "finds no NVIDIA driver; cpu runs instead" in backend.info.notes[0]
+    assert "finds no NVIDIA driver; running on cpu" in backend.info.notes[0]
     assert told == []
     with pytest.raises(DeviceError):
-        fastest.open_fastest(model, device="cuda", strict=True)
+        auto.open_fastest(model, device="cuda", strict=True)
 
 
 def test_a_driver_whose_gpu_no_library_reaches_is_told_of(
@@ -198,25 +203,25 @@ def test_a_driver_whose_gpu_no_library_reaches_is_told_of(
     model, told = find_model(NAME, weights="random"), list[str]()
 
     def notes() -> tuple[str, ...]:
-        backend = fastest.open_fastest(model, input_size=SIZE, on_measure=told.append)
+        backend = auto.open_fastest(model, input_size=SIZE, on_measure=told.append)
         backend.close()
         assert (backend.info.device, backend.info.kept) == ("cpu", True)
         return backend.info.notes
 
     first = notes()
-    assert any(note.startswith(UNUSED) for note in first)
+    assert any(note.startswith(GPU_UNUSED) for note in first)
     assert [words.split(", ") for words in told] == [["onnx fp32", "openvino fp32"]]
-    monkeypatch.setattr(fastest, "reaching_nvidia", lambda: pytest.fail("it takes seconds"))
+    monkeypatch.setattr(auto, "backends_on_nvidia", lambda: pytest.fail("it takes seconds"))
     second = notes()
-    assert any(note.startswith(UNUSED) for note in second)
+    assert any(note.startswith(GPU_UNUSED) for note in second)
     assert any("remembered" in note for note in second)
     assert len(told) == 1
     for backend, why in (("torch", f"torch {torch.__version__}"), ("onnx", "CUDAExecutionProv")):
         info = open_backend(backend, model, input_size=SIZE).info
-        assert f"{UNUSED}: {why}" in " ".join(info.notes)
+        assert f"{GPU_UNUSED}: {why}" in " ".join(info.notes)
         assert info.kept
         processor = open_backend(backend, model, input_size=SIZE, device="cpu").info
-        assert UNUSED not in " ".join(processor.notes), "who asks for the processor has it"
+        assert GPU_UNUSED not in " ".join(processor.notes), "who asks for the processor has it"
 
 
 def test_a_gpu_that_somebody_hides_is_not_missed(
@@ -225,14 +230,14 @@ def test_a_gpu_that_somebody_hides_is_not_missed(
     for hidden in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         info = open_backend("onnx", find_model(NAME, weights="random"), input_size=SIZE).info
-        assert UNUSED not in " ".join(info.notes)
+        assert GPU_UNUSED not in " ".join(info.notes)
 
 
 def test_a_gpu_that_was_asked_for_and_is_not_reached_costs_no_measurement(
     cache: Path, driver_alone: None
 ) -> None:
     model, told = find_model(NAME, weights="random"), list[str]()
-    backend = fastest.open_fastest(model, input_size=SIZE, device="cuda", on_measure=told.append)
+    backend = auto.open_fastest(model, input_size=SIZE, device="cuda", on_measure=told.append)
     backend.close()
     assert not backend.info.kept
     assert told == []
@@ -266,7 +271,7 @@ def test_one_that_does_not_open_never_fails_the_run(failure: Exception) -> None:
     entries = held((ONNX, failure), (OPENVINO, Fake(OPENVINO, clock, 0.02)), clock=clock)
     assert entries[0].candidate == OPENVINO
     assert (entries[1].backend, entries[1].seconds) == (None, None)
-    assert entries[1].measured().failure == str(failure)
+    assert entries[1].result().failure == str(failure)
 
 
 def test_one_that_breaks_while_running_is_out_and_says_why() -> None:
@@ -313,9 +318,9 @@ def test_reduced_precision_whose_masks_differ_loses_to_a_slower_one() -> None:
     entries = held((ONNX, full), (BF16, less), clock=clock)
     assert entries[0].candidate == ONNX
     assert entries[1].agreement == pytest.approx(11 / 12, abs=0.01)
-    choice = Choice("x", ("onnx", "fp32"), tuple(e.measured() for e in entries), 1, "2026-01-02")
-    assert "masks agree on 91." in fastest.in_words(choice)
-    assert "below 99%" in fastest.in_words(choice)
+    choice = Choice("x", ("onnx", "fp32"), tuple(e.result() for e in entries), 1, "2026-01-02")
+    assert "masks agree on 91." in str(choice)
+    assert "below 99%" in str(choice)
 
 
 def test_reduced_precision_is_never_taken_on_its_own_word() -> None:
@@ -338,52 +343,52 @@ def test_a_precision_that_the_processor_does_not_run_is_out() -> None:
 
 
 def choice() -> Choice:
-    rows = (Measured("onnx", "fp32", 0.024), Measured("torch", "fp32", None, None, "no memory"))
+    rows = (Result("onnx", "fp32", 0.024), Result("torch", "fp32", None, None, "no memory"))
     return Choice(f"{NAME} at 64x96", ("onnx", "fp32"), rows, 1, "2026-11-21")
 
 
 def test_a_choice_is_remembered_as_it_was(tmp_path: Path) -> None:
     place = tmp_path / "auto" / "x.json"
-    assert recall(place) is None
-    assert remember(place, choice())
-    assert recall(place) == choice()
+    assert load_choice(place) is None
+    assert save_choice(place, choice())
+    assert load_choice(place) == choice()
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"rtseg_auto": 2}', '{"rtseg_auto": 1}'])
 def test_what_cannot_be_read_is_measured_again(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
-    assert recall(tmp_path / "x.json") is None
+    assert load_choice(tmp_path / "x.json") is None
 
 
 def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert not remember(tmp_path / "file" / "below.json", choice())
+    assert not save_choice(tmp_path / "file" / "below.json", choice())
 
 
 def test_everything_that_matters_has_a_place_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     model, options = find_model(NAME, weights="random"), BackendOptions()
     other = replace(model, spec=replace(model.spec, miou=1.0))
     places = [
-        place_of(model, SIZE, options),
-        place_of(other, SIZE, options),
-        place_of(model, (96, 64), options),
-        place_of(model, SIZE, BackendOptions(lanes=2)),
-        place_of(model, SIZE, BackendOptions(threads=1)),
-        place_of(model, SIZE, BackendOptions(precision="fp16")),
+        choice_path(model, SIZE, options),
+        choice_path(other, SIZE, options),
+        choice_path(model, (96, 64), options),
+        choice_path(model, SIZE, BackendOptions(lanes=2)),
+        choice_path(model, SIZE, BackendOptions(threads=1)),
+        choice_path(model, SIZE, BackendOptions(precision="fp16")),
     ]
-    monkeypatch.setattr(remembered, "versions", lambda: {"onnxruntime": "99"})
-    places.append(place_of(model, SIZE, options))
-    monkeypatch.setattr(remembered, "machine_facts", lambda: {"cores": 1000})
-    places.append(place_of(model, SIZE, options))
+    monkeypatch.setattr(auto, "package_versions", lambda: {"onnxruntime": "99"})
+    places.append(choice_path(model, SIZE, options))
+    monkeypatch.setattr(auto, "machine_facts", lambda: {"cores": 1000})
+    places.append(choice_path(model, SIZE, options))
     assert len(set(places)) == len(places)
-    assert place_of(model, SIZE, options) == places[-1]
+    assert choice_path(model, SIZE, options) == places[-1]
 
 
 def test_the_machine_is_told_by_processor_and_cores() -> None:
-    facts = remembered.machine_facts()
+    facts = auto.machine_facts()
     assert facts["cpu"]
     assert facts["cores"] >= 1
-    assert remembered.versions()
+    assert package_versions()
 
 
 # --- the whole of it, with real backends ---------------------------------------------------------
@@ -394,8 +399,8 @@ def test_it_is_measured_once_and_remembered_until_asked_again(cache: Path, tmp_p
     model = find_model(make_network(tmp_path / "net.onnx"))
     told: list[str] = []
 
-    def opened(again: bool = False) -> Backend:
-        return fastest.open_fastest(model, device="cpu", again=again, on_measure=told.append)
+    def opened(remeasure: bool = False) -> Backend:
+        return auto.open_fastest(model, device="cpu", remeasure=remeasure, on_measure=told.append)
 
     first = opened()
     assert len(told) == 1
@@ -419,7 +424,7 @@ def test_it_is_measured_once_and_remembered_until_asked_again(cache: Path, tmp_p
     place.write_text(json.dumps(kept))
     assert opened().info.name != "gone"
     assert len(told) == 2
-    opened(again=True)
+    opened(remeasure=True)
     assert len(told) == 3
 
 
@@ -433,16 +438,16 @@ def test_where_nothing_can_run_the_usual_failure_is_told(
         asked.append(name)
         raise DeviceError(f"{name} fails")
 
-    monkeypatch.setattr(fastest, "open_backend", failing)
+    monkeypatch.setattr(auto, "open_backend", failing)
     model = find_model(make_network(tmp_path / "net.onnx"))
     with pytest.raises(DeviceError, match="auto fails"):
-        fastest.open_fastest(model, device="cpu")
+        auto.open_fastest(model, device="cpu")
     assert asked == ["onnx", "openvino", "auto"]
     assert not (cache / "auto").exists()
 
 
 def test_the_stub_is_not_measured(cache: Path) -> None:
-    backend = fastest.open_fastest(find_model("stub"), input_size=SIZE)
+    backend = auto.open_fastest(find_model("stub"), input_size=SIZE)
     assert (backend.info.name, backend.info.notes) == ("stub", ())
     assert not (cache / "auto").exists()
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from rtseg.backends import open_backend
-from rtseg.backends.base import Feed
+from rtseg.backends.base import InputEncoder
 from rtseg.decode import decode_mask
 from rtseg.errors import DeviceError, ModelError, UsageError
 from rtseg.labels import PERSON, VOC
@@ -279,11 +279,13 @@ def test_softmax_is_seen(tmp_path: Path) -> None:
 
 def test_normalisation_of_bytes() -> None:
     as_it_is = InputSpec((2, 2), layout="NHWC", scale=1, mean=(0, 0, 0), std=(1, 1, 1))
-    plain = Feed(as_it_is, np.dtype(np.uint8))
+    plain = InputEncoder(as_it_is, np.dtype(np.uint8))
     picture = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
     assert np.array_equal(plain(picture), picture)
     shifted = InputSpec((2, 2), layout="NHWC", scale=1, mean=(128,) * 3, std=(1, 1, 1))
-    assert np.array_equal(Feed(shifted, np.dtype(np.int8))(picture), picture.astype(int) - 128)
+    assert np.array_equal(
+        InputEncoder(shifted, np.dtype(np.int8))(picture), picture.astype(int) - 128
+    )
 
 
 @pytest.mark.parametrize(
@@ -339,7 +341,7 @@ def test_damaged_files_and_wrong_labels_fail_before_the_first_frame(tmp_path: Pa
 
 def test_networks_that_cannot_run_say_why(tmp_path: Path) -> None:
     several = find_model(echo(tmp_path / "several.onnx", taken=[4, 3, 8, 8], given=[4, 3, 8, 8]))
-    with pytest.raises(ModelError, match="it takes 4 pictures at a time"):
+    with pytest.raises(ModelError, match="it takes 4 images at a time"):
         open_backend("onnx", several, device="cpu")
     path = echo(tmp_path / "strange.onnx")
     strange = onnx.load(path)
@@ -356,9 +358,9 @@ def test_a_file_keeps_its_precision(tmp_path: Path) -> None:
 
 
 def test_providers_are_really_run() -> None:
-    from rtseg.backends.ort import available_providers_that_run
+    from rtseg.backends.ort import provider_statuses
 
-    found = available_providers_that_run()
+    found = provider_statuses()
     assert found["CPUExecutionProvider"] == "runs"
     assert all(text and "\n" not in text for text in found.values())
 
@@ -374,9 +376,9 @@ def test_a_provider_that_does_not_load_is_found_out(
     for module in (ort_session, providers):
         monkeypatch.setattr(module, "nvidia_driver", lambda: True)
     provider = providers.PROVIDERS[family]
-    if provider not in ort_session.built_in():
+    if provider not in ort_session.built_in_providers():
         pytest.skip("this ONNX Runtime is built without CUDA")
-    if ort_session.available_providers_that_run()[provider] == "runs":
+    if ort_session.provider_statuses()[provider] == "runs":
         pytest.skip("this machine has a GPU")
     model = find_model(echo(tmp_path / "net.onnx"))
     info = open_backend("onnx", model, device=family).info

@@ -11,8 +11,8 @@ import pytest
 
 from rtseg.backends import open_backend
 from rtseg.backends.ladder import (
-    CALM_SECONDS,
-    FRAMES,
+    SETTLE_SECONDS,
+    WINDOW,
     AdaptiveBackend,
     Ladder,
     ladder_sizes,
@@ -118,7 +118,7 @@ def test_it_stays_a_while_at_a_size_before_it_tries_a_larger_one() -> None:
     fallen = camera.now
     while camera.ladder.rung == 3:
         camera.run(1 / 30, lambda now: 0.010)
-    assert CALM_SECONDS <= camera.now - fallen < CALM_SECONDS + 0.2
+    assert SETTLE_SECONDS <= camera.now - fallen < SETTLE_SECONDS + 0.2
 
 
 def test_just_under_the_rate_it_does_not_swing() -> None:
@@ -186,11 +186,11 @@ def test_the_segmenter_follows_the_size_between_frames() -> None:
     seconds = [0.055]
     backend, stats = adaptive(seconds)
     segmenter, picture = Segmenter(backend), np.zeros((720, 1280, 3), np.uint8)
-    sizes = [segmenter(picture).scores.shape[1:] for _ in range(2 * FRAMES)]
+    sizes = [segmenter(picture).scores.shape[1:] for _ in range(2 * WINDOW)]
     assert sizes[0] == (48, 84)
     assert sizes[-1] == (30, 54)
     assert segmenter.input_size == SIZES[2]
-    assert sum(stats.inputs.values()) == 2 * FRAMES
+    assert sum(stats.inputs.values()) == 2 * WINDOW
     assert list(stats.inputs) == [SIZES[0], SIZES[2]]
     assert stats.steps == 1
     lines = hud_lines(stats, model="person", imgsz=SIZES[0])
@@ -235,7 +235,7 @@ def test_frames_that_stay_on_a_device_count_by_the_time_it_took() -> None:
     backend._clock = clock
     backend.attend(stats)
     picture = np.zeros((72, 128, 3), np.uint8)
-    frames = [Frame(picture, index, index / 30, 0.0) for index in range(2 * FRAMES)]
+    frames = [Frame(picture, index, index / 30, 0.0) for index in range(2 * WINDOW)]
     pairs = list(Segmenter(backend).stream(iter(frames), stats))
     sizes = [segmentation.scores.shape[1:] for _, segmentation in pairs]
     assert (sizes[0], sizes[-1]) == ((48, 84), (30, 54))
@@ -243,10 +243,10 @@ def test_frames_that_stay_on_a_device_count_by_the_time_it_took() -> None:
         SIZES[0]: sizes.count((48, 84)),
         SIZES[2]: sizes.count((30, 54)),
     }
-    assert sum(stats.inputs.values()) == 2 * FRAMES
+    assert sum(stats.inputs.values()) == 2 * WINDOW
     held = backend.see([picture])[0]
     assert held.wait() == held.wait() > 0  # of which one counts
-    assert sum(stats.inputs.values()) == 2 * FRAMES + 1
+    assert sum(stats.inputs.values()) == 2 * WINDOW + 1
 
 
 def test_where_not_every_size_keeps_its_frames_none_does() -> None:
@@ -258,11 +258,11 @@ def test_where_not_every_size_keeps_its_frames_none_does() -> None:
 def test_what_a_frame_takes_beside_the_network_counts_too() -> None:
     backend, stats = adaptive([0.030])
     picture = np.zeros((1, *SIZES[0], 3), np.uint8)
-    for _ in range(2 * FRAMES):
+    for _ in range(2 * WINDOW):
         backend(picture)
     assert stats.steps == 0
     stats.add("smooth", 0.006)
-    for _ in range(4 * FRAMES):
+    for _ in range(4 * WINDOW):
         size = backend.input_size
         backend(np.zeros((1, *size, 3), np.uint8))
     assert backend.input_size == SIZES[1]
@@ -277,19 +277,19 @@ def test_several_lanes_share_the_rate_and_what_a_size_left_behind_does_not_count
     stats, sources = Stats(clock), [Stats(clock), Stats(clock)]
     backend.attend(stats, sources)
     assert backend.lanes == 2
-    for _ in range(2 * FRAMES):
+    for _ in range(2 * WINDOW):
         backend(np.zeros((1, *SIZES[0], 3), np.uint8))
     assert backend.input_size == SIZES[0], "two at once take half of 55 ms each"
     sources[0].add("preprocess", 0.03)
     sources[1].add("smooth", 0.05)  # 40 ms on average: 48 ms a frame
-    for _ in range(2 * FRAMES):
+    for _ in range(2 * WINDOW):
         backend(np.zeros((1, *backend.input_size, 3), np.uint8))
     found = backend.input_size
     assert found != SIZES[0]
-    for _ in range(FRAMES):  # of a lane that began before the change
+    for _ in range(WINDOW):  # of a lane that began before the change
         backend(np.zeros((1, *SIZES[0], 3), np.uint8))
     assert backend.input_size == found
-    assert sum(stats.inputs.values()) == 5 * FRAMES
+    assert sum(stats.inputs.values()) == 5 * WINDOW
 
 
 def test_a_lower_rate_brings_the_larger_size_back() -> None:
@@ -300,9 +300,9 @@ def test_a_lower_rate_brings_the_larger_size_back() -> None:
             backend(np.zeros((1, *backend.input_size, 3), np.uint8))
         return backend.input_size
 
-    assert run(2 * FRAMES) == SIZES[2]
+    assert run(2 * WINDOW) == SIZES[2]
     backend.keep(15.0)
-    assert run(20 * FRAMES) == SIZES[0]
+    assert run(20 * WINDOW) == SIZES[0]
 
 
 def test_all_sizes_are_closed_also_when_one_cannot_be_opened() -> None:

@@ -15,7 +15,7 @@ from rtseg.backends.providers import (
     fallbacks,
     for_file,
     provider_options,
-    without_replay,
+    without_graphs,
 )
 from rtseg.errors import BackendError, DeviceError
 from rtseg.nets import find_model
@@ -55,7 +55,7 @@ def test_a_backend_whose_provider_replays_runs_bound(
     monkeypatch.setenv("RTSEG_CACHE", str(tmp_path))
     plain = open_backend("onnx", find_model(NAME, weights="random"), input_size=SIZE, device="cpu")
     expected = plain(np.concatenate([batch(3), batch(4)]))
-    monkeypatch.setattr(ort, "REPLAYED", {PROVIDERS["cpu"]})
+    monkeypatch.setattr(ort, "GRAPH_PROVIDERS", {PROVIDERS["cpu"]})
     bound_on_processor = BoundRun
 
     def on_processor(session, names, shapes, dtypes, device, number) -> BoundRun:
@@ -72,7 +72,7 @@ def test_a_backend_whose_provider_replays_runs_bound(
         opened.close()
 
 
-def test_a_network_that_cannot_be_bound_is_opened_again_without_replay(
+def test_a_network_that_cannot_be_bound_is_opened_again_without_graphs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("RTSEG_CACHE", str(tmp_path))
@@ -88,12 +88,12 @@ def test_a_network_that_cannot_be_bound_is_opened_again_without_replay(
 
     chain = [(PROVIDERS["cuda"], provider_options("cuda", 0)), PROVIDERS["cpu"]]
     monkeypatch.setattr(ort, "chain_of", lambda family, number: chain)
-    monkeypatch.setattr(ort, "REPLAYED", {PROVIDERS["cpu"]})
+    monkeypatch.setattr(ort, "GRAPH_PROVIDERS", {PROVIDERS["cpu"]})
     monkeypatch.setattr(ort, "open_session", session)
     monkeypatch.setattr(ort, "BoundRun", fails)
     model = find_model(NAME, weights="random")
     backend = open_backend("onnx", model, input_size=SIZE, precision="fp32")
-    assert asked == [chain, without_replay(chain)]
+    assert asked == [chain, without_graphs(chain)]
     assert backend(batch(1)).shape[0] == 1
     backend.close()
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_captured_still_runs_on_the_gpu(
     open_backend("onnx", model, input_size=SIZE, precision="fp32").close()
     path = cached_onnx(model, SIZE, "fp32")
     first = for_file(chain, path)
-    assert asked == [first, without_replay(first), chain[1:], without_replay(chain[1:])]
+    assert asked == [first, without_graphs(first), chain[1:], without_graphs(chain[1:])]
     assert list(fallbacks(chain))[-1] == [PROVIDERS["cpu"]]
 
 
@@ -142,7 +142,7 @@ def test_beside_a_decoder_on_the_gpu_nothing_is_recorded(
     for beside in (False, True):
         options = {"input_size": SIZE, "precision": "fp32", "beside": beside}
         open_backend("onnx", model, **options).close()
-    assert asked == [chain, without_replay(chain)]
+    assert asked == [chain, without_graphs(chain)]
 
 
 def test_an_engine_in_the_cache_is_of_this_very_file(
@@ -194,7 +194,7 @@ def test_cuda_times_all_methods_and_replays() -> None:
     assert asked["cudnn_conv_algo_search"] == "EXHAUSTIVE"
     assert asked["enable_cuda_graph"] == "1"
     assert asked["use_tf32"] == "0"  # what is called fp32 is
-    (changed,) = without_replay([(PROVIDERS["cuda"], asked)])
+    (changed,) = without_graphs([(PROVIDERS["cuda"], asked)])
     assert changed[1] == {**asked, "enable_cuda_graph": "0"}
     assert provider_options("cuda", 1, graph=False) == changed[1]
 
@@ -209,4 +209,4 @@ def test_tensorrt_keeps_its_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_a_processor_has_nothing_to_set() -> None:
     assert provider_options("cpu", 0) == {}
-    assert without_replay(["CPUExecutionProvider"]) == ["CPUExecutionProvider"]
+    assert without_graphs(["CPUExecutionProvider"]) == ["CPUExecutionProvider"]

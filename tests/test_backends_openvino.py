@@ -89,7 +89,7 @@ def test_a_precision_that_the_processor_lacks_is_said() -> None:
     with shipped(name="openvino", precision="bf16") as segmenter:
         info = segmenter.info
         assert info.precision in ("bf16", "fp32")
-        assert any("bf16 was asked for" in note for note in info.notes) == (
+        assert any("bf16 was requested" in note for note in info.notes) == (
             info.precision == "fp32"
         )
 

@@ -148,8 +148,7 @@ def test_a_bad_file_is_a_usage_error(
 def test_choices_are_those_of_the_tables() -> None:
     from typing import get_args, get_type_hints
 
-    from rtseg.backends import BACKENDS
-    from rtseg.backends.options import PRECISIONS
+    from rtseg.backends import BACKENDS, PRECISIONS
     from rtseg.cli.options import ModelFlags, ViewFlags
     from rtseg.effects import VIEWS
 

@@ -15,11 +15,11 @@ from rtseg import system as cores
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A tree of control groups in the place of the system's."""
     monkeypatch.setattr(cores, "CGROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(cores, "OF_THIS_PROCESS", tmp_path / "self")
+    monkeypatch.setattr(cores, "OWN_CGROUPS", tmp_path / "self")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
-    cores.time_limit.cache_clear()
+    cores.cpu_quota.cache_clear()
     yield tmp_path
-    cores.time_limit.cache_clear()
+    cores.cpu_quota.cache_clear()
 
 
 def put(groups: Path, group: str, files: dict[str, str]) -> None:
@@ -54,7 +54,7 @@ def test_version_1(groups: Path) -> None:
     put(groups, "cpu,cpuacct", limits)
     assert cores.usable_cores() == 3, "a container sees its own group in the place of the first"
     put(groups, "cpu,cpuacct/docker/abc", {**limits, "cpu.cfs_quota_us": "-1"})
-    cores.time_limit.cache_clear()
+    cores.cpu_quota.cache_clear()
     assert cores.usable_cores() == 3
 
 

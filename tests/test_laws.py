@@ -30,6 +30,7 @@ ALLOWED = {
     "torch": {
         "nets",
         "backends.pytorch",
+        "backends.compiled",
         "backends.cuda",
         "decode.device",
         "gpu",

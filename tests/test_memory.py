@@ -36,14 +36,14 @@ def test_what_is_freed_between_things_in_use_goes_back() -> None:
     for piece in pieces[:-1]:
         libc.free(piece)
     kept = resident()
-    memory.give_back()
+    memory.trim_memory()
     assert resident() < kept - 70
     libc.free(pieces[-1])
 
 
 KEPT = """
 import ctypes, threading, psutil
-from rtseg.system import keep_little, keep_much
+from rtseg.system import return_freed_memory, keep_freed_memory
 
 def resident():
     return psutil.Process().memory_info().rss / 1e6
@@ -83,8 +83,8 @@ def kept(first: str, **environment: str) -> float:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc keeps what is freed")
 def test_a_thread_keeps_few_frames() -> None:
     assert kept("pass") > 40
-    assert kept("keep_little()") < 15
-    assert kept("keep_little(); keep_much()") > 40
+    assert kept("return_freed_memory()") < 15
+    assert kept("return_freed_memory(); keep_freed_memory()") > 40
 
 
 PROGRAM = """
@@ -137,11 +137,11 @@ def test_freed_memory_goes_back_after(
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc keeps what is freed")
 def test_what_the_environment_says_of_memory_stands() -> None:
-    assert kept("keep_little()", GLIBC_TUNABLES="glibc.malloc.arena_max=4") > 40
+    assert kept("return_freed_memory()", GLIBC_TUNABLES="glibc.malloc.arena_max=4") > 40
 
 
 def test_where_there_are_no_such_calls_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_libc", None)
-    memory.keep_little()
-    memory.keep_much()
-    memory.give_back()
+    memory.return_freed_memory()
+    memory.keep_freed_memory()
+    memory.trim_memory()

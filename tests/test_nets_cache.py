@@ -12,7 +12,7 @@ import pytest
 
 from rtseg import cache
 from rtseg.backends import BackendOptions
-from rtseg.backends.auto import place_of
+from rtseg.backends.auto import choice_path
 from rtseg.cache import YOUNG_SECONDS, make_room
 from rtseg.nets import find_model
 from rtseg.nets.onnx_file import cached_onnx
@@ -134,7 +134,7 @@ def test_a_network_s_name_is_never_a_path(
     path = cached_onnx(model, (32, 32))
     assert path.parent == tmp_path / "cache" / "onnx"
     assert path.is_file()
-    assert place_of(model, (32, 32), BackendOptions()).parent == tmp_path / "cache" / "auto"
+    assert choice_path(model, (32, 32), BackendOptions()).parent == tmp_path / "cache" / "auto"
     assert left(tmp_path) == {"cache"}
     assert not path.name.startswith(".")
 

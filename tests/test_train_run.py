@@ -379,7 +379,7 @@ def test_training_falls_back_to_no_other_device(robo: Path, small: Path, tmp_pat
 def test_a_processor_trains_in_bf16_if_it_has_it(
     robo: Path, small: Path, tmp_path: Path, monkeypatch, has: str, precision: str
 ) -> None:
-    monkeypatch.setattr(device, "reduced_precisions", lambda: frozenset({has}))
+    monkeypatch.setattr(device, "native_precisions", lambda: frozenset({has}))
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     settings = quick(robo, small, tmp_path / "run", precision="auto")
     assert device.open_fabric(settings)[1] == precision

@@ -46,7 +46,7 @@ from rtseg.sinks.display import display_available
 from rtseg.sinks.pictures import NullSink
 from rtseg.sources import open_source
 from rtseg.stats import Report, Stats
-from rtseg.system import keep_little
+from rtseg.system import return_freed_memory
 from rtseg.temporal import TemporalOptions
 
 MOST_MEGABYTES = 30.0
@@ -158,7 +158,7 @@ class Person:
 def main() -> int:
     """Run it, and say what came of it."""
     asked = _arguments()
-    keep_little()  # as the program does
+    return_freed_memory()  # as the program does
     with tempfile.TemporaryDirectory() as place:
         try:
             report, memory, told, person = soak(asked, Path(place))

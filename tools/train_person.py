@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from rtseg.system import keep_much
+from rtseg.system import keep_freed_memory
 
 WEIGHT_DECAY, WARM_UP = 0.03, 0.04
 FEATURE_SHARES = (0.05, 0.1, 0.2, 0.2, 0.2, 0.2, 0.2)
@@ -324,7 +324,7 @@ def train(options: argparse.Namespace, among: Together) -> None:
     """Train from the pack until all runs together have taken the minutes asked for."""
     # the workers are forked: OpenCV's threads must not have begun in this process by then
     cv2.setNumThreads(0)
-    keep_much()
+    keep_freed_memory()
     torch.manual_seed(among.rank)
     options.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(options.pack, options.out, options, among)

@@ -1,21 +1,38 @@
-"""What runs a network: torch, ONNX Runtime, OpenVINO, or nothing but colours.
+"""What runs a network: PyTorch, ONNX Runtime, OpenVINO, or the stub that only knows colours.
 
-A new backend is one file with a class and one line in `BACKENDS`; `open_backend` makes it.
+A new backend is one file with a class, and one row in `BACKENDS`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rtseg.backends.options import BACKENDS, BackendOptions
+from rtseg.backends.options import (
+    BACKENDS,
+    DEVICES,
+    PRECISIONS,
+    BackendKind,
+    BackendOptions,
+    parse_device,
+)
 from rtseg.errors import UsageError
+from rtseg.system import gpu_is_likely
 
 if TYPE_CHECKING:
     from rtseg.contracts import Backend
     from rtseg.zoo import Model
 
-__all__ = ["BACKENDS", "BackendOptions", "open_backend"]
+__all__ = [
+    "BACKENDS",
+    "DEVICES",
+    "PRECISIONS",
+    "BackendKind",
+    "BackendOptions",
+    "open_backend",
+    "parse_device",
+]
 
 
 def open_backend(
@@ -28,71 +45,78 @@ def open_backend(
     """Load a network, fix its input size and warm it up.
 
     Args:
-        name: of `BACKENDS`, or "auto": stub for the stub, onnx for an ONNX file; for our own
-            networks torch where it has a GPU, else onnx, which is faster on most processors.
-            `fastest.open_fastest` measures instead.
-        input_size: (height, width) of the network's input; None is what it was made for.
-        options: of `BackendOptions`: device, precision, threads, strict, lanes.
+        name: of `BACKENDS`; or "auto", which takes the stub for the stub, onnx for an ONNX file,
+            and for other networks torch if it has a GPU, else onnx, which is faster on most CPUs.
+            `rtseg.backends.auto.open_fastest` measures instead.
+        input_size: (height, width) of the network's input; None is the size it was made for.
+        options: of `BackendOptions`.
 
     Raises:
-        UsageError: no such backend, device, precision or size, or the network cannot have it.
-        ModelError: the network's file is not what it should be.
-        DeviceError: the device failed, or is not there and `strict` is set.
+        UsageError: no such backend, device, precision or size, or this network cannot have it.
+        ModelError: the network's file is not valid.
+        DeviceError: the device failed, or is missing and `strict` is set.
     """
-    known = ("auto", *BACKENDS)
-    if name not in known:
-        raise UsageError(f"unknown backend {name!r}", found="there are " + ", ".join(known))
-    asked = BackendOptions(**options)
+    names = ("auto", *BACKENDS)
+    if name not in names:
+        raise UsageError(f"unknown backend {name!r}", found="there are " + ", ".join(names))
+    how = BackendOptions(**options)
     if name == "auto":
-        name = _best(model, asked.family)
-    _require_match(name, model)
-    if asked.precision == "tf32" and name not in ("torch", "torch-compile"):
-        raise UsageError(
-            f"precision tf32 for the {name} backend",
-            found="torch has it, on NVIDIA's GPUs",
-            do="Take --backend torch, or fp32",
-        )
+        name = _default_backend(model, how.family)
+    _check(name, model, how)
     from rtseg.backends.base import input_size_of
 
     size = input_size_of(model.spec, input_size)
-    opened: Backend = _resolve(BACKENDS[name])(model, size, asked)
+    module, _, attribute = BACKENDS[name].open.partition(":")
+    opened: Backend = getattr(import_module(module), attribute)(model, size, how)
     return opened
 
 
-def _best(model: Model, family: str) -> str:
+def _default_backend(model: Model, family: str) -> str:
+    """What "auto" stands for, without measuring anything."""
     if model.format == "none":
         return "stub"
     if model.format == "onnx" or family in ("cpu", "tensorrt", "directml", "coreml"):
         return "onnx"
     if family == "mps":
         return "torch"
-    from rtseg.backends.options import gpu_is_likely
-
-    if not gpu_is_likely():  # asking torch takes two seconds, and the answer would be no
+    if not gpu_is_likely():  # importing torch to ask takes two seconds
         return "onnx"
     from rtseg.backends.pytorch import has_gpu
 
     return "torch" if has_gpu() else "onnx"
 
 
-def _require_match(name: str, model: Model) -> None:
-    files = {"torch", "random", "onnx"}
-    kinds = {
-        "torch": {"torch", "random"},
-        "torch-compile": {"torch", "random"},
-        "onnx": files,
-        "openvino": files,
-        "stub": {"none"},
-    }
-    if model.format not in kinds[name]:
-        right = next(other for other, formats in kinds.items() if model.format in formats)
+def _check(name: str, model: Model, options: BackendOptions) -> None:
+    """Raise UsageError for a network, device or precision that the backend does not take.
+
+    A backend of the CPU alone is not refused for its device: it runs there with a note.
+    """
+    kind = BACKENDS[name]
+    if model.format not in kind.formats:
+        fitting = [other for other, row in BACKENDS.items() if model.format in row.formats]
         raise UsageError(
             f"backend {name} for {model.spec.name}",
-            found="it is no network" if model.format == "none" else f"it is of {right}",
-            do=f"Take the {right} backend, or auto",
+            found=f"{name} cannot load it; {', '.join(fitting)} can",
+            do=f"Use --backend {fitting[0]}, or auto",
+        )
+    if kind.devices != ("cpu",):
+        _check_value("device", options.family, name, {n: k.devices for n, k in BACKENDS.items()})
+    precisions = {n: k.precisions for n, k in BACKENDS.items()}
+    _check_value("precision", options.precision, name, precisions)
+    if not kind.installed:
+        raise UsageError(
+            f"the {name} backend was requested",
+            found=f"{kind.module} is not installed",
+            do=f"Install it: {kind.install}",
         )
 
 
-def _resolve(home: str) -> Any:
-    module, _, name = home.partition(":")
-    return getattr(import_module(module), name)
+def _check_value(what: str, value: str, name: str, table: Mapping[str, tuple[str, ...]]) -> None:
+    if value in ("auto", *table[name]):
+        return
+    others = [other for other, values in table.items() if value in values and other != "stub"]
+    raise UsageError(
+        f"{what} {value} for the {name} backend",
+        found=f"it has {', '.join(table[name])}",
+        do=f"Use --backend {others[0]}, or another {what}",
+    )

@@ -1,4 +1,4 @@
-"""What every backend does with its input and output: sizes, batches, normalisation, scores."""
+"""What the backends share: device fallback, input sizes, arrays into and out of a network."""
 
 from __future__ import annotations
 
@@ -7,22 +7,43 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.backends.options import LARGEST, SMALLEST
-from rtseg.errors import BackendError, UsageError
+from rtseg.backends.options import MAX_SIDE, MIN_SIDE
+from rtseg.errors import BackendError, DeviceError, UsageError
 from rtseg.zoo import InputSpec, ModelSpec
 
-MULTIPLE = 16
-"""The coarsest stride inside our networks: a multiple of it is divided without rounding."""
+WARM_UP_RUNS = 3
 
-LONGEST = 4.0
-"""The longest shape, as one side over the other."""
+STRIDE = 16
+"""Sides of an input are multiples of it, which the networks' coarsest stride divides evenly."""
+
+MAX_ASPECT = 4.0
+"""Longest input shape, as one side over the other."""
+
+
+def fallback_note(device: str, found: str, strict: bool, instead: str = "cpu") -> str:
+    """The note that another device runs instead of the requested one.
+
+    Args:
+        found: why the device cannot be used.
+
+    Raises:
+        DeviceError: `strict` forbids it.
+    """
+    if strict:
+        raise DeviceError(
+            f"device {device} was required", found=found, do="rtseg doctor shows what runs here"
+        )
+    return f"device {device} was requested, but {found}; running on {instead}"
+
+
+# --- input sizes ---------------------------------------------------------------------------------
 
 
 def input_size_of(spec: ModelSpec, asked: tuple[int, int] | None) -> tuple[int, int]:
     """(height, width) of the input: what was asked for, else what the network was made for.
 
     Raises:
-        UsageError: the network takes one other size only, or the size is absurd.
+        UsageError: the network takes one other size only, or a side is out of range.
     """
     if asked is None or asked == spec.input.size:
         return spec.input.size
@@ -32,36 +53,46 @@ def input_size_of(spec: ModelSpec, asked: tuple[int, int] | None) -> tuple[int, 
         raise UsageError(
             f"input size {height}x{width} for {spec.name}", found=f"it takes {own} and no other"
         )
-    if not SMALLEST <= min(asked) <= max(asked) <= LARGEST:
+    if not MIN_SIDE <= min(asked) <= max(asked) <= MAX_SIDE:
         raise UsageError(
-            f"input size {height}x{width}", found=f"each side is {SMALLEST} to {LARGEST} pixels"
+            f"input size {height}x{width}", found=f"each side is {MIN_SIDE} to {MAX_SIDE} pixels"
         )
     return asked
 
 
 def fit_size(spec: ModelSpec, frame_width: int, frame_height: int) -> tuple[int, int]:
-    """(height, width) for frames of a size: their shape, at the network's own area or a bit less.
+    """(height, width) of the input for frames of a size: their shape, at the network's own area.
 
-    Squeezing a wide frame into a square wastes accuracy on thin things; the frame's own shape
-    costs no more. Both sides are multiples of 16, at least 32; among those that hold no more
-    pixels than the network was made for, the one whose shape and area come nearest. Frames more
-    than four times as long as wide are squeezed to that. A network of one fixed size keeps it.
+    Squeezing a wide frame into a square loses accuracy on thin things; the frame's own shape costs
+    no more. Both sides are multiples of 16, at least 32; of those with no more pixels than the
+    network was made for, the one whose shape and area come nearest. Frames more than four times as
+    long as wide are squeezed to that. A network of one fixed size keeps it.
     """
     if spec.input.fixed:
         return spec.input.size
     area = spec.input.size[0] * spec.input.size[1]
-    shape = min(max(frame_width / frame_height, 1 / LONGEST), LONGEST)
-    step = MULTIPLE
+    shape = min(max(frame_width / frame_height, 1 / MAX_ASPECT), MAX_ASPECT)
     # beyond this side the other one would be under its minimum
-    sides = range(SMALLEST, area // SMALLEST + 1, step)
+    sides = range(MIN_SIDE, area // MIN_SIDE + 1, STRIDE)
 
     def loss(size: tuple[int, int]) -> float:
         height, width = size
         distortion = abs(math.log(width / height / shape))
         return distortion + 0.25 * math.log(area / (height * width))
 
-    sizes = [(h, w) for h in sides for w in _near(h * shape, area // h)]
+    sizes = [(h, w) for h in sides for w in _multiples_near(h * shape, area // h)]
     return min(sizes, key=loss, default=spec.input.size)
+
+
+def _multiples_near(width: float, limit: int) -> list[int]:
+    """Multiples of 16 on both sides of `width`, from 32 to `limit`."""
+    limit -= limit % STRIDE
+    below = int(width) // STRIDE * STRIDE
+    clamped = {max(MIN_SIDE, min(side, limit)) for side in (below, below + STRIDE)}
+    return [side for side in sorted(clamped) if side <= limit]
+
+
+# --- arrays --------------------------------------------------------------------------------------
 
 
 def check_batch(batch: NDArray[np.uint8], input_size: tuple[int, int]) -> None:
@@ -78,15 +109,7 @@ def noise(input_size: tuple[int, int]) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (1, *input_size, 3), np.uint8)
 
 
-def _near(width: float, most: int) -> list[int]:
-    """Multiples of 16 on both sides of `width`, from 32 to `most`."""
-    most -= most % MULTIPLE
-    down = int(width) // MULTIPLE * MULTIPLE
-    clamped = {max(SMALLEST, min(side, most)) for side in (down, down + MULTIPLE)}
-    return [side for side in sorted(clamped) if side <= most]
-
-
-class Feed:
+class InputEncoder:
     """Turns (N, h, w, 3) uint8 RGB batches into a network's input, as its `InputSpec` says.
 
     Args:
@@ -101,12 +124,12 @@ class Feed:
         std = np.array(spec.std, np.float64)
         self._factor = (spec.scale / std).astype(np.float32)
         self._shift = (-np.array(spec.mean, np.float64) / std).astype(np.float32)
-        self._as_it_is = bool((self._factor == 1).all() and (self._shift == 0).all())
+        self._raw = bool((self._factor == 1).all() and (self._shift == 0).all())
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray:
         """The network's input, contiguous, in its layout, colour order and dtype."""
         pixels: NDArray = batch[..., ::-1] if self._flip else batch
-        if not self._as_it_is:
+        if not self._raw:
             pixels = pixels * self._factor + self._shift
             if self.dtype.kind in "iu":  # quantised by the file's own scale: whole numbers
                 limits = np.iinfo(self.dtype)
@@ -123,7 +146,7 @@ def as_scores(output: NDArray, spec: ModelSpec) -> NDArray[np.float32]:
     indices, which some networks give, become one-hot.
 
     Raises:
-        BackendError: the output has another shape than its labels ask for.
+        BackendError: the output's shape does not fit the labels.
     """
     count = len(spec.labels)
     if output.dtype.kind in "iu" and (output.ndim == 3 or 1 in (output.shape[1], output.shape[-1])):
@@ -137,14 +160,14 @@ def as_scores(output: NDArray, spec: ModelSpec) -> NDArray[np.float32]:
     if scores.ndim != 4 or scores.shape[1] != count:
         raise BackendError(
             f"{spec.name} gave an output of shape {output.shape}",
-            found=f"its {count} labels ask for {count} channels",
+            found=f"its {count} labels need {count} channels",
             do="Name its labels and layout in a TOML file beside it",
         )
     return scores
 
 
 def _one_hot(indices: NDArray, count: int) -> NDArray[np.float32]:
-    """(N, h, w), (N, 1, h, w) or (N, h, w, 1) of class indices."""
+    """Scores of (N, h, w), (N, 1, h, w) or (N, h, w, 1) class indices."""
     if indices.ndim == 4:
         indices = indices.squeeze(1 if indices.shape[1] == 1 else 3)
     classes = np.arange(count).reshape(1, -1, 1, 1)

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rtseg.backends.base import WARM_UP_RUNS
 from rtseg.decode.device import DeviceScores, Span, shrink, upload
 from rtseg.decode.passes import blend_table
 from rtseg.frame import Picture
 from rtseg.gpu import on_device
-
-WARM_UP_RUNS = 3
 
 
 class DeviceLoop:

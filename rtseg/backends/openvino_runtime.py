@@ -1,4 +1,4 @@
-"""Networks run by OpenVINO on a processor."""
+"""Networks run by OpenVINO on the CPU."""
 
 from __future__ import annotations
 
@@ -13,34 +13,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.backends.base import Feed, as_scores, check_batch, noise
-from rtseg.backends.options import BackendOptions, first_line, not_there
+from rtseg.backends.base import (
+    WARM_UP_RUNS,
+    InputEncoder,
+    as_scores,
+    check_batch,
+    fallback_note,
+    noise,
+)
+from rtseg.backends.options import BackendOptions
 from rtseg.cache import COMPILED, cache_dir, make_room
 from rtseg.contracts import Backend, BackendInfo
-from rtseg.errors import BackendError, ModelError, UsageError
+from rtseg.errors import BackendError, ModelError, UsageError, first_line
 from rtseg.nets.foreign import precision_of
 from rtseg.nets.onnx_file import cached_onnx, exported_spec
-from rtseg.threads import limited_cores
+from rtseg.system import limited_cores
 from rtseg.zoo import Model
 
 HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
-"""The arithmetic that OpenVINO is allowed; what is quantised in a file stays so beside it."""
+"""OpenVINO's names of the precisions; what is quantised in a file stays so beside it."""
 
-WARM_UP_RUNS = 3
 TELEMETRY = "openvino_telemetry"
+"""Package that reports to OpenVINO's makers when OpenVINO is imported, which works without it."""
 
 
 class OpenVinoBackend(Backend):
-    """One network in OpenVINO's compiled form, kept in the cache; our own pass through ONNX.
+    """One network compiled by OpenVINO and kept in the cache; checkpoints pass through ONNX.
 
     Args:
-        options: precision auto is fp32; bf16 and fp16 take effect where the processor has them,
-            and what it really takes is read back. Each lane is an inference request of its own.
+        options: precision auto is fp32; bf16 and fp16 take effect if the CPU has them, and what it
+            really runs is read back. Each lane is an inference request.
 
     Raises:
-        UsageError: OpenVINO is not installed, or the file has no such precision.
+        UsageError: the network cannot have the precision.
         ModelError: the file is not a network that OpenVINO can run.
-        DeviceError: another device than the processor was required.
+        DeviceError: another device than the CPU was required.
     """
 
     def __init__(
@@ -53,21 +60,21 @@ class OpenVinoBackend(Backend):
         notes = list(model.notes)
         self._kept = options.family in ("auto", "cpu")
         if not self._kept:
-            found = "the openvino backend runs on processors only"
-            notes.append(not_there(options.device, found, options.strict))
-        wanted = _wanted(model, options.precision if self._kept else "auto")
-        own = model.format != "onnx"
-        path = cached_onnx(model, input_size) if own else model.file
+            found = "the openvino backend runs on the CPU only"
+            notes.append(fallback_note(options.device, found, options.strict))
+        wanted = _resolve_precision(model, options.precision if self._kept else "auto")
+        exported = model.format != "onnx"
+        path = cached_onnx(model, input_size) if exported else model.file
         assert path is not None
         self._requests: SimpleQueue[Any] = SimpleQueue()
         self.lanes, self.gains_by_lanes = options.lanes, True
         compiled = self._compile(path, wanted, options)
-        feeds = exported_spec(model.spec, input_size).input if own else model.spec.input
-        self._feed = Feed(feeds, compiled.input(0).element_type.to_dtype())
-        self._output = 0 if own else _index(compiled, model.spec.output_name)
+        spec = exported_spec(model.spec, input_size) if exported else model.spec
+        self._encode = InputEncoder(spec.input, compiled.input(0).element_type.to_dtype())
+        self._output = 0 if exported else _index(compiled, model.spec.output_name)
         running = _running(compiled, wanted)
         if running != wanted:
-            notes.append(f"{wanted} was asked for, but this processor runs {running}")
+            notes.append(f"{wanted} was requested, but this CPU runs {running}")
         if not self._warm_up():
             notes.append("the network gives infinite or undefined scores")
         self.info = BackendInfo(
@@ -75,7 +82,7 @@ class OpenVinoBackend(Backend):
         )
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """As the contract says; pictures of a batch go one after the other."""
+        """As the contract says; the images of a batch run one by one."""
         check_batch(batch, self.input_size)
         if len(batch) != 1:
             return np.concatenate([self(batch[i : i + 1]) for i in range(len(batch))])
@@ -83,7 +90,7 @@ class OpenVinoBackend(Backend):
             raise BackendError(f"{self.spec.name} was used after it was closed")
         request = self._requests.get()
         try:
-            request.infer([self._feed(batch)])
+            request.infer([self._encode(batch)])
             # a request writes its next result over this one
             output = request.get_output_tensor(self._output).data.copy()
         except RuntimeError as error:
@@ -100,13 +107,13 @@ class OpenVinoBackend(Backend):
 
     def _compile(self, path: Path, precision: str, options: BackendOptions) -> Any:
         """The compiled network, with one request per lane."""
-        core = _core(_openvino())
+        core = _core(_import_openvino())
         make_room(compiled := cache_dir() / "openvino", COMPILED)
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY" if options.lanes == 1 else "THROUGHPUT",
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "CACHE_DIR": str(compiled),
-            # decoding and encoding want the same cores: 31 against 28 frames per second, file to
+            # decoding and encoding need the same cores: 31 instead of 28 frames per second, file to
             # file on two of them
             "ENABLE_CPU_PINNING": False,
         }
@@ -120,13 +127,15 @@ class OpenVinoBackend(Backend):
                 network.reshape(self._shape(network))
             self._compiled = core.compile_model(network, "CPU", settings)
         except RuntimeError as error:
-            raise ModelError(f"OpenVINO cannot load {path.name}", found=_last(error)) from error
+            raise ModelError(
+                f"OpenVINO cannot load {path.name}", found=_last_line(error)
+            ) from error
         for _ in range(options.lanes):
             self._requests.put(self._compiled.create_infer_request())
         return self._compiled
 
     def _shape(self, network: Any) -> list[int]:
-        """One picture of the input's size, in the layout of the file."""
+        """Shape of one image of the input's size, in the file's layout."""
         height, width = self.input_size
         planes = self.spec.input.layout == "NCHW"
         return [1, 3, height, width] if planes else [1, height, width, 3]
@@ -135,7 +144,7 @@ class OpenVinoBackend(Backend):
         """Run at the real shape; whether all scores are finite.
 
         Raises:
-            ModelError: the network cannot take this shape, or gives something else than scores.
+            ModelError: the network does not take this shape, or does not give scores.
         """
         batch = noise(self.input_size)
         try:
@@ -147,32 +156,25 @@ class OpenVinoBackend(Backend):
 
 @cache
 def _core(openvino: Any) -> Any:
-    """OpenVINO's one core of this process, which is never taken down.
+    """The one core of this process, which is never released.
 
-    With a core its CPU plugin gives the thread another stack for signals, and with the core it puts
-    back the one before, which may be that of a core that is gone: the next signal, Ctrl-C say, then
-    ends the program without a word.
+    With a core, OpenVINO's CPU plugin sets an alternate signal stack; releasing it restores the one
+    before, which may belong to a core that is gone: the next signal, such as Ctrl-C, would then
+    kill the process.
     """
     return openvino.Core()
 
 
-def _openvino() -> Any:
-    try:
-        with _in_private():
-            import openvino
-    except ImportError as error:
-        raise UsageError(
-            "the openvino backend was asked for",
-            found="OpenVINO is not installed",
-            do='Install it: python -m pip install "rtseg[openvino]"',
-        ) from error
+def _import_openvino() -> Any:
+    with _without_telemetry():
+        import openvino
     return openvino
 
 
 @contextmanager
-def _in_private() -> Iterator[None]:
-    """OpenVINO tells its makers when it is imported, by a package that it can do without."""
-    if TELEMETRY in sys.modules or "openvino" in sys.modules:  # somebody else's choice
+def _without_telemetry() -> Iterator[None]:
+    """Make OpenVINO's telemetry package look absent."""
+    if TELEMETRY in sys.modules or "openvino" in sys.modules:  # somebody else imported it
         yield
         return
     sys.modules[TELEMETRY] = None  # type: ignore[assignment]
@@ -182,8 +184,8 @@ def _in_private() -> Iterator[None]:
         del sys.modules[TELEMETRY]
 
 
-def _wanted(model: Model, asked: str) -> str:
-    """The precision to ask for: what was, else that of the file."""
+def _resolve_precision(model: Model, asked: str) -> str:
+    """The precision to request: as asked, else the file's."""
     if model.format == "onnx":
         assert model.file is not None
         found = precision_of(model.file)
@@ -193,27 +195,27 @@ def _wanted(model: Model, asked: str) -> str:
     if asked == "int8":
         raise UsageError(
             f"precision int8 for {model.spec.name}",
-            found="the openvino backend quantises nothing itself",
-            do="Make an int8 file with rtseg export, and name it",
+            found="the openvino backend does not quantise",
+            do="Make an int8 file with rtseg export",
         )
     return "fp32" if asked == "auto" else asked
 
 
 def _running(compiled: Any, wanted: str) -> str:
-    """The precision that the compiled network says it computes in."""
+    """The precision that the compiled network runs in, read back."""
     if wanted == "int8":
         return wanted
-    said = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-    return {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}.get(said, said)
+    hint = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    return {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}.get(hint, hint)
 
 
 def _index(compiled: Any, name: str) -> int:
-    """Which output is called `name`; "" is the first."""
+    """Index of the output called `name`; "" is the first."""
     names = [output.get_names() for output in compiled.outputs]
     return next((i for i, own in enumerate(names) if name in own), 0)
 
 
-def _last(error: RuntimeError) -> str:
-    """OpenVINO's own words come after the places in its sources."""
+def _last_line(error: RuntimeError) -> str:
+    """OpenVINO's message, which follows the places in its sources."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

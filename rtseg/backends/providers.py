@@ -1,4 +1,4 @@
-"""What ONNX Runtime calls its devices, and what is asked of each; loads no library."""
+"""ONNX Runtime's execution providers: names, settings, order; imports no library."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rtseg.backends.options import UNUSED, BackendOptions, not_there, nvidia_driver
+from rtseg.backends.base import fallback_note
+from rtseg.backends.options import BackendOptions
 from rtseg.cache import cache_dir, sha256
 from rtseg.errors import UsageError
 from rtseg.nets.foreign import precision_of
+from rtseg.system import GPU_UNUSED, nvidia_driver
 from rtseg.zoo import Model
 
 PROVIDERS = {
@@ -20,40 +22,30 @@ PROVIDERS = {
     "coreml": "CoreMLExecutionProvider",
 }
 FAMILY_OF = {provider: family for family, provider in PROVIDERS.items()}
-REPLAYED = {PROVIDERS["cuda"], PROVIDERS["tensorrt"]}
-"""Providers that can record their launches once and replay them."""
+GRAPH_PROVIDERS = {PROVIDERS["cuda"], PROVIDERS["tensorrt"]}
+"""Providers that can capture a run as a CUDA graph and replay it."""
 
 CHAINS = {"auto": ("cuda", "directml", "coreml"), "tensorrt": ("tensorrt", "cuda")}
-"""What is tried before the processor, where it is more than the device itself. TensorRT builds for
-minutes and must be asked for; what it cannot run, CUDA can."""
-
-
-def check_device(family: str) -> None:
-    """Raise UsageError for a device that ONNX Runtime has no provider for."""
-    if family not in ("auto", *PROVIDERS):
-        raise UsageError(
-            f"device {family} for the onnx backend",
-            found="it has " + ", ".join(PROVIDERS),
-            do="Take the torch backend, or coreml on Apple machines" if family == "mps" else "",
-        )
+"""What is tried before the CPU, if it is more than the device itself. TensorRT builds engines for
+minutes and must be requested; what it cannot run, CUDA can."""
 
 
 def provider_options(family: str, number: int, *, graph: bool = True) -> dict[str, str]:
     """The settings of a provider.
 
     Args:
-        number: which of several devices.
-        graph: whether NVIDIA's record their launches once and replay them, which needs fixed places
-            for input and output (`BoundRun`) and every operator on the device.
+        number: index of the device.
+        graph: whether NVIDIA's capture a run as a CUDA graph, which needs fixed buffers
+            (`BoundRun`) and every operator on the device.
     """
     settings = {"device_id": str(number)} if family in ("cuda", "tensorrt", "directml") else {}
-    replay = "1" if graph else "0"
+    graphs = "1" if graph else "0"
     if family == "cuda":
-        # one shape for life: every method of cuDNN is timed once, with all the memory it asks for
+        # one shape for life: time every method of cuDNN once, with all the memory it wants
         settings |= {
             "cudnn_conv_algo_search": "EXHAUSTIVE",
             "cudnn_conv_use_max_workspace": "1",
-            "enable_cuda_graph": replay,
+            "enable_cuda_graph": graphs,
             "use_tf32": "0",  # fp32 is fp32
         }
     if family == "tensorrt":
@@ -65,15 +57,15 @@ def provider_options(family: str, number: int, *, graph: bool = True) -> dict[st
             "trt_engine_cache_path": engines,
             "trt_timing_cache_enable": "1",
             "trt_timing_cache_path": engines,
-            "trt_cuda_graph_enable": replay,
+            "trt_cuda_graph_enable": graphs,
         }
     return settings
 
 
 def for_file(chain: list[Any], network: Path) -> list[Any]:
-    """The same providers, with engines in the cache that are this file's and no other's.
+    """The same providers, with TensorRT engines cached under a name of this file alone.
 
-    TensorRT's own names for them hold the file's name and its nodes, but not its weights.
+    TensorRT's own names hold the file's name and nodes, but not its weights.
     """
     name = PROVIDERS["tensorrt"]
     if not any(entry[0] == name for entry in chain):
@@ -83,10 +75,8 @@ def for_file(chain: list[Any], network: Path) -> list[Any]:
 
 
 def fallbacks(chain: list[Any]) -> Iterator[list[Any]]:
-    """The chain; the same without replay, which a network may not allow; then that of the next
-    provider, and at last the processor.
-    """
-    plain = without_replay(chain)
+    """Chains to try in order: as it is, without CUDA graphs, from the next provider on, the CPU."""
+    plain = without_graphs(chain)
     yield chain
     if plain != chain:
         yield plain
@@ -94,8 +84,8 @@ def fallbacks(chain: list[Any]) -> Iterator[list[Any]]:
         yield from fallbacks(chain[1:])
 
 
-def without_replay(chain: list[Any]) -> list[Any]:
-    """The same providers, launching anew for every run."""
+def without_graphs(chain: list[Any]) -> list[Any]:
+    """The same providers without CUDA graphs."""
     off = {"enable_cuda_graph": "0", "trt_cuda_graph_enable": "0"}
     return [
         entry
@@ -105,14 +95,14 @@ def without_replay(chain: list[Any]) -> list[Any]:
     ]
 
 
-def wanted_precision(asked: str, model: Model, provider: str) -> str:
-    """The precision to export our networks in, or that an ONNX file has.
+def resolve_precision(asked: str, model: Model, provider: str) -> str:
+    """The precision to export a checkpoint in, or that an ONNX file has.
 
     Args:
-        provider: the one that will be tried first.
+        provider: the one that is tried first.
 
     Raises:
-        UsageError: the file, or the exporter, has no such precision.
+        UsageError: the file has, or the exporter writes, another precision only.
         ModelError: the file cannot be read.
     """
     if model.format == "onnx":
@@ -129,7 +119,7 @@ def wanted_precision(asked: str, model: Model, provider: str) -> str:
         raise UsageError(
             f"precision {asked} for {model.spec.name}",
             found="the onnx backend exports fp32 and fp16",
-            do="Take the torch backend" if asked == "bf16" else "Name an ONNX file in int8",
+            do="Use --backend torch" if asked == "bf16" else "Make an int8 file with rtseg export",
         )
     fast = provider in (PROVIDERS["cuda"], PROVIDERS["tensorrt"])
     return asked if asked != "auto" else "fp16" if fast else "fp32"
@@ -140,41 +130,43 @@ def tiny_graph() -> bytes:
     from onnx import TensorProto, helper
 
     one = helper.make_tensor("w", TensorProto.FLOAT, [1, 1, 3, 3], [1.0] * 9)
-    picture = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 4, 4])
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 4, 4])
     result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 2, 2])
     node = helper.make_node("Conv", ["x", "w"], ["y"])
-    graph = helper.make_graph([node], "tiny", [picture], [result], [one])
+    graph = helper.make_graph([node], "tiny", [image], [result], [one])
     opset = helper.make_opsetid("", 13)
     model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
     return bytes(model.SerializeToString())
 
 
 def compare(
-    options: BackendOptions, running: str, there: list[str]
+    options: BackendOptions, running: str, built_in: list[str]
 ) -> tuple[bool, tuple[str, ...]]:
-    """Whether the device is the one asked for, and what to say if it is not.
+    """Whether the device is the requested one, and notes if it is not.
 
     Args:
         running: the session's first provider, read back.
-        there: the providers that this build has.
+        built_in: the providers that this build has.
 
     Raises:
         DeviceError: it is not, and the options are strict.
     """
     family = options.family
     if family == "auto":
-        silent = running == PROVIDERS["cpu"] and nvidia_driver()
-        return True, (f"{UNUSED}: {why_not(PROVIDERS['cuda'], there)}",) if silent else ()
+        unused = running == PROVIDERS["cpu"] and nvidia_driver()
+        why = why_missing(PROVIDERS["cuda"], built_in)
+        return True, (f"{GPU_UNUSED}: {why}",) if unused else ()
     if running == PROVIDERS[family]:
         return True, ()
     device = f"{family}:{options.number}" if family in ("cuda", "tensorrt") else family
     instead = FAMILY_OF.get(running, running)
-    return False, (not_there(device, why_not(PROVIDERS[family], there), options.strict, instead),)
+    why = why_missing(PROVIDERS[family], built_in)
+    return False, (fallback_note(device, why, options.strict, instead),)
 
 
-def why_not(provider: str, there: list[str]) -> str:
-    """Why a session that was asked for a provider does not have it; the library does not say."""
-    if provider not in there:
+def why_missing(provider: str, built_in: list[str]) -> str:
+    """Why a session does not have a provider that it was given; ONNX Runtime does not tell."""
+    if provider not in built_in:
         return f"this ONNX Runtime is built without {provider}"
     if provider in (PROVIDERS["cuda"], PROVIDERS["tensorrt"]) and not nvidia_driver():
         return f"{provider} finds no NVIDIA driver"

@@ -1,8 +1,8 @@
-"""No network: classes are told by their flat colours.
+"""No network: finds classes by their flat colours.
 
-It finds the shapes of the `test://` source, which are drawn in the colours of `SHAPE_LABELS`. A
-test double for all that stands around a network, a demonstration without weights, and, since it
-costs next to nothing, the measure of rtseg's own overhead; "stub?delay=100ms" is a slow network.
+It segments the shapes of the `test://` source, which are drawn in the colours of `SHAPE_LABELS`. It
+is a test double, a demo without weights and, as it costs next to nothing, the measure of rtseg's
+own overhead; "stub?delay=100ms" stands in for a slow network.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.backends.base import check_batch
-from rtseg.backends.options import BackendOptions, not_there
+from rtseg.backends.base import check_batch, fallback_note
+from rtseg.backends.options import BackendOptions
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.stats import Clock
 from rtseg.zoo import Model
 
 STRIDE = 8
-SURE = 8.0
-"""The logit of the class that is seen; the others have 0."""
+LOGIT = 8.0
+"""Of the class that is found; the others have 0."""
 
-NEAR = 60.0
-"""How far from a shape's colour, in RGB, a pixel still belongs to it; beyond is background."""
+MAX_DISTANCE = 60.0
+"""From a shape's colour, in RGB, to a pixel that still belongs to it; beyond is background."""
 
 
 class StubBackend(Backend):
-    """Looks at the middle pixel of every 8 x 8 block.
+    """Classifies the middle pixel of every 8 x 8 block.
 
     Args:
-        clock: sleeps the model's delay.
+        clock: sleeps for the model's delay.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class StubBackend(Backend):
         self._clock, self._delay = clock or Clock(), model.delay_seconds
         family = options.family
         kept = family in ("auto", "cpu")
-        notes = () if kept else (not_there(family, "the stub has no network", options.strict),)
+        notes = () if kept else (fallback_note(family, "the stub runs on cpu", options.strict),)
         self.info = BackendInfo("stub", "cpu", "fp32", "numpy", (*model.notes, *notes), kept)
-        self.batches = True  # its delay is that of a call, as on a GPU that is far from full
+        self.batches = True  # the delay is per call, as on a GPU that is far from full
         self._rows, self._columns = (_middles(side) for side in input_size)
         self._colours = np.array(model.spec.labels.colours, np.float32)
 
@@ -56,10 +56,10 @@ class StubBackend(Backend):
         pixels = batch[:, self._rows[:, None], self._columns].astype(np.float32)
         distance = np.linalg.norm(pixels[:, None] - self._colours[:, None, None], axis=-1)
         background = self.spec.labels.background or 0
-        distance[:, background] = NEAR
-        seen = distance.argmin(1)
+        distance[:, background] = MAX_DISTANCE
+        found = distance.argmin(1)
         classes = np.arange(len(self._colours))[:, None, None]
-        return np.where(seen[:, None] == classes, np.float32(SURE), np.float32(0))
+        return np.where(found[:, None] == classes, np.float32(LOGIT), np.float32(0))
 
 
 def _middles(side: int) -> NDArray[np.int64]:

@@ -114,8 +114,8 @@ import torch
 print(f"device\tcpu, {torch.get_num_threads()} threads")
 for number in range(torch.cuda.device_count()):
     print(f"device\tcuda:{number}, {torch.cuda.get_device_name(number)}")
-from rtseg.backends.options import nvidia_driver
 from rtseg.gpu import cuda_missing
+from rtseg.system import nvidia_driver
 if nvidia_driver() and (why := cuda_missing(0)):
     do = "install torch for CUDA, by the command that pytorch.org/get-started/locally gives"
     print(f"NVIDIA GPU\tnot used: {why}\t{do}")
@@ -131,12 +131,12 @@ except Exception as error:
 
 
 def _onnx() -> Iterator[Finding]:
-    from rtseg.backends.options import nvidia_driver
-    from rtseg.backends.ort import available_providers_that_run
+    from rtseg.backends.ort import provider_statuses
     from rtseg.backends.providers import PROVIDERS
+    from rtseg.system import nvidia_driver
 
     unused = nvidia_driver()
-    for provider, found in available_providers_that_run().items():
+    for provider, found in provider_statuses().items():
         unused &= (provider, found) != (PROVIDERS["cuda"], "runs")
         yield Finding(provider, found)
     if unused:
@@ -170,9 +170,9 @@ def _cache() -> Iterator[Finding]:
 
 
 def _auto() -> Iterator[Finding]:
-    from rtseg.backends.auto import remembered
+    from rtseg.backends.auto import saved_choices
 
-    for choice in remembered():
+    for choice in saved_choices():
         best, *others = [row for row in choice.rows if row.seconds is not None]
         times = [f"{row.backend} {(row.seconds or 0) * 1e3:.1f}" for row in others]
         before = f" ({', '.join(times)})" if times else ""

@@ -109,7 +109,7 @@ def _open_named_or_fastest(
     return open_measured(
         model,
         input_size=input_size,
-        again=flags.run.remeasure,
+        remeasure=flags.run.remeasure,
         on_measure=on_measure,
         **options,
     )

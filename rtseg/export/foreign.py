@@ -10,8 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
-from rtseg.backends.options import first_line
-from rtseg.errors import ModelError
+from rtseg.errors import ModelError, first_line
 from rtseg.nets.foreign import precision_of, read_facts
 from rtseg.nets.onnx_file import INPUT_NAME, OUTPUT_NAME
 from rtseg.zoo import InputSpec, Model, ModelSpec

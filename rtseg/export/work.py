@@ -12,9 +12,8 @@ import numpy as np
 import onnx
 
 from rtseg.backends import open_backend
-from rtseg.backends.options import first_line
 from rtseg.contracts import Backend
-from rtseg.errors import ModelError
+from rtseg.errors import ModelError, first_line
 from rtseg.export.foreign import write_foreign, write_half
 from rtseg.export.frames import Samples, Watch
 from rtseg.export.int8 import Attempt, Quantiser, quantise

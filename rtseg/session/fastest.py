@@ -1,4 +1,4 @@
-"""The backend that is fastest here, its masks compared on frames of the demo's clip."""
+"""The fastest backend here, its masks compared on frames of the demo clip."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ def open_measured(
     model: Model,
     *,
     input_size: tuple[int, int] | None = None,
-    again: bool = False,
+    remeasure: bool = False,
     on_measure: Callable[[str], None] = lambda candidates: None,
     **options: Any,
 ) -> Backend:
-    """Load a network in whatever runs it fastest here; measured once, and remembered.
+    """Load a network in the backend that runs it fastest here; measured once, then remembered.
 
     Args:
-        input_size: (height, width) of the network's input; None is what it was made for.
-        again: measure, whatever is remembered.
-        on_measure: told what is about to be measured.
+        input_size: (height, width) of the network's input; None is the size it was made for.
+        remeasure: ignore a remembered measurement.
+        on_measure: called with the candidates before they are measured.
         options: of `BackendOptions`.
 
     Raises:
-        RtsegError: as `open_backend`, where nothing can load it.
+        RtsegError: as `open_backend`, if no backend can load the network.
     """
     return open_fastest(
         model,
         input_size=input_size,
         frames=demo_batches,
-        again=again,
+        remeasure=remeasure,
         on_measure=on_measure,
         **options,
     )
 
 
 def demo_batches(size: tuple[int, int]) -> Sequence[Batch]:
-    """Frames of the demo's clip at `size` (height, width), as a segmenter feeds a network."""
+    """Frames of the demo clip at `size` (height, width), as a segmenter feeds a network."""
     with open_source(DEMO) as source:
         return [batch_of(frame.image, size) for frame in source]

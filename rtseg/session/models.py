@@ -12,7 +12,7 @@ from rtseg.labels import LabelSet
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.stats import Clock
-from rtseg.system import give_back
+from rtseg.system import trim_memory
 from rtseg.threads import Flow, Slot
 
 Load = Callable[[str], Segmenter]
@@ -148,4 +148,4 @@ class Networks:
         except (Exception, KeyboardInterrupt) as error:  # whatever a library says of a file
             return BackendError(f"cannot load {name}", found=str(error))
         finally:
-            give_back()
+            trim_memory()

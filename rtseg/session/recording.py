@@ -18,7 +18,7 @@ from rtseg.session.state import Notices
 from rtseg.sinks import SinkOptions, open_sink
 from rtseg.sinks.masks import palette, palette_png
 from rtseg.sinks.pictures import encode
-from rtseg.system import give_back
+from rtseg.system import trim_memory
 from rtseg.threads import Flow
 
 T = TypeVar("T")
@@ -97,7 +97,7 @@ def _done(
     except Exception as error:  # in the thread it would end all that is still to be done
         return partial(_raise, error)
     finally:
-        give_back()
+        trim_memory()
 
 
 def _raise(error: Exception) -> None:

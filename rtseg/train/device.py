@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from rtseg.backends.auto import reduced_precisions
-from rtseg.backends.options import UNUSED, nvidia_driver, parse_device
+from rtseg.backends import parse_device
 from rtseg.errors import DeviceError, UsageError
 from rtseg.gpu import cuda_missing, has_cuda
+from rtseg.system import GPU_UNUSED, native_precisions, nvidia_driver
 from rtseg.train.lightning_import import Fabric
 from rtseg.train.settings import Settings
 
@@ -62,7 +62,7 @@ def unused_gpu(settings: Settings, fabric: Fabric) -> str:
     """Why a processor trains where a driver says that there is a GPU; "" where none does."""
     if settings.device != "auto" or fabric.device.type != "cpu" or not nvidia_driver():
         return ""
-    return f"{UNUSED}: {cuda_missing(0)}; rtseg doctor says what to do"
+    return f"{GPU_UNUSED}: {cuda_missing(0)}; rtseg doctor says what to do"
 
 
 def _require(family: str, number: int, devices: int) -> None:
@@ -94,4 +94,4 @@ def _precision(family: str, asked: str) -> str:
 
 def _processor_gains() -> bool:
     """Whether bf16 is quicker: elsewhere torch turns every number to and fro, ten times slower."""
-    return "bf16" in reduced_precisions() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bf16" in native_precisions() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

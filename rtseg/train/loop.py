@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtseg.backends.options import first_line
-from rtseg.errors import DatasetError, UsageError
+from rtseg.errors import DatasetError, UsageError, first_line
 from rtseg.files import atomic, cannot_write
 from rtseg.nets.state import save_checkpoint
 from rtseg.train.batches import Loader, Shuffled, batches, mixed

@@ -13,7 +13,7 @@ from rtseg.errors import DeviceError, counted
 from rtseg.evaluate.networks import Network
 from rtseg.metrics import ConfusionMatrix
 from rtseg.nets import find_model
-from rtseg.system import keep_much
+from rtseg.system import keep_freed_memory
 from rtseg.threads import usable_cores
 from rtseg.train import batches as augment
 from rtseg.train import leads
@@ -174,7 +174,7 @@ def train(
         watch.note("note", unused)
     loop = _loop(fabric, prepared, watch, stop)
     if fabric.device.type == "cpu":
-        keep_much()
+        keep_freed_memory()
     try:
         with one_opencv_thread():
             ended = loop.run()

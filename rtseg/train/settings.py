@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rtseg.backends.options import LARGEST, SMALLEST
+from rtseg.backends.options import MAX_SIDE, MIN_SIDE
 from rtseg.errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -180,9 +180,9 @@ def flag(name: str) -> str:
 
 
 def _check_pairs(size: tuple[int, int], scale: tuple[float, float]) -> None:
-    if not SMALLEST <= min(size) <= max(size) <= LARGEST:
+    if not MIN_SIDE <= min(size) <= max(size) <= MAX_SIDE:
         raise UsageError(
-            f"--size {size[0]}x{size[1]}", found=f"each side is {SMALLEST} to {LARGEST} pixels"
+            f"--size {size[0]}x{size[1]}", found=f"each side is {MIN_SIDE} to {MAX_SIDE} pixels"
         )
     if not 0.05 <= scale[0] <= scale[1] <= 20:
         raise UsageError(
