@@ -24,14 +24,14 @@ from dataset_folders import (
 
 from rtseg.datasets import DATASETS, Dataset, Problem, Sample, open_dataset
 from rtseg.datasets.checks import check
-from rtseg.datasets.split import split_dataset, split_words
+from rtseg.datasets.split import describe_split, split_dataset
 from rtseg.errors import DatasetError
 from rtseg.labels import PERSON
 
 
 def told(folder: Path) -> list[str]:
     """`file: words` of every problem."""
-    return [f"{problem.path.name}: {problem.words}" for problem in check(open_dataset(folder))]
+    return [f"{problem.path.name}: {problem.message}" for problem in check(open_dataset(folder))]
 
 
 @pytest.mark.parametrize("layout", sorted(DATASETS))
@@ -56,13 +56,13 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     shutil.copy(images / "00_0006.jpg", images / "00_0006.jpeg")
     problems = told(folder)
     for start in (
-        "00_0000.jpg: no mask has its name",
-        "00_0001.png: no picture has the name of this mask",
+        "00_0000.jpg: there is no mask with its name",
+        "00_0001.png: there is no image with the name of this mask",
         "00_0002.jpg: cannot use the mask",
         "00_0003.jpg: cannot use the mask",
         "00_0004.jpg: cannot read the image",
         "00_0005.jpg: cannot read the mask",
-        "00_0006.jpg: has the name of 00_0006.jpeg",
+        "00_0006.jpg: has the same name as 00_0006.jpeg",
     ):
         assert len([words for words in problems if words.startswith(start)]) == 1, start
     assert len(problems) == 7
@@ -78,7 +78,7 @@ def test_the_same_picture_in_two_splits_is_a_problem_but_not_within_one(tmp_path
         shutil.copy(source, folder / "val" / place.format("leaked"))
     (problem,) = check(open_dataset(folder))
     assert problem.path.name == "leaked.jpg"
-    assert "which is in train, this one in val" in problem.words
+    assert "which is in train, this one in val" in problem.message
 
 
 def test_a_picture_that_two_lists_name_stays_in_the_first_and_is_told_of(tmp_path: Path) -> None:
@@ -87,9 +87,9 @@ def test_a_picture_that_two_lists_name_stays_in_the_first_and_is_told_of(tmp_pat
         file.write("00_0003\nstranger\n01_0000\n")
     dataset = open_dataset(tmp_path)
     assert next(s for s in dataset.samples if s.name == "00_0003").split == "train"
-    assert {problem.words for problem in check(dataset)} == {
-        "00_0003 is in train too, and stays there",
-        "stranger has no picture in JPEGImages",
+    assert {problem.message for problem in check(dataset)} == {
+        "00_0003 is also in train, where it stays",
+        "stranger has no image in JPEGImages",
         "01_0000 is listed twice",
     }
 
@@ -145,10 +145,10 @@ def test_what_is_wrong_with_coco_annotations_is_told_by_file(tmp_path: Path) -> 
     problems = told(tmp_path)
     for words in (
         "annotations of category 99, which it does not name: 1",
-        "annotations without an outline (a box is none): 2",
-        "annotations of pictures it does not name: 3, x",
-        "pictures that are not there: 00_0005.jpg",
-        "pictures named twice: 00_0004.jpg",
+        "annotations without an outline (a box is not enough): 2",
+        "annotations of images it does not name: 3, x",
+        "images that do not exist: 00_0005.jpg",
+        "images named twice: 00_0004.jpg",
     ):
         assert f"instances_train2017.json: {words}" in problems
     assert any("cannot use annotation 4" in words for words in problems)
@@ -163,8 +163,8 @@ def test_two_pictures_of_one_id_are_a_problem_of_their_split(tmp_path: Path) -> 
     path.write_text(json.dumps(value))
     (problem,) = check(open_dataset(tmp_path))
     assert (problem.path, problem.split) == (path, "train")
-    assert problem.words.startswith("ids that several pictures have")
-    assert problem.words.endswith(": 1")
+    assert problem.message.startswith("ids shared by several images")
+    assert problem.message.endswith(": 1")
 
 
 def test_a_picture_without_objects_is_background_and_no_fault(tmp_path: Path) -> None:
@@ -184,10 +184,10 @@ def test_broken_json_is_a_problem_of_its_split_and_an_error_where_nothing_is_lef
     (folder / "valid" / "_annotations.coco.json").write_text('{"images": [')
     dataset = open_dataset(folder)
     assert dataset.splits == ("train", "test")
-    assert "it is no JSON" in check(dataset)[0].words
+    assert "it is not JSON" in check(dataset)[0].message
     for split in ("train", "test"):
         (folder / split / "_annotations.coco.json").write_text("[1, 2]")
-    with pytest.raises(DatasetError, match="it is no"):
+    with pytest.raises(DatasetError, match="it is not"):
         open_dataset(folder)
 
 
@@ -226,20 +226,20 @@ def test_a_dataset_made_by_hand_is_checked_for_what_a_layout_would_never_give(
     short = Sample("a", image, lambda: np.zeros((3, 4), np.uint8))
     strange = Sample("a", image, lambda: np.full((4, 4), 9, np.uint8))
     found = check(Dataset(tmp_path, "by hand", PERSON, (short, strange)))
-    assert [problem.words for problem in found] == [
-        "two pictures are called a",
-        "the mask is 3x4 (HxW), the picture 4x4",
-        "the mask holds [9], which is no class",
+    assert [problem.message for problem in found] == [
+        "two images are named a",
+        "the mask is 3x4 (HxW), the image 4x4",
+        "the mask has values that are not classes: [9]",
     ]
     assert check(Dataset(tmp_path, "by hand", PERSON, ())) == (
-        Problem(tmp_path, "there are no labelled pictures"),
+        Problem(tmp_path, "it has no labelled images"),
     )
 
 
 def test_a_folder_in_which_nothing_pairs_is_refused_with_what_to_do(tmp_path: Path) -> None:
     write(tmp_path / "images" / "a.jpg", np.zeros((4, 4, 3), np.uint8))
     write(tmp_path / "masks" / "b.png", np.zeros((4, 4), np.uint8))
-    with pytest.raises(DatasetError, match="1 picture and 1 mask, no two of one name"):
+    with pytest.raises(DatasetError, match="1 image and 1 mask, but no image and"):
         open_dataset(tmp_path)
 
 
@@ -260,7 +260,7 @@ def test_the_sets_own_splits_are_kept(tmp_path: Path) -> None:
     parts = split_dataset(dataset, seed=1)
     assert sizes(parts) == [8, 4, 4]
     assert all(sample.split == split for split, part in parts.items() for sample in part)
-    assert split_words(dataset, seed=1) == "splits as the set gives them"
+    assert describe_split(dataset, seed=1) == "the dataset's own splits"
 
 
 def test_a_set_without_splits_is_dealt_80_10_10_by_seed(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_a_set_without_splits_is_dealt_80_10_10_by_seed(tmp_path: Path) -> None:
     dealt = [name for part in parts.values() for name in names(part)]
     assert sorted(dealt) == names(dataset.samples)
     assert names(split_dataset(dataset, seed=2)["val"]) != names(parts["val"])
-    assert "dealt 80/10/10 into train, val and test by seed 1" in split_words(dataset, seed=1)
+    assert "80/10/10 train, val and test at random (seed 1)" in describe_split(dataset, seed=1)
     assert sizes(split_dataset(dataset, seed=1, shares=(0.5, 0.5, 0.0))) == [20, 20, 0]
 
 
@@ -287,13 +287,16 @@ def test_val_is_taken_from_train_where_only_that_is_missing(tmp_path: Path) -> N
     parts = split_dataset(dataset, seed=3)
     assert sizes(parts) == [16, 2, 9]
     assert {sample.split for sample in parts["val"]} == {"train"}
-    assert split_words(dataset, seed=3) == "the set gives no val: taken from train by seed 3"
+    assert (
+        describe_split(dataset, seed=3)
+        == "the dataset has no val split: taken from train at random (seed 3)"
+    )
 
 
 def test_test_may_be_empty(tmp_path: Path) -> None:
     dataset = open_dataset(make_voc(tmp_path))
     assert sizes(split_dataset(dataset, seed=0)) == [8, 4, 0]
-    assert split_words(dataset, seed=0).endswith("it gives no test")
+    assert describe_split(dataset, seed=0).endswith("no test split")
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -340,7 +343,7 @@ def test_sequences_that_share_a_picture_stay_together(tmp_path: Path) -> None:
 
 def test_what_cannot_be_split_is_refused(tmp_path: Path) -> None:
     one = open_dataset(make_folder(tmp_path / "one", 1, names=NAMES))
-    with pytest.raises(DatasetError, match="it has 1 pictures"):
+    with pytest.raises(DatasetError, match="it has 1 image"):
         split_dataset(one, seed=0)
     make_folder(tmp_path / "clips" / "a", 5, (16, 24), names=None)
     clip = open_dataset(tmp_path / "clips", format="folder")
@@ -349,9 +352,9 @@ def test_what_cannot_be_split_is_refused(tmp_path: Path) -> None:
     twice = make_folder(tmp_path / "twice", 1)
     for place in ("images/{}.jpg", "masks/{}.png"):
         shutil.copy(twice / place.format("00_0000"), twice / place.format("copy"))
-    with pytest.raises(DatasetError, match="2 pictures that are copies, which stay together"):
+    with pytest.raises(DatasetError, match="2 images that are copies, which stay together"):
         split_dataset(open_dataset(twice), seed=0)
-    with pytest.raises(DatasetError, match="it gives only val"):
+    with pytest.raises(DatasetError, match="it has only val"):
         split_dataset(open_dataset(make_voc(tmp_path / "voc"), split="val"), seed=0)
 
 

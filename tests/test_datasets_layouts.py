@@ -26,8 +26,7 @@ from dataset_folders import (
     write,
 )
 
-from rtseg.datasets import DATASETS, Dataset, layout_of, named_samples, open_dataset
-from rtseg.datasets import folders as values
+from rtseg.datasets import DATASETS, Dataset, folders, layout_of, named_samples, open_dataset
 from rtseg.datasets.checks import check_masks
 from rtseg.errors import DatasetError, UsageError
 from rtseg.frame import VOID
@@ -85,7 +84,7 @@ def test_the_order_is_the_same_whenever_it_is_opened_and_samples_travel(
 def test_a_format_that_is_named_is_not_guessed(layout: str, tmp_path: Path) -> None:
     folder = MAKERS[layout](tmp_path / "set")
     assert open_dataset(folder, format=layout).format == layout
-    with pytest.raises(UsageError, match="unknown format 'nonsense': there are coco, masks-csv"):
+    with pytest.raises(UsageError, match="unknown format 'nonsense': formats are coco, masks-csv"):
         open_dataset(folder, format="nonsense")
 
 
@@ -105,7 +104,7 @@ def test_an_unknown_folder_is_told_what_was_looked_for(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="there is no such file or folder"):
+    with pytest.raises(DatasetError, match="no such file or folder"):
         open_dataset(tmp_path / "absent")
 
 
@@ -118,7 +117,7 @@ def test_a_split_is_kept_and_an_unknown_one_lists_those_there_are(tmp_path: Path
     folder = make_roboflow(tmp_path / "set")
     assert counts(open_dataset(folder, split="valid")) == {"val": 4}
     assert open_dataset(folder).splits == ("train", "val", "test")
-    with pytest.raises(DatasetError, match="there are train, val, test"):
+    with pytest.raises(DatasetError, match="splits are train, val, test"):
         open_dataset(folder, split="minival")
     with pytest.raises(DatasetError, match="it has none"):
         open_dataset(make_folder(tmp_path / "other"), split="val")
@@ -131,9 +130,9 @@ def test_names_in_a_file_are_kept_and_unknown_ones_are_an_error(tmp_path: Path) 
     kept = named_samples(open_dataset(folder), names)
     assert [sample.name for sample in kept] == ["00_0002", "00_0005"]
     names.write_text("00_0005\nstranger\n")
-    with pytest.raises(DatasetError, match="there is no stranger") as raised:
+    with pytest.raises(DatasetError, match="not in the dataset: stranger") as raised:
         named_samples(open_dataset(folder), names)
-    assert "Names look like 00_0000" in str(raised.value)
+    assert "Write names like 00_0000" in str(raised.value)
 
 
 def test_masks_can_be_checked_alone(tmp_path: Path) -> None:
@@ -143,7 +142,7 @@ def test_masks_can_be_checked_alone(tmp_path: Path) -> None:
     assert dataset.problems == ()
     (problem,) = check_masks(dataset.samples)
     assert problem.path.name == "00_0003.jpg"
-    assert "48x63 (HxW), its image 00_0003.jpg is 48x64" in problem.words
+    assert "48x63 (HxW), its image 00_0003.jpg is 48x64" in problem.message
 
 
 # COCO
@@ -263,7 +262,7 @@ def test_a_category_called_background_is_the_background(tmp_path: Path) -> None:
 def test_files_that_call_one_category_by_two_names_are_refused(tmp_path: Path) -> None:
     path = make_coco(tmp_path) / "annotations" / "instances_val2017.json"
     path.write_text(path.read_text().replace('"disc"', '"ring"'))
-    with pytest.raises(DatasetError, match="calls category 3 'ring', another file 'disc'"):
+    with pytest.raises(DatasetError, match="names category 3 'ring', another file 'disc'"):
         open_dataset(tmp_path)
 
 
@@ -352,7 +351,7 @@ def test_cityscapes_lists_of_pictures_and_masks_give_the_splits(tmp_path: Path) 
     dataset = open_dataset(tmp_path)
     assert counts(dataset) == {"train": 2, "val": 1}
     assert set(np.unique(dataset.samples[0].read_mask())) <= {0, 11, 13}
-    assert any("9 labelled pictures are in no list" in note for note in dataset.notes)
+    assert any("9 labelled images left out: in no list" in note for note in dataset.notes)
 
 
 def test_each_mask_that_cityscapes_lists_name_is_read_by_its_own_kind(tmp_path: Path) -> None:
@@ -375,7 +374,7 @@ def test_a_mask_of_no_kind_of_cityscapes_is_refused(tmp_path: Path) -> None:
     shutil.copy(tmp_path / f"gtFine/{stem}_gtFine_labelIds.png", tmp_path / colours)
     (tmp_path / "train.txt").write_text(f"leftImg8bit/{stem}_leftImg8bit.png {colours}")
     (sample,) = open_dataset(tmp_path).samples
-    with pytest.raises(DatasetError, match="neither in labelIds nor in labelTrainIds"):
+    with pytest.raises(DatasetError, match="neither labelIds nor labelTrainIds"):
         sample.read_mask()
 
 
@@ -477,13 +476,13 @@ def test_pictures_in_a_folder_without_any_mask_are_no_samples_and_are_told_of(
     dataset = open_dataset(folder)
     assert len(dataset) == 8
     assert dataset.problems == ()
-    assert dataset.notes == ("pictures without masks are left out: 2 in unlabelled/",)
+    assert dataset.notes == ("images without masks are left out: 2 in unlabelled/",)
 
 
 def test_a_folder_of_several_sets_is_not_mixed_up(tmp_path: Path) -> None:
     for name in ("cats", "dogs"):
         make_folder(tmp_path / name)
-    with pytest.raises(DatasetError, match=r"several sets in .* named in cats, dogs"):
+    with pytest.raises(DatasetError, match=r"several datasets in .* names in cats, dogs"):
         open_dataset(tmp_path)
 
 
@@ -550,7 +549,7 @@ def test_names_are_read_from_the_usual_files(tmp_path: Path, name: str, text: st
         ("classes.json", '["a", "b"', "cannot read the class names"),
         ("classes.json", '{"a": 0, "b": 2}', "are not 0, 1, 2"),
         ("classes.txt", "a\nb\nA\n", "named twice: A, a"),
-        ("class_dict.csv", "name,r,g,b\na,0,0,0\nb,1,2,300\n", "is no colour"),
+        ("class_dict.csv", "name,r,g,b\na,0,0,0\nb,1,2,300\n", "is not a colour"),
     ],
 )
 def test_names_that_make_no_sense_are_refused(
@@ -581,7 +580,7 @@ def test_masks_of_0_and_255_are_nothing_and_something(tmp_path: Path, names) -> 
 def test_masks_of_0_and_255_are_known_where_the_first_ones_show_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names, most: int
 ) -> None:
-    monkeypatch.setattr(values, "MOST_MASKS_READ", most)
+    monkeypatch.setattr(folders, "MOST_MASKS_READ", most)
     make_folder(tmp_path, 24, names=names, binary=True)
     for index in range(20 if most == 500 else 23):
         write(tmp_path / "masks" / f"00_{index:04}.png", np.zeros((48, 64), np.uint8))

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from rtseg.datasets import Sample, open_dataset
 from rtseg.datasets.coco import Outline, Outlines
-from rtseg.datasets.files import read_index_mask
+from rtseg.datasets.contract import read_index_mask
 from rtseg.errors import DatasetError
 from rtseg.frame import VOID
 from rtseg.images import image_size, read_image
@@ -99,7 +99,7 @@ def test_exact_colours_of_voc_give_its_classes_and_its_void(tmp_path: Path) -> N
 def test_a_colour_of_no_class_is_named(tmp_path: Path) -> None:
     image = np.zeros((2, 2, 3), np.uint8)
     image[0, 0] = (1, 2, 3)
-    with pytest.raises(DatasetError, match="no class has the colour #030201"):
+    with pytest.raises(DatasetError, match="#030201 does not belong to a class"):
         read_index_mask(write(tmp_path / "a.png", image))
 
 
@@ -107,7 +107,7 @@ def test_masks_that_cannot_hold_indices_are_refused(tmp_path: Path) -> None:
     deep = write(tmp_path / "deep.png", indices().astype(np.uint16) * 300)
     with pytest.raises(DatasetError, match="more than 8 bits"):
         read_index_mask(deep)
-    with pytest.raises(DatasetError, match="JPEG changes the values"):
+    with pytest.raises(DatasetError, match="JPEG compression changes pixel values"):
         read_index_mask(write(tmp_path / "lossy.jpg", indices()))
     clear = np.zeros((4, 4, 4), np.uint8)
     with pytest.raises(DatasetError, match="transparent") as raised:
@@ -292,9 +292,9 @@ def test_an_object_of_two_points_is_no_object(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("segmentation", "words"),
     [
-        ({"size": [9, 12], "counts": [0, 108]}, r"for \[9, 12\] \(HxW\), its picture is 10x12"),
-        ({"size": [10, 12], "counts": [0, 1000]}, "its runs cover 1000 pixels of 120"),
-        ({"size": [10, 12], "counts": "zzzz"}, "its runs cover 50 pixels of 120"),
+        ({"size": [9, 12], "counts": [0, 108]}, r"for \[9, 12\] \(HxW\), its image is 10x12"),
+        ({"size": [10, 12], "counts": [0, 1000]}, "its runs cover 1000 of 120 pixels"),
+        ({"size": [10, 12], "counts": "zzzz"}, "its runs cover 50 of 120 pixels"),
         ({"size": [10, 12], "counts": "\u00ff"}, "cannot use annotation 1"),
         ([[0, 0, 1e9, 0, 1e9, 1e9]], "far outside"),
         ([[0, 0, float("nan"), 0, 5, 5]], "far outside"),

@@ -383,7 +383,7 @@ def test_a_split_that_is_broken_as_a_whole_is_not_passed_over(tmp_path: Path) ->
     folder = make_coco(tmp_path / "set", splits=("train", "val", "test"))
     (folder / "annotations" / "instances_val2017.json").write_text("{")
     for split in ("", "val"):
-        with pytest.raises(DatasetError, match="it is no JSON"):
+        with pytest.raises(DatasetError, match="it is not JSON"):
             open_set(SetSpec(folder, split=split))
     assert open_set(SetSpec(folder, split="test")).split == "test"
 

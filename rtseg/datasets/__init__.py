@@ -1,4 +1,4 @@
-"""Labelled pictures: one table, one `open_dataset`, one small file per layout."""
+"""Labelled images in any of the layouts of `DATASETS`, each of which is one module."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DATASETS: dict[str, str] = {
     "voc": "rtseg.datasets.voc:LAYOUT",
     "folder": "rtseg.datasets.folders:LAYOUT",
 }
-"""Format -> the `Layout` that recognises and reads it; the first that recognises it has it."""
+"""Format -> the `Layout` that reads it; with several that match a path, the first is used."""
 
 
 def open_dataset(
@@ -38,33 +38,52 @@ def open_dataset(
     format: str = "auto",
     split: str | None = None,
 ) -> Dataset:
-    """Index labelled pictures, whatever folders and files they lie in; opens no picture yet.
+    """Index labelled images; no image is opened yet.
 
     Args:
-        path: the folder, or the COCO-JSON file.
-        format: a row of `DATASETS`; "auto" takes the first that recognises what lies there.
-        split: keep only this split's samples.
+        path: the folder, or the COCO JSON file.
+        format: a row of `DATASETS`; "auto" takes the first that matches.
+        split: keep only the samples of this split.
 
     Raises:
-        UsageError: there is no such format.
-        DatasetError: nothing is there, it is of no known layout, it holds no labelled picture, or
-            there is no such split.
+        UsageError: the format is unknown.
+        DatasetError: the path does not exist, has no known layout, or holds no labelled image, or
+            the split does not exist.
     """
     root = Path(path).expanduser()
     if format != "auto" and format not in DATASETS:
-        raise UsageError(f"unknown format {format!r}", found="there are " + ", ".join(DATASETS))
+        raise UsageError(f"unknown format {format!r}", found="formats are " + ", ".join(DATASETS))
     if not root.exists():
-        raise DatasetError(f"cannot open {root}", found="there is no such file or folder")
-    dataset = _indexed(root, format)
+        raise DatasetError(f"cannot open {root}", found="no such file or folder")
+    dataset = _index(root, format)
     if not dataset.samples:
-        raise _nothing_in(root, format, dataset)
+        raise _no_samples(root, format, dataset)
     return dataset if split is None else _only_split(dataset, split)
 
 
 def layout_of(path: str | Path) -> str | None:
-    """The row of `DATASETS` that a folder or file looks like; None where it looks like none."""
+    """The row of `DATASETS` that matches a folder or file, or None."""
     root = Path(path).expanduser()
-    return next((name for name in DATASETS if _layout(name).found_at(root)), None)
+    return next((name for name in DATASETS if _layout(name).matches(root)), None)
+
+
+def named_samples(dataset: Dataset, path: Path) -> tuple[Sample, ...]:
+    """The samples that a text file lists by name, one per line, in the dataset's order.
+
+    Raises:
+        DatasetError: the file cannot be read or is empty, or a name is unknown.
+    """
+    wanted = read_lines(path)
+    unknown = sorted(set(wanted) - {sample.name for sample in dataset.samples})
+    if unknown or not wanted:
+        example = dataset.samples[0].name
+        raise DatasetError(
+            f"cannot select the images listed in {path}",
+            found=f"not in the dataset: {listed(unknown)}" if unknown else "the file is empty",
+            do=f"Write names like {example}, one per line.",
+        )
+    kept = set(wanted)
+    return tuple(sample for sample in dataset.samples if sample.name in kept)
 
 
 def _layout(name: str) -> Layout:
@@ -73,35 +92,35 @@ def _layout(name: str) -> Layout:
     return layout
 
 
-def _indexed(root: Path, format: str) -> Dataset:
+def _index(root: Path, format: str) -> Dataset:
     if format != "auto":
         return _layout(format).index(root)
-    at = root
-    while (name := layout_of(at)) is None:
-        inner = subfolders(at) if at.is_dir() else []
+    folder = root
+    while (name := layout_of(folder)) is None:
+        inner = subfolders(folder) if folder.is_dir() else []
         if len(inner) != 1:  # an unpacked archive is often one folder in another
-            raise _unknown(root)
-        at = inner[0]
-    return _layout(name).index(at)
+            raise _unknown_layout(root)
+        folder = inner[0]
+    return _layout(name).index(folder)
 
 
-def _unknown(root: Path) -> DatasetError:
-    looked = "".join(f"\n  {name}: {_layout(name).looks_for}" for name in DATASETS)
+def _unknown_layout(root: Path) -> DatasetError:
+    layouts = "".join(f"\n  {name}: {_layout(name).description}" for name in DATASETS)
     return DatasetError(
-        f"no labelled pictures of a known layout in {root}", found="looked for" + looked
+        f"no labelled images of a known layout in {root}", found="looked for" + layouts
     )
 
 
-def _nothing_in(root: Path, format: str, dataset: Dataset) -> DatasetError:
-    """The error for a place where nothing was found; with another layout's name, if it has one."""
-    asked, found = f"no labelled pictures in {root}", _told(dataset.problems)
-    if found or format == "auto" or _layout(format).found_at(root):
-        return DatasetError(asked, found=found or "it is empty")
-    looks_like = layout_of(root)
+def _no_samples(root: Path, format: str, dataset: Dataset) -> DatasetError:
+    """The error for a dataset without samples; suggests another layout if one matches."""
+    asked = f"no labelled images in {root}"
+    if dataset.problems or format == "auto" or _layout(format).matches(root):
+        return DatasetError(asked, found=listed(dataset.problems, 3) or "it is empty")
+    other = layout_of(root)
     return DatasetError(
         asked,
-        found=f"it has not the layout {format}: {_layout(format).looks_for}",
-        do=f"It looks like {looks_like}: leave --format out" if looks_like else "",
+        found=f"it does not have the layout {format}: {_layout(format).description}",
+        do=f"It looks like {other}: leave out --format" if other else "",
     )
 
 
@@ -111,29 +130,6 @@ def _only_split(dataset: Dataset, split: str) -> Dataset:
     if not kept:
         raise DatasetError(
             f"no split {split!r} in {dataset.root}",
-            found="there are " + ", ".join(dataset.splits) if dataset.splits else "it has none",
+            found="splits are " + ", ".join(dataset.splits) if dataset.splits else "it has none",
         )
     return replace(dataset, samples=kept)
-
-
-def named_samples(dataset: Dataset, path: Path) -> tuple[Sample, ...]:
-    """The samples that a text file names, one per line, in the dataset's order.
-
-    Raises:
-        DatasetError: the file cannot be read or is empty, or there is no such name.
-    """
-    wanted = read_lines(path)
-    unknown = sorted(set(wanted) - {sample.name for sample in dataset.samples})
-    if unknown or not wanted:
-        example = dataset.samples[0].name
-        raise DatasetError(
-            f"cannot keep the pictures that {path} names",
-            found=f"there is no {listed(unknown)}" if unknown else "it is empty",
-            do=f"Names look like {example}, one per line.",
-        )
-    kept = set(wanted)
-    return tuple(sample for sample in dataset.samples if sample.name in kept)
-
-
-def _told(problems: tuple[Problem, ...]) -> str:
-    return listed([str(problem) for problem in problems], 3)

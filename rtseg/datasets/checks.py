@@ -1,4 +1,4 @@
-"""Everything that is wrong with a dataset, by file, at once, before hours go into it."""
+"""Check a whole dataset before hours of training go into it."""
 
 from __future__ import annotations
 
@@ -12,38 +12,37 @@ from rtseg.datasets.folders import repeated
 from rtseg.errors import DatasetError
 from rtseg.frame import VOID, Mask
 
-Progress = Callable[[int, int], None]
-"""Called as (samples checked, samples in all)."""
+OnProgress = Callable[[int, int], None]
+"""Called as on_progress(samples checked, total)."""
 
-
-Seen = Callable[[Sample, Mask], None]
+OnSample = Callable[[Sample, Mask], None]
 """Called with each sample and its (H, W) uint8 mask in the dataset's classes."""
 
 
 def check(
-    dataset: Dataset, *, progress: Progress | None = None, seen: Seen | None = None
+    dataset: Dataset, *, progress: OnProgress | None = None, on_sample: OnSample | None = None
 ) -> tuple[Problem, ...]:
-    """Read every picture and mask, and tell all that is wrong, by file.
+    """Read every image and mask, and return all problems, those found while indexing first.
 
-    What indexing found comes first. A picture without objects is no fault. The same picture in two
-    splits is one: what is measured would have been trained on.
+    An image without objects is fine. The same image in two splits is a problem: the measurement
+    would be on training data.
     """
     problems = list(dataset.problems)
     if not dataset.samples:
-        problems.append(Problem(dataset.root, "there are no labelled pictures"))
+        problems.append(Problem(dataset.root, "it has no labelled images"))
     names = repeated(sample.name for sample in dataset.samples)
-    problems += [Problem(dataset.root, f"two pictures are called {name}") for name in names]
+    problems += [Problem(dataset.root, f"two images are named {name}") for name in names]
     digests: dict[str, Sample] = {}
     for number, sample in enumerate(dataset.samples, 1):
-        problems += _wrong_with(sample, len(dataset.labels), seen)
-        problems += _seen_in_another_split(sample, digests)
+        problems += _check_sample(sample, len(dataset.labels), on_sample)
+        problems += _check_other_splits(sample, digests)
         if progress:
             progress(number, len(dataset))
     return tuple(dict.fromkeys(problems))
 
 
 def check_masks(samples: Iterable[Sample]) -> Iterator[Problem]:
-    """Read these masks, and tell of those that cannot be used or do not lie on their pictures."""
+    """Read these masks; yield those that cannot be used or do not fit their images."""
     for sample in samples:
         try:
             sample.read_mask()
@@ -51,38 +50,38 @@ def check_masks(samples: Iterable[Sample]) -> Iterator[Problem]:
             yield _problem(sample, error)
 
 
-def _wrong_with(sample: Sample, num_classes: int, seen: Seen | None) -> Iterator[Problem]:
+def _check_sample(
+    sample: Sample, num_classes: int, on_sample: OnSample | None
+) -> Iterator[Problem]:
     try:
         height, width = sample.read_image().shape[:2]
-    except DatasetError as error:
-        yield _problem(sample, error)
-        return
-    try:
         mask = sample.read_mask()
     except DatasetError as error:
         yield _problem(sample, error)
         return
-    if seen:
-        seen(sample, mask)
+    if on_sample:
+        on_sample(sample, mask)
     if mask.shape != (height, width):
-        found = f"the mask is {mask.shape[0]}x{mask.shape[1]} (HxW), the picture {height}x{width}"
-        yield _problem(sample, found)
-    strange = np.unique(mask[(mask >= num_classes) & (mask != VOID)])
-    if strange.size:
-        yield _problem(sample, f"the mask holds {strange.tolist()}, which is no class")
+        size = f"{mask.shape[0]}x{mask.shape[1]}"
+        yield _problem(sample, f"the mask is {size} (HxW), the image {height}x{width}")
+    unknown = np.unique(mask[(mask >= num_classes) & (mask != VOID)])
+    if unknown.size:
+        yield _problem(sample, f"the mask has values that are not classes: {unknown.tolist()}")
 
 
-def _seen_in_another_split(sample: Sample, digests: dict[str, Sample]) -> Iterator[Problem]:
-    """The same bytes were met in another split."""
+def _check_other_splits(sample: Sample, digests: dict[str, Sample]) -> Iterator[Problem]:
     try:
         digest = hashlib.sha256(sample.image_path.read_bytes()).hexdigest()
     except OSError:
-        return  # told of already: it cannot be read
-    before = digests.setdefault(digest, sample)
-    if before.split != sample.split:
-        words = f"the same picture as {before.image_path}, which is in {before.split or 'no split'}"
-        yield _problem(sample, f"{words}, this one in {sample.split or 'none'}")
+        return  # reported already: it cannot be read
+    other = digests.setdefault(digest, sample)
+    if other.split != sample.split:
+        yield _problem(
+            sample,
+            f"the same image as {other.image_path}, which is in {other.split or 'no split'}, "
+            f"this one in {sample.split or 'none'}",
+        )
 
 
-def _problem(sample: Sample, words: object) -> Problem:
-    return Problem(sample.image_path, str(words), sample.split)
+def _problem(sample: Sample, message: object) -> Problem:
+    return Problem(sample.image_path, str(message), sample.split)

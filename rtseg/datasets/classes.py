@@ -1,260 +1,234 @@
-"""Finding the target of every class of a dataset and of a network."""
+"""Names of classes, and which class of a dataset is which class of a model."""
 
 from __future__ import annotations
 
+import csv
 import difflib
-from collections.abc import Collection, Iterator, Sequence
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rtseg.datasets.folders import FOREGROUND
-from rtseg.datasets.names import canonical, is_background
-from rtseg.errors import UsageError
+from rtseg.datasets.contract import Table
+from rtseg.errors import DatasetError, UsageError
 from rtseg.frame import VOID
-from rtseg.labels import Colour, LabelSet
+from rtseg.labels import Colour, LabelSet, random_colours
 from rtseg.text import listed
+
+NAME_FILES = (
+    "labelmap.txt label_map.txt classes.json classes.txt labels.json labels.txt names.txt "
+    "class_dict.csv class_names.txt"
+).split()
+"""Files that may hold class names, in the order in which they are tried."""
+
+BACKGROUND_NAMES = frozenset("background bg null none nothing backgroundclass".split())
+"""Names of the background class, folded."""
+
+SYNONYMS = {"aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch", "tvmonitor": "tv"}
+"""Pascal VOC's name, folded -> COCO's for the same class (as in torchvision's references)."""
+
+BACKGROUND = "background"
+FOREGROUND = "foreground"
+"""The name given to the only class of binary masks."""
+
+GENERIC_NAMES = frozenset({FOREGROUND, "object", "objects", "mask", "fg", "class1"})
+"""Names, folded, of the only class of a dataset that separates foreground from background."""
 
 IGNORE = "ignore"
 STAR = "*"
 
 
+def fold(name: str) -> str:
+    """The name without case, blanks, `_` and `-`."""
+    return re.sub(r"[\s_\-]+", "", name.casefold())
+
+
+def is_background(name: str) -> bool:
+    """Whether this is a name of the background class."""
+    return fold(name) in BACKGROUND_NAMES
+
+
+def canonical(name: str) -> str:
+    """One spelling for all names of a class."""
+    return SYNONYMS.get(fold(name), fold(name))
+
+
 @dataclass(frozen=True)
-class Entries:
-    """What was asked for.
+class Names:
+    """Class names in the order of their indices.
 
     Attributes:
-        targets: the classes to score or train, in the order in which they were named.
-        named: class, in canonical spelling -> its target, or IGNORE.
-        star: the target of `*`, if any.
+        colours: RGB of each class in full-colour masks, where the file gives them.
+        path: the file they come from.
     """
 
-    targets: tuple[str, ...]
-    named: dict[str, str]
-    star: str | None
+    names: tuple[str, ...]
+    colours: tuple[Colour, ...] | None
+    path: Path
 
-    def assign(self, labels: LabelSet) -> list[str | None]:
-        """The target of each class: as named, else the one that is called like it."""
-        own = {canonical(target): target for target in self.targets}
-        names = [canonical(name) for name in labels.names]
-        assigned = [self.named.get(name, own.get(name)) for name in names]
-        if labels.background is not None and assigned[labels.background] is None:
-            assigned[labels.background] = next(filter(is_background, self.targets), None)
-        return assigned
+    @property
+    def labels(self) -> LabelSet:
+        """The names as labels, in the file's colours or else in distinct ones."""
+        return label_set(self.names, self.path, colours=self.colours)
 
 
-def parse_entries(entries: Sequence[str], dataset: LabelSet, network: LabelSet | None) -> Entries:
-    """Read entries whose names are classes of either side.
+def label_set(
+    names: Sequence[str],
+    where: Path,
+    *,
+    colours: Sequence[Colour] | None = None,
+) -> LabelSet:
+    """Labels with these names; the first of `BACKGROUND_NAMES` is the background.
 
     Raises:
-        UsageError: an entry has no target or no name, a name is of no class, or has two targets.
+        DatasetError: there are fewer than 2 or more than 255 names, or two are equal.
     """
-    targets: dict[str, str] = {}
-    named: dict[str, str] = {}
-    known = {canonical(name) for side in (dataset, network) if side for name in side.names}
-    for target, name in _split(entries):
-        first = IGNORE if target == IGNORE else targets.setdefault(canonical(target), target)
-        word = STAR if name == STAR else canonical(name)
-        if word != STAR and word not in known:
-            raise _unknown(name, dataset, network)
-        if named.setdefault(word, first) != first:
-            raise UsageError(f"--classes put {name!r} in both {named[word]} and {first}")
-    star = named.pop(STAR, None)
-    return Entries(tuple(targets.values()), named, star)
+    if not 2 <= len(names) <= VOID:
+        raise DatasetError(
+            f"cannot use the classes of {where}",
+            found=f"there are {len(names)}",
+            do=f"An 8-bit mask holds 2 to {VOID} classes.",
+        )
+    folded = [fold(name) for name in names]
+    twice = sorted({name for name in names if folded.count(fold(name)) > 1})
+    if twice:
+        raise DatasetError(
+            f"cannot use the classes of {where}", found="named twice: " + ", ".join(twice)
+        )
+    background = next((i for i, name in enumerate(names) if is_background(name)), None)
+    return LabelSet(
+        tuple(names), tuple(colours or _distinct_colours(len(names), background)), background
+    )
 
 
-def _split(entries: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(target, name) of each name; one without `=` is its own target."""
-    for entry in entries:
-        target, equals, names = entry.partition("=")
-        words = [name.strip() for name in (names if equals else target).split(",")]
-        target = target.strip()
-        if not target or not all(words) or (equals and "," in target):
-            raise UsageError(
-                f"cannot read --classes {entry!r}",
-                do='Write "TARGET=NAME,NAME": a class, and what it is called on either side.',
-            )
-        for word in words:
-            into = target if equals else word
-            yield (IGNORE if canonical(into) == IGNORE else into), word
+def _distinct_colours(count: int, background: int | None) -> list[Colour]:
+    """Distinct colours; the background is black."""
+    black, *others = random_colours(0, count + 1)
+    if background is not None:
+        others.insert(background, black)
+    return others[:count]
 
 
-def _unknown(name: str, dataset: LabelSet, network: LabelSet | None) -> UsageError:
-    every = list(dict.fromkeys([*dataset.names, *(network.names if network else ())]))
-    spelled = {canonical(known): known for known in every}
-    near = [spelled[word] for word in difflib.get_close_matches(canonical(name), spelled, 3, 0.6)]
-    found = "the dataset has " + ", ".join(dataset.names)
-    if network:
-        found += "; the network has " + ", ".join(network.names)
-    meant = f"Did you mean {' or '.join(near)}?" if near else ""
-    return UsageError(f"--classes names {name!r}, which neither side has", found=found, do=meant)
+def find_names(folders: Iterable[Path]) -> Names | None:
+    """The names in the first file of `NAME_FILES` in these folders, or None.
+
+    Raises:
+        DatasetError: the file cannot be read.
+    """
+    files = [file for file in map(name_file, folders) if file]
+    return read_names(files[0]) if files else None
 
 
-BACKGROUND = "background"
+def name_file(folder: Path) -> Path | None:
+    """The first file of `NAME_FILES` in a folder, or None."""
+    return next((folder / name for name in NAME_FILES if (folder / name).is_file()), None)
 
-NAMELESS = frozenset({canonical(FOREGROUND), "object", "objects", "mask", "fg", "class1"})
-"""Names, folded, of the one class of a set that only tells something from nothing."""
+
+def read_names(path: Path) -> Names:
+    """Read names from a JSON list or dict, a CSV of name,r,g,b, CVAT's labelmap, or lines.
+
+    Raises:
+        DatasetError: the file cannot be read, or holds no names.
+    """
+    try:
+        text = path.read_text("utf-8-sig")
+        if path.suffix == ".json":
+            return Names(_json_names(json.loads(text)), None, path)
+        lines = [line.strip() for line in text.splitlines()]
+        return _line_names([line for line in lines if line and not line.startswith("#")], path)
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise DatasetError(
+            f"cannot read the class names in {path}",
+            found=str(error),
+            do="Write a JSON list of names, or one name per line, in the order of the indices.",
+        ) from error
 
 
-@dataclass
+def _json_names(value: Any) -> tuple[str, ...]:
+    """From a list; {"names": [...]}; {"0": "sky", ...} or {"sky": 0, ...}."""
+    if isinstance(value, dict):
+        for key in ("names", "classes", "labels"):
+            if key in value:
+                return _json_names(value[key])
+        pairs = [
+            (int(key), name) if isinstance(name, str) else (int(name), key)
+            for key, name in value.items()
+        ]
+        return _in_order(pairs)
+    if not isinstance(value, list):
+        raise ValueError("it is not a JSON list of names")
+    return tuple(
+        str(entry["name"] if isinstance(entry, dict) else entry).strip() for entry in value
+    )
+
+
+def _in_order(pairs: Iterable[tuple[int, str]]) -> tuple[str, ...]:
+    ordered = sorted(pairs)
+    if [index for index, _ in ordered] != list(range(len(ordered))):
+        raise ValueError("the class indices are not 0, 1, 2, ...")
+    return tuple(name for _, name in ordered)
+
+
+def _line_names(lines: list[str], path: Path) -> Names:
+    rows = [next(csv.reader([line], skipinitialspace=True)) for line in lines]
+    if path.suffix == ".csv":
+        found = [(row[0], _parse_colour(row[1:4])) for row in rows[1:]]
+    elif path.stem.replace("_", "") == "labelmap" and all(":" in line for line in lines):
+        # CVAT: name:r,g,b:parts:actions
+        parts = [line.split(":") for line in lines]
+        found = [(part[0], _parse_colour(part[1].split(","))) for part in parts]
+    else:
+        return Names(_plain_names(lines), None, path)
+    return Names(tuple(name for name, _ in found), tuple(colour for _, colour in found), path)
+
+
+def _plain_names(lines: list[str]) -> tuple[str, ...]:
+    """One name per line; leading numbers that count the lines are dropped."""
+    numbered = [re.fullmatch(r"(\d+)\s*[:,\s]\s*(\S.*)", line) for line in lines]
+    if all(numbered):
+        return _in_order((int(match[1]), match[2].strip()) for match in numbered if match)
+    return tuple(lines)
+
+
+def _parse_colour(parts: Sequence[str]) -> Colour:
+    r, g, b = (int(part) for part in parts)
+    if not all(0 <= part <= 255 for part in (r, g, b)):
+        raise ValueError(f"{r},{g},{b} is not a colour")
+    return r, g, b
+
+
+@dataclass(frozen=True)
 class Side:
-    """A dataset or a network.
+    """A dataset or a model, and the target of each of its classes.
 
     Attributes:
-        word: "dataset" or "network".
-        targets: the target of each class, by index; None where none was found.
+        role: "dataset" or "model".
+        targets: the target of each class, by index; None where there is none. Changed in place.
     """
 
-    word: str
+    role: str
     labels: LabelSet
     targets: list[str | None]
 
     @property
-    def things(self) -> list[int]:
-        """Its classes but the background."""
+    def foreground(self) -> list[int]:
+        """All classes but the background."""
         return [index for index in range(len(self.labels)) if index != self.labels.background]
 
     def fill(self, star: str) -> None:
-        """Give what has no target this one; the background stays without."""
-        for index in self.things:
+        """Give this target to every class without one, except the background."""
+        for index in self.foreground:
             self.targets[index] = self.targets[index] or star
 
-    def leave_out(self, ignored: Collection[str]) -> None:
-        """Ignore the classes so called, in folded spelling."""
+    def ignore(self, names: Collection[str]) -> None:
+        """Ignore the classes with these canonical names."""
         for index, name in enumerate(self.labels.names):
-            if canonical(name) in ignored:
+            if canonical(name) in names:
                 self.targets[index] = IGNORE
-
-
-@dataclass(frozen=True)
-class Match:
-    """The scored classes, background first, and what became them; the dataset is the first side."""
-
-    targets: list[str]
-    sides: tuple[Side, ...]
-    said: tuple[str, ...] = ()
-
-
-def by_name(dataset: LabelSet, network: LabelSet, ignored: Collection[str] = frozenset()) -> Match:
-    """The classes that both know, by the network's names, but those whose folded name is ignored.
-
-    Raises:
-        UsageError: there is none.
-    """
-    ours = Side("dataset", dataset, [None] * len(dataset))
-    theirs = Side("network", network, [None] * len(network))
-    said: tuple[str, ...] = ()
-    _pair_up(ours, theirs)
-    for side in (ours, theirs):
-        side.leave_out(ignored)
-    if not any(ours.targets) and _is_the_same_by_another_name(ours, theirs):
-        ours.targets[ours.things[0]] = theirs.targets[theirs.things[0]] = _thing(theirs)
-        said = (f"the dataset's only class, {_thing(ours)}, counts as {_thing(theirs)}",)
-    targets = list(dict.fromkeys(target for target in ours.targets if target not in (None, IGNORE)))
-    if not targets:
-        raise _nothing_common(ours, theirs)
-    sides = (ours, theirs)
-    return Match([*_background(sides, targets), *targets], sides, said)
-
-
-def by_entries(dataset: LabelSet, network: LabelSet | None, entries: Entries) -> Match:
-    """The targets that entries name.
-
-    Raises:
-        UsageError: one side has no class for a target, or there is but one class to tell.
-    """
-    if not entries.targets and entries.star is None:
-        return _all_but(dataset, network, entries.named)
-    sides = [Side("dataset", dataset, entries.assign(dataset))]
-    if network:
-        sides.append(Side("network", network, entries.assign(network)))
-    for side in sides:
-        # The star is the dataset's, unless the network knows nothing else that would be the target.
-        if entries.star and (side is sides[0] or entries.star not in (*side.targets, IGNORE)):
-            side.fill(entries.star)
-    targets = sorted(entries.targets, key=lambda target: not is_background(target))
-    _all_know(sides, targets)
-    if not any(map(is_background, targets)):
-        targets = [*_background(sides, targets), *targets]
-    if len(targets) < 2:
-        raise UsageError(
-            f"--classes name only {', '.join(targets) or 'what to ignore'}",
-            found="there is no background to tell it from",
-            do='Add --classes "background=*".',
-        )
-    return Match(targets, tuple(sides))
-
-
-def _all_but(dataset: LabelSet, network: LabelSet | None, ignored: Collection[str]) -> Match:
-    """As without entries, where these only say what to ignore."""
-    if network is not None:
-        return by_name(dataset, network, ignored)
-    side = Side("dataset", dataset, list(dataset.names))
-    side.leave_out(ignored)
-    targets = [target for target in side.targets if target not in (None, IGNORE)]
-    if len(targets) < 2:
-        raise UsageError(
-            f"--classes leave only {', '.join(targets) or 'nothing'}",
-            found="the dataset has " + ", ".join(dataset.names),
-            do="Ignore fewer of them: a network tells two classes apart at least.",
-        )
-    return Match(targets, (side,))
-
-
-def _pair_up(ours: Side, theirs: Side) -> None:
-    """Give the classes that both sides know the network's name."""
-    names = {
-        canonical(theirs.labels.names[index]): theirs.labels.names[index] for index in theirs.things
-    }
-    known = {canonical(ours.labels.names[index]) for index in ours.things}
-    for side in (ours, theirs):
-        for index in side.things:
-            name = canonical(side.labels.names[index])
-            side.targets[index] = names[name] if name in names and name in known else None
-
-
-def _thing(side: Side) -> str:
-    return side.labels.names[side.things[0]]
-
-
-def _is_the_same_by_another_name(ours: Side, theirs: Side) -> bool:
-    """Both sides have one class, and one of the two has no telling name."""
-    both_one = len(ours.things) == len(theirs.things) == 1
-    return both_one and any(canonical(_thing(side)) in NAMELESS for side in (ours, theirs))
-
-
-def _background(sides: Sequence[Side], targets: Sequence[str]) -> list[str]:
-    """Background is scored where both sides have one, or where one class would stand alone."""
-    have = [side.labels.background is not None for side in sides]
-    return [BACKGROUND] if all(have) or (any(have) and len(targets) == 1) else []
-
-
-def _all_know(sides: Sequence[Side], targets: Sequence[str]) -> None:
-    """Raise UsageError for a target that one side has no class for: its score would be empty."""
-    for side in sides:
-        for target in targets:
-            if target not in side.targets and not is_background(target):
-                raise UsageError(
-                    f"no class of the {side.word} is {target}",
-                    found="it has " + ", ".join(side.labels.names),
-                    do=f"Name the one that is meant: {target}=NAME.",
-                )
-
-
-def _nothing_common(ours: Side, theirs: Side) -> UsageError:
-    target = "person" if "person" in theirs.labels.names else _thing(theirs)
-    name = _thing(ours) if len(ours.things) == 1 else "*"
-    return UsageError(
-        "the dataset and the network have no class in common",
-        found=f"the dataset has {', '.join(ours.labels.names)}; the network has "
-        + ", ".join(theirs.labels.names),
-        do=f'Say which is which: --classes "TARGET=NAME,NAME", as --classes "{target}={name}".',
-    )
-
-
-Table = NDArray[np.uint8]
-"""(256,) uint8: index of one side -> index of the scored classes, or 255."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,65 +238,73 @@ class ClassMap:
     Attributes:
         labels: the classes that are scored or trained.
         from_dataset: (256,) uint8, values of the dataset's masks -> `labels`; 255 is not scored.
-        from_network: (256,) uint8, classes of the network -> `labels`; 255 is a class that is not
+        from_network: (256,) uint8, classes of the model -> `labels`; 255 is a class that is not
             scored, whose prediction is wrong wherever the truth is scored. None for training.
-        said: what was assumed, in words.
+        assumptions: what was assumed, as sentences for the user.
     """
 
     labels: LabelSet
     from_dataset: Table
     from_network: Table | None
-    said: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
     _sides: tuple[Side, ...] = field(default=(), repr=False)
 
     @classmethod
     def between(
         cls, dataset: LabelSet, network: LabelSet | None, entries: Sequence[str] = ()
     ) -> ClassMap:
-        """Match by name, or as `entries` say ("person=foreground"); None is for training.
+        """Match classes by name, or by `entries` such as "person=foreground".
+
+        Args:
+            network: None for training.
 
         Raises:
             UsageError: an entry makes no sense or names an unknown class, or the two sides have
-                nothing but a background in common.
+                only a background in common.
         """
         if entries:
-            parsed = parse_entries(entries, dataset, network)
-            return _mapped(by_entries(dataset, network, parsed))
+            return _class_map(_by_entries(dataset, network, _parse(entries, dataset, network)))
         if network is None:
             itself = Side("dataset", dataset, list(dataset.names))
             return cls(dataset, _table(dataset.names, itself.targets, None), None, (), (itself,))
-        return _mapped(by_name(dataset, network))
+        return _class_map(_by_name(dataset, network))
 
     def describe(self) -> tuple[str, ...]:
-        """What became what, line by line, for a person; what was assumed comes last."""
-        lines = [
-            f"{name}: {self._came_from(index)}" for index, name in enumerate(self.labels.names)
-        ]
-        rest = self._came_from(VOID)
-        return (*lines, *([f"not scored: {rest}"] if rest else []), *self.said)
+        """One line per class, and the assumptions last."""
+        lines = [f"{name}: {self._sources(index)}" for index, name in enumerate(self.labels.names)]
+        rest = self._sources(VOID)
+        return (*lines, *([f"not scored: {rest}"] if rest else []), *self.assumptions)
 
-    def _came_from(self, index: int) -> str:
-        """The classes of both sides that become `index`, in words."""
-        words = []
+    def _sources(self, index: int) -> str:
+        """The classes of both sides that become `index`."""
+        parts = []
         for side, table in zip(self._sides, (self.from_dataset, self.from_network), strict=False):
             assert table is not None, "there is a table for every side"
             names = [name for i, name in enumerate(side.labels.names) if table[i] == index]
             if names or index != VOID:
-                words.append(f"{side.word} {listed(names, 8) or '-'}")
-        return "; ".join(words)
+                parts.append(f"{side.role} {listed(names, 8) or '-'}")
+        return "; ".join(parts)
 
 
-def _mapped(match: Match) -> ClassMap:
-    """The map, once every class of both sides has its target or none."""
+@dataclass(frozen=True)
+class _Match:
+    """The scored classes, background first, and the sides that they come from, dataset first."""
+
+    targets: list[str]
+    sides: tuple[Side, ...]
+    assumptions: tuple[str, ...] = ()
+
+
+def _class_map(match: _Match) -> ClassMap:
     targets = match.targets
     background = next((i for i, target in enumerate(targets) if is_background(target)), None)
-    colours = tuple(_colour(target, match.sides) for target in targets)
+    colours = tuple(_colour_of(target, match.sides) for target in targets)
     dataset, *network = match.sides
     return ClassMap(
         LabelSet(tuple(targets), colours, background),
         _table(targets, dataset.targets, background),
         _table(targets, _predicted(network[0]), background) if network else None,
-        match.said,
+        match.assumptions,
         match.sides,
     )
 
@@ -338,13 +320,204 @@ def _table(targets: Sequence[str], assigned: Sequence[str | None], background: i
 
 
 def _predicted(side: Side) -> list[str | None]:
-    """Truth is ignored, a prediction never: one of an ignored class counts like any unscored."""
+    """Truth can be ignored, a prediction cannot: an ignored class counts as not scored."""
     return [None if target == IGNORE else target for target in side.targets]
 
 
-def _colour(target: str, sides: Sequence[Side]) -> Colour:
-    """The network's own, else the dataset's, else black."""
+def _colour_of(target: str, sides: Sequence[Side]) -> Colour:
+    """The model's colour, else the dataset's, else black."""
     for side in reversed(sides):
         if target in side.targets:
             return side.labels.colours[side.targets.index(target)]
     return (0, 0, 0)
+
+
+def _by_name(
+    dataset: LabelSet, network: LabelSet, ignored: Collection[str] = frozenset()
+) -> _Match:
+    """The classes that both sides have, under the model's names, without the ignored ones.
+
+    Raises:
+        UsageError: there is none.
+    """
+    ours = Side("dataset", dataset, [None] * len(dataset))
+    theirs = Side("model", network, [None] * len(network))
+    assumptions: tuple[str, ...] = ()
+    _pair_up(ours, theirs)
+    for side in (ours, theirs):
+        side.ignore(ignored)
+    if not any(ours.targets) and _have_one_generic_class(ours, theirs):
+        name = _only_class(theirs)
+        ours.targets[ours.foreground[0]] = theirs.targets[theirs.foreground[0]] = name
+        assumptions = (f"the dataset's only class, {_only_class(ours)}, counts as {name}",)
+    targets = list(dict.fromkeys(target for target in ours.targets if target not in (None, IGNORE)))
+    if not targets:
+        raise _nothing_in_common(ours, theirs)
+    sides = (ours, theirs)
+    return _Match([*_background(sides, targets), *targets], sides, assumptions)
+
+
+def _pair_up(ours: Side, theirs: Side) -> None:
+    """Give the classes that both sides have the model's name."""
+    names = {canonical(theirs.labels.names[i]): theirs.labels.names[i] for i in theirs.foreground}
+    known = {canonical(ours.labels.names[i]) for i in ours.foreground}
+    for side in (ours, theirs):
+        for index in side.foreground:
+            name = canonical(side.labels.names[index])
+            side.targets[index] = names[name] if name in names and name in known else None
+
+
+def _only_class(side: Side) -> str:
+    return side.labels.names[side.foreground[0]]
+
+
+def _have_one_generic_class(ours: Side, theirs: Side) -> bool:
+    """Whether both sides have one class, and one of the two has a generic name."""
+    both_one = len(ours.foreground) == len(theirs.foreground) == 1
+    return both_one and any(
+        canonical(_only_class(side)) in GENERIC_NAMES for side in (ours, theirs)
+    )
+
+
+def _background(sides: Sequence[Side], targets: Sequence[str]) -> list[str]:
+    """The background is scored where both sides have one, or beside a single class."""
+    have = [side.labels.background is not None for side in sides]
+    return [BACKGROUND] if all(have) or (any(have) and len(targets) == 1) else []
+
+
+def _nothing_in_common(ours: Side, theirs: Side) -> UsageError:
+    target = "person" if "person" in theirs.labels.names else _only_class(theirs)
+    name = _only_class(ours) if len(ours.foreground) == 1 else "*"
+    return UsageError(
+        "the dataset and the model have no class in common",
+        found=f"the dataset has {', '.join(ours.labels.names)}; the model has "
+        + ", ".join(theirs.labels.names),
+        do=f'Map them with --classes "TARGET=NAME,NAME", for example "{target}={name}".',
+    )
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """Parsed --classes entries.
+
+    Attributes:
+        targets: the classes to score or train, in the order given.
+        named: canonical class name -> its target, or IGNORE.
+        star: the target of `*`, if any.
+    """
+
+    targets: tuple[str, ...]
+    named: dict[str, str]
+    star: str | None
+
+    def assign(self, labels: LabelSet) -> list[str | None]:
+        """The target of each class: as named, else the target with its own name."""
+        own = {canonical(target): target for target in self.targets}
+        names = [canonical(name) for name in labels.names]
+        assigned = [self.named.get(name, own.get(name)) for name in names]
+        if labels.background is not None and assigned[labels.background] is None:
+            assigned[labels.background] = next(filter(is_background, self.targets), None)
+        return assigned
+
+
+def _parse(entries: Sequence[str], dataset: LabelSet, network: LabelSet | None) -> _Entries:
+    """Parse entries whose names are classes of either side.
+
+    Raises:
+        UsageError: an entry has no target or no name, or a name is unknown or has two targets.
+    """
+    targets: dict[str, str] = {}
+    named: dict[str, str] = {}
+    known = {canonical(name) for side in (dataset, network) if side for name in side.names}
+    for target, name in _split_entries(entries):
+        first = IGNORE if target == IGNORE else targets.setdefault(canonical(target), target)
+        key = STAR if name == STAR else canonical(name)
+        if key != STAR and key not in known:
+            raise _unknown_class(name, dataset, network)
+        if named.setdefault(key, first) != first:
+            raise UsageError(f"--classes puts {name!r} in both {named[key]} and {first}")
+    star = named.pop(STAR, None)
+    return _Entries(tuple(targets.values()), named, star)
+
+
+def _split_entries(entries: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(target, name) for each name; a name without `=` is its own target."""
+    for entry in entries:
+        target, equals, rest = entry.partition("=")
+        names = [name.strip() for name in (rest if equals else target).split(",")]
+        target = target.strip()
+        if not target or not all(names) or (equals and "," in target):
+            raise UsageError(
+                f"cannot read --classes {entry!r}",
+                do='Write "TARGET=NAME,NAME": a class, and its names in the dataset or the model.',
+            )
+        for name in names:
+            into = target if equals else name
+            yield (IGNORE if canonical(into) == IGNORE else into), name
+
+
+def _unknown_class(name: str, dataset: LabelSet, network: LabelSet | None) -> UsageError:
+    every = list(dict.fromkeys([*dataset.names, *(network.names if network else ())]))
+    spelled = {canonical(known): known for known in every}
+    near = [spelled[match] for match in difflib.get_close_matches(canonical(name), spelled, 3, 0.6)]
+    found = "the dataset has " + ", ".join(dataset.names)
+    if network:
+        found += "; the model has " + ", ".join(network.names)
+    meant = f"Did you mean {' or '.join(near)}?" if near else ""
+    return UsageError(f"unknown class {name!r} in --classes", found=found, do=meant)
+
+
+def _by_entries(dataset: LabelSet, network: LabelSet | None, entries: _Entries) -> _Match:
+    """The targets that the entries name.
+
+    Raises:
+        UsageError: one side has no class for a target, or only one class is left.
+    """
+    if not entries.targets and entries.star is None:
+        return _all_but(dataset, network, entries.named)
+    sides = [Side("dataset", dataset, entries.assign(dataset))]
+    if network:
+        sides.append(Side("model", network, entries.assign(network)))
+    for side in sides:
+        # The star concerns the dataset, unless the model has no other class for its target.
+        if entries.star and (side is sides[0] or entries.star not in (*side.targets, IGNORE)):
+            side.fill(entries.star)
+    targets = sorted(entries.targets, key=lambda target: not is_background(target))
+    _check_targets(sides, targets)
+    if not any(map(is_background, targets)):
+        targets = [*_background(sides, targets), *targets]
+    if len(targets) < 2:
+        raise UsageError(
+            f"--classes names only {', '.join(targets) or 'what to ignore'}",
+            found="there is no background to separate it from",
+            do='Add --classes "background=*".',
+        )
+    return _Match(targets, tuple(sides))
+
+
+def _all_but(dataset: LabelSet, network: LabelSet | None, ignored: Collection[str]) -> _Match:
+    """As without entries, but for the classes that these ignore."""
+    if network is not None:
+        return _by_name(dataset, network, ignored)
+    side = Side("dataset", dataset, list(dataset.names))
+    side.ignore(ignored)
+    targets = [target for target in side.targets if target not in (None, IGNORE)]
+    if len(targets) < 2:
+        raise UsageError(
+            f"--classes leaves only {', '.join(targets) or 'nothing'}",
+            found="the dataset has " + ", ".join(dataset.names),
+            do="Ignore fewer classes: a model separates at least two.",
+        )
+    return _Match(targets, (side,))
+
+
+def _check_targets(sides: Sequence[Side], targets: Sequence[str]) -> None:
+    """Raise UsageError for a target that one side has no class for: its score would be empty."""
+    for side in sides:
+        for target in targets:
+            if target not in side.targets and not is_background(target):
+                raise UsageError(
+                    f"the {side.role} has no class for {target}",
+                    found="it has " + ", ".join(side.labels.names),
+                    do=f"Name the class you mean: {target}=NAME.",
+                )

@@ -1,4 +1,4 @@
-"""COCO-JSON files: which there are, what they hold, and where their pictures lie."""
+"""COCO JSON: the files, their categories and outlines, and where their images lie."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as runs
 
-from rtseg.datasets.contract import Dataset, Layout, Problem, Sample, Table
-from rtseg.datasets.files import fit_to_picture
+from rtseg.datasets.classes import is_background, label_set
+from rtseg.datasets.contract import (
+    Dataset,
+    Layout,
+    Problem,
+    Sample,
+    Table,
+    fit_to_image,
+)
 from rtseg.datasets.folders import SPLITS, natural, short_names, split_rank
-from rtseg.datasets.names import is_background, label_set
 from rtseg.errors import DatasetError
 from rtseg.frame import VOID, Mask
 from rtseg.images import image_size
@@ -26,7 +32,7 @@ from rtseg.text import listed
 
 ROBOFLOW = "_annotations.coco.json"
 OWN = "instances_"
-"""How COCO's own files of things begin; captions and keypoints lie beside them."""
+"""Prefix of COCO's own files of objects; captions and keypoints lie beside them."""
 
 FILES = ("*.json", "annotations/*.json", f"*/{ROBOFLOW}", "*/annotations/*.json")
 
@@ -34,13 +40,13 @@ Record = dict[str, Any]
 
 
 def is_key(value: Any) -> bool:
-    """Whether it can be an id or a name."""
+    """Whether a value can be an id or a name."""
     return isinstance(value, (int, float, str))
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """What one JSON file holds; pictures have an id and a file name, categories id and name."""
+    """One JSON file; every image has an id and a file name, every category an id and a name."""
 
     path: Path
     split: str
@@ -50,7 +56,7 @@ class CocoFile:
 
 
 def find_files(root: Path) -> list[tuple[Path, str]]:
-    """The COCO-JSON files below a folder, or the one named, each with its split ("" if none)."""
+    """The COCO JSON files below a folder, or the file itself, each with its split ("" if none)."""
     if root.is_file():
         return [(root, _split_of(root))] if root.suffix.lower() == ".json" else []
     found = sorted({path for pattern in FILES for path in root.glob(pattern)})
@@ -71,7 +77,7 @@ def _is_coco(path: Path) -> bool:
 
 
 def _split_of(path: Path) -> str:
-    """The split that a file's own name tells, else that of a folder around it."""
+    """The split that the file's name contains, else the split that its folder is named after."""
     for word in re.split(r"[^a-z]+", path.stem.casefold()):
         if word in SPLITS:
             return SPLITS[word]
@@ -83,22 +89,22 @@ def read_file(path: Path, split: str) -> CocoFile:
     """Read one file.
 
     Raises:
-        DatasetError: it is broken, or not as COCO has it.
+        DatasetError: it is not JSON, or not in the COCO format.
     """
     asked = f"cannot read {path}"
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise DatasetError(asked, found=f"it is no JSON: {error}") from error
+        raise DatasetError(asked, found=f"it is not JSON: {error}") from error
     needed = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", "name")}
     for key, fields in needed.items():
         records = value.get(key) if isinstance(value, dict) else None
         if not isinstance(records, list) or not all(isinstance(each, dict) for each in records):
-            raise DatasetError(asked, found=f"it is no COCO-JSON: it has no list of {key}")
+            raise DatasetError(asked, found=f"it is not COCO JSON: it has no list of {key}")
         for name in fields:
-            lack = sum(not is_key(record.get(name)) for record in records)
-            if lack:
-                raise DatasetError(asked, found=f"{lack} of its {key} have no {name}")
+            missing = sum(not is_key(record.get(name)) for record in records)
+            if missing:
+                raise DatasetError(asked, found=f"{missing} of its {key} have no {name}")
     return CocoFile(path, split, value["images"], value["annotations"], value["categories"])
 
 
@@ -108,7 +114,7 @@ class Categories:
 
     Attributes:
         class_of: category id -> class.
-        notes: what a person should know.
+        notes: information for the user.
     """
 
     names: tuple[str, ...]
@@ -117,17 +123,19 @@ class Categories:
 
     @classmethod
     def of(cls, files: Sequence[CocoFile]) -> Categories:
-        """Put the categories of all files together.
+        """Merge the categories of all files.
 
         Raises:
-            DatasetError: two files call one id by different names, or there are no categories.
+            DatasetError: two files give one id different names, or there are no categories.
         """
-        records = _united(files)
+        records = _merged(files)
         notes = []
-        top = _unused_top(files, records)
+        top = _unused_superclass(files, records)
         if top is not None:
             name = records.pop(top)["name"]
-            notes.append(f"category {top}, {name}, stands over the others and is left out")
+            notes.append(
+                f"category {top}, {name}, is the unused superclass of the others and left out"
+            )
         if not records:
             raise DatasetError(f"no categories in {files[0].path}")
         nothing = [n for n, r in records.items() if is_background(str(r["name"]))]
@@ -142,7 +150,7 @@ def _by_number(number: Any) -> tuple[bool, Any]:
     return isinstance(number, str), number
 
 
-def _united(files: Sequence[CocoFile]) -> dict[Any, Record]:
+def _merged(files: Sequence[CocoFile]) -> dict[Any, Record]:
     records: dict[Any, Record] = {}
     for file in files:
         for record in file.categories:
@@ -150,21 +158,21 @@ def _united(files: Sequence[CocoFile]) -> dict[Any, Record]:
             if before["name"] != record["name"]:
                 raise DatasetError(
                     f"cannot use {file.path}",
-                    found=f"it calls category {record['id']} {record['name']!r}, another file "
+                    found=f"it names category {record['id']} {record['name']!r}, another file "
                     f"{before['name']!r}",
                 )
     return records
 
 
-def _unused_top(files: Sequence[CocoFile], records: dict[Any, Record]) -> Any:
-    """Roboflow's category 0: the superclass of the others, which no annotation uses."""
+def _unused_superclass(files: Sequence[CocoFile], records: dict[Any, Record]) -> Any:
+    """The id of Roboflow's category 0, the superclass of the others, if no annotation uses it."""
     used = any(each.get("category_id") == 0 for file in files for each in file.annotations)
     above = {record.get("supercategory") for number, record in records.items() if number != 0}
     return 0 if 0 in records and not used and records[0]["name"] in above else None
 
 
-class Pictures:
-    """Where the pictures of one file lie; looked for in the folders that are usual."""
+class ImageFinder:
+    """Finds the images of one file in the usual folders."""
 
     def __init__(self, file: CocoFile, root: Path) -> None:
         beside = file.path.parent
@@ -176,13 +184,13 @@ class Pictures:
         self._folders = [folder for folder in self._folders if folder.is_dir()]
 
     def find(self, file_name: str) -> Path | None:
-        """The picture, by its name or by its name's last part; None where there is none."""
+        """The image by its file name, or by the last part of it; None if it does not exist."""
         path = Path(str(file_name).replace("\\", "/"))
         for folder in self._folders:
             for name in dict.fromkeys((path, Path(path.name))):
                 if (folder / name).is_file():
                     self._folders.remove(folder)
-                    self._folders.insert(0, folder)  # the next one lies there too
+                    self._folders.insert(0, folder)  # the next one is probably there too
                     return folder / name
         return None
 
@@ -193,12 +201,12 @@ Runs = dict[str, Any]
 
 @dataclass(frozen=True)
 class Outline:
-    """One annotation: where something lies.
+    """The outline of one annotated object.
 
     Attributes:
         number: the annotation's id.
-        class_index: of the dataset's labels; VOID for a crowd, of which nothing is scored.
-        segmentation: as in the JSON: polygons, or run lengths, compressed or not.
+        class_index: of the dataset's labels; VOID for a crowd, which is not scored.
+        segmentation: as in the JSON: polygons or run lengths, compressed or not.
     """
 
     number: Any
@@ -208,11 +216,11 @@ class Outline:
 
 @dataclass(frozen=True)
 class Outlines:
-    """All that lies in one picture.
+    """All outlines of one image; calling it paints the mask.
 
     Attributes:
         path: the JSON file.
-        size: (height, width) that it gives; None where it gives none.
+        size: (height, width) given by the file, or None.
     """
 
     path: Path
@@ -221,25 +229,25 @@ class Outlines:
     outlines: tuple[Outline, ...]
 
     def __call__(self) -> Mask:
-        """(H, W) uint8: larger objects first, smaller over them; crowds (255) under all.
+        """(H, W) uint8: smaller objects over larger ones, all of them over crowds (255).
 
-        Of objects of one size the later in the file lies on top.
+        Of two objects of equal size, the later one in the file is on top.
 
         Raises:
-            DatasetError: an outline cannot be read, or the picture has another size.
+            DatasetError: an outline cannot be read, or the image has another size.
         """
-        return self.through(np.arange(256, dtype=np.uint8))
+        return self.read_as(np.arange(256, dtype=np.uint8))
 
-    def through(self, table: Table) -> Mask:
-        """The same in the classes of `table`; what becomes background is not painted at all."""
+    def read_as(self, table: Table) -> Mask:
+        """The mask in the classes of `table`; objects that become background are not painted."""
         height, width = self.size or image_size(self.image_path, DatasetError)
-        columns = np.full((width, height), table[0], np.uint8)  # as run lengths go
+        columns = np.full((width, height), table[0], np.uint8)  # column-major, like run lengths
         shown = [outline for outline in self.outlines if table[outline.class_index] != table[0]]
         drawn = [(outline, self._runs(outline, height, width)) for outline in shown]
         drawn.sort(key=lambda pair: (pair[0].class_index != VOID, -int(runs.area(pair[1]))))
         for outline, lengths in drawn:
             np.copyto(columns, table[outline.class_index], where=_decoded(lengths))
-        return fit_to_picture(
+        return fit_to_image(
             np.ascontiguousarray(columns.T), f"the outlines of {self.path}", self.image_path
         )
 
@@ -253,37 +261,37 @@ class Outlines:
 
 
 def has_outline(segmentation: Any) -> bool:
-    """Whether an annotation says more than a box: run lengths, or a polygon of 3 points."""
+    """Whether an annotation has run lengths or a polygon of at least 3 points."""
     if isinstance(segmentation, dict):
         return bool(segmentation.get("counts"))
     return isinstance(segmentation, list) and any(_is_polygon(part) for part in segmentation)
 
 
 def run_lengths(segmentation: Any, height: int, width: int) -> Runs:
-    """Polygons or run lengths of either kind as compressed run lengths of the whole picture.
+    """Polygons, or run lengths of either kind, as compressed run lengths of the whole image.
 
     Raises:
-        ValueError, TypeError, KeyError: it is none of them, or of another size.
+        ValueError, TypeError, KeyError: it is none of these, or has another size.
     """
     if isinstance(segmentation, list):
-        # Fewer points have no area; pycocotools would take two for a box.
+        # fewer points have no area; pycocotools would take two points for a box
         polygons = [part for part in segmentation if _is_polygon(part)]
-        _refuse_far(polygons, height, width)
+        _check_distance(polygons, height, width)
         merged: Runs = runs.merge(runs.frPyObjects(polygons, height, width))
         return merged
     size, counts = list(segmentation["size"]), segmentation["counts"]
     if size != [height, width]:
-        raise ValueError(f"its run lengths are for {size} (HxW), its picture is {height}x{width}")
+        raise ValueError(f"its run lengths are for {size} (HxW), its image is {height}x{width}")
     lengths = counts if isinstance(counts, list) else _unpacked(counts)
-    # pycocotools would leave the pixels that no run covers as memory happens to hold them
+    # pycocotools leaves pixels that no run covers uninitialised
     if sum(lengths) != height * width or min(lengths) < 0:
-        raise ValueError(f"its runs cover {sum(lengths)} pixels of {height * width}")
+        raise ValueError(f"its runs cover {sum(lengths)} of {height * width} pixels")
     packed: Runs = runs.frPyObjects({"size": size, "counts": lengths}, height, width)
     return packed
 
 
 def _unpacked(text: str) -> list[int]:
-    """Run lengths from COCO's characters: 5 bits in each, from the third run on differences.
+    """Decode COCO's compressed counts: 5 bits per character, differences from the third run on.
 
     After rleFrString in maskApi.c of pycocotools.
     """
@@ -310,36 +318,37 @@ def _decoded(lengths: Runs) -> NDArray[np.bool_]:
     return decoded.T.view(np.bool_)
 
 
-def _refuse_far(polygons: list[Any], height: int, width: int) -> None:
-    """Raise ValueError for points from which pycocotools would walk to the picture for ever."""
+def _check_distance(polygons: list[Any], height: int, width: int) -> None:
+    """Raise ValueError for points so far away that pycocotools would practically hang."""
     far = 2 * max(height, width)
     for polygon in polygons:
-        if not np.all(np.abs(np.asarray(polygon, float)) <= far):  # nor is nan
-            raise ValueError(f"its points lie far outside of the picture ({height}x{width})")
+        if not np.all(np.abs(np.asarray(polygon, float)) <= far):  # also catches nan
+            raise ValueError(f"its points lie far outside the image ({height}x{width})")
 
 
 def _is_polygon(part: Any) -> bool:
     return isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0
 
 
-_ONE_ID = "ids that several pictures have, so that nobody knows whose objects they are"
+_SHARED_IDS = "ids shared by several images, whose objects are therefore ambiguous"
 
 
 @dataclass
 class _Found:
-    """What the files hold, as it is put together.
+    """The images found so far.
 
     Attributes:
-        keys: split and file name -> what tells the picture from all others.
+        keys: split and file name -> unique key of the image.
+        images: key -> split and outlines.
     """
 
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
-    pictures: dict[str, tuple[str, Outlines]] = field(default_factory=dict)
+    images: dict[str, tuple[str, Outlines]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
 
 def index_coco(root: Path) -> Dataset:
-    """Every picture that the JSON files name, with or without objects.
+    """Every image that the JSON files name, with or without objects.
 
     Raises:
         DatasetError: there is no file, none can be read, or their categories contradict.
@@ -350,11 +359,11 @@ def index_coco(root: Path) -> Dataset:
     found.keys = _keys(files)
     for file in files:
         _add(file, categories.class_of, root, found)
-    keys = sorted(found.pictures, key=lambda k: (split_rank(found.pictures[k][0]), natural(k)))
+    keys = sorted(found.images, key=lambda k: (split_rank(found.images[k][0]), natural(k)))
     samples = tuple(
         Sample(name, outlines.image_path, outlines, split)
         for name, (split, outlines) in zip(
-            short_names(keys), (found.pictures[key] for key in keys), strict=True
+            short_names(keys), (found.images[key] for key in keys), strict=True
         )
     )
     labels = label_set(categories.names, files[0].path)
@@ -362,7 +371,11 @@ def index_coco(root: Path) -> Dataset:
 
 
 def _readable(root: Path, problems: list[Problem]) -> Iterator[CocoFile]:
-    """The files that can be read; the others are problems, unless there is no other."""
+    """The files that can be read; the others become problems.
+
+    Raises:
+        DatasetError: no file can be read.
+    """
     paths = find_files(root)
     failures: list[DatasetError] = []
     for path, split in paths:
@@ -372,29 +385,29 @@ def _readable(root: Path, problems: list[Problem]) -> Iterator[CocoFile]:
             failures.append(error)
             problems.append(Problem(path, error.found, split))
     if not paths:
-        raise DatasetError(f"no COCO-JSON in {root}", found="no file has images and annotations")
+        raise DatasetError(f"no COCO JSON in {root}", found="no file has images and annotations")
     if len(failures) == len(paths):
         raise failures[0]
 
 
 def _add(file: CocoFile, class_of: dict[Any, int], root: Path, found: _Found) -> None:
-    """Put the pictures of one file to those found, and tell of all that is wrong with it."""
+    """Add the images and problems of one file."""
     outlines, wrong = _outlines(file, class_of)
-    pictures = Pictures(file, root)
+    finder = ImageFinder(file, root)
     for image in file.images:
-        path = pictures.find(image["file_name"])
+        path = finder.find(image["file_name"])
         key = found.keys[file.split, str(image["file_name"])]
         if path is None:
-            wrong["pictures that are not there"].append(image["file_name"])
-        elif key in found.pictures:
-            wrong["pictures named twice"].append(image["file_name"])
+            wrong["images that do not exist"].append(image["file_name"])
+        elif key in found.images:
+            wrong["images named twice"].append(image["file_name"])
         else:
             size = _size(image)
             here = Outlines(file.path, path, size, tuple(outlines.get(image["id"], ())))
-            found.pictures[key] = file.split, here
+            found.images[key] = file.split, here
     if not file.images:
         found.problems.append(
-            Problem(file.path, "it names no pictures: the split is empty", file.split)
+            Problem(file.path, "it names no images: the split is empty", file.split)
         )
     found.problems += [
         Problem(file.path, f"{what}: {listed(which)}", file.split) for what, which in wrong.items()
@@ -402,7 +415,7 @@ def _add(file: CocoFile, class_of: dict[Any, int], root: Path, found: _Found) ->
 
 
 def _keys(files: Iterable[CocoFile]) -> dict[tuple[str, str], str]:
-    """The key of each picture: split and name, without its ending where that tells it from all."""
+    """The key of each image: split and name, without the suffix if that is unique."""
     bare: dict[tuple[str, str], str] = {}
     for file in files:
         for name in (str(image["file_name"]) for image in file.images):
@@ -418,20 +431,20 @@ def _keys(files: Iterable[CocoFile]) -> dict[tuple[str, str], str]:
 def _outlines(
     file: CocoFile, class_of: dict[Any, int]
 ) -> tuple[dict[Any, list[Outline]], dict[str, list[Any]]]:
-    """Outlines by the id of their picture, and the annotations that cannot be used, by why."""
+    """Outlines by the id of their image, and unusable annotations by reason."""
     counts = Counter(image["id"] for image in file.images)
     known, twice = set(counts), [number for number, count in counts.items() if count > 1]
     outlines: dict[Any, list[Outline]] = defaultdict(list)
-    wrong: dict[str, list[Any]] = defaultdict(list, {_ONE_ID: twice} if twice else {})
+    wrong: dict[str, list[Any]] = defaultdict(list, {_SHARED_IDS: twice} if twice else {})
     for annotation in file.annotations:
         number, category = annotation.get("id"), annotation.get("category_id")
         segmentation = annotation.get("segmentation")
         if not is_key(annotation.get("image_id")) or annotation["image_id"] not in known:
-            wrong["annotations of pictures it does not name"].append(number)
+            wrong["annotations of images it does not name"].append(number)
         elif not is_key(category) or category not in class_of:
             wrong[f"annotations of category {category}, which it does not name"].append(number)
         elif not has_outline(segmentation):
-            wrong["annotations without an outline (a box is none)"].append(number)
+            wrong["annotations without an outline (a box is not enough)"].append(number)
         else:
             index = VOID if annotation.get("iscrowd") else class_of[category]
             outlines[annotation["image_id"]].append(Outline(number, index, segmentation))
@@ -439,20 +452,20 @@ def _outlines(
 
 
 def _size(image: dict[str, Any]) -> tuple[int, int] | None:
-    """(height, width); None where the file does not give it."""
+    """(height, width), or None if the file does not give it."""
     height, width = image.get("height"), image.get("width")
     if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
         return height, width
     return None
 
 
-def _looks_like_it(path: Path) -> bool:
+def _matches(path: Path) -> bool:
     return bool(find_files(path))
 
 
 LAYOUT = Layout(
     "annotations/instances_train.json, _annotations.coco.json in a folder per split, or a JSON "
     "file with images, annotations and categories",
-    _looks_like_it,
+    _matches,
     index_coco,
 )

@@ -1,9 +1,18 @@
-"""What a labelled set is, whatever folders and files it lies in."""
+"""What a labelled dataset is, and how its images and masks are read so that a mask fits its image.
+
+**Rotated photos.** A camera held upright often stores its photo lying on its side, with an EXIF
+orientation. Images are read upright, as `rtseg run` shows them. A mask that has the size of the
+upright image was drawn on it and is used as it is; one that has the size of the stored image was
+drawn on the stored pixels and is rotated with it. Where both sizes are equal (rotated by 180
+degrees, mirrored, or square), masks are taken as drawn on what annotation tools show today: the
+upright image.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -11,33 +20,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.errors import DatasetError
-from rtseg.frame import Image, Mask
-from rtseg.images import read_image
-from rtseg.labels import LabelSet
+from rtseg.frame import VOID, Image, Mask
+from rtseg.images import (
+    SWAPS_SIDES,
+    StoredImage,
+    read_image,
+    read_stored,
+    stored_size,
+    turned_upright,
+)
+from rtseg.labels import Colour, LabelSet, voc_colours
+
+VOC_VOID: Colour = (224, 224, 192)
+"""The colour of Pascal VOC's unlabelled pixels."""
 
 Table = NDArray[np.uint8]
 """(256,) uint8: the class, or 255, that each class and 255 become."""
 
 
 @runtime_checkable
-class Layered(Protocol):
-    """A reader of objects that lie over one another, of which a mask shows only the top."""
+class LayeredMask(Protocol):
+    """Reads a mask made of overlapping objects, of which only the top one shows."""
 
-    def through(self, table: Table) -> Mask:
-        """The mask in the classes of `table`, without the objects that it makes background."""
+    def read_as(self, table: Table) -> Mask:
+        """The mask in the classes of `table`, without the objects that become background."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture and what is known of it.
+    """One labelled image.
 
     Attributes:
-        name: unique in its dataset, as people would call it ("2007_000027").
-        image_path: the picture on disk.
-        read_mask: reads the (H, W) uint8 class indices of the dataset's labels at the picture's
-            own size, 255 where nothing is known; raises DatasetError.
-        split: "train", "val" or "test" where the dataset says so, else "".
-        sequence: frames that follow one another share it, in order; "" for single pictures.
+        name: unique in its dataset ("2007_000027").
+        image_path: the image file.
+        read_mask: reads the (H, W) uint8 class indices of the dataset's labels at the image's own
+            size, 255 where unlabelled; raises DatasetError.
+        split: "train", "val" or "test" where the dataset has splits, else "".
+        sequence: shared by consecutive frames, in order; "" for single images.
     """
 
     name: str
@@ -47,47 +66,48 @@ class Sample:
     sequence: str = ""
 
     def read_image(self) -> Image:
-        """The picture as (H, W, 3) uint8 BGR; raises DatasetError if it cannot be read."""
+        """The image as (H, W, 3) uint8 BGR; raises DatasetError if it cannot be read."""
         return read_image(self.image_path, DatasetError)
 
     def read_as(self, table: Table) -> Mask:
         """The (H, W) uint8 mask in the classes of `table`; raises DatasetError.
 
-        A tie or a bag that does not count hides nothing of the person who carries it.
+        An object that becomes background, such as a tie, does not hide the person behind it.
         """
-        if isinstance(self.read_mask, Layered):
-            return self.read_mask.through(table)
+        if isinstance(self.read_mask, LayeredMask):
+            return self.read_mask.read_as(table)
         return np.asarray(table[self.read_mask()], np.uint8)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a dataset, by file.
+    """Something wrong with a dataset.
 
     Attributes:
-        split: "train", "val" or "test" where it is known to touch that one alone, else "".
+        path: the file it concerns.
+        split: the only split it concerns, if known, else "".
     """
 
     path: Path
-    words: str
+    message: str
     split: str = ""
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.words}"
+        return f"{self.path}: {self.message}"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled pictures in a fixed order.
+    """Labelled images in a fixed order.
 
     Attributes:
-        root: the folder or file that was named.
-        format: row of `DATASETS` that read it.
+        root: the folder or file that was opened.
+        format: the row of `DATASETS` that read it.
         labels: its classes; the values of the masks.
-        samples: all of them, those of every split.
-        problems: all that was found wrong while indexing, by file; nothing is dropped in silence.
-        notes: what a person should know that is no fault, as where the names came from, or which
-            pictures have no masks and are left out.
+        samples: those of all splits.
+        problems: everything found wrong while indexing; nothing is dropped silently.
+        notes: information for the user that is not a fault, such as where the class names came
+            from, or how many images have no mask and are left out.
     """
 
     root: Path
@@ -102,20 +122,117 @@ class Dataset:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits that the dataset itself gives, in the order they come."""
+        """Names of the dataset's own splits, in order."""
         return tuple(dict.fromkeys(sample.split for sample in self.samples if sample.split))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which labelled pictures lie on disk: a row of `DATASETS`.
+    """One way to lay out labelled images on disk: a row of `DATASETS`.
 
     Attributes:
-        looks_for: what tells it from the others, in words.
-        found_at: whether a path looks like it, from the names of files.
+        description: the files and folders that identify it.
+        matches: whether a path has this layout, judging by file names.
         index: finds every sample under a path; raises DatasetError.
     """
 
-    looks_for: str
-    found_at: Callable[[Path], bool]
+    description: str
+    matches: Callable[[Path], bool]
     index: Callable[[Path], Dataset]
+
+
+def read_index_mask(path: Path, colours: Sequence[Colour] | None = None) -> Mask:
+    """Read the (H, W) uint8 values of a palette or grey image.
+
+    A mask in full colour is decoded by `colours` (RGB by class), which it must match exactly;
+    VOC's colour for unlabelled pixels is 255. Without `colours`, a mask whose three channels are
+    equal is grey, and any other is decoded by the colours of Pascal VOC.
+
+    Raises:
+        DatasetError: it cannot be read; it has 16 bits, lossy compression, transparency, or a
+            colour that belongs to no class.
+    """
+    stored = read_stored(path, DatasetError)
+    _check_exact(stored, path)
+    values = stored.values
+    if values.ndim == 2:
+        return values
+    if colours is None and _is_grey(values):
+        return np.ascontiguousarray(values[..., 0])
+    return _classes_of_colours(values, tuple(colours or voc_colours(VOID)), path)
+
+
+def is_coloured(path: Path) -> bool:
+    """Whether a mask is in full colour, and not all of it grey; False where it cannot be read."""
+    try:
+        values = read_stored(path, DatasetError).values
+    except DatasetError:
+        return False
+    return values.ndim == 3 and not _is_grey(values)
+
+
+def fit_to_image(mask: Mask, what: str, image_path: Path) -> Mask:
+    """The mask for the upright image: itself, or rotated with the image.
+
+    Args:
+        what: names the mask in errors.
+
+    Raises:
+        DatasetError: mask and image differ in size, or the image cannot be read.
+    """
+    stored, orientation = stored_size(image_path, DatasetError)
+    upright = stored[::-1] if orientation in SWAPS_SIDES else stored
+    if mask.shape == upright:
+        return mask
+    if mask.shape == stored:
+        return turned_upright(mask, orientation)
+    raise DatasetError(
+        f"cannot use {what}",
+        found=f"it is {mask.shape[0]}x{mask.shape[1]} (HxW), its image {image_path.name} is "
+        f"{upright[0]}x{upright[1]}",
+    )
+
+
+def _is_grey(rgb: NDArray[np.uint8]) -> bool:
+    return bool((rgb == rgb[..., :1]).all())
+
+
+def _check_exact(stored: StoredImage, path: Path) -> None:
+    """Raise DatasetError for a mask whose values cannot be class indices."""
+    found = ""
+    if stored.lossy:
+        found = "JPEG compression changes pixel values, so they are not class indices"
+    elif stored.values.dtype != np.uint8:
+        found = f"its pixels have more than 8 bits ({stored.values.dtype})"
+    elif stored.transparent:
+        found = "parts of it are transparent"
+    if found:
+        raise DatasetError(f"cannot use the mask {path}", found=found, do=_SAVE_AS)
+
+
+_SAVE_AS = "Save it as an 8-bit PNG, grey or palette, whose values are class indices."
+
+
+def _classes_of_colours(rgb: NDArray[np.uint8], colours: tuple[Colour, ...], path: Path) -> Mask:
+    packed = (rgb.astype(np.int32) * (1 << 16, 1 << 8, 1)).sum(axis=2)
+    known, classes = _packed_palette(colours)
+    at = np.searchsorted(known, packed).clip(max=len(known) - 1)
+    unknown = np.unique(packed[known[at] != packed])
+    if unknown.size:
+        more = f" (nor do {unknown.size - 1} more)" if unknown.size > 1 else ""
+        raise DatasetError(
+            f"cannot use the mask {path}",
+            found=f"it is in full colour, and #{unknown[0]:06x} does not belong to a class{more}",
+            do=_SAVE_AS,
+        )
+    return classes[at]
+
+
+@cache
+def _packed_palette(colours: tuple[Colour, ...]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """The colours as sorted numbers 0xrrggbb, and the class of each."""
+    classes = {(r << 16) + (g << 8) + b: index for index, (r, g, b) in enumerate(colours)}
+    r, g, b = VOC_VOID
+    classes.setdefault((r << 16) + (g << 8) + b, VOID)
+    known = sorted(classes)
+    return np.array(known, np.int32), np.array([classes[value] for value in known], np.uint8)

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
+from rtseg.datasets.classes import label_set
 from rtseg.datasets.contract import Dataset, Layout, Problem
 from rtseg.datasets.folders import (
     SPLITS,
     Pair,
     Values,
-    pictures_in,
+    images_in,
     read_lines,
     samples_of,
     subfolders,
 )
-from rtseg.datasets.names import label_set
 from rtseg.errors import DatasetError
 from rtseg.frame import VOID
 
@@ -27,29 +27,29 @@ MASK = "_mask"
 
 
 def index_masks_csv(root: Path) -> Dataset:
-    """Every picture with its mask in the folder itself and in those of the splits.
+    """Every image with its mask, in the folder itself and in its splits' folders.
 
     Raises:
         DatasetError: there is no `_classes.csv`, or one cannot be read or differs from another.
     """
     folders = [*([root] if _has_table(root) else []), *_tables_below(root)]
     if not folders:
-        raise DatasetError(f"no {TABLE} in {root}", found="nor in the folders in it")
+        raise DatasetError(f"no {TABLE} in {root} or its subfolders")
     values = _values(folders)
     pairs: list[Pair] = []
     problems: list[Problem] = []
     for folder in folders:
         split = "" if folder == root else SPLITS.get(folder.name.casefold(), "")
-        found, wrong = _pairs(root, folder, split)
+        found, found_problems = _pairs(root, folder, split)
         pairs += found
-        problems += wrong
+        problems += found_problems
     return Dataset(
         root, "masks-csv", values.labels, samples_of(pairs, values.read), tuple(problems)
     )
 
 
 def _pairs(root: Path, folder: Path, split: str) -> tuple[list[Pair], list[Problem]]:
-    files = pictures_in(folder)
+    files = images_in(folder)
     masks = {stem.removesuffix(MASK): path for stem, path in files.items() if stem.endswith(MASK)}
     images = {stem: path for stem, path in files.items() if not stem.endswith(MASK)}
     prefix = "" if folder == root else f"{folder.name}/"
@@ -59,12 +59,16 @@ def _pairs(root: Path, folder: Path, split: str) -> tuple[list[Pair], list[Probl
         if stem in masks
     ]
     without = {
-        path: f"no mask {stem}{MASK}.png" for stem, path in images.items() if stem not in masks
+        path: f"there is no mask {stem}{MASK}.png"
+        for stem, path in images.items()
+        if stem not in masks
     }
     without |= {
-        path: "no picture has its name" for stem, path in masks.items() if stem not in images
+        path: "there is no image with its name"
+        for stem, path in masks.items()
+        if stem not in images
     }
-    problems = [Problem(path, words, split) for path, words in without.items()]
+    problems = [Problem(path, message, split) for path, message in without.items()]
     if not files:
         problems.append(Problem(folder, "the split is empty", split))
     return pairs, problems
@@ -75,13 +79,15 @@ def _values(folders: list[Path]) -> Values:
     (path, first), *others = tables.items()
     for other, rows in others:
         if rows != first:
-            raise DatasetError(f"cannot use {other}", found=f"its classes differ from {path}'s")
+            raise DatasetError(
+                f"cannot use {other}", found=f"its classes differ from those of {path}"
+            )
     numbers = sorted(first)
     labels = label_set([first[number] for number in numbers], path)
     table = np.full(256, -1, np.int16)
     table[VOID] = VOID
     table[numbers] = np.arange(len(numbers))
-    return Values(labels, table, None, f"{path} says which value is which class.")
+    return Values(labels, table, None, f"{path} lists the value of each class.")
 
 
 def _read_table(path: Path) -> Iterator[tuple[int, str]]:
@@ -90,7 +96,7 @@ def _read_table(path: Path) -> Iterator[tuple[int, str]]:
             raise DatasetError(
                 f"cannot read {path}",
                 found=f"the line {','.join(row)!r}",
-                do='Write "Pixel Value, Class" and below it lines like "1, cat".',
+                do='Write "Pixel Value, Class", then lines like "1, cat".',
             )
         yield int(row[0]), row[1].strip()
 
@@ -103,10 +109,10 @@ def _tables_below(root: Path) -> list[Path]:
     return [folder for folder in subfolders(root) if _has_table(folder)]
 
 
-def _looks_like_it(path: Path) -> bool:
+def _matches(path: Path) -> bool:
     return path.is_dir() and (_has_table(path) or bool(_tables_below(path)))
 
 
 LAYOUT = Layout(
-    f"train/, valid/, test/ with a.jpg, a{MASK}.png and {TABLE}", _looks_like_it, index_masks_csv
+    f"train/, valid/, test/ with a.jpg, a{MASK}.png and {TABLE}", _matches, index_masks_csv
 )

@@ -1,7 +1,7 @@
 """Pascal VOC: JPEGImages, SegmentationClass, and lists in ImageSets/Segmentation.
 
-Also what CVAT and Datumaro export so: their labelmap.txt names the classes, and gives the colours
-of their masks, which are in full colour.
+CVAT and Datumaro export the same layout; their labelmap.txt gives the names of the classes and
+their colours in the masks, which are in full colour.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rtseg.datasets.classes import find_names
 from rtseg.datasets.contract import Dataset, Layout, Problem
 from rtseg.datasets.folders import (
     SPLITS,
     Pair,
     Values,
     identity,
-    pictures_under,
+    images_under,
     read_lines,
     repeated,
     samples_of,
 )
-from rtseg.datasets.names import find_names
 from rtseg.labels import VOC, voc_colours
 from rtseg.text import listed
 
-PICTURES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
+IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 
 
 @dataclass
@@ -38,29 +38,30 @@ class _Found:
     notes: list[str] = field(default_factory=list)
 
     def add_list(self, path: Path, split: str) -> None:
-        """Take what one list names; a list none of whose pictures has a mask is told of."""
+        """Add the images that one list names; a list without any mask becomes a note."""
         names = read_lines(path)
         if not names:
             self.problems.append(Problem(path, "the list is empty", split))
         elif not any(name in self.masks for name in names):
-            self.notes.append(f"{path.name} is left out: none of its {len(names)} has a mask")
+            self.notes.append(f"{path.name} left out: none of its {len(names)} images has a mask")
             return
-        twice = [Problem(path, f"{name} is listed twice", split) for name in repeated(names)]
-        self.problems += twice
+        self.problems += [
+            Problem(path, f"{name} is listed twice", split) for name in repeated(names)
+        ]
         for name in dict.fromkeys(names):
             self.add(name, split, path)
 
     def add(self, name: str, split: str, path: Path) -> None:
-        """Take a picture in a split, or tell what it lacks."""
+        """Add an image to a split, or a problem if its file or mask is missing."""
         before = self.pairs.get(name)
         if before is not None:
             if before.split != split:
-                words = f"{name} is in {before.split or 'another list'} too, and stays there"
-                self.problems.append(Problem(path, words, split))
+                message = f"{name} is also in {before.split or 'another list'}, where it stays"
+                self.problems.append(Problem(path, message, split))
             return
         image, mask = self.images.get(name), self.masks.get(name)
         if image is None:
-            self.problems.append(Problem(path, f"{name} has no picture in {PICTURES}", split))
+            self.problems.append(Problem(path, f"{name} has no image in {IMAGES}", split))
         elif mask is None:
             self.problems.append(Problem(path, f"{name} has no mask in {MASKS}", split))
         else:
@@ -68,8 +69,8 @@ class _Found:
 
 
 def index_voc(root: Path) -> Dataset:
-    """Every picture that a list names; every one with a mask where there are no lists."""
-    found = _Found(root, _by_name(root / PICTURES), _by_name(root / MASKS))
+    """Every image that a list names; without lists, every image that has a mask."""
+    found = _Found(root, _by_name(root / IMAGES), _by_name(root / MASKS))
     lists = dict(_lists(root / LISTS))
     for path, split in lists.items():
         found.add_list(path, split)
@@ -88,16 +89,16 @@ def index_voc(root: Path) -> Dataset:
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    """Name, as lists write it (with subfolders), -> picture."""
+    """Name as lists write it, with subfolders -> file."""
     if not folder.is_dir():
         return {}
     return {
-        path.relative_to(folder).with_suffix("").as_posix(): path for path in pictures_under(folder)
+        path.relative_to(folder).with_suffix("").as_posix(): path for path in images_under(folder)
     }
 
 
 def _lists(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The lists and their splits; trainval only where neither of its halves is there."""
+    """The lists and their splits; trainval only if there are no lists of its halves."""
     paths = {path.stem.casefold(): path for path in sorted(folder.glob("*.txt"))}
     known = {SPLITS[stem] for stem in paths if stem in SPLITS}
     for stem in sorted(paths, key=lambda stem: (stem not in SPLITS, "train val test".find(stem))):
@@ -111,7 +112,7 @@ def _lists(folder: Path) -> Iterator[tuple[Path, str]]:
 
 def _values(root: Path) -> Values:
     names = find_names([root])
-    advice = "A file labelmap.txt or classes.txt beside JPEGImages names other classes than VOC's."
+    advice = "Put a labelmap.txt or classes.txt beside JPEGImages to use classes other than VOC's."
     if names is None:
         return Values(VOC, identity(VOC), voc_colours(21), advice)
     colours = names.colours or voc_colours(len(names.labels))
@@ -119,8 +120,8 @@ def _values(root: Path) -> Values:
     return Values(names.labels, identity(names.labels), colours, advice)
 
 
-def _looks_like_it(path: Path) -> bool:
-    return (path / PICTURES).is_dir() and (path / MASKS).is_dir()
+def _matches(path: Path) -> bool:
+    return (path / IMAGES).is_dir() and (path / MASKS).is_dir()
 
 
-LAYOUT = Layout(f"{PICTURES}/, {MASKS}/ and {LISTS}/train.txt, val.txt", _looks_like_it, index_voc)
+LAYOUT = Layout(f"{IMAGES}/, {MASKS}/ and {LISTS}/train.txt, val.txt", _matches, index_voc)

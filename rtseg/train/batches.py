@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from rtseg.datasets import Sample
-from rtseg.datasets.classes import Table
+from rtseg.datasets.contract import Table
 from rtseg.errors import DatasetError, RtsegError
 from rtseg.frame import VOID, Image, Mask
 from rtseg.nets.build import segmentation

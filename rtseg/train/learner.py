@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rtseg.datasets import Sample
-from rtseg.datasets.classes import Table
+from rtseg.datasets.contract import Table
 from rtseg.errors import BackendError, UsageError
 from rtseg.frame import VOID
 from rtseg.labels import LabelSet

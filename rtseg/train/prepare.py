@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rtseg.datasets import Dataset, Sample, open_dataset
 from rtseg.datasets.checks import check
 from rtseg.datasets.classes import ClassMap
-from rtseg.datasets.split import split_dataset, split_words
+from rtseg.datasets.split import describe_split, split_dataset
 from rtseg.errors import DatasetError, DownloadError, ModelError, UsageError, counted
 from rtseg.frame import VOID, Mask
 from rtseg.labels import LabelSet
@@ -323,7 +323,7 @@ def _checked(dataset: Dataset, classes: ClassMap, watch: Watch) -> set[str]:
         if (classes.from_dataset[mask] != VOID).any():
             labelled.add(sample.name)
 
-    problems = check(dataset, progress=watch.checked, seen=seen)
+    problems = check(dataset, progress=watch.checked, on_sample=seen)
     for problem in problems:
         watch.wrong(str(problem))
     if problems:
@@ -355,7 +355,7 @@ def _split(settings: Settings, dataset: Dataset, earlier: RunFolder | None) -> t
     if earlier is not None:
         return earlier.read_split(dataset), f"as {earlier.split} says"
     split = split_dataset(dataset, seed=settings.seed)
-    return split, split_words(dataset, seed=settings.seed)
+    return split, describe_split(dataset, seed=settings.seed)
 
 
 def _started(
@@ -405,7 +405,7 @@ def _tell(watch: Watch, dataset: Dataset, classes: ClassMap, split: Split, words
     pictures = counted(len(dataset), "picture")
     count = f"{pictures}, {counted(len(classes.labels), 'class', 'classes')}: {names}"
     watch.note("dataset", f"{dataset.root} ({dataset.format}), {count}")
-    for note in (*dataset.notes, *classes.said):
+    for note in (*dataset.notes, *classes.assumptions):
         watch.note("note", note)
     sizes = ", ".join(f"{name} {len(samples)}" for name, samples in split.items())
     watch.note("split", f"{sizes}; {words}")
