@@ -54,7 +54,12 @@ def test_one_network_on_one_set_gives_two_tables_and_json(capsys: Capture) -> No
     assert f"{first['mean_iou']:.3f}" in table[1]
     disc = next(row for row in table if row[0] == "disc")
     assert disc[1:] == [f"{first['classes'][1][key]:.3f}" for key in ("iou", "accuracy", "share")]
-    for words in ("disc: dataset disc; network disc", "as live", "CPUExecutionProvider", "48x64"):
+    for words in (
+        "disc: dataset disc; model disc",
+        "as in rtseg run",
+        "CPUExecutionProvider",
+        "48x64",
+    ):
         assert words in said.err
 
 
@@ -148,32 +153,35 @@ def test_a_mean_iou_below_the_threshold_is_exit_5(capsys: Capture, least: str, c
 
 BAD: list[tuple[list[str], str]] = [
     ([*NET], "nothing to measure on"),
-    (["--data", "nowhere", *NET], "there is no such file or folder"),
+    (["--data", "nowhere", *NET], "no such file or folder"),
     (["--data", "net.toml", *NET], "net.toml"),
     ([*SET, "-m", "none.onnx"], "none.onnx"),
     ([*SET, "-m", "cats.onnx"], "no class in common"),
     ([*SET, *NET, "--split", "test"], "no split 'test'"),
     ([*SET, *NET, "--format", "nonsense"], "unknown format 'nonsense'"),
-    ([*SET, *NET, "--format", "voc"], "it has not the layout voc: JPEGImages/, "),
-    ([*SET, *NET, "--format", "voc"], "It looks like folder: leave --format out"),
+    ([*SET, *NET, "--format", "voc"], "it does not have the layout voc: JPEGImages/, "),
+    ([*SET, *NET, "--format", "voc"], "It looks like folder: leave out --format"),
     ([*SET, *NET, "--names", "none.txt"], "the list none.txt: No such file or directory"),
     ([*SET, *NET, "--classes", "thing=cat"], "'cat'"),
-    ([*SET, *NET, "--show-class", "cat"], "--show-class 'cat': there are background, box, disc"),
-    ([*SET, *NET, "--min-share", "disc"], "--min-share 'disc' cannot be read"),
+    (
+        [*SET, *NET, "--show-class", "cat"],
+        "unknown class 'cat' in --show-class: classes are background, box, disc",
+    ),
+    ([*SET, *NET, "--min-share", "disc"], "cannot read --min-share 'disc'"),
     ([*SET, *NET, "--min-share", "disc=5"], "share from 0 to 1"),
     ([*SET, *NET, "--min-share", "cat=0.1"], "unknown class 'cat'"),
-    ([*SET, *NET, "--min-share", "disc=0.9"], "no picture of set is left"),
+    ([*SET, *NET, "--min-share", "disc=0.9"], "no image of set is left"),
     ([*SET, *NET, "--max-pictures", "0"], "--max-pictures 0"),
     ([*SET, *NET, "--min-miou", "60"], "Did you mean 0.6?"),
     ([*SET, *NET, "--min-miou", "-1"], "--min-miou -1"),
     ([*SET, *NET, "--imgsz", "long"], "Give HxW, as 384x640, one number, auto, exact, or long:N"),
     ([*SET, *NET, "--imgsz", "long:3x4"], "--imgsz 'long:3x4'"),
     ([*SET, *NET, "--imgsz", "7"], "each side is 32 to 8192"),
-    ([*SET, *NET, "--worst", "3"], "--worst and --worst-to go together"),
+    ([*SET, *NET, "--worst", "3"], "--worst and --worst-to need each other"),
     ([*SET, *NET, "--confusion", "matrix.txt"], "figures end in"),
     ([*SET, *NET, "--confusion", "nowhere/m.png"], "there is no folder nowhere"),
     ([*SET, *NET, "--json", "net.toml"], "net.toml exists"),
-    ([*SET, *NET, "-m", "cats.onnx", "--layout", "NCHW"], "--layout with 2 networks"),
+    ([*SET, *NET, "-m", "cats.onnx", "--layout", "NCHW"], "--layout with 2 models"),
     (["--suite", "none.toml", *NET], "cannot read the suite none.toml"),
     (["--suite", "none.toml", "--split", "val"], "none.toml"),
     ([*SET, *NET, "--root", "."], "--root without --suite"),
@@ -270,7 +278,7 @@ def test_voc_is_measured_on_val_with_the_classes_both_know(inside: Path, capsys:
     first = json.loads(Path("out.json").read_text())["results"][0]
     assert [row["name"] for row in first["classes"]] == ["background", "person"]
     assert first["pictures"] == 3
-    assert "(voc, val), 3 of 9 pictures" in capsys.readouterr().err
+    assert "(voc, val), 3 of 9 images" in capsys.readouterr().err
 
 
 # --- the references ------------------------------------------------------------------------------

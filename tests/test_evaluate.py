@@ -251,7 +251,7 @@ def test_only_pictures_with_enough_of_a_class(tmp_path: Path, network: Network) 
     found = score(network, replace(chosen, spec=spec))
     assert (found.pictures, found.of) == (3, 8)
     nowhere = replace(chosen, spec=replace(spec, min_share={"disc": 0.99}))
-    with pytest.raises(DatasetError, match=r"no picture of coco is left.*disc 99.0%"):
+    with pytest.raises(DatasetError, match=r"no image of coco is left.*disc 99.0%"):
         score(network, nowhere)
     with pytest.raises(UsageError, match="unknown class 'cat'"):
         score(network, replace(chosen, spec=replace(spec, min_share={"cat": 0.1})))
@@ -343,7 +343,7 @@ def test_what_is_wrong_in_another_split_does_not_stop_it_but_is_told(
     spoil(tmp_path / "set")
     chosen = open_set(SetSpec(tmp_path / "set"))
     assert (chosen.split, len(chosen.samples)) == ("val", 4)
-    assert chosen.dataset.notes[-1].startswith("wrong in what is not measured: ")
+    assert chosen.dataset.notes[-1].startswith("problems in images that are not measured: ")
     for split in ("train", "all"):
         with pytest.raises(DatasetError, match="problem"):
             open_set(SetSpec(tmp_path / "set", split=split))

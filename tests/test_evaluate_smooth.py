@@ -72,29 +72,29 @@ def test_a_sequence_is_measured_plain_and_smoothed(inside: Path, network: Networ
     chosen = open_set(SetSpec(sequence(inside / "set")))
     plain = score(network, chosen)
     both = score(network, chosen, smooth=0.8)
-    assert plain.steadied is None
+    assert plain.smoothed is None
     assert result(both) == {**result(plain), "seconds": both.seconds}
-    assert both.steadied is not None
+    assert both.smoothed is not None
     assert both.flicker.share > 0.05
-    assert both.steadied.flicker.share < 0.5 * both.flicker.share
-    assert both.steadied.flicker.counted == both.flicker.counted
-    assert both.steadied.pictures == both.pictures == 24
-    assert result(both.steadied)["smooth"] == 0.8
-    assert result(both.steadied)["network"] == "net, smooth 0.8"
+    assert both.smoothed.flicker.share < 0.5 * both.flicker.share
+    assert both.smoothed.flicker.counted == both.flicker.counted
+    assert both.smoothed.pictures == both.pictures == 24
+    assert result(both.smoothed)["smooth"] == 0.8
+    assert result(both.smoothed)["network"] == "net, smooth 0.8"
 
 
 def test_smoothing_begins_anew_with_each_sequence(inside: Path, network: Network) -> None:
     """The last frame of one does not colour the first of the next, which is another picture."""
     chosen = open_set(SetSpec(sequence(inside / "set")))
-    whole = score(network, chosen, smooth=1.0).steadied
-    first = score(network, open_set(SetSpec(sequence(inside / "same"))), smooth=1.0).steadied
+    whole = score(network, chosen, smooth=1.0).smoothed
+    first = score(network, open_set(SetSpec(sequence(inside / "same"))), smooth=1.0).smoothed
     assert whole is not None
     assert first is not None
     halves = [sample.name for sample in chosen.samples if "b" in sample.sequence]
     (inside / "b.txt").write_text("\n".join(halves))
     last = score(
         network, open_set(SetSpec(inside / "set", names=inside / "b.txt")), smooth=1.0
-    ).steadied
+    ).smoothed
     assert last is not None
     # both sequences are alike, so that each gives half of all counts
     assert (2 * last.matrix.counts == whole.matrix.counts).all()
@@ -102,7 +102,7 @@ def test_smoothing_begins_anew_with_each_sequence(inside: Path, network: Network
 
 def test_single_pictures_are_not_smoothed(inside: Path, network: Network) -> None:
     single = score(network, open_set(SetSpec(make_folder(inside / "one", 3))), smooth=0.8)
-    assert single.steadied is None
+    assert single.smoothed is None
 
 
 def test_the_flicker_of_a_clip_is_that_of_its_pairs(inside: Path, network: Network) -> None:
@@ -117,7 +117,7 @@ def test_the_flicker_of_a_clip_is_that_of_its_pairs(inside: Path, network: Netwo
         expected = clip_flicker(pairs())
     assert found.flicker == expected
     assert found.flicker.share > 0.05
-    assert (found.frames, found.complete, found.steadied) == (12, True, None)
+    assert (found.frames, found.complete, found.smoothed) == (12, True, None)
 
 
 def test_a_clip_is_steadier_smoothed(inside: Path, network: Network) -> None:
@@ -127,9 +127,9 @@ def test_a_clip_is_steadier_smoothed(inside: Path, network: Network) -> None:
         network, folder, smooth=0.8, max_frames=10, on_frame=lambda one: told.append(one.frames)
     )
     assert told == list(range(11))
-    assert found.steadied is not None
-    assert found.steadied.flicker.share < 0.5 * found.flicker.share
-    values = clip_result(found.steadied)
+    assert found.smoothed is not None
+    assert found.smoothed.flicker.share < 0.5 * found.flicker.share
+    values = clip_result(found.smoothed)
     assert (values["network"], values["smooth"], values["frames"]) == ("net, smooth 0.8", 0.8, 10)
     assert values["runs_on"]["name"] == "onnx"
 
@@ -174,7 +174,7 @@ def test_clips_alone_are_enough(inside: Path, capsys: Capture) -> None:
     clip(inside / "clip")
     assert main(["eval", "--clip", "clip", "-m", "net.onnx", "--max-frames", "5", "-q"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert rows[0] == ["clip", "network", "frames", "flicker", "%"]
+    assert rows[0] == ["clip", "model", "frames", "flicker", "%"]
     assert rows[1][1:3] == ["net", "5"]
 
 
@@ -182,7 +182,7 @@ def test_clips_alone_are_enough(inside: Path, capsys: Capture) -> None:
     ("flags", "words"),
     [
         (("--smooth", "2", "--clip", "clip"), "it goes from 0"),
-        (("--smooth", "0.5", "--data", "one"), "none of the sets has sequences"),
+        (("--smooth", "0.5", "--data", "one"), "no set has sequences"),
         (("--max-frames", "9", "--data", "one"), "--max-frames without --clip"),
         (("--max-frames", "1", "--clip", "clip"), "it is below 2"),
     ],
@@ -209,9 +209,9 @@ def test_the_usual_strength_on_real_clips_and_sequences(data: Path, inside: Path
         for name in ("liveportrait_d9.mp4", "liveportrait_d13.mp4"):
             path = str(data / "videos" / name)
             found = score_clip(network, path, smooth=USUAL_SMOOTH, max_frames=30)
-            assert found.steadied is not None
-            assert found.steadied.flicker.share < 0.5 * found.flicker.share
+            assert found.smoothed is not None
+            assert found.smoothed.flicker.share < 0.5 * found.flicker.share
         labelled = score(network, open_set(SetSpec(inside / "davis")), smooth=USUAL_SMOOTH)
-    assert labelled.steadied is not None
-    plain, steadied = (one.matrix.class_iou[1] for one in (labelled, labelled.steadied))
+    assert labelled.smoothed is not None
+    plain, steadied = (one.matrix.class_iou[1] for one in (labelled, labelled.smoothed))
     assert steadied > plain - 0.005

@@ -119,7 +119,7 @@ def test_the_run_folder_holds_what_was_asked_used_and_found(finished: tuple[Resu
     assert json.loads(folder.versions.read_text())["torch"] == torch.__version__
     split = json.loads(folder.split.read_text())
     assert [len(split[name]) for name in ("train", "val", "test")] == [12, 6, 6]
-    assert "as the set gives them" in split["from"]
+    assert "own splits" in split["from"]
     rows = list(csv.DictReader(folder.metrics.read_text().splitlines()))
     assert [float(row["miou"]) for row in rows] == [row.miou for row in result.rows]
     assert [float(row["iou disc"]) for row in rows] == [row.ious[1] for row in result.rows]

@@ -1,4 +1,4 @@
-"""The verb `eval`: open every set and network, measure each on each, say what came of it."""
+"""The verb `eval`: measure every model on every set and clip, and report."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from rtseg.evaluate import (
     score,
     score_clip,
 )
-from rtseg.evaluate.networks import in_words
+from rtseg.evaluate.networks import describe_inputs
 from rtseg.evaluate.report import class_rows, report, write_confusion
 from rtseg.evaluate.scoring import class_map
 from rtseg.evaluate.sets import NetworkSpec, Suite, read_suite
@@ -54,7 +54,7 @@ _ONLY_DATA = ("format", "split", "classes", "min_share", "names")
 
 @dataclass(frozen=True)
 class EvalPlan:
-    """A measurement whose flags make sense: every network meets every set and every clip."""
+    """What to measure: every model on every set and every clip."""
 
     sets: tuple[SetSpec, ...]
     clips: tuple[str, ...]
@@ -63,10 +63,10 @@ class EvalPlan:
 
 
 def make_plan(flags: EvalFlags) -> EvalPlan:
-    """Check everything that is cheap and certain to fail.
+    """Check the flags, and that outputs can be written.
 
     Raises:
-        UsageError: flags that make no sense, or an output that exists.
+        UsageError: a flag has a wrong value, or an output exists.
     """
     _check_figures(flags.figures)
     suite = Suite((), ())
@@ -75,7 +75,10 @@ def make_plan(flags: EvalFlags) -> EvalPlan:
             Path(flags.sets.suite), Path(flags.sets.root) if flags.sets.root else None
         )
     elif flags.sets.root is not None:
-        raise UsageError("--root without --suite", do="Name the suite whose paths it is for")
+        raise UsageError(
+            "--root without --suite",
+            do="--root is the folder that paths in a suite are relative to",
+        )
     values.at_least("--max-pictures", flags.sets.max_pictures, 1)
     sets = (*suite.sets, *_sets(flags.sets))
     if flags.sets.max_pictures is not None:
@@ -83,11 +86,11 @@ def make_plan(flags: EvalFlags) -> EvalPlan:
     if not sets and not flags.sets.clip:
         raise UsageError(
             "nothing to measure on",
-            do="Name labelled pictures: rtseg eval --data DIR, or a video with --clip",
+            do="Give labelled images: rtseg eval --data DIR, or a video: --clip FILE",
         )
     values.at_least("--max-frames", flags.sets.max_frames, 2)
     if flags.sets.max_frames is not None and not flags.sets.clip:
-        raise UsageError("--max-frames without --clip", do="For pictures, take --max-pictures")
+        raise UsageError("--max-frames without --clip", do="Use --max-pictures for images")
     TemporalOptions(smooth=flags.figures.smooth or 0.0)
     policy_of(flags.networks.imgsz)
     return EvalPlan(
@@ -96,10 +99,10 @@ def make_plan(flags: EvalFlags) -> EvalPlan:
 
 
 def policy_of(imgsz: str | None) -> InputPolicy:
-    """`--imgsz` as a policy.
+    """Parse `--imgsz`.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: it cannot be parsed.
     """
     text = imgsz or "auto"
     if text in ("auto", "exact"):
@@ -107,7 +110,9 @@ def policy_of(imgsz: str | None) -> InputPolicy:
     if text.startswith("long:"):
         size = values.input_size("--imgsz", text.removeprefix("long:"))
         if size is None or size[0] != size[1]:
-            raise UsageError(f"--imgsz {text!r} cannot be read", do="Give long:N, as long:320")
+            raise UsageError(
+                f"cannot read --imgsz {text!r}", do="Write long:N, for example long:320"
+            )
         return InputPolicy("long", side=size[0])
     return InputPolicy("fixed", size=values.input_size("--imgsz", text, others=OTHER_SIZES))
 
@@ -116,7 +121,7 @@ def _sets(flags: SetFlags) -> list[SetSpec]:
     given = [name for name in _ONLY_DATA if getattr(flags, name) not in (None, (), "auto")]
     if given and not flags.data:
         flag = "--" + given[0].replace("_", "-")
-        raise UsageError(f"{flag} without --data", do="Write it into the suite's [[set]]")
+        raise UsageError(f"{flag} without --data", do="For a suite, write it in the file's [[set]]")
     return [
         SetSpec(
             path=Path(path),
@@ -138,8 +143,8 @@ def _shares(entries: Sequence[str]) -> Mapping[str, float]:
         share = values.number("--min-share", text) if equals and name else None
         if share is None or not 0 <= share <= 1:
             raise UsageError(
-                f"--min-share {entry!r} cannot be read",
-                do="Give a class and a share from 0 to 1, as person=0.05",
+                f"cannot read --min-share {entry!r}",
+                do="Write a class and a share from 0 to 1, for example person=0.05",
             )
         found[name.strip()] = share
     return found
@@ -153,8 +158,8 @@ def _networks(flags: NetworkFlags, suite: Suite) -> tuple[NetworkSpec, ...]:
     if len(models) != 1 and (given or flags.weights):
         flag = "--weights" if flags.weights else "--" + next(iter(given)).replace("_", "-")
         raise UsageError(
-            f"{flag} with {len(models)} networks of -m",
-            do="Give one, or describe each in a TOML file beside it",
+            f"{flag} with {len(models)} models",
+            do="Give one -m, or describe each in a TOML file beside it",
         )
     return (*suite.networks, *(NetworkSpec(model, settings=given) for model in models))
 
@@ -163,10 +168,12 @@ def _check_figures(flags: FigureFlags) -> None:
     least = flags.min_miou
     if least is not None and not 0 <= least <= 1:
         hint = f"Did you mean {least / 100:g}?" if 1 < least <= 100 else ""
-        raise UsageError(f"--min-miou {least:g}", found="it is a share from 0 to 1", do=hint)
+        raise UsageError(f"--min-miou {least:g}", found="it must be a share from 0 to 1", do=hint)
     values.at_least("--worst", flags.worst, 1)
     if (flags.worst is None) != (flags.worst_to is None):
-        raise UsageError("--worst and --worst-to go together", do="Give both: how many, and where")
+        raise UsageError(
+            "--worst and --worst-to need each other", do="Give both: how many, and where"
+        )
     if flags.confusion:
         check_suffix(Path(flags.confusion))
     for text in (flags.json, flags.confusion):
@@ -176,68 +183,70 @@ def _check_figures(flags: FigureFlags) -> None:
     folder = Path(flags.worst_to) if flags.worst_to else None
     if folder is not None and folder.exists():
         if not folder.is_dir():
-            raise UsageError(f"--worst-to {folder}", found="it is no folder")
+            raise UsageError(f"--worst-to {folder}", found="it is not a folder")
         if any(folder.iterdir()) and not flags.overwrite:
-            raise UsageError(f"--worst-to {folder}", found="it is not empty", do="Pass -y to add")
+            raise UsageError(
+                f"--worst-to {folder}", found="it is not empty", do="Pass -y to add to it"
+            )
 
 
 FEW_CLASSES = 4
-"""So many classes have columns of the table without being asked for."""
+"""Up to this many classes get a column of the table without --show-class."""
 
 
 def on_picture(progress: Progress, score: Score) -> None:
-    """Show how far the measurement of one network on one set is."""
+    """Update the progress of one model on one set."""
     if progress.due:
         text = f"{_which(score)}, mIoU {figure(score.matrix.mean_iou)}"
         progress.update(score.pictures, score.chosen, text)
 
 
 def on_frame(progress: Progress, score: ClipScore) -> None:
-    """Show how far the measurement of one network on one clip is."""
+    """Update the progress of one model on one clip."""
     progress.update(score.frames, score.of or 0, f"{score.network} on {score.clip}")
 
 
 def begin(sets: Sequence[LabelledSet], networks: Sequence[Network]) -> None:
-    """What will be measured."""
+    """Report what will be measured."""
     for chosen in sets:
         say("set", chosen.describe())
         for note in chosen.dataset.notes:
             say("note", note)
     for network in networks:
-        say("network", f"{network.name}, {len(network.model.spec.labels)} classes")
+        say("model", f"{network.name}, {len(network.model.spec.labels)} classes")
         say("input", network.policy.describe(network.model.spec))
         for note in network.model.notes:
             say("note", note)
 
 
-def measured(score: Score, said: set[str]) -> None:
-    """How one score came about; lines in `said` are not said again."""
+def report_score(score: Score, printed: set[str]) -> None:
+    """Report how one score was measured; lines in `printed` are not repeated."""
     say("done", f"{_which(score)}: {_pictures(score)} in {length(score.seconds)}")
     lines = [("classes", line) for line in score.mapping]
     if len(score.inputs) > 1:
-        lines.append(("input", f"{in_words(score.inputs)} (HxW)"))
+        lines.append(("input", f"{describe_inputs(score.inputs)} (HxW)"))
     if score.info is not None:
         lines.append(("runs on", describe_backend(score.info)))
         lines += [("note", note) for note in score.info.notes]
     for heading, line in lines:
-        if line not in said:
+        if line not in printed:
             say(heading, line)
-    said.update(line for _, line in lines)
+    printed.update(line for _, line in lines)
 
 
 def say_incomplete(done: int, asked: int) -> None:
     """Report that the run ended before everything was measured."""
-    say("partial", f"{done} of {counted(asked, 'measurement')} finished; the rest is missing")
+    say("partial", f"{done} of {counted(asked, 'measurement')} finished")
 
 
 def tables(scores: Sequence[Score], show: Sequence[str]) -> None:
-    """The figures of every network on every set; with a single one, those of its classes too."""
+    """Print the figures of every model on every set; of a single one, its classes too."""
     if not scores:
         return
     shown = list(show) or _few(scores)
     extra = ["boundary F"] * any(s.boundary is not None for s in scores)
     extra += ["flicker"] * any(s.flicker.counted for s in scores)
-    heads = ["set", "network", "pictures", *(f"IoU {name}" for name in shown)]
+    heads = ["set", "model", "images", *(f"IoU {name}" for name in shown)]
     heads += ["mIoU", "mean acc", "pixel acc", "fw IoU", *extra]
     print_table(heads, (_row(s, shown, extra) for s in scores), right=range(2, len(heads)))
     if len(scores) == 1:
@@ -246,7 +255,7 @@ def tables(scores: Sequence[Score], show: Sequence[str]) -> None:
 
 
 def class_table(score: Score) -> None:
-    """One line per class."""
+    """Print one line per class."""
     keys = ["iou", "accuracy", "share", *(["boundary_f"] if score.boundary else [])]
     heads = ("class", "IoU", "accuracy", "share of truth", "boundary F")[: len(keys) + 1]
     rows = [(row["name"], *(figure(row[key]) for key in keys)) for row in class_rows(score)]
@@ -261,25 +270,25 @@ def _few(scores: Sequence[Score]) -> list[str]:
 def _row(score: Score, shown: Sequence[str], extra: Sequence[str]) -> list[str]:
     matrix = score.matrix
     ious = dict(zip(score.labels.names, matrix.class_iou, strict=True))
-    more = {
+    optional = {
         "boundary F": score.boundary.mean_score if score.boundary else None,
         "flicker": score.flicker.share,
     }
-    partly = "" if score.complete else f" of {score.chosen}"
+    of = "" if score.complete else f" of {score.chosen}"
     figures = [matrix.mean_iou, matrix.mean_accuracy, matrix.pixel_accuracy]
     figures += [matrix.frequency_weighted_iou]
     return [
         score.set_name,
         score.network,
-        f"{score.pictures}{partly}",
+        f"{score.pictures}{of}",
         *(figure(ious.get(name)) for name in shown),
         *map(figure, figures),
-        *(figure(more[name], 4) for name in extra),
+        *(figure(optional[name], 4) for name in extra),
     ]
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """A share as text; "-" where nothing was measured."""
+    """A share as text; "-" if not measured."""
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
@@ -289,16 +298,16 @@ def _which(score: Score) -> str:
 
 def _pictures(score: Score) -> str:
     if not score.complete:
-        return f"{score.pictures} of {counted(score.chosen, 'picture')}, stopped"
+        return f"{score.pictures} of {counted(score.chosen, 'image')}, stopped"
     of = f" of {score.of}" if score.chosen != score.of else ""
-    return f"{score.pictures}{of} pictures" if of else counted(score.pictures, "picture")
+    return f"{score.pictures}{of} images" if of else counted(score.pictures, "image")
 
 
 def measure_clips(
     networks: Sequence[Network], flags: EvalFlags, stop: Stop, clips: list[ClipScore]
 ) -> None:
-    """Append the flicker of each network on each clip, the unfinished one too."""
-    said: set[str] = set()
+    """Append the score of each model on each clip, including an unfinished one."""
+    printed: set[str] = set()
     for target in flags.sets.clip:
         for network in networks:
             if stop():
@@ -314,49 +323,54 @@ def measure_clips(
                 )
             clips.append(done)
             if not flags.figures.quiet:
-                clip_measured(done, said)
+                report_clip(done, printed)
 
 
-def clip_measured(score: ClipScore, said: set[str]) -> None:
-    """How one clip's score came about; lines in `said` are not said again."""
+def report_clip(score: ClipScore, printed: set[str]) -> None:
+    """Report how one clip was measured; lines in `printed` are not repeated."""
     stopped = "" if score.complete else ", stopped"
     frames = f"{counted(score.frames, 'frame')} in {length(score.seconds)}"
     say("done", f"{score.network} on {score.clip}: {frames}{stopped}")
     if score.info is None:
         return
-    for line in (describe_backend(score.info), *score.info.notes):
-        if line not in said:
-            say("runs on" if line == describe_backend(score.info) else "note", line)
-    said.update((describe_backend(score.info), *score.info.notes))
+    lines = [("runs on", describe_backend(score.info))]
+    lines += [("note", note) for note in score.info.notes]
+    for heading, line in lines:
+        if line not in printed:
+            say(heading, line)
+    printed.update(line for _, line in lines)
 
 
-def clip_table(scores: Sequence[ClipScore], *, apart: bool) -> None:
-    """The flicker of every network on every clip; `apart` from a table above."""
+def clip_table(scores: Sequence[ClipScore], *, after_table: bool) -> None:
+    """Print the flicker of every model on every clip."""
     if not scores:
         return
-    if apart:
+    if after_table:
         print()
     rows = (
         [one.clip, one.network, str(one.frames), figure(100 * one.flicker.share, 3)]
         for one in scores
     )
-    print_table(["clip", "network", "frames", "flicker %"], rows, right=(2, 3))
+    print_table(["clip", "model", "frames", "flicker %"], rows, right=(2, 3))
 
 
-Steadied = TypeVar("Steadied", Score, ClipScore)
+AnyScore = TypeVar("AnyScore", Score, ClipScore)
 
 
 def evaluate(flags: EvalFlags, stop: Stop) -> int:
-    """Measure every network on every set; returns 0, or the code of the signal that ended it.
+    """Measure every model on every set and clip.
+
+    Returns:
+        0, or the exit code of the signal that ended it.
 
     Raises:
-        RtsegError: whatever failed first; what was measured until then is shown, and said to be
-            partial. ThresholdError: a mean IoU is below `--min-miou`.
+        RtsegError: the first failure; what was measured before it is reported as partial.
+        ThresholdError: a mean IoU is below `--min-miou`.
     """
     plan = make_plan(flags)
-    sets = stop.attend(lambda: _evaluate_sets(plan.sets))
+    sets = stop.attend(lambda: _open_sets(plan.sets))
     with ExitStack() as stack:
-        networks = stop.attend(lambda: _evaluate_networks(plan, flags, stop))
+        networks = stop.attend(lambda: _find_models(plan, flags, stop))
         for network in networks:
             stack.enter_context(network)
         _check_classes(sets, networks, flags.figures)
@@ -372,16 +386,16 @@ def evaluate(flags: EvalFlags, stop: Stop) -> int:
             asked = (len(sets) + len(plan.clips)) * len(networks)
             done = sum([one.complete for one in scores] + [one.complete for one in clips])
             whole = done == asked
-            _show(with_steadied(scores), with_steadied(clips), flags.figures, whole=whole)
+            _show(with_smoothed(scores), with_smoothed(clips), flags.figures, whole=whole)
             if not whole:
                 say_incomplete(done, asked)
     if whole:
-        _hold_to(flags.figures.min_miou, scores)
+        _check_min_miou(flags.figures.min_miou, scores)
     return stop.exit_code
 
 
-def _evaluate_sets(specs: Sequence[SetSpec]) -> list[LabelledSet]:
-    """All sets, open; what is wrong in any of them is told at once."""
+def _open_sets(specs: Sequence[SetSpec]) -> list[LabelledSet]:
+    """Open all sets; raise one UsageError for everything wrong in any of them."""
     opened, failures = [], []
     for spec in specs:
         try:
@@ -394,13 +408,13 @@ def _evaluate_sets(specs: Sequence[SetSpec]) -> list[LabelledSet]:
         raise failures[0]
     counts = Counter(chosen.name for chosen in opened)
     return [
-        chosen if counts[chosen.name] == 1 else chosen.named(str(chosen.spec.path))
+        chosen if counts[chosen.name] == 1 else replace(chosen, name=str(chosen.spec.path))
         for chosen in opened
     ]
 
 
-def _evaluate_networks(plan: EvalPlan, flags: EvalFlags, stop: Stop) -> list[Network]:
-    """All networks, found but not yet open."""
+def _find_models(plan: EvalPlan, flags: EvalFlags, stop: Stop) -> list[Network]:
+    """The models; they are opened when first used."""
     asked = flags.networks
     networks = []
     for spec in plan.networks:
@@ -427,7 +441,7 @@ def _evaluate_networks(plan: EvalPlan, flags: EvalFlags, stop: Stop) -> list[Net
 
 
 def _name(spec: NetworkSpec, among: Sequence[NetworkSpec]) -> str:
-    """What a network is called: as short as it can be told from the others."""
+    """The shortest unique name of a model."""
     short = [other.name or Path(other.model).stem for other in among]
     own = spec.name or Path(spec.model).stem
     return own if short.count(own) == 1 else spec.name or spec.model
@@ -436,7 +450,7 @@ def _name(spec: NetworkSpec, among: Sequence[NetworkSpec]) -> str:
 def _check_classes(
     sets: Sequence[LabelledSet], networks: Sequence[Network], flags: FigureFlags
 ) -> None:
-    """Raise before anything runs where a set and a network have no class in common."""
+    """Raise before anything runs if a set and a model have no class in common."""
     known: set[str] = set()
     for network in networks:
         for chosen in sets:
@@ -447,18 +461,19 @@ def _check_classes(
     for name in flags.show_class:
         if name not in known:
             raise UsageError(
-                f"--show-class {name!r}", found="there are " + ", ".join(sorted(known))
+                f"unknown class {name!r} in --show-class",
+                found="classes are " + ", ".join(sorted(known)),
             )
 
 
 def _check_smooth(sets: Sequence[LabelledSet], plan: EvalPlan, flags: FigureFlags) -> None:
-    """Raise before anything runs where nothing follows anything in time."""
+    """Raise before anything runs if there are no sequences to smooth."""
     sequences = any(sample.sequence for chosen in sets for sample in chosen.samples)
     if flags.smooth and not sequences and not plan.clips:
         raise UsageError(
             f"--smooth {flags.smooth:g}",
-            found="none of the sets has sequences of frames",
-            do="Leave it out, or name a video with --clip",
+            found="no set has sequences of frames",
+            do="Leave it out, or add a video with --clip",
         )
 
 
@@ -469,13 +484,13 @@ def _measure(
     stop: Stop,
     scores: list[Score],
 ) -> None:
-    """Append the score of each network on each set, the unfinished one too."""
-    said: set[str] = set()
+    """Append the score of each model on each set, including an unfinished one."""
+    printed: set[str] = set()
     for chosen in sets:
         for network in networks:
             if stop():
                 return
-            with Progress(quiet=flags.quiet, unit="pictures") as progress, network:
+            with Progress(quiet=flags.quiet, unit="images") as progress, network:
                 done = score(
                     network,
                     chosen,
@@ -488,37 +503,37 @@ def _measure(
                 )
             scores.append(done)
             if not flags.quiet:
-                measured(done, said)
+                report_score(done, printed)
 
 
-def with_steadied(scores: Sequence[Steadied]) -> list[Steadied]:
-    """Each score, and after it what smoothing over time makes of it, where that was measured."""
-    return [one for score in scores for one in (score, score.steadied) if one is not None]
+def with_smoothed(scores: Sequence[AnyScore]) -> list[AnyScore]:
+    """Each score, followed by its smoothed version, if measured."""
+    return [one for score in scores for one in (score, score.smoothed) if one is not None]
 
 
 def _show(
     scores: Sequence[Score], clips: Sequence[ClipScore], flags: FigureFlags, *, whole: bool
 ) -> None:
-    """Print the tables and write the files; of a run that ended early too."""
+    """Print the tables and write the files, also when the run ended early."""
     if flags.json != "-":
         tables(scores, flags.show_class)
-        clip_table(clips, apart=bool(scores))
+        clip_table(clips, after_table=bool(scores))
     if flags.json is not None and (scores or clips):
         write_json(flags.json, report(scores, clips, complete=whole))
-        _said("figures", [flags.json], flags)
+        _say_paths("figures", [flags.json], flags)
     if flags.confusion is not None and scores:
-        _said("wrote", _confusions(scores, Path(flags.confusion)), flags)
+        _say_paths("wrote", _confusions(scores, Path(flags.confusion)), flags)
     if flags.worst_to is not None:
-        _said("wrote", _worst(scores, Path(flags.worst_to)), flags)
+        _say_paths("wrote", _worst(scores, Path(flags.worst_to)), flags)
 
 
-def _said(heading: str, paths: Sequence[object], flags: FigureFlags) -> None:
+def _say_paths(heading: str, paths: Sequence[object], flags: FigureFlags) -> None:
     if paths and not flags.quiet:
         say(heading, listed(paths, 1))
 
 
 def _confusions(scores: Sequence[Score], path: Path) -> list[Path]:
-    paths = [_apart(path, one, scores) for one in scores]
+    paths = [_own_path(path, one, scores) for one in scores]
     for one, place in zip(scores, paths, strict=True):
         write_confusion(one, place)
     return paths
@@ -528,24 +543,26 @@ def _worst(scores: Sequence[Score], folder: Path) -> list[Path]:
     paths = []
     for one in scores:
         if one.worst is not None:
-            place = folder if len(scores) == 1 else folder / _apart(Path("x"), one, scores).name[2:]
+            place = (
+                folder if len(scores) == 1 else folder / _own_path(Path("x"), one, scores).name[2:]
+            )
             paths += one.worst.write(place)
     return paths
 
 
-def _apart(path: Path, one: Score, scores: Sequence[Score]) -> Path:
-    """`out.png`, or `out-SET-NETWORK.png` where there are several."""
+def _own_path(path: Path, one: Score, scores: Sequence[Score]) -> Path:
+    """`out.png`, or `out-SET-MODEL.png` if there are several."""
     if len(scores) == 1:
         return path
     name = safe_name(f"{one.set_name}-{one.network}")
     return path.with_name(f"{path.stem}-{name}{path.suffix}")
 
 
-def _hold_to(least: float | None, scores: Sequence[Score]) -> None:
-    """Raise ThresholdError when a mean IoU is below `least`, or there is none."""
+def _check_min_miou(least: float | None, scores: Sequence[Score]) -> None:
+    """Raise ThresholdError if a mean IoU is below `least`, or was not measured."""
     missed = [one for one in scores if least is not None and not one.matrix.mean_iou >= least]
     if missed:
-        words = ", ".join(
+        found = ", ".join(
             f"{one.network} on {one.set_name} {one.matrix.mean_iou:.4f}" for one in missed
         )
-        raise ThresholdError(f"mean IoU below --min-miou {least:g}", found=words)
+        raise ThresholdError(f"mean IoU below --min-miou {least:g}", found=found)

@@ -1,10 +1,9 @@
-"""Networks measured on labelled pictures, through the code that runs live."""
+"""Models measured on labelled images, by the code that `rtseg run` uses."""
 
 from __future__ import annotations
 
-from rtseg.evaluate.clips import ClipScore, clip_flicker, score_clip
 from rtseg.evaluate.networks import InputPolicy, Network
-from rtseg.evaluate.scoring import Score, score
+from rtseg.evaluate.scoring import ClipScore, Score, clip_flicker, score, score_clip
 from rtseg.evaluate.sets import LabelledSet, SetSpec, open_set
 
 __all__ = [

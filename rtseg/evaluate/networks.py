@@ -1,4 +1,4 @@
-"""A network that is open at as many input sizes as the pictures ask for."""
+"""A model opened at as many input sizes as the images need."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rtseg.contracts import BackendInfo
 from rtseg.frame import Image
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
+from rtseg.text import listed
 from rtseg.zoo import Model, ModelSpec
 
 Size = tuple[int, int]
@@ -20,21 +21,21 @@ Size = tuple[int, int]
 
 _WIDE = (9 / 8, 5 / 4, 4 / 3, 3 / 2, 16 / 9, 2, 5 / 2, 3, 4)
 SHAPES = (*(1 / shape for shape in reversed(_WIDE)), 1.0, *_WIDE)
-"""Width over height of the inputs of `auto`: what cameras and screens give, and shapes between."""
+"""Width over height of the inputs of `auto`: usual aspect ratios, and some between them."""
 
 MULTIPLE = 16
 
 
 @dataclass(frozen=True)
 class InputPolicy:
-    """How the input's size follows from the picture's.
+    """How the input size follows from the image size.
 
-    `auto` is what runs live: the network's own area in the picture's shape, except that the shape
-    is the nearest of `SHAPES`, so that a set of any pictures needs at most 19 inputs. Pictures of
-    4:3, 3:2 or 16:9 get exactly the input they get live; others are stretched by 6 % at most, by
-    9 % between 3:2 and 2:1, and more only beyond. `exact` takes every shape as it is. `long` gives
-    the longer side `side` pixels, the other in proportion, both in sixteenths. `fixed` squeezes
-    every picture to `size`. A network that takes one size only gets that size, whatever is asked.
+    `auto` is what `rtseg run` does: the model's own area in the image's aspect ratio, but rounded
+    to the nearest of `SHAPES`, so that any set of images needs at most 19 inputs. Images of 4:3,
+    3:2 or 16:9 get exactly their live input; others are stretched by at most 6 %, by 9 % between
+    3:2 and 2:1, and more only beyond. `exact` keeps every aspect ratio. `long` gives the longer
+    side `side` pixels and the other in proportion, both multiples of 16. `fixed` resizes every
+    image to `size`. A model with one fixed input size always gets that size.
     """
 
     kind: Literal["auto", "exact", "long", "fixed"] = "auto"
@@ -42,7 +43,7 @@ class InputPolicy:
     size: Size | None = None
 
     def size_for(self, spec: ModelSpec, height: int, width: int) -> Size:
-        """(height, width) of the input for a picture of that height and width."""
+        """(height, width) of the input for an image of this height and width."""
         if spec.input.fixed:
             return spec.input.size
         if self.kind == "fixed" and self.size is not None:
@@ -55,20 +56,18 @@ class InputPolicy:
         return fit_size(spec, width, height)
 
     def describe(self, spec: ModelSpec) -> str:
-        """What a network's input is, in words."""
+        """The input size in one line."""
         height, width = self.size or spec.input.size
         if spec.input.fixed:
             return f"{spec.input.size[0]}x{spec.input.size[1]} (HxW), the only size it takes"
         if self.kind == "fixed":
-            return f"{height}x{width} (HxW) for every picture"
+            return f"{height}x{width} (HxW) for every image"
         if self.kind == "long":
-            return f"the picture's shape, its long side {self.side}, in multiples of {MULTIPLE}"
-        what = (
-            "the picture's own shape" if self.kind == "exact" else "the usual shape nearest to it"
-        )
+            return f"the image's aspect ratio, long side {self.side}, in multiples of {MULTIPLE}"
         area = f"the area of {spec.input.size[0]}x{spec.input.size[1]}"
-        live = "as live" if self.kind == "exact" else "as live for cameras"
-        return f"{area} in {what}, {live}"
+        if self.kind == "exact":
+            return f"{area} in the image's aspect ratio, as in rtseg run"
+        return f"{area} in the nearest usual aspect ratio, as in rtseg run for cameras"
 
 
 def _sixteenths(side: float) -> int:
@@ -80,21 +79,21 @@ def _nearest_shape(shape: float) -> float:
 
 
 KEPT_OPEN = 4
-"""Input sizes open at once; pictures come sorted by size, so that few are opened twice."""
+"""Input sizes open at once; images come sorted by size, so that few are opened twice."""
 
 
 class Network:
-    """Segments pictures of any size through the `Segmenter` that runs live.
+    """Segments images of any size with the `Segmenter` that `rtseg run` uses.
 
-    A backend has one input size for its life, and ONNX files of ours are exported per size (about
-    a second each, kept in the cache): hence the policy, which asks for few sizes.
+    A backend has one input size, and ONNX files are exported per size (about a second each, kept
+    in the cache): hence the policy, which needs few sizes.
 
     Args:
-        name: what the results call it.
-        model: the network; a `Model` is only named, and opened when the first picture comes.
-        policy: from a picture's size to the input's.
+        name: the name in results; "refined" is added with `refine`.
+        model: opened when the first image comes.
+        policy: from image size to input size.
         backend: name of a backend, or "auto".
-        refine: whether the edges of masks follow the picture's; the name then says so.
+        refine: refine mask edges from image colours.
         options: of `BackendOptions`: device, precision, threads, strict.
     """
 
@@ -115,19 +114,19 @@ class Network:
         self._open: OrderedDict[Size, Segmenter] = OrderedDict()
 
     def __call__(self, image: Image) -> Segmentation:
-        """Segment one (H, W, 3) uint8 BGR picture.
+        """Segment one (H, W, 3) uint8 BGR image.
 
         Raises:
-            RtsegError: the network cannot be opened at this size, or failed.
+            RtsegError: the model cannot be opened at this size, or failed.
         """
         return self.segmenter(self.input_size(image.shape[0], image.shape[1]))(image)
 
     def input_size(self, height: int, width: int) -> Size:
-        """(height, width) of the input for a picture of that height and width."""
+        """(height, width) of the input for an image of this height and width."""
         return self.policy.size_for(self.model.spec, height, width)
 
     def segmenter(self, size: Size) -> Segmenter:
-        """The segmenter whose input has that size, opened if it is not.
+        """The segmenter with this input size, opened if necessary.
 
         Raises:
             RtsegError: as `open_backend`.
@@ -142,7 +141,7 @@ class Network:
         return self._open[size]
 
     def close(self) -> None:
-        """Free the device; a later picture opens it again."""
+        """Free the device; the next image opens it again."""
         while self._open:
             self._open.popitem()[1].close()
 
@@ -153,8 +152,6 @@ class Network:
         self.close()
 
 
-def in_words(inputs: Counter[Size]) -> str:
-    """Input sizes and how many pictures had them: "320x432 (67), 304x464 (26) and 8 more"."""
-    most = [f"{height}x{width} ({count})" for (height, width), count in inputs.most_common(3)]
-    more = f" and {len(inputs) - len(most)} more" if len(inputs) > len(most) else ""
-    return ", ".join(most) + more
+def describe_inputs(inputs: Counter[Size]) -> str:
+    """Input sizes by number of images: "320x432 (67), 304x464 (26) and 8 more"."""
+    return listed([f"{h}x{w} ({count})" for (h, w), count in inputs.most_common()], 3)

@@ -12,15 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg._version import __version__
-from rtseg.evaluate.clips import ClipScore
-from rtseg.evaluate.scoring import Score
+from rtseg.evaluate.scoring import ClipScore, Score
 from rtseg.figures import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMAT = 1
-"""Version of the JSON; raised when a key changes its meaning or goes."""
+"""Version of the JSON; increased when a key changes its meaning or is removed."""
 
 _NUMBERED = 25
 """Up to this many classes, each cell of the confusion matrix shows its number."""
@@ -32,10 +31,10 @@ def report(
     scores: Sequence[Score], clips: Sequence[ClipScore] = (), *, complete: bool = True
 ) -> dict[str, Any]:
     """All scores of one run: {"rtseg_eval": 1, "version": ..., "complete": ..., "results": [...]},
-    and those of clips without labels under "clips".
+    with those of clips without labels under "clips".
 
     Args:
-        complete: whether every set and clip met every network.
+        complete: whether every model was measured on every set and clip.
     """
     return {
         "rtseg_eval": FORMAT,
@@ -49,7 +48,7 @@ def report(
 
 
 def clip_result(clip: ClipScore) -> dict[str, Any]:
-    """One network on one clip without labels: shares are 0 to 1, or None."""
+    """One model on one clip without labels: shares are 0 to 1, or None."""
     return {
         "clip": clip.clip,
         "network": clip.network,
@@ -57,15 +56,15 @@ def clip_result(clip: ClipScore) -> dict[str, Any]:
         "complete": clip.complete,
         "frames": clip.frames,
         "pixels": clip.flicker.counted,
-        "seconds": _known(clip.seconds),
-        "flicker": _known(clip.flicker.share),
+        "seconds": _number(clip.seconds),
+        "flicker": _number(clip.flicker.share),
         "input": list(clip.input_size) if clip.input_size else None,
         "runs_on": asdict(clip.info) if clip.info else None,
     }
 
 
 def result(score: Score) -> dict[str, Any]:
-    """One network on one set: every figure is a share from 0 to 1, or None."""
+    """One model on one set: every figure is a share from 0 to 1, or None."""
     matrix = score.matrix
     return {
         "set": score.set_name,
@@ -76,13 +75,13 @@ def result(score: Score) -> dict[str, Any]:
         "pictures_chosen": score.chosen,
         "pictures_in_set": score.of,
         "pixels": matrix.pixels,
-        "seconds": _known(score.seconds),
-        "mean_iou": _known(matrix.mean_iou),
-        "mean_accuracy": _known(matrix.mean_accuracy),
-        "pixel_accuracy": _known(matrix.pixel_accuracy),
-        "frequency_weighted_iou": _known(matrix.frequency_weighted_iou),
-        "mean_boundary_f": _known(score.boundary.mean_score) if score.boundary else None,
-        "flicker": _known(score.flicker.share),
+        "seconds": _number(score.seconds),
+        "mean_iou": _number(matrix.mean_iou),
+        "mean_accuracy": _number(matrix.mean_accuracy),
+        "pixel_accuracy": _number(matrix.pixel_accuracy),
+        "frequency_weighted_iou": _number(matrix.frequency_weighted_iou),
+        "mean_boundary_f": _number(score.boundary.mean_score) if score.boundary else None,
+        "flicker": _number(score.flicker.share),
         "classes": class_rows(score),
         "confusion": matrix.counts.tolist(),
         "mapping": list(score.mapping),
@@ -96,17 +95,17 @@ def result(score: Score) -> dict[str, Any]:
 
 
 def class_rows(score: Score) -> list[dict[str, Any]]:
-    """Per class: name, IoU, accuracy, share of the known pixels, boundary F-score."""
+    """Per class: name, IoU, accuracy, share of the labelled pixels, boundary F-score."""
     matrix = score.matrix
     boundary = score.boundary.class_score if score.boundary else [math.nan] * len(score.labels)
     true = matrix.true_pixels
     return [
         {
             "name": name,
-            "iou": _known(matrix.class_iou[index]),
-            "accuracy": _known(matrix.class_accuracy[index]),
-            "share": _known(true[index] / matrix.pixels if matrix.pixels else math.nan),
-            "boundary_f": _known(boundary[index]),
+            "iou": _number(matrix.class_iou[index]),
+            "accuracy": _number(matrix.class_accuracy[index]),
+            "share": _number(true[index] / matrix.pixels if matrix.pixels else math.nan),
+            "boundary_f": _number(boundary[index]),
         }
         for index, name in enumerate(score.labels.names)
     ]
@@ -127,23 +126,23 @@ def draw_confusion(score: Score) -> Figure:
     A row without pixels is grey. The column of pixels that were given no class is left out where
     there are none.
     """
-    shares, names, taken = _shares(score)
+    shares, names, predicted = _shares(score)
     cell = 1.1 if len(names) <= 4 else max(0.12, 0.46 - 0.004 * len(names))
     font = 10 if len(names) <= 4 else max(5.0, min(9.0, 21 * cell))
-    margin = 0.35 + 0.011 * font * max(map(len, (*names, *taken)))
+    margin = 0.35 + 0.011 * font * max(map(len, (*names, *predicted)))
     side = cell * len(names)
-    figure = new_figure(margin + cell * len(taken) + 1.3, margin + side + 0.75)
+    figure = new_figure(margin + cell * len(predicted) + 1.3, margin + side + 0.75)
     width, height = figure.get_size_inches()
-    box = margin / width, margin / height, cell * len(taken) / width, side / height
+    box = margin / width, margin / height, cell * len(predicted) / width, side / height
     axes = figure.add_axes(box)
     drawn = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", aspect="auto")
     axes.set_facecolor("0.85")
-    axes.set_xticks(range(len(taken)), taken, rotation=90, fontsize=font)
+    axes.set_xticks(range(len(predicted)), predicted, rotation=90, fontsize=font)
     axes.set_yticks(range(len(names)), names, fontsize=font)
-    axes.set_xlabel("taken for", fontsize=10)
-    axes.set_ylabel("is", fontsize=10)
+    axes.set_xlabel("predicted", fontsize=10)
+    axes.set_ylabel("true", fontsize=10)
     about = f"{score.network} on {score.set_name}: mIoU {score.matrix.mean_iou:.3f}, "
-    about += f"{score.pictures} pictures"
+    about += f"{score.pictures} images"
     axes.set_title(about, fontsize=10, loc="left", parse_math=False)
     bar = figure.add_axes((box[0] + box[2] + 0.15 / width, box[1], 0.13 / width, box[3]))
     figure.colorbar(drawn, cax=bar).ax.tick_params(labelsize=8)
@@ -156,11 +155,11 @@ def _shares(score: Score) -> tuple[NDArray[np.float64], list[str], list[str]]:
     """(C, C) or (C, C + 1) shares of each row, NaN in rows without pixels; names of both axes."""
     counts = score.matrix.counts
     names = list(score.labels.names)
-    taken = [*names, _NO_CLASS]
+    predicted = [*names, _NO_CLASS]
     if not counts[:, -1].any():
-        counts, taken = counts[:, :-1], names
+        counts, predicted = counts[:, :-1], names
     with np.errstate(invalid="ignore"):
-        return counts / score.matrix.true_pixels[:, None], names, taken
+        return counts / score.matrix.true_pixels[:, None], names, predicted
 
 
 def _write_numbers(axes: Any, shares: NDArray[np.float64], font: float) -> None:
@@ -172,5 +171,5 @@ def _write_numbers(axes: Any, shares: NDArray[np.float64], font: float) -> None:
         axes.text(column, row, text, ha="center", va="center", fontsize=font, color=colour)
 
 
-def _known(value: float) -> float | None:
+def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)

@@ -1,4 +1,4 @@
-"""Which pictures of which dataset are measured, and under which names its classes go."""
+"""Sets: which images of which dataset are measured; suites: TOML files of sets and models."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ PROBLEMS_SHOWN = 20
 
 @dataclass(frozen=True)
 class SetSpec:
-    """A set as a person asks for it.
+    """What to measure on.
 
     Attributes:
         path: of the dataset, as `open_dataset` takes it.
-        name: what the results call it; "" is the path's last part.
-        split: "" takes val, else test, else all that there is; "all" is all.
+        name: the name in results; "" is the path's last part.
+        split: "" takes val, else test, else everything; "all" takes everything.
         classes: entries of `ClassMap.between`.
-        min_share: classes and the share of the picture, 0 to 1, that each must cover in the truth.
-        names: a text file with the names of the pictures to take, one a line.
-        max_pictures: take so many, spread evenly over the set; 0 takes all.
+        min_share: class -> share of the image, 0 to 1, that it must cover in the truth.
+        names: a text file with the names of the images to take, one per line.
+        max_pictures: take this many, spread evenly over the set; 0 takes all.
     """
 
     path: Path
@@ -53,11 +53,11 @@ class SetSpec:
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """A set that is open: its dataset is whole, and its pictures are named.
+    """An open set.
 
     Attributes:
-        split: the one taken; "" when the dataset has none, or all were taken.
-        samples: pictures of the split, and of the list if there is one; `pick` takes fewer.
+        split: the split used; "" if the dataset has none, or all are used.
+        samples: those of the split, and of `names` if given; `pick` takes fewer.
     """
 
     name: str
@@ -66,72 +66,70 @@ class LabelledSet:
     split: str
     samples: tuple[Sample, ...]
 
-    def named(self, name: str) -> LabelledSet:
-        """The same set under another name."""
-        return replace(self, name=name)
-
     def describe(self) -> str:
-        """The set in one line, for people."""
+        """The set in one line."""
         split = f", {self.split}" if self.split else ""
-        all_of_them = counted(len(self.dataset), "picture")
+        total = counted(len(self.dataset), "image")
         of = "" if len(self.samples) == len(self.dataset) else f"{len(self.samples)} of "
         only = f", those in {self.spec.names.name}" if self.spec.names else ""
         return (
             f"{self.name}: {self.dataset.root} ({self.dataset.format}{split}), "
-            f"{of}{all_of_them}{only}, {counted(len(self.dataset.labels), 'class', 'classes')}"
+            f"{of}{total}{only}, {counted(len(self.dataset.labels), 'class', 'classes')}"
         )
 
 
 def open_set(spec: SetSpec) -> LabelledSet:
-    """Open a dataset and choose its pictures.
+    """Open a dataset and choose its images.
 
     Raises:
-        DatasetError: it is no dataset, something in what was chosen is broken (all of it is named
-            at once), or nothing is left to measure.
+        DatasetError: it is not a dataset, some of the chosen images are broken (all are named at
+            once), or nothing is left to measure.
     """
     dataset = open_dataset(spec.path, format=spec.format)
     named = named_samples(dataset, spec.names) if spec.names else dataset.samples
     split = _split(spec, dataset, named)
     samples = tuple(sample for sample in named if split in ("", sample.split))
     stems = {sample.image_path.stem for sample in samples} if spec.names else None
-    known = [problem for problem in dataset.problems if _touches(problem, split, stems)]
+    known = [problem for problem in dataset.problems if _concerns(problem, split, stems)]
     problems = [*known, *check_masks(samples)]
     if problems:
-        raise DatasetError(_told(spec.path, [str(problem) for problem in problems]))
+        raise DatasetError(_summary(spec.path, [str(problem) for problem in problems]))
     if not samples:
-        raise DatasetError(f"{spec.path} has no pictures to measure")
+        raise DatasetError(f"{spec.path} has no images to measure")
     name = spec.name or spec.path.resolve().name
-    return LabelledSet(name, spec, _with_rest_told(dataset), split, samples)
+    return LabelledSet(name, spec, _with_note(dataset), split, samples)
 
 
-def _touches(problem: Problem, split: str, stems: set[str] | None) -> bool:
-    """Whether a problem may be of the pictures that were chosen.
+def _concerns(problem: Problem, split: str, stems: set[str] | None) -> bool:
+    """Whether a problem may concern the chosen images.
 
     Args:
-        stems: of their files, where a list named them; None where all of the split are meant.
+        stems: of the chosen files, if a list named them; None for the whole split.
     """
     if split and problem.split not in ("", split):
         return False
-    of_one_picture = problem.path.suffix.lower() in IMAGE_SUFFIXES
-    return stems is None or not of_one_picture or problem.path.stem in stems
+    of_one_image = problem.path.suffix.lower() in IMAGE_SUFFIXES
+    return stems is None or not of_one_image or problem.path.stem in stems
 
 
-def _with_rest_told(dataset: Dataset) -> Dataset:
-    """The dataset with a note of its problems, none of which is of what was chosen."""
+def _with_note(dataset: Dataset) -> Dataset:
+    """The dataset with a note on its problems, none of which concerns the chosen images."""
     if not dataset.problems:
         return dataset
     others = listed([str(problem) for problem in dataset.problems], 1)
-    return replace(dataset, notes=(*dataset.notes, f"wrong in what is not measured: {others}"))
+    return replace(
+        dataset, notes=(*dataset.notes, f"problems in images that are not measured: {others}")
+    )
 
 
 def pick(
     chosen: LabelledSet, classes: ClassMap, stop: Callable[[], bool] = lambda: False
 ) -> tuple[Sample, ...]:
-    """The pictures to measure: those with enough of each class asked for, thinned out if asked.
+    """The images to measure, after `min_share` and `max_pictures`.
 
     Raises:
-        UsageError: a class asked for is not one of `classes`.
-        DatasetError: no picture is left, or a mask cannot be read.
+        UsageError: a class of `min_share` is not one of `classes`.
+        DatasetError: no image is left, or a mask cannot be read.
     """
     shares = {classes.labels.index(name): s for name, s in chosen.spec.min_share.items()}
     samples: Sequence[Sample] = chosen.samples
@@ -140,8 +138,8 @@ def pick(
     if not samples and not stop():
         asked = " and ".join(f"{name} {s:.1%}" for name, s in chosen.spec.min_share.items())
         raise DatasetError(
-            f"no picture of {chosen.name} is left",
-            found=f"none of {len(chosen.samples)} has {asked} of its pixels",
+            f"no image of {chosen.name} is left",
+            found=f"none of {len(chosen.samples)} has at least {asked}",
         )
     return tuple(_spread(samples, chosen.spec.max_pictures or len(samples)))
 
@@ -152,32 +150,31 @@ def _covers(sample: Sample, classes: ClassMap, shares: Mapping[int, float]) -> b
 
 
 def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """`count` of them at even distances, the first among them."""
+    """`count` samples at even distances, starting with the first."""
     if count >= len(samples):
         return list(samples)
     return [samples[index * len(samples) // count] for index in range(count)]
 
 
 def _split(spec: SetSpec, dataset: Dataset, named: Sequence[Sample]) -> str:
-    """The split to take, "" for all; one of which there is nothing but problems is there too."""
+    """The split to use, "" for all; a split that has only problems exists too."""
     if spec.split == "all":
         return ""
-    told = [] if spec.names else [problem.split for problem in dataset.problems]
-    there_are = list(filter(None, dict.fromkeys([*(sample.split for sample in named), *told])))
+    broken = [] if spec.names else [problem.split for problem in dataset.problems]
+    splits = list(filter(None, dict.fromkeys([*(sample.split for sample in named), *broken])))
     if not spec.split:
-        return next((split for split in MEASURED_SPLITS if split in there_are), "")
+        return next((split for split in MEASURED_SPLITS if split in splits), "")
     split = SPLITS.get(spec.split.casefold(), spec.split)
-    if split not in there_are:
-        there = "there are " + ", ".join(there_are) if there_are else "it has none"
-        raise DatasetError(f"no split {spec.split!r} in {spec.path}", found=there)
+    if split not in splits:
+        found = "splits are " + ", ".join(splits) if splits else "it has none"
+        raise DatasetError(f"no split {spec.split!r} in {spec.path}", found=found)
     return split
 
 
-def _told(where: Path, problems: Sequence[str]) -> str:
+def _summary(where: Path, problems: Sequence[str]) -> str:
     shown = "; ".join(problems[:PROBLEMS_SHOWN])
     more = f"; and {len(problems) - PROBLEMS_SHOWN} more" if len(problems) > PROBLEMS_SHOWN else ""
-    plural = "" if len(problems) == 1 else "s"
-    return f"{where} has {len(problems)} problem{plural}: {shown}{more}"
+    return f"{where} has {counted(len(problems), 'problem')}: {shown}{more}"
 
 
 SET_KEYS = frozenset("name path split format names classes min_share max_pictures".split())
@@ -185,13 +182,13 @@ SET_KEYS = frozenset("name path split format names classes min_share max_picture
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A network as a person asks for it.
+    """Which model to measure.
 
     Attributes:
-        model: what `find_model` takes.
-        name: what the results call it; "" is the network's own.
-        imgsz: as `--imgsz`; None is what the command says.
-        refine: whether the edges of its masks follow the picture's, whatever the command says.
+        model: as `find_model` takes it.
+        name: the name in results; "" is the model's own.
+        imgsz: as `--imgsz`; None is what the command line says.
+        refine: refine mask edges, whatever the command line says.
         settings: of a foreign file, over those of the TOML file beside it.
     """
 
@@ -204,27 +201,27 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class Suite:
-    """What a suite's file names."""
+    """The sets and models of a suite file."""
 
     sets: tuple[SetSpec, ...]
     networks: tuple[NetworkSpec, ...]
 
 
 def read_suite(path: Path, root: Path | None = None) -> Suite:
-    """Read a suite.
+    """Read a suite file.
 
     Args:
-        root: the folder that the paths are under, over what the file says.
+        root: the folder that paths are relative to; overrides the file's own.
 
     Raises:
-        UsageError: the file cannot be read, or says something that makes no sense.
+        UsageError: the file cannot be read, or has a wrong key or value.
     """
     try:
         content = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         words = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"cannot read the suite {path}", found=words) from error
-    _known(path, content, {"root", "set", "network"})
+    _check_keys(path, content, {"root", "set", "network"})
     base = root or path.parent / str(content.get("root", ""))
     sets = tuple(_set(path, base, table) for table in _tables(path, content, "set"))
     networks = tuple(_network(path, base, table) for table in _tables(path, content, "network"))
@@ -236,18 +233,24 @@ def read_suite(path: Path, root: Path | None = None) -> Suite:
 def _tables(path: Path, content: dict[str, Any], name: str) -> list[dict[str, Any]]:
     tables = content.get(name, [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise UsageError(f"[{name}] in {path}", found="it is a list of tables", do=f"[[{name}]]")
+        raise UsageError(
+            f"[{name}] in {path}", found="it must be a list of tables", do=f"[[{name}]]"
+        )
     return tables
 
 
 def _set(path: Path, base: Path, table: dict[str, Any]) -> SetSpec:
-    _known(path, table, SET_KEYS)
+    _check_keys(path, table, SET_KEYS)
     shares = table.get("min_share", {})
     if not isinstance(shares, dict) or not all(_is_share(share) for share in shares.values()):
-        raise UsageError(f"min_share = {shares!r} in {path}", found="as { person = 0.05 }")
+        raise UsageError(
+            f"min_share = {shares!r} in {path}",
+            found="it must be a table",
+            do="Write { person = 0.05 }",
+        )
     most = table.get("max_pictures", 0)
     if not isinstance(most, int) or most < 0:
-        raise UsageError(f"max_pictures = {most!r} in {path}", found="it is a whole number")
+        raise UsageError(f"max_pictures = {most!r} in {path}", found="it must be a whole number")
     return SetSpec(
         path=base / _text(path, table, "path"),
         name=_text(path, table, "name", ""),
@@ -265,7 +268,7 @@ def _network(path: Path, base: Path, table: dict[str, Any]) -> NetworkSpec:
     own = {"model", "name", "imgsz", "refine"}
     refine = table.get("refine", False)
     if not isinstance(refine, bool):
-        raise UsageError(f"refine = {refine!r} in {path}", found="it is true or false")
+        raise UsageError(f"refine = {refine!r} in {path}", found="it must be true or false")
     return NetworkSpec(
         model=str(base / model) if Path(model).suffix else model,
         name=_text(path, table, "name", ""),
@@ -278,7 +281,7 @@ def _network(path: Path, base: Path, table: dict[str, Any]) -> NetworkSpec:
 def _text(path: Path, table: dict[str, Any], key: str, default: str | None = None) -> str:
     value = table.get(key, default)
     if not isinstance(value, str):
-        found = "it is a text" if key in table else f"a table has no {key}"
+        found = "it must be a string" if key in table else f"a table has no {key}"
         raise UsageError(f"{key} = {value!r} in {path}", found=found)
     return value
 
@@ -286,7 +289,7 @@ def _text(path: Path, table: dict[str, Any], key: str, default: str | None = Non
 def _list(path: Path, table: dict[str, Any], key: str) -> tuple[str, ...]:
     value = table.get(key, [])
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise UsageError(f"{key} = {value!r} in {path}", found="it is a list of texts")
+        raise UsageError(f"{key} = {value!r} in {path}", found="it must be a list of strings")
     return tuple(value)
 
 
@@ -294,8 +297,8 @@ def _is_share(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-def _known(path: Path, table: dict[str, Any], keys: set[str] | frozenset[str]) -> None:
-    if strange := sorted(set(table) - keys):
+def _check_keys(path: Path, table: dict[str, Any], keys: set[str] | frozenset[str]) -> None:
+    if unknown := sorted(set(table) - keys):
         raise UsageError(
-            f"unknown key {strange[0]!r} in {path}", found="there are " + ", ".join(sorted(keys))
+            f"unknown key {unknown[0]!r} in {path}", found="keys are " + ", ".join(sorted(keys))
         )
