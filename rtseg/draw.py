@@ -1,6 +1,6 @@
 """Drawing on images: resizing, class colours, and panels of text.
 
-Colours on a full frame are blended by compiled code (`rtseg.decode.passes`). Panels are dark,
+Colours on a full frame are blended by compiled code (`rtseg.decode`). Panels are dark,
 translucent plates, so that text can be read over any image; text grows with the image, and what
 does not fit is left out.
 """
@@ -16,8 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.decode import passes
-from rtseg.decode.passes import BlendTable, blend_table, painting, read_only
+from rtseg.decode import BlendTable, blend_table, paint, start_painting
 from rtseg.frame import VOID, Image, Mask
 from rtseg.labels import Colour, LabelSet
 
@@ -144,8 +143,8 @@ def blend(
     """
     if mask.shape != image.shape[:2]:
         raise ValueError(f"a mask of {mask.shape} does not fit an image of {image.shape[:2]}")
-    prepared, canvas = painting(image, table, canvas, left)
-    passes.paint(read_only(mask), prepared)
+    painting, canvas = start_painting(image, table, canvas, left)
+    paint(mask, painting)
     return canvas
 
 

@@ -13,7 +13,7 @@ from rtseg.frame import VOID, Image, Mask, Picture
 from rtseg.labels import LabelSet
 
 if TYPE_CHECKING:
-    from rtseg.decode.passes import BlendTable, Painting
+    from rtseg.decode import BlendTable, Painting
 
 ScoreKind = Literal["logits", "probabilities"]
 
@@ -129,7 +129,7 @@ class Segmentation:
     @cached_property
     def mask(self) -> Mask:
         """(H, W) uint8 class indices at frame size, decoded once; read-only."""
-        from rtseg.decode.passes import NOTHING
+        from rtseg.decode import NOTHING
 
         if self._fetch_mask is not None:
             return _sealed(self._fetch_mask())
@@ -138,11 +138,11 @@ class Segmentation:
     @cached_property
     def counts(self) -> NDArray[np.int64]:
         """(256,) int64: how many pixels of the mask have each value."""
-        from rtseg.decode import tally
+        from rtseg.decode import count_pixels
 
         mask = self.mask  # decoding it counts as well
         known: NDArray[np.int64] | None = self.__dict__.get("counts")
-        return tally(mask) if known is None else known
+        return count_pixels(mask) if known is None else known
 
     def over(
         self, picture: Picture, table: BlendTable, canvas: Image | None = None, left: int = 0
@@ -160,7 +160,7 @@ class Segmentation:
         Raises:
             ValueError: the picture is not of the frame's size, or the canvas cannot hold it.
         """
-        from rtseg.decode.passes import painting
+        from rtseg.decode import start_painting
         from rtseg.draw import blend
 
         fits = picture.shape[:2] == self.size
@@ -169,8 +169,8 @@ class Segmentation:
         image = picture if isinstance(picture, np.ndarray) else picture.numpy()
         if "mask" in self.__dict__ or not fits:
             return blend(image, self.mask, table, canvas, left)
-        prepared, canvas = painting(image, table, canvas, left)
-        self.__dict__["mask"] = self._decode(prepared)
+        painting, canvas = start_painting(image, table, canvas, left)
+        self.__dict__["mask"] = self._decode(painting)
         return canvas
 
     def _decode(self, painting: Painting) -> Mask:

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtseg.decode import decode, decode_mask, disagreeing_share, enlarge, tally
+from rtseg.decode import count_pixels, decode, decode_mask, enlarge
 from rtseg.draw import blend, overlay_table
 from rtseg.labels import VOC, LabelSet
 from rtseg.segmentation import Segmentation
@@ -164,7 +164,7 @@ def test_pixels_are_counted_as_they_are_decoded_and_of_any_mask() -> None:
         mask, counts = decode(make((7, 20, 30)), (123, 257))
         expected = np.bincount(mask.ravel(), minlength=256)
         assert (counts == expected).all()
-        assert (tally(mask) == expected).all()
+        assert (count_pixels(mask) == expected).all()
 
 
 def test_a_picture_of_another_size_is_not_painted_over() -> None:
@@ -179,11 +179,6 @@ def test_enlarge_equals_torch() -> None:
         torch.from_numpy(plane)[None], (101, 55), mode="bilinear", align_corners=False
     )
     np.testing.assert_allclose(enlarge(plane[0], (101, 55)), large[0, 0].numpy(), atol=1e-5)
-
-
-def test_disagreeing_share() -> None:
-    assert disagreeing_share(checkerboard((2, 9, 9))) == 1.0
-    assert disagreeing_share(np.zeros((2, 9, 9), np.float32)) == 0.0
 
 
 @pytest.mark.needs_data

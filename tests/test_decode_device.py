@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from rtseg.decode import decode
-from rtseg.decode.passes import BlendTable, blend_table, painting
+from rtseg.decode import BlendTable, blend_table, decode, start_painting
 from rtseg.draw import overlay_table, resized
 from rtseg.frame import VOID
 from rtseg.labels import LabelSet
@@ -63,7 +62,7 @@ def test_mask_counts_and_picture_are_those_of_the_processor(case: Case) -> None:
     scores, image = scores_of(classes, h, w), picture_of(height, width)
     table = np.arange(256, dtype=np.uint8)
     table[1] = VOID  # a class that was not selected
-    prepared, expected = painting(image, some_blend())
+    prepared, expected = start_painting(image, some_blend())
     mask, counts = decode(scores, (height, width), table, prepared, align_corners=align)
 
     there = held(scores, image)

@@ -185,9 +185,9 @@ def test_the_empty_line_is_drawn_at_the_bottom_left() -> None:
 
 
 def test_opening_an_effect_has_compiled_it() -> None:
-    from rtseg.decode import passes
+    from rtseg import decode
 
     open_effect(ViewOptions("side"), THREE)
-    assert passes.decode.signatures
+    assert decode._decode.signatures
     open_effect(ViewOptions("contours"), THREE)
-    assert passes.paint.signatures
+    assert decode._paint_mask.signatures

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtseg.decode.passes import read_only
+from rtseg.decode import read_only
 from rtseg.draw import bgr_colours, blend, blend_table, foreground, overlay_table
 from rtseg.effects import VIEWS, ViewOptions, open_effect, open_view
 from rtseg.effects.contours import disc, line_width, outline
@@ -210,7 +210,7 @@ def test_blend_refuses_sizes_that_do_not_fit() -> None:
     table = overlay_table(PRIMARY, 0.4)
     with pytest.raises(ValueError, match="does not fit"):
         blend(image, mask[:, :-1], table)
-    with pytest.raises(ValueError, match="does not hold"):
+    with pytest.raises(ValueError, match="does not fit"):
         blend(image, mask, table, np.empty((10, 20, 3), np.uint8), left=9)
 
 

@@ -17,8 +17,7 @@ import triton
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rtseg.decode import axis, kernels
-from rtseg.decode.passes import BlendTable
+from rtseg.decode import BlendTable, axis, kernels
 from rtseg.draw import halving_factor
 from rtseg.frame import Image, Mask, Picture
 from rtseg.gpu import drawing_stream, failures_told, on_device

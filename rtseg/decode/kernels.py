@@ -1,7 +1,7 @@
-"""The passes of a GPU, in Triton: what the compiled ones do on a processor, where the frame lies.
+"""GPU kernels in Triton: what `rtseg.decode` compiles for the CPU, where the frame lies.
 
-With TRITON_INTERPRET=1 they run on a processor too, slowly; that is how they are tested without a
-GPU. The arithmetic is that of passes.py, in the same order, except that a GPU may fuse a product
+With TRITON_INTERPRET=1 they run on the CPU too, slowly; that is how they are tested without a GPU.
+The arithmetic is that of `rtseg.decode`, in the same order, except that a GPU may fuse a product
 and a sum, which decides ties at float precision another way.
 """
 

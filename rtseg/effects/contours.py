@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.decode.passes import BLOCK, read_only
+from rtseg.decode import BLOCK, read_only
 from rtseg.draw import bgr_colours, blend, blend_table, foreground
 from rtseg.effects import ViewOptions
 from rtseg.frame import VOID, Frame, Image, Mask

@@ -23,8 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.decode import enlarge
-from rtseg.decode.passes import read_only
+from rtseg.decode import enlarge, read_only
 from rtseg.draw import resized
 from rtseg.frame import Image, Mask
 from rtseg.matte import laying

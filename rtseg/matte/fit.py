@@ -1,7 +1,7 @@
 """The compiled passes of the fit of the mask to the colours.
 
 Planes lie interleaved, (h, w, planes) float32. The passes stand in one file for the reason that
-`rtseg/decode/passes.py` gives.
+`rtseg/decode/__init__.py` gives.
 """
 
 from __future__ import annotations

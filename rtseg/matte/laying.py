@@ -13,7 +13,7 @@ _MIDDLE = np.float32(127.5 / 255)
 """Alpha from which `_note` gives 128 and more."""
 
 UNSURE_YET = np.uint8(1)
-"""As in `passes.py`: the alpha there is neither 0 nor 255 for every colour."""
+"""As in `rtseg.decode`: the alpha there is neither 0 nor 255 for every colour."""
 
 
 @compiled
