@@ -279,7 +279,7 @@ def test_a_lost_camera_says_so_while_it_is_waited_for(monkeypatch: pytest.Monkey
 def test_without_reconnect_a_lost_camera_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     device = plug(monkeypatch, Plugged(frames=3))
     got = []
-    words = "camera 0 was lost: it gave no more pictures after 2"
+    words = "camera 0 was lost: it gave no more frames after 2"
     with (
         pytest.raises(SourceError, match=words),
         open_source(0, SourceOptions(reconnect=False)) as source,
@@ -308,7 +308,7 @@ def test_a_picture_that_cannot_be_decoded_is_no_outage(monkeypatch: pytest.Monke
     device = plug(monkeypatch, Plugged(frames=9, damaged=frozenset({3, 4, 7})))
     got = []
     with (
-        pytest.raises(SourceError, match="it gave no more pictures after 5"),
+        pytest.raises(SourceError, match="it gave no more frames after 5"),
         open_source(0, SourceOptions(reconnect=False)) as source,
     ):
         got.extend((frame.index, frame.image[0, 0, 0]) for frame in source)

@@ -274,7 +274,7 @@ def test_what_the_gpu_refuses_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
         NvdecPlayer(str(clip), NVDEC, accelerator=Software())
     assert caught.value.exit_code == 4
     monkeypatch.setattr(nvdec.av, "open", lambda target, **_: opened(target))
-    with pytest.raises(DeviceError, match="it comes as yuv420p, from the processor"):
+    with pytest.raises(DeviceError, match="its frames come from the CPU, as yuv420p"):
         NvdecPlayer(str(clip), NVDEC, accelerator=Software())
 
 

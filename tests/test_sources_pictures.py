@@ -181,8 +181,8 @@ def test_of_a_file_of_several_pictures_the_first_is_taken_and_said(
     with open_source(tmp_path) as source:
         assert [frame.image.mean() for frame in source] == [10, 10]
     assert source.warnings == [
-        f"1{suffix} holds 3 pictures, and the first alone is taken: "
-        "save them one by one in a folder, or as a video"
+        f"1{suffix} holds 3 images, of which only the first is used: "
+        "save them as files in a folder, or as a video"
     ]
 
 
@@ -258,7 +258,7 @@ def test_what_is_not_there(tmp_path: Path, name: str) -> None:
 def test_a_glob_of_videos_is_refused(tmp_path: Path) -> None:
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(UsageError, match=r"it means a.mp4 and 1 more. Name one video at a time"):
+    with pytest.raises(UsageError, match=r"it matches a.mp4 and 1 more. Name one video at a time"):
         open_source(f"{tmp_path}/*.mp4")
 
 

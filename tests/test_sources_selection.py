@@ -17,7 +17,7 @@ from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame
 from rtseg.sources import SourceOptions, open_source
-from rtseg.sources.wrappers import Every, Limit, Loop, Turned, count_between, span
+from rtseg.sources.wrappers import Every, Limit, Loop, Rotated, count_between, span
 from rtseg.stats import ManualClock
 
 SMALL = "test://?size=96x64&fps=10&frames=20"
@@ -73,7 +73,7 @@ def test_a_span_is_what_a_filter_gives(gaps: list[float], start: float, length: 
     slack, end = 5e-4, start + length
     inside = [i for i, t in enumerate(times) if start - slack <= t < end - slack]
     if start and not any(t >= start - slack for t in times):
-        with pytest.raises(UsageError, match="its last frame lies at"):
+        with pytest.raises(UsageError, match="its last frame is at"):
             span(Listed(times), start, end)
         return
     got = taken(span(Listed(times), start, end))
@@ -106,7 +106,7 @@ def test_a_span_of_a_live_source_starts_when_it_is_read() -> None:
 
 def test_a_start_beyond_the_end_closes_the_source() -> None:
     source = Listed([0.0, 1.0])
-    with pytest.raises(UsageError, match=r"a list from 3 s: its last frame lies at 1\.000 s"):
+    with pytest.raises(UsageError, match=r"a list from 3 s: its last frame is at 1\.000 s"):
         span(source, 3.0, None)
     assert source.released == 1
 
@@ -207,8 +207,8 @@ def test_turns(degrees: int, mirror: bool) -> None:
 def test_a_quarter_turn_inverts_the_pixel_aspect() -> None:
     inner = Listed([0.0])
     inner.info = replace(inner.info, sample_aspect_ratio=Fraction(16, 11))
-    assert Turned(inner, 90, False).info.sample_aspect_ratio == Fraction(11, 16)
-    assert Turned(inner, 180, False).info.sample_aspect_ratio == Fraction(16, 11)
+    assert Rotated(inner, 90, False).info.sample_aspect_ratio == Fraction(11, 16)
+    assert Rotated(inner, 180, False).info.sample_aspect_ratio == Fraction(16, 11)
 
 
 def test_what_happens_inside_is_told_outside(monkeypatch: pytest.MonkeyPatch) -> None:

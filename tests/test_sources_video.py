@@ -210,7 +210,7 @@ def test_where_seeking_goes_astray_frames_are_read_and_left(
 
 def test_a_start_beyond_the_end_says_where_the_end_is(tmp_path: Path) -> None:
     path = numbered(tmp_path / "clip.mp4")
-    with pytest.raises(UsageError, match=r"clip.mp4 from 9 s: its last frame lies at 1.967 s"):
+    with pytest.raises(UsageError, match=r"clip.mp4 from 9 s: its last frame is at 1.967 s"):
         open_source(path, SourceOptions(start=9))
 
 
@@ -371,7 +371,7 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
     path = tmp_path / "sound.mp4"
     sine = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "sine=duration=0.2", path]
     subprocess.run(sine, check=True)
-    with pytest.raises(SourceError, match="it holds no pictures"):
+    with pytest.raises(SourceError, match="it has no video stream"):
         open_source(path)
 
 

@@ -1,4 +1,4 @@
-"""The one place that opens an OpenCV capture, and keeps its libraries from chattering."""
+"""OpenCV captures, opened in one place, and the live source that cameras and streams share."""
 
 from __future__ import annotations
 
@@ -18,13 +18,18 @@ from rtseg.sources.wrappers import RateCap
 from rtseg.stats import Clock
 from rtseg.system import hush_opencv
 
-QUEUED_PICTURES = 2
-"""Of a camera: one to look at while the next is filled. With a single one the next exposure finds
-no place, and cameras fall from 30 to 15 fps (LibreScanner/horus#60); more of them only age."""
+BUFFERED_FRAMES = 2
+"""Of a camera: one to read while the next is filled. With one, cameras fall from 30 to 15 fps
+(LibreScanner/horus#60); more add latency."""
 
-FRAME_THREADS_OF_LIVE = 1
-"""FFmpeg decodes frames in parallel by holding back as many as it has threads: up to half a
-second of delay on a machine with 16 cores. A live stream is decoded by one."""
+LIVE_DECODER_THREADS = 1
+"""FFmpeg's frame threads each hold a frame back: half a second of delay on 16 cores."""
+
+FIRST_WAIT_SECONDS = 0.5
+MAX_WAIT_SECONDS = 8.0
+
+DECODE_TRIES = 8
+"""Frames in a row that cannot be decoded before a device that keeps delivering counts as lost."""
 
 
 def open_capture(
@@ -32,7 +37,7 @@ def open_capture(
     backend: int = cv2.CAP_ANY,
     params: Mapping[int, int] | None = None,
 ) -> cv2.VideoCapture | None:
-    """A capture that is open; None when OpenCV cannot, for reasons that it does not tell.
+    """An open capture; None when OpenCV cannot open it, which it does not explain.
 
     Args:
         target: a camera's index or path, a file, an address.
@@ -45,7 +50,7 @@ def open_capture(
     pairs = [number for pair in (params or {}).items() for number in pair]
     try:
         capture = cv2.VideoCapture(target, backend, pairs)
-    except cv2.error:  # some backends throw on what others merely refuse
+    except cv2.error:  # some backends throw where others return a closed capture
         return None
     if capture.isOpened():
         return capture
@@ -53,17 +58,12 @@ def open_capture(
     return None
 
 
-def _is_text(name: str) -> bool:
-    """Whether a file's name is text, and not bytes that Python could not read as such."""
-    return name.encode("utf-8", "replace") == name.encode("utf-8", "surrogateescape")
-
-
 def network_params(timeout: float) -> dict[int, int]:
     """Opening parameters of a network stream that may be silent for `timeout` seconds."""
     return {
         cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: round(timeout * 1000),
         cv2.CAP_PROP_READ_TIMEOUT_MSEC: round(timeout * 1000),
-        cv2.CAP_PROP_N_THREADS: FRAME_THREADS_OF_LIVE,
+        cv2.CAP_PROP_N_THREADS: LIVE_DECODER_THREADS,
     }
 
 
@@ -75,8 +75,8 @@ def configure(
     fps: float | None = None,
     fourcc: str | None = None,
 ) -> None:
-    """Ask a camera for a format, a size, a rate, in this order: a later one may depend on those
-    before it; and for a short queue."""
+    """Request a format, a size and a rate, in this order as each may depend on those before it; and
+    a short buffer."""
     if fourcc:
         capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*fourcc))
     if width is not None:
@@ -85,36 +85,33 @@ def configure(
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
     if fps is not None:
         capture.set(cv2.CAP_PROP_FPS, fps)
-    capture.set(cv2.CAP_PROP_BUFFERSIZE, QUEUED_PICTURES)
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, BUFFERED_FRAMES)
 
 
 def nominal_rate(capture: cv2.VideoCapture) -> Fraction | None:
-    """What a device or stream says of its rate; None where it says nothing sensible."""
+    """The rate that a device or stream reports; None where it reports none, or nonsense."""
     rate = capture.get(cv2.CAP_PROP_FPS)
     return exact_rate(rate) if 0.1 <= rate <= 1000 else None
 
 
 def fourcc_text(code: float) -> str:
-    """The four letters of a pixel format as OpenCV tells it; "" when it has none."""
+    """The four letters of OpenCV's number of a pixel format; "" when it has none."""
     number = int(code)
     letters = "".join(chr((number >> shift) & 0xFF) for shift in (0, 8, 16, 24))
     return letters if letters.isascii() and letters.isprintable() else ""
 
 
-FIRST_WAIT_SECONDS = 0.5
-LONGEST_WAIT_SECONDS = 8.0
-
-TRIES = 8
-"""Pictures in a row that cannot be decoded before a device that goes on giving counts as lost."""
+def _is_text(name: str) -> bool:
+    """Whether the name of a file is valid text, without the bytes that Python escapes."""
+    return name.encode("utf-8", "replace") == name.encode("utf-8", "surrogateescape")
 
 
 class LiveSource(Source):
-    """A capture that never ends: no picture means it was lost, and is waited for.
+    """A capture that never ends: when no frame comes it was lost, and is reopened until it is back.
 
-    pts is the time of arrival, so that a recording lasts as long as the world did. After an
-    outage the numbers go on, and the picture may have another size, of which `warnings` tell.
-    Frames above `fps_cap` are grabbed and not decoded. A subclass gives `info` and `_open`, and
-    sets `_capture`.
+    pts is the time of arrival, so that a recording lasts as long as the world did. After an outage
+    the frame numbers go on; a new size is reported in `warnings`. Frames above `fps_cap` are
+    grabbed and not decoded. A subclass gives `info` and `_open`, and sets `_capture`.
     """
 
     keeps_cap = True
@@ -132,12 +129,12 @@ class LiveSource(Source):
         """Try once to open the device or address; None when it is not there."""
 
     def _read(self) -> Frame | None:
-        picture = self._grab()
-        if picture is None and not self._interrupted:
-            picture = self._recover()
-        if picture is None:
+        grabbed = self._grab()
+        if grabbed is None and not self._interrupted:
+            grabbed = self._recover()
+        if grabbed is None:
             return None
-        image, at = picture
+        image, at = grabbed
         height, width = image.shape[:2]
         if (width, height) != (self.info.width, self.info.height):
             self.warnings.append(
@@ -157,8 +154,8 @@ class LiveSource(Source):
             self._capture = None
 
     def _grab(self) -> tuple[Image, float] | None:
-        """The next picture to be taken and the time at which it came; None when there is none."""
-        for _ in range(TRIES):
+        """The next image within the cap and the time of its arrival; None when there is none."""
+        for _ in range(DECODE_TRIES):
             if self._capture is None or (at := self._advance(self._capture)) is None:
                 return None
             good, image = self._capture.retrieve()
@@ -167,7 +164,7 @@ class LiveSource(Source):
         return None
 
     def _advance(self, capture: cv2.VideoCapture) -> float | None:
-        """Grab up to the next picture that the cap lets through; the time at which it came."""
+        """Grab up to the next frame within the cap; the time of its arrival."""
         if not capture.grab():
             return None
         while not self._cap.takes(at := self.clock.now()):
@@ -177,16 +174,16 @@ class LiveSource(Source):
         return at
 
     def _recover(self) -> tuple[Image, float] | None:
-        """Reopen until a picture comes; None once somebody interrupts.
+        """Reopen until an image comes; None once interrupted.
 
         Raises:
-            SourceError: it is not to be waited for.
+            SourceError: the options forbid it.
         """
         self._release()
         if not self._reconnect:
             raise SourceError(
                 f"{self.info.name} was lost",
-                found=f"it gave no more pictures after {self._index}",
+                found=f"it gave no more frames after {self._index}",
                 do="Leave out --no-reconnect to wait until it comes back",
             )
         self.outages += 1
@@ -194,15 +191,15 @@ class LiveSource(Source):
         while not self._interrupted:
             self.notice = f"reconnecting to {self.info.name} (try {attempt})"
             self.wait(seconds)
-            if not self._interrupted and (picture := self._reopen()) is not None:
+            if not self._interrupted and (grabbed := self._reopen()) is not None:
                 self.notice = None
-                return picture
-            seconds, attempt = min(2 * seconds, LONGEST_WAIT_SECONDS), attempt + 1
+                return grabbed
+            seconds, attempt = min(2 * seconds, MAX_WAIT_SECONDS), attempt + 1
         return None
 
     def _reopen(self) -> tuple[Image, float] | None:
         self._capture = self._open()
-        picture = self._grab()
-        if picture is None:
+        grabbed = self._grab()
+        if grabbed is None:
             self._release()
-        return picture
+        return grabbed

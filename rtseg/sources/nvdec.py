@@ -1,4 +1,4 @@
-"""Video files decoded by an NVIDIA GPU: pictures are made there and stay there."""
+"""Video files decoded by an NVIDIA GPU, whose images stay in its memory."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ from rtseg.sources.options import SourceOptions
 from rtseg.sources.probe import display_name, not_a_video
 from rtseg.yuv import FULL, converted
 
-TRIES = 8
-"""Packets that must fail, one after the other, before a file counts as ended."""
+DECODE_TRIES = 8
+"""Packets that must fail in a row before a file counts as ended."""
 
-INSTEAD = "Leave out --decoder nvdec, and the processor decodes it"
+REMEDY = "Leave out --decoder nvdec to decode it on the CPU"
 
 
 class NvdecPlayer:
-    """A `Player` whose pictures are `rtseg.decode.device.DevicePicture`.
+    """A `rtseg.sources.video.Player` whose images are `rtseg.decode.device.DevicePicture`.
 
-    FFmpeg drives the GPU's decoder, in the context that torch has there, so that nothing is copied
-    but once within the GPU's memory.
+    FFmpeg drives the GPU's decoder in torch's CUDA context, so that an image is copied once, within
+    the GPU's memory.
 
     Args:
         options: `decoder` is "nvdec", or "nvdec:N" for another GPU than the first.
-        accelerator: what FFmpeg decodes with, if another one; None is the processor, for tests,
-            whose frames go the same way from there.
+        accelerator: of FFmpeg; None decodes on the CPU, for tests.
 
     Raises:
         DeviceError: there is no such GPU, or it will not decode this video.
@@ -56,19 +55,19 @@ class NvdecPlayer:
                 raise self._refused(str(error)) from error
             raise not_a_video(target, getattr(error, "strerror", None) or str(error)) from error
         self._stream = self._container.streams.video[0]
-        self._said = ""
+        self._last_error = ""
         self._frames = self._decoded()
         self._first = self._next()
         self._zero = self._at = 0.0
         self._turns, self._matrix, self.turned = 0, 0, False
-        if self._first is None and self._said:
-            raise self._refused(self._said)
+        if self._first is None and self._last_error:
+            raise self._refused(self._last_error)
         if self._first is not None:
             self._begin(self._first)
 
     def _begin(self, first: av.VideoFrame) -> None:
         if self._cuda and first.format.name != "cuda":
-            raise self._refused(f"it comes as {first.format.name}, from the processor")
+            raise self._refused(f"its frames come from the CPU, as {first.format.name}")
         self._turns = round(first.rotation / 90) % 4
         self.turned = self._turns % 2 == 1
         self._zero = self._at = first.time or 0.0
@@ -76,40 +75,42 @@ class NvdecPlayer:
         tags = (context.colorspace, context.color_primaries, context.color_trc)
         self._matrix = int(tags[0])
         if converted(tuple(int(tag) for tag in tags)):
-            raise self._refused("its wide or HDR colours become BT.709 on the processor alone")
+            raise self._refused(
+                "its wide-gamut or HDR colours are converted to BT.709 on the CPU only"
+            )
 
     def _refused(self, found: str) -> DeviceError:
         self.release()
         asked = f"NVDEC cannot decode {display_name(self._target)}"
-        return DeviceError(asked, found=found[:1].lower() + found[1:], do=INSTEAD)
+        return DeviceError(asked, found=found[:1].lower() + found[1:], do=REMEDY)
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
-        """Frames until the end; packets that are damaged are left out.
+        """Frames until the end, without those of damaged packets.
 
         Raises:
-            DeviceError: nothing can be decoded any more: the GPU may be lost.
+            DeviceError: nothing can be decoded any more, as when the GPU is lost.
         """
         failed = 0
         packets = self._container.demux(self._stream)
-        while failed < TRIES:
+        while failed < DECODE_TRIES:
             try:
                 frames = next(packets).decode()
             except StopIteration:
                 return
             except (av.FFmpegError, OSError) as error:
-                self._said = str(error)
+                self._last_error = str(error)
                 failed += 1
                 continue
             failed = 0
             yield from frames
         if self._cuda:
-            raise self._refused(self._said)
+            raise self._refused(self._last_error)
 
     def _next(self) -> av.VideoFrame | None:
         return next(self._frames, None)
 
     def read(self) -> Picture | None:
-        """As a `Player`."""
+        """As `Player`."""
         frame, self._first = self._first, None
         frame = frame or self._next()
         if frame is None:
@@ -128,26 +129,26 @@ class NvdecPlayer:
         )
 
     def _planes(self, frame: av.VideoFrame) -> tuple[Any, Any]:
-        """DLPack capsules of its luma and its chroma.
+        """DLPack capsules of luma and chroma.
 
         Raises:
             NotImplementedError: it is neither NV12 nor P010.
         """
-        # torch would ask the planes for a stream, which PyAV does not know: it gets what they hold
+        # torch would request a CUDA stream from the planes, which PyAV does not have
         luma, chroma = (plane.__dlpack__() for plane in frame.planes)
         return luma, chroma
 
     def position(self) -> float:
-        """As a `Player`."""
+        """As `Player`."""
         return self._at
 
     def seek(self, seconds: float) -> None:
-        """As a `Player`: to the last keyframe before."""
+        """As `Player`: to the last keyframe before."""
         self._container.seek(int((seconds + self._zero) * av.time_base))
         self._first, self._frames = None, self._decoded()
 
     def release(self) -> None:
-        """As a `Player`."""
+        """As `Player`."""
         if self._container is not None:
             self._container.close()
 
@@ -156,18 +157,18 @@ def _accelerator(number: int) -> HWAccel:
     """The decoder of GPU `number`.
 
     Raises:
-        DeviceError: there is none, or nothing that could take its pictures.
+        DeviceError: there is none, or Triton is not installed.
     """
     asked = f"NVDEC on cuda:{number}"
     if find_spec("triton") is None:
-        raise DeviceError(asked, found="Triton is not installed", do=INSTEAD)
+        raise DeviceError(asked, found="Triton is not installed", do=REMEDY)
     from rtseg.gpu import cuda_missing, make_current
 
     if missing := cuda_missing(number):
-        raise DeviceError(asked, found=missing, do=INSTEAD)
+        raise DeviceError(asked, found=missing, do=REMEDY)
     make_current(number)
-    # torch has set up the GPU's primary context otherwise than FFmpeg would, which then refuses to
-    # share it; the context that is current, whatever its settings, it takes
+    # FFmpeg refuses the primary context, as torch set it up with other flags; it accepts the
+    # current one
     return HWAccel(
         "cuda",
         device=str(number),

@@ -1,4 +1,4 @@
-"""A picture, a folder of pictures, or a glob of them: one frame each, in natural order."""
+"""A picture, a folder or a glob of pictures: each is a frame, in natural order."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from rtseg.sources.options import SourceOptions, exact_rate
 from rtseg.stats import Clock
 
 NOMINAL_RATE = Fraction(25)
-"""Pictures have no time; pts counts them at this rate, or at the one asked for."""
+"""pts counts pictures at this rate, unless the options give one."""
 
 
 class PictureSource(Source):
     """Pictures as frames, each named by its file's stem; sizes may differ between them.
 
-    Of a file that holds several, as an animated WebP or a TIFF of many pages, the first is taken,
-    and `warnings` tell.
+    Of a file with several images, such as an animated WebP or a TIFF with pages, the first is
+    taken, with a warning.
 
     Args:
-        target: a picture; a folder, whose pictures are taken but not those of its folders; or
-            a glob.
+        target: a picture, a folder (without its subfolders), or a glob.
 
     Raises:
-        SourceError: there is no picture, or one cannot be read; then the message names it.
-        UsageError: the glob means files that are not pictures.
+        SourceError: there is no picture, or one cannot be read.
+        UsageError: the glob matches files that are not pictures.
     """
 
     def __init__(
@@ -42,13 +41,13 @@ class PictureSource(Source):
         super().__init__(clock)
         self._paths = find_pictures(target)
         self._index = 0
-        asked = None if options.fps is None else exact_rate(options.fps)
-        self._rate = asked or NOMINAL_RATE
+        rate = None if options.fps is None else exact_rate(options.fps)
+        self._rate = rate or NOMINAL_RATE
         self._held: Image | None = read_image(self._paths[0], SourceError)
         height, width = self._held.shape[:2]
         name = self._paths[0].name if len(self._paths) == 1 else target
         self.info = SourceInfo(
-            name, width, height, asked, len(self._paths), pictures=tuple(self._paths)
+            name, width, height, rate, len(self._paths), pictures=tuple(self._paths)
         )
 
     def _read(self) -> Frame | None:
@@ -58,26 +57,26 @@ class PictureSource(Source):
         image, self._held = self._held, None
         if image is None:
             image = read_image(path, SourceError)
-        self._check_single(path)
+        self._warn_of_more(path)
         pts = float(self._index / self._rate)
         frame = Frame(image, self._index, pts, self.clock.now(), path.stem)
         self._index += 1
         return frame
 
-    def _check_single(self, path: Path) -> None:
+    def _warn_of_more(self, path: Path) -> None:
         if not self.warnings and (count := count_images(path)) > 1:
             self.warnings.append(
-                f"{path.name} holds {count} pictures, and the first alone is taken: "
-                "save them one by one in a folder, or as a video"
+                f"{path.name} holds {count} images, of which only the first is used: "
+                "save them as files in a folder, or as a video"
             )
 
 
 def find_pictures(target: str) -> list[Path]:
-    """The pictures that a path means, `2.png` before `10.png`.
+    """The pictures of a path or glob, `2.png` before `10.png`.
 
     Raises:
         SourceError: there is none.
-        UsageError: the glob means files that are not pictures.
+        UsageError: the glob matches files that are not pictures.
     """
     path = Path(target)
     if path.is_file():
@@ -91,12 +90,12 @@ def find_pictures(target: str) -> list[Path]:
     found = [Path(name) for name in glob.glob(target, recursive=True)]  # noqa: PTH207 - absolute too
     files = sorted((p for p in found if p.is_file()), key=natural)
     if not files:
-        raise SourceError(f"no file is called {target}")
+        raise SourceError(f"no file matches {target}")
     others = [p.name for p in files if p.suffix.lower() not in IMAGE_SUFFIXES]
     if others:
         raise UsageError(
             f"a glob is for pictures: {target}",
-            found=f"it means {others[0]}" + (f" and {len(files) - 1} more" * (len(files) > 1)),
+            found=f"it matches {others[0]}" + (f" and {len(files) - 1} more" * (len(files) > 1)),
             do="Name one video at a time",
         )
     return files
@@ -119,6 +118,6 @@ def _in_folder(folder: Path) -> list[Path]:
 
 
 def natural(path: Path) -> tuple[list[str | int], str]:
-    """A sort key by which numbers count as numbers: img2 before img10."""
+    """A sort key that compares numbers by value: img2 before img10."""
     parts = re.split(r"(\d+)", str(path).casefold())
     return [int(part) if part.isdecimal() else part for part in parts], str(path)

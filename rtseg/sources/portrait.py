@@ -19,19 +19,18 @@ from rtseg.stats import Clock
 
 WIDTH, HEIGHT = 1280, 720
 FRAME_RATE = Fraction(30)
-WIDE = 896
+WIDENED = 896
+"""Width of the portrait with its sides, in its own pixels."""
 
 
 class PortraitSource(Source):
-    """A camera's eye that travels slowly over matplotlib's portrait of Grace Hopper.
-
-    The picture (US Navy, public domain) comes with matplotlib, on which rtseg depends.
+    """A slow pan and zoom over matplotlib's portrait of Grace Hopper (US Navy, public domain).
 
     Args:
         target: `demo:`, or `demo:SECONDS`.
 
     Raises:
-        UsageError: what follows the colon is no number of seconds.
+        UsageError: what follows the colon is not a number of seconds.
     """
 
     def __init__(
@@ -43,9 +42,9 @@ class PortraitSource(Source):
         super().__init__(clock)
         count = max(1, round(_seconds(target) * FRAME_RATE))
         self.info = SourceInfo("portrait of Grace Hopper", WIDTH, HEIGHT, FRAME_RATE, count)
-        # enlarged well, once, so that each frame can be taken from it fast
+        # enlarged once with cubic interpolation, so that linear is enough for each frame
         wide = widened(load_portrait())
-        self._picture = cv2.resize(wide, None, fx=1.5, fy=1.5, interpolation=cv2.INTER_CUBIC)
+        self._portrait = cv2.resize(wide, None, fx=1.5, fy=1.5, interpolation=cv2.INTER_CUBIC)
         self._index = 0
 
     def _read(self) -> Frame | None:
@@ -53,7 +52,7 @@ class PortraitSource(Source):
         if index >= count:
             return None
         self._index += 1
-        image = look_at(self._picture, index / max(1, count - 1))
+        image = view_at(self._portrait, index / max(1, count - 1))
         return Frame(image, index, float(index / FRAME_RATE), self.clock.now())
 
 
@@ -66,41 +65,41 @@ def load_portrait() -> Image:
     return read_image(path, SourceError)
 
 
-def widened(picture: Image) -> Image:
-    """The picture in the middle of a wider one, whose sides are its own blurred background.
+def widened(portrait: Image) -> Image:
+    """The portrait between sides made of its own blurred background.
 
-    The clip is wide and the portrait upright: without, only a face would fit, and no person.
+    The clip is wide and the portrait upright: without them only the face would fit.
     """
-    width = picture.shape[1]
-    side = (WIDE - width) // 2
-    wide = cv2.copyMakeBorder(picture, 0, 0, side, side, cv2.BORDER_REFLECT_101)
+    width = portrait.shape[1]
+    side = (WIDENED - width) // 2
+    wide = cv2.copyMakeBorder(portrait, 0, 0, side, side, cv2.BORDER_REFLECT_101)
     blurred = cv2.GaussianBlur(wide, (0, 0), 30)
-    blurred[:, side : side + width] = picture
+    blurred[:, side : side + width] = portrait
     return np.asarray(blurred, np.uint8)
 
 
-def look_at(picture: Image, progress: float) -> Image:
-    """What the eye sees at `progress` (0..1) of its way: up to the face, closer, and back.
+def view_at(portrait: Image, progress: float) -> Image:
+    """The view at `progress` (0..1): up to the face, closer, and back.
 
     Returns:
         (720, 1280, 3) uint8 BGR.
     """
-    height, width = picture.shape[:2]
+    height, width = portrait.shape[:2]
     eased = 0.5 - 0.5 * math.cos(2 * math.pi * progress)
-    seen_width = width * (1.0 - 0.3 * eased)
+    view_width = width * (1.0 - 0.3 * eased)
     centre_x = width * (0.5 + 0.02 * math.sin(2 * math.pi * progress))
     centre_y = height * (0.575 - 0.23 * eased)
-    scale = WIDTH / seen_width
+    scale = WIDTH / view_width
     shift = np.array(
         [
             [scale, 0, WIDTH / 2 - scale * centre_x],
             [0, scale, HEIGHT / 2 - scale * centre_y],
         ]
     )
-    seen = cv2.warpAffine(
-        picture, shift, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+    view = cv2.warpAffine(
+        portrait, shift, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
     )
-    return np.asarray(seen, np.uint8)
+    return np.asarray(view, np.uint8)
 
 
 def _seconds(target: str) -> float:

@@ -1,4 +1,4 @@
-"""What a video file says of itself, read from its header by FFmpeg."""
+"""Header, index and packet times of a video file, read by FFmpeg without decoding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rtseg.errors import SourceError
 from rtseg.sources.options import public_name
 
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-"""What a Matroska file, and the element that holds all of its content, begin with."""
+"""IDs of a Matroska file's first element and of the element that holds its content (RFC 9559)."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Probe:
     """The header of a video.
 
     Attributes:
-        frame_rate: mean frames per second, exact; None when it does not say.
-        frame_count: as declared; None when it is not (nothing is estimated).
+        frame_rate: mean frames per second, exact; None when not given.
+        frame_count: as declared; None when it is not (never estimated).
         sample_aspect_ratio: width of a stored pixel over its height, before any rotation.
         colour_tags: (colorspace, primaries, transfer, range) as FFmpeg numbers.
     """
@@ -35,7 +35,7 @@ class Probe:
 
 
 def display_name(target: str) -> str:
-    """How a file or address is called in messages."""
+    """The name of a file or address in messages."""
     return public_name(target) if "://" in target else Path(target).name
 
 
@@ -43,7 +43,7 @@ def probe(target: str, timeout: float) -> Probe:
     """Read the header of a file, or of a recording behind an address.
 
     Raises:
-        SourceError: it is missing, empty, unreadable, not a video, or has no pictures.
+        SourceError: it is missing, empty, unreadable, not a video, or has no video stream.
     """
     if "://" not in target:
         _check_file(Path(target))
@@ -51,7 +51,7 @@ def probe(target: str, timeout: float) -> Probe:
         with av.open(target, timeout=timeout if "://" in target else None) as container:
             if not container.streams.video:
                 raise SourceError(
-                    f"cannot play {display_name(target)}", found="it holds no pictures"
+                    f"cannot play {display_name(target)}", found="it has no video stream"
                 )
             return _header(container.streams.video[0])
     except (av.FFmpegError, OSError, UnicodeError) as error:
@@ -59,7 +59,7 @@ def probe(target: str, timeout: float) -> Probe:
 
 
 def not_a_video(target: str, reason: str) -> SourceError:
-    """The one line for a file that FFmpeg cannot make sense of."""
+    """The error for a file that FFmpeg cannot read."""
     return SourceError(
         f"cannot play {display_name(target)}",
         found=f"it is not a video, or it is cut off ({reason.lower()})",
@@ -68,13 +68,13 @@ def not_a_video(target: str, reason: str) -> SourceError:
 
 
 def refusal(address: str, timeout: float) -> str | None:
-    """How a server answers, "404 Not Found" for one, that gives no video; None if it is silent."""
+    """The answer of a server that gives no video, such as "404 Not Found"; None without one."""
     try:
         av.open(address, timeout=timeout).close()
     except (av.HTTPError, av.HTTPClientError) as error:
         answer = str(error.strerror).removeprefix("Server returned ")
         return re.split(r", | \(| reply", answer)[0]
-    except av.InvalidDataError:  # RTSP says this of silence, too
+    except av.InvalidDataError:  # also where an RTSP server is silent
         return "what it sends is not video" if address.startswith("http") else None
     except (av.FFmpegError, OSError, UnicodeError):
         pass
@@ -84,7 +84,7 @@ def refusal(address: str, timeout: float) -> str | None:
 def packet_times(target: str, timeout: float) -> tuple[float, ...]:
     """Presentation times of all frames, in seconds from the first, without decoding them.
 
-    Empty when the file does not tell them, as raw streams do not.
+    Empty when the file does not hold them, as raw streams do not.
     """
     try:
         with av.open(target, timeout=timeout if "://" in target else None) as container:
@@ -93,7 +93,7 @@ def packet_times(target: str, timeout: float) -> tuple[float, ...]:
             packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
             ticks = [p.pts for p in packets if p.pts is not None]
             complete = len(ticks) == len(packets)
-    except (av.FFmpegError, OSError):  # damaged: the decoder will say how far it gets
+    except (av.FFmpegError, OSError):  # damaged: the decoder will show how far it gets
         return ()
     if not ticks or not complete:
         return ()
@@ -102,10 +102,10 @@ def packet_times(target: str, timeout: float) -> tuple[float, ...]:
 
 
 def shown_count(target: str, timeout: float) -> int:
-    """How many frames the index of a file lists that are to be shown; 0 where it has none.
+    """The number of frames to be shown by the index of a file; 0 where it has none.
 
-    A header counts more: frames that an edit list hides, and the empty chunks by which AVI fills
-    pauses. The packets themselves would not do, as those cut off are not among them.
+    The header also counts frames that an edit list hides, and the empty chunks that fill pauses in
+    AVI. The packets do not include those that are cut off.
     """
     try:
         with av.open(target, timeout=timeout if "://" in target else None) as container:
@@ -116,9 +116,9 @@ def shown_count(target: str, timeout: float) -> int:
 
 
 def missing_bytes(path: Path) -> int:
-    """How many bytes a Matroska or WebM file lacks of those its header declares; 0 for others.
+    """Bytes that a Matroska or WebM file lacks of its declared size; 0 for other files.
 
-    Its header counts bytes, not frames (RFC 8794, RFC 9559): what was cut off can be told by it.
+    Its header counts bytes, not frames (RFC 8794, RFC 9559).
     """
     with path.open("rb") as file:
         head = file.read(256)
@@ -132,7 +132,7 @@ def missing_bytes(path: Path) -> int:
 
 
 def _sized(head: bytes, at: int) -> tuple[int, int]:
-    """The size that an element at `at` declares, 0 where it leaves it open; where it begins."""
+    """The declared size of an element (0 if unknown), and where its content begins."""
     length = 9 - head[at].bit_length()
     bits = (1 << 7 * length) - 1
     size = int.from_bytes(head[at : at + length], "big") & bits
@@ -146,7 +146,7 @@ def _check_file(path: Path) -> None:
     if path.is_fifo():
         raise SourceError(
             asked,
-            found="it is a pipe, and a video is read more than once",
+            found="it is a pipe, and a video file is read more than once",
             do="Save it as a file, or send raw frames: ffmpeg -i VIDEO -f rawvideo "
             "-pix_fmt bgr24 - | rtseg - --size WIDTHxHEIGHT",
         )
@@ -163,7 +163,7 @@ def _header(stream: av.VideoStream) -> Probe:
     context = stream.codec_context
     rate = stream.average_rate or stream.guessed_rate
     return Probe(
-        Fraction(rate) if rate else None,  # PyAV 19 has a kind of fraction of its own
+        Fraction(rate) if rate else None,  # PyAV 19 has its own fraction type
         stream.frames or None,
         Fraction(stream.sample_aspect_ratio or 1),
         (

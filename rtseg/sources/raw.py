@@ -24,7 +24,7 @@ NOMINAL_RATE = Fraction(25)
 POLL_SECONDS = 0.1
 
 Unpack = Callable[[NDArray[np.uint8], int, int], Image]
-"""(bytes of one frame, width, height) -> (H, W, 3) uint8 BGR of its own."""
+"""(bytes of one frame, width, height) -> (H, W, 3) uint8 BGR, a copy."""
 
 
 def _packed(code: int | None) -> Unpack:
@@ -53,13 +53,13 @@ PIX_FMTS: dict[str, tuple[Fraction, Unpack]] = {
     "yuv420p": (Fraction(3, 2), _planar(cv2.COLOR_YUV2BGR_I420)),
     "nv12": (Fraction(3, 2), _planar(cv2.COLOR_YUV2BGR_NV12)),
 }
-"""Bytes per pixel, and what makes BGR of them."""
+"""Name -> bytes per pixel, and the conversion to BGR."""
 
 
 class RawSource(Source):
     """Frames of one size and format, one after the other, until the pipe ends.
 
-    A last frame that is cut off is left out and told in `warnings`.
+    A last frame that is cut off is dropped with a warning.
 
     Raises:
         UsageError: no size, an unknown format, a size that the format cannot have, or nothing is
@@ -103,7 +103,7 @@ class RawSource(Source):
         got = self._fill()
         if got < self._buffer.size:
             self._ended = True
-            self._tell_end(got)
+            self._check_end(got)
             return None
         image = self._unpack(self._buffer, self._width, self._height)
         frame = Frame(image, self._index, float(self._index / self._rate), self.clock.now())
@@ -111,7 +111,7 @@ class RawSource(Source):
         return frame
 
     def _fill(self) -> int:
-        """Read one frame, in as many pieces as the pipe gives; the bytes that came."""
+        """Read one frame, in as many pieces as the pipe gives; the number of bytes that came."""
         view, got = memoryview(self._buffer), 0
         while got < len(view) and not self._interrupted:
             if not _ready(self._pipe):
@@ -122,7 +122,7 @@ class RawSource(Source):
             got += count
         return got
 
-    def _tell_end(self, got: int) -> None:
+    def _check_end(self, got: int) -> None:
         if self._interrupted:
             return
         missing = f"{got} of the {self._buffer.size} bytes of a frame"
@@ -139,7 +139,7 @@ class RawSource(Source):
 def _piped_input() -> BinaryIO:
     """Standard input as bytes, unbuffered where it can be.
 
-    Without a buffer no lock is held while waiting, which Python would trip over at exit.
+    A buffered read holds a lock, on which Python aborts when it exits during the read.
     """
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError(f"raw frames on {NAME}", found="nothing is piped in")
@@ -148,7 +148,7 @@ def _piped_input() -> BinaryIO:
 
 
 def _ready(pipe: BinaryIO) -> bool:
-    """Whether a read would return at once; waits a moment where the system can tell."""
+    """Whether a read would return at once; waits up to POLL_SECONDS where the system can tell."""
     if os.name != "posix":
         return True
     try:

@@ -15,12 +15,12 @@ from rtseg.stats import Clock
 
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
 
-LONGEST_RECORDING_FRAMES = 1e9
-"""FFmpeg's guess for an endless stream is negative or beyond this."""
+MAX_RECORDED_FRAMES = 1e9
+"""FFmpeg's guess for an endless stream is negative or above this."""
 
 
 def open_stream(target: str, options: SourceOptions, clock: Clock | None = None) -> Source:
-    """A live stream; or, when an HTTP server tells a frame count, the recorded file that it is.
+    """A live stream; or a recording, where an HTTP server gives a frame count.
 
     A recording is read like a file: every frame, at its own time, ending at its end.
 
@@ -30,8 +30,8 @@ def open_stream(target: str, options: SourceOptions, clock: Clock | None = None)
     capture = open_capture(target, cv2.CAP_FFMPEG, network_params(options.timeout))
     if capture is None:
         raise cannot_open(target, options.timeout)
-    is_file = urlsplit(target).scheme.lower() in ("http", "https")
-    if is_file and 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < LONGEST_RECORDING_FRAMES:
+    may_be_recorded = urlsplit(target).scheme.lower() in ("http", "https")
+    if may_be_recorded and 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < MAX_RECORDED_FRAMES:
         from rtseg.sources.video import VideoSource
 
         capture.release()
@@ -45,7 +45,7 @@ def open_stream(target: str, options: SourceOptions, clock: Clock | None = None)
 
 
 class StreamSource(LiveSource):
-    """A live stream that is already open; lost, it is reopened until it is back."""
+    """A live stream that is already open; when lost, it is reopened until it is back."""
 
     def __init__(
         self,
@@ -58,12 +58,12 @@ class StreamSource(LiveSource):
         self._target = target
         self._timeout = options.timeout
         self._capture = capture
-        # Read and left: by the time that anybody wants a frame, it would be an old one.
-        picture = self._grab()
-        if picture is None:
+        # the first image is discarded: it will be old when a frame is needed
+        first = self._grab()
+        if first is None:
             self._release()
             raise cannot_open(target, options.timeout)
-        height, width = picture[0].shape[:2]
+        height, width = first[0].shape[:2]
         rate = nominal_rate(capture)
         self.info = SourceInfo(public_name(target), width, height, rate, live=True)
 
@@ -72,10 +72,10 @@ class StreamSource(LiveSource):
 
 
 def cannot_open(address: str, timeout: float) -> SourceError:
-    """Why an address gives no picture, as far as knocking at its port can tell."""
-    parts = urlsplit(address)
+    """Why an address gives no video, as far as a connection to its port tells."""
     asked = f"cannot open {public_name(address)}"
     try:
+        parts = urlsplit(address)
         port = parts.port or PORTS.get(parts.scheme.lower())
     except ValueError as error:
         return SourceError(asked, found=str(error))

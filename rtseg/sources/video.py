@@ -24,89 +24,11 @@ from rtseg.sources.probe import (
 )
 from rtseg.stats import Clock
 
-TRIES = 8
-"""Reads that must fail before a file counts as ended: after damage, more pictures may come."""
-
-
-class Player(Protocol):
-    """An open video, at its first picture; pictures come upright.
-
-    Attributes:
-        turned: whether they are turned by a quarter to be so.
-        note: what a person should know of it; "" for nothing.
-    """
-
-    turned: bool
-    note: str
-
-    def read(self) -> Picture | None:
-        """The next picture that can be decoded; None at the end."""
-
-    def position(self) -> float:
-        """Seconds at which the last picture lies; where the first lies is the player's matter."""
-
-    def seek(self, seconds: float) -> None:
-        """Go on with a picture at or before so many seconds from the first one, or near there."""
-
-    def release(self) -> None:
-        """Close the file."""
-
-
-class OpenCVPlayer:
-    """A `Player` on the processor.
-
-    Raises:
-        SourceError: there is no decoder for it.
-    """
-
-    note = ""
-
-    def __init__(self, target: str, timeout: float) -> None:
-        params = network_params(timeout) if "://" in target else {}
-        params.pop(cv2.CAP_PROP_N_THREADS, None)
-        capture = open_capture(target, cv2.CAP_FFMPEG, params)
-        if capture is None:
-            raise not_a_video(target, "no decoder for it")
-        self._capture = capture
-        self.turned = capture.get(cv2.CAP_PROP_ORIENTATION_META) in (90, 270)
-
-    def read(self) -> Image | None:
-        """As a `Player`; OpenCV says "no" for damage as for the end."""
-        for _ in range(TRIES):
-            good, image = self._capture.read()
-            if good:
-                return image
-        return None
-
-    def position(self) -> float:
-        """As a `Player`."""
-        return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
-
-    def seek(self, seconds: float) -> None:
-        """As a `Player`."""
-        self._capture.set(cv2.CAP_PROP_POS_MSEC, seconds * 1000)
-
-    def release(self) -> None:
-        """As a `Player`."""
-        self._capture.release()
-
-
-def open_player(target: str, options: SourceOptions) -> Player:
-    """What `options` ask for, and nothing else in its place.
-
-    Raises:
-        SourceError: it cannot decode this file.
-        DeviceError: NVDEC was asked for, and there is none.
-    """
-    if options.decoder == "opencv":
-        return OpenCVPlayer(target, options.timeout)
-    from rtseg.sources.nvdec import NvdecPlayer
-
-    return NvdecPlayer(target, options)
-
+DECODE_TRIES = 8
+"""Reads that must fail before a file counts as ended: after damage, more frames may come."""
 
 SEEK_AHEAD_SECONDS = 1.0
-"""A seek aims this much before the start; the frames between are decoded and left out."""
+"""A seek aims this much before the start; the frames between are decoded and dropped."""
 
 SAME_TIME_SECONDS = 1e-3
 
@@ -114,13 +36,13 @@ SAME_TIME_SECONDS = 1e-3
 class VideoSource(Source):
     """A video file, upright: its rotation is applied.
 
-    Its facts come from the header, its times from each frame: constant or variable rate, pts 0 at
-    the first frame wherever the file starts. With `options.start` it may leave out frames that
-    lie before it. A file that ends before its declared count says so in `warnings`.
+    `info` comes from the header, the times from each frame, at constant or variable rate; pts is 0
+    at the first frame wherever the file starts. With `options.start`, frames before it may be
+    missing. A file that ends before its declared count is reported in `warnings`.
 
     Attributes:
-        times: presentation times of all frames in seconds, known when a part of the file is
-            asked for and the file tells them; else empty.
+        times: presentation times of all frames in seconds; empty when the whole file is wanted or
+            the file does not hold them.
 
     Raises:
         SourceError: it is missing, empty, unreadable, not a video, or has no frame.
@@ -135,15 +57,15 @@ class VideoSource(Source):
         super().__init__(clock)
         self._target, self._options = target, options
         self._header = probe(target, options.timeout)
-        asked_part = options.start is not None or options.end is not None
-        self.times = packet_times(target, options.timeout) if asked_part else ()
+        is_part = options.start is not None or options.end is not None
+        self.times = packet_times(target, options.timeout) if is_part else ()
         self._begin()
         self.info = self._describe()
         if options.start and self.times:
             self._seek(options.start)
 
     def _begin(self) -> None:
-        """Open the file at its first frame, and hold that frame."""
+        """Open the file and read its first frame."""
         self._player = open_player(self._target, self._options)
         self._index, self._pts = 0, 0.0
         self._held = self._player.read()
@@ -151,7 +73,7 @@ class VideoSource(Source):
             self._player.release()
             raise SourceError(
                 f"cannot play {display_name(self._target)}",
-                found="not one frame of it can be decoded",
+                found="none of its frames can be decoded",
                 do="Check that it plays elsewhere",
             )
         self._zero = self._player.position()
@@ -175,7 +97,7 @@ class VideoSource(Source):
         )
 
     def _seek(self, seconds: float) -> None:
-        """Hold a frame at or before `seconds`; the first one where seeking goes astray."""
+        """Read a frame at or before `seconds`; the first one where seeking fails."""
         aim = seconds - SEEK_AHEAD_SECONDS
         if aim <= 0 or seconds > self.times[-1]:
             return
@@ -183,8 +105,8 @@ class VideoSource(Source):
         self._held = self._player.read()
         landed = self._player.position() - self._zero
         index = bisect_left(self.times, landed - SAME_TIME_SECONDS)
-        known = index < len(self.times) and abs(self.times[index] - landed) < SAME_TIME_SECONDS
-        if self._held is None or landed > seconds or not known:
+        found = index < len(self.times) and abs(self.times[index] - landed) < SAME_TIME_SECONDS
+        if self._held is None or landed > seconds or not found:
             self._player.release()
             self._begin()
             return
@@ -203,7 +125,7 @@ class VideoSource(Source):
         return frame
 
     def _next_pts(self) -> float:
-        """This frame's own time; one frame after the last where that would not be later."""
+        """The time of this frame; one frame after the last where it is not later."""
         pts = self._player.position() - self._zero
         if pts > self._pts:
             return pts
@@ -213,7 +135,7 @@ class VideoSource(Source):
         count = self._header.frame_count
         if count is not None and self._index < count and not self.warnings:
             shown = shown_count(self._target, self._options.timeout)
-            # Fewer than were seen: the file has no index, and what is there grows by reading.
+            # fewer than were read: the file has no index, and lists packets as they are read
             count = count if shown < self._index else shown
             if self._index < count:
                 self.warnings.append(
@@ -229,3 +151,80 @@ class VideoSource(Source):
 
     def _release(self) -> None:
         self._player.release()
+
+
+class Player(Protocol):
+    """An open video, at its first image; images come upright.
+
+    Attributes:
+        turned: whether they are rotated by 90 or 270 degrees for that.
+        note: to be shown to the user; "" for nothing.
+    """
+
+    turned: bool
+    note: str
+
+    def read(self) -> Picture | None:
+        """The next image that can be decoded; None at the end."""
+
+    def position(self) -> float:
+        """Time of the last image in seconds; the time of the first may be any."""
+
+    def seek(self, seconds: float) -> None:
+        """Continue with an image at or before `seconds` from the first one, or near there."""
+
+    def release(self) -> None:
+        """Close the file."""
+
+
+class OpenCVPlayer:
+    """Decodes on the CPU.
+
+    Raises:
+        SourceError: OpenCV has no decoder for it.
+    """
+
+    note = ""
+
+    def __init__(self, target: str, timeout: float) -> None:
+        params = network_params(timeout) if "://" in target else {}
+        params.pop(cv2.CAP_PROP_N_THREADS, None)
+        capture = open_capture(target, cv2.CAP_FFMPEG, params)
+        if capture is None:
+            raise not_a_video(target, "no decoder for it")
+        self._capture = capture
+        self.turned = capture.get(cv2.CAP_PROP_ORIENTATION_META) in (90, 270)
+
+    def read(self) -> Image | None:
+        """As `Player`; OpenCV reports damage like the end."""
+        for _ in range(DECODE_TRIES):
+            good, image = self._capture.read()
+            if good:
+                return image
+        return None
+
+    def position(self) -> float:
+        """As `Player`."""
+        return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
+
+    def seek(self, seconds: float) -> None:
+        """As `Player`."""
+        self._capture.set(cv2.CAP_PROP_POS_MSEC, seconds * 1000)
+
+    def release(self) -> None:
+        """As `Player`."""
+        self._capture.release()
+
+
+def open_player(target: str, options: SourceOptions) -> Player:
+    """The player that `options.decoder` names, without a fallback.
+
+    Raises:
+        SourceError: it cannot decode this file.
+        DeviceError: NVDEC was requested, and there is none.
+    """
+    if options.decoder == "opencv":
+        return OpenCVPlayer(target, options.timeout)
+    from rtseg.sources.nvdec import NvdecPlayer
+
+    return NvdecPlayer(target, options)

@@ -1,4 +1,4 @@
-"""Parts and turns of any source: a span of it, one frame of so many, mirrored, in a loop."""
+"""Wrappers that select, loop, replay, turn and mirror the frames of any source."""
 
 from __future__ import annotations
 
@@ -15,26 +15,74 @@ from rtseg.errors import UsageError
 from rtseg.frame import Frame
 from rtseg.sources.options import SourceOptions
 
+DEFAULT_RATE = 25
+"""Of a source that has none, where a frame needs a duration."""
 
-class Derived(Source):
-    """A source made of another one; it is that source to whoever stops, closes or asks it."""
+SLACK_SECONDS = 5e-4
+"""Tolerance of times: 1/30 typed as 0.0333 means the frame at 0.03333."""
+
+EARLY_SHARE = 0.25
+"""Share of the interval by which a frame may come early: else jitter would drop many frames."""
+
+ROTATIONS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+"""Clockwise degrees -> OpenCV's code."""
+
+
+def select(source: Source, again: Callable[[], Source] | None, options: SourceOptions) -> Source:
+    """Wrap `source` as the options that apply to any source say.
+
+    Args:
+        again: opens it again, for `options.loop`; None where it can be read only once.
+    """
+    try:
+        if options.loop:
+            source = Loop(source, again)
+        if options.every > 1:
+            source = Every(source, options.every)
+        if options.fps_cap is not None and not source.keeps_cap:
+            source = Capped(source, options.fps_cap)
+        if options.max_frames is not None:
+            source = Limit(source, options.max_frames)
+        if options.live and not source.info.live:
+            source = Replay(source)
+        if options.rotate or options.mirror:
+            source = Rotated(source, options.rotate, options.mirror)
+    except UsageError:
+        source.close()
+        raise
+    return source
+
+
+def span(source: Source, start: float | None, end: float | None) -> Source:
+    """`source` from `start` to before `end`, in seconds of its own time."""
+    if not start and end is None:
+        return source
+    try:
+        return Span(source, start or 0.0, end)
+    except BaseException:
+        source.close()
+        raise
+
+
+class Wrapper(Source):
+    """A source made of another one, to which it passes interrupts, notices and closing."""
 
     def __init__(self, inner: Source) -> None:
         super().__init__(inner.clock)
         self.warnings = inner.warnings
-        self._take(inner)
+        self._wrap(inner)
 
-    def _take(self, inner: Source) -> None:
+    def _wrap(self, inner: Source) -> None:
         self._inner, self._frames = inner, iter(inner)
         self._described = inner.info
         self.info = self._describe(inner.info)
 
     @abstractmethod
     def _describe(self, info: SourceInfo) -> SourceInfo:
-        """What the inner source's facts become."""
+        """The info of this source, from that of the inner one."""
 
     def _next(self) -> Frame | None:
-        """The inner source's next frame; its facts may have changed, after an outage."""
+        """The next frame of the inner source, whose info may change after an outage."""
         frame = next(self._frames, None)
         if self._inner.info is not self._described:
             self._described = self._inner.info
@@ -62,7 +110,7 @@ class Derived(Source):
         return self._inner.keeps_cap
 
     def interrupt(self) -> None:
-        """Of the inner source as well."""
+        """Interrupt the inner source as well."""
         super().interrupt()
         self._inner.interrupt()
 
@@ -70,146 +118,7 @@ class Derived(Source):
         self._inner.close()
 
 
-EARLY_SHARE = 0.25
-"""Of the time between two frames: by so much one may come too soon, or a camera's jitter would
-cost every frame that it makes a hair early."""
-
-
-class RateCap:
-    """Says which frames to take so that they are `rate` a second and no more, on average."""
-
-    def __init__(self, rate: float) -> None:
-        self._step = 1 / rate
-        self._due: float | None = None
-
-    def takes(self, at: float) -> bool:
-        """Whether to take the frame of time `at`, in seconds; asked once for each."""
-        if self._due is None or not self._due - 2 * self._step < at < self._due + self._step:
-            self._due = at  # the first one, or the first after a pause or a step back
-        elif at < self._due - EARLY_SHARE * self._step:
-            return False
-        self._due += self._step
-        return True
-
-
-class Capped(Derived):
-    """A source without the frames that come above a rate, by their pts.
-
-    A file's frames keep their numbers; a live source's are recounted, as a gap in those is a drop.
-    """
-
-    def __init__(self, inner: Source, rate: float) -> None:
-        self._rate, self._cap, self._left_out = rate, RateCap(rate), 0
-        super().__init__(inner)
-
-    @property
-    def capped(self) -> int:  # type: ignore[override]  # read-only
-        """Frames left out until now."""
-        return self._left_out
-
-    def _describe(self, info: SourceInfo) -> SourceInfo:
-        if info.frame_rate is None or info.frame_rate <= self._rate or info.frame_count == 1:
-            return info
-        rate = Fraction(self._rate).limit_denominator(1001)
-        return replace(info, frame_rate=rate, frame_count=None)
-
-    def _read(self) -> Frame | None:
-        while (frame := self._next()) is not None:
-            if self._cap.takes(frame.pts):
-                live = self.info.live
-                return replace(frame, index=frame.index - self._left_out) if live else frame
-            self._left_out += 1
-        return None
-
-
-USUAL_RATE = 25
-
-
-class Replay(Derived):
-    """Every frame comes when its time does, and is lost when the one after it comes first.
-
-    Frames are stamped with the time at which they were due: what the replay itself is late by is
-    part of their age. Those lost leave gaps in the numbers, as a camera's do; those that were not
-    wanted, as with `every`, leave none.
-    """
-
-    def __init__(self, inner: Source) -> None:
-        self._zero: float | None = None
-        self._index: int | None = None
-        super().__init__(inner)
-
-    def _describe(self, info: SourceInfo) -> SourceInfo:
-        return replace(info, live=True, frame_count=None)
-
-    def _read(self) -> Frame | None:
-        frame = self._counted()
-        while frame is not None and self._due(frame) + self._step() <= self.clock.now():
-            frame = self._counted()
-        if frame is None:
-            return None
-        due = self._due(frame)
-        self.wait(due - self.clock.now())
-        return None if self._interrupted else replace(frame, captured_at=due)
-
-    def _counted(self) -> Frame | None:
-        """The next frame, numbered on from the one before."""
-        frame = self._next()
-        if frame is None:
-            return None
-        self._index = frame.index if self._index is None else self._index + 1
-        return replace(frame, index=self._index)
-
-    def _due(self, frame: Frame) -> float:
-        """Monotonic seconds at which a frame comes; the first one comes at once."""
-        if self._zero is None:
-            self._zero = self.clock.now() - frame.pts
-        return self._zero + frame.pts
-
-    def _step(self) -> float:
-        return float(1 / (self.info.frame_rate or USUAL_RATE))
-
-
-SLACK_SECONDS = 5e-4
-"""Times are compared with this slack: 1/30 typed as 0.0333 means the frame at 0.03333."""
-
-
-def select(source: Source, again: Callable[[], Source] | None, options: SourceOptions) -> Source:
-    """`source` with what `options` ask of any source.
-
-    Args:
-        again: opens it again, for `options.loop`; None where it can be read only once.
-    """
-    try:
-        if options.loop:
-            source = Loop(source, again)
-        if options.every > 1:
-            source = Every(source, options.every)
-        if options.fps_cap is not None and not source.keeps_cap:
-            source = Capped(source, options.fps_cap)
-        if options.max_frames is not None:
-            source = Limit(source, options.max_frames)
-        if options.live and not source.info.live:
-            source = Replay(source)
-        if options.rotate or options.mirror:
-            source = Turned(source, options.rotate, options.mirror)
-    except UsageError:
-        source.close()
-        raise
-    return source
-
-
-def span(source: Source, start: float | None, end: float | None) -> Source:
-    """`source` from `start` to before `end`, in seconds of its own time."""
-    if not start and end is None:
-        return source
-    try:
-        return Span(source, start or 0.0, end)
-    except BaseException:
-        source.close()
-        raise
-
-
-class Span(Derived):
+class Span(Wrapper):
     """From the first frame at or after `start` to before `end`; that first frame has pts 0.
 
     Raises:
@@ -220,7 +129,7 @@ class Span(Derived):
         self._start, self._end = start, float("inf") if end is None else end
         self._zero: float | None = None if start else 0.0
         super().__init__(inner)
-        # A file tells where it starts before it is played; a live source is not waited for.
+        # a file is read up to `start` now, which sets `info.media_start`; a live source is not
         self._held = None if inner.info.live or not start else self._first()
         self.info = self._describe(inner.info)
 
@@ -233,7 +142,7 @@ class Span(Derived):
             last = frame.pts
         raise UsageError(
             f"{self._inner.info.name} from {self._start:g} s",
-            found=f"its last frame lies at {last:.3f} s",
+            found=f"its last frame is at {last:.3f} s",
         )
 
     def _describe(self, info: SourceInfo) -> SourceInfo:
@@ -255,7 +164,7 @@ class Span(Derived):
 
 
 def count_between(info: SourceInfo, times: Sequence[float], start: float, end: float) -> int | None:
-    """How many frames lie from `start` to before `end`: exact by `times`, else by the rate."""
+    """The number of frames from `start` to before `end`: exact by `times`, else by the rate."""
     low, high = start - SLACK_SECONDS, end - SLACK_SECONDS
     if times:
         return sum(low <= time < high for time in times)
@@ -265,55 +174,59 @@ def count_between(info: SourceInfo, times: Sequence[float], start: float, end: f
     return max(0, min(last, info.frame_count) - max(0, ceil(low * info.frame_rate)))
 
 
-class Loop(Derived):
-    """The source again and again; numbers and times go on.
+class Loop(Wrapper):
+    """Repeats a source; frame numbers and times go on.
+
+    Args:
+        again: opens the source again; None where it can be read only once.
 
     Raises:
-        UsageError: it never ends, or cannot begin again.
+        UsageError: it never ends, or can be read only once.
     """
 
     def __init__(self, inner: Source, again: Callable[[], Source] | None) -> None:
         if inner.info.live or again is None:
             raise UsageError(
-                f"cannot loop {inner.info.name}", found="only files, folders and recordings loop"
+                f"cannot loop {inner.info.name}",
+                found="only files, folders and recordings can loop",
             )
         self._again = again
-        self._yielded = 0  # in this round: a source that yields nothing is not begun again
+        self._yielded = 0  # in this round: an empty source is not repeated
         self._index, self._pts = 0, 0.0
         self._next_index, self._next_pts = 0, 0.0
         super().__init__(inner)
 
     def _describe(self, info: SourceInfo) -> SourceInfo:
-        # Sound that plays once does not belong to pictures that play twice.
+        # the audio of one round does not fit several
         return replace(info, frame_count=None, media=None)
 
     def _read(self) -> Frame | None:
         frame = self._next()
         if frame is None and self._yielded and not self._interrupted:
-            self._begin_again()
+            self._restart()
             frame = self._next()
         if frame is None:
             return None
         self._yielded += 1
         index, pts = self._index + frame.index, self._pts + frame.pts
-        step = float(1 / (self.info.frame_rate or 25))
+        step = float(1 / (self.info.frame_rate or DEFAULT_RATE))
         self._next_index, self._next_pts = index + 1, pts + step
         return replace(frame, index=index, pts=pts)
 
-    def _begin_again(self) -> None:
+    def _restart(self) -> None:
         self._keep_warnings()
         self._inner.close()
         self._index, self._pts, self._yielded = self._next_index, self._next_pts, 0
-        self._take(self._again())
+        self._wrap(self._again())
 
     def _keep_warnings(self) -> None:
         if self._inner.warnings is not self.warnings:
             self.warnings += [w for w in self._inner.warnings if w not in self.warnings]
 
 
-class Every(Derived):
-    """One frame of `every`. A file's frames keep their numbers; a live source's are recounted,
-    since a gap in those is a drop."""
+class Every(Wrapper):
+    """Keeps every Nth frame. Frames of a file keep their numbers; those of a live source are
+    renumbered, as a gap would count as a drop."""
 
     def __init__(self, inner: Source, every: int) -> None:
         self._every, self._count = every, 0
@@ -334,17 +247,64 @@ class Every(Derived):
         return None
 
 
-class Limit(Derived):
-    """The first `count` frames."""
+class RateCap:
+    """Decides which frames to take for at most `rate` per second on average."""
+
+    def __init__(self, rate: float) -> None:
+        self._step = 1 / rate
+        self._due: float | None = None
+
+    def takes(self, at: float) -> bool:
+        """Whether to take the frame of time `at`, in seconds; to be called once for each frame."""
+        if self._due is None or not self._due - 2 * self._step < at < self._due + self._step:
+            self._due = at  # the first one, or the first after a pause or a step back
+        elif at < self._due - EARLY_SHARE * self._step:
+            return False
+        self._due += self._step
+        return True
+
+
+class Capped(Wrapper):
+    """Drops the frames that exceed a rate, by their pts.
+
+    Frames of a file keep their numbers; those of a live source are renumbered, as a gap would count
+    as a drop.
+    """
+
+    def __init__(self, inner: Source, rate: float) -> None:
+        self._rate, self._cap, self._dropped = rate, RateCap(rate), 0
+        super().__init__(inner)
+
+    @property
+    def capped(self) -> int:  # type: ignore[override]  # read-only
+        """Frames dropped so far."""
+        return self._dropped
+
+    def _describe(self, info: SourceInfo) -> SourceInfo:
+        if info.frame_rate is None or info.frame_rate <= self._rate or info.frame_count == 1:
+            return info
+        rate = Fraction(self._rate).limit_denominator(1001)
+        return replace(info, frame_rate=rate, frame_count=None)
+
+    def _read(self) -> Frame | None:
+        while (frame := self._next()) is not None:
+            if self._cap.takes(frame.pts):
+                live = self.info.live
+                return replace(frame, index=frame.index - self._dropped) if live else frame
+            self._dropped += 1
+        return None
+
+
+class Limit(Wrapper):
+    """Ends after `count` frames."""
 
     def __init__(self, inner: Source, count: int) -> None:
         self._count = self._left = count
         super().__init__(inner)
 
     def _describe(self, info: SourceInfo) -> SourceInfo:
-        known = info.frame_count
-        endless = known is None
-        return replace(info, frame_count=None if endless else min(known or 0, self._count))
+        count = info.frame_count
+        return replace(info, frame_count=None if count is None else min(count, self._count))
 
     def _read(self) -> Frame | None:
         if self._left == 0:
@@ -353,11 +313,51 @@ class Limit(Derived):
         return self._next()
 
 
-TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+class Replay(Wrapper):
+    """Plays a recording by the clock, like a camera: a frame is dropped when the next one is due.
+
+    Frames are stamped with the time at which they were due, so that a late replay counts in their
+    age. Drops leave gaps in the numbers, as a camera's do; frames left out by `every` leave none.
+    """
+
+    def __init__(self, inner: Source) -> None:
+        self._zero: float | None = None
+        self._index: int | None = None
+        super().__init__(inner)
+
+    def _describe(self, info: SourceInfo) -> SourceInfo:
+        return replace(info, live=True, frame_count=None)
+
+    def _read(self) -> Frame | None:
+        frame = self._counted()
+        while frame is not None and self._due(frame) + self._step() <= self.clock.now():
+            frame = self._counted()
+        if frame is None:
+            return None
+        due = self._due(frame)
+        self.wait(due - self.clock.now())
+        return None if self._interrupted else replace(frame, captured_at=due)
+
+    def _counted(self) -> Frame | None:
+        """The next frame, numbered one above the frame before."""
+        frame = self._next()
+        if frame is None:
+            return None
+        self._index = frame.index if self._index is None else self._index + 1
+        return replace(frame, index=self._index)
+
+    def _due(self, frame: Frame) -> float:
+        """Monotonic seconds at which a frame is due; the first one is due at once."""
+        if self._zero is None:
+            self._zero = self.clock.now() - frame.pts
+        return self._zero + frame.pts
+
+    def _step(self) -> float:
+        return float(1 / (self.info.frame_rate or DEFAULT_RATE))
 
 
-class Turned(Derived):
-    """Turned clockwise by `degrees`, then mirrored left to right."""
+class Rotated(Wrapper):
+    """Rotates clockwise by `degrees`, then flips left and right."""
 
     def __init__(self, inner: Source, degrees: int, mirror: bool) -> None:
         self._degrees, self._mirror = degrees, mirror
@@ -379,7 +379,7 @@ class Turned(Derived):
             return None
         image = frame.image
         if self._degrees:
-            image = cv2.rotate(image, TURNS[self._degrees])
+            image = cv2.rotate(image, ROTATIONS[self._degrees])
         if self._mirror:
             image = cv2.flip(image, 1)
         return replace(frame, picture=image)
