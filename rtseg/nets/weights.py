@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from rtseg.cache import cache_path, safe_name, sha256
@@ -16,43 +16,35 @@ from rtseg.errors import DownloadError
 from rtseg.files import atomic
 from rtseg.zoo import WeightsSpec
 
-if TYPE_CHECKING:
-    from requests import HTTPError, Response
-
 TIMEOUT_SECONDS = 30
 CHUNK_BYTES = 1 << 16
 TRIES, PAUSE_SECONDS = 6, 1.0
-"""How often a connection is made for one file, each going on where the last one broke off, and what
-lies between; one that brings nothing is the last."""
+"""Connections for one file, each resuming where the last one broke off, and the pause between them;
+one that brings nothing is the last."""
 
 
 class Progress(Protocol):
-    """What shows a download to a person; given from outside, since only the command line prints."""
+    """Shows a download to a person."""
 
     def __call__(self, title: str, done: int, total: int) -> None:
-        """`done` of `total` bytes are here; 0 is an unknown total. Called last with done == total.
-
-        Args:
-            title: the file's name.
-        """
+        """Called with the file's name and `done` of `total` bytes; a total of 0 is unknown."""
 
 
 def weights_path(weights: WeightsSpec) -> Path:
-    """Where the file is, or will be once it is downloaded."""
+    """Where the file is once it is downloaded."""
     return cache_path("weights", safe_name(Path(urlsplit(weights.url).path).name))
 
 
 def is_intact(path: Path, weights: WeightsSpec) -> bool:
-    """Whether the file is there and has the digest, or the prefix of it, that was published."""
+    """Whether the file exists and has the published digest, or prefix of one."""
     return path.is_file() and sha256(path).startswith(weights.sha256.lower())
 
 
 def fetch(weights: WeightsSpec, progress: Progress | None = None) -> Path:
-    """The weights on this machine: from the cache if intact there, else downloaded.
+    """The file of the weights: from the cache if intact there, else downloaded.
 
-    A file in the cache that is not what was published is downloaded again. A connection that breaks
-    off is made again, and goes on where it ended if the server can; what fails in the end leaves
-    what has come beside the file's place, and the next call goes on from there.
+    A connection that breaks off is made again and resumes, if the server can. A download that fails
+    in the end leaves what has arrived beside the file's place; the next call resumes from there.
 
     Raises:
         DownloadError: no answer, a wrong answer, or a file with another digest.
@@ -71,22 +63,22 @@ def fetch(weights: WeightsSpec, progress: Progress | None = None) -> Path:
 def _fetch_into(
     temporary: Path, path: Path, weights: WeightsSpec, progress: Progress | None
 ) -> None:
-    """Download to `temporary`, beginning with what an earlier call has left of it."""
+    """Download to `temporary`, from where an earlier call ended."""
     rest = path.with_name(f"{path.name}.part")
     with suppress(FileNotFoundError):
-        rest.replace(temporary)  # so nobody else has it too
+        rest.replace(temporary)  # so no other process has it too
         with _kept(temporary, rest):
             _download(weights.url, temporary, path.name, progress)
         if is_intact(temporary, weights):
             return
-        temporary.unlink()  # it was the beginning of another file
+        temporary.unlink()  # it was the start of another file
     with _kept(temporary, rest):
         _download(weights.url, temporary, path.name, progress)
 
 
 @contextmanager
 def _kept(temporary: Path, rest: Path) -> Iterator[None]:
-    """Whatever interrupts the block, keep what has come; not on a disk that is full."""
+    """Keep what has arrived if the block is interrupted, unless the disk is full."""
     try:
         yield
     except BaseException as error:
@@ -97,56 +89,43 @@ def _kept(temporary: Path, rest: Path) -> Iterator[None]:
 
 
 def _download(url: str, to: Path, title: str, progress: Progress | None) -> None:
+    """Append to `to` what it lacks; all of it, if the server sends no part."""
     import requests
 
     broken = (requests.exceptions.ChunkedEncodingError, requests.ConnectionError, requests.Timeout)
-    bar = _Bar(title, progress or (lambda title, done, total: None))
+    past_the_end = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE  # then it is part of another file
     with to.open("ab") as file:
         for again in reversed(range(TRIES)):
-            here = bar.before = file.tell()
+            here = before = file.tell()
+            headers = {"Accept-Encoding": "identity"}
+            if here:
+                headers["Range"] = f"bytes={here}-"
             try:
-                _download_rest(url, file, bar)
+                with requests.get(
+                    url, stream=True, timeout=TIMEOUT_SECONDS, headers=headers
+                ) as answer:
+                    if answer.status_code in (HTTPStatus.OK, past_the_end):
+                        file.truncate(0)
+                        file.seek(0)
+                        before = 0
+                    answer.raise_for_status()
+                    length = int(answer.headers.get("Content-Length", 0))
+                    total = before + length if length else 0
+                    for chunk in answer.iter_content(CHUNK_BYTES):
+                        file.write(chunk)
+                        if progress is not None:
+                            progress(title, file.tell(), total)
                 return
             except broken:
-                if not again or file.tell() == bar.before:
+                if not again or file.tell() == before:
                     raise
                 time.sleep(PAUSE_SECONDS)
             except requests.HTTPError as error:
-                if not again or not here or not _is_past_the_end(error):
+                refused = getattr(error.response, "status_code", None)
+                if not again or not here or refused != past_the_end:
                     raise
-            except ValueError as error:  # of urllib3, for an address that is none
+            except ValueError as error:  # of urllib3, for an address that is not valid
                 raise OSError(str(error)) from error
-
-
-def _download_rest(url: str, file: BinaryIO, bar: _Bar) -> None:
-    """What comes after the bytes that `file` has; all of it, where the server gives no part."""
-    import pooch
-
-    def answered(response: Response, *_: object, **__: object) -> None:
-        closing.callback(response.close)  # pooch leaves one open that is an error
-        status = response.status_code
-        if status in (HTTPStatus.OK, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
-            file.seek(0)
-            file.truncate()
-        bar.before = file.tell()
-
-    here = file.tell()
-    part = {"Range": f"bytes={here}-"} if here else {}
-    download = pooch.HTTPDownloader(
-        progressbar=bar,
-        chunk_size=CHUNK_BYTES,
-        timeout=TIMEOUT_SECONDS,
-        headers={"Accept-Encoding": "identity", **part},
-        hooks={"response": answered},
-    )
-    with ExitStack() as closing:
-        download(url, file, None)
-
-
-def _is_past_the_end(error: HTTPError) -> bool:
-    """Whether the server's file is no longer than what is here: then it is another one."""
-    status = getattr(error.response, "status_code", None)
-    return bool(status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
 
 
 def _verify(file: Path, weights: WeightsSpec, path: Path) -> None:
@@ -165,7 +144,7 @@ def _failed(weights: WeightsSpec, path: Path, reason: str) -> DownloadError:
     return DownloadError(
         f"cannot download {weights.url}",
         found=reason,
-        do=f"Put the file at {path}, or take a network that ships (rtseg models lists them), "
+        do=f"Put the file at {path}, or use a network that ships (rtseg models lists them), "
         "or time this one with --weights random",
     )
 
@@ -184,37 +163,3 @@ def _reason(error: OSError) -> str:
     if isinstance(error, requests.ConnectionError):
         return "no connection to the server"
     return " ".join(str(error).split()) or type(error).__name__
-
-
-class _Bar:
-    """What pooch reports to, in the manner of tqdm.
-
-    Attributes:
-        before: how many bytes earlier connections have brought.
-    """
-
-    def __init__(self, title: str, progress: Progress) -> None:
-        self.before = 0
-        self._title, self._progress, self._done, self._total = title, progress, 0, 0
-
-    @property
-    def total(self) -> int:
-        """Bytes of the whole file; 0 is unknown. Set to those that are still to come."""
-        return self._total
-
-    @total.setter
-    def total(self, left: int) -> None:
-        self._total = self.before + left if left else 0
-        self._done = self.before
-
-    def update(self, count: int) -> None:
-        """`count` more bytes; pooch counts whole chunks, also where the last one is shorter."""
-        self._done = min(self._done + count, self.total) if self.total else self._done + count
-        self._progress(self._title, self._done, self.total)
-
-    def reset(self) -> None:
-        """Begin to count again; pooch does so to report the whole once more at the end."""
-        self._done = self.before
-
-    def close(self) -> None:
-        """The end."""
