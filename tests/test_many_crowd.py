@@ -16,8 +16,9 @@ from rtseg.contracts import Backend, BackendInfo, Source, SourceInfo
 from rtseg.errors import BackendError, SourceError, UsageError
 from rtseg.frame import Frame
 from rtseg.segmenter import Segmenter
-from rtseg.session.many import Crowd, Feed, Look, Unopened, common_shape, distinct, open_all
+from rtseg.session.many import Crowd, Feed, Look, Unopened, common_shape, open_all
 from rtseg.temporal import TemporalOptions
+from rtseg.text import distinct
 from rtseg.zoo import ModelSpec
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
 from importlib.util import find_spec
+from typing import Any
 
 from rtseg.errors import UsageError
+from rtseg.options import ACTIVATIONS, COLOUR_ORDERS, LAYOUTS, check, option
 
 
 @dataclass(frozen=True)
@@ -129,32 +131,27 @@ class BackendOptions:
     """How a network is run.
 
     Attributes:
-        device: auto, cpu, cuda, cuda:N, mps; for onnx also tensorrt, directml, coreml.
-        precision: one of `PRECISIONS`; auto is what suits the device best.
-        threads: CPU threads of the network; None leaves the number to the library.
-        strict: raise DeviceError rather than run on another device than the one asked for.
-        lanes: frames of a recording to work on at once; a backend that gains nothing has one.
-        beside: whether another thread uses the GPU meanwhile, as one that decodes video there does.
+        device: auto, cpu, cuda[:N], mps; with onnx also tensorrt, directml, coreml.
+        precision: Arithmetic of the network; auto is what suits the device best.
+        threads: CPU threads of the network; default is the library's choice.
+        strict: Fail (exit 4) rather than run on another device.
+        lanes: Frames of a recording to work on at once, where the backend gains by that.
+        beside: Another thread uses the GPU meanwhile, such as a decoder.
 
     Raises:
-        UsageError: there is no such device or precision, or a count is out of range.
+        UsageError: there is no such device or precision, or a number is out of its range.
     """
 
     device: str = "auto"
-    precision: str = "auto"
-    threads: int | None = None
+    precision: str = option("auto", choices=PRECISIONS)
+    threads: int | None = option(None, least=1, most=MAX_COUNT)
     strict: bool = False
-    lanes: int = 1
+    lanes: int = option(1, least=1, most=MAX_COUNT)
     beside: bool = False
 
     def __post_init__(self) -> None:
+        check(self)
         parse_device(self.device)
-        if self.precision not in PRECISIONS:
-            found = "there are " + ", ".join(PRECISIONS)
-            raise UsageError(f"unknown precision {self.precision!r}", found=found)
-        for name, count in (("threads", self.threads), ("lanes", self.lanes)):
-            if count is not None and not 1 <= count <= MAX_COUNT:
-                raise UsageError(f"{count} {name}", found=f"it is 1 to {MAX_COUNT}")
 
     @property
     def family(self) -> str:
@@ -165,6 +162,76 @@ class BackendOptions:
     def number(self) -> int:
         """The device's index in its family: 1 of "cuda:1"."""
         return parse_device(self.device)[1]
+
+
+FOREIGN = ("labels", "layout", "colour", "mean", "std", "scale", "activation", "align_corners")
+"""Fields of `NetworkOptions` that describe a file which does not describe itself."""
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class NetworkOptions(BackendOptions):
+    """Which network, with which weights, and how it is run.
+
+    Attributes:
+        model: A name of `rtseg models`, an ONNX file, a checkpoint, or a folder of `rtseg train`.
+        weights: Weights file, or "random" to time a network.
+        backend: Library that runs the network.
+        imgsz: Input size HxW or one number; auto, the default, follows the frame's shape.
+        refine: Refine mask edges from image colours.
+        labels: Foreign ONNX: class names, a file or a comma list.
+        layout: Foreign ONNX: order of the axes.
+        colour: Foreign ONNX: colour order.
+        mean: Foreign ONNX: one number or R,G,B.
+        std: Foreign ONNX: one number or R,G,B.
+        scale: Foreign ONNX: factor before mean and std, as 1/255.
+        activation: Foreign ONNX: what its output holds.
+        align_corners: Foreign ONNX: its outermost scores lie on the outermost pixels.
+        classes: Keep these classes, by name or number; comma list or repeated.
+        palette: voc, cityscapes, ade20k, random:SEED, or a file of colours.
+
+    Raises:
+        UsageError: there is no such device or choice, or a size makes no sense.
+    """
+
+    model: str | None = None
+    weights: str | None = None
+    backend: str = option("auto", choices=("auto", *BACKENDS))
+    imgsz: tuple[int, int] | None = None
+    refine: bool = False
+    labels: str | None = None
+    layout: str | None = option(None, choices=LAYOUTS)
+    colour: str | None = option(None, choices=COLOUR_ORDERS)
+    mean: Triple | None = None
+    std: Triple | None = None
+    scale: float | None = None
+    activation: str | None = option(None, choices=ACTIVATIONS)
+    align_corners: bool | None = None
+    classes: tuple[str | int, ...] = ()
+    palette: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size = self.imgsz
+        if size is not None and not (len(size) == 2 and all(side > 0 for side in size)):
+            raise UsageError(f"--imgsz {size}", found="it must be (height, width) in pixels")
+
+    @property
+    def foreign(self) -> dict[str, Any]:
+        """What was given of `FOREIGN`, by name."""
+        values = {name: getattr(self, name) for name in FOREIGN}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def of_another(self, model: str) -> NetworkOptions:
+        """The options for another network: without what describes this one and its weights."""
+        own: dict[str, Any] = dict.fromkeys(FOREIGN)
+        weights = "random" if self.weights == "random" else None
+        return replace(self, model=model, weights=weights, **own)
+
+    def running(self, **changes: Any) -> dict[str, Any]:
+        """The fields of `BackendOptions`, for `open_backend`, with changes."""
+        return {one.name: getattr(self, one.name) for one in fields(BackendOptions)} | changes
 
 
 def package_versions() -> dict[str, str]:

@@ -20,7 +20,7 @@ from rtseg.bench.plot import write_plot
 from rtseg.bench.record import Comparison, Record, compare, is_busy, machine
 from rtseg.bench.rounds import Settings
 from rtseg.bench.tables import changes, markdown, plain, render
-from rtseg.cli import options as values
+from rtseg.cli import values
 from rtseg.cli.bench_flags import BenchFlags, BenchNetworkFlags, ClockFlags
 from rtseg.cli.process import Stop
 from rtseg.cli.report import DownloadProgress, Progress, counted, say

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Optional
 
 from cyclopts import Group, Parameter
 
-from rtseg.cli.options import MODEL, Text, ViewName, Whole, flag
+from rtseg.cli.values import MODEL, Text, Whole, flag
 
 CLIP = Group("Clip and clocks", sort_key=3)
 FIGURES = Group("Figures", sort_key=4)
@@ -58,7 +58,9 @@ class ClockFlags:
         bool, flag("End the loop in an H.264 file, or nowhere.", negative="--no-encode")
     ] = True
     worst_case: Annotated[bool, flag("Time the pipeline with checkerboard logits too.")] = False
-    view: Annotated[ViewName, flag("What to draw.")] = "overlay"
+    view: Annotated[
+        Literal["overlay", "mask", "side", "contours", "cutout"], flag("What to draw.")
+    ] = "overlay"
     alpha: Annotated[float, flag("Opacity of the colours, 0 to 1.", "--alpha", "--opacity")] = 0.4
 
 

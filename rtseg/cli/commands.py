@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
-from cyclopts.config import Dict
 
 from rtseg._version import __version__
-from rtseg.cli import options
 from rtseg.cli.bench_flags import BenchFigureFlags, BenchFlags, BenchNetworkFlags, ClockFlags
 from rtseg.cli.evaluate_flags import EvalFlags, FigureFlags, NetworkFlags, SetFlags
 from rtseg.cli.export_flags import ExportFlags, ProofFlags
-from rtseg.cli.options import (
-    Flags,
-    ModelFlags,
-    OutputFlags,
-    RunFlags,
-    SourceFlags,
-    Text,
-    ViewFlags,
-    flag,
-)
+from rtseg.cli.flags import collect, print_config, takes, with_config
+from rtseg.cli.options import RUN, Flags
 from rtseg.cli.process import Stop
 from rtseg.cli.train_flags import (
     DatasetFlags,
@@ -37,14 +24,9 @@ from rtseg.cli.train_flags import (
     TrainingFlags,
     TrainRunFlags,
 )
+from rtseg.cli.values import Text, flag
 from rtseg.errors import SinkError, SourceError, UsageError
 from rtseg.session import keys
-from rtseg.sources import target_help
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 # ruff: noqa: B008 - the defaults are frozen
 
@@ -191,78 +173,6 @@ def _models_app(stop: Stop) -> App:
     return app
 
 
-_NOT_PRINTED = {"config", "print_config"}
-
-
-def config_file(arguments: Sequence[str]) -> Path | None:
-    """The file after `--config`, found before the other flags are read."""
-    for place, argument in enumerate(arguments):
-        if argument == "--":
-            return None
-        if argument == "--config" and place + 1 < len(arguments):
-            return Path(arguments[place + 1])
-        if argument.startswith("--config="):
-            return Path(argument.partition("=")[2])
-    return None
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The values of a TOML file by flag name.
-
-    Raises:
-        UsageError: it cannot be read, is no TOML, or holds a table.
-    """
-    try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UsageError(f"--config {path}", found=str(reason)) from error
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"--config {path} is not TOML", found=str(error)) from error
-    for name, value in values.items():
-        if isinstance(value, dict):
-            raise UsageError(
-                f"--config {path}",
-                found=f"it has a table [{name}]",
-                do="Write the flags at the top level, as `rtseg --print-config` does",
-            )
-    # an empty list says nothing, and cyclopts 4 takes it for a list of one
-    return {name.replace("_", "-"): value for name, value in values.items() if value != []}
-
-
-def to_toml(flags: Flags) -> str:
-    """A TOML file that repeats the run; flags that were left open stand as comments."""
-    lines = ["# rtseg --config FILE repeats this run; the command line wins over the file"]
-    lines.append(_line("input", (flags.input, *flags.more) if flags.more else flags.input))
-    for group in ("source", "model", "view", "output", "run"):
-        lines += [*_lines(getattr(flags, group)), ""]
-    return "\n".join(lines[:-1])
-
-
-def _lines(group: Any) -> Iterator[str]:
-    for field in fields(group):
-        if field.name not in _NOT_PRINTED:
-            yield _line(field.name.replace("_", "-"), getattr(group, field.name))
-
-
-def _line(name: str, value: Any) -> str:
-    if value is None:
-        return f"# {name} ="
-    return f"{name} = {_value(value)}"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (tuple, list)):
-        return "[" + ", ".join(_value(item) for item in value) + "]"
-    # JSON's strings and numbers are TOML's, but for a character that TOML wants escaped.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
-
-
-# ruff: noqa: B008 - the defaults are frozen
-
-
 T = TypeVar("T")
 
 HELP = """Real-time semantic segmentation of webcams, videos, streams and pictures.
@@ -297,17 +207,6 @@ _TAKE_A_DASH = {
 _STDIN = "(standard input)"
 """Stands for a lone "-" while the flags are parsed; where none belongs, an error names it so."""
 
-Inputs = Annotated[
-    tuple[str, ...],
-    Parameter(
-        name=("--input", "-i", "--source"),
-        group=options.SOURCE,
-        negative=(),
-        help=f"A source: {target_help()}; several are shown as a grid.",
-        show_default=False,
-    ),
-]
-
 
 def build_app(stop: Stop) -> App:
     """The program's verbs; `stop` is what a run listens to."""
@@ -316,19 +215,11 @@ def build_app(stop: Stop) -> App:
         name="rtseg", version=__version__, help=HELP, help_epilogue=KEYS, help_format="plaintext"
     )
 
-    def run(
-        input: Inputs = (),
-        *,
-        source: SourceFlags = SourceFlags(),
-        model: ModelFlags = ModelFlags(),
-        view: ViewFlags = ViewFlags(),
-        output: OutputFlags = OutputFlags(),
-        run: RunFlags = RunFlags(),
-    ) -> int:
+    @takes(RUN)
+    def run(**given: Any) -> int:
         """Segment a camera, clip, stream or picture, or several at once (the default)."""
-        named = tuple("-" if one == _STDIN else one for one in input)
-        first = named[0] if named else None
-        return _run(Flags(first, source, model, view, output, run, named[1:]), stop)
+        given["input"] = tuple("-" if one == _STDIN else one for one in given.get("input", ()))
+        return _run(collect(Flags, RUN, with_config(RUN, given)), stop)
 
     app.default(run)
     app.command(run, name="run")
@@ -341,15 +232,12 @@ def build_app(stop: Stop) -> App:
 
 
 def prepare(app: App, arguments: Sequence[str]) -> list[str]:
-    """The arguments as cyclopts takes them; a `--config` file is read on the way."""
+    """The arguments as cyclopts takes them."""
     tokens = list(arguments)
     verbs = {name for name in app if not name.startswith("-")}
     if tokens and tokens[0] not in verbs:
         _check_verb(tokens[0], verbs)
-    if not tokens or tokens[0] not in verbs or tokens[0] == "run":
-        if path := config_file(tokens):
-            app.config = [Dict(read_config(path), source=str(path), use_commands_as_keys=False)]
-    else:
+    if tokens and tokens[0] in verbs - {"run"}:
         tokens = [token for token in tokens if token != "--debug"]  # it belongs to every verb
     return _joined_dashes(tokens)
 
@@ -385,9 +273,9 @@ def _joined_dashes(tokens: Sequence[str]) -> list[str]:
 
 def _run(flags: Flags, stop: Stop) -> int:
     if flags.run.print_config:
-        print(to_toml(flags))
+        print(print_config(flags, RUN, without=("config", "print_config")), end="")
         return 0
-    if flags.view.grid or len(flags.sources) > 1:
+    if flags.run.grid or len(flags.sources) > 1:
         from rtseg.cli.plan import make_grid_plan
 
         plans = _planned(make_grid_plan, flags)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rtseg.cli import options as values
-from rtseg.cli.options import Flags, ModelFlags, OutputFlags, RunFlags, SourceFlags, ViewFlags
+from rtseg.cli.options import Flags
 from rtseg.cli.plan import make_plan
 from rtseg.cli.process import Stop
 from rtseg.cli.report import say
 from rtseg.cli.run import run_plan
+from rtseg.errors import UsageError
 from rtseg.nets import default_model, shipped
 from rtseg.sinks.display import display_available
 
@@ -27,7 +27,8 @@ def run_demo(
     Raises:
         RtsegError: as `rtseg run`.
     """
-    values.at_least("--seconds", seconds, 0.1)
+    if not seconds >= 0.1:
+        raise UsageError(f"--seconds {seconds:g}", found="it must be 0.1 or more")
     reason = "asked with --no-show" if no_show else display_available()
     file = str(output or DEMO_FILE) if output or reason else None
     if file and not output:
@@ -44,11 +45,6 @@ def _flags(seconds: float, file: str | None, *, overwrite: bool) -> Flags:
     if not ships:
         say("demo", "no network ships yet: a synthetic clip, and a stand-in for a network")
     clip = f"demo:{seconds:g}" if ships else f"test://?frames={max(1, round(30 * seconds))}"
-    return Flags(
-        input=clip,
-        source=SourceFlags(),
-        model=ModelFlags() if ships else ModelFlags(model="stub", backend="stub"),
-        view=ViewFlags(),
-        output=OutputFlags(output=(file,) if file else (), show=not file, overwrite=overwrite),
-        run=RunFlags(),
-    )
+    network = {} if ships else {"model": "stub", "backend": "stub"}
+    output = (file,) if file else ()
+    return Flags.of(input=(clip,), output=output, show=not file, overwrite=overwrite, **network)

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from rtseg.cache import safe_name
-from rtseg.cli import options as values
+from rtseg.cli import values
 from rtseg.cli.evaluate_flags import EvalFlags, FigureFlags, NetworkFlags, SetFlags
-from rtseg.cli.options import input_flags_of, precision_of
 from rtseg.cli.process import Stop
 from rtseg.cli.report import (
     DownloadProgress,
@@ -26,6 +25,7 @@ from rtseg.cli.report import (
     say,
     write_json,
 )
+from rtseg.cli.values import input_flags_of, precision_of
 from rtseg.errors import ThresholdError, UsageError
 from rtseg.evaluate import (
     ClipScore,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Optional  # noqa: F401 - Literal: fields 
 
 from cyclopts import Group, Parameter
 
-from rtseg.cli.options import MODEL, ModelFlags, Text, Whole, flag
+from rtseg.cli.values import MODEL, ModelFlags, Text, Whole, flag
 
 SETS = Group("Labelled pictures", sort_key=1)
 FIGURES = Group("Figures", sort_key=3)

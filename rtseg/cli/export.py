@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rtseg.cli import options as values
+from rtseg.cli import values
 from rtseg.cli.export_flags import ExportFlags, ProofFlags
 from rtseg.cli.process import Stop
 from rtseg.cli.report import DownloadProgress, Progress, print_table, say

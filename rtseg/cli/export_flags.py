@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Optional
 
 from cyclopts import Group, Parameter
 
-from rtseg.cli.options import Text, Whole, flag
+from rtseg.cli.values import Text, Whole, flag
 
 FILE = Group("File", sort_key=1)
 PROOF = Group("Proof", sort_key=2)

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 
 from rtseg.cli import grid_report as grid_says
 from rtseg.cli.options import Flags, temporal_of
@@ -33,7 +34,7 @@ from rtseg.session.grid import (
     lay_out,
 )
 from rtseg.session.grid_controls import GridGlass, Hands
-from rtseg.session.many import Crowd, Feed, Unopened, common_shape, distinct, open_all
+from rtseg.session.many import Crowd, Feed, Unopened, common_shape, open_all
 from rtseg.session.pipeline import keeps_newest
 from rtseg.session.recording import Aside, Keeping, Recorder
 from rtseg.session.state import Notices
@@ -44,6 +45,7 @@ from rtseg.sources import open_source
 from rtseg.sources.options import public_name
 from rtseg.sources.wrappers import Replay
 from rtseg.stats import Stats
+from rtseg.text import distinct
 from rtseg.threads import usable_cores
 
 FILM_SIZE = (1080, 1920)
@@ -146,7 +148,7 @@ def feeds_of(sources: Sequence[Source], flags: Flags, plan: GridPlan) -> list[Fe
             name,
             newest=keeps_newest(flags.run.policy, source.info.live),
             paced=not _is_still(source.info) and (live or plan.watched),
-            temporal=temporal_of(flags.run, source.info.live, watched=plan.window),
+            temporal=temporal_of(flags, source.info.live, watched=plan.window),
             stats=Stats(source.clock),
         )
         for source, name in zip(sources, names, strict=True)
@@ -239,7 +241,7 @@ def hands_of(
         return Hands(view, hud=plan.hud, segmenter=opened.segmenter)
     seen = opened.segmenter
     classes = [seen.labels.names[n] for n in sorted(seen.labels.sought(seen.selected))]
-    folder, aside = plan.common.screenshots, Aside()
+    folder, aside = Path(flags.run.screenshots).expanduser(), Aside()
     notices = Notices(whole.clock, teller(quiet=flags.run.quiet))
     opened.recorder = Recorder(whole, seen.labels, folder, SinkOptions(), aside=aside)
     stack.enter_context(opened.recorder)
@@ -285,7 +287,7 @@ def run_grid(flags: Flags, plan: GridPlan, stop: Stop) -> int:
         for source in moving:
             check_rate(flags, source)
         whole = together(sources)
-        lanes = None if flags.model.threads else min(len(sources), usable_cores())
+        lanes = None if flags.network.threads else min(len(sources), usable_cores())
         load = partial(
             load_segmenter, flags, plan.common, whole, stop, lanes=lanes, sources=len(moving)
         )

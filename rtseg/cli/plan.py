@@ -9,121 +9,120 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rtseg.cli import options as values
-from rtseg.cli.options import (
-    Flags,
-    OutputFlags,
-    SourceFlags,
-    asked_temporal,
-    input_flags_of,
-    precision_of,
-    view_of,
-)
+from rtseg.backends.options import NetworkOptions
+from rtseg.cli.options import Flags, RunFlags
 from rtseg.effects import ViewOptions
 from rtseg.errors import SinkError, UsageError
 from rtseg.files import cannot_write, check_new, check_parent, check_replaceable
 from rtseg.labels import palette
-from rtseg.session.many import distinct
-from rtseg.sinks import SinkOptions, find_kind, is_folder, is_many, split_prefix
+from rtseg.sinks import find_kind, is_folder, is_many, split_prefix
 from rtseg.sinks.display import display_available
 from rtseg.sources import SourceOptions, file_stem, source_kind
-from rtseg.temporal import TemporalOptions
+from rtseg.text import distinct
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run whose flags make sense.
+    """A run whose flags make sense: what they mean together.
 
     Attributes:
         source: what `open_source` takes.
-        imgsz: (height, width) of the network's input, None to follow the frame.
+        network: with the precision that `--half` means.
+        view: with the HUD on or off, and the view that goes with the background.
         outputs: targets as `open_sink` takes them, the window last.
         window: whether one is opened.
-        paced: whether a recording plays at its own speed, as where somebody only watches it.
-        view: how frames are drawn.
-        temporal: how the masks of consecutive frames are tied together.
-        models: networks to choose from while it runs; empty for those that are here.
-        screenshots: the folder for what a person saves while it runs.
+        paced: whether a recording plays at its own speed, as where it is only watched.
     """
 
     source: str
     source_options: SourceOptions
-    imgsz: tuple[int, int] | None
-    precision: str
-    input_flags: dict[str, Any]
-    classes: tuple[str, ...]
+    network: NetworkOptions
+    view: ViewOptions
     outputs: tuple[str, ...]
     window: bool
     paced: bool
-    view: ViewOptions
-    temporal: TemporalOptions
-    models: tuple[str, ...] = ()
-    screenshots: Path = Path()
 
 
 def make_plan(flags: Flags) -> Plan:
     """Check everything that is cheap and certain to fail.
 
     Raises:
-        UsageError: flags that make no sense, or contradict one another.
+        UsageError: flags that make no sense together.
         SinkError: an output exists, or a window is wanted without a display.
     """
-    files = _targets(flags.output)
+    run = flags.run
+    files = _targets(run)
     source = _source(flags)
-    _check_target_fps(flags)
-    if flags.run.remeasure and flags.model.backend != "auto":
-        raise UsageError(f"--remeasure with -b {flags.model.backend}", do="Leave one of them out")
+    _check_pairs(flags)
     check_outputs(files, flags, source)
-    classes = values.comma_list(flags.view.classes)
-    if flags.view.classes and not classes:
-        raise UsageError(f"--classes {','.join(flags.view.classes)!r} names no class")
-    if flags.view.palette is not None:
-        palette(flags.view.palette, 2)  # whether it is long enough, the network's classes say
-    window = flags.output.show
+    check_folder("--screenshots", run.screenshots)
+    if flags.network.palette is not None:
+        palette(flags.network.palette, 2)  # whether it is long enough, the network's classes say
+    window = run.show
     if window is None:
-        window = not files and not flags.run.metrics
+        window = not files and not run.metrics
     if window or any(find_kind(target)[0].needs_display for target in files):
         require_display()
-    hud = flags.view.hud
-    if hud is None:
-        hud = window and not flags.output.output
     return Plan(
         source=source,
-        source_options=_for_outputs(_source_options(flags.source), files, flags, window=window),
-        imgsz=values.input_size("--imgsz", flags.model.imgsz),
-        precision=precision_of(flags.model),
-        input_flags=input_flags_of(flags.model),
-        classes=classes,
+        source_options=_for_outputs(flags.source, files, flags, window=window),
+        network=replace(flags.network, precision="fp16") if run.half else flags.network,
+        view=_view(flags, files, hud=window and not run.output),
         outputs=(*files, *(["window:"] if window else [])),
         window=window,
         paced=_is_watched(window, files)
         and not source_kind(source).is_piped
-        and flags.run.policy != "newest",
-        view=view_of(flags, files, hud=hud),
-        temporal=asked_temporal(flags.run),
-        models=values.comma_list(flags.model.models),
-        screenshots=_folder("--screenshots", flags.output.screenshots),
+        and run.policy != "newest",
     )
 
 
-def _check_target_fps(flags: Flags) -> None:
-    values.at_least("--target-fps", flags.run.target_fps, 0.1)
-    if flags.run.target_fps is not None and flags.run.propagate:
+def _check_pairs(flags: Flags) -> None:
+    """Raise UsageError for two flags that contradict one another."""
+    run, smooth, precision = flags.run, flags.temporal.smooth, flags.network.precision
+    if run.target_fps is not None and flags.temporal.propagate:
         raise UsageError(
             "--target-fps with --propagate",
             found="propagation keeps the rate by itself",
             do="Leave one of them out",
         )
+    if run.remeasure and flags.network.backend != "auto":
+        raise UsageError(f"--remeasure with -b {flags.network.backend}", do="Leave one of them out")
+    if run.half and precision not in ("auto", "fp16"):
+        raise UsageError(f"--half and --precision {precision} contradict", do="Give one")
+    if run.no_smooth and smooth:
+        raise UsageError(f"--smooth {smooth:g} and --no-smooth", do="Give one of them")
 
 
-def _folder(flag: str, text: str) -> Path:
-    """A folder that is there, or can be made when it is needed."""
+def _view(flags: Flags, files: Sequence[str], *, hud: bool) -> ViewOptions:
+    """The view with its background, whose file is looked into; `hud` is the default.
+
+    Raises:
+        UsageError: the background cannot be drawn, or an output cannot hold it.
+    """
+    view = flags.view
+    if "hud" not in flags.given:
+        view = replace(view, hud=hud)
+    if view.background == "none":
+        return view
+    if "view" not in flags.given:
+        view = replace(view, view="cutout")
+    from rtseg.effects.background import check_background, parse_background
+
+    background = parse_background(view.background)
+    check_background(background)
+    if background.kind == "transparent":
+        for kind, path in map(find_kind, files):
+            kind.check(path, flags.sink, True)
+    return view
+
+
+def check_folder(flag: str, text: str) -> None:
+    """Raise UsageError unless a folder is there, or can be made when it is needed."""
     path = Path(text).expanduser()
     if path.exists() and not path.is_dir():
         raise UsageError(f"{flag} {text}", found="it is a file", do="Name a folder")
     if not path.parent.is_dir():
         raise UsageError(f"{flag} {text}", found=f"there is no folder {path.parent}")
-    return path
 
 
 def _is_watched(window: bool, files: Sequence[str]) -> bool:
@@ -146,15 +145,15 @@ def require_display() -> None:
 
 
 def _source(flags: Flags) -> str:
-    camera, given = flags.source.camera, flags.input
-    if camera is not None and given is not None:
-        raise UsageError(f"two sources: {given} and --camera {camera}", do="Give one")
-    if camera is None and given is None:
+    camera, named = flags.run.camera, flags.run.input
+    if camera is not None and named:
+        raise UsageError(f"two sources: {named[0]} and --camera {camera}", do="Give one")
+    if not flags.sources:
         raise UsageError(
             "no source given",
             do="Try rtseg --camera 0, rtseg clip.mp4, or rtseg demo; see rtseg --help",
         )
-    return str(given if camera is None else camera)
+    return flags.sources[0]
 
 
 def _for_outputs(
@@ -167,30 +166,7 @@ def _for_outputs(
     return replace(options, max_frames=1)
 
 
-def _source_options(flags: SourceFlags) -> SourceOptions:
-    return SourceOptions(
-        width=flags.width,
-        height=flags.height,
-        fps=flags.fps,
-        fourcc=flags.fourcc,
-        size=values.width_height("--size", flags.size),
-        pix_fmt=flags.pix_fmt,
-        mirror=flags.mirror,
-        rotate=flags.rotate,
-        loop=flags.loop,
-        live=flags.live,
-        fps_cap=flags.fps_cap,
-        start=values.seconds("--start", flags.start),
-        end=values.seconds("--end", flags.end),
-        max_frames=flags.max_frames,
-        every=flags.every,
-        decoder=flags.decoder,
-        reconnect=flags.reconnect,
-        timeout=flags.timeout,
-    )
-
-
-def _targets(flags: OutputFlags) -> list[str]:
+def _targets(flags: RunFlags) -> list[str]:
     """Every file output, as `open_sink` takes it."""
     roles = {"mask": flags.mask_output, "json": flags.json, "figure": flags.figure}
     return [*flags.output, *(f"{role}:{path}" for role, path in roles.items() if path is not None)]
@@ -208,9 +184,9 @@ def check_outputs(files: Sequence[str], flags: Flags, source: str) -> None:
             name = "stdout" if str(path) == "-" else path
             raise UsageError(f"{name} is given twice as an output", do="Give each another name")
         taken.add(place)
-        kind.check(path, SinkOptions(codec=flags.output.codec, crf=flags.output.crf), False)
+        kind.check(path, flags.sink, False)
         if str(path) != "-" and not (kind.many_files and is_many(path)):
-            _check_file(path, source, flags.output.overwrite)
+            _check_file(path, source, flags.sink.overwrite)
 
 
 def _check_file(path: Path, source: str, overwrite: bool) -> None:
@@ -270,10 +246,10 @@ def make_grid_plan(flags: Flags) -> GridPlan:
     _check_sources(targets, flags)
     names = distinct([file_stem(target) for target in targets], "{}_{}")
     own, films = split(flags)
-    json = flags.output.json
+    json = flags.run.json
     shared_json = json if json is not None and not FIELD.search(json) else None
     files = [*films, *([f"json:{shared_json}"] if shared_json else [])]
-    window = flags.output.show
+    window = flags.run.show
     if window is None:
         window = not (files or own or flags.run.metrics)
     if window:
@@ -293,7 +269,7 @@ def make_grid_plan(flags: Flags) -> GridPlan:
         json=shared_json,
         window=window,
         watched=watched and bool(window or films),
-        hud=flags.view.hud if flags.view.hud is not None else window and not films,
+        hud=flags.view.hud if "hud" in flags.given else window and not films,
     )
 
 
@@ -303,7 +279,7 @@ def split(flags: Flags) -> tuple[list[str], list[str]]:
     Raises:
         UsageError: an output of one source has no place for the names of several.
     """
-    output = flags.output
+    output = flags.run
     own = [target for target in output.output if is_folder(target) or FIELD.search(target)]
     films = [target for target in output.output if target not in own]
     if output.json is not None and FIELD.search(output.json):
@@ -344,15 +320,9 @@ def folder_of(target: str) -> str | None:
 
 def _plan_of(target: str, outputs: Sequence[str], flags: Flags) -> Plan:
     """The plan of one source by itself, to which its own outputs belong."""
-    alone = replace(
-        flags,
-        input=target,
-        more=(),
-        source=replace(flags.source, camera=None),
-        output=replace(flags.output, output=(), mask_output=None, json=None, show=False),
-        run=replace(flags.run, metrics=None),
-    )
-    return replace(make_plan(alone), outputs=tuple(outputs))
+    nowhere: dict[str, Any] = {"output": (), "mask_output": None, "json": None, "metrics": None}
+    alone = replace(flags.run, input=(target,), camera=None, show=False, **nowhere)
+    return replace(make_plan(replace(flags, run=alone)), outputs=tuple(outputs))
 
 
 def _check_sources(targets: Sequence[str], flags: Flags) -> None:
@@ -365,9 +335,9 @@ def _check_sources(targets: Sequence[str], flags: Flags) -> None:
     if sum(source_kind(target).is_piped for target in targets) > 1:
         raise UsageError("standard input is named twice as a source", do="Name it once")
     single = {
-        "--propagate": flags.run.propagate,
-        "--idle": flags.run.idle,
-        "--figure": flags.output.figure is not None,
+        "--propagate": flags.temporal.propagate,
+        "--idle": "idle" in flags.given and flags.temporal.idle,
+        "--figure": flags.run.figure is not None,
     }
     for name, given in single.items():
         if given:

@@ -52,7 +52,7 @@ def unused(flags: Flags, plan: Plan) -> Iterator[str]:
 
 
 def _rules(flags: Flags, plan: Plan) -> tuple[_Rule, ...]:
-    view, output = flags.view, flags.output
+    view, sink = flags.view, flags.sink
     used = source_kind(plan.source).options
     read = {name for target in plan.outputs for name in find_kind(target)[0].options}
     # in a window b goes through backgrounds, r records, s saves and m goes through networks
@@ -62,11 +62,11 @@ def _rules(flags: Flags, plan: Plan) -> tuple[_Rule, ...]:
         _Rule(flags.source, "fps", "fps" in used, "the source has a rate of its own"),
         _Rule(flags.source, "size", "size" in used, "no raw frames come in"),
         _Rule(flags.source, "pix_fmt", "pix_fmt" in used | read, "no raw frames come or go"),
-        _Rule(flags.model, "models", plan.window, "there is no window"),
+        _Rule(flags.run, "models", plan.window, "there is no window"),
         _Rule(view, "feather matte_threshold", matte, "there is no --background"),
-        _Rule(output, "codec crf", "codec" in read, "no video is written with -o"),
-        _Rule(output, "rle", "rle" in read, "there is no --json"),
-        _Rule(output, "screenshots", plan.window, "there is no window"),
+        _Rule(sink, "codec crf", "codec" in read, "no video is written with -o"),
+        _Rule(sink, "rle", "rle" in read, "there is no --json"),
+        _Rule(flags.run, "screenshots", plan.window, "there is no window"),
     )
 
 
@@ -82,7 +82,7 @@ def _lost_sound(flags: Flags, plan: Plan) -> Iterator[str]:
     videos = any("audio" in find_kind(target)[0].options for target in plan.outputs)
     kind = source_kind(plan.source)
     is_video = kind.is_path and not kind.is_pictures
-    if again and videos and flags.output.audio == "copy" and is_video:
+    if again and videos and flags.sink.audio == "copy" and is_video:
         from rtseg.sinks.audio import has_audio
 
         if has_audio(Path(plan.source)):
@@ -174,7 +174,7 @@ def start(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter) -> Non
     _say_all("note", segmenter.info.notes)
     _say_all("note", unused(flags, plan))
     say("policy", describe_policy(flags.run.policy, source.info.live, plan.paced))
-    temporal = temporal_of(flags.run, source.info.live, watched=plan.window)
+    temporal = temporal_of(flags, source.info.live, watched=plan.window)
     ties(temporal, single=source.info.frame_count == 1)
     edges(segmenter)
     if targets := [target for target in plan.outputs if target != "window:"]:

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rtseg.backends import open_backend
 from rtseg.backends.base import fit_size
 from rtseg.backends.ladder import AdaptiveBackend, open_adaptive
+from rtseg.backends.options import NetworkOptions
 from rtseg.cli import report as says
-from rtseg.cli.options import Flags, ModelFlags, temporal_of
+from rtseg.cli.options import Flags, temporal_of
 from rtseg.cli.plan import Plan
 from rtseg.cli.process import Stop
 from rtseg.cli.report import DownloadProgress, RunProgress, Seen, say, teller, write_metrics
@@ -41,18 +43,19 @@ Size = tuple[int, int]
 
 def open_for_run(
     flags: Flags,
+    network: NetworkOptions,
     source: Source,
     model: Model,
     input_size: Size,
     *,
     sources: int = 1,
-    **options: Any,
+    **changes: Any,
 ) -> Backend:
     """Load the network as the flags say; at several input sizes if it is to keep a frame rate.
 
     Args:
         sources: how many share it.
-        options: of `BackendOptions`.
+        changes: of `BackendOptions`, over those of the network.
 
     Raises:
         UsageError: a frame rate is to be kept where every frame is.
@@ -60,7 +63,8 @@ def open_for_run(
     """
     rate = flags.run.target_fps
     check_rate(flags, source)
-    first = _open_named_or_fastest(flags, source, model, input_size, options)
+    options = network.running(**changes)
+    first = _open_named_or_fastest(flags, network, source, model, input_size, options)
     if rate is None:
         return first
     same = {**options, "precision": first.info.precision}
@@ -95,10 +99,15 @@ def share(backend: Backend, flags: Flags, sources: int) -> None:
 
 
 def _open_named_or_fastest(
-    flags: Flags, source: Source, model: Model, input_size: Size, options: dict[str, Any]
+    flags: Flags,
+    network: NetworkOptions,
+    source: Source,
+    model: Model,
+    input_size: Size,
+    options: dict[str, Any],
 ) -> Backend:
     """One picture is not worth a measurement: there the usual backend is taken."""
-    name = flags.model.backend
+    name = network.backend
     if name != "auto" or (source.info.frame_count == 1 and not flags.run.remeasure):
         return open_backend(name, model, input_size=input_size, **options)
 
@@ -129,7 +138,11 @@ def desk_for(
 
     def load_named(name: str) -> Segmenter:
         loaded = load(*_flags_for(name, flags, plan, segmenter))
-        known = [c for c in plan.classes if c.casefold() in map(str.casefold, loaded.labels.names)]
+        known = [
+            c
+            for c in plan.network.classes
+            if str(c).casefold() in map(str.casefold, loaded.labels.names)
+        ]
         loaded.selected = loaded.labels.select(known) if known else None
         attend(loaded.backend, stats)
         return loaded
@@ -139,46 +152,44 @@ def desk_for(
         source,
         segmenter,
         stats,
-        names=network_names(flags, plan),
+        names=network_names(flags),
         load=load_named,
         hud=plan.view.hud and (source.info.frame_count != 1 or bool(flags.view.hud)),
-        folder=plan.screenshots,
-        options=SinkOptions(audio=flags.output.audio),
+        folder=Path(flags.run.screenshots).expanduser(),
+        options=SinkOptions(audio=flags.sink.audio),
         same_labels=any(find_kind(target)[0].fixed_labels for target in plan.outputs),
         tell=teller(quiet=flags.run.quiet),
     )
 
 
-def network_names(flags: Flags, plan: Plan) -> tuple[str, ...]:
+def network_names(flags: Flags) -> tuple[str, ...]:
     """What `m` goes through: the run's own, and those named, or whose weights are here."""
     here = [
         name
         for name, spec in MODELS.items()
         if spec.weights is not None and weights_path(spec.weights).is_file()
     ]
-    first = flags.model.model or default_model()
-    return tuple(dict.fromkeys((first, *(plan.models or (*shipped(), *here)))))
+    first = flags.network.model or default_model()
+    return tuple(dict.fromkeys((first, *(flags.run.models or (*shipped(), *here)))))
 
 
 def _flags_for(name: str, flags: Flags, plan: Plan, running: Segmenter) -> tuple[Flags, Plan]:
     """The flags with which another network is loaded: what was said of the first is not its own."""
-    if name == (flags.model.model or default_model()):
-        model, inputs = flags.model, plan.input_flags
-    else:
-        random = flags.model.weights if flags.model.weights == "random" else None
-        model, inputs = replace(flags.model, model=name, weights=random), {}
-    backend = _backend_for(name, model, running.info.name)
-    model = replace(model, backend=backend)  # type: ignore[arg-type]  # one of its literals
+    network = plan.network
+    if name != (network.model or default_model()):
+        network = network.of_another(name)
+    backend = _backend_for(name, network, running.info.name)
+    network = replace(network, backend=backend, classes=())
     quiet = replace(flags.run, quiet=True, remeasure=False)
-    return replace(flags, model=model, run=quiet), replace(plan, classes=(), input_flags=inputs)
+    return replace(flags, run=quiet), replace(plan, network=network)
 
 
-def _backend_for(name: str, model: ModelFlags, running: str) -> str:
+def _backend_for(name: str, network: NetworkOptions, running: str) -> str:
     """The backend that runs already, where it can: beside a run none can be measured."""
     if name.partition("?")[0] == "stub":
         return "stub"
-    if model.backend != "auto":
-        return model.backend
+    if network.backend != "auto":
+        return network.backend
     return "onnx" if running == "stub" or name.endswith(".onnx") else running
 
 
@@ -224,36 +235,34 @@ def load_segmenter(
         lanes: frames to work on at once; None is what suits the source.
         sources: how many share it.
     """
+    network = plan.network
     model = find_model(
-        flags.model.model or default_model(),
-        weights=flags.model.weights,
-        input_flags=plan.input_flags,
+        network.model or default_model(),
+        weights=network.weights,
+        input_flags=network.foreign,
         progress=DownloadProgress(stop, quiet=flags.run.quiet),
     )
-    labels = _labels(model.spec.labels, flags.view.palette)
-    selected = labels.select(plan.classes) if plan.classes else None
+    labels = _labels(model.spec.labels, network.palette)
+    selected = labels.select(network.classes) if network.classes else None
     backend = open_for_run(
         flags,
+        network,
         source,
         model,
-        input_size=plan.imgsz or fit_size(model.spec, source.info.width, source.info.height),
-        device=flags.model.device,
-        precision=plan.precision,
-        threads=flags.model.threads,
+        input_size=network.imgsz or fit_size(model.spec, source.info.width, source.info.height),
         lanes=lanes or _lanes(flags, plan, source),
-        strict=flags.model.strict_device,
         beside=flags.source.decoder != "opencv",
         sources=sources,
     )
-    return Segmenter(backend, labels=labels, selected=selected, refine=flags.run.refine)
+    return Segmenter(backend, labels=labels, selected=selected, refine=network.refine)
 
 
 def _lanes(flags: Flags, plan: Plan, source: Source) -> int:
     """A frame per core where all lie ready and nobody watches; else one, and it sooner."""
-    single = plan.paced or plan.temporal.propagate or plan.temporal.idle
+    single = plan.paced or flags.temporal.propagate or flags.temporal.idle
     single = single or source.info.frame_count == 1
     newest = keeps_newest(flags.run.policy, source.info.live)
-    if newest or single or flags.model.threads is not None:
+    if newest or single or plan.network.threads is not None:
         return 1
     return usable_cores()
 
@@ -284,7 +293,7 @@ def run_opened(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter, s
                 [*sinks, seen],
                 stats=stats,
                 policy=flags.run.policy,
-                temporal=temporal_of(flags.run, source.info.live, watched=plan.window),
+                temporal=temporal_of(flags, source.info.live, watched=plan.window),
                 paced=plan.paced,
                 stop=stop,
                 on_tick=turn,
@@ -340,16 +349,8 @@ def _labels(labels: LabelSet, palette: str | None) -> LabelSet:
 
 def open_output(target: str, flags: Flags, source: Source, segmenter: Segmenter) -> Sink:
     """One of the outputs that the flags name, as they say."""
-    output = flags.output
-    options = SinkOptions(
-        overwrite=output.overwrite,
-        codec=output.codec,
-        crf=output.crf,
-        audio=output.audio,
-        rle=output.rle,
-        title=f"rtseg - {source.info.name}",
-        pix_fmt=flags.source.pix_fmt,
-    )
+    title = f"rtseg - {source.info.name}"
+    options = replace(flags.sink, title=title, pix_fmt=flags.source.pix_fmt)
     return open_sink(target, source.info, segmenter.labels, options)
 
 

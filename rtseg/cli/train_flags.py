@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Optional
 
 from cyclopts import Group, Parameter
 
-from rtseg.cli import options as values
-from rtseg.cli.options import Real, Text, Whole, flag
+from rtseg.cli import values
+from rtseg.cli.values import Real, Text, Whole, flag
 
 DATASET = Group("Labelled pictures", sort_key=1)
 NETWORK = Group("Network", sort_key=2)

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from rtseg.errors import UsageError
+from rtseg.options import check, option
 
 if TYPE_CHECKING:
     from rtseg.contracts import BackendInfo, Effect, Source
@@ -52,43 +53,32 @@ class ViewOptions:
     """How frames are drawn.
 
     Attributes:
-        view: a key of `VIEWS`.
-        alpha: weight of the class colours over the image: 0.4 is a 60/40 blend.
-        legend: name the classes in view.
-        hud: show speed, age and device.
-        background: what replaces the background: "none", "blur", "blur:1" to "blur:20",
-            "transparent", a colour's name or #rrggbb, or the path of an image or a video. "none"
-            keeps it, except in the view "cutout", where it is black.
-        feather: pixels over which the edge of the matte fades inwards, in addition to its own
-            softness.
-        matte_threshold: probability from which a pixel is kept; lower keeps more.
+        view: What to draw; default overlay, or cutout with --background.
+        alpha: Opacity of the colours, 0 to 1.
+        legend: Name the classes in view.
+        hud: Draw speed, age and device; default in a window only.
+        background: Behind what is found: none, blur, blur:1 to blur:20, transparent, a colour
+            (name or '#rrggbb'), an image or a video.
+        feather: With a background: fade the edge inwards over this many pixels more.
+        matte_threshold: With a background: keep from this probability on, 0 to 1; lower keeps more.
 
     Raises:
         UsageError: there is no such view or background, or a number is out of range.
     """
 
-    view: str = "overlay"
-    alpha: float = 0.4
+    view: str = option("overlay", choices=VIEWS)
+    alpha: float = option(0.4, least=0, most=1)
     legend: bool = False
     hud: bool = False
     background: str = "none"
-    feather: float = 0.0
-    matte_threshold: float = 0.5
+    feather: float = option(0.0, least=0, most=MAX_FEATHER)
+    matte_threshold: float = option(0.5, least=0, most=1)
 
     def __post_init__(self) -> None:
-        if self.view not in VIEWS:
-            raise UsageError(f"unknown view {self.view!r}", found="there are " + ", ".join(VIEWS))
-        if not 0.0 <= self.alpha <= 1.0:
-            raise UsageError(f"alpha {self.alpha}", found="it must be from 0 to 1")
-        if not 0.0 <= self.feather <= MAX_FEATHER:
-            raise UsageError(
-                f"feather {self.feather}", found=f"it must be from 0 to {MAX_FEATHER} pixels"
-            )
-        if not 0.0 < self.matte_threshold < 1.0:
-            raise UsageError(
-                f"matte threshold {self.matte_threshold}",
-                found="it is a probability, above 0 and below 1",
-            )
+        check(self)
+        if self.matte_threshold in (0, 1):
+            found = "it is a probability, above 0 and below 1"
+            raise UsageError(f"--matte-threshold {self.matte_threshold:g}", found=found)
         if self.background != "none":
             from rtseg.effects.background import parse_background
 

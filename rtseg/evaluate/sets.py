@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,11 +16,7 @@ from rtseg.datasets.folders import SPLITS
 from rtseg.errors import DatasetError, UsageError, counted
 from rtseg.images import IMAGE_SUFFIXES
 from rtseg.text import listed
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from rtseg.toml import read_toml
 
 MEASURED_SPLITS = ("val", "test")
 PROBLEMS_SHOWN = 20
@@ -216,11 +211,7 @@ def read_suite(path: Path, root: Path | None = None) -> Suite:
     Raises:
         UsageError: the file cannot be read, or has a wrong key or value.
     """
-    try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        words = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"cannot read the suite {path}", found=words) from error
+    content = read_toml(path)
     _check_keys(path, content, {"root", "set", "network"})
     base = root or path.parent / str(content.get("root", ""))
     sets = tuple(_set(path, base, table) for table in _tables(path, content, "set"))

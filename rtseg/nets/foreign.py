@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,9 @@ from typing import Any, Literal
 
 from rtseg.errors import ModelError, UsageError
 from rtseg.labels import PERSON, VOC, LabelSet, voc_colours
+from rtseg.options import ACTIVATIONS, COLOUR_ORDERS, LAYOUTS
+from rtseg.toml import read_toml
 from rtseg.zoo import InputSpec, ModelSpec
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Dims = tuple[int | None, ...]
 """The axes of a tensor; None where the file leaves the length open."""
@@ -147,11 +143,11 @@ KEYS = frozenset(
     "architecture name".split()
 )
 CHOICES = {
-    "layout": ("NCHW", "NHWC"),
-    "colour": ("RGB", "BGR"),
+    "layout": LAYOUTS,
+    "colour": COLOUR_ORDERS,
     "dtype": ("float32", "uint8"),
     "align_corners": (True, False),
-    "activation": ("none", "logits", "softmax", "sigmoid", "probabilities"),
+    "activation": ACTIVATIONS,
 }
 KNOWN_LABELS = {"voc": VOC, "person": PERSON}
 NOTHING = {"background", "null", "nothing", "unlabelled", "unlabeled", "__background__"}
@@ -166,7 +162,7 @@ def read_settings(path: Path, flags: Mapping[str, Any] | None = None) -> Setting
         ModelError: the TOML file cannot be read, or a key or choice is unknown.
     """
     sidecar = path.with_suffix(".toml")
-    settings = _read_toml(sidecar) if sidecar.is_file() else {}
+    settings = read_toml(sidecar, ModelError) if sidecar.is_file() else {}
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     for where, values in ((str(sidecar), settings), ("the flags", given)):
         _check(where, values)
@@ -186,14 +182,6 @@ def refuse(flags: Mapping[str, Any] | None, name: str) -> None:
             found="it says itself what its input and its classes are",
             do=f"Leave {'them' if len(given) > 1 else 'it'} out",
         )
-
-
-def _read_toml(path: Path) -> Settings:
-    try:
-        values: Settings = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {path}", found=str(error).splitlines()[0]) from error
-    return values
 
 
 def _check(where: str, values: Settings) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from math import sqrt
@@ -354,14 +354,3 @@ def _attempt(opener: tuple[str, Open]) -> Source | RtsegError:
         return Unopened(name, error)
     except RtsegError as error:
         return error
-
-
-def distinct(names: Iterable[str], form: str = "{} ({})") -> list[str]:
-    """The names; one that was there before gets a number, in this form."""
-    found: list[str] = []
-    for name in names:
-        number, other = 2, name
-        while other in found:
-            number, other = number + 1, form.format(name, number)
-        found.append(other)
-    return found

@@ -31,13 +31,13 @@ class SinkOptions:
     """How to write.
 
     Attributes:
-        overwrite: replace a target that exists.
-        codec: of a video, such as "h264"; None is the container's default.
-        crf: constant rate factor of the codec, lower is better; None is its default.
-        audio: "copy" keeps the audio of the source's file, "none" drops it.
-        rle: put COCO run-length masks into the JSON lines.
-        title: of the window.
-        pix_fmt: of raw frames.
+        overwrite: Replace existing files.
+        codec: Codec of videos: h264, hevc, vp9, vp8, mjpeg, ffv1 or prores.
+        crf: Quality of videos; lower is better and larger.
+        audio: Keep the source's audio, or drop it.
+        rle: Put COCO run-length masks into the JSON lines.
+        title: Of the window.
+        pix_fmt: Pixel format of raw frames.
     """
 
     overwrite: bool = False

@@ -5,85 +5,71 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 from rtseg.errors import UsageError
+from rtseg.options import check, flag, option
 
 MAX_SIDE = 32768
+PIX_FMTS = ("bgr24", "rgb24", "gray", "yuv420p", "nv12")
+"""Pixel formats of raw frames."""
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What a person may ask of a source; each kind of source uses what applies to it.
+    """How a source is opened, and what is taken from it; each kind uses what applies to it.
 
     Attributes:
-        width, height: of a camera's pictures, in pixels.
-        fps: of a camera; or what raw frames and pictures, which have none, are taken to have.
-        fourcc: a camera's pixel format, as "MJPG" or "YUYV"; "auto", and None where a size or rate
-            is asked for, is MJPG where that gives the rate.
-        size: (width, height) of raw frames.
-        pix_fmt: of raw frames: bgr24, rgb24, gray, yuv420p, nv12.
-        mirror: left becomes right, as in a looking-glass; applied after `rotate`.
-        rotate: clockwise degrees: 0, 90, 180, 270.
-        loop: begin again at the end.
-        live: replay a recording as a camera would give it, by the clock.
-        fps_cap: leave out frames that come faster than this; those of a device are not decoded.
-        start, end: seconds from the first frame; the frame at `end` is left out.
-        max_frames: yield this many at most.
-        every: yield one frame of so many.
-        reconnect: wait for a lost camera or stream to come back, instead of failing.
-        decoder: of video files: opencv, on the processor; nvdec or nvdec:N, on an NVIDIA GPU, and
-            never the other in its place.
-        timeout: seconds a network may be silent before the stream counts as lost.
+        width: Ask the camera for this width, in pixels.
+        height: Ask the camera for this height, in pixels.
+        fps: Ask the camera for this rate; also the rate of raw frames and pictures.
+        fourcc: Ask the camera for this pixel format, as MJPG; auto prefers MJPG at the same rate.
+        size: Size of raw frames on stdin, as 1280x720.
+        pix_fmt: Pixel format of raw frames on stdin and stdout.
+        mirror: Flip left and right, after --rotate.
+        rotate: Rotate clockwise by this many degrees.
+        loop: Start again at the end.
+        live: Replay a recording like a camera, by the clock: late frames are dropped.
+        fps_cap: Drop frames that come faster than this rate; those of a device are not decoded.
+        start: Start here: seconds, or 1:02.5.
+        end: Stop before the frame here: seconds, or 1:02.5.
+        max_frames: Stop after this many frames.
+        every: Keep every Nth frame.
+        decoder: Decoder of video files: opencv, or nvdec[:N] on an NVIDIA GPU.
+        reconnect: Reopen a camera or stream that was lost, instead of failing.
+        timeout: Seconds of silence after which a camera or stream counts as lost.
 
     Raises:
         UsageError: a value makes no sense.
     """
 
-    width: int | None = None
-    height: int | None = None
-    fps: float | None = None
+    width: int | None = option(None, least=1, most=MAX_SIDE)
+    height: int | None = option(None, least=1, most=MAX_SIDE)
+    fps: float | None = option(None, least=1e-3, most=10_000)
     fourcc: str | None = None
     size: tuple[int, int] | None = None
-    pix_fmt: str = "bgr24"
+    pix_fmt: str = option("bgr24", choices=PIX_FMTS)
     mirror: bool = False
-    rotate: int = 0
+    rotate: int = option(0, choices=(0, 90, 180, 270))
     loop: bool = False
     live: bool = False
-    fps_cap: float | None = None
-    start: float | None = None
+    fps_cap: float | None = option(None, least=1e-3, most=10_000)
+    start: float | None = option(None, least=0)
     end: float | None = None
-    max_frames: int | None = None
-    every: int = 1
-    reconnect: bool = True
+    max_frames: int | None = option(None, least=1)
+    every: int = option(1, least=1)
     decoder: str = "opencv"
-    timeout: float = 10.0
+    reconnect: bool = True
+    timeout: float = option(10.0, least=1e-3, most=1e6)
 
     def __post_init__(self) -> None:
-        _require(self.rotate in (0, 90, 180, 270), "rotate", self.rotate, "0, 90, 180 or 270")
-        _require(self.every >= 1, "every", self.every, "1 or more")
-        _require(0 < self.timeout < 1e6, "timeout", self.timeout, "seconds above 0")
-        for name in ("width", "height"):
-            _within(name, getattr(self, name), 1, MAX_SIDE)
-        _within("max_frames", self.max_frames, 1, float("inf"))
-        _within("fps", self.fps, 1e-3, 10_000)
-        _within("fps_cap", self.fps_cap, 1e-3, 10_000)
-        _within("start", self.start, 0, float("inf"))
+        check(self)
         for side in self.size or ():
-            _within("size", side, 1, MAX_SIDE)
-        _require(
-            re.fullmatch(r"opencv|nvdec(:\d{1,3})?", self.decoder) is not None,
-            "decoder",
-            self.decoder,
-            "opencv, nvdec or nvdec:N",
-        )
+            _require(1 <= side <= MAX_SIDE, "size", side, f"1 to {MAX_SIDE}")
+        nvdec = re.fullmatch(r"opencv|nvdec(:\d{1,3})?", self.decoder)
+        _require(nvdec is not None, "decoder", self.decoder, "opencv, nvdec or nvdec:N")
         if self.fourcc is not None:
-            _require(
-                len(self.fourcc) == 4 and self.fourcc.isascii(),
-                "fourcc",
-                self.fourcc,
-                "four letters, as MJPG",
-            )
+            four = len(self.fourcc) == 4 and self.fourcc.isascii()
+            _require(four, "fourcc", self.fourcc, "four letters, as MJPG")
         if self.end is not None:
             start = self.start or 0.0
             _require(self.end > start, "end", self.end, f"seconds after the start, {start:g}")
@@ -108,15 +94,9 @@ def exact_rate(fps: float) -> Fraction:
     return Fraction(fps).limit_denominator(1001)
 
 
-def _require(holds: bool, name: str, value: Any, wanted: str) -> None:
+def _require(holds: bool, name: str, value: object, wanted: str) -> None:
     if not holds:
-        raise UsageError(f"{name.replace('_', '-')} {value!r}", found=f"it must be {wanted}")
-
-
-def _within(name: str, value: float | None, low: float, high: float) -> None:
-    if value is not None:
-        wanted = f"{low:g} to {high:g}" if high < float("inf") else f"{low:g} or more"
-        _require(low <= value <= high and value < float("inf"), name, value, wanted)
+        raise UsageError(f"{flag(name)} {value}", found=f"it must be {wanted}")
 
 
 def public_name(address: str) -> str:

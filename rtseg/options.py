@@ -1,0 +1,110 @@
+"""What all options are made of: a field that knows its choices and its range, and one check.
+
+Options are frozen dataclasses. One line per field, under "Attributes" of the class, is both its
+documentation and its text in `--help`; see `rtseg.cli.flags`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import field, fields
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from rtseg.errors import UsageError
+
+Policy = Literal["auto", "newest", "all"]
+"""Which frames to keep when they come faster than they are used."""
+
+LAYOUTS = ("NCHW", "NHWC")
+COLOUR_ORDERS = ("RGB", "BGR")
+ACTIVATIONS = ("none", "logits", "softmax", "sigmoid", "probabilities")
+"""What a network file that does not describe itself may be told to have."""
+
+T = TypeVar("T")
+
+
+def option(
+    default: Any,
+    *,
+    choices: Iterable[Any] = (),
+    forms: str = "",
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> Any:
+    """A field of options whose value is one of `choices`, or from `least` to `most`; or None.
+
+    Args:
+        forms: what a text may be, where a table says that; it ends the field's line in `--help`.
+    """
+    rules = {"choices": tuple(choices), "forms": forms, "least": least, "most": most}
+    return field(default=default, metadata=rules)
+
+
+def check(options: Any) -> None:
+    """Hold every field against its choices and its range.
+
+    Raises:
+        UsageError: a value is not one of the choices, or out of its range.
+    """
+    for one in fields(options):
+        value, rules = getattr(options, one.name), one.metadata
+        if value is None or not rules:
+            continue
+        if rules["choices"] and value not in rules["choices"]:
+            known = ", ".join(map(str, rules["choices"]))
+            raise UsageError(f"{flag(one.name)} {value}", found=f"it is one of {known}")
+        least, most = rules["least"], rules["most"]
+        limited = math.isfinite(least) or math.isfinite(most)
+        if limited and not (least <= value <= most and value < math.inf):
+            bounds = f"{least:g} or more" if math.isinf(most) else f"{least:g} to {most:g}"
+            raise UsageError(f"{flag(one.name)} {value:g}", found=f"it must be {bounds}")
+
+
+def flag(name: str) -> str:
+    """How the command line spells a field: `batch_size` is `--batch-size`."""
+    return "--" + name.replace("_", "-")
+
+
+def from_values(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Options from plain values, as a TOML file holds them.
+
+    Raises:
+        UsageError: a name is unknown, or a value is of the wrong kind or makes no sense.
+    """
+    hints = get_type_hints(cls)
+    if unknown := [name for name in values if name not in hints]:
+        raise UsageError(f"unknown setting {unknown[0]!r}", found="there are " + ", ".join(hints))
+    return cls(**{name: typed(flag(name), hints[name], value) for name, value in values.items()})
+
+
+def typed(name: str, hint: Any, value: Any) -> Any:
+    """`value` as the annotation `hint` of a field wants it: a list as a tuple, 1 as 1.0.
+
+    Raises:
+        UsageError: it is of another kind.
+    """
+    kinds = [kind for kind in get_args(hint) if type(None) in get_args(hint)] or [hint]
+    for kind in kinds:
+        if value is None and kind is type(None):
+            return None
+        if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
+            items = get_args(kind)
+            items = items[:1] * len(value) if items[-1] is ... else items
+            if len(items) == len(value):
+                return tuple(typed(name, *pair) for pair in zip(items, value, strict=True))
+        elif get_origin(kind) is Literal:
+            if value in get_args(kind):
+                return value
+        elif get_origin(kind) is not tuple and _is(kind, value):
+            return float(value) if kind is float else value
+    raise UsageError(f"{name} {value!r} cannot be read")
+
+
+def _is(kind: Any, value: Any) -> bool:
+    """A whole number may stand for a real one; nothing else stands for another kind."""
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind in (int, str):
+        return isinstance(value, kind) and not isinstance(value, bool)
+    return bool(kind is Any or isinstance(value, get_args(kind) or kind))
