@@ -53,7 +53,7 @@ def check(options: Any) -> None:
             continue
         if rules["choices"] and value not in rules["choices"]:
             known = ", ".join(map(str, rules["choices"]))
-            raise UsageError(f"{flag(one.name)} {value}", found=f"it is one of {known}")
+            raise UsageError(f"{flag(one.name)} {value}", found=f"there are {known}")
         least, most = rules["least"], rules["most"]
         limited = math.isfinite(least) or math.isfinite(most)
         if limited and not (least <= value <= most and value < math.inf):

@@ -59,7 +59,7 @@ def test_transparent_pictures_have_alpha(tmp_path: Path) -> None:
         (("--background", "text.jpg", "-o", "x.mp4"), "cannot be read as an image or a video"),
         (("--background", "blur:0", "-o", "x.mp4"), "a blur has a strength of 1 to 20"),
         (("--background", "red", "--feather", "-1", "-o", "x.mp4"), "feather"),
-        (("--background", "red", "--matte-threshold", "1", "-o", "x.mp4"), "matte threshold"),
+        (("--background", "red", "--matte-threshold", "1", "-o", "x.mp4"), "--matte-threshold 1"),
         (("--codec", "prores", "-o", "x.mp4"), "written as h264, hevc"),
     ],
 )

@@ -189,7 +189,7 @@ def test_faster_than_before_is_all_well(older: Callable[[float], Path], capsys: 
     ("arguments", "words"),
     [
         (("-b", "nonsense"), "unknown backend 'nonsense'"),
-        (("--precision", "fp7"), "unknown precision 'fp7'"),
+        (("--precision", "fp7"), "--precision fp7"),
         (("-d", "abacus"), "unknown device 'abacus'"),
         (("--imgsz", "big"), "--imgsz 'big'"),
         (("--rounds", "0"), "--rounds 0"),

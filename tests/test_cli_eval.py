@@ -182,7 +182,7 @@ BAD: list[tuple[list[str], str]] = [
     ([*SET, *NET, "--confusion", "nowhere/m.png"], "there is no folder nowhere"),
     ([*SET, *NET, "--json", "net.toml"], "net.toml exists"),
     ([*SET, *NET, "-m", "cats.onnx", "--layout", "NCHW"], "--layout with 2 models"),
-    (["--suite", "none.toml", *NET], "cannot read the suite none.toml"),
+    (["--suite", "none.toml", *NET], "cannot read none.toml"),
     (["--suite", "none.toml", "--split", "val"], "none.toml"),
     ([*SET, *NET, "--root", "."], "--root without --suite"),
     ([*SET, *NET, "--nonsense"], "Unknown option"),

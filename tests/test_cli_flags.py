@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
+from rtseg.backends.options import BACKENDS, PRECISIONS
 from rtseg.cli.app import main
-from rtseg.cli.commands import tomllib
+from rtseg.cli.flags import flags_of
+from rtseg.cli.options import RUN
+from rtseg.effects import VIEWS
+from rtseg.toml import tomllib
 
 Capture = pytest.CaptureFixture[str]
 
@@ -60,11 +64,14 @@ def test_a_file_called_like_a_verb_is_given_with_i(capsys: Capture, verb: str) -
         (("-o", "a.mp4", "-o", "b/"), "output", ["a.mp4", "b/"]),
         (("-o", "-"), "output", ["-"]),
         (("--json", "-"), "json", "-"),
-        (("--classes", "a,b", "--classes", "c"), "classes", ["a,b", "c"]),
+        (("--classes", "a,b", "--classes", "c"), "classes", ["a", "b", "c"]),
         (("-m", "net.onnx"), "model", "net.onnx"),
         (("-b", "onnx", "-d", "cuda:1"), "device", "cuda:1"),
         (("--rotate", "270"), "rotate", 270),
-        (("--start", "1:02.5"), "start", "1:02.5"),
+        (("--start", "1:02.5"), "start", 62.5),
+        (("--imgsz", "384x640"), "imgsz", [384, 640]),
+        (("--mean", "0.5"), "mean", [0.5, 0.5, 0.5]),
+        (("--strict-device",), "strict-device", True),
         (("-v",), "verbose", True),
     ],
 )
@@ -81,7 +88,8 @@ clip.mp4 --camera 0 --half --width 640 --height 480 --fps 29.97 --fourcc MJPG --
 --timeout 3 -m some.onnx --weights random -b onnx -d cpu --precision fp32 --imgsz 384x640
 --threads 2
 --strict-device --labels a,b --layout NHWC --colour BGR --mean 0.5 --std 1,2,3 --scale 1/255
---activation probabilities --view side --background blur:9 --feather 3 --matte-threshold 0.4
+--activation probabilities --no-align-corners --view side --background blur:9 --feather 3
+--matte-threshold 0.4
 --alpha 0.25 --classes a --classes b,c --palette ade20k
 --legend --hud -o out.mp4 -o pics/ --mask-output m.mkv --json o.jsonl --rle --figure f.png --show
 --codec h264 --crf 20 --audio none -y --policy newest --metrics m.json -v
@@ -109,6 +117,19 @@ def test_the_command_line_wins_over_the_file(capsys: Capture, tmp_path: Path) ->
     found = config_of(capsys, f"--config={file}", "b.mp4", "-o", "y.mp4")
     assert (found["input"], found["alpha"], found["output"]) == ("b.mp4", 0.9, ["y.mp4"])
     assert found["max-frames"] == 3, "underscores are as good as dashes"
+
+
+def test_a_file_may_hold_values_as_they_are_typed(capsys: Capture, tmp_path: Path) -> None:
+    file = tmp_path / "rtseg.toml"
+    file.write_text(
+        'imgsz = "384x640"\nsize = "64x48"\nstart = "1:02.5"\nscale = "1/255"\nmean = "0.5"\n'
+        'classes = ["a,b", "c"]\noutput = "x.mp4"\ntimeout = 3\nopacity = 0.5\n'
+    )
+    found = config_of(capsys, "--config", str(file))
+    assert (found["imgsz"], found["size"], found["start"]) == ([384, 640], [64, 48], 62.5)
+    assert (found["scale"], found["mean"]) == (1 / 255, [0.5, 0.5, 0.5])
+    assert (found["classes"], found["output"]) == (["a", "b", "c"], ["x.mp4"])
+    assert (found["timeout"], found["alpha"]) == (3.0, 0.5)
 
 
 def test_standard_input_may_stand_among_other_sources(capsys: Capture) -> None:
@@ -146,16 +167,10 @@ def test_a_bad_file_is_a_usage_error(
 
 
 def test_choices_are_those_of_the_tables() -> None:
-    from typing import get_args, get_type_hints
-
-    from rtseg.backends import BACKENDS, PRECISIONS
-    from rtseg.cli.options import ModelFlags, ViewFlags
-    from rtseg.effects import VIEWS
-
-    view, _none = get_args(get_type_hints(ViewFlags)["view"])
-    assert set(get_args(view)) == set(VIEWS)
-    assert set(get_args(get_type_hints(ModelFlags)["precision"])) == set(PRECISIONS)
-    assert set(get_args(get_type_hints(ModelFlags)["backend"])) == {"auto", *BACKENDS}
+    choices = {one.name: one.field.metadata.get("choices") for one in flags_of(RUN)}
+    assert choices["view"] == tuple(VIEWS)
+    assert choices["precision"] == PRECISIONS
+    assert choices["backend"] == ("auto", *BACKENDS)
 
 
 def test_help_is_grouped_and_complete() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rtseg.cli.app import main
-from rtseg.cli.options import Flags, ModelFlags, OutputFlags, RunFlags, SourceFlags, ViewFlags
+from rtseg.cli.options import Flags
 from rtseg.cli.plan import make_plan
 from rtseg.cli.run import _flags_for, network_names
 from rtseg.nets import default_model
@@ -16,15 +16,12 @@ from rtseg.nets.weights import weights_path
 from rtseg.zoo import MODELS
 
 
-def asked(**model: object) -> Flags:
-    output = OutputFlags(show=False)
-    return Flags(
-        "test://?frames=1", SourceFlags(), ModelFlags(**model), ViewFlags(), output, RunFlags()
-    )
+def asked(**given: object) -> Flags:
+    return Flags.of(input=("test://?frames=1",), show=False, **given)
 
 
 def names(flags: Flags) -> tuple[str, ...]:
-    return network_names(flags, make_plan(flags))
+    return network_names(flags)
 
 
 def test_m_goes_through_what_is_here_the_run_s_own_first(
@@ -42,7 +39,7 @@ def test_m_goes_through_what_is_here_the_run_s_own_first(
 
 
 def test_models_are_what_was_named_without_repeats() -> None:
-    flags = asked(model="stub", models=("person,stub", "a.onnx"))
+    flags = asked(model="stub", models=("person", "stub", "a.onnx"))
     assert names(flags) == ("stub", "person", "a.onnx")
 
 
@@ -51,13 +48,12 @@ def test_what_was_said_of_the_first_network_is_not_said_of_the_next() -> None:
 
     flags = asked(model="mine.onnx", labels="a,b", weights=None, models=("person",))
     plan = make_plan(flags)
-    other, inputs = _flags_for("person", flags, plan, stub())
-    assert other.model.model == "person"
-    assert inputs.input_flags == {}
-    assert other.run.quiet
-    own, inputs = _flags_for("mine.onnx", flags, plan, stub())
-    assert own.model.labels == "a,b"
-    assert inputs.input_flags == {"labels": "a,b"}
+    quiet, other = _flags_for("person", flags, plan, stub())
+    assert other.network.model == "person"
+    assert other.network.foreign == {}
+    assert quiet.run.quiet
+    _, own = _flags_for("mine.onnx", flags, plan, stub())
+    assert own.network.foreign == {"labels": "a,b"}
 
 
 @pytest.mark.parametrize(
@@ -76,7 +72,7 @@ def test_the_next_network_takes_the_backend_that_runs(name, backend, running, ta
     segmenter = stub()
     segmenter.backend.info = replace(segmenter.backend.info, name=running)
     flags = asked(model="fcn_resnet50", backend=backend)
-    assert _flags_for(name, flags, make_plan(flags), segmenter)[0].model.backend == taken
+    assert _flags_for(name, flags, make_plan(flags), segmenter)[1].network.backend == taken
 
 
 def test_a_folder_for_screenshots_that_makes_no_sense_is_told(

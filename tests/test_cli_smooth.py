@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from rtseg.cli.app import main
-from rtseg.cli.options import RunFlags, temporal_of
+from rtseg.cli.options import Flags, temporal_of
+from rtseg.cli.plan import make_plan
 from rtseg.errors import UsageError
 from rtseg.temporal.options import USUAL_SMOOTH
 
@@ -15,24 +16,24 @@ from rtseg.temporal.options import USUAL_SMOOTH
 @pytest.mark.parametrize(
     ("flags", "live", "watched", "expected"),
     [
-        (RunFlags(), False, False, 0.0),
-        (RunFlags(), True, False, USUAL_SMOOTH),
-        (RunFlags(), False, True, USUAL_SMOOTH),
-        (RunFlags(smooth=0.0), True, True, 0.0),
-        (RunFlags(no_smooth=True), True, True, 0.0),
-        (RunFlags(smooth=0.3), True, False, 0.3),
-        (RunFlags(smooth=0.3), False, False, 0.3),
+        (Flags.of(), False, False, 0.0),
+        (Flags.of(), True, False, USUAL_SMOOTH),
+        (Flags.of(), False, True, USUAL_SMOOTH),
+        (Flags.of(smooth=0.0), True, True, 0.0),
+        (Flags.of(no_smooth=True), True, True, 0.0),
+        (Flags.of(smooth=0.3), True, False, 0.3),
+        (Flags.of(smooth=0.3), False, False, 0.3),
     ],
 )
 def test_it_is_on_where_somebody_watches(
-    flags: RunFlags, live: bool, watched: bool, expected: float
+    flags: Flags, live: bool, watched: bool, expected: float
 ) -> None:
     assert temporal_of(flags, live, watched=watched).smooth == expected
 
 
 def test_both_at_once_is_refused() -> None:
     with pytest.raises(UsageError, match=r"--smooth 0\.3 and --no-smooth"):
-        temporal_of(RunFlags(smooth=0.3, no_smooth=True), True)
+        make_plan(Flags.of(input=("0",), smooth=0.3, no_smooth=True, show=False))
 
 
 @pytest.mark.parametrize(

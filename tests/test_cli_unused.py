@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ import av
 import numpy as np
 import pytest
 
+from rtseg.cli import plan
 from rtseg.cli.app import main
-from rtseg.cli.options import Flags, ModelFlags, OutputFlags, RunFlags, SourceFlags, ViewFlags
+from rtseg.cli.options import Flags
 from rtseg.cli.plan import make_plan
 from rtseg.cli.report import unused
 
@@ -27,11 +27,8 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-NOTHING = Flags(CLIP, SourceFlags(), ModelFlags(), ViewFlags(), OutputFlags(("null:",)), RunFlags())
-
-
 def told(**given: Any) -> list[str]:
-    flags = replace(NOTHING, **given)
+    flags = Flags.of(**{"input": (CLIP,), "output": ("null:",), **given})
     return list(unused(flags, make_plan(flags)))
 
 
@@ -42,17 +39,17 @@ def test_nothing_is_said_of_flags_that_were_not_given() -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"source": SourceFlags(width=640, height=480)}, "--width and --height change nothing"),
-        ({"source": SourceFlags(fourcc="MJPG")}, "--fourcc changes nothing here: the source is no"),
-        ({"source": SourceFlags(fps=12)}, "--fps changes nothing here: the source has a rate"),
-        ({"source": SourceFlags(size="64x48")}, "--size changes nothing"),
-        ({"source": SourceFlags(pix_fmt="rgb24")}, "--pix-fmt changes nothing"),
-        ({"model": ModelFlags(models=("stub",))}, "--models changes nothing here: there is no win"),
-        ({"view": ViewFlags(feather=4)}, "--feather changes nothing here: there is no --backgr"),
-        ({"view": ViewFlags(matte_threshold=0.4)}, "--matte-threshold changes nothing"),
-        ({"output": OutputFlags(("a/",), codec="hevc", crf=20)}, "--codec and --crf change noth"),
-        ({"output": OutputFlags(("null:",), rle=True)}, "--rle changes nothing"),
-        ({"output": OutputFlags(("null:",), screenshots="s")}, "--screenshots changes nothing"),
+        ({"width": 640, "height": 480}, "--width and --height change nothing"),
+        ({"fourcc": "MJPG"}, "--fourcc changes nothing here: the source is no"),
+        ({"fps": 12}, "--fps changes nothing here: the source has a rate"),
+        ({"size": (64, 48)}, "--size changes nothing"),
+        ({"pix_fmt": "rgb24"}, "--pix-fmt changes nothing"),
+        ({"models": ("stub",)}, "--models changes nothing here: there is no win"),
+        ({"feather": 4}, "--feather changes nothing here: there is no --backgr"),
+        ({"matte_threshold": 0.4}, "--matte-threshold changes nothing"),
+        ({"output": ("a/",), "codec": "hevc", "crf": 20}, "--codec and --crf change noth"),
+        ({"rle": True}, "--rle changes nothing"),
+        ({"screenshots": "s"}, "--screenshots changes nothing"),
     ],
 )
 def test_what_changes_nothing_is_told_with_the_reason(flags: dict, words: str) -> None:
@@ -63,22 +60,21 @@ def test_what_changes_nothing_is_told_with_the_reason(flags: dict, words: str) -
 @pytest.mark.parametrize(
     ("target", "flags"),
     [
-        ("0", {"source": SourceFlags(width=640, height=480, fourcc="MJPG", fps=30)}),
-        ("-", {"source": SourceFlags(size="64x48", pix_fmt="rgb24", fps=12)}),
-        (CLIP, {"view": ViewFlags(feather=4, matte_threshold=0.4, background="blur")}),
-        (CLIP, {"view": ViewFlags(feather=4, view="cutout")}),
-        (CLIP, {"output": OutputFlags(("a.mp4",), codec="hevc", crf=20)}),
-        (CLIP, {"output": OutputFlags(json="a.jsonl", rle=True)}),
+        ("0", {"width": 640, "height": 480, "fourcc": "MJPG", "fps": 30}),
+        ("-", {"size": (64, 48), "pix_fmt": "rgb24", "fps": 12}),
+        (CLIP, {"feather": 4, "matte_threshold": 0.4, "background": "blur"}),
+        (CLIP, {"feather": 4, "view": "cutout"}),
+        (CLIP, {"output": ("a.mp4",), "codec": "hevc", "crf": 20}),
+        (CLIP, {"output": (), "json": "a.jsonl", "rle": True}),
     ],
 )
 def test_what_is_used_is_not_told_of(target: str, flags: dict) -> None:
-    assert told(input=target, **flags) == []
+    assert told(input=(target,), **flags) == []
 
 
 def test_a_window_uses_what_its_keys_may_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rtseg.cli.plan.require_display", lambda: None)
-    view, model = ViewFlags(feather=4), ModelFlags(models=("stub",))
-    assert told(view=view, model=model, output=OutputFlags(screenshots="s")) == []
+    monkeypatch.setattr(plan, "require_display", lambda: None)
+    assert told(feather=4, models=("stub",), output=(), screenshots="s") == []
 
 
 def with_sound(path: Path, *, sound: bool = True) -> str:
@@ -101,16 +97,14 @@ def with_sound(path: Path, *, sound: bool = True) -> str:
 
 def test_sound_that_a_repeated_recording_cannot_keep_is_told_of(tmp_path: Path) -> None:
     clip, silent = with_sound(tmp_path / "a.mp4"), with_sound(tmp_path / "b.mp4", sound=False)
-    film, loop = OutputFlags(("out.mp4",)), SourceFlags(loop=True, max_frames=9)
-    lost = ["the sound is left out with --loop"]
-    assert told(input=clip, source=loop, output=film) == lost
-    assert told(input=clip, source=SourceFlags(live=True), output=film) == [
-        "the sound is left out with --live"
-    ]
-    assert told(input=silent, source=loop, output=film) == []
-    assert told(input=clip, output=film) == []
-    assert told(input=clip, source=loop, output=OutputFlags(("pictures/",))) == []
-    assert told(input=clip, source=loop, output=OutputFlags(("out.mp4",), audio="none")) == []
+    loop: dict[str, Any] = {"loop": True, "max_frames": 9}
+    film: dict[str, Any] = {"input": (clip,), "output": ("out.mp4",)}
+    assert told(**film, **loop) == ["the sound is left out with --loop"]
+    assert told(**film, live=True) == ["the sound is left out with --live"]
+    assert told(**{**film, "input": (silent,)}, **loop) == []
+    assert told(**film) == []
+    assert told(**{**film, "output": ("pictures/",)}, **loop) == []
+    assert told(**film, **loop, audio="none") == []
 
 
 def test_it_is_a_note_and_the_run_goes_on(capsys: Capture) -> None:

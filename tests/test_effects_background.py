@@ -258,7 +258,7 @@ def test_a_file_that_is_neither_picture_nor_video_is_refused(tmp_path: Path) -> 
 def test_numbers_out_of_range_are_refused() -> None:
     with pytest.raises(UsageError, match="feather"):
         ViewOptions(feather=-1)
-    with pytest.raises(UsageError, match="matte threshold"):
+    with pytest.raises(UsageError, match="--matte-threshold 1"):
         ViewOptions(matte_threshold=1.0)
 
 

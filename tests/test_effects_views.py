@@ -196,12 +196,12 @@ def test_the_last_of_255_classes_is_drawn_and_void_is_not() -> None:
 
 @pytest.mark.parametrize("alpha", [-0.01, 1.01, float("nan"), float("inf")])
 def test_an_alpha_outside_0_to_1_is_refused(alpha: float) -> None:
-    with pytest.raises(UsageError, match="from 0 to 1"):
+    with pytest.raises(UsageError, match=r"--alpha .*0 to 1"):
         ViewOptions(alpha=alpha)
 
 
 def test_an_unknown_view_is_refused_with_those_there_are() -> None:
-    with pytest.raises(UsageError, match=r"unknown view 'heatmap'.*overlay.*cutout"):
+    with pytest.raises(UsageError, match=r"--view heatmap: there are overlay.*cutout"):
         ViewOptions("heatmap")
 
 

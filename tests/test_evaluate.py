@@ -528,7 +528,7 @@ def test_a_suite_names_sets_and_networks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[[set]", "cannot read the suite"),
+        ("[[set]", "is not TOML"),
         ("", r"has no \[\[set\]\]"),
         ("[[sets]]\npath = 'a'", "unknown key 'sets'"),
         ("[[set]]\npath = 'a'\nsplitt = 'val'", "unknown key 'splitt'"),

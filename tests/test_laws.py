@@ -20,7 +20,7 @@ FLOORS = {
     1: {"cache", "contracts", "decode", "draw", "figures", "files", "gpu", "images", "jit",
         "matte", "measure", "metrics", "nets", "segmentation", "stats", "system", "temporal",
         "threads", "yuv"},
-    0: {"_version", "errors", "frame", "labels", "text", "zoo"},
+    0: {"_version", "errors", "frame", "labels", "options", "text", "toml", "zoo"},
 }  # fmt: skip
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 EDGES = FLOORS[2]

@@ -218,7 +218,8 @@ def build_app(stop: Stop) -> App:
     @takes(RUN)
     def run(**given: Any) -> int:
         """Segment a camera, clip, stream or picture, or several at once (the default)."""
-        given["input"] = tuple("-" if one == _STDIN else one for one in given.get("input", ()))
+        if "input" in given:
+            given["input"] = tuple("-" if one == _STDIN else one for one in given["input"])
         return _run(collect(Flags, RUN, with_config(RUN, given)), stop)
 
     app.default(run)

@@ -87,11 +87,6 @@ class RawSource(Source):
     def _checked_size(options: SourceOptions) -> tuple[int, int]:
         if options.size is None:
             raise UsageError(f"raw frames on {NAME} without a size", do="Give --size WIDTHxHEIGHT")
-        if options.pix_fmt not in PIX_FMTS:
-            raise UsageError(
-                f"unknown pixel format {options.pix_fmt!r}",
-                found="there are " + ", ".join(PIX_FMTS),
-            )
         width, height = options.size
         if PIX_FMTS[options.pix_fmt][0].denominator == 2 and (width % 2 or height % 2):
             raise UsageError(f"{options.pix_fmt} of {width}x{height}", found="its sides are even")
