@@ -308,9 +308,9 @@ def test_it_goes_with_other_flags(
     ("asked", "words"),
     [
         (["--key-every", "5"], "Add --propagate"),
-        (["--propagate", "--key-every", "0"], "below 1"),
-        (["--smooth", "1.2"], "0 (off) to 1"),
-        (["--smooth", "-0.1"], "0 (off) to 1"),
+        (["--propagate", "--key-every", "0"], "--key-every 0"),
+        (["--smooth", "1.2"], "it must be 0 to 1"),
+        (["--smooth", "-0.1"], "it must be 0 to 1"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

@@ -36,4 +36,6 @@ class TemporalOptions:
     def __post_init__(self) -> None:
         check(self)
         if self.key_every is not None and not self.propagate:
-            raise UsageError(f"--key-every {self.key_every} without --propagate", do="Add it")
+            raise UsageError(
+                f"--key-every {self.key_every} without --propagate", do="Add --propagate"
+            )
