@@ -112,7 +112,7 @@ CASES: list[tuple[tuple[str, ...], int, str]] = [
     (("test://", "-m", "text.onnx", *NULL), 2, "text.onnx"),
     (("test://", "-m", "missing.onnx", *NULL), 2, "missing.onnx"),
     ((*CLIP, "--classes", "unicorn", *NULL), 2, "unknown class 'unicorn'"),
-    ((*CLIP, "--mask-output", "-"), 2, "masks do not go to stdout"),
+    ((*CLIP, "--mask-output", "-"), 2, "masks cannot go to stdout"),
     ((*CLIP, "--palette", "short.txt", *NULL), 2, "short.txt"),
     # devices
     (("a.mp4", "-d", "abacus", *NULL), 2, "abacus"),
