@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.errors import RtsegError
+from rtseg.files import reason
 from rtseg.frame import Image, Mask
 from rtseg.system import hush_opencv
 
@@ -185,7 +186,7 @@ def _failing_as(failure: type[RtsegError], asked: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise failure(asked, found=(error.strerror or str(error)).lower()) from error
+        raise failure(asked, found=reason(error).lower()) from error
     except ValueError as error:
         raise failure(asked, found=str(error)) from error
 

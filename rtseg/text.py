@@ -1,7 +1,8 @@
-"""Lists and tables as plain text."""
+"""Lists and tables as plain text, and the order of names."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 
 
@@ -35,3 +36,10 @@ def distinct(names: Iterable[str], form: str = "{} ({})") -> list[str]:
             number, other = number + 1, form.format(name, number)
         found.append(other)
     return found
+
+
+def natural_key(name: object) -> tuple[list[str | int], str]:
+    """A sort key that compares numbers by value: img2 before img10."""
+    text = str(name)
+    parts = re.split(r"(\d+)", text.casefold())
+    return [int(part) if part.isdecimal() else part for part in parts], text

@@ -48,6 +48,8 @@ CALLS = {
     "cv2.waitKey": {"sinks.window"},
     "cv2.namedWindow": {"sinks.window"},
     "cv2.VideoCapture": {"sources.capture"},
+    "cv2.imread": {"images"},
+    "cv2.imdecode": {"images"},
     "print": {"cli"},
     "sys.exit": {"cli", "__main__"},
     "os._exit": {"cli"},

@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 
 from rtseg.errors import SourceError, UsageError
 from rtseg.sources import SourceOptions, open_source
-from rtseg.sources.pictures import natural
+from rtseg.text import natural_key
 
 
 def save(path: Path, image: np.ndarray) -> Path:
@@ -81,7 +81,7 @@ def test_pictures_take_the_rate_they_are_given(tmp_path: Path) -> None:
 
 def test_numbers_and_letters_sort_together() -> None:
     names = ["b", "1", "a10", "a2", "a", "2b", "²", "A1"]
-    assert [p.name for p in sorted(map(Path, names), key=natural)][:2] == ["1", "2b"]
+    assert [p.name for p in sorted(map(Path, names), key=natural_key)][:2] == ["1", "2b"]
 
 
 def test_a_glob(tmp_path: Path) -> None:

@@ -24,11 +24,11 @@ from rtseg.datasets.contract import (
     Table,
     fit_to_image,
 )
-from rtseg.datasets.folders import SPLITS, natural, short_names, split_rank
+from rtseg.datasets.folders import SPLITS, short_names, split_rank
 from rtseg.errors import DatasetError
 from rtseg.frame import VOID, Mask
 from rtseg.images import image_size
-from rtseg.text import listed
+from rtseg.text import listed, natural_key
 
 ROBOFLOW = "_annotations.coco.json"
 OWN = "instances_"
@@ -359,7 +359,7 @@ def index_coco(root: Path) -> Dataset:
     found.keys = _keys(files)
     for file in files:
         _add(file, categories.class_of, root, found)
-    keys = sorted(found.images, key=lambda k: (split_rank(found.images[k][0]), natural(k)))
+    keys = sorted(found.images, key=lambda k: (split_rank(found.images[k][0]), natural_key(k)))
     samples = tuple(
         Sample(name, outlines.image_path, outlines, split)
         for name, (split, outlines) in zip(

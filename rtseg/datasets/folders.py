@@ -34,7 +34,7 @@ from rtseg.errors import DatasetError, counted
 from rtseg.frame import VOID, Mask
 from rtseg.images import IMAGE_SUFFIXES
 from rtseg.labels import Colour, LabelSet, voc_colours
-from rtseg.text import listed
+from rtseg.text import listed, natural_key
 
 SPLITS = {
     "train": "train", "training": "train", "trn": "train",
@@ -154,7 +154,7 @@ def identity(labels: LabelSet) -> NDArray[np.int16]:
 
 def samples_of(pairs: Iterable[Pair], read: ReadMask) -> tuple[Sample, ...]:
     """The pairs as samples, in natural order within their splits."""
-    ordered = sorted(pairs, key=lambda pair: (split_rank(pair.split), natural(pair.key)))
+    ordered = sorted(pairs, key=lambda pair: (split_rank(pair.split), natural_key(pair.key)))
     names = short_names([pair.key for pair in ordered])
     return tuple(
         Sample(
@@ -172,12 +172,6 @@ def short_names(keys: Sequence[str]) -> list[str]:
     """The last part of each key if these are unique, else the whole keys."""
     last = [PurePosixPath(key).name for key in keys]
     return last if len(set(last)) == len(last) else list(keys)
-
-
-def natural(key: str) -> tuple[list[str | int], str]:
-    """A sort key that compares numbers by value: img2 before img10."""
-    parts = re.split(r"(\d+)", key.casefold())
-    return [int(part) if part.isdecimal() else part for part in parts], key
 
 
 def split_rank(split: str) -> tuple[int, str]:

@@ -11,6 +11,7 @@ import av
 from av.codec.hwaccel import HWAccel
 
 from rtseg.errors import DeviceError
+from rtseg.files import reason
 from rtseg.frame import Picture
 from rtseg.sources.options import SourceOptions
 from rtseg.sources.probe import display_name, not_a_video
@@ -53,7 +54,7 @@ class NvdecPlayer:
         except (av.FFmpegError, OSError) as error:
             if self._cuda:
                 raise self._refused(str(error)) from error
-            raise not_a_video(target, getattr(error, "strerror", None) or str(error)) from error
+            raise not_a_video(target, reason(error)) from error
         self._stream = self._container.streams.video[0]
         self._last_error = ""
         self._frames = self._decoded()

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError, UsageError
+from rtseg.files import reason
 from rtseg.frame import Frame, Image
 from rtseg.images import IMAGE_SUFFIXES, count_images, read_image
 from rtseg.sources.options import SourceOptions, exact_rate
 from rtseg.stats import Clock
+from rtseg.text import natural_key
 
 NOMINAL_RATE = Fraction(25)
 """pts counts pictures at this rate, unless the options give one."""
@@ -88,7 +90,7 @@ def find_pictures(target: str) -> list[Path]:
             f"cannot open {target}", found="there is no such file or folder", do="Check the path"
         )
     found = [Path(name) for name in glob.glob(target, recursive=True)]  # noqa: PTH207 - absolute too
-    files = sorted((p for p in found if p.is_file()), key=natural)
+    files = sorted((p for p in found if p.is_file()), key=natural_key)
     if not files:
         raise SourceError(f"no file matches {target}")
     others = [p.name for p in files if p.suffix.lower() not in IMAGE_SUFFIXES]
@@ -105,19 +107,11 @@ def _in_folder(folder: Path) -> list[Path]:
     try:
         files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
     except OSError as error:
-        raise SourceError(
-            f"cannot open {folder}", found=(error.strerror or str(error)).lower()
-        ) from error
-    pictures = sorted((p for p in files if not p.name.startswith(".")), key=natural)
+        raise SourceError(f"cannot open {folder}", found=reason(error).lower()) from error
+    pictures = sorted((p for p in files if not p.name.startswith(".")), key=natural_key)
     if not pictures:
         raise SourceError(
             f"no pictures in {folder}",
             found="it has no file ending in " + " ".join(sorted(IMAGE_SUFFIXES)),
         )
     return pictures
-
-
-def natural(path: Path) -> tuple[list[str | int], str]:
-    """A sort key that compares numbers by value: img2 before img10."""
-    parts = re.split(r"(\d+)", str(path).casefold())
-    return [int(part) if part.isdecimal() else part for part in parts], str(path)

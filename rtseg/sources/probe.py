@@ -11,6 +11,7 @@ import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
 
 from rtseg.errors import SourceError
+from rtseg.files import reason
 from rtseg.sources.options import public_name
 
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
@@ -55,7 +56,7 @@ def probe(target: str, timeout: float) -> Probe:
                 )
             return _header(container.streams.video[0])
     except (av.FFmpegError, OSError, UnicodeError) as error:
-        raise not_a_video(target, getattr(error, "strerror", None) or str(error)) from error
+        raise not_a_video(target, reason(error)) from error
 
 
 def not_a_video(target: str, reason: str) -> SourceError:
@@ -154,7 +155,7 @@ def _check_file(path: Path) -> None:
         with path.open("rb") as file:
             empty = not file.read(1)
     except OSError as error:
-        raise SourceError(asked, found=(error.strerror or str(error)).lower()) from error
+        raise SourceError(asked, found=reason(error).lower()) from error
     if empty:
         raise SourceError(asked, found="the file is empty")
 

@@ -9,6 +9,7 @@ import cv2
 
 from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError, UsageError
+from rtseg.files import reason
 from rtseg.sources.capture import LiveSource, network_params, nominal_rate, open_capture
 from rtseg.sources.options import SourceOptions, check_decoder, public_name
 from rtseg.stats import Clock
@@ -90,8 +91,7 @@ def cannot_open(address: str, timeout: float) -> SourceError:
     except TimeoutError:
         return SourceError(asked, found=f"{parts.hostname} does not answer on port {port}")
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        return SourceError(asked, found=f"port {port} of {parts.hostname}: {reason}")
+        return SourceError(asked, found=f"port {port} of {parts.hostname}: {reason(error).lower()}")
     from rtseg.sources.probe import refusal
 
     answer = refusal(address, min(timeout, 3.0))
