@@ -147,7 +147,9 @@ class Subject:
         Raises:
             RtsegError: they are no labelled pictures, or have no class of the network.
         """
-        from rtseg.evaluate import InputPolicy, Network, SetSpec, open_set, score
+        from rtseg.evaluate.networks import InputPolicy, Network
+        from rtseg.evaluate.scoring import score
+        from rtseg.evaluate.sets import SetSpec, open_set
 
         asked = self._asked
         policy = InputPolicy("fixed", size=asked.input_size) if asked.asked_size else InputPolicy()

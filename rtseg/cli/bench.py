@@ -170,7 +170,7 @@ def _share(flag: str, text: str) -> float:
 def _check_data(settings: Settings) -> None:
     """Open the labelled pictures, which are measured last, and so would fail last."""
     if settings.data is not None:
-        from rtseg.evaluate import SetSpec, open_set
+        from rtseg.evaluate.sets import SetSpec, open_set
 
         open_set(SetSpec(path=settings.data, max_pictures=settings.max_pictures))
 

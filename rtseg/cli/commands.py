@@ -11,10 +11,9 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from rtseg._version import __version__
 from rtseg.cli.bench_flags import BenchFigureFlags, BenchFlags, BenchNetworkFlags, ClockFlags
-from rtseg.cli.evaluate_flags import EvalFlags, FigureFlags, NetworkFlags, SetFlags
 from rtseg.cli.export_flags import ExportFlags, ProofFlags
 from rtseg.cli.flags import collect, print_config, takes, with_config
-from rtseg.cli.options import RUN, Flags
+from rtseg.cli.options import EVAL, RUN, EvalFlags, Flags
 from rtseg.cli.process import Stop
 from rtseg.cli.train_flags import (
     DatasetFlags,
@@ -74,16 +73,12 @@ def add_verbs(app: App, stop: Stop) -> None:
 
         return run_demo(stop, seconds, output=output, overwrite=overwrite, no_show=no_show)
 
-    def evaluate(
-        *,
-        sets: SetFlags = SetFlags(),
-        networks: NetworkFlags = NetworkFlags(),
-        figures: FigureFlags = FigureFlags(),
-    ) -> int:
+    @takes(EVAL)
+    def evaluate(**given: Any) -> int:
         """Measure networks on labelled pictures: IoU per class, mean IoU, and more."""
         from rtseg.cli.eval import evaluate
 
-        return evaluate(EvalFlags(sets, networks, figures), stop)
+        return evaluate(collect(EvalFlags, EVAL, given), stop)
 
     def train(
         *,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from rtseg.backends.options import NetworkOptions
 from rtseg.cache import safe_name
-from rtseg.cli import values
-from rtseg.cli.evaluate_flags import EvalFlags, FigureFlags, NetworkFlags, SetFlags
+from rtseg.cli.options import EvalFlags, with_half
 from rtseg.cli.process import Stop
 from rtseg.cli.report import (
     DownloadProgress,
@@ -25,31 +25,17 @@ from rtseg.cli.report import (
     say,
     write_json,
 )
-from rtseg.cli.values import input_flags_of, precision_of
 from rtseg.errors import ThresholdError, UsageError
-from rtseg.evaluate import (
-    ClipScore,
-    InputPolicy,
-    LabelledSet,
-    Network,
-    Score,
-    SetSpec,
-    open_set,
-    score,
-    score_clip,
-)
-from rtseg.evaluate.networks import describe_inputs
+from rtseg.evaluate.networks import InputPolicy, Network, describe_inputs
+from rtseg.evaluate.options import EvalOptions
 from rtseg.evaluate.report import class_rows, report, write_confusion
-from rtseg.evaluate.scoring import class_map
-from rtseg.evaluate.sets import NetworkSpec, Suite, read_suite
+from rtseg.evaluate.scoring import ClipScore, Score, class_map, score, score_clip
+from rtseg.evaluate.sets import LabelledSet, NetworkSpec, SetSpec, Suite, open_set, read_suite
 from rtseg.figures import check_suffix
 from rtseg.files import check_new, check_parent
 from rtseg.nets import default_model, find_model
-from rtseg.temporal import TemporalOptions
+from rtseg.options import flag
 from rtseg.text import listed
-
-OTHER_SIZES = ("auto", "exact", "long:N")
-_ONLY_DATA = ("format", "split", "classes", "min_share", "names")
 
 
 @dataclass(frozen=True)
@@ -57,134 +43,73 @@ class EvalPlan:
     """What to measure: every model on every set and every clip."""
 
     sets: tuple[SetSpec, ...]
-    clips: tuple[str, ...]
     networks: tuple[NetworkSpec, ...]
-    precision: str
+    options: NetworkOptions
 
 
 def make_plan(flags: EvalFlags) -> EvalPlan:
-    """Check the flags, and that outputs can be written.
+    """Check the flags against one another, and that outputs can be written.
 
     Raises:
-        UsageError: a flag has a wrong value, or an output exists.
+        UsageError: they make no sense, or an output exists.
     """
-    _check_figures(flags.figures)
+    asked = flags.options
+    _check_outputs(flags)
     suite = Suite((), ())
-    if flags.sets.suite is not None:
-        suite = read_suite(
-            Path(flags.sets.suite), Path(flags.sets.root) if flags.sets.root else None
-        )
-    elif flags.sets.root is not None:
-        raise UsageError(
-            "--root without --suite",
-            do="--root is the folder that paths in a suite are relative to",
-        )
-    values.at_least("--max-pictures", flags.sets.max_pictures, 1)
-    sets = (*suite.sets, *_sets(flags.sets))
-    if flags.sets.max_pictures is not None:
-        sets = tuple(replace(spec, max_pictures=flags.sets.max_pictures) for spec in sets)
-    if not sets and not flags.sets.clip:
+    if asked.suite is not None:
+        suite = read_suite(Path(asked.suite), Path(asked.root) if asked.root else None)
+    sets = (*suite.sets, *_sets(asked))
+    if asked.max_pictures is not None:
+        sets = tuple(replace(spec, max_pictures=asked.max_pictures) for spec in sets)
+    if not sets and not asked.clip:
         raise UsageError(
             "nothing to measure on",
             do="Give labelled images: rtseg eval --data DIR, or a video: --clip FILE",
         )
-    values.at_least("--max-frames", flags.sets.max_frames, 2)
-    if flags.sets.max_frames is not None and not flags.sets.clip:
-        raise UsageError("--max-frames without --clip", do="Use --max-pictures for images")
-    TemporalOptions(smooth=flags.figures.smooth or 0.0)
-    policy_of(flags.networks.imgsz)
-    return EvalPlan(
-        sets, flags.sets.clip, _networks(flags.networks, suite), precision_of(flags.networks)
-    )
+    InputPolicy.parse(asked.imgsz)
+    options = with_half(flags.network, half=flags.report.half)
+    return EvalPlan(sets, _networks(flags, suite), options)
 
 
-def policy_of(imgsz: str | None) -> InputPolicy:
-    """Parse `--imgsz`.
-
-    Raises:
-        UsageError: it cannot be parsed.
-    """
-    text = imgsz or "auto"
-    if text in ("auto", "exact"):
-        return InputPolicy("exact" if text == "exact" else "auto")
-    if text.startswith("long:"):
-        size = values.input_size("--imgsz", text.removeprefix("long:"))
-        if size is None or size[0] != size[1]:
-            raise UsageError(
-                f"cannot read --imgsz {text!r}", do="Write long:N, for example long:320"
-            )
-        return InputPolicy("long", side=size[0])
-    return InputPolicy("fixed", size=values.input_size("--imgsz", text, others=OTHER_SIZES))
-
-
-def _sets(flags: SetFlags) -> list[SetSpec]:
-    given = [name for name in _ONLY_DATA if getattr(flags, name) not in (None, (), "auto")]
-    if given and not flags.data:
-        flag = "--" + given[0].replace("_", "-")
-        raise UsageError(f"{flag} without --data", do="For a suite, write it in the file's [[set]]")
+def _sets(asked: EvalOptions) -> list[SetSpec]:
     return [
         SetSpec(
             path=Path(path),
-            format=flags.format,
-            split=flags.split or "",
-            classes=flags.classes,
-            min_share=_shares(flags.min_share),
-            names=Path(flags.names) if flags.names else None,
+            format=asked.format,
+            split=asked.split or "",
+            classes=asked.classes,
+            min_share=dict(asked.min_share),
+            names=Path(asked.names) if asked.names else None,
         )
-        for path in flags.data
+        for path in asked.data
     ]
 
 
-def _shares(entries: Sequence[str]) -> Mapping[str, float]:
-    """`("person=0.05",)` as {"person": 0.05}."""
-    found = {}
-    for entry in entries:
-        name, equals, text = entry.rpartition("=")
-        share = values.number("--min-share", text) if equals and name else None
-        if share is None or not 0 <= share <= 1:
-            raise UsageError(
-                f"cannot read --min-share {entry!r}",
-                do="Write a class and a share from 0 to 1, for example person=0.05",
-            )
-        found[name.strip()] = share
-    return found
-
-
-def _networks(flags: NetworkFlags, suite: Suite) -> tuple[NetworkSpec, ...]:
-    given = input_flags_of(flags)
-    if flags.align_corners is not None:
-        given["align_corners"] = flags.align_corners
-    models = flags.model or (() if suite.networks else (default_model(),))
-    if len(models) != 1 and (given or flags.weights):
-        flag = "--weights" if flags.weights else "--" + next(iter(given)).replace("_", "-")
+def _networks(flags: EvalFlags, suite: Suite) -> tuple[NetworkSpec, ...]:
+    given, weights = flags.network.foreign, flags.network.weights
+    models = flags.options.model or (() if suite.networks else (default_model(),))
+    if len(models) != 1 and (given or weights):
+        name = "--weights" if weights else flag(next(iter(given)))
         raise UsageError(
-            f"{flag} with {len(models)} models",
+            f"{name} with {len(models)} models",
             do="Give one -m, or describe each in a TOML file beside it",
         )
     return (*suite.networks, *(NetworkSpec(model, settings=given) for model in models))
 
 
-def _check_figures(flags: FigureFlags) -> None:
-    least = flags.min_miou
-    if least is not None and not 0 <= least <= 1:
-        hint = f"Did you mean {least / 100:g}?" if 1 < least <= 100 else ""
-        raise UsageError(f"--min-miou {least:g}", found="it must be a share from 0 to 1", do=hint)
-    values.at_least("--worst", flags.worst, 1)
-    if (flags.worst is None) != (flags.worst_to is None):
-        raise UsageError(
-            "--worst and --worst-to need each other", do="Give both: how many, and where"
-        )
-    if flags.confusion:
-        check_suffix(Path(flags.confusion))
-    for text in (flags.json, flags.confusion):
+def _check_outputs(flags: EvalFlags) -> None:
+    asked, report = flags.options, flags.report
+    if asked.confusion:
+        check_suffix(Path(asked.confusion))
+    for text in (report.json, asked.confusion):
         if text not in (None, "-"):
-            check_new(Path(text), flags.overwrite)
+            check_new(Path(text), report.overwrite)
             check_parent(Path(text))
-    folder = Path(flags.worst_to) if flags.worst_to else None
+    folder = Path(asked.worst_to) if asked.worst_to else None
     if folder is not None and folder.exists():
         if not folder.is_dir():
             raise UsageError(f"--worst-to {folder}", found="it is not a folder")
-        if any(folder.iterdir()) and not flags.overwrite:
+        if any(folder.iterdir()) and not report.overwrite:
             raise UsageError(
                 f"--worst-to {folder}", found="it is not empty", do="Pass -y to add to it"
             )
@@ -308,21 +233,21 @@ def measure_clips(
 ) -> None:
     """Append the score of each model on each clip, including an unfinished one."""
     printed: set[str] = set()
-    for target in flags.sets.clip:
+    for target in flags.options.clip:
         for network in networks:
             if stop():
                 return
-            with Progress(quiet=flags.figures.quiet, unit="frames") as progress, network:
+            with Progress(quiet=flags.report.quiet, unit="frames") as progress, network:
                 done = score_clip(
                     network,
                     target,
-                    smooth=flags.figures.smooth or 0.0,
-                    max_frames=flags.sets.max_frames,
+                    smooth=flags.options.smooth,
+                    max_frames=flags.options.max_frames,
                     on_frame=partial(on_frame, progress),
                     stop=stop,
                 )
             clips.append(done)
-            if not flags.figures.quiet:
+            if not flags.report.quiet:
                 report_clip(done, printed)
 
 
@@ -373,24 +298,24 @@ def evaluate(flags: EvalFlags, stop: Stop) -> int:
         networks = stop.attend(lambda: _find_models(plan, flags, stop))
         for network in networks:
             stack.enter_context(network)
-        _check_classes(sets, networks, flags.figures)
-        _check_smooth(sets, plan, flags.figures)
-        if not flags.figures.quiet:
+        _check_classes(sets, networks, flags.options)
+        _check_smooth(sets, flags.options)
+        if not flags.report.quiet:
             begin(sets, networks)
         scores: list[Score] = []
         clips: list[ClipScore] = []
         try:
-            _measure(sets, networks, flags.figures, stop, scores)
+            _measure(sets, networks, flags, stop, scores)
             measure_clips(networks, flags, stop, clips)
         finally:
-            asked = (len(sets) + len(plan.clips)) * len(networks)
+            asked = (len(sets) + len(flags.options.clip)) * len(networks)
             done = sum([one.complete for one in scores] + [one.complete for one in clips])
             whole = done == asked
-            _show(with_smoothed(scores), with_smoothed(clips), flags.figures, whole=whole)
+            _show(with_smoothed(scores), with_smoothed(clips), flags, whole=whole)
             if not whole:
                 say_incomplete(done, asked)
     if whole:
-        _check_min_miou(flags.figures.min_miou, scores)
+        _check_min_miou(flags.options.min_miou, scores)
     return stop.exit_code
 
 
@@ -415,26 +340,23 @@ def _open_sets(specs: Sequence[SetSpec]) -> list[LabelledSet]:
 
 def _find_models(plan: EvalPlan, flags: EvalFlags, stop: Stop) -> list[Network]:
     """The models; they are opened when first used."""
-    asked = flags.networks
+    asked = plan.options
     networks = []
     for spec in plan.networks:
         model = find_model(
             spec.model,
             weights=asked.weights,
             input_flags=spec.settings or None,
-            progress=DownloadProgress(stop, quiet=flags.figures.quiet),
+            progress=DownloadProgress(stop, quiet=flags.report.quiet),
         )
         networks.append(
             Network(
                 _name(spec, plan.networks),
                 model,
-                policy_of(spec.imgsz or asked.imgsz),
+                InputPolicy.parse(spec.imgsz or flags.options.imgsz),
                 backend=asked.backend,
                 refine=spec.refine or asked.refine,
-                device=asked.device,
-                precision=plan.precision,
-                threads=asked.threads,
-                strict=asked.strict_device,
+                **asked.running(),
             )
         )
     return networks
@@ -448,7 +370,7 @@ def _name(spec: NetworkSpec, among: Sequence[NetworkSpec]) -> str:
 
 
 def _check_classes(
-    sets: Sequence[LabelledSet], networks: Sequence[Network], flags: FigureFlags
+    sets: Sequence[LabelledSet], networks: Sequence[Network], asked: EvalOptions
 ) -> None:
     """Raise before anything runs if a set and a model have no class in common."""
     known: set[str] = set()
@@ -458,7 +380,7 @@ def _check_classes(
             known |= set(labels.names)
             for name in chosen.spec.min_share:
                 labels.index(name)
-    for name in flags.show_class:
+    for name in asked.show_class:
         if name not in known:
             raise UsageError(
                 f"unknown class {name!r} in --show-class",
@@ -466,12 +388,12 @@ def _check_classes(
             )
 
 
-def _check_smooth(sets: Sequence[LabelledSet], plan: EvalPlan, flags: FigureFlags) -> None:
+def _check_smooth(sets: Sequence[LabelledSet], asked: EvalOptions) -> None:
     """Raise before anything runs if there are no sequences to smooth."""
     sequences = any(sample.sequence for chosen in sets for sample in chosen.samples)
-    if flags.smooth and not sequences and not plan.clips:
+    if asked.smooth and not sequences and not asked.clip:
         raise UsageError(
-            f"--smooth {flags.smooth:g}",
+            f"--smooth {asked.smooth:g}",
             found="no set has sequences of frames",
             do="Leave it out, or add a video with --clip",
         )
@@ -480,29 +402,30 @@ def _check_smooth(sets: Sequence[LabelledSet], plan: EvalPlan, flags: FigureFlag
 def _measure(
     sets: Sequence[LabelledSet],
     networks: Sequence[Network],
-    flags: FigureFlags,
+    flags: EvalFlags,
     stop: Stop,
     scores: list[Score],
 ) -> None:
     """Append the score of each model on each set, including an unfinished one."""
     printed: set[str] = set()
+    asked = flags.options
     for chosen in sets:
         for network in networks:
             if stop():
                 return
-            with Progress(quiet=flags.quiet, unit="images") as progress, network:
+            with Progress(quiet=flags.report.quiet, unit="images") as progress, network:
                 done = score(
                     network,
                     chosen,
-                    boundary=flags.boundary,
-                    worst=flags.worst or 0,
-                    worst_class=flags.show_class[0] if flags.show_class else None,
-                    smooth=flags.smooth or 0.0,
+                    boundary=asked.boundary,
+                    worst=asked.worst or 0,
+                    worst_class=asked.show_class[0] if asked.show_class else None,
+                    smooth=asked.smooth,
                     on_picture=partial(on_picture, progress),
                     stop=stop,
                 )
             scores.append(done)
-            if not flags.quiet:
+            if not flags.report.quiet:
                 report_score(done, printed)
 
 
@@ -512,23 +435,24 @@ def with_smoothed(scores: Sequence[AnyScore]) -> list[AnyScore]:
 
 
 def _show(
-    scores: Sequence[Score], clips: Sequence[ClipScore], flags: FigureFlags, *, whole: bool
+    scores: Sequence[Score], clips: Sequence[ClipScore], flags: EvalFlags, *, whole: bool
 ) -> None:
     """Print the tables and write the files, also when the run ended early."""
-    if flags.json != "-":
-        tables(scores, flags.show_class)
+    asked, json = flags.options, flags.report.json
+    if json != "-":
+        tables(scores, asked.show_class)
         clip_table(clips, after_table=bool(scores))
-    if flags.json is not None and (scores or clips):
-        write_json(flags.json, report(scores, clips, complete=whole))
-        _say_paths("figures", [flags.json], flags)
-    if flags.confusion is not None and scores:
-        _say_paths("wrote", _confusions(scores, Path(flags.confusion)), flags)
-    if flags.worst_to is not None:
-        _say_paths("wrote", _worst(scores, Path(flags.worst_to)), flags)
+    if json is not None and (scores or clips):
+        write_json(json, report(scores, clips, complete=whole))
+        _say_paths("figures", [json], flags)
+    if asked.confusion is not None and scores:
+        _say_paths("wrote", _confusions(scores, Path(asked.confusion)), flags)
+    if asked.worst_to is not None:
+        _say_paths("wrote", _worst(scores, Path(asked.worst_to)), flags)
 
 
-def _say_paths(heading: str, paths: Sequence[object], flags: FigureFlags) -> None:
-    if paths and not flags.quiet:
+def _say_paths(heading: str, paths: Sequence[object], flags: EvalFlags) -> None:
+    if paths and not flags.report.quiet:
         say(heading, listed(paths, 1))
 
 

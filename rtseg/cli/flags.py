@@ -84,6 +84,13 @@ def _share(text: str) -> float:
     return _number(plain) / (1 if plain == text.strip() else 100)
 
 
+def _class_share(text: str) -> tuple[str, float]:
+    name, _, share = text.rpartition("=")
+    if not name or not 0 <= _number(share) <= 1:
+        raise ValueError(text)
+    return name.strip(), _number(share)
+
+
 def _triple(text: str) -> tuple[float, float, float]:
     parts = [_number(part) for part in text.split(",")]
     red, green, blue = parts * 3 if len(parts) == 1 else parts
@@ -104,6 +111,7 @@ TIME = Form(_clock_time, "Give seconds, as 12.5, or 1:02.5")
 WIDTH_HEIGHT = Form(_two_sides, "Give WIDTHxHEIGHT, as 1280x720")
 INPUT_SIZE = Form(_input_size, "Give HxW, as 384x640, one number, or auto")
 NUMBER = Form(_number, "Give a number, as 0.5 or 1/255")
+CLASS_SHARE = Form(_class_share, "Write a class and a share from 0 to 1, as person=0.05")
 SHARE = Form(_share, "Give a share, as 10% or 0.1")
 TRIPLE = Form(_triple, "Give one number, or three with commas between")
 PAIR = Form(_pair, "Give two numbers with a comma between, as 0.5,2")
@@ -150,7 +158,7 @@ FLAGS: dict[str, Flag | None] = {
     "RunFlags.input": _flag("--input -i --source", positional=True),
     "start": _flag(form=TIME),
     "end": _flag(form=TIME),
-    "size": _flag(form=WIDTH_HEIGHT),
+    "SourceOptions.size": _flag(form=WIDTH_HEIGHT),
     "reconnect": _flag(negative=("--no-reconnect",)),
     "model": _flag("--model -m"),
     "models": _flag(form=COMMAS),
@@ -163,9 +171,14 @@ FLAGS: dict[str, Flag | None] = {
     "colour": _flag("--colour --color"),
     "mean": _flag(form=TRIPLE),
     "std": _flag(form=TRIPLE),
-    "scale": _flag(form=NUMBER),
+    "NetworkOptions.scale": _flag(form=NUMBER),
     "align_corners": _flag(negative=("--no-align-corners",)),
-    "classes": _flag(form=COMMAS),
+    "NetworkOptions.classes": _flag(form=COMMAS),
+    "EvalOptions.data": _flag(several=True),
+    "EvalOptions.clip": _flag(several=True),
+    "EvalOptions.model": _flag("--model -m", several=True),
+    "EvalOptions.imgsz": _flag(),
+    "min_share": _flag(form=CLASS_SHARE),
     "view": _flag(depends=True),
     "alpha": _flag("--alpha --opacity"),
     "legend": _flag(negative=("--no-legend",)),
@@ -184,11 +197,16 @@ FLAGS: dict[str, Flag | None] = {
 
 
 class Row(NamedTuple):
-    """Fields of a class that are shown together in help: those named, or the rest of the class."""
+    """Fields of a class that are shown together in help: those named, or the rest of the class.
+
+    Attributes:
+        without: fields that the verb does not have.
+    """
 
     group: str
     options: type
     names: str = ""
+    without: str = ""
 
 
 @dataclass(frozen=True)
@@ -268,7 +286,8 @@ def flags_of(layout: tuple[Row, ...]) -> tuple[One, ...]:
     for row in layout:
         hints, helps = get_type_hints(row.options), help_texts(row.options)
         by_name = {one.name: one for one in fields(row.options)}
-        rest = [name for name in by_name if (row.options, name) not in named]
+        left_out = {*row.without.split(), *(n for cls, n in named if cls is row.options)}
+        rest = [name for name in by_name if name not in left_out]
         for name in row.names.split() or rest:
             key = f"{row.options.__name__}.{name}"
             if (flag := FLAGS.get(key, FLAGS.get(name, Flag()))) is not None:

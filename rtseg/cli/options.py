@@ -9,6 +9,8 @@ from rtseg import sinks, sources
 from rtseg.backends.options import NetworkOptions
 from rtseg.cli.flags import Row, collect
 from rtseg.effects import ViewOptions
+from rtseg.errors import UsageError
+from rtseg.evaluate.options import EvalOptions
 from rtseg.options import Policy, check, option
 from rtseg.sinks import SinkOptions
 from rtseg.sources import SourceOptions
@@ -116,6 +118,17 @@ RUN = (
 )
 
 
+def with_half(network: NetworkOptions, *, half: bool) -> NetworkOptions:
+    """The network's options with the precision that `--half` means.
+
+    Raises:
+        UsageError: another one was given.
+    """
+    if half and network.precision not in ("auto", "fp16"):
+        raise UsageError(f"--half and --precision {network.precision} contradict", do="Give one")
+    return replace(network, precision="fp16") if half else network
+
+
 def temporal_of(flags: Flags, live: bool, *, watched: bool = False) -> TemporalOptions:
     """What a source gets by default: the network rests in a live one, and masks are smoothed where
     it is live or watched in a window.
@@ -124,3 +137,43 @@ def temporal_of(flags: Flags, live: bool, *, watched: bool = False) -> TemporalO
     if "smooth" not in flags.given and not flags.run.no_smooth and (live or watched):
         temporal = replace(temporal, smooth=USUAL_SMOOTH)
     return temporal if "idle" in flags.given else replace(temporal, idle=live)
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """What only the command line of `rtseg eval` has.
+
+    Attributes:
+        half: The same as --precision fp16.
+        json: Write every figure to this JSON file, - for stdout.
+        overwrite: Replace existing files.
+        quiet: Print only the table, and errors.
+        debug: Show the traceback of an error.
+    """
+
+    half: bool = False
+    json: str | None = None
+    overwrite: bool = False
+    quiet: bool = False
+    debug: bool = False
+
+
+@dataclass(frozen=True)
+class EvalFlags:
+    """Everything `rtseg eval` was given."""
+
+    options: EvalOptions
+    network: NetworkOptions
+    report: EvalReport
+    given: frozenset[str] = frozenset()
+
+
+EVAL = (
+    Row("Labelled images", EvalOptions, "data clip max_frames suite root format split classes"),
+    Row("Labelled images", EvalOptions, "min_share names max_pictures"),
+    Row("Network", EvalOptions, "model imgsz"),
+    Row("Network", EvalReport, "half"),
+    Row("Network", NetworkOptions, without="model imgsz classes palette"),
+    Row("Figures", EvalOptions),
+    Row("Figures", EvalReport),
+)

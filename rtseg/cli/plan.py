@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rtseg.backends.options import NetworkOptions
-from rtseg.cli.options import Flags, RunFlags
+from rtseg.cli.options import Flags, RunFlags, with_half
 from rtseg.effects import ViewOptions
 from rtseg.errors import SinkError, UsageError
 from rtseg.files import cannot_write, check_new, check_parent, check_replaceable
@@ -66,7 +66,7 @@ def make_plan(flags: Flags) -> Plan:
     return Plan(
         source=source,
         source_options=_for_outputs(flags.source, files, flags, window=window),
-        network=replace(flags.network, precision="fp16") if run.half else flags.network,
+        network=with_half(flags.network, half=run.half),
         view=_view(flags, files, hud=window and not run.output),
         outputs=(*files, *(["window:"] if window else [])),
         window=window,
@@ -78,7 +78,7 @@ def make_plan(flags: Flags) -> Plan:
 
 def _check_pairs(flags: Flags) -> None:
     """Raise UsageError for two flags that contradict one another."""
-    run, smooth, precision = flags.run, flags.temporal.smooth, flags.network.precision
+    run, smooth = flags.run, flags.temporal.smooth
     if run.target_fps is not None and flags.temporal.propagate:
         raise UsageError(
             "--target-fps with --propagate",
@@ -87,8 +87,6 @@ def _check_pairs(flags: Flags) -> None:
         )
     if run.remeasure and flags.network.backend != "auto":
         raise UsageError(f"--remeasure with -b {flags.network.backend}", do="Leave one of them out")
-    if run.half and precision not in ("auto", "fp16"):
-        raise UsageError(f"--half and --precision {precision} contradict", do="Give one")
     if run.no_smooth and smooth:
         raise UsageError(f"--smooth {smooth:g} and --no-smooth", do="Give one of them")
 

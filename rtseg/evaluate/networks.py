@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from typing import Any, Literal
 from rtseg.backends import open_backend
 from rtseg.backends.base import fit_size
 from rtseg.contracts import BackendInfo
+from rtseg.errors import UsageError
 from rtseg.frame import Image
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
@@ -41,6 +43,24 @@ class InputPolicy:
     kind: Literal["auto", "exact", "long", "fixed"] = "auto"
     side: int = 0
     size: Size | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> InputPolicy:
+        """The policy that `--imgsz` names: auto, exact, HxW, one number, or long:N.
+
+        Raises:
+            UsageError: it is none of these.
+        """
+        kind, _, number = text.rpartition(":")
+        if text in ("auto", "exact"):
+            return cls("exact" if text == "exact" else "auto")
+        if kind == "long" and re.fullmatch("[1-9][0-9]*", number):
+            return cls("long", side=int(number))
+        sides = re.fullmatch(r"([1-9][0-9]*)(?:[xX]([1-9][0-9]*))?", text)
+        if sides is None:
+            do = "Give HxW, as 384x640, one number, auto, exact, or long:N"
+            raise UsageError(f"--imgsz {text!r} cannot be read", do=do)
+        return cls("fixed", size=(int(sides[1]), int(sides[2] or sides[1])))
 
     def size_for(self, spec: ModelSpec, height: int, width: int) -> Size:
         """(height, width) of the input for an image of this height and width."""

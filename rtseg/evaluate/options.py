@@ -1,0 +1,85 @@
+"""What is measured, and on what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rtseg.errors import UsageError
+from rtseg.options import check, flag, option
+
+ONLY_DATA = ("format", "split", "classes", "min_share", "names")
+"""Fields that describe `data`."""
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """What `rtseg eval` measures.
+
+    Attributes:
+        data: A folder or file of labelled images; several may follow.
+        clip: A video without labels, or a folder of frames, for its flicker; several may follow.
+        max_frames: Stop each --clip after this many frames.
+        suite: TOML file that names sets and models; see rtseg/evaluate/sets.py.
+        root: Folder that paths in the suite are relative to, instead of its own.
+        format: Layout of --data: auto, coco, cityscapes, voc, ...
+        split: Split of --data, or all; default val, else test, else everything.
+        classes: Which class of --data is which of the model's, as person=*; repeatable.
+        min_share: Only images of --data in which a class covers at least a share, as person=0.05.
+        names: Only images of --data that this file names, one a line.
+        max_pictures: At most this many images of each set, evenly spaced.
+        model: Names of `rtseg models`, or files; several may follow.
+        imgsz: Input size: auto (as in rtseg run, in the usual shape nearest to the image's), exact
+            (the image's own shape), HxW, one number, or long:N (long side N, shape kept).
+        show_class: Give this class's IoU a column of the table; repeatable.
+        smooth: Measure sequences and clips once more with temporal smoothing of this strength, 0
+            to 1.
+        boundary: Measure the boundary F-score, too.
+        min_miou: Exit with 5 if any mean IoU is below this, 0 to 1.
+        confusion: Write the confusion matrix as an image.
+        worst: Keep this many of the worst images; needs --worst-to.
+        worst_to: Folder for the worst images: truth and prediction.
+
+    Raises:
+        UsageError: a value makes no sense, or without another.
+    """
+
+    data: tuple[str, ...] = ()
+    clip: tuple[str, ...] = ()
+    max_frames: int | None = option(None, least=2)
+    suite: str | None = None
+    root: str | None = None
+    format: str = "auto"
+    split: str | None = None
+    classes: tuple[str, ...] = ()
+    min_share: tuple[tuple[str, float], ...] = ()
+    names: str | None = None
+    max_pictures: int | None = option(None, least=1)
+    model: tuple[str, ...] = ()
+    imgsz: str = "auto"
+    show_class: tuple[str, ...] = ()
+    smooth: float = option(0.0, least=0, most=1)
+    boundary: bool = False
+    min_miou: float | None = None
+    confusion: str | None = None
+    worst: int | None = option(None, least=1)
+    worst_to: str | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
+        least = self.min_miou
+        if least is not None and not 0 <= least <= 1:
+            hint = f"Did you mean {least / 100:g}?" if 1 < least <= 100 else ""
+            found = "it must be a share from 0 to 1"
+            raise UsageError(f"--min-miou {least:g}", found=found, do=hint)
+        if self.root is not None and self.suite is None:
+            do = "--root is the folder that paths in a suite are relative to"
+            raise UsageError("--root without --suite", do=do)
+        if self.max_frames is not None and not self.clip:
+            raise UsageError("--max-frames without --clip", do="Use --max-pictures for images")
+        if (self.worst is None) != (self.worst_to is None):
+            do = "Give both: how many, and where"
+            raise UsageError("--worst and --worst-to need each other", do=do)
+        given = [name for name in ONLY_DATA if getattr(self, name) not in (None, (), "auto")]
+        if given and not self.data:
+            do = "For a suite, write it in the file's [[set]]"
+            raise UsageError(f"{flag(given[0])} without --data", do=do)
