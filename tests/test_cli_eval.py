@@ -167,7 +167,7 @@ BAD: list[tuple[list[str], str]] = [
         [*SET, *NET, "--show-class", "cat"],
         "unknown class 'cat' in --show-class: classes are background, box, disc",
     ),
-    ([*SET, *NET, "--min-share", "disc"], "cannot read --min-share 'disc'"),
+    ([*SET, *NET, "--min-share", "disc"], "--min-share 'disc' cannot be read"),
     ([*SET, *NET, "--min-share", "disc=5"], "share from 0 to 1"),
     ([*SET, *NET, "--min-share", "cat=0.1"], "unknown class 'cat'"),
     ([*SET, *NET, "--min-share", "disc=0.9"], "no image of set is left"),
@@ -183,7 +183,7 @@ BAD: list[tuple[list[str], str]] = [
     ([*SET, *NET, "--json", "net.toml"], "net.toml exists"),
     ([*SET, *NET, "-m", "cats.onnx", "--layout", "NCHW"], "--layout with 2 models"),
     (["--suite", "none.toml", *NET], "cannot read none.toml"),
-    (["--suite", "none.toml", "--split", "val"], "none.toml"),
+    (["--suite", "none.toml", "--split", "val"], "--split without --data"),
     ([*SET, *NET, "--root", "."], "--root without --suite"),
     ([*SET, *NET, "--nonsense"], "Unknown option"),
 ]

@@ -183,10 +183,10 @@ def test_clips_alone_are_enough(inside: Path, capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--smooth", "2", "--clip", "clip"), "it goes from 0"),
+        (("--smooth", "2", "--clip", "clip"), "--smooth 2: it must be 0 to 1"),
         (("--smooth", "0.5", "--data", "one"), "no set has sequences"),
         (("--max-frames", "9", "--data", "one"), "--max-frames without --clip"),
-        (("--max-frames", "1", "--clip", "clip"), "it is below 2"),
+        (("--max-frames", "1", "--clip", "clip"), "--max-frames 1: it must be 2 or more"),
     ],
 )
 def test_what_makes_no_sense_is_exit_2(
