@@ -13,10 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 
 MADE_BYTES = 2_000_000_000
-"""Room for each kind of file that can be made again in seconds: networks exported or compiled."""
+"""Limit for each kind of file that can be made again in seconds: exported or compiled networks."""
 
 YOUNG_SECONDS = 3600
-"""What was used within the hour is kept in any case: a run beside this one may need it."""
+"""Files used within the last hour are never removed: another run may need them."""
 
 NAME_LENGTH = 80
 """Characters of a name that become part of a file name; every file system allows 255 bytes."""
@@ -29,9 +29,9 @@ COMPILED = r"\d+\.(blob|cl_cache)"
 
 
 def cache_dir() -> Path:
-    """The user's cache folder for rtseg, or what RTSEG_CACHE names; it may not exist yet.
+    """The folder that RTSEG_CACHE names, or the user's cache folder; it may not exist yet.
 
-    Where the user's cannot be written, as in a container without a home, one for temporary files.
+    If the user's cannot be written, as in a container without a home, a temporary one.
     """
     if given := os.environ.get("RTSEG_CACHE"):
         return Path(given).expanduser()
@@ -42,17 +42,17 @@ def cache_dir() -> Path:
 
 
 def can_be_written(folder: Path) -> bool:
-    """Whether a folder, or the one that it would be made in, lets us write."""
+    """Whether we may write into a folder, or into its nearest parent that exists."""
     try:
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    except OSError:  # it may not even be looked at
+    except OSError:  # not even stat is permitted
         return False
     return os.access(nearest, os.W_OK)
 
 
 def _temporary() -> Path | None:
-    """A folder of our own among temporary files; None where another user's is in its place."""
-    if sys.platform == "win32":  # where that folder is the user's own anyway
+    """A temporary folder that only this user can write; None if another user created it."""
+    if sys.platform == "win32":  # where temporary files are the user's own anyway
         return None
     folder = Path(tempfile.gettempdir()) / f"rtseg-{os.getuid()}"
     try:
@@ -65,18 +65,18 @@ def _temporary() -> Path | None:
 
 
 def safe_name(name: str) -> str:
-    """A file name made of any text: letters, digits, ".", "_" and "-", none of which is a path.
+    """Any text as a file name of letters, digits, ".", "_" and "-", which cannot be a path.
 
-    Networks are named by files that anybody may have written.
+    The names of networks come from files that anybody may have written.
     """
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".")[:NAME_LENGTH] or "_"
 
 
 def cache_path(kind: str, name: str) -> Path:
-    """The place of a file in a folder of the cache; both may have to be made.
+    """The path of a file in the folder `kind` of the cache; neither may exist yet.
 
     Raises:
-        ValueError: the name is not that of a file in the folder; see `safe_name`.
+        ValueError: the name is not a file name; see `safe_name`.
     """
     if name in ("", ".", "..") or re.search(r"[\\/:\0]", name):
         raise ValueError(f"not the name of a file in the cache: {name!r}")
@@ -93,19 +93,19 @@ def sha256(path: Path) -> str:
 
 
 def make_room(folder: Path, ours: str, most_bytes: int = MADE_BYTES) -> None:
-    """Remove the least recently used files until a folder of the cache holds at most that much.
+    """Remove the least recently used files until a folder of the cache has at most `most_bytes`.
 
-    Files of one stem, such as a network and its checksum, go together. What cannot be removed
-    stays, and so does every file that rtseg did not make.
+    Files with the same stem, such as a network and its checksum, are removed together. Files that
+    cannot be removed, or that rtseg did not make, are kept.
 
     Args:
-        ours: a regular expression that matches the whole names of files that rtseg makes there.
+        ours: a regular expression for the whole names of files that rtseg makes there.
     """
     groups: dict[str, list[tuple[Path, os.stat_result]]] = {}
     for path in folder.glob("[!.]*"):
         if re.fullmatch(ours, path.name) is None:
             continue
-        with suppress(OSError):  # another run makes room as well
+        with suppress(OSError):  # another run may remove it first
             facts = path.lstat()
             if stat.S_ISREG(facts.st_mode):
                 groups.setdefault(path.stem, []).append((path, facts))
@@ -121,5 +121,5 @@ def make_room(folder: Path, ours: str, most_bytes: int = MADE_BYTES) -> None:
 
 
 def _used(file: tuple[Path, os.stat_result]) -> float:
-    """When a file was last read, or, where a disk does not note that, written."""
+    """When a file was last read, or, if the file system does not record that, written."""
     return max(file[1].st_atime, file[1].st_mtime)

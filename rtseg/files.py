@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from rtseg.errors import SinkError, UsageError
 
@@ -138,3 +139,13 @@ def cannot_write(path: Path, error: BaseException, do: str = "") -> SinkError:
 def reason(error: BaseException) -> str:
     """The system's own words for an error."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def discard_output(file: IO[Any]) -> None:
+    """Redirect a pipe that nobody reads to the null device, so that its flush at exit succeeds."""
+    try:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, file.fileno())
+        os.close(nothing)
+    except (OSError, ValueError):
+        return  # not a real file: nothing flushes it at exit

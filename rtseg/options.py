@@ -7,7 +7,7 @@ documentation and its text in `--help`; see `rtseg.cli.flags`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import field, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 def option(
     default: Any,
     *,
-    choices: Iterable[Any] = (),
+    choices: Collection[Any] = (),
     forms: str = "",
     least: float = -math.inf,
     most: float = math.inf,
@@ -35,9 +35,10 @@ def option(
     """A field of options whose value is one of `choices`, or from `least` to `most`; or None.
 
     Args:
+        choices: a tuple, or a table, to which rows may be added later.
         forms: what a text may be, where a table says that; it ends the field's line in `--help`.
     """
-    rules = {"choices": tuple(choices), "forms": forms, "least": least, "most": most}
+    rules = {"choices": choices, "forms": forms, "least": least, "most": most}
     return field(default=default, metadata=rules)
 
 

@@ -168,7 +168,7 @@ def test_a_bad_file_is_a_usage_error(
 
 def test_choices_are_those_of_the_tables() -> None:
     choices = {one.name: one.field.metadata.get("choices") for one in flags_of(RUN)}
-    assert choices["view"] == tuple(VIEWS)
+    assert choices["view"] is VIEWS
     assert choices["precision"] == PRECISIONS
     assert choices["backend"] == ("auto", *BACKENDS)
 

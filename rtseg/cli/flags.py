@@ -346,7 +346,7 @@ def _parameter(one: One, group: Group) -> inspect.Parameter:
     def convert(kind: object, tokens: Sequence[Token]) -> Any:
         return one.parse([token.value for token in tokens])
 
-    choices = one.field.metadata.get("choices") or ()
+    choices = tuple(one.field.metadata.get("choices") or ())
     if get_origin(one.hint) is Literal:
         choices = get_args(one.hint)
     simple = one.flag.form is None and (one.hint in (bool, float, str) or choices)

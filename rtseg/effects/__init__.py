@@ -44,7 +44,7 @@ VIEWS: dict[str, ViewKind] = {
     "mask": ViewKind("rtseg.effects.views:MaskPicture"),
     "side": ViewKind("rtseg.effects.views:SideBySide", widths=2),
     "contours": ViewKind("rtseg.effects.contours:Contours"),
-    "cutout": ViewKind("rtseg.effects.background:Cutout", is_matte=True),
+    "cutout": ViewKind("rtseg.effects.views:Cutout", is_matte=True),
 }
 
 
@@ -110,8 +110,10 @@ def open_view(options: ViewOptions, labels: LabelSet) -> Effect:
     if options.background == "none" or kind.is_matte:
         return view
     from rtseg.effects.background import Background
+    from rtseg.matte import MatteOptions
 
-    return Background(options, view)
+    matte = MatteOptions(options.matte_threshold, options.feather)
+    return Background(options.background, matte, view)
 
 
 def open_effect(

@@ -16,11 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.contracts import Effect
-from rtseg.effects import ViewOptions
 from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame, Image
 from rtseg.images import is_image, read_image
-from rtseg.labels import LabelSet
 from rtseg.matte import Matte, MatteOptions, Matting
 from rtseg.matte.fit import behind
 from rtseg.segmentation import Segmentation
@@ -115,15 +113,16 @@ class Background:
     """Replaces everything but the selected classes, with soft edges.
 
     Args:
+        background: as `parse_background` takes it; black for "none".
         view: draws over the image with its background replaced; None draws nothing.
 
     Raises:
         UsageError: the background's file cannot be read.
     """
 
-    def __init__(self, options: ViewOptions, view: Effect | None = None) -> None:
-        self._matting = Matting(MatteOptions(options.matte_threshold, options.feather))
-        spec = parse_background(options.background)
+    def __init__(self, background: str, options: MatteOptions, view: Effect | None = None) -> None:
+        self._matting = Matting(options)
+        spec = parse_background(background)
         self._backdrop = None if spec.kind == "transparent" else open_backdrop(spec)
         self._view = view
 
@@ -143,13 +142,6 @@ class Background:
         drawn = self._view(replace(frame, picture=image), segmentation)
         drawn[:, :-width] = frame.image[:, : drawn.shape[1] - width]  # "side": left is the original
         return drawn
-
-
-class Cutout(Background):
-    """The view "cutout": the selected classes over the chosen background, or over black."""
-
-    def __init__(self, labels: LabelSet, options: ViewOptions) -> None:
-        super().__init__(options)
 
 
 def with_alpha(image: Image, alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""The views "mask" and "side"; the overlay stands beside the table, in `rtseg.effects`."""
+"""The views "mask", "side" and "cutout"; the overlay is in `rtseg.effects`, beside the table."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import numpy as np
 
 from rtseg.draw import bgr_colours, blend_table, overlay_table
 from rtseg.effects import ViewOptions
+from rtseg.effects.background import Background
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
+from rtseg.matte import MatteOptions
 from rtseg.segmentation import Segmentation
 
 
@@ -34,3 +36,11 @@ class SideBySide:
         canvas = np.empty((height, 2 * width, 3), np.uint8)
         canvas[:, :width] = frame.image
         return segmentation.over(frame.picture, self._table, canvas, left=width)
+
+
+class Cutout(Background):
+    """Keeps the selected classes, over the background of `options`, or over black."""
+
+    def __init__(self, labels: LabelSet, options: ViewOptions) -> None:
+        matte = MatteOptions(options.matte_threshold, options.feather)
+        super().__init__(options.background, matte)

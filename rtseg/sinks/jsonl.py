@@ -12,11 +12,10 @@ import numpy as np
 
 from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.errors import UsageError
-from rtseg.files import OutputFile, cannot_write
+from rtseg.files import OutputFile, cannot_write, discard_output
 from rtseg.frame import Mask
 from rtseg.labels import LabelSet
 from rtseg.sinks import SinkOptions
-from rtseg.sinks.raw import silence
 
 SUFFIXES = (".jsonl", ".json", ".ndjson")
 
@@ -69,7 +68,7 @@ class JsonLinesSink(Sink):
             self.lines += 1
         except BrokenPipeError:
             self._broken = True
-            silence(self._file)
+            discard_output(self._file)
         except OSError as error:
             raise cannot_write(self._name, error, self._salvage()) from error
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.draw import even, letterbox
 from rtseg.errors import UsageError
-from rtseg.files import cannot_write
+from rtseg.files import cannot_write, discard_output
 from rtseg.frame import Image
 from rtseg.labels import LabelSet
 from rtseg.sinks import SinkOptions
@@ -68,16 +67,6 @@ class RawSink(Sink):
             self._file.flush()
         except BrokenPipeError:
             self._broken = True
-            silence(self._file)
+            discard_output(self._file)
         except OSError as error:
             raise cannot_write(Path("stdout"), error) from error
-
-
-def silence(file: IO[Any]) -> None:
-    """Redirect a broken pipe to the null device, so that its flush at exit does not fail too."""
-    try:
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, file.fileno())
-        os.close(nothing)
-    except (OSError, ValueError):
-        return  # not a real file: nothing flushes it at exit
