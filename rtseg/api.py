@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from rtseg.backends import open_backend
 from rtseg.backends.base import fit_size
+from rtseg.backends.options import NetworkOptions, check_size
 from rtseg.contracts import Source
 from rtseg.errors import RtsegError, UsageError
 from rtseg.frame import Frame
+from rtseg.labels import palette
 from rtseg.nets import default_model, find_model
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
@@ -30,69 +31,45 @@ from rtseg.temporal import TemporalOptions
 def load(
     name_or_path: str | Path | None = None,
     *,
-    weights: str | Path | None = None,
-    backend: str = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    imgsz: tuple[int, int] | None = None,
     frame_size: tuple[int, int] | None = None,
-    classes: Iterable[str | int] | None = None,
-    refine: bool = False,
-    threads: int | None = None,
-    lanes: int = 1,
-    strict_device: bool = False,
+    **options: Any,
 ) -> Segmenter:
     """Load a network, ready and warm: `load()(image).mask`.
 
     Args:
         name_or_path: a name of `rtseg models`, an ONNX file or a checkpoint; None is the default.
-        weights: a file, or "random" to time a network whose weights cannot be had.
-        backend: of `rtseg.backends.BACKENDS`; "auto" is the usual one for network and device;
-            "fastest" times what is installed, once for network, size and machine, as the command
-            line does.
-        imgsz: (height, width) of the network's input; None is what the network was made for.
-        frame_size: (height, width) of the pictures to come; shapes the input after them.
-        classes: names or ids to keep.
-        refine: let the edges of masks follow the picture's, see `rtseg.matte.refine`.
-        lanes: frames of a recording to work on at once, where the backend gains by it; the number
-            of cores is best for whole files, 1 for anything live.
-        strict_device: raise DeviceError instead of falling back.
+        frame_size: (height, width) of the images to come; shapes the input after them.
+        options: of `NetworkOptions`: weights, backend, device, precision, imgsz, classes, refine,
+            threads, lanes, strict_device, ... `backend` "auto" is the usual one for network and
+            device; "fastest" measures what is installed, once for network, size and machine, as
+            the command line does. `lanes` are best as many as cores for whole files, 1 for
+            anything live.
 
     Raises:
-        UsageError: a size is no (height, width), or another value makes no sense.
+        UsageError: a size is not (height, width), or another value makes no sense.
         ModelError: the network or its weights are not what was named.
         DownloadError: the weights are not in the cache and cannot be fetched.
-        DeviceError: the device failed, or is not the one required.
+        DeviceError: the device failed, or is missing and `strict_device` is set.
     """
-    _check_size("imgsz", imgsz)
-    _check_size("frame_size", frame_size)
-    model = find_model(name_or_path or default_model(), weights=weights)
+    fastest = options.get("backend") == "fastest"
+    if fastest:
+        options["backend"] = "auto"
+    options["classes"] = tuple(options.get("classes") or ())
+    asked = NetworkOptions(model=None if name_or_path is None else str(name_or_path), **options)
+    check_size("frame_size", frame_size)
+    model = find_model(
+        asked.model or default_model(), weights=asked.weights, input_flags=asked.foreign
+    )
+    imgsz = asked.imgsz
     if imgsz is None and frame_size is not None:
         imgsz = fit_size(model.spec, frame_size[1], frame_size[0])
-    open_it = open_measured if backend == "fastest" else partial(open_backend, backend)
-    loaded = open_it(
-        model,
-        input_size=imgsz,
-        device=device,
-        precision=precision,
-        threads=threads,
-        lanes=lanes,
-        strict=strict_device,
-    )
-    selected = None if classes is None else loaded.spec.labels.select(classes)
-    return Segmenter(loaded, selected=selected, refine=refine)
-
-
-def _check_size(name: str, size: object) -> None:
-    """Raise UsageError for what is neither None nor (height, width)."""
-    sides = list(size) if isinstance(size, Iterable) else [size]
-    whole = all(isinstance(side, Integral) and int(side) > 0 for side in sides)
-    if size is not None and not (whole and len(sides) == 2):
-        raise UsageError(
-            f"{name}={size!r}",
-            found="it is no (height, width) in pixels",
-            do="Give two whole numbers, as (360, 640)",
-        )
+    open_it = open_measured if fastest else partial(open_backend, asked.backend)
+    loaded = open_it(model, input_size=imgsz, **asked.running())
+    labels = loaded.spec.labels
+    if asked.palette is not None:
+        labels = labels.recoloured(palette(asked.palette, len(labels)))
+    selected = labels.select(asked.classes) if asked.classes else None
+    return Segmenter(loaded, labels=labels, selected=selected, refine=asked.refine)
 
 
 def stream(

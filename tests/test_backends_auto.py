@@ -193,7 +193,7 @@ def test_a_gpu_that_is_not_there_costs_no_measurement(tmp_path: Path, cache: Pat
     assert "finds no NVIDIA driver; running on cpu" in backend.info.notes[0]
     assert told == []
     with pytest.raises(DeviceError):
-        auto.open_fastest(model, device="cuda", strict=True)
+        auto.open_fastest(model, device="cuda", strict_device=True)
 
 
 def test_a_driver_whose_gpu_no_library_reaches_is_told_of(

@@ -57,7 +57,7 @@ QUICK = [name for name in BACKENDS if name != COMPILES]
 
 @pytest.mark.parametrize("name", [*QUICK, pytest.param(COMPILES, marks=pytest.mark.slow)])
 def test_contract(name: str) -> None:
-    backend = opened(name, threads=1, device="cpu", strict=True)
+    backend = opened(name, threads=1, device="cpu", strict_device=True)
     assert backend.input_size == SIZE
     batch = pictures(2)
     before = batch.copy()
@@ -97,7 +97,7 @@ def test_an_absent_device_is_said_or_refused(name: str) -> None:
     assert backend.info.precision == "fp32"  # half precision is for the device that is not there
     assert any("was requested" in note for note in backend.info.notes)
     with pytest.raises(DeviceError, match="was required") as caught:
-        opened(name, device="cuda", strict=True)
+        opened(name, device="cuda", strict_device=True)
     assert caught.value.exit_code == 4
 
 

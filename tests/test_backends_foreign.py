@@ -81,7 +81,7 @@ def rgb(data: Path, size: tuple[int, int]) -> np.ndarray:
 def test_real_networks_run_with_their_sidecars(data: Path, tmp_path: Path, name: str) -> None:
     model = find_model(beside(data, name, tmp_path))
     assert model.notes == ()  # nothing was assumed
-    backend = open_backend("auto", model, device="cpu", strict=True)
+    backend = open_backend("auto", model, device="cpu", strict_device=True)
     assert backend.input_size == PEOPLE[name] == model.spec.input.size
     scores = backend(rgb(data, PEOPLE[name]))
     assert (scores.dtype, scores.shape[:2]) == (np.float32, (1, len(model.spec.labels)))
@@ -385,7 +385,7 @@ def test_a_provider_that_does_not_load_is_found_out(
     assert (info.device, info.provider, info.kept) == ("cpu", "CPUExecutionProvider", False)
     assert "does not load" in info.notes[-1]
     with pytest.raises(DeviceError, match=f"{family}:0 was required"):
-        open_backend("onnx", model, device=family, strict=True)
+        open_backend("onnx", model, device=family, strict_device=True)
     automatic = open_backend("onnx", model).info
     assert automatic.kept
     assert "the GPU is not used" in automatic.notes[-1]

@@ -98,7 +98,7 @@ def test_it_quantises_nothing_and_has_no_gpu() -> None:
     with pytest.raises(UsageError, match="int8 file with rtseg export"):
         shipped(name="openvino", precision="int8")
     with pytest.raises(DeviceError, match="cuda was required"):
-        shipped(name="openvino", device="cuda", strict=True)
+        shipped(name="openvino", device="cuda", strict_device=True)
 
 
 def test_closed_is_closed() -> None:

@@ -223,7 +223,7 @@ def test_a_gpu_that_fails_at_the_start_gives_way_to_the_processor_and_says_so(
     assert "running on cpu" in " ".join(backend.info.notes)
     backend.close()
     with pytest.raises(DeviceError):
-        open_backend("torch", model, input_size=(32, 32), strict=True)
+        open_backend("torch", model, input_size=(32, 32), strict_device=True)
 
 
 def kept_in(backend) -> list[str]:

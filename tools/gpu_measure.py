@@ -228,7 +228,7 @@ def measure(name: str, args: argparse.Namespace, frames: list[Frame]) -> dict[st
         input_size=(height, width),
         device=args.device,
         precision=precision,
-        strict=True,
+        strict_device=True,
     )
     row: dict[str, Any] = {"model": name, "load_s": time.perf_counter() - since}
     flops = network_flops(model, (height, width))

@@ -54,7 +54,7 @@ def open_backend(
     Raises:
         UsageError: no such backend, device, precision or size, or this network cannot have it.
         ModelError: the network's file is not valid.
-        DeviceError: the device failed, or is missing and `strict` is set.
+        DeviceError: the device failed, or is missing and `strict_device` is set.
     """
     names = ("auto", *BACKENDS)
     if name not in names:

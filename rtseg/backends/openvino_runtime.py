@@ -61,7 +61,7 @@ class OpenVinoBackend(Backend):
         self._kept = options.family in ("auto", "cpu")
         if not self._kept:
             found = "the openvino backend runs on the CPU only"
-            notes.append(fallback_note(options.device, found, options.strict))
+            notes.append(fallback_note(options.device, found, options.strict_device))
         wanted = _resolve_precision(model, options.precision if self._kept else "auto")
         exported = model.format != "onnx"
         path = cached_onnx(model, input_size) if exported else model.file

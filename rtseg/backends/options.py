@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
 from importlib.util import find_spec
+from numbers import Integral
 from typing import Any
 
 from rtseg.errors import UsageError
@@ -126,6 +127,18 @@ def parse_device(text: str) -> tuple[str, int]:
     raise UsageError(f"unknown device {text!r}", found="there are " + ", ".join(names))
 
 
+def check_size(name: str, size: object) -> None:
+    """Raise UsageError for what is neither None nor (height, width)."""
+    sides = list(size) if isinstance(size, Iterable) else [size]
+    whole = all(isinstance(side, Integral) and int(side) > 0 for side in sides)
+    if size is not None and not (whole and len(sides) == 2):
+        raise UsageError(
+            f"{name}={size!r}",
+            found="it is not (height, width) in pixels",
+            do="Give two whole numbers, as (360, 640)",
+        )
+
+
 @dataclass(frozen=True)
 class BackendOptions:
     """How a network is run.
@@ -134,7 +147,7 @@ class BackendOptions:
         device: auto, cpu, cuda[:N], mps; with onnx also tensorrt, directml, coreml.
         precision: Arithmetic of the network; auto is what suits the device best.
         threads: CPU threads of the network; default is the library's choice.
-        strict: Fail (exit 4) rather than run on another device.
+        strict_device: Fail (exit 4) rather than run on another device.
         lanes: Frames of a recording to work on at once, where the backend gains by that.
         beside: Another thread uses the GPU meanwhile, such as a decoder.
 
@@ -145,7 +158,7 @@ class BackendOptions:
     device: str = "auto"
     precision: str = option("auto", choices=PRECISIONS)
     threads: int | None = option(None, least=1, most=MAX_COUNT)
-    strict: bool = False
+    strict_device: bool = False
     lanes: int = option(1, least=1, most=MAX_COUNT)
     beside: bool = False
 
@@ -213,9 +226,7 @@ class NetworkOptions(BackendOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        size = self.imgsz
-        if size is not None and not (len(size) == 2 and all(side > 0 for side in size)):
-            raise UsageError(f"--imgsz {size}", found="it must be (height, width) in pixels")
+        check_size("imgsz", self.imgsz)
 
     @property
     def foreign(self) -> dict[str, Any]:

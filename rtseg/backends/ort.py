@@ -73,7 +73,7 @@ class OnnxBackend(Backend):
     Raises:
         UsageError: the network cannot have the precision.
         ModelError: the file is not a valid network, or not the one its settings describe.
-        DeviceError: the device failed, or is missing and `strict` is set.
+        DeviceError: the device failed, or is missing and `strict_device` is set.
     """
 
     def __init__(

@@ -161,7 +161,7 @@ def compare(
     device = f"{family}:{options.number}" if family in ("cuda", "tensorrt") else family
     instead = FAMILY_OF.get(running, running)
     why = why_missing(PROVIDERS[family], built_in)
-    return False, (fallback_note(device, why, options.strict, instead),)
+    return False, (fallback_note(device, why, options.strict_device, instead),)
 
 
 def why_missing(provider: str, built_in: list[str]) -> str:

@@ -47,7 +47,7 @@ class TorchBackend(Backend):
     Raises:
         UsageError: the device has no such precision.
         ModelError: the weights are not the network's.
-        DeviceError: the device failed, or is missing and `strict` is set.
+        DeviceError: the device failed, or is missing and `strict_device` is set.
     """
 
     name = "torch"
@@ -72,7 +72,7 @@ class TorchBackend(Backend):
         try:
             self._load(model, device, dtype, notes)
         except DeviceError as error:
-            if options.family != "auto" or device.type == "cpu" or options.strict:
+            if options.family != "auto" or device.type == "cpu" or options.strict_device:
                 raise
             notes.append(f"{error}; running on cpu")
             self._free(device)
@@ -210,7 +210,7 @@ class TorchBackend(Backend):
 
 def _find_device(options: BackendOptions) -> tuple[torch.device, str | None]:
     """The device that will run, and a note if it is not the requested one."""
-    family, number, strict = options.family, options.number, options.strict
+    family, number, strict = options.family, options.number, options.strict_device
     cuda, mps = has_cuda(), torch.backends.mps.is_available()
     if family == "auto":
         family = "cuda" if cuda else "mps" if mps else "cpu"

@@ -43,7 +43,9 @@ class StubBackend(Backend):
         self._clock, self._delay = clock or Clock(), model.delay_seconds
         family = options.family
         kept = family in ("auto", "cpu")
-        notes = () if kept else (fallback_note(family, "the stub runs on cpu", options.strict),)
+        notes = (
+            () if kept else (fallback_note(family, "the stub runs on cpu", options.strict_device),)
+        )
         self.info = BackendInfo("stub", "cpu", "fp32", "numpy", (*model.notes, *notes), kept)
         self.batches = True  # the delay is per call, as on a GPU that is far from full
         self._rows, self._columns = (_middles(side) for side in input_size)

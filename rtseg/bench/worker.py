@@ -44,7 +44,7 @@ class Combination:
     input_size: tuple[int, int]
     asked_size: bool = True
     threads: int | None = None
-    strict: bool = False
+    strict_device: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Combination:
             "device": self.device,
             "precision": self.precision,
             "threads": self.threads,
-            "strict": self.strict,
+            "strict_device": self.strict_device,
         }
 
 

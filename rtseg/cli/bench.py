@@ -292,7 +292,7 @@ def _combinations(
                 size or fit_size(model.spec, info.width, info.height),
                 asked_size=size is not None,
                 threads=asked.threads,
-                strict=asked.strict_device,
+                strict_device=asked.strict_device,
             )
 
 

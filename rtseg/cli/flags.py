@@ -165,7 +165,6 @@ FLAGS: dict[str, Flag | None] = {
     "backend": _flag("--backend -b"),
     "device": _flag("--device -d"),
     "imgsz": _flag(form=INPUT_SIZE),
-    "strict": _flag("--strict-device"),
     "lanes": None,
     "beside": None,
     "colour": _flag("--colour --color"),

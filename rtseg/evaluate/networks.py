@@ -114,7 +114,7 @@ class Network:
         policy: from image size to input size.
         backend: name of a backend, or "auto".
         refine: refine mask edges from image colours.
-        options: of `BackendOptions`: device, precision, threads, strict.
+        options: of `BackendOptions`: device, precision, threads, strict_device.
     """
 
     def __init__(
