@@ -12,7 +12,7 @@ from sink_frames import SIZE, info, rendered, write
 
 from rtseg.contracts import Rendered
 from rtseg.errors import RtsegError, SinkError, UsageError
-from rtseg.sinks.encoders import ALPHA_ENCODERS, CONTAINERS, find_encoder
+from rtseg.sinks.encoding import ALPHA_ENCODERS, CONTAINERS, find_encoder
 
 HOLDERS = [
     (suffix, codec)

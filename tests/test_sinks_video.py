@@ -25,8 +25,8 @@ from rtseg.contracts import Sink
 from rtseg.errors import SinkError, UsageError
 from rtseg.labels import VOC
 from rtseg.sinks import SinkOptions, open_sink, video
-from rtseg.sinks.encoders import CONTAINERS
-from rtseg.sinks.video import Muxer, Timeline, count_frames
+from rtseg.sinks.encoding import CONTAINERS, Timeline
+from rtseg.sinks.video import Muxer, count_frames
 from rtseg.sources import open_source
 
 RATES = [

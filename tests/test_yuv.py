@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sink_frames import info, rendered, write
 
-from rtseg.sinks.encoders import video_frame
+from rtseg.sinks.encoding import video_frame
 from rtseg.yuv import BT601, MATRICES, converted, i420, luma
 
 COLOURS = [(0, 0, 200), (0, 200, 0), (200, 0, 0), (200, 200, 0), (0, 200, 200), (200, 0, 200),

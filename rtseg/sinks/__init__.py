@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rtseg.errors import UsageError
 
@@ -53,10 +52,6 @@ def _no_match(target: str) -> Path | None:
     return None
 
 
-def _no_check(path: Path, options: SinkOptions, alpha: bool) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class SinkKind:
     """A row of `SINKS`: what opens a kind of sink, and all that the rest of rtseg needs to know.
@@ -74,8 +69,7 @@ class SinkKind:
         fixed_labels: output holds class names or numbers, so all frames need the same labels.
         first_frame_only: uses one frame.
         options: fields of `SinkOptions` that it reads, beside `overwrite`.
-        check: called as (path, options, alpha) before anything is opened; raises UsageError when
-            the sink could not be opened, or, with `alpha`, when it cannot hold transparency.
+        checker: "module:function", called by `check`.
     """
 
     open: str
@@ -90,7 +84,19 @@ class SinkKind:
     fixed_labels: bool = False
     first_frame_only: bool = False
     options: frozenset[str] = frozenset()
-    check: Callable[[Path, SinkOptions, bool], None] = _no_check
+    checker: str = ""
+
+    def check(self, path: Path, options: SinkOptions, alpha: bool) -> None:
+        """Check what can be checked before a frame exists, without creating anything.
+
+        Args:
+            alpha: whether images will be transparent, which not every sink can hold.
+
+        Raises:
+            UsageError: it cannot be opened with these options, or cannot hold transparency.
+        """
+        if self.checker:
+            _resolve(self.checker)(path, options, alpha)
 
 
 def is_folder(target: str) -> bool:
@@ -122,42 +128,6 @@ def _match_virtual(target: str) -> Path | None:
     return Path() if target == "virtual" else None
 
 
-def _check_video(path: Path, options: SinkOptions, alpha: bool) -> None:
-    from rtseg.sinks.encoders import find_encoder
-
-    find_encoder(path.suffix.lower(), options.codec, options.crf, alpha=alpha)
-
-
-def _check_pictures(path: Path, options: SinkOptions, alpha: bool) -> None:
-    from rtseg.sinks.encoders import no_alpha
-
-    suffix = path.suffix.lower()
-    if alpha and suffix in (".jpg", ".jpeg"):
-        raise no_alpha(suffix)
-
-
-def _check_raw(path: Path, options: SinkOptions, alpha: bool) -> None:
-    if sys.stdout.isatty():
-        raise UsageError(
-            "raw frames would go to the terminal", do="Pipe them into a program: ... -o - | ..."
-        )
-    if alpha:
-        raise _opaque("raw frames on stdout")
-
-
-def _check_virtual(path: Path, options: SinkOptions, alpha: bool) -> None:
-    if alpha:
-        raise _opaque("a virtual camera")
-
-
-def _opaque(place: str) -> UsageError:
-    return UsageError(
-        f"a transparent background in {place}",
-        found="it cannot hold transparency",
-        do="Give a colour, as --background '#00b140'",
-    )
-
-
 SINKS: dict[str, SinkKind] = {
     "video": SinkKind(
         "rtseg.sinks.video:VideoSink",
@@ -165,7 +135,7 @@ SINKS: dict[str, SinkKind] = {
         help="out" + " ".join(VIDEO_SUFFIXES),
         is_file=True,
         options=frozenset({"codec", "crf", "audio"}),
-        check=_check_video,
+        checker="rtseg.sinks.encoding:check_video",
     ),
     "pictures": SinkKind(
         "rtseg.sinks.pictures:PictureSink",
@@ -174,7 +144,7 @@ SINKS: dict[str, SinkKind] = {
         is_file=True,
         many_files=True,
         folder_suffix=".mp4",
-        check=_check_pictures,
+        checker="rtseg.sinks.pictures:check_pictures",
     ),
     "raw": SinkKind(
         "rtseg.sinks.raw:RawSink",
@@ -182,7 +152,7 @@ SINKS: dict[str, SinkKind] = {
         help="- (raw)",
         is_file=True,
         options=frozenset({"pix_fmt"}),
-        check=_check_raw,
+        checker="rtseg.sinks.raw:check_raw",
     ),
     "virtual": SinkKind(
         "rtseg.sinks.virtual:VirtualSink",
@@ -190,7 +160,7 @@ SINKS: dict[str, SinkKind] = {
         prefix=True,
         help="virtual[:DEVICE] (a virtual camera)",
         is_watched=True,
-        check=_check_virtual,
+        checker="rtseg.sinks.virtual:check_virtual",
     ),
     "window": SinkKind(
         "rtseg.sinks.window:WindowSink",
@@ -238,9 +208,14 @@ def open_sink(
     if path.is_file() and os.path.realpath(path) in map(os.path.realpath, info.pictures):
         raise UsageError(f"{path} is part of the source itself", do="Give the output another name")
     kind.check(path, options, False)
-    module, _, name = kind.open.partition(":")
-    sink: Sink = getattr(import_module(module), name)(path, info, labels, options)
+    sink: Sink = _resolve(kind.open)(path, info, labels, options)
     return sink
+
+
+def _resolve(place: str) -> Callable[..., Any]:
+    module, _, name = place.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found
 
 
 def find_kind(target: str) -> tuple[SinkKind, Path]:
@@ -278,3 +253,12 @@ def split_prefix(target: str) -> tuple[str, str]:
 def target_help() -> str:
     """The forms of target that `-o` takes."""
     return ", ".join(kind.help for kind in SINKS.values() if kind.help)
+
+
+def opaque(place: str) -> UsageError:
+    """The error for frames with alpha and a place where no format could hold it."""
+    return UsageError(
+        f"a transparent background in {place}",
+        found="it cannot hold transparency",
+        do="Give a colour, as --background '#00b140'",
+    )

@@ -14,7 +14,7 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
-from rtseg.sinks.encoders import Container
+from rtseg.sinks.encoding import Container
 
 AUDIO_ERRORS = (av.FFmpegError, OSError, ValueError, IndexError)
 """What FFmpeg and PyAV raise for tracks that a container cannot hold."""

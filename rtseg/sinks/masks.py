@@ -14,7 +14,7 @@ from rtseg.errors import UsageError
 from rtseg.frame import VOID, Mask
 from rtseg.labels import LabelSet
 from rtseg.sinks import PICTURE_SUFFIXES, VIDEO_SUFFIXES, SinkOptions
-from rtseg.sinks.encoders import Encoder
+from rtseg.sinks.encoding import Encoder
 from rtseg.sinks.pictures import PictureFiles
 from rtseg.sinks.video import VideoFile
 

@@ -15,6 +15,7 @@ from rtseg.files import atomic, cannot_write, check_new, check_parent
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
 from rtseg.sinks import NUMBER, PICTURE_SUFFIXES, SinkOptions
+from rtseg.sinks.encoding import no_alpha
 
 JPEG_QUALITY = 95
 
@@ -40,6 +41,13 @@ class PictureSink(Sink):
     def summary(self) -> str:
         """Number of images and where they are."""
         return self._files.summary("picture")
+
+
+def check_pictures(path: Path, options: SinkOptions, alpha: bool) -> None:
+    """Raise UsageError if images have alpha and the format cannot hold it."""
+    suffix = path.suffix.lower()
+    if alpha and suffix in (".jpg", ".jpeg"):
+        raise no_alpha(suffix)
 
 
 def encode(image: Image, suffix: str) -> bytes:

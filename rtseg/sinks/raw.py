@@ -16,7 +16,7 @@ from rtseg.errors import UsageError
 from rtseg.files import cannot_write, discard_output
 from rtseg.frame import Image
 from rtseg.labels import LabelSet
-from rtseg.sinks import SinkOptions
+from rtseg.sinks import SinkOptions, opaque
 
 PIXEL_FORMATS: dict[str, Callable[[Image], Any]] = {
     "bgr24": lambda image: image,
@@ -70,3 +70,13 @@ class RawSink(Sink):
             discard_output(self._file)
         except OSError as error:
             raise cannot_write(Path("stdout"), error) from error
+
+
+def check_raw(path: Path, options: SinkOptions, alpha: bool) -> None:
+    """Raise UsageError if stdout is a terminal, or images have alpha."""
+    if sys.stdout.isatty():
+        raise UsageError(
+            "raw frames would go to the terminal", do="Pipe them into a program: ... -o - | ..."
+        )
+    if alpha:
+        raise opaque("raw frames on stdout")

@@ -15,7 +15,7 @@ from rtseg.draw import banner, even, letterbox
 from rtseg.errors import SinkError, UsageError, counted
 from rtseg.frame import Image
 from rtseg.labels import LabelSet
-from rtseg.sinks import SinkOptions
+from rtseg.sinks import SinkOptions, opaque
 
 DEFAULT_RATE = 30.0
 
@@ -80,6 +80,12 @@ class VirtualSink(Sink):
             self._camera.send(np.ascontiguousarray(image))
         except RuntimeError as error:
             raise SinkError(f"cannot send to {self._name}", found=_reason(error)) from error
+
+
+def check_virtual(path: Path, options: SinkOptions, alpha: bool) -> None:
+    """Raise UsageError if images have alpha."""
+    if alpha:
+        raise opaque("a virtual camera")
 
 
 def open_virtual(device: str | None, width: int, height: int, rate: float) -> Any:

@@ -1,8 +1,10 @@
-"""Video encoders, the containers that hold them, and the pictures that they are given."""
+"""Codecs and containers, pixel formats and timestamps of video files."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import cv2  # isort: skip - ahead of av, see rtseg/sinks/window.py
@@ -11,10 +13,22 @@ import numpy as np
 from av.codec import codecs_available
 from numpy.typing import NDArray
 
+from rtseg.contracts import SourceInfo
 from rtseg.draw import even
 from rtseg.errors import UsageError
+from rtseg.frame import Frame
+from rtseg.sinks import SinkOptions
 from rtseg.threads import usable_cores
 from rtseg.yuv import BT601, LIMITED, i420, luma
+
+JITTER_SECONDS = 0.00105
+"""Containers that count milliseconds (Matroska, FLV) round a frame's time, and the first's."""
+
+TICKS_PER_SECOND = 90_000
+"""At least so many, unless a container has a constant rate."""
+
+DEFAULT_RATE, DEFAULT_LIVE_RATE = Fraction(25), Fraction(30)
+"""For sources without a frame rate."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +175,11 @@ def find_encoder(
     return encoder, {**encoder.options, **_quality(name, encoder, crf)}
 
 
+def check_video(path: Path, options: SinkOptions, alpha: bool) -> None:
+    """Raise UsageError if a video cannot be encoded so."""
+    find_encoder(path.suffix.lower(), options.codec, options.crf, alpha=alpha)
+
+
 def no_alpha(where: str) -> UsageError:
     """The error for a place that cannot hold transparency; it names those that can."""
     holders = (
@@ -214,3 +233,62 @@ def video_frame(image: NDArray[np.uint8], pix_fmt: str, matrix: int = BT601) -> 
     if not pix_fmt.startswith("yuv") or is_bt601:
         return frame  # the encoder converts it, by BT.601
     return frame.reformat(format=pix_fmt, dst_colorspace=matrix, dst_color_range=LIMITED)
+
+
+class Timeline:
+    """Turns the times of a source's frames into strictly increasing ticks.
+
+    Frames within the jitter of a constant-rate grid are put on it, until the first that is not:
+    from there on the source has a variable rate, and its times are kept to the tick. Live sources
+    are timed by `captured_at`.
+
+    Attributes:
+        rate: nominal frames per second.
+        time_base: seconds per tick; a frame at `rate` lasts a whole number of ticks.
+    """
+
+    def __init__(self, info: SourceInfo) -> None:
+        rate = info.frame_rate if info.frame_rate and info.frame_rate > 0 else None
+        default = DEFAULT_LIVE_RATE if info.live else DEFAULT_RATE
+        self.rate = (rate or default).limit_denominator(100_000)
+        factor = max(1, -(-TICKS_PER_SECOND // self.rate.numerator))
+        self.time_base = Fraction(1, self.rate.numerator * factor)
+        self._ticks_per_frame = self.rate.denominator * factor
+        self._live = info.live
+        self._constant = rate is not None and not info.live
+        self._first: float | None = None
+        self._last = -1
+        self._gap = self._ticks_per_frame
+
+    def tick(self, frame: Frame) -> int:
+        """The time of the next frame, in ticks from the first."""
+        seconds = frame.captured_at if self._live else frame.pts
+        if self._first is None:
+            self._first = seconds
+        tick = max(self._snap(seconds - self._first), self._last + 1)
+        if self._last >= 0:
+            self._gap = tick - self._last
+        self._last = tick
+        return tick
+
+    @property
+    def end(self) -> int:
+        """The tick at which the last frame ends.
+
+        At a constant rate it lasts one frame. At a variable rate it lasts as long as the frame
+        before it, but at most a nominal frame, or one second if live, where the nominal rate may be
+        far off: a longer gap was a pause.
+        """
+        if self._constant:
+            return self._last + self._ticks_per_frame
+        longest = self.time_base.denominator if self._live else self._ticks_per_frame
+        return self._last + min(self._gap, longest)
+
+    def _snap(self, seconds: float) -> int:
+        if self._constant:
+            nearest = round(seconds * self.rate)
+            off = abs(seconds - float(nearest / self.rate))
+            if off <= min(JITTER_SECONDS, 0.45 / float(self.rate)):
+                return nearest * self._ticks_per_frame
+            self._constant = False
+        return round(seconds / self.time_base)
