@@ -75,10 +75,10 @@ def test_a_terminal_is_redrawn_ten_times_a_second_at_most(monkeypatch: pytest.Mo
 
 def test_a_log_gets_lines_whose_pauses_double(capsys: pytest.CaptureFixture[str]) -> None:
     clock, at = Time(), []
-    with Progress(unit="frames", first_line=2.0, clock=clock) as progress:
+    with Progress(first_line=2.0, clock=clock) as progress:
         for second in range(40):
             clock.seconds = float(second)
-            progress.update(second, 40, "30.0 fps")
+            progress.update(second, 40, "30.0 fps", unit="frames")
             if said := capsys.readouterr().err:
                 at.append(second)
                 assert said == f"running  {second} of 40 frames, 30.0 fps\n"
@@ -87,7 +87,7 @@ def test_a_log_gets_lines_whose_pauses_double(capsys: pytest.CaptureFixture[str]
 
 def test_each_heading_of_a_log_starts_anew(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Time()
-    progress = Progress(unit="pictures", first_line=10.0, clock=clock)
+    progress = Progress(first_line=10.0, clock=clock)
     progress.update(0, 9, heading="checking")
     clock.seconds = 9.0
     progress.update(9, 9, heading="checking")
@@ -95,8 +95,8 @@ def test_each_heading_of_a_log_starts_anew(capsys: pytest.CaptureFixture[str]) -
     progress.update(0, 5, heading="testing")
     assert capsys.readouterr().err == ""
     clock.seconds = 21.0
-    progress.update(4, 5, heading="testing")
-    assert capsys.readouterr().err == "testing  4 of 5 pictures\n"
+    progress.update(4, 5, unit="images", heading="testing")
+    assert capsys.readouterr().err == "testing  4 of 5 images\n"
 
 
 @pytest.mark.parametrize("stream", [Terminal(), io.StringIO()])

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from rtseg.errors import SinkError
-from rtseg.train.loop import load_course, save_course
+from rtseg.train.loop import load_state, save_state
 
 
 def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
-    save_course(tmp_path / "last.ckpt", {"step": 3, "weights": torch.arange(4)})
-    back = load_course(tmp_path / "last.ckpt")
+    save_state(tmp_path / "last.ckpt", {"step": 3, "weights": torch.arange(4)})
+    back = load_state(tmp_path / "last.ckpt")
     assert back["step"] == 3
     assert back["weights"].tolist() == [0, 1, 2, 3]
 
@@ -26,9 +26,9 @@ def test_a_full_disk_leaves_the_checkpoint_before(
         path.write_bytes(b"half")
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 9 vs 5\nC++")
 
-    save_course(tmp_path / "last.ckpt", {"step": 3})
+    save_state(tmp_path / "last.ckpt", {"step": 3})
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(SinkError, match=r"cannot write .*last.ckpt: the disk is full, it seems"):
-        save_course(tmp_path / "last.ckpt", {"step": 4})
+    with pytest.raises(SinkError, match=r"cannot write .*last.ckpt: the disk is probably full"):
+        save_state(tmp_path / "last.ckpt", {"step": 4})
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
-    assert load_course(tmp_path / "last.ckpt")["step"] == 3
+    assert load_state(tmp_path / "last.ckpt")["step"] == 3

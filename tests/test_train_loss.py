@@ -14,7 +14,7 @@ from rtseg.errors import UsageError
 from rtseg.frame import VOID
 from rtseg.labels import LabelSet
 from rtseg.train import Settings
-from rtseg.train.learner import (
+from rtseg.train.trainable import (
     Validation,
     class_weights,
     make_optimizer,
@@ -144,5 +144,5 @@ def test_class_weights_are_taken_as_they_are_given() -> None:
 
 @pytest.mark.parametrize("given", ["1,2", "1,2,x", "1,-2,3", "0,0,0", "inf,1,1", "often"])
 def test_class_weights_that_make_no_sense_are_refused(given: str) -> None:
-    with pytest.raises(UsageError, match="3 numbers with commas between, for a, b, c"):
+    with pytest.raises(UsageError, match="3 comma-separated numbers, for a, b, c"):
         class_weights(given, LABELS, [], IDENTITY)

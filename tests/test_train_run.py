@@ -26,9 +26,9 @@ import rtseg
 from rtseg.cli.app import main
 from rtseg.errors import DatasetError, DeviceError, UsageError
 from rtseg.nets.state import read_checkpoint
-from rtseg.train import RunFolder, Settings, device, program
-from rtseg.train.learner import Figures, Learner
+from rtseg.train import RunFolder, Settings, program, trainable
 from rtseg.train.program import Result, train
+from rtseg.train.trainable import Figures, Trainable
 
 Capture = pytest.CaptureFixture[str]
 
@@ -55,7 +55,7 @@ def finished(
     torch.set_num_threads(1)
     told = Told()
     out = tmp_path_factory.mktemp("runs") / "finished"
-    return train(quick(robo, small, out, epochs=6, lr=2e-3), watch=told), told
+    return train(quick(robo, small, out, epochs=6, lr=2e-3), callback=told), told
 
 
 def state(path: Path) -> dict[str, torch.Tensor]:
@@ -74,7 +74,7 @@ def test_every_layout_trains_and_its_checkpoint_runs_live_and_through_onnx(
     layout: str, small: Path, tmp_path: Path
 ) -> None:
     dataset, told = MAKERS[layout](tmp_path / layout, count=8), Told()
-    result = train(quick(dataset, small, tmp_path / "run"), watch=told)
+    result = train(quick(dataset, small, tmp_path / "run"), callback=told)
     assert result.rows[1].train_loss < result.rows[0].train_loss
     assert f"({layout})" in told.said("dataset")
     masks = []
@@ -203,7 +203,7 @@ def test_the_seed_repeats_a_run_exactly(robo: Path, small: Path, tmp_path: Path)
     told = [Told() for _ in range(3)]
     for number, seed in enumerate((0, 0, 1)):
         settings = quick(robo, small, tmp_path / f"{number}", max_steps=2, seed=seed)
-        train(settings, watch=told[number])
+        train(settings, callback=told[number])
     assert told[0].losses == told[1].losses
     assert equal(tmp_path / "0" / "best.pth", tmp_path / "1" / "best.pth")
     assert told[0].losses != told[2].losses
@@ -221,14 +221,14 @@ def test_the_seed_repeats_a_run_exactly(robo: Path, small: Path, tmp_path: Path)
 def test_a_resumed_run_ends_as_if_nothing_had_happened(
     model: str | None, more: dict[str, Any], robo: Path, small: Path, tmp_path: Path
 ) -> None:
-    whole = train(quick(robo, model or small, tmp_path / "whole", **more), watch=Told())
+    whole = train(quick(robo, model or small, tmp_path / "whole", **more), callback=Told())
     settings = quick(robo, model or small, tmp_path / "parts", **more)
     first = Told(enough=lambda told: told.steps == 2)  # in the middle of the first epoch
-    stopped = train(settings, watch=first, stop=first.stop)
+    stopped = train(settings, callback=first, stop=first.stop)
     assert stopped.stopped
     assert stopped.rows == ()
     again = Told(enough=lambda told: told.steps == 3)  # in the middle of the second
-    assert train(settings, watch=again, stop=again.stop, resume=True).stopped
+    assert train(settings, callback=again, stop=again.stop, resume=True).stopped
     resumed = train(settings, resume=True)
     assert not resumed.stopped
     same = [replace(row, seconds=0) for row in whole.rows]
@@ -240,7 +240,7 @@ def test_a_stopped_run_leaves_a_best_checkpoint_that_runs(
     robo: Path, small: Path, tmp_path: Path
 ) -> None:
     told = Told(enough=lambda told: len(told.rows) == 1)
-    result = train(quick(robo, small, tmp_path / "run", epochs=9), watch=told, stop=told.stop)
+    result = train(quick(robo, small, tmp_path / "run", epochs=9), callback=told, stop=told.stop)
     assert result.stopped
     assert len(result.rows) == 1
     with rtseg.load(result.folder.best, backend="torch", device="cpu") as segmenter:
@@ -251,15 +251,15 @@ def test_a_stopped_run_leaves_a_best_checkpoint_that_runs(
 def test_it_stops_early_and_keeps_the_best_of_all(
     robo: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure, losses, weights = Learner.measure, iter((3.0, 1.0, 2.0, 1.5, 0.5)), []
+    measure, losses, weights = Trainable.measure, iter((3.0, 1.0, 2.0, 1.5, 0.5)), []
 
-    def scripted(self: Learner, *arguments: Any) -> Figures:
+    def scripted(self: Trainable, *arguments: Any) -> Figures:
         figures = measure(self, *arguments)
         assert figures is not None
         weights.append(self.weights())
         return replace(figures, loss=next(losses))
 
-    monkeypatch.setattr(Learner, "measure", scripted)
+    monkeypatch.setattr(Trainable, "measure", scripted)
     settings = quick(robo, small, tmp_path / "run", batch_size=12, epochs=5, patience=2)
     result = train(settings)
     assert result.early
@@ -312,7 +312,7 @@ def test_every_fault_of_a_dataset_is_told_at_once_by_file(
     said = capsys.readouterr().err
     for file in (pictures[0], pictures[1], pictures[2]):
         assert sum(file.name in line for line in said.splitlines()) == 1
-    assert "3 problems, named above" in said
+    assert "3 problems, listed above" in said
     assert not (tmp_path / "run").exists()
 
 
@@ -321,8 +321,8 @@ def test_a_test_split_whose_labels_are_secret_is_told_of(small: Path, tmp_path: 
     for mask in (dataset / "test" / "masks").iterdir():
         cv2.imwrite(str(mask), np.full((48, 64), 255, np.uint8))
     told = Told()
-    result = train(quick(dataset, small, tmp_path / "run", max_steps=1), watch=told)
-    assert "no picture of test has a labelled pixel" in told.said("note")
+    result = train(quick(dataset, small, tmp_path / "run", max_steps=1), callback=told)
+    assert "no test image has a labelled pixel" in told.said("note")
     assert result.test is None
     assert result.best is not None
 
@@ -338,7 +338,7 @@ def test_a_folder_that_holds_something_is_refused_and_replaced_only_with_y(
     with pytest.raises(UsageError, match="it is not empty"):
         train(settings)
     told = Told(enough=lambda told: told.steps == 1)
-    train(settings, watch=told, stop=told.stop, overwrite=True)
+    train(settings, callback=told, stop=told.stop, overwrite=True)
     assert (out / "mine.txt").read_text() == "mine"
     assert not (out / "test.json").exists()
     with pytest.raises(UsageError, match="it holds a run"):
@@ -361,7 +361,7 @@ def test_a_single_picture_per_batch_is_refused_where_it_cannot_be(
     robo: Path, tmp_path: Path
 ) -> None:
     settings = quick(robo, "deeplabv3_mobilenet_v3_large", tmp_path / "run", batch_size=1)
-    with pytest.raises(UsageError, match="Give 2 or more"):
+    with pytest.raises(UsageError, match="Use 2 or more"):
         train(replace(settings, weights="scratch"))
     assert not (tmp_path / "run").exists()
 
@@ -379,18 +379,18 @@ def test_training_falls_back_to_no_other_device(robo: Path, small: Path, tmp_pat
 def test_a_processor_trains_in_bf16_if_it_has_it(
     robo: Path, small: Path, tmp_path: Path, monkeypatch, has: str, precision: str
 ) -> None:
-    monkeypatch.setattr(device, "native_precisions", lambda: frozenset({has}))
+    monkeypatch.setattr(trainable, "native_precisions", lambda: frozenset({has}))
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     settings = quick(robo, small, tmp_path / "run", precision="auto")
-    assert device.open_fabric(settings)[1] == precision
+    assert trainable.open_fabric(settings)[1] == precision
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    assert device.open_fabric(settings)[1] == "fp32", "torch may have no quick way for it"
+    assert trainable.open_fabric(settings)[1] == "fp32", "torch may have no quick way for it"
 
 
 def test_a_processor_that_trains_beside_a_gpu_is_told_of(driver_alone: None) -> None:
     for asked, said in (("auto", f"the GPU is not used: torch {torch.__version__} "), ("cpu", "")):
         settings = Settings("x", device=asked)
-        told = device.unused_gpu(settings, device.open_fabric(settings)[0])
+        told = trainable.unused_gpu(settings, trainable.open_fabric(settings)[0])
         assert told.startswith(said)
         assert bool(told) == bool(said)
 
@@ -405,8 +405,8 @@ def test_a_split_without_a_labelled_pixel_is_refused_before_it_starts(
         cv2.imwrite(str(mask), np.full((48, 64), 2 if ignored else 255, np.uint8))
     classes = ("background=*", "disc", "ignore=box") if ignored else ()
     told = Told()
-    with pytest.raises(DatasetError, match=f"no picture of {split} has a labelled pixel"):
-        train(quick(dataset, small, tmp_path / "run", classes=classes), watch=told)
+    with pytest.raises(DatasetError, match=f"no {split} image has a labelled pixel"):
+        train(quick(dataset, small, tmp_path / "run", classes=classes), callback=told)
     assert told.steps == 0
     assert not (tmp_path / "run").exists()
 
@@ -420,7 +420,7 @@ def test_weights_that_make_no_sense_cost_no_earlier_run(
     asked = quick(robo, small, run, class_weights="1,2")
     with pytest.raises(UsageError, match=r"run exists: it is not empty. Pass -y"):
         train(asked)
-    with pytest.raises(UsageError, match="3 numbers with commas"):
+    with pytest.raises(UsageError, match="3 comma-separated numbers"):
         train(asked, overwrite=True)
     assert (run / "best.pth").read_bytes() == b"hours of work"
 
@@ -448,7 +448,7 @@ def test_the_command_line_says_how_it_goes_and_how_to_try_it(
     assert "try      rtseg --camera 0 -m run/best.pth" in said
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["run"]
     assert main(["train", "--data", str(robo)]) == 2
-    assert "Go on with --resume" in capsys.readouterr().err
+    assert "Continue it with --resume" in capsys.readouterr().err
     assert main(["train", "--config", "run/config.toml", "--out", "again", "-q"]) == 0
     assert capsys.readouterr().err == ""
     assert equal(tmp_path / "run" / "best.pth", tmp_path / "again" / "best.pth")
@@ -463,7 +463,7 @@ def test_bf16_and_class_weights_train_too(robo: Path, small: Path, tmp_path: Pat
     settings = quick(
         robo, small, tmp_path / "run", max_steps=2, precision="bf16", class_weights="auto"
     )
-    train(settings, watch=told)
+    train(settings, callback=told)
     assert told.said("runs on") == "cpu, bf16 mixed"
     assert "disc" in told.said("weights")
     assert all(np.isfinite(told.losses))
@@ -518,7 +518,7 @@ def test_several_devices_train_by_the_same_command(robo: Path, small: Path, tmp_
         said = process.communicate()[1]
     assert process.returncode == 0, said
     assert "cpu, fp32, 2 processes" in said
-    assert "2 per epoch, 6 pictures per step" in said
+    assert "2 per epoch, 6 images per step" in said
     assert said.count("epoch    2: loss") == 1  # one process speaks
     assert (tmp_path / "run" / "test.json").exists()
 

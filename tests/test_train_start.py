@@ -50,7 +50,7 @@ def test_only_the_last_layers_are_new(architecture: str, tmp_path: Path) -> None
         else:
             assert torch.equal(value, before[key]), key
     notes = dict(begun.notes)
-    assert "numbers kept" in notes["weights"]
+    assert "parameters kept" in notes["weights"]
     assert notes["head"] == "new for 3 classes: " + ", ".join(
         layer for layer in last_layers(architecture)
     )
@@ -127,7 +127,7 @@ def test_what_ships_is_a_start_that_needs_no_download() -> None:
     begun = start("person", None, LABELS, aux=True, seed=3)
     said = dict(begun.notes)
     assert begun.spec.architecture == SMALLEST
-    assert "person.safetensors; 100.0 % of its numbers kept" in said["weights"], "as rounded"
+    assert "person.safetensors; 100.0 % of the parameters kept" in said["weights"], "as rounded"
     assert f"new for {len(LABELS)} classes" in said["head"]
     shipped = read_checkpoint(find_model("person").file)[1]
     key = "backbone.0.0.weight"
@@ -164,10 +164,10 @@ def test_offline_the_message_names_what_else_there_is(
 
 
 def test_weights_of_another_network_are_refused(small: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=f"they are of {SMALLEST}"):
+    with pytest.raises(ModelError, match=f"they are for {SMALLEST}"):
         start("fcn_resnet50", str(small), LABELS, aux=True, seed=0)
     path = published(SMALLEST, tmp_path)
-    with pytest.raises(ModelError, match="weights of the backbone are not in it"):
+    with pytest.raises(ModelError, match="weights of the backbone are missing"):
         start("deeplabv3_resnet50", str(path), LABELS, aux=True, seed=0)
 
 
@@ -178,7 +178,7 @@ def test_what_cannot_be_trained_is_refused(small: Path, tmp_path: Path) -> None:
         start("resnet", None, LABELS, aux=True, seed=0)
     with pytest.raises(UsageError, match="a checkpoint has its own weights"):
         start(str(small), "backbone", LABELS, aux=True, seed=0)
-    with pytest.raises(ModelError, match="there is no such file"):
+    with pytest.raises(ModelError, match="no such file"):
         start(SMALLEST, str(tmp_path / "none.pth"), LABELS, aux=True, seed=0)
 
 

@@ -13,7 +13,7 @@ import torch
 from rtseg.labels import LabelSet
 from rtseg.nets.build import build_random
 from rtseg.nets.state import save_checkpoint
-from rtseg.train import Row, Settings, Watch
+from rtseg.train import Callback, Row, Settings
 from rtseg.zoo import MODELS
 
 SMALLEST = "lraspp_mobilenet_v3_large"
@@ -54,7 +54,7 @@ def quick(dataset: Path, model: Path | str, out: Path, **settings: Any) -> Setti
     return Settings(str(dataset), model=str(model), out=str(out), **{**usual, **settings})
 
 
-class Told(Watch):
+class Told(Callback):
     """Remembers what it was told; stops when `enough` says so."""
 
     def __init__(self, enough: Callable[[Told], bool] = lambda told: False) -> None:
@@ -68,14 +68,14 @@ class Told(Watch):
     def note(self, heading: str, text: str) -> None:
         self.notes.append((heading, text))
 
-    def wrong(self, text: str) -> None:
+    def on_problem(self, text: str) -> None:
         self.problems.append(text)
 
-    def stepped(self, epoch: int, step: int, steps: int, loss: float) -> None:
+    def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
         self.steps += 1
         self.losses.append(loss)
 
-    def validated(self, row: Row) -> None:
+    def on_epoch(self, row: Row) -> None:
         self.rows.append(row)
 
     def stop(self) -> bool:

@@ -226,8 +226,8 @@ def bench(flags: BenchFlags, stop: Stop) -> int:
         if is_busy(record.machine) and not flags.figures.quiet:
             say("warning", f"{record.machine['load_average']} programs run beside this one")
         combinations = list(_combinations(flags, plan, info, record, stop))
-        with Progress(quiet=flags.figures.quiet, unit="steps", first_line=0.0) as progress:
-            on_step = partial(progress.update, redraw=True)
+        with Progress(quiet=flags.figures.quiet, first_line=0.0) as progress:
+            on_step = partial(progress.update, unit="steps", redraw=True)
             failure = measure(combinations, plan.settings, record, on_step=on_step, stop=stop)
     found = _show(record, plan, flags)
     if not record.partial:

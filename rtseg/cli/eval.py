@@ -123,12 +123,13 @@ def on_picture(progress: Progress, score: Score) -> None:
     """Update the progress of one model on one set."""
     if progress.due:
         text = f"{_which(score)}, mIoU {figure(score.matrix.mean_iou)}"
-        progress.update(score.pictures, score.chosen, text)
+        progress.update(score.pictures, score.chosen, text, unit="images")
 
 
 def on_frame(progress: Progress, score: ClipScore) -> None:
     """Update the progress of one model on one clip."""
-    progress.update(score.frames, score.of or 0, f"{score.network} on {score.clip}")
+    text = f"{score.network} on {score.clip}"
+    progress.update(score.frames, score.of or 0, text, unit="frames")
 
 
 def begin(sets: Sequence[LabelledSet], networks: Sequence[Network]) -> None:
@@ -237,7 +238,7 @@ def measure_clips(
         for network in networks:
             if stop():
                 return
-            with Progress(quiet=flags.report.quiet, unit="frames") as progress, network:
+            with Progress(quiet=flags.report.quiet) as progress, network:
                 done = score_clip(
                     network,
                     target,
@@ -413,7 +414,7 @@ def _measure(
         for network in networks:
             if stop():
                 return
-            with Progress(quiet=flags.report.quiet, unit="images") as progress, network:
+            with Progress(quiet=flags.report.quiet) as progress, network:
                 done = score(
                     network,
                     chosen,

@@ -328,7 +328,6 @@ class Progress:
 
     Args:
         quiet: draw and print nothing.
-        unit: what is counted, in the plural ("frames").
         in_bytes: the counts are bytes; the bar shows megabytes and the transfer rate.
     """
 
@@ -336,13 +335,12 @@ class Progress:
         self,
         *,
         quiet: bool = False,
-        unit: str = "",
         in_bytes: bool = False,
         first_line: float = FIRST_LINE_SECONDS,
         clock: Clock | None = None,
     ) -> None:
         self.on_terminal = not quiet and sys.stderr.isatty()
-        self._quiet, self._unit, self._in_bytes = quiet, unit, in_bytes
+        self._quiet, self._in_bytes = quiet, in_bytes
         self._clock = clock or Clock()
         self._first = REFRESH_SECONDS if self.on_terminal else first_line
         self._pause = self._first
@@ -357,11 +355,19 @@ class Progress:
         return not self._quiet and self._clock.now() >= self._next
 
     def update(
-        self, done: int, total: int, text: str = "", *, heading: str = "", redraw: bool = False
+        self,
+        done: int,
+        total: int,
+        text: str = "",
+        *,
+        unit: str = "",
+        heading: str = "",
+        redraw: bool = False,
     ) -> None:
         """Show that `done` of `total` are done; a `total` of 0 is unknown.
 
         Args:
+            unit: what is counted, in the plural ("frames").
             redraw: on a terminal, draw at once.
         """
         if heading != self._heading:  # a step that ends quickly needs no line
@@ -369,10 +375,11 @@ class Progress:
             if not self.on_terminal:
                 self._next = self._clock.now() + self._first
         if self.on_terminal and (redraw or self.due):
-            self._draw(done, total, text)
+            self._draw(done, total, ", ".join(filter(None, (unit, text))))
         elif self.due:
             self._pause = max(2 * self._pause, FIRST_LINE_SECONDS)
-            say(heading or "running", self._in_words(done, total, text))
+            count = f"{done} of {total} {unit}" if total else f"{done} {unit}"
+            say(heading or "running", ", ".join(filter(None, (count.rstrip(), text))))
         else:
             return
         self._next = self._clock.now() + self._pause
@@ -382,10 +389,6 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-    def _in_words(self, done: int, total: int, text: str) -> str:
-        count = f"{done} of {total} {self._unit}" if total else f"{done} {self._unit}"
-        return ", ".join(filter(None, (count.rstrip(), text)))
 
     def _draw(self, done: int, total: int, text: str) -> None:
         if self._bar is not None and self._bounded != bool(total):
@@ -430,7 +433,7 @@ class RunProgress:
 
     def __init__(self, source: Source, stats: Stats, *, quiet: bool) -> None:
         self._source, self._stats = source, stats
-        self._progress = Progress(quiet=quiet, unit="frames", clock=stats.clock)
+        self._progress = Progress(quiet=quiet, clock=stats.clock)
         self._shown, self._since = 0, stats.clock.now()
 
     def tick(self) -> None:
@@ -439,7 +442,8 @@ class RunProgress:
             self._shown, self._since = self._stats.shown, self._stats.clock.now()
         if self._progress.due:
             text = live_line(self._source, self._stats, self._stats.clock.now() - self._since)
-            self._progress.update(self._shown, self._source.info.frame_count or 0, text)
+            total = self._source.info.frame_count or 0
+            self._progress.update(self._shown, total, text, unit="frames")
 
     def __enter__(self) -> RunProgress:
         return self

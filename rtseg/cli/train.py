@@ -1,4 +1,4 @@
-"""The verb `train`: settings out of flags and files, and what is said on stderr."""
+"""The verb `train`: settings from flags and files, and the report on stderr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rtseg.cli.report import DownloadProgress, Progress, counted, length, say
 from rtseg.cli.train_flags import CHANGEABLE, TrainFlags
 from rtseg.errors import UsageError
 from rtseg.stats import Clock
-from rtseg.train import Row, RunFolder, Settings, Watch, leads, require_extra
+from rtseg.train import Callback, Row, RunFolder, Settings, is_main, require_extra
 from rtseg.train.settings import flag, read_toml
 
 if TYPE_CHECKING:
@@ -21,28 +21,28 @@ FIRST_LINE_SECONDS = 10.0
 
 
 def train(flags: TrainFlags, stop: Stop) -> int:
-    """Do what the command line asked; returns 0, or the code of the signal that ended it.
+    """Train; returns 0, or the exit code of the signal that ended it.
 
     Raises:
-        RtsegError: whatever failed first.
+        RtsegError: as `rtseg.train.program.train`.
     """
     settings = settings_of(flags)
     require_extra()
-    if leads() and not flags.run.resume:  # also before libraries are loaded, which takes a while
+    if is_main() and not flags.run.resume:  # before torch and Lightning are imported
         RunFolder(Path(settings.out).expanduser()).check_free(overwrite=flags.run.overwrite)
-    with TrainingShown(stop, quiet=flags.run.quiet) as shown:
+    with TrainProgress(stop, quiet=flags.run.quiet) as progress:
         from rtseg.train import program
 
         result = program.train(
             settings,
-            watch=shown,
+            callback=progress,
             stop=stop,
             resume=flags.run.resume,
             overwrite=flags.run.overwrite,
         )
-    if not result.leads:
-        # Threads of its libraries can abort a process of several as its interpreter ends; Lightning
-        # then kills the first one too, which still measures.
+    if not result.is_main:
+        # With several processes, library threads can abort one as its interpreter ends; Lightning
+        # would then kill the main process, which is still measuring.
         leave(stop.exit_code)
     if not flags.run.quiet:
         report(result)
@@ -50,18 +50,18 @@ def train(flags: TrainFlags, stop: Stop) -> int:
 
 
 def settings_of(flags: TrainFlags) -> Settings:
-    """The settings asked for: of the command line, over those of a file or of an earlier run.
+    """The settings of the command line, over those of a file or of the resumed run.
 
     Raises:
-        UsageError: they make no sense, or a run cannot be resumed with them.
+        UsageError: a setting has a wrong value, or the run cannot be resumed with it.
     """
     given, run = flags.given(), flags.run
     if run.resume and run.overwrite:
-        raise UsageError("--resume and -y contradict", do="Give one")
+        raise UsageError("--resume and -y exclude each other", do="Give one of them")
     if not run.resume:
         return Settings.of({**(read_toml(Path(run.config)) if run.config else {}), **given})
     if run.config:
-        raise UsageError("--resume and --config contradict", do="Give one")
+        raise UsageError("--resume and --config exclude each other", do="Give one of them")
     out = given.setdefault("out", Settings.out)
     earlier = RunFolder(Path(out).expanduser()).read_settings()
     before, now = Settings.of(earlier), Settings.of({**earlier, **given})
@@ -70,13 +70,13 @@ def settings_of(flags: TrainFlags) -> Settings:
             raise UsageError(
                 f"cannot resume {out} with {flag(name)} {getattr(now, name)}",
                 found=f"the run has {getattr(before, name)}",
-                do="Only " + ", ".join(map(flag, sorted(CHANGEABLE - {"out"}))) + " may change",
+                do="Only " + ", ".join(map(flag, sorted(CHANGEABLE - {"out"}))) + " can change",
             )
     return now
 
 
-class TrainingShown(Watch):
-    """How training goes, on stderr: a bar on a terminal, a line now and then in a log."""
+class TrainProgress(Callback):
+    """Reports training on stderr, with a progress bar on a terminal."""
 
     def __init__(self, stop: Stop, *, quiet: bool, clock: Clock | None = None) -> None:
         self._stop, self._quiet = stop, quiet
@@ -84,42 +84,41 @@ class TrainingShown(Watch):
         self._download = DownloadProgress(stop, quiet=quiet)
 
     def note(self, heading: str, text: str) -> None:
-        """A line."""
+        """Print a line."""
         if not self._quiet:
             self._progress.clear()
             say(heading, text)
 
-    def wrong(self, text: str) -> None:
-        """A line, also when quiet."""
+    def on_problem(self, text: str) -> None:
+        """Print a line, even with --quiet."""
         self._progress.clear()
         say("problem", text)
 
-    def checked(self, done: int, total: int) -> None:
-        """Raises Interrupted if a signal asked for the end: nothing has been written yet."""
+    def on_check(self, done: int, total: int) -> None:
+        """Update the progress; raises Interrupted after a signal: nothing has been written yet."""
         self._stop.check()
-        self._show("checking", done, total, "labelled pictures")
+        self._progress.update(done, total, unit="labelled images", heading="checking")
 
-    def fetched(self, title: str, done: int, total: int) -> None:
+    def on_download(self, title: str, done: int, total: int) -> None:
         """As `DownloadProgress`."""
         self._progress.clear()
         self._download(title, done, total)
 
-    def stepped(self, epoch: int, step: int, steps: int, loss: float) -> None:
-        """Redraw, if it is time."""
-        self._show("training", step, steps, f"steps of epoch {epoch}, loss {loss:.4f}")
+    def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        """Update the progress."""
+        self._progress.update(
+            step, steps, f"loss {loss:.4f}", unit=f"steps of epoch {epoch}", heading="training"
+        )
 
-    def validated(self, row: Row) -> None:
-        """A line for the epoch."""
+    def on_epoch(self, row: Row) -> None:
+        """Print a line for the epoch."""
         self.note("epoch", describe_row(row))
 
-    def tested(self, done: int, total: int) -> None:
-        """Redraw, if it is time."""
-        self._show("testing", done, total, "pictures of the test split")
+    def on_test(self, done: int, total: int) -> None:
+        """Update the progress."""
+        self._progress.update(done, total, unit="images of the test split", heading="testing")
 
-    def _show(self, heading: str, done: int, total: int, text: str) -> None:
-        self._progress.update(done, total, text, heading=heading)
-
-    def __enter__(self) -> TrainingShown:
+    def __enter__(self) -> TrainProgress:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -140,10 +139,10 @@ def describe_row(row: Row) -> str:
 
 
 def report(result: Result) -> None:
-    """Say what came of the run, and what to do with it."""
+    """Report the result, and how to use it."""
     folder, best = result.folder, result.best
     if result.early and not result.stopped:
-        say("stopped", "early: nothing became better any more (--patience)")
+        say("stopped", "early: no improvement (--patience)")
     if best is not None:
         figures = f"validation loss {best.val_loss:.4f}, mIoU {best.miou:.4f}"
         say("done", f"{counted(len(result.rows), 'epoch')}; best is {best.epoch}: {figures}")
@@ -151,7 +150,7 @@ def report(result: Result) -> None:
         test = result.test
         say(
             "test",
-            f"{counted(test.pictures, 'picture')} never trained on, at their own size: mIoU "
+            f"{counted(test.pictures, 'image')} not used in training, at their own size: mIoU "
             f"{test.miou:.4f}, mean accuracy {test.mean_accuracy:.4f}, pixel accuracy "
             f"{test.pixel_accuracy:.4f}",
         )

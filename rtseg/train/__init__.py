@@ -1,25 +1,21 @@
-"""`rtseg train`: a network of torchvision, fine-tuned on labelled pictures.
+"""`rtseg train`: fine-tune a torchvision model on labelled images.
 
-Only `Settings`, `Watch` and the run folder are here without torch; `rtseg.train.program.train`
-does the work, and needs `rtseg[train]`.
+`Settings`, `Callback` and the run folder work without torch; `rtseg.train.program.train` does the
+work and needs `rtseg[train]`.
 """
 
 from __future__ import annotations
 
 import os
 
-from rtseg.train.folder import Row, RunFolder, Watch
+from rtseg.train.folder import Callback, Row, RunFolder
 from rtseg.train.settings import Settings
 
-__all__ = ["Row", "RunFolder", "Settings", "Watch", "leads", "require_extra"]
+__all__ = ["Callback", "Row", "RunFolder", "Settings", "is_main", "require_extra"]
 
 
 def require_extra() -> None:
-    """Check that what `rtseg[train]` installs is here.
-
-    Raises:
-        UsageError: it is not.
-    """
+    """Raise UsageError unless the packages of `rtseg[train]` are installed."""
     from importlib.util import find_spec
 
     from rtseg.errors import UsageError
@@ -33,6 +29,6 @@ def require_extra() -> None:
         )
 
 
-def leads() -> bool:
-    """Whether this is the process that a person started, and not one of those it started."""
+def is_main() -> bool:
+    """Whether this is the main process, and not one that it started."""
     return all(int(os.environ.get(name) or 0) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))

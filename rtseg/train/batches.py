@@ -1,4 +1,4 @@
-"""Pictures in batches, read by worker processes, in an order that only the seed decides."""
+"""Augmentation and batches, read by worker processes in an order that only the seed decides."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from rtseg.train.settings import Settings
 from rtseg.zoo import InputSpec
 
 Pair = tuple[Tensor, Tensor]
-"""(3, h, w) float32 as the network takes it, and (h, w) int64 class indices."""
+"""(3, h, w) float32 network input, and (h, w) int64 class indices."""
 
 Transform = Callable[[Image, Mask], Pair]
-"""From a picture (H, W, 3) uint8 BGR and its mask (H, W) uint8 to a `Pair`; uses torch's random
+"""From an image (H, W, 3) uint8 BGR and its mask (H, W) uint8 to a `Pair`; uses torch's random
 numbers."""
 
 
 def training(settings: Settings, spec: InputSpec) -> Transform:
-    """Random scale, rotation, crop, mirror, brightness, contrast and noise."""
+    """Random scale, rotation, crop, flip, brightness, contrast and noise."""
     v2, tensors = _v2(), _tensors()
     fill = {tensors.Image: _mean_colour(spec), tensors.Mask: VOID}
-    moved = v2.Compose(
+    geometry = v2.Compose(
         [
             _Scale(settings.size, settings.scale),
             v2.RandomRotation(
@@ -49,43 +49,43 @@ def training(settings: Settings, spec: InputSpec) -> Transform:
             v2.ColorJitter(brightness=settings.brightness, contrast=settings.contrast),
         ]
     )
-    return _ending(moved, [_Noise(settings.noise)] if settings.noise else [], spec)
+    return _finish(geometry, [_Noise(settings.noise)] if settings.noise else [], spec)
 
 
 def plain(size: tuple[int, int], spec: InputSpec) -> Transform:
-    """The whole picture, as large as fits into `size` (height, width); nothing random."""
-    fitted = _v2().Compose([_Scale(size, (1.0, 1.0)), _Pad(size, _mean_colour(spec))])
-    return _ending(fitted, [], spec)
+    """The whole image, as large as fits into `size` (height, width); nothing random."""
+    geometry = _v2().Compose([_Scale(size, (1.0, 1.0)), _Pad(size, _mean_colour(spec))])
+    return _finish(geometry, [], spec)
 
 
-def _ending(moved: Callable[..., Any], changed: list[nn.Module], spec: InputSpec) -> Transform:
-    """`moved` on 8 bits, `changed` on 0 to 1, then the network's own normalisation."""
+def _finish(geometry: Callable[..., Any], noise: list[nn.Module], spec: InputSpec) -> Transform:
+    """`geometry` on uint8, `noise` on 0..1, then the network's own normalisation."""
     v2, tensors = _v2(), _tensors()
     unit = 255 * spec.scale  # the spec normalises v * scale, and v / 255 is what comes here
     mean, std = ([value / unit for value in triple] for triple in (spec.mean, spec.std))
-    coloured = v2.Compose(
-        [v2.ToDtype(torch.float32, scale=True), *changed, v2.Normalize(mean, std)]
+    normalised = v2.Compose(
+        [v2.ToDtype(torch.float32, scale=True), *noise, v2.Normalize(mean, std)]
     )
 
     def transform(image: Image, mask: Mask) -> Pair:
         if spec.colour == "RGB":
             image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         planes = torch.from_numpy(image.copy()).permute(2, 0, 1).contiguous()
-        picture, labels = moved(tensors.Image(planes), tensors.Mask(torch.from_numpy(mask)))
-        return coloured(picture).as_subclass(Tensor), labels.as_subclass(Tensor).long()
+        pixels, labels = geometry(tensors.Image(planes), tensors.Mask(torch.from_numpy(mask)))
+        return normalised(pixels).as_subclass(Tensor), labels.as_subclass(Tensor).long()
 
     return transform
 
 
 class _Noise(nn.Module):
-    """Gaussian noise of a random strength, clipped to 0..1, on one picture."""
+    """Gaussian noise of a random strength, clipped to 0..1."""
 
     def __init__(self, most: float) -> None:
         super().__init__()
         self.most = most
 
     def forward(self, picture: Tensor) -> Tensor:
-        """The picture with noise whose standard deviation is uniform in 0..most."""
+        """The image with noise whose standard deviation is uniform in 0..most."""
         sigma = self.most * float(torch.rand(()))
         noisy: Tensor = _v2().functional.gaussian_noise(picture, sigma=sigma)
         return noisy
@@ -94,7 +94,7 @@ class _Noise(nn.Module):
 class _Scale(nn.Module):
     """Scale to a random share of the largest size that fits into `size` (height, width).
 
-    Not `v2.ScaleJitter`, which takes the sides of that size for one another (torchvision 0.28).
+    Not `v2.ScaleJitter`, which swaps height and width of that size (torchvision 0.28).
     """
 
     def __init__(self, size: tuple[int, int], scale: tuple[float, float]) -> None:
@@ -102,7 +102,7 @@ class _Scale(nn.Module):
         self.size, self.scale = size, scale
 
     def forward(self, picture: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Both in their own shape."""
+        """Both, in their own aspect ratio."""
         height, width = picture.shape[-2:]
         ratio = min(self.size[0] / height, self.size[1] / width)
         ratio *= self.scale[0] + float(torch.rand(())) * (self.scale[1] - self.scale[0])
@@ -112,7 +112,7 @@ class _Scale(nn.Module):
 
 
 class _Pad(nn.Module):
-    """Pad to `size` on the right and below, with a colour and with no class."""
+    """Pad to `size` on the right and below, with a colour and with 255."""
 
     def __init__(self, size: tuple[int, int], colour: list[int]) -> None:
         super().__init__()
@@ -144,39 +144,39 @@ def _tensors() -> ModuleType:
     return tv_tensors
 
 
-def mixed(*parts: int) -> int:
-    """One seed out of several numbers."""
+def mixed_seed(*parts: int) -> int:
+    """One seed from several numbers."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """torch's CPU generator seeded, for as long as the `with` lasts."""
+    """Seed torch's CPU generator within the `with` block."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 Draw = tuple[int, int]
-"""A sample's place in its split, and the seed of its augmentation."""
+"""A sample's index in its split, and the seed of its augmentation."""
 
 Batch = tuple[Tensor, Tensor]
-"""(N, 3, h, w) float32 as the network takes it, and (N, h, w) int64 class indices."""
+"""(N, 3, h, w) float32 network input, and (N, h, w) int64 class indices."""
 
 Loader = DataLoader[Pair | RtsegError]
 
 SHARED_MEMORY = "/dev/shm"
 PREFETCHED = 2
 """Batches that each worker prepares ahead."""
-BYTES_OF_A_PIXEL = 3 * 4 + 8
+BYTES_PER_PIXEL = 3 * 4 + 8
 """In a `Batch`."""
 
 
 class Pictures(TorchDataset[Pair | RtsegError]):
     """The samples of a split, mapped to the trained classes and transformed.
 
-    The random numbers of a picture come with the draw, so that neither the number of workers nor
-    what was drawn before changes them.
+    The seed of an image's augmentation is part of the draw, so that it depends neither on the
+    number of workers nor on earlier draws.
     """
 
     def __init__(self, samples: Sequence[Sample], table: Table, transform: Transform) -> None:
@@ -186,7 +186,7 @@ class Pictures(TorchDataset[Pair | RtsegError]):
         return len(self.samples)
 
     def __getitem__(self, draw: Draw) -> Pair | RtsegError:
-        """The pair; or the error, since what a worker raises loses its words on the way."""
+        """The pair, or the error: raised in a worker, it would lose its fields on the way."""
         try:
             return self._pair(*draw)
         except RtsegError as error:
@@ -198,7 +198,7 @@ class Pictures(TorchDataset[Pair | RtsegError]):
         if image.shape[:2] != mask.shape:
             raise DatasetError(
                 f"the mask of {sample.image_path} is {mask.shape[1]}x{mask.shape[0]}",
-                found=f"the picture is {image.shape[1]}x{image.shape[0]}",
+                found=f"the image is {image.shape[1]}x{image.shape[0]}",
             )
         with seeded(seed):
             return self.transform(image, mask)
@@ -207,12 +207,12 @@ class Pictures(TorchDataset[Pair | RtsegError]):
 class Shuffled(Sampler[list[Draw]]):
     """Full batches of one epoch, in an order that (seed, epoch) decide; a share of them per rank.
 
-    Every batch is full, as batch normalisation wants: what is left over waits for another epoch. A
-    split smaller than a batch is gone through several times.
+    Every batch is full, for batch normalisation: what is left over waits for another epoch. A
+    split smaller than a batch is repeated.
 
     Attributes:
-        epoch: which one comes next.
-        first: how many batches of it to leave out, having been done.
+        epoch: the next epoch.
+        first: number of its batches to skip, already done.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, rank: int, world: int) -> None:
@@ -255,13 +255,13 @@ class InOrder(Sampler[list[Draw]]):
 
 
 def loader(pictures: Pictures, order: Sampler[list[Draw]], *, workers: int, pinned: bool) -> Loader:
-    """Batches in that order; the workers stay for the next epoch.
+    """Batches in this order; the workers stay for the next epoch.
 
     Args:
-        pinned: read into memory from which a GPU copies faster.
+        pinned: read into pinned memory, from which a GPU copies faster.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of more workers than cores, as was asked
+        warnings.simplefilter("ignore", UserWarning)  # about more workers than cores, as requested
         return DataLoader(
             pictures,
             batch_sampler=order,
@@ -269,13 +269,13 @@ def loader(pictures: Pictures, order: Sampler[list[Draw]], *, workers: int, pinn
             prefetch_factor=PREFETCHED if workers else None,
             persistent_workers=workers > 0,
             pin_memory=pinned,
-            worker_init_fn=_alone if workers else None,
-            collate_fn=_collated,
-            generator=torch.Generator(),  # a draw from torch's own would change the dropout after
+            worker_init_fn=_init_worker if workers else None,
+            collate_fn=_collate,
+            generator=torch.Generator(),  # drawing from torch's own would change later dropout
         )
 
 
-def _collated(items: list[Pair | RtsegError]) -> Batch | RtsegError:
+def _collate(items: list[Pair | RtsegError]) -> Batch | RtsegError:
     failed = [item for item in items if isinstance(item, RtsegError)]
     if failed:
         return failed[0]
@@ -287,12 +287,12 @@ def batches(source: Loader) -> Iterator[Batch]:
     """One epoch of a loader's batches.
 
     Raises:
-        DatasetError: a picture or mask cannot be read.
+        DatasetError: an image or mask cannot be read.
     """
     with warnings.catch_warnings():
-        # Python warns of a fork beside threads: torch's do not outlive it, and OpenCV has none
+        # about a fork beside threads: torch's do not survive it, and OpenCV has none
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", UserWarning)  # of more workers than cores, as was asked
+        warnings.simplefilter("ignore", UserWarning)  # about more workers than cores, as requested
         iterator = iter(source)
     for batch in iterator:
         if isinstance(batch, RtsegError):
@@ -302,7 +302,7 @@ def batches(source: Loader) -> Iterator[Batch]:
 
 @contextmanager
 def one_opencv_thread() -> Iterator[None]:
-    """Workers are forked: OpenCV's threads would not be there in them, but be waited for."""
+    """Without OpenCV's threads, for which forked workers would wait in vain."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(0)
     try:
@@ -311,33 +311,33 @@ def one_opencv_thread() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-def _alone(worker: int) -> None:
-    """In a worker: one thread, deaf to Ctrl-C, which the main process answers."""
+def _init_worker(worker: int) -> None:
+    """In a worker: one thread, and Ctrl-C ignored, which the main process handles."""
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def usual_workers(cores: int, pictures: int) -> int:
-    """How many processes should read: one per core, 8 at most, none for a handful of pictures."""
-    if pictures < 16 or sys.platform == "win32":
+def usual_workers(cores: int, images: int) -> int:
+    """Default number of workers: one per core, at most 8, none for a few images."""
+    if images < 16 or sys.platform == "win32":
         return 0
     return min(8, max(1, cores))
 
 
 def fitting_workers(asked: int, batch_size: int, size: tuple[int, int], loaders: int) -> int:
-    """As many as asked for, or fewer, whose batches fit into the memory that processes share.
+    """The requested number of workers, or fewer if their batches do not fit into shared memory.
 
-    A container has 64 MB of it by default, of which three batches of 8 at 513x513 are too many.
+    A container has 64 MB of it by default, less than three batches of 8 at 513x513.
 
     Args:
-        size: (height, width) of the pictures.
-        loaders: how many there are, of all processes that train.
+        size: (height, width) of the images.
+        loaders: number of loaders in all training processes.
     """
     try:
         free = shutil.disk_usage(SHARED_MEMORY).free
     except OSError:  # not Linux
         return asked
-    batch = batch_size * size[0] * size[1] * BYTES_OF_A_PIXEL
-    fit = int(0.9 * free / loaders) // batch - 1  # one is in use
+    batch = batch_size * size[0] * size[1] * BYTES_PER_PIXEL
+    fit = int(0.9 * free / loaders) // batch - 1  # one batch is in use
     return max(0, min(asked, fit // PREFETCHED))

@@ -1,4 +1,4 @@
-"""The folder of a run: what was asked, what was used, what came of it."""
+"""The folder of a run: its settings, versions, split, metrics and checkpoints."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pathlib import Path
 
 from rtseg._version import __version__
 from rtseg.datasets import Dataset, Sample
-from rtseg.errors import DatasetError, UsageError
+from rtseg.errors import DatasetError, UsageError, counted
 from rtseg.files import cannot_write, write_file
 from rtseg.nets.find import BEST
+from rtseg.text import listed
 from rtseg.train.settings import Settings, read_toml
 
 
@@ -31,7 +32,7 @@ class Row:
         val_loss: of the validation split, by pixels, without the auxiliary loss.
         miou, mean_accuracy, pixel_accuracy: of the validation split, 0 to 1.
         ious: one per class; NaN for a class in neither truth nor prediction.
-        seconds: time that the epoch took.
+        seconds: duration of the epoch.
         best: whether it was the best so far.
     """
 
@@ -48,29 +49,29 @@ class Row:
     best: bool
 
 
-class Watch:
-    """Sees nothing; the command line's says something."""
+class Callback:
+    """Is called during a run; does nothing. Subclasses override what they need."""
 
     def note(self, heading: str, text: str) -> None:
-        """A line for the beginning or end of a run."""
+        """A line of information."""
 
-    def wrong(self, text: str) -> None:
-        """Something that is wrong with the dataset; never kept back."""
+    def on_problem(self, text: str) -> None:
+        """A problem of the dataset."""
 
-    def checked(self, done: int, total: int) -> None:
-        """`done` of `total` labelled pictures have been looked at."""
+    def on_check(self, done: int, total: int) -> None:
+        """`done` of `total` labelled images have been checked."""
 
-    def fetched(self, title: str, done: int, total: int) -> None:
-        """`done` of `total` bytes of the file `title` are here."""
+    def on_download(self, title: str, done: int, total: int) -> None:
+        """`done` of `total` bytes of the file `title` have been downloaded."""
 
-    def stepped(self, epoch: int, step: int, steps: int, loss: float) -> None:
-        """`step` of the `steps` of epoch `epoch`, counted from 1, is done."""
+    def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        """Step `step` of `steps` in epoch `epoch` is done; both count from 1."""
 
-    def validated(self, row: Row) -> None:
-        """An epoch is done."""
+    def on_epoch(self, row: Row) -> None:
+        """An epoch has been validated."""
 
-    def tested(self, done: int, total: int) -> None:
-        """`done` of `total` pictures of the test split have been segmented."""
+    def on_test(self, done: int, total: int) -> None:
+        """`done` of `total` images of the test split have been measured."""
 
 
 Split = dict[str, tuple[Sample, ...]]
@@ -82,7 +83,7 @@ FIGURES = "epoch step lr train_loss val_loss miou mean_accuracy pixel_accuracy s
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where the files of a run are; each is written whole or not at all."""
+    """The files of a run; each is written whole or not at all."""
 
     path: Path
 
@@ -93,12 +94,12 @@ class RunFolder:
 
     @property
     def versions(self) -> Path:
-        """Versions of what trained."""
+        """Versions of the libraries."""
         return self.path / "versions.json"
 
     @property
     def split(self) -> Path:
-        """Names of the pictures that trained, chose and measured."""
+        """Names of the images in each split."""
         return self.path / "split.json"
 
     @property
@@ -113,12 +114,12 @@ class RunFolder:
 
     @property
     def samples(self) -> Path:
-        """Pictures of the validation split, their truth and the best network's masks."""
+        """Validation images with their truth and the best model's masks."""
         return self.path / "samples.png"
 
     @property
     def best(self) -> Path:
-        """The best network so far, as `rtseg -m` takes it."""
+        """The best checkpoint so far, for `rtseg -m`."""
         return self.path / BEST
 
     @property
@@ -128,14 +129,14 @@ class RunFolder:
 
     @property
     def test(self) -> Path:
-        """Figures of the best network on the test split."""
+        """Figures of the best model on the test split."""
         return self.path / "test.json"
 
     def check_free(self, *, overwrite: bool) -> None:
-        """Refuse a folder that holds something, unless it may be overwritten.
+        """Check that the folder is empty or may be overwritten.
 
         Raises:
-            UsageError: it does, or it is a file.
+            UsageError: it is not empty, or it is a file.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"cannot write {self.path}", found="it is a file")
@@ -143,19 +144,19 @@ class RunFolder:
             return
         others = any(file not in self._files() for file in self.path.iterdir())
         gained = [file for file in (self.metrics, self.best, self.last) if file.exists()]
-        if others or gained:  # what was broken off before its first epoch is nobody's loss
-            resume = "Go on with --resume, pass" if self.last.exists() else "Pass"
+        if others or gained:  # a run that ended before its first epoch may be replaced
+            resume = "Continue it with --resume, pass" if self.last.exists() else "Pass"
             raise UsageError(
                 f"{self.path} exists",
                 found="it holds a run" if self.config.exists() else "it is not empty",
-                do=f"{resume} -y to overwrite it, or name another with --out",
+                do=f"{resume} -y to overwrite it, or choose another with --out",
             )
 
     def claim(self) -> None:
-        """Make the folder, without the files of an earlier run; others stay.
+        """Create the folder and remove the files of an earlier run; other files stay.
 
         Raises:
-            SinkError: it cannot be made.
+            SinkError: it cannot be created.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -165,10 +166,10 @@ class RunFolder:
             raise cannot_write(self.path, error) from error
 
     def read_settings(self) -> dict[str, object]:
-        """The settings of the run that is there, as `Settings.of` takes them.
+        """The settings of the run in the folder, as `Settings.of` takes them.
 
         Raises:
-            UsageError: there is none, or none that can be gone on with.
+            UsageError: there is no run that can be resumed.
         """
         if not self.last.is_file():
             raise UsageError(
@@ -178,27 +179,27 @@ class RunFolder:
             )
         return read_toml(self.config)
 
-    def write_asked(self, settings: Settings) -> None:
-        """Every setting and the versions that are about to be used; raises SinkError."""
+    def write_config(self, settings: Settings) -> None:
+        """Write every setting, and the versions of the libraries; raises SinkError."""
         import torch
 
         write_file(self.config, settings.to_toml())
         found = {"rtseg": __version__, "python": platform.python_version()}
-        found |= {name: known for name in PACKAGES if (known := _version(name))}
+        found |= {name: installed for name in PACKAGES if (installed := _version(name))}
         found["torch"] = torch.__version__  # the build as well, "+cu130"
         found["platform"] = platform.platform()
         write_file(self.versions, json.dumps(found, indent=2) + "\n")
 
-    def write_split(self, split: Split, words: str) -> None:
-        """The names of each split, and where the split came from; raises SinkError."""
+    def write_split(self, split: Split, origin: str) -> None:
+        """Write the names of each split, and where the split comes from; raises SinkError."""
         names = {name: [sample.name for sample in samples] for name, samples in split.items()}
-        write_file(self.split, json.dumps({"from": words, **names}, indent=1) + "\n")
+        write_file(self.split, json.dumps({"from": origin, **names}, indent=1) + "\n")
 
     def read_split(self, dataset: Dataset) -> Split:
-        """The samples of `dataset` that `write_split` named.
+        """The samples of `dataset` in the splits that `write_split` wrote.
 
         Raises:
-            DatasetError: the file cannot be read, or a sample is no longer there.
+            DatasetError: the file cannot be read, or a sample no longer exists.
         """
         try:
             named = json.loads(self.split.read_text("utf-8"))
@@ -209,13 +210,13 @@ class RunFolder:
         gone = [name for names in lists.values() for name in names if name not in samples]
         if gone:
             raise DatasetError(
-                f"{dataset.root} is not what {self.path} was trained on",
-                found=f"{len(gone)} pictures are gone ({', '.join(gone[:3])})",
+                f"{dataset.root} is not the dataset of {self.path}",
+                found=f"{counted(len(gone), 'image')} missing: {listed(gone, 3)}",
             )
         return {name: tuple(samples[n] for n in names) for name, names in lists.items()}
 
     def write_metrics(self, rows: Sequence[Row], classes: Sequence[str]) -> None:
-        """A line per epoch, with the IoU of every class; raises SinkError."""
+        """Write a line per epoch, with the IoU of every class; raises SinkError."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([*FIGURES, *(f"iou {name}" for name in classes), "best"])
@@ -225,11 +226,11 @@ class RunFolder:
         write_file(self.metrics, text.getvalue())
 
     def write_test(self, figures: Mapping[str, object]) -> None:
-        """Figures of the test split; raises SinkError."""
+        """Write the figures of the test split; raises SinkError."""
         write_file(self.test, json.dumps(figures, indent=2) + "\n")
 
     def written(self) -> list[Path]:
-        """The files that are there."""
+        """The files that exist."""
         return [file for file in self._files() if file.exists()]
 
     def _files(self) -> list[Path]:
@@ -242,5 +243,5 @@ class RunFolder:
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # as onnxruntime, some come under several names
+    except PackageNotFoundError:  # some packages exist under several names
         return ""

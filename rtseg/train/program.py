@@ -1,22 +1,28 @@
-"""A training run, start to end."""
+"""A training run from start to end, and its charts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import cv2
 import torch
 
 from rtseg.datasets import Sample
+from rtseg.draw import blend, overlay_table
 from rtseg.errors import DeviceError, counted
 from rtseg.evaluate.networks import Network
+from rtseg.figures import new_figure, plain_text, save_figure, show_image
+from rtseg.frame import Image, Mask
+from rtseg.labels import LabelSet
 from rtseg.metrics import ConfusionMatrix
 from rtseg.nets import find_model
 from rtseg.system import keep_freed_memory
 from rtseg.threads import usable_cores
 from rtseg.train import batches as augment
-from rtseg.train import leads
+from rtseg.train import is_main
 from rtseg.train.batches import (
     SHARED_MEMORY,
     InOrder,
@@ -27,29 +33,43 @@ from rtseg.train.batches import (
     one_opencv_thread,
     usual_workers,
 )
-from rtseg.train.charts import Seen, draw_curves, draw_samples
-from rtseg.train.device import describe, open_fabric, unused_gpu
-from rtseg.train.folder import Row, RunFolder, Watch
-from rtseg.train.learner import Learner, class_weights
-from rtseg.train.lightning_import import Fabric
-from rtseg.train.loop import Loop, Reading, Stop
+from rtseg.train.folder import Callback, Row, RunFolder
+from rtseg.train.loop import Loaders, Stop, TrainingLoop
 from rtseg.train.prepare import Prepared, prepare
 from rtseg.train.settings import Settings
+from rtseg.train.trainable import (
+    Fabric,
+    Trainable,
+    class_weights,
+    describe,
+    open_fabric,
+    unused_gpu,
+)
 from rtseg.zoo import ModelSpec
 
 SHOWN = 4
+"""Validation images in `samples.png`."""
+
+ALPHA = 0.6
+SIDE = 480
+"""Pixels of the longer side of an image in `samples.png`."""
+
+_LEGEND = 30
+"""Classes in a legend; more would hide the images."""
+
+_DOTS_PER_INCH = 120
 
 
 @dataclass(frozen=True)
 class TestFigures:
-    """Figures of the test split, with masks at the pictures' own size.
+    """Figures of the test split, measured at the images' own size.
 
     Attributes:
-        pictures: how many.
+        pictures: number of images.
         ious: one per class; NaN for a class in neither truth nor prediction.
     """
 
-    __test__ = False  # no test of pytest's
+    __test__ = False  # pytest would collect it
 
     pictures: int
     miou: float
@@ -58,7 +78,7 @@ class TestFigures:
     ious: tuple[float, ...]
 
     def to_plain(self, names: Sequence[str]) -> dict[str, object]:
-        """For JSON, which has no NaN: None stands for it."""
+        """For JSON: NaN becomes None."""
         ious = {n: None if v != v else v for n, v in zip(names, self.ious, strict=True)}
         return {
             "pictures": self.pictures,
@@ -69,65 +89,17 @@ class TestFigures:
         }
 
 
-class Trial:
-    """The checkpoint in `best`, opened by torch in single precision, as `rtseg -m` opens it."""
-
-    def __init__(self, best: Path, made: Prepared, device: torch.device) -> None:
-        self._made = made
-        where = str(device) if device.type == "cuda" else device.type
-        model = find_model(best)
-        self._network = Network("best", model, backend="torch", device=where, precision="fp32")
-
-    def samples(self) -> list[Seen]:
-        """Some pictures of the validation split, evenly spread, with truth and prediction."""
-        val = self._made.split["val"]
-        step = max(1, len(val) // SHOWN)
-        return [self._see(sample) for sample in val[::step][:SHOWN]]
-
-    def test(self, watch: Watch, stop: Callable[[], bool]) -> TestFigures | None:
-        """Figures of the test split; None where there is none, or when asked to stop."""
-        samples = self._made.split["test"]
-        matrix = ConfusionMatrix(len(self._made.spec.labels))
-        for done, sample in enumerate(samples):
-            if stop():
-                return None
-            watch.tested(done, len(samples))
-            seen = self._see(sample)
-            matrix.update(seen.truth, seen.predicted)
-        if not matrix.pixels:
-            return None
-        watch.tested(len(samples), len(samples))
-        return TestFigures(
-            len(samples),
-            matrix.mean_iou,
-            matrix.mean_accuracy,
-            matrix.pixel_accuracy,
-            tuple(float(iou) for iou in matrix.class_iou),
-        )
-
-    def _see(self, sample: Sample) -> Seen:
-        image = sample.read_image()
-        truth = sample.read_as(self._made.classes.from_dataset)
-        return Seen(sample.name, image, truth, self._network(image).mask)
-
-    def __enter__(self) -> Trial:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._network.close()
-
-
 @dataclass(frozen=True)
 class Result:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
-        best: the epoch whose network is in best.pth; None when no epoch was finished.
+        best: the epoch whose weights are in best.pth; None if no epoch was finished.
         rows: all epochs.
-        test: figures of the best network on the test split; None without one, or when stopped.
-        stopped: whether somebody asked for the end; `resume` goes on.
-        early: whether it ended because nothing became better any more.
-        leads: whether this is the process that a person started.
+        test: figures of the best model on the test split; None without one, or if stopped.
+        stopped: whether it was interrupted; `resume` continues it.
+        early: whether it ended because the patience was used up.
+        is_main: whether this is the main process.
     """
 
     folder: RunFolder
@@ -136,43 +108,43 @@ class Result:
     test: TestFigures | None
     stopped: bool
     early: bool
-    leads: bool
+    is_main: bool
 
 
 def train(
     settings: Settings,
     *,
-    watch: Watch | None = None,
+    callback: Callback | None = None,
     stop: Callable[[], bool] = lambda: False,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Result:
-    """Fine-tune a network on labelled pictures and leave a run folder.
+    """Fine-tune a model on labelled images into a run folder.
 
     Args:
-        watch: told how it goes.
-        stop: asked at every step; what was reached is saved.
-        resume: go on with the run in `settings.out`, whose settings these are.
-        overwrite: replace the run that is in `settings.out`.
+        callback: receives notes, problems and progress.
+        stop: polled at every step; if it returns True, the state is saved and the run ends.
+        resume: continue the run in `settings.out`, whose settings these are.
+        overwrite: replace the run in `settings.out`.
 
     Raises:
-        UsageError: settings that make no sense, or a folder that holds something.
-        DatasetError: the dataset is broken; `watch` was told everything that is wrong.
-        ModelError: the network or its weights are not what was named.
-        DownloadError: published weights cannot be fetched.
-        DeviceError: the device is not here, or its memory is too small.
+        UsageError: a setting has a wrong value, or the folder is not empty.
+        DatasetError: the dataset has problems, which `callback` received.
+        ModelError: the model or its weights are unknown or do not fit.
+        DownloadError: published weights cannot be downloaded.
+        DeviceError: the device does not exist, or its memory is too small.
         SinkError: the folder cannot be written.
         BackendError: the loss is no longer a number.
     """
-    lead = leads()
-    watch = watch if watch is not None and lead else Watch()
+    main = is_main()
+    callback = callback if callback is not None and main else Callback()
     fabric, precision = open_fabric(settings)
-    prepared = prepare(settings, watch, lead=lead, resume=resume, overwrite=overwrite)
+    prepared = prepare(settings, callback, main=main, resume=resume, overwrite=overwrite)
     fabric.launch()
-    watch.note("runs on", describe(fabric, precision))
+    callback.note("runs on", describe(fabric, precision))
     if unused := unused_gpu(settings, fabric):
-        watch.note("note", unused)
-    loop = _loop(fabric, prepared, watch, stop)
+        callback.note("note", unused)
+    loop = _loop(fabric, prepared, callback, stop)
     if fabric.device.type == "cpu":
         keep_freed_memory()
     try:
@@ -181,30 +153,32 @@ def train(
     except torch.OutOfMemoryError as error:
         raise DeviceError(
             f"not enough memory on {fabric.device}",
-            do="Take a smaller --batch-size, --size or network",
+            do="Use a smaller --batch-size, --size or model",
         ) from error
-    return _finish(prepared, loop, watch, stop, ended=ended)
+    return _finish(prepared, loop, callback, stop, ended=ended)
 
 
-def _loop(fabric: Fabric, made: Prepared, watch: Watch, stop: Callable[[], bool]) -> Loop:
+def _loop(
+    fabric: Fabric, made: Prepared, callback: Callback, stop: Callable[[], bool]
+) -> TrainingLoop:
     settings = made.settings
     weights = None
     if settings.class_weights != "none":
         train, table = made.split["train"], made.classes.from_dataset
         if fabric.is_global_zero:
             weights = class_weights(settings.class_weights, made.spec.labels, train, table)
-            watch.note("weights", f"of the classes: {_weighed(made.spec, weights)}")
+            callback.note("weights", f"of the classes: {_weighed(made.spec, weights)}")
         weights = fabric.broadcast(weights)
-    reading = _reading(fabric, made, watch)
-    learner = Learner(fabric, made.network, settings, len(made.spec.labels), weights)
-    loop = Loop(learner, made.spec, reading, settings, made.folder, watch, stop)
+    loaders = _loaders(fabric, made, callback)
+    trainable = Trainable(fabric, made.network, settings, len(made.spec.labels), weights)
+    loop = TrainingLoop(trainable, made.spec, loaders, settings, made.folder, callback, stop)
     if made.state is not None:
         loop.restore(made.state)
-    watch.note("plan", _plan(settings, loop, len(made.split["train"])))
+    callback.note("plan", _plan(settings, loop, len(made.split["train"])))
     return loop
 
 
-def _reading(fabric: Fabric, made: Prepared, watch: Watch) -> Reading:
+def _loaders(fabric: Fabric, made: Prepared, callback: Callback) -> Loaders:
     settings, spec, table = made.settings, made.spec.input, made.classes.from_dataset
     train = Pictures(made.split["train"], table, augment.training(settings, spec))
     val = Pictures(made.split["val"], table, augment.plain(settings.size, spec))
@@ -220,8 +194,8 @@ def _reading(fabric: Fabric, made: Prepared, watch: Watch) -> Reading:
     many = [fitting_workers(n, settings.batch_size, settings.size, loaders) for n in asked]
     if many != asked:
         less = f"{counted(many[0], 'worker')} instead of {asked[0]}: batches of more do not fit"
-        watch.note("note", f"{less} into {SHARED_MEMORY} (docker run --shm-size=2g)")
-    return Reading(
+        callback.note("note", f"{less} into {SHARED_MEMORY} (docker run --shm-size=2g)")
+    return Loaders(
         loader(train, order, workers=many[0], pinned=pinned),
         order,
         loader(val, InOrder(len(val), settings.batch_size, *share), workers=many[1], pinned=pinned),
@@ -233,37 +207,174 @@ def _weighed(spec: ModelSpec, weights: tuple[float, ...] | None) -> str:
     return ", ".join(f"{name} {weight:.3g}" for name, weight in pairs)
 
 
-def _plan(settings: Settings, loop: Loop, pictures: int) -> str:
-    """Steps, batches and learning rate in one line, and what a batch leaves out."""
-    order = loop.reading.order
+def _plan(settings: Settings, loop: TrainingLoop, pictures: int) -> str:
+    """Steps, batches and learning rate in one line, and what full batches leave out."""
+    order = loop.loaders.order
     per_step = order.batch_size * order.world
-    done = f", {loop.course.step} done" if loop.course.step else ""
+    done = f", {loop.state.step} done" if loop.state.step else ""
     parts = [
         f"{loop.steps} steps{done}",
         f"{len(order)} per epoch",
-        f"{per_step} pictures per step",
+        f"{per_step} images per step",
         f"{settings.optimizer}, learning rate {settings.learning_rate:g}, {settings.schedule}",
     ]
     if left := pictures - len(order) * per_step:
         parts.append(
-            f"left for another epoch, as batches are full: {counted(left, 'picture')}"
+            f"{counted(left, 'image')} left for another epoch, as batches are full"
             if left > 0
-            else "pictures are repeated to fill a batch"
+            else "images are repeated to fill a batch"
         )
     return ", ".join(parts)
 
 
-def _finish(made: Prepared, loop: Loop, watch: Watch, stop: Stop, *, ended: bool) -> Result:
-    """Draw and measure, in the first process, what the run has reached."""
-    rows, best, folder = tuple(loop.course.rows), loop.course.best, made.folder
+def _finish(
+    made: Prepared, loop: TrainingLoop, callback: Callback, stop: Stop, *, ended: bool
+) -> Result:
+    """Draw the charts and measure the test split, in the main process."""
+    rows, best, folder = tuple(loop.state.rows), loop.state.best, made.folder
     test = None
-    if loop.learner.fabric.is_global_zero and best is not None:
+    if loop.trainable.fabric.is_global_zero and best is not None:
         draw_curves(folder.curves, rows)
         if ended:
-            with Trial(folder.best, made, loop.learner.fabric.device) as trial:
+            with BestModel(folder.best, made, loop.trainable.fabric.device) as trial:
                 draw_samples(folder.samples, trial.samples(), made.spec.labels)
-                test = trial.test(watch, stop)
+                test = trial.test(callback, stop)
         if test is not None:
             folder.write_test(test.to_plain(made.spec.labels.names))
     stopped = not ended or stop()
-    return Result(folder, best, rows, test, stopped, early=loop.early, leads=leads())
+    return Result(folder, best, rows, test, stopped, early=loop.early, is_main=is_main())
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An image (H, W, 3) uint8 BGR with its true and predicted masks (H, W) uint8."""
+
+    name: str
+    image: Image
+    truth: Mask
+    predicted: Mask
+
+
+class BestModel:
+    """The best checkpoint, opened by torch in single precision."""
+
+    def __init__(self, best: Path, made: Prepared, device: torch.device) -> None:
+        self._made = made
+        where = str(device) if device.type == "cuda" else device.type
+        model = find_model(best)
+        self._network = Network("best", model, backend="torch", device=where, precision="fp32")
+
+    def samples(self) -> list[Labelled]:
+        """A few evenly spaced validation images, with truth and prediction."""
+        val = self._made.split["val"]
+        step = max(1, len(val) // SHOWN)
+        return [self._segment(sample) for sample in val[::step][:SHOWN]]
+
+    def test(self, callback: Callback, stop: Callable[[], bool]) -> TestFigures | None:
+        """Measure the test split; None if there is none, or if stopped."""
+        samples = self._made.split["test"]
+        matrix = ConfusionMatrix(len(self._made.spec.labels))
+        for done, sample in enumerate(samples):
+            if stop():
+                return None
+            callback.on_test(done, len(samples))
+            result = self._segment(sample)
+            matrix.update(result.truth, result.predicted)
+        if not matrix.pixels:
+            return None
+        callback.on_test(len(samples), len(samples))
+        return TestFigures(
+            len(samples),
+            matrix.mean_iou,
+            matrix.mean_accuracy,
+            matrix.pixel_accuracy,
+            tuple(float(iou) for iou in matrix.class_iou),
+        )
+
+    def _segment(self, sample: Sample) -> Labelled:
+        image = sample.read_image()
+        truth = sample.read_as(self._made.classes.from_dataset)
+        return Labelled(sample.name, image, truth, self._network(image).mask)
+
+    def __enter__(self) -> BestModel:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._network.close()
+
+
+def draw_curves(path: Path, rows: Sequence[Row]) -> None:
+    """Draw the loss of both splits, and mean IoU and pixel accuracy on validation, by epoch.
+
+    Raises:
+        SinkError: the file cannot be written.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(10, 4, constrained=True)
+    losses, scores = figure.subplots(1, 2)
+    epochs = [row.epoch for row in rows]
+    losses.plot(epochs, [row.train_loss for row in rows], ".-", label="train")
+    losses.plot(epochs, [row.val_loss for row in rows], ".-", label="validation")
+    scores.plot(epochs, [row.miou for row in rows], ".-", label="mean IoU", color="C2")
+    scores.plot(epochs, [row.pixel_accuracy for row in rows], ".-", label="pixel accuracy")
+    losses.set(title="loss", ylim=(0, None))
+    scores.set(title="validation", ylim=(0, 1))
+    best = max((row.epoch for row in rows if row.best), default=None)
+    for axes in (losses, scores):
+        if best is not None:
+            axes.axvline(best, color="0.6", linestyle="--", linewidth=1, label=f"best: {best}")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    save_figure(figure, path, dots_per_inch=_DOTS_PER_INCH)
+
+
+def draw_samples(path: Path, samples: Sequence[Labelled], labels: LabelSet) -> None:
+    """Draw a row per image: the image, the truth and the prediction.
+
+    Raises:
+        SinkError: the file cannot be written.
+    """
+    table = overlay_table(labels, ALPHA)
+    shown = [_small(sample) for sample in samples]
+    heights = [sample.image.shape[0] / sample.image.shape[1] for sample in shown]
+    figure = new_figure(10, 10 / 3 * sum(heights) + 0.3 * len(shown) + 0.8, constrained=True)
+    grid = figure.subplots(len(shown), 3, squeeze=False, height_ratios=heights)
+    for axes, sample in zip(grid, shown, strict=True):
+        masked = [blend(sample.image, mask, table) for mask in (sample.truth, sample.predicted)]
+        for pane, image in zip(axes, (sample.image, *masked), strict=True):
+            show_image(pane, image)
+        axes[0].set_title(plain_text(sample.name), fontsize=8, loc="left")
+        axes[1].set_title("truth", fontsize=8, loc="left")
+        axes[2].set_title("prediction", fontsize=8, loc="left")
+    _legend(figure, shown, labels)
+    save_figure(figure, path, dots_per_inch=_DOTS_PER_INCH)
+
+
+def _legend(figure: Any, shown: Sequence[Labelled], labels: LabelSet) -> None:
+    """Add a legend of the classes in view."""
+    from matplotlib.patches import Patch
+
+    here = {
+        int(value) for s in shown for mask in (s.truth, s.predicted) for value in set(mask.flat)
+    }
+    patches = [
+        Patch(color=[level / 255 for level in labels.colours[index]], label=labels.names[index])
+        for index in sorted(labels.sought(None) & here)[:_LEGEND]
+    ]
+    if patches:
+        figure.legend(handles=patches, loc="outside lower center", ncols=6, fontsize=8)
+
+
+def _small(sample: Labelled) -> Labelled:
+    height, width = sample.image.shape[:2]
+    factor = min(1.0, SIDE / max(height, width))
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return Labelled(
+        sample.name,
+        cv2.resize(sample.image, size, interpolation=cv2.INTER_AREA),
+        cv2.resize(sample.truth, size, interpolation=cv2.INTER_NEAREST),
+        cv2.resize(sample.predicted, size, interpolation=cv2.INTER_NEAREST),
+    )

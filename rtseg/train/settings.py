@@ -1,4 +1,4 @@
-"""What a training run was asked, and the TOML file that repeats it."""
+"""The settings of a training run, and the TOML file that repeats it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "flip": (0, 1),
     "noise": (0, 1),
 }
-"""Least and most of every number."""
+"""Minimum and maximum of every number."""
 
 
 @dataclass(frozen=True)

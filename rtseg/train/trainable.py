@@ -1,0 +1,394 @@
+"""The network in training: device and precision (Lightning Fabric), loss, one step, validation."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from rtseg.backends import parse_device
+from rtseg.datasets import Sample
+from rtseg.datasets.contract import Table
+from rtseg.errors import BackendError, DeviceError, UsageError
+from rtseg.frame import VOID
+from rtseg.gpu import cuda_missing, has_cuda
+from rtseg.labels import LabelSet
+from rtseg.metrics import ConfusionMatrix
+from rtseg.nets.build import segmentation
+from rtseg.system import GPU_UNUSED, native_precisions, nvidia_driver
+from rtseg.train.batches import Batch, Loader, batches
+from rtseg.train.settings import Settings
+
+# Fabric and torchmetrics import torchvision, which may need help where its operators do not load.
+segmentation()
+
+from lightning.fabric import Fabric  # noqa: E402
+from torchmetrics import SumMetric  # noqa: E402
+from torchmetrics.classification import MulticlassConfusionMatrix  # noqa: E402
+
+PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+"""Our precision -> Fabric's."""
+
+POLY_POWER = 0.9
+"""Exponent of DeepLab's schedule (Chen et al., 2017, arXiv:1606.00915)."""
+
+
+def open_fabric(settings: Settings) -> tuple[Fabric, str]:
+    """Fabric for the device and precision of the settings, not yet launched, and its precision.
+
+    Training does not fall back to another device: it would take days instead of hours.
+
+    Raises:
+        UsageError: torch cannot train on this device, or not in this precision.
+        DeviceError: the device does not exist.
+    """
+    family, number = parse_device(settings.device)
+    if family == "auto":
+        family = "cuda" if has_cuda() else "cpu"
+        if family == "cpu" and torch.backends.mps.is_available() and settings.devices == 1:
+            family = "mps"
+    _check_device(family, number, settings.devices)
+    precision = _precision(family, settings.precision)
+    first = range(number, number + settings.devices)
+    devices: Any = list(first) if family == "cuda" else settings.devices
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # rtseg reports this itself
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about devices that are not used
+        fabric = Fabric(
+            accelerator=family,
+            devices=devices,
+            precision=PRECISIONS[precision],
+            strategy="ddp" if settings.devices > 1 else "auto",
+        )
+    return fabric, precision
+
+
+def describe(fabric: Fabric, precision: str) -> str:
+    """Device, precision and processes in one line."""
+    device = fabric.device
+    name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    mixed = "" if precision == "fp32" else " mixed"
+    many = f", {fabric.world_size} processes" if fabric.world_size > 1 else ""
+    return f"{device}{name}, {precision}{mixed}{many}"
+
+
+def unused_gpu(settings: Settings, fabric: Fabric) -> str:
+    """Why the CPU is used although there is an NVIDIA driver; "" if it is not."""
+    if settings.device != "auto" or fabric.device.type != "cpu" or not nvidia_driver():
+        return ""
+    return f"{GPU_UNUSED}: {cuda_missing(0)}; rtseg doctor says what to do"
+
+
+def _check_device(family: str, number: int, devices: int) -> None:
+    if family not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"--device {family}", found="training runs on cpu, cuda and mps")
+    have = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if number + devices > have.get(family, number + devices):
+        asked = f"{devices} {family} device{'s' if devices > 1 else ''} from {family}:{number} on"
+        raise DeviceError(
+            asked if family == "cuda" else f"{devices} of {family}",
+            found=f"torch {torch.__version__} finds {have[family]}",
+            do="Run rtseg doctor to see what is available",
+        )
+
+
+def _precision(family: str, asked: str) -> str:
+    if asked == "auto":
+        if family == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if family == "cpu" and _cpu_gains_from_bf16() else "fp32"
+    if asked == "fp16" and family != "cuda":
+        raise UsageError(
+            f"--precision fp16 on {family}",
+            found="its loss scaling needs an NVIDIA GPU",
+            do="Take bf16 or fp32",
+        )
+    return asked
+
+
+def _cpu_gains_from_bf16() -> bool:
+    """Whether bf16 is faster: without hardware support torch converts every value, 10x slower."""
+    return "bf16" in native_precisions() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The result of a validation.
+
+    Attributes:
+        loss: mean cross-entropy of the labelled pixels; NaN if there are none.
+    """
+
+    loss: float
+    matrix: ConfusionMatrix
+
+
+class Validation(nn.Module):
+    """Sums up batches on the device, and processes in `compute`, with torchmetrics."""
+
+    def __init__(self, num_classes: int, weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.weights = weights
+        self.counts = MulticlassConfusionMatrix(num_classes, ignore_index=VOID, validate_args=False)
+        # not torchmetrics' MeanMetric, which with nan_strategy="disable" ignores weights too
+        self.loss = SumMetric(nan_strategy="disable")
+        self.pixels = SumMetric(nan_strategy="disable")
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: (N, C, h, w) logits at the labels' size, (N, h, w) int64 labels."""
+        total, count = pixel_loss(logits.float(), labels, self.weights)
+        self.loss.update(total)
+        self.pixels.update(count)
+        self.counts.update(logits.argmax(1), labels)
+
+    def compute(self) -> Figures:
+        """The figures over all processes; every process must call this."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about a process that added nothing
+            counts = self.counts.compute()
+            loss, pixels = float(self.loss.compute()), float(self.pixels.compute())
+        matrix = ConfusionMatrix(len(counts))
+        matrix.counts[:, :-1] = counts.cpu().to(torch.int64).numpy()
+        return Figures(loss / pixels if pixels else float("nan"), matrix)
+
+
+class Trainable:
+    """A network with its optimizer, on its device, in its precision.
+
+    Args:
+        fabric: launched.
+        network: torchvision's, in training mode, with or without its auxiliary head.
+        weights: one per class for the loss, or None.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        network: nn.Module,
+        settings: Settings,
+        num_classes: int,
+        weights: tuple[float, ...] | None = None,
+    ) -> None:
+        self.fabric, self._num_classes, self._aux = fabric, num_classes, settings.aux_weight
+        self.network = _gpu_layout(network, fabric)
+        optimizer = make_optimizer(settings, self.network.parameters())
+        self._module, self.optimizer = fabric.setup(self.network, optimizer)
+        self._average = None
+        if settings.ema is not None:
+            mean = get_ema_multi_avg_fn(settings.ema)
+            self._average = AveragedModel(self.network, multi_avg_fn=mean, use_buffers=True)
+        self._weights = None if weights is None else fabric.to_device(torch.tensor(weights))
+
+    @property
+    def final(self) -> nn.Module:
+        """The network that is validated and saved: the moving average if there is one."""
+        return self.network if self._average is None else self._average.module
+
+    def train_mode(self) -> None:
+        """Switch to training mode."""
+        self._module.train()
+
+    def step(self, batch: Batch, learning_rate: float) -> float:
+        """Take one optimizer step; returns the batch's loss before it.
+
+        Raises:
+            BackendError: the loss is no longer a number.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        images, labels = self.fabric.to_device(batch)
+        self.optimizer.zero_grad()
+        loss = training_loss(self._module(images), labels, self._weights, self._aux)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise BackendError(f"the loss is {value}", do="Try a smaller --lr, or --precision fp32")
+        self.fabric.backward(loss)
+        self.optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self.network)
+        return value
+
+    @torch.no_grad()
+    def measure(self, loader: Loader, stop: Callable[[], bool]) -> Figures | None:
+        """Validate `final` over the images of all processes; None if stopped."""
+        network = self.final.eval()
+        if self.fabric.world_size > 1:
+            _broadcast_buffers(network)
+        validation = Validation(self._num_classes, self._weights)
+        counted: Validation = self.fabric.to_device(validation)
+        for batch in batches(loader):
+            images, labels = self.fabric.to_device(batch)
+            with self.fabric.autocast():
+                logits = network(images)["out"]
+            counted.add(logits, labels)
+            if self.fabric.world_size == 1 and stop():
+                return None
+        return None if self.any_stopped(stop) else counted.compute()
+
+    def any_stopped(self, stop: Callable[[], bool]) -> bool:
+        """Whether any process should stop: they stop together."""
+        if self.fabric.world_size == 1:
+            return stop()
+        stopped = torch.tensor(float(stop()), device=self.fabric.device)
+        return bool(self.fabric.all_reduce(stopped, reduce_op="sum") > 0)
+
+    def mean(self, value: float) -> float:
+        """The mean of every process's `value`; every process must call this."""
+        if self.fabric.world_size == 1:
+            return value
+        return float(self.fabric.all_reduce(torch.tensor(value, device=self.fabric.device)))
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights of `final`, on the CPU, without the auxiliary head."""
+        return {
+            key: value.detach().cpu().clone()
+            for key, value in self.final.state_dict().items()
+            if not key.startswith("aux_classifier.")
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `load` needs to continue exactly."""
+        return {
+            "network": self.network.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Restore what `state` returned; raises KeyError, ValueError or RuntimeError."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+
+
+def _gpu_layout(network: nn.Module, fabric: Fabric) -> nn.Module:
+    """On GPUs: channels last, and batch statistics over all processes."""
+    if fabric.device.type != "cuda":
+        return network
+    if fabric.world_size > 1:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return,unused-ignore]
+
+
+def _broadcast_buffers(network: nn.Module) -> None:
+    """Give every process the main process's running statistics, as saved in the checkpoint."""
+    for buffer in network.buffers():
+        torch.distributed.broadcast(buffer, 0)
+
+
+def pixel_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Cross-entropy summed over the labelled pixels, and the divisor for their mean.
+
+    Returned separately, so that a batch without labelled pixels adds nothing instead of 0/0, and
+    means over many batches are exact.
+
+    Args:
+        logits: (N, C, h, w).
+        labels: (N, h, w) int64; 255 is ignored.
+        weights: (C,) per class, or None.
+    """
+    total = nn.functional.cross_entropy(
+        logits, labels, weight=weights, ignore_index=VOID, reduction="sum"
+    )
+    known = labels[labels != VOID]
+    count = (
+        weights[known].sum()
+        if weights is not None
+        else torch.tensor(float(known.numel())).to(total)
+    )
+    return total, count
+
+
+def training_loss(
+    outputs: Mapping[str, Tensor], labels: Tensor, weights: Tensor | None, aux_weight: float
+) -> Tensor:
+    """Mean cross-entropy of the network's output, plus `aux_weight` times its auxiliary head's."""
+    tiny = torch.finfo(torch.float32).tiny
+    means = {
+        name: total / count.clamp(min=tiny)
+        for name, output in outputs.items()
+        for total, count in [pixel_loss(output, labels, weights)]
+    }
+    return means["out"] + aux_weight * means["aux"] if "aux" in means else means["out"]
+
+
+def make_optimizer(settings: Settings, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer of the settings."""
+    lr, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr, momentum=settings.momentum, weight_decay=decay)
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, lr, weight_decay=decay)
+
+
+def schedule(kind: str, steps: int) -> Callable[[int], float]:
+    """The factor on the learning rate at a step, counted from 0, of `steps`.
+
+    Depends only on the step, so that a resumed run needs no other state.
+    """
+    if kind == "poly":
+        return lambda step: max(0.0, 1 - step / steps) ** POLY_POWER
+    if kind == "cosine":
+        return lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+    return lambda step: 1.0
+
+
+def class_weights(
+    asked: str, labels: LabelSet, samples: Sequence[Sample], table: Table
+) -> tuple[float, ...] | None:
+    """A weight per class for the loss: none, the given ones, or by median frequency.
+
+    "auto" is median frequency balancing (Eigen and Fergus, 2015, arXiv:1411.4734): the median of
+    all classes' shares divided by a class's own, each share taken over the images that have the
+    class. A class that no image has weighs 1.
+
+    Raises:
+        UsageError: they cannot be parsed, or are not one non-negative number per class.
+    """
+    if asked == "none":
+        return None
+    if asked == "auto":
+        return _balanced(len(labels), samples, table)
+    return parse_weights(asked, labels)
+
+
+def parse_weights(asked: str, labels: LabelSet) -> tuple[float, ...]:
+    """Parse comma-separated weights, one per class.
+
+    Raises:
+        UsageError: they cannot be parsed, or are not one non-negative number per class.
+    """
+    try:
+        given = tuple(float(part) for part in asked.split(","))
+    except ValueError:
+        given = ()
+    if len(given) != len(labels) or not all(0 <= w < math.inf for w in given) or not any(given):
+        raise UsageError(
+            f"--class-weights {asked}",
+            found=f"it must be none, auto, or {len(labels)} comma-separated numbers, for "
+            + ", ".join(labels.names),
+        )
+    return given
+
+
+def _balanced(count: int, samples: Sequence[Sample], table: Table) -> tuple[float, ...]:
+    pixels, totals = np.zeros(count), np.zeros(count)
+    for sample in samples:
+        found = np.bincount(sample.read_as(table).ravel(), minlength=256)[:count]
+        pixels += found
+        totals += found.sum() * (found > 0)
+    shares = np.divide(pixels, totals, out=np.full(count, np.nan), where=totals > 0)
+    weights = np.nanmedian(shares) / shares
+    return tuple(float(w) for w in np.nan_to_num(weights, nan=1.0))
