@@ -33,12 +33,19 @@ from rtseg.bench.clocks import (
     timed,
     write_portrait,
 )
-from rtseg.bench.plot import draw_plot, write_plot
 from rtseg.bench.record import Agreement, compare, keep_best, milliseconds, peak_share, summarise
-from rtseg.bench.remote import Remote, Stopped
+from rtseg.bench.report import (
+    FORMATS,
+    changes,
+    draw_plot,
+    markdown,
+    plain,
+    render,
+    tables,
+    write_plot,
+)
 from rtseg.bench.rounds import new_row
-from rtseg.bench.tables import FORMATS, changes, markdown, plain, render, tables
-from rtseg.bench.worker import Loaded, Subject, Yardstick
+from rtseg.bench.worker import Loaded, Remote, Stopped, Subject, Yardstick
 from rtseg.contracts import BackendInfo
 from rtseg.effects import ViewOptions, open_effect
 from rtseg.errors import BackendError, RtsegError, SinkError, UsageError
@@ -99,7 +106,7 @@ class Scripted:
     def __init__(self, name: str, asked: list[tuple[Any, ...]], fails: str = "") -> None:
         self.name, self.asked, self.fails = name, asked, fails
 
-    def ask(self, method: str, *arguments: Any) -> Any:
+    def call(self, method: str, *arguments: Any) -> Any:
         self.asked.append((self.name, method, *arguments))
         if method == self.fails:
             raise BackendError(f"{self.name} failed")
@@ -368,10 +375,10 @@ def test_what_fails_while_it_is_timed_is_asked_no_more() -> None:
 
 def test_a_stopped_benchmark_keeps_what_is_done_and_says_so() -> None:
     class Impatient(Scripted):
-        def ask(self, method: str, *arguments: Any) -> Any:
+        def call(self, method: str, *arguments: Any) -> Any:
             if sum(m == "measure" for _, m, *_ in self.asked) == 4:
                 raise Stopped
-            return super().ask(method, *arguments)
+            return super().call(method, *arguments)
 
     asked: list[tuple[Any, ...]] = []
     made = record()
@@ -559,10 +566,10 @@ def test_the_reference_is_torch_in_fp32(tmp_path: Path) -> None:
 def test_an_object_in_another_process_answers_and_its_failures_come_back() -> None:
     remote = Remote("fractions:Fraction", {"numerator": 2, "denominator": 6})
     try:
-        assert str(remote.ask("limit_denominator", 10)) == "1/3"
+        assert str(remote.call("limit_denominator", 10)) == "1/3"
         with pytest.raises(RtsegError, match="AttributeError"):
-            remote.ask("no_such_thing")
-        assert remote.ask("__add__", 1) == remote.ask("__radd__", 1)
+            remote.call("no_such_thing")
+        assert remote.call("__add__", 1) == remote.call("__radd__", 1)
     finally:
         remote.close()
 
@@ -580,7 +587,7 @@ def test_a_constructor_that_fails_elsewhere_raises_here() -> None:
 
 
 def test_a_process_that_dies_is_an_error_with_its_exit_code() -> None:
-    with pytest.raises(BackendError, match="exited with 3"):
+    with pytest.raises(BackendError, match="exit code 3"):
         Remote("os:_exit", {"status": 3})
 
 
@@ -664,7 +671,7 @@ def test_the_stamp_says_busy_and_partial() -> None:
     assert "busy" not in render(made, "table")
     made.machine["load_average"], made.partial = 1.5, True
     text = render(made, "table")
-    assert "busy machine: 1.5" in text
+    assert "busy machine: load 1.5" in text
     assert "partial" in text
 
 

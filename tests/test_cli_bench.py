@@ -38,7 +38,7 @@ class Here:
         module, _, name = place.partition(":")
         self._object = getattr(import_module(module), name)(**arguments)
 
-    def ask(self, method: str, *arguments: Any) -> Any:
+    def call(self, method: str, *arguments: Any) -> Any:
         return getattr(self._object, method)(*arguments)
 
     def close(self) -> None:
@@ -100,7 +100,7 @@ def test_our_own_network_is_held_against_torch_and_against_the_peak(capsys: Capt
 def test_nothing_measured_is_a_failure(capsys: Capture) -> None:
     assert main([*STUB, "-b", "torch"]) == 2
     out, err = capsys.readouterr()
-    assert "not measured, because" in out
+    assert "not measured" in out
     assert "nothing could be measured: backend torch for stub" in err
 
 
@@ -133,11 +133,11 @@ def test_weights_that_cannot_be_had_are_one_row_and_the_others_go_on(
 def test_random_weights_stand_in_only_for_those_that_are_not_here(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert not verb._is_here("fcn_resnet50")
+    assert not verb._needs_no_download("fcn_resnet50")
     monkeypatch.setattr(verb, "is_intact", lambda path, weights: True)
-    assert verb._is_here("fcn_resnet50")
-    assert verb._is_here("stub")
-    assert verb._is_here("some/network.onnx")
+    assert verb._needs_no_download("fcn_resnet50")
+    assert verb._needs_no_download("stub")
+    assert verb._needs_no_download("some/network.onnx")
 
 
 def test_files_have_the_form_of_their_names(inside: Path, capsys: Capture) -> None:
@@ -199,10 +199,10 @@ def test_faster_than_before_is_all_well(older: Callable[[float], Path], capsys: 
         (("--plot", "a.txt"), "cannot write a figure to a.txt"),
         (("-o", "no/where.json"), "there is no folder no"),
         (("-m", "nonsense", "-i", CLIP), "unknown network 'nonsense'"),
-        (("-m", ","), "names nothing"),
+        (("-m", ","), "is empty"),
         (("--compare", "none.json"), "cannot compare with none.json"),
-        (("--data", "nosuch"), "cannot open nosuch: there is no such file"),
-        (("--threshold", "200%"), "it is a share from 0 to 1. Give one as 10%"),
+        (("--data", "nosuch"), "cannot open nosuch: no such file"),
+        (("--threshold", "200%"), "it must be a share from 0 to 1. Write 10%"),
         (("-i", "test://?live=1"), "it is live"),
     ],
 )
@@ -218,8 +218,8 @@ def test_what_makes_no_sense_is_said_before_anything_runs(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{}", "it is no record of rtseg bench"),
-        ("[]", "it is no record of rtseg bench"),
+        ("{}", "it is not a record of rtseg bench"),
+        ("[]", "it is not a record of rtseg bench"),
         ('{"rtseg_bench": 1}', "a damaged record of rtseg bench: it has no 'rows'"),
     ],
 )
@@ -237,7 +237,7 @@ def test_a_threshold_is_a_share_or_a_percentage(text: str, share: float) -> None
 
 
 def test_a_threshold_of_ten_is_neither() -> None:
-    with pytest.raises(UsageError, match="as 10% or"):
+    with pytest.raises(UsageError, match="Write 10% or"):
         _share("--threshold", "10")
 
 
@@ -284,7 +284,7 @@ def test_what_cannot_be_held_against_the_older_record_is_no_success(
     other = [part.replace("64", "96") for part in STUB]
     assert main([*STUB, "-o", "old.json"]) == 0
     assert main([*other, "--compare", "old.json"]) == 5
-    assert "nothing is held against" in capsys.readouterr().err
+    assert "nothing to compare with" in capsys.readouterr().err
 
 
 def test_what_ran_before_and_fails_now_is_exit_code_5(
@@ -296,6 +296,6 @@ def test_what_ran_before_and_fails_now_is_exit_code_5(
     before = str(older(1e-6))
     monkeypatch.setattr("rtseg.bench.worker.Subject.measure", refuse)
     assert main([*STUB, "--compare", before]) == 5
-    assert "what ran before does not run: stub stub fp32 cpu 64x64: it broke" in (
+    assert "combinations that ran before fail now: stub stub fp32 cpu 64x64: it broke" in (
         capsys.readouterr().err
     )

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from rtseg.cli.app import main
-from rtseg.cli.export import Steps
+from rtseg.cli.export import ExportProgress
 from rtseg.cli.process import Interrupted, Stop
+from rtseg.export import int8, program
 from rtseg.export.int8 import Quantiser
 from rtseg.nets import find_model
 
@@ -26,7 +27,7 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A folder and a cache of its own; one thread, as the pictures are small."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("rtseg.export.work.ROUNDS", 2)
+    monkeypatch.setattr(program, "ROUNDS", 2)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -57,16 +58,16 @@ def test_int8_lists_its_attempts_and_exits_5_below_the_threshold(
 ) -> None:
     # the order is tested where the network is small
     monkeypatch.setattr(Quantiser, "most_sensitive_first", lambda self: self.layers)
-    monkeypatch.setattr("rtseg.export.int8.FIRST_KEPT", 20)
+    monkeypatch.setattr(int8, "FIRST_KEPT", 20)
     arguments = [*USUAL, "--precision", "int8", "--min-agreement", "1"]
     assert main([*arguments, "-o", "net.onnx", "--keep"]) == 5
     out, err = capsys.readouterr()
     assert "0 of 66 layers in float" in err
     assert "20 of 66 layers in float" in err
     assert "33 of 66 layers in float" in err
-    assert "in float, the most sensitive first" in err
+    assert "float layers, most sensitive first" in err
     assert "and 25 more" in err
-    assert "100.000% was the least" in err.splitlines()[-1]
+    assert "at least 100.000% is required" in err.splitlines()[-1]
     assert "onnx int8" in out
     assert not Path("net.onnx").exists()
     assert Path("net.rejected.onnx").is_file()
@@ -76,7 +77,7 @@ def test_int8_lists_its_attempts_and_exits_5_below_the_threshold(
     ("flags", "code", "words"),
     [
         ([], 2, "Name one with -o net.onnx"),
-        (["-o", "net.engine"], 2, "End it in .onnx"),
+        (["-o", "net.engine"], 2, "Name it NAME.onnx"),
         (["-o", "gone/net.onnx"], 2, "there is no folder gone"),
         (["-o", "net.onnx", "--precision", "bf16"], 2, "bf16"),
         (["-o", "net.onnx", "--calibration", "a.mp4"], 2, "only int8 needs it"),
@@ -97,11 +98,11 @@ def test_what_makes_no_sense_is_one_line(
 
 def test_ctrl_c_is_heard_between_frames() -> None:
     stop = Stop()
-    steps = Steps(stop, quiet=True)
-    steps("comparing", 0, 2)
+    progress = ExportProgress(stop, quiet=True)
+    progress("comparing", 0, 2)
     stop.signal = 2
     with pytest.raises(Interrupted):
-        steps("comparing", 1, 2)
+        progress("comparing", 1, 2)
 
 
 def test_help_names_the_flags(capsys: Capture) -> None:
@@ -113,4 +114,4 @@ def test_help_names_the_flags(capsys: Capture) -> None:
 
 def test_the_stub_is_no_network(capsys: Capture) -> None:
     assert main(["export", "-m", "stub", "-o", "net.onnx"]) == 2
-    assert "it is no network" in capsys.readouterr().err
+    assert "it is not a network" in capsys.readouterr().err

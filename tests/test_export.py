@@ -17,11 +17,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rtseg.backends import open_backend
 from rtseg.errors import ModelError, SinkError, SourceError, ThresholdError, UsageError
-from rtseg.export import ExportOptions, RejectedError, export_network, work
+from rtseg.export import ExportOptions, program
 from rtseg.export import int8 as int8_module
-from rtseg.export.frames import MOST, parity_samples, quantising_samples, spread
 from rtseg.export.int8 import Quantiser, quantise
-from rtseg.export.work import Reference
+from rtseg.export.program import RejectedError, _Reference, export_network
+from rtseg.export.samples import MAX_FRAMES, parity_samples, quantising_samples, spread
 from rtseg.labels import PERSON
 from rtseg.nets import find_model
 from rtseg.nets.build import build_random
@@ -43,7 +43,7 @@ def unwatched(step: str, done: int, total: int) -> None:
 def cache(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RTSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(work, "SECONDS", 0.0)
+        patch.setattr(program, "SECONDS", 0.0)
         before = torch.get_num_threads()
         torch.set_num_threads(1)  # small pictures: on a busy machine threads wait for one another
         yield
@@ -169,8 +169,10 @@ def test_a_file_below_the_threshold_gets_no_name(model: Model, tmp_path: Path, m
                 tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
         onnx.save(content, path)
 
-    monkeypatch.setattr("rtseg.export.work.write_onnx", spoiled)
-    with pytest.raises(ThresholdError, match=r"99\.900% was the least.*No file was left") as caught:
+    monkeypatch.setattr(program, "write_onnx", spoiled)
+    with pytest.raises(
+        ThresholdError, match=r"at least 99\.900% is required.*No file was kept"
+    ) as caught:
         export(model, tmp_path / "net.onnx")
     assert caught.value.exit_code == 5
     assert isinstance(caught.value, RejectedError)
@@ -205,7 +207,7 @@ class Fixed:
 def test_parity_counts_pixels_and_names_the_worst_frame() -> None:
     images = [np.zeros((40, 40, 3), np.uint8)] * 4
     stub = find_model("stub")
-    reference = Reference(Fixed(stub), images, unwatched)  # type: ignore[arg-type]
+    reference = _Reference(Fixed(stub), images, unwatched)  # type: ignore[arg-type]
     assert reference.variety == pytest.approx(0.25)
     same = reference.compare(Fixed(stub), unwatched)  # type: ignore[arg-type]
     assert (same.largest, same.mean, same.worst, same.frames) == (0, 1, 1, 4)
@@ -284,7 +286,7 @@ def test_the_layer_that_hurts_most_comes_first(tmp_path: Path) -> None:
         quantiser.write(tmp_path / "one.onnx", {kept})
         errors[kept] = np.abs(int8_module._scores(tmp_path / "one.onnx", batches) - exact).mean()
     assert quantiser.most_sensitive_first()[0] == min(errors, key=lambda layer: errors[layer])
-    assert {"calibrating", "looking for the sensitive layers"} <= set(steps)
+    assert {"calibrating", "ranking layers by sensitivity"} <= set(steps)
 
 
 def test_nothing_to_quantise(tmp_path: Path) -> None:
@@ -329,7 +331,7 @@ def test_calibration_never_sees_what_is_compared() -> None:
     apart(quantising_samples(None, (long,), unwatched))
     apart(quantising_samples(long, (), unwatched))
     apart(quantising_samples(long, ("test://?size=320x240&frames=90",), unwatched))
-    assert len(parity_samples(long, unwatched).parity) <= MOST
+    assert len(parity_samples(long, unwatched).parity) <= MAX_FRAMES
 
 
 def test_too_few_frames_to_calibrate(tmp_path: Path) -> None:
@@ -478,17 +480,17 @@ def test_an_exported_file_can_be_exported_again(model: Model, tmp_path: Path) ->
 def test_nonsense_is_refused(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     for options, words in (
-        ({"precision": "bf16"}, "files are in fp32, fp16, int8"),
+        ({"precision": "bf16"}, "precisions are fp32, fp16, int8"),
         ({"calibration": ("a",)}, "only int8 needs it"),
-        ({"least_agreement": 99.0}, "it is a share, 0 to 1"),
+        ({"least_agreement": 99.0}, "it must be a share from 0 to 1"),
         ({"opset": 9}, "13 to 20"),
         ({"size": (8, 8)}, "each side is"),
     ):
         with pytest.raises(UsageError, match=words):
             export(model, path, **options)
-    with pytest.raises(UsageError, match=r"End it in \.onnx"):
+    with pytest.raises(UsageError, match=r"Name it NAME\.onnx"):
         export(model, tmp_path / "net.pth")
-    with pytest.raises(ModelError, match="it is no network"):
+    with pytest.raises(ModelError, match="it is not a network"):
         export(find_model("stub"), path)
     with pytest.raises(SourceError):
         export(model, path, samples=str(tmp_path / "absent.mp4"))
@@ -501,7 +503,7 @@ def test_what_is_there_stays(model: Model, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Pass -y"):
         export(model, path)
     theirs = foreign(tmp_path)
-    with pytest.raises(UsageError, match="is the network itself"):
+    with pytest.raises(UsageError, match="is the model itself"):
         export(theirs, tmp_path / "theirs.onnx", overwrite=True)
     with pytest.raises(UsageError, match="keeps its own"):
         export(theirs, tmp_path / "o.onnx", opset=18)
@@ -514,7 +516,7 @@ def test_a_full_disk_is_said(model: Model, tmp_path: Path, monkeypatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rtseg.export.work.write_onnx", full)
+    monkeypatch.setattr(program, "write_onnx", full)
     with pytest.raises(SinkError, match="No space left"):
         export(model, tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []

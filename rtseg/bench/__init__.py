@@ -1,4 +1,4 @@
-"""Networks timed against one another: three clocks, interleaved rounds, one record."""
+"""Benchmark models side by side: three clocks, interleaved rounds, one record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clocks: what each of them starts and stops around, one block of passes at a time."""
+"""The clocks: what each of them times, one block of passes at a time; and the clips they use."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from rtseg.sources import SourceOptions, open_source
 from rtseg.stats import Clock
 
 CLOCKS = {
-    "model": "a batch in memory to its logits in memory: the network and nothing else; torch on a "
-    "GPU has both there and tells the time by its events, ONNX Runtime has them copied",
-    "pipeline": "a frame in memory to the finished picture in memory, in one thread: preprocess, "
+    "model": "a batch in memory to its logits in memory: the model alone; torch on a GPU keeps "
+    "both there and is timed by CUDA events, ONNX Runtime copies them",
+    "pipeline": "a frame in memory to the finished image in memory, in one thread: preprocess, "
     "infer, decode, draw",
-    "worst": "the pipeline, its logits replaced by a checkerboard: no two cells next to one "
-    "another agree, which is the most that decoding can cost",
+    "worst": "the pipeline with its logits replaced by a checkerboard: no two neighbouring cells "
+    "agree, the worst case of decoding",
     "loop": "the whole program: decode the file, segment, draw, encode and finish an H.264 file; "
     "stages overlap; ms from one finished frame to the next",
 }
-"""Name of a clock, and what it measures; the figures of two of them are never mixed."""
+"""Name of a clock -> what it measures; figures of different clocks are never mixed."""
 
 UNCOUNTED = 2
-"""Passes before each block that are not counted: caches are cold after the pause between two."""
+"""Passes before each block that are not counted: caches are cold after a pause."""
 
 LEAST_PASSES = 3
 
 
 @dataclass(frozen=True)
 class Limit:
-    """How long a block lasts: `seconds`, but three passes at least; or `passes`, if done sooner."""
+    """How long a block lasts: `seconds`, but at least three passes; or `passes`, if done sooner."""
 
     seconds: float
     passes: int | None = None
 
     def over(self, done: int, seconds: float) -> bool:
-        """Whether a block of so many passes, that took so long, is over."""
+        """Whether a block with `done` passes in `seconds` is over."""
         if self.passes is not None and done >= self.passes:
             return True
         return done >= LEAST_PASSES and seconds >= self.seconds
@@ -60,8 +60,8 @@ class Block:
 
     Attributes:
         seconds: from its start to its end.
-        count: frames, or batches, that were finished in it.
-        passes: seconds of each; of the loop, those between one finished frame and the next.
+        count: finished frames, or batches.
+        passes: seconds of each; of the loop, from one finished frame to the next.
         counts: of the loop: frames produced, shown, dropped, propagated.
         age_ms, stages_ms: of the loop, as in the report of a run.
     """
@@ -75,7 +75,7 @@ class Block:
 
 
 def timed(call: Callable[[int], object], limit: Limit, clock: Clock) -> Block:
-    """Call, with the number of the pass, until the block is over."""
+    """Call `call(number of the pass)` until the block is over."""
     for number in range(UNCOUNTED):
         call(number)
     passes: list[float] = []
@@ -91,8 +91,8 @@ def timed(call: Callable[[int], object], limit: Limit, clock: Clock) -> Block:
 def time_model(backend: Backend, frames: Sequence[Frame], limit: Limit, clock: Clock) -> Block:
     """The clock `model`.
 
-    A backend returns numpy: whatever its device, the result has arrived when the call returns. One
-    that keeps frames on its device tells the time of the network there, without the copies.
+    A backend returns numpy arrays, so that the result has arrived when the call returns, on every
+    device. A backend that keeps frames on its device times the model there, without copies.
     """
     if backend.device_seconds(UNCOUNTED) is not None:
         return _by_device(backend, limit)
@@ -126,14 +126,14 @@ def time_loop(
     open_sink: Callable[[], Sink],
     limit: Limit,
 ) -> Block:
-    """The clock `loop`: runs from the first frame's reading until the sink is closed."""
+    """The clock `loop`: from reading the first frame until the sink is closed."""
     clock = source.clock
-    ticks = Ticks(clock)
+    times = FrameTimes(clock)
     bounded = Bounded(source, limit)
     sink = open_sink()
     start = clock.now()
     with sink:
-        report = run(bounded, segmenter, effect, [sink, ticks])
+        report = run(bounded, segmenter, effect, [sink, times])
     seconds = clock.now() - start
     counts = {
         "produced": report.produced,
@@ -141,25 +141,25 @@ def time_loop(
         "dropped": report.dropped,
         "propagated": int(getattr(report, "propagated", 0)),
     }
-    passes = np.diff(ticks.moments).tolist() or [seconds]
+    passes = np.diff(times.moments).tolist() or [seconds]
     return Block(seconds, report.frames, passes, counts, report.age_ms, report.stages_ms)
 
 
-class Ticks(Sink):
-    """Notes when each frame was finished; wants its picture, so that one is drawn in any case."""
+class FrameTimes(Sink):
+    """Records when each frame was finished; uses its image, so that it is always drawn."""
 
     def __init__(self, clock: Clock) -> None:
         self.moments: list[float] = []
         self._clock = clock
 
     def write(self, rendered: Rendered) -> None:
-        """Note the time."""
+        """Record the time."""
         _ = rendered.image
         self.moments.append(self._clock.now())
 
 
 class Bounded(Source):
-    """A source that ends when the block's limit is reached; frames on their way are finished."""
+    """A source that ends at the block's limit; frames in progress are finished."""
 
     def __init__(self, inner: Source, limit: Limit) -> None:
         super().__init__(inner.clock)
@@ -178,13 +178,13 @@ class Bounded(Source):
         return next(self._frames, None)
 
     def interrupt(self) -> None:
-        """Of the inner source as well."""
+        """Interrupt the inner source as well."""
         super().interrupt()
         self._inner.interrupt()
 
 
 class Checkerboard(Backend):
-    """Runs the network, and gives a checkerboard of its first two classes in its logits' shape."""
+    """Runs the model, and returns a checkerboard of its first two classes in its logits' shape."""
 
     def __init__(self, inner: Backend) -> None:
         self._inner = inner
@@ -198,12 +198,12 @@ class Checkerboard(Backend):
         return [scores.replaced(_board) for scores in seen]
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """As the contract says, but for what the scores mean."""
+        """As `Backend`, except for the values of the scores."""
         return np.stack([_board(scores.shape) for scores in self._inner(batch)])
 
 
 def _board(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Scores (C, h, w) of which the first two classes win in turns."""
+    """Scores (C, h, w) in which the first two classes alternate."""
     rows, columns = np.indices(shape[1:])
     board = np.zeros(shape, np.float32)
     board[0] = (rows + columns) % 2
@@ -212,33 +212,33 @@ def _board(shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 SAMPLES = 16
-"""Frames in memory, for the clocks that need no file, and for the comparison of masks."""
+"""Frames in memory, for the clocks that need no file and for the comparison of masks."""
 
 SPAN = 480
-"""Frames of the clip over which the samples are spread; reading on would only take time."""
+"""The samples are spread over this many frames of the clip."""
 
 PORTRAIT_SECONDS = 8
 
 
 def clip_info(clip: str) -> SourceInfo:
-    """What the clip says of itself.
+    """Size, rate and length of the clip.
 
     Raises:
-        UsageError: it is live: its own speed would be measured, and not ours.
+        UsageError: it is live: its own rate would be measured.
         SourceError: it cannot be opened.
     """
     with open_source(clip) as source:
         if source.info.live:
             raise UsageError(
-                f"a benchmark on {source.info.name}",
-                found="it is live, so its own speed would be measured",
-                do="Name a file",
+                f"cannot benchmark on {source.info.name}",
+                found="it is live, so that its own rate would be measured",
+                do="Use a file",
             )
         return source.info
 
 
 def samples(clip: str, count: int = SAMPLES) -> list[Frame]:
-    """Frames spread evenly over the clip's beginning: always the same ones.
+    """Evenly spaced frames of the clip's beginning, always the same ones.
 
     Raises:
         SourceError: there are none.
@@ -254,7 +254,7 @@ def samples(clip: str, count: int = SAMPLES) -> list[Frame]:
 
 
 def write_portrait(folder: Path) -> Path:
-    """The clip of `rtseg demo` as an H.264 file: a natural picture that everybody has.
+    """Write the clip of `rtseg demo` as an H.264 file.
 
     Raises:
         SinkError: it cannot be written.

@@ -1,4 +1,4 @@
-"""The full record of a benchmark: what is written as JSON, and all else is made from.
+"""The full record of a benchmark: written as JSON, and the source of all reports.
 
 The JSON is one object; a figure that was not measured is null.
 
@@ -11,8 +11,8 @@ The JSON is one object; a figure that was not measured is null.
                     copy_gb_s: the best copy within the device's memory, read and written
     rows[]          one per combination:
       model, asked{backend, precision, device}, random_weights
-      input_size    [height, width]; [0, 0] where the network was not even found
-      error         why it was not, or not wholly, measured; "" when all is well
+      input_size    [height, width]; [0, 0] if the model was not found
+      error         why it was not, or not completely, measured; "" if it was
       ran           name, device, precision, provider, notes, kept: read back from the library
       clocks        model, pipeline, worst, loop, as far as asked for, each:
         fps         median of the rounds' frames per second
@@ -21,16 +21,16 @@ The JSON is one object; a figure that was not measured is null.
         ms          p50, p95, p99, mean, max, over the passes of all rounds
         counts      of the loop: frames produced, shown, dropped, propagated, over all rounds
         age_ms, stages_ms    of the loop's last round, as in `rtseg run --metrics`
-      load_seconds         library imported, network read (exported where it was not in the
-                           cache), its own warm-up included
-      first_seconds        the first frame, to a finished picture
-      cold_start_seconds   from the start of a process to its first finished picture
-      peak_memory_mb       most resident memory of the combination's own process, of which
-                           Python, the library and the clip's samples are a part; not the GPU's
+      load_seconds         import the library, read the model (and export it if it is not in the
+                           cache), warm up
+      first_seconds        the first frame, to a finished image
+      cold_start_seconds   from the start of a process to its first finished image
+      peak_memory_mb       peak resident memory of the combination's own process, with Python,
+                           the library and the clip's samples; not the GPU's
       agreement            mean and least share of pixels with torch's class in fp32 on the
                            processor, at frame size, over `frames` samples
       miou                 on `data`, 0 to 1
-      gflop                of one picture up to the logits, 2 for a multiply and add
+      gflop                of one image up to the logits; a multiply-add counts 2
       peak_share           gflop over the model clock's p50, over the peak of its device
 """
 
@@ -73,7 +73,7 @@ class ClockFigures:
 
 @dataclass
 class Agreement:
-    """Share of pixels with the reference's class, over `frames` pictures."""
+    """Share of pixels with the reference's class, over `frames` frames."""
 
     mean: float
     least: float
@@ -102,7 +102,7 @@ class Row:
 
     @property
     def backend(self) -> str:
-        """What ran, or was asked for where nothing did."""
+        """The backend that ran, or the requested one if none did."""
         return self.ran.name if self.ran else self.asked["backend"]
 
     @property
@@ -122,12 +122,12 @@ class Row:
 
     @property
     def size(self) -> str:
-        """The input as "288x512", height first; "auto" where it was never known."""
+        """The input as "288x512" (HxW); "auto" if unknown."""
         return "auto" if self.input_size == (0, 0) else f"{self.input_size[0]}x{self.input_size[1]}"
 
     @property
     def key(self) -> tuple[str, ...]:
-        """By which rows of two records are matched."""
+        """Rows of two records with equal keys are compared."""
         return (self.model, self.backend, self.precision, self.size, self.device)
 
 
@@ -143,29 +143,29 @@ class Record:
     partial: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `from_json` gives an equal record back."""
+        """Plain values; the inverse is `from_json`."""
         return {"rtseg_bench": FORMAT, **asdict(self)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Record:
-        """Read what `to_json` gave.
+        """Read what `to_json` returned.
 
         Raises:
-            ValueError: it is no such thing, or of a later version.
+            ValueError: it is not a record, or of a later version.
         """
         if not isinstance(values, dict) or "rtseg_bench" not in values:
-            raise ValueError("it is no record of rtseg bench")
+            raise ValueError("it is not a record of rtseg bench")
         try:
             if values["rtseg_bench"] > FORMAT:
                 raise ValueError("written by a later version of rtseg; upgrade it")
             fields = {key: value for key, value in values.items() if key != "rtseg_bench"}
             return cls(**{**fields, "rows": [_row(row) for row in values["rows"]]})
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"a damaged record of rtseg bench: {_lacking(error)}") from error
+            raise ValueError(f"a damaged record of rtseg bench: {_field_error(error)}") from error
 
 
-def _lacking(error: Exception) -> str:
-    """What is wrong with the fields, in words."""
+def _field_error(error: Exception) -> str:
+    """What is wrong with the fields."""
     return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
@@ -199,7 +199,7 @@ def summarise(blocks: Sequence[Block]) -> ClockFigures:
 
 
 def milliseconds(passes: Sequence[float]) -> dict[str, float]:
-    """p50, p95, p99 (between two passes in proportion), mean and max, of seconds in ms."""
+    """p50, p95, p99 (interpolated), mean and max of seconds, in milliseconds."""
     values = np.asarray(passes, float) * 1e3
     row = {name: float(np.percentile(values, share)) for name, share in QUANTILES.items()}
     return row | {"mean": float(values.mean()), "max": float(values.max())}
@@ -210,7 +210,7 @@ PACKAGES = (
     "opencv-python av numpy numba"
 ).split()
 BUSY = 0.5
-"""Programs that run already, per core, from which figures are those of a busy machine."""
+"""Load per core above which the machine counts as busy."""
 
 
 def machine() -> dict[str, Any]:
@@ -230,7 +230,7 @@ def machine() -> dict[str, Any]:
 
 
 def is_busy(facts: dict[str, Any]) -> bool:
-    """Whether the machine had other work when the record began."""
+    """Whether the machine was busy when the benchmark started."""
     return bool((facts["load_average"] or 0) > BUSY * facts["cores"])
 
 
@@ -241,30 +241,30 @@ def cpu_name() -> str:
         models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
         return models[0] if models else platform.machine()
     if platform.system() == "Darwin":
-        return _said("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+        return _output_of("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
     return platform.processor() or platform.machine()
 
 
 def gpu_name() -> str:
-    """NVIDIA GPUs and their driver; "" where there is none."""
-    return _said("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    """NVIDIA GPUs and their driver, or ""."""
+    return _output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
 
 
 def load_average() -> float | None:
-    """Programs that ran or waited to run over the last minute; None on Windows."""
+    """Load average over the last minute; None on Windows."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def git_version() -> str:
-    """`git describe` of the checkout that rtseg runs from; "" where it is installed."""
+    """`git describe` of the checkout that rtseg runs from; "" if it is installed."""
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return ""
-    return _said("git", "-C", str(checkout), "describe", "--always", "--dirty", "--tags")
+    return _output_of("git", "-C", str(checkout), "describe", "--always", "--dirty", "--tags")
 
 
-def _said(*command: str) -> str:
-    """What a program prints, on one line; "" where there is no such program, or it fails."""
+def _output_of(*command: str) -> str:
+    """The output of a program on one line; "" if it does not exist or fails."""
     if shutil.which(command[0]) is None:
         return ""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -295,11 +295,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What changed.
+    """The changes between two records.
 
     Attributes:
-        warnings: why the figures may not be comparable, and which rows have no partner.
-        lost: what was measured before and asked for now, and failed.
+        warnings: why figures may not be comparable, and rows that only one record has.
+        lost: what ran before and failed now.
     """
 
     changes: tuple[Change, ...]
@@ -307,12 +307,12 @@ class Comparison:
     lost: tuple[str, ...] = ()
 
     def slower_than(self, threshold: float) -> list[Change]:
-        """The changes that lost more than a share, 0.1 being a tenth."""
+        """The changes that are slower by more than `threshold`, 0.1 being a tenth."""
         return [change for change in self.changes if change.share < -threshold]
 
 
 def compare(now: Record, before: Record) -> Comparison:
-    """Match the rows by network, backend, precision, input size and device."""
+    """Compare rows of the same model, backend, precision, input size and device."""
     old = {row.key: row for row in before.rows if row.clocks}
     new = {row.key: row for row in now.rows if row.clocks}
     changes = [
@@ -335,9 +335,9 @@ def compare(now: Record, before: Record) -> Comparison:
 
 
 def _has_lost(row: Row, before: Row) -> bool:
-    """Whether a row that failed lacks a clock that the same was measured with before.
+    """Whether a failed row lacks a clock that it had before.
 
-    The row of a network that was not even found stands for all that was asked, with commas.
+    The row of a model that was not found stands for all its combinations, separated by commas.
     """
     same = row.model == before.model and row.input_size in ((0, 0), before.input_size)
     same = same and all(before.asked[name] in text.split(",") for name, text in row.asked.items())
@@ -374,9 +374,7 @@ Peak = dict[str, Any]
 def keep_best(
     peaks: list[Peak], place: tuple[str, str], threads: int | None, **found: float
 ) -> None:
-    """Note measurements (`gflops`, `copy_gb_s`); of several of one device and precision the best
-    counts.
-    """
+    """Add measurements (`gflops`, `copy_gb_s`); the best per device and precision is kept."""
     for peak in peaks:
         if _place(peak) == place:
             peak.update({name: max(peak[name], value) for name, value in found.items()})
@@ -386,7 +384,7 @@ def keep_best(
 
 
 def peak_place(row: Row) -> tuple[str, str]:
-    """Device and precision of what a row is held against: on a processor, fp32 or bf16."""
+    """Device and precision of the peak for a row: on a CPU, fp32 or bf16."""
     device = row.device.split()[0]
     own = device.startswith("cuda") or row.precision == "bf16"
     return device, row.precision if own else "fp32"

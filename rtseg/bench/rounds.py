@@ -1,4 +1,4 @@
-"""The benchmark itself: every combination loaded in its process, then rounds of A B C A B C."""
+"""Run a benchmark: load every combination in its process, then rounds of A B C A B C."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from typing import Any
 
 from rtseg.bench.clocks import Block, Limit
 from rtseg.bench.record import Record, Row, keep_best, peak_place, peak_share, summarise
-from rtseg.bench.remote import Asked, Remote, Stopped
-from rtseg.bench.worker import Combination, Loaded
+from rtseg.bench.worker import Combination, Loaded, Remote, RemoteObject, Stopped
 from rtseg.effects import ViewOptions
 from rtseg.errors import RtsegError
 
@@ -31,8 +30,8 @@ class Settings:
         clip: what `open_source` takes.
         clocks: names of `CLOCKS`.
         limit: of each block: one clock of one combination in one round.
-        encoded: whether the loop ends in an H.264 file, or nowhere.
-        data: labelled pictures for the mean IoU, `max_pictures` of them; 0 takes all.
+        encoded: whether the loop writes an H.264 file, or nothing.
+        data: labelled images for the mean IoU, `max_pictures` of them; 0 takes all.
     """
 
     clip: str
@@ -45,29 +44,29 @@ class Settings:
     max_pictures: int = 0
 
 
-OpenRemote = Callable[[str, dict[str, Any]], Asked]
+OpenRemote = Callable[[str, dict[str, Any]], RemoteObject]
 OnStep = Callable[[int, int, str], None]
-"""Told before each step: steps done, steps in all, and what comes now."""
+"""Called before each step as on_step(done, total, text)."""
 
 
 class Entry:
-    """A row of the record that is being filled, and where its combination lives."""
+    """A row of the record in progress, and its combination's process."""
 
     def __init__(self, combination: Combination) -> None:
         self.combination = combination
         self.row = new_row(combination)
-        self.remote: Asked | None = None
+        self.remote: RemoteObject | None = None
         self.failure: RtsegError | None = None
         self.blocks: dict[str, list[Block]] = defaultdict(list)
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Model and backend, for progress messages."""
         return f"{self.row.model} {self.row.runs_on}"
 
 
 def new_row(combination: Combination) -> Row:
-    """The row of a combination of which nothing is known yet."""
+    """The empty row of a combination."""
     return Row(
         combination.model.spec.name,
         {
@@ -91,14 +90,14 @@ def measure(
 ) -> RtsegError | None:
     """Append a row to the record for each combination, and fill them.
 
-    One that cannot be loaded, or fails later, has the reason in its row, and the others go on.
-    When `stop` says so the record keeps what is done, and is `partial`.
+    A combination that cannot be loaded, or fails later, has the reason in its row; the others go
+    on. If `stop` returns True, the record keeps what is done and is `partial`.
 
     Returns:
-        What failed in the first row that has an error; None where nothing did.
+        The first error of a row, or None.
     """
 
-    def opened(place: str, arguments: dict[str, Any]) -> Asked:
+    def opened(place: str, arguments: dict[str, Any]) -> RemoteObject:
         return Remote(place, arguments, stop=stop)
 
     entries = [Entry(combination) for combination in combinations]
@@ -107,7 +106,7 @@ def measure(
         try:
             bench = _Bench(entries, settings, record, open_remote or opened, on_step, stack)
             bench.load()
-            bench.go_round()
+            bench.run_rounds()
             bench.score()
         except Stopped:
             record.partial = True
@@ -136,17 +135,17 @@ class _Bench:
         self._total += len(entries) if settings.data else 0
 
     @cached_property
-    def _yardstick(self) -> Asked:
+    def _yardstick(self) -> RemoteObject:
         return self._started(YARDSTICK, {})
 
     def load(self) -> None:
-        """Open every combination, and hold its masks against the reference."""
+        """Load every combination and compare its masks with the reference."""
         for entry in self._entries:
             self._step(f"loading {entry.name}")
             self._attempt(entry, self._load)
 
-    def go_round(self) -> None:
-        """All rounds: in each, every clock, and under each clock every combination in turn."""
+    def run_rounds(self) -> None:
+        """All rounds: in each, every clock, and for each clock every combination in turn."""
         for number in range(1, self._settings.rounds + 1):
             for clock in self._settings.clocks:
                 for entry in self._entries:
@@ -157,7 +156,7 @@ class _Bench:
                 self._attempt(entry, self._end_round)
 
     def score(self) -> None:
-        """The mean IoU, which loads every network once more, and so comes last."""
+        """The mean IoU, which loads every model once more and therefore comes last."""
         if self._settings.data is None:
             return
         for entry in self._entries:
@@ -165,7 +164,7 @@ class _Bench:
             if not entry.row.random_weights:
                 self._attempt(entry, self._score)
 
-    def _started(self, place: str, arguments: dict[str, Any]) -> Asked:
+    def _started(self, place: str, arguments: dict[str, Any]) -> RemoteObject:
         remote = self._open(place, arguments)
         self._stack.callback(remote.close)
         return remote
@@ -175,7 +174,7 @@ class _Bench:
         self._done += 1
 
     def _attempt(self, entry: Entry, act: Callable[[Entry], None]) -> None:
-        """Do it unless the entry has failed before; a failure is the row's, not the others'."""
+        """Call `act` unless the entry has failed before; a failure goes into its row."""
         if entry.row.error:
             return
         try:
@@ -199,51 +198,51 @@ class _Bench:
             },
         )
         started = time.perf_counter() - since
-        loaded: Loaded = entry.remote.ask("describe")
+        loaded: Loaded = entry.remote.call("describe")
         row.ran, row.load_seconds = loaded.info, loaded.seconds
-        row.first_seconds = entry.remote.ask("first")
+        row.first_seconds = entry.remote.call("first")
         row.cold_start_seconds = started + row.first_seconds
         model, size = entry.combination.model, entry.combination.input_size
         if model.format != "none":
-            flops = self._yardstick.ask("flops", model, size)
+            flops = self._yardstick.call("flops", model, size)
             row.gflop = None if flops is None else flops / 1e9
         if reference := self._reference(entry.combination):
-            row.agreement = entry.remote.ask("agreement", reference)
+            row.agreement = entry.remote.call("agreement", reference)
 
     def _reference(self, combination: Combination) -> Path | None:
-        """The file of the reference's masks, made at first use; None for what torch cannot run."""
+        """The file of the reference masks, made at first use; None if torch cannot run it."""
         model, size = combination.model, combination.input_size
         if model.format not in ("torch", "random"):
             return None
         key = (repr(model), size)
         if key not in self._references:
             path = self._folder / f"reference-{len(self._references)}.npy"
-            self._yardstick.ask("reference", model, size, self._settings.clip, path)
+            self._yardstick.call("reference", model, size, self._settings.clip, path)
             self._references[key] = path
         return self._references[key]
 
     def _block(self, entry: Entry, clock: str) -> None:
         assert entry.remote is not None
-        entry.blocks[clock].append(entry.remote.ask("measure", clock, self._settings.limit))
+        entry.blocks[clock].append(entry.remote.call("measure", clock, self._settings.limit))
         entry.row.clocks[clock] = summarise(entry.blocks[clock])
 
     def _end_round(self, entry: Entry) -> None:
         assert entry.remote is not None
-        entry.row.peak_memory_mb = entry.remote.ask("memory")
+        entry.row.peak_memory_mb = entry.remote.call("memory")
         entry.row.peak_share = peak_share(entry.row, self._record.peaks)
 
     def _score(self, entry: Entry) -> None:
         assert entry.remote is not None
         settings = self._settings
-        entry.row.miou = entry.remote.ask("mean_iou", settings.data, settings.max_pictures)
+        entry.row.miou = entry.remote.call("mean_iou", settings.data, settings.max_pictures)
 
     def _measure_peaks(self) -> None:
-        """One more product and copy on each device that something ran on; the best are kept."""
+        """Measure the peak of each device in use once more; the best is kept."""
         threads = self._record.settings.get("threads")
         counted = [e.row for e in self._entries if e.row.gflop is not None and not e.row.error]
         for place in sorted(set(map(peak_place, counted))):
-            product = self._yardstick.ask("peak", *place, threads)
-            copy = self._yardstick.ask("copies", place[0], threads)
+            product = self._yardstick.call("peak", *place, threads)
+            copy = self._yardstick.call("copies", place[0], threads)
             if product is not None and copy is not None:
                 found = {"gflops": product / 1e9, "copy_gb_s": copy / 1e9}
                 keep_best(self._record.peaks, place, threads, **found)

@@ -1,23 +1,34 @@
-"""What lives in the processes of a benchmark: one loaded combination, and the yardstick."""
+"""Each combination of a benchmark runs in a process of its own, called over a pipe.
+
+Its memory and loading are then its own, nothing that another library left running disturbs it, and
+a crash affects no other. Between calls the process waits in a read and uses no CPU time.
+"""
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rtseg import errors
 from rtseg.backends import open_backend
 from rtseg.bench import clocks
 from rtseg.bench.clocks import Block, Limit, samples
 from rtseg.bench.record import Agreement
 from rtseg.contracts import BackendInfo, Sink, Source
 from rtseg.effects import ViewOptions, open_effect
+from rtseg.errors import BackendError, RtsegError
 from rtseg.frame import Frame
 from rtseg.measure import mask_agreement
 from rtseg.segmenter import Segmenter
@@ -27,14 +38,18 @@ from rtseg.stats import Clock
 from rtseg.threads import Flow, usable_cores
 from rtseg.zoo import Model
 
+POLL_SECONDS = 0.05
+CLOSE_SECONDS = 5.0
+_SERVE = "from rtseg.bench.worker import serve; serve()"
+
 
 @dataclass(frozen=True)
 class Combination:
-    """A network, what runs it, and how.
+    """A model, its backend and their options.
 
     Attributes:
-        input_size: (height, width) of the network's input.
-        asked_size: whether a person named that size, or it follows the clip's frames.
+        input_size: (height, width) of the model's input.
+        asked_size: whether the size was requested, or follows the clip's frames.
     """
 
     model: Model
@@ -59,7 +74,7 @@ class Combination:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was loaded, and in how many seconds."""
+    """What was loaded, and how long it took."""
 
     info: BackendInfo
     seconds: float
@@ -70,8 +85,8 @@ class Subject:
 
     Args:
         clip: what `open_source` takes.
-        encoded: whether the loop ends in an H.264 file, or nowhere.
-        folder: for that file; whoever made it removes it, also when this process was killed.
+        encoded: whether the loop writes an H.264 file, or nothing.
+        folder: for that file; removed by its creator, even if this process is killed.
 
     Raises:
         RtsegError: it cannot be loaded here.
@@ -109,7 +124,7 @@ class Subject:
         return self.loaded
 
     def first(self) -> float:
-        """Seconds of the first frame's way to a picture, which compiles what is still to be."""
+        """Seconds from the first frame to its finished image, including compilation."""
         frame = self.frames[0]
         since = self._clock.now()
         self._effect(frame, self._segmenter(frame.image))
@@ -118,9 +133,9 @@ class Subject:
     def measure(self, clock: str, limit: Limit) -> Block:
         """One block of a clock of `CLOCKS`.
 
-        The network runs in a thread of its own under every clock, as it does in a run. It matters:
-        OpenMP, which torch uses, has a pool for each thread that calls it, and where there is but
-        one it spins, which on a busy machine made the same network 7 times as slow.
+        The model runs in its own thread under every clock, as it does in a run: OpenMP, which
+        torch uses, has a pool for each calling thread, and spins if there is only one, which made
+        the same model 7 times as slow on a busy machine.
         """
         if clock == "loop":
             return self._loop(limit)
@@ -136,16 +151,16 @@ class Subject:
         return clocks.time_pipeline(segmenter, self._effect, self.frames, limit, self._clock)
 
     def agreement(self, reference: Path) -> Agreement:
-        """Share of pixels whose class is that of the masks in a file."""
+        """Share of pixels with the same class as the masks in a file."""
         ours, theirs = masks(self._segmenter, self.frames), _load(reference)
         found = mask_agreement(zip(ours, theirs, strict=True))
         return Agreement(found.mean, found.worst, len(found.shares))
 
     def mean_iou(self, path: Path, max_pictures: int) -> float:
-        """Of this combination on labelled pictures, by the code of `rtseg eval`.
+        """Mean IoU of this combination on labelled images, as in `rtseg eval`.
 
         Raises:
-            RtsegError: they are no labelled pictures, or have no class of the network.
+            RtsegError: the dataset cannot be opened, or has no class in common with the model.
         """
         from rtseg.evaluate.networks import InputPolicy, Network
         from rtseg.evaluate.scoring import score
@@ -161,12 +176,12 @@ class Subject:
             return float(score(network, chosen).matrix.mean_iou)
 
     def memory(self) -> float | None:
-        """The most memory, in MB, that this process has had resident; None where nobody says."""
+        """Peak resident memory of this process in MB; None if the system does not tell."""
         return peak_memory()
 
     @cached_property
     def _whole(self) -> Segmenter:
-        """As a file is run: a frame per core where the backend can, its own session then."""
+        """As for a file: one frame per core if the backend gains from it, in its own session."""
         asked = self._asked
         if asked.threads is not None or not self.backend.gains_by_lanes:
             return self._segmenter
@@ -188,13 +203,13 @@ class Subject:
 
 
 class Yardstick:
-    """What combinations are held against: torch in fp32, arithmetic, and the machine's peak."""
+    """What combinations are compared with: torch in fp32, FLOPs, and the machine's peak."""
 
     def reference(self, model: Model, size: tuple[int, int], clip: str, path: Path) -> None:
-        """Write the masks of torch in fp32 on the processor, at frame size, to a file.
+        """Write the masks of torch in fp32 on the CPU, at frame size, to a file.
 
         Raises:
-            RtsegError: torch cannot run this network.
+            RtsegError: torch cannot run this model.
         """
         backend = open_backend("torch", model, input_size=size, device="cpu", precision="fp32")
         with Segmenter(backend) as segmenter:
@@ -225,10 +240,10 @@ def masks(segmenter: Segmenter, frames: list[Frame]) -> list[NDArray[np.uint8]]:
 
 
 def peak_memory() -> float | None:
-    """The most memory, in MB, that this process has had resident; None where nobody says."""
+    """Peak resident memory of this process in MB; None if the system does not tell."""
     status = Path("/proc/self/status")
     if status.is_file():
-        # not getrusage: on Linux that begins with the most its parent had
+        # not getrusage: on Linux it starts with the peak of the parent
         line = next(line for line in status.read_text().splitlines() if "VmHWM" in line)
         return int(line.split()[1]) * 1024 / 1e6
     if sys.platform == "darwin":
@@ -241,3 +256,145 @@ def peak_memory() -> float | None:
 def _load(path: Path) -> NDArray[np.uint8]:
     loaded: NDArray[np.uint8] = np.load(path)
     return loaded
+
+
+class Stopped(Exception):  # noqa: N818 - not an error
+    """The benchmark was interrupted during a call."""
+
+
+class RemoteObject(Protocol):
+    """An object in another process: `Remote`, or its replacement in tests."""
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method."""
+
+    def close(self) -> None:
+        """End the process."""
+
+
+class Remote:
+    """Creates `place`, "module:Class", with these arguments in a new process.
+
+    Args:
+        stop: polled while waiting; if it returns True, the process is killed and Stopped raised.
+
+    Raises:
+        RtsegError: what the constructor raised, with the same type and text; or the process died.
+        Stopped: `stop` returned True.
+    """
+
+    def __init__(
+        self, place: str, arguments: dict[str, Any], *, stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._stop = stop
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _SERVE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            start_new_session=True,  # without Ctrl-C, which the parent handles
+        )
+        try:
+            self._request((place, arguments))
+        except BaseException:
+            self.close()
+            raise
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method and return its result; raises as the constructor."""
+        return self._request((method, arguments))
+
+    def close(self) -> None:
+        """End the process; may be called again."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            self._close_pipe()
+        try:
+            self._process.wait(CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._errors.close()
+
+    def _close_pipe(self) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()  # it reads the end of file, and ends
+        except OSError:
+            self._process.kill()
+
+    def _request(self, question: Any) -> Any:
+        with Flow((self._answer(q) for q in (question,)), name="bench") as flow:
+            for answer in flow.poll(POLL_SECONDS):
+                if self._stop():
+                    self._process.kill()
+                    raise Stopped
+                if answer is not None:
+                    return _unwrap(answer)
+        raise AssertionError("a call had no answer")
+
+    def _answer(self, question: Any) -> tuple[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            pickle.dump(question, self._process.stdin)
+            self._process.stdin.flush()
+            answer: tuple[str, Any] = pickle.load(self._process.stdout)
+        except (OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
+            raise self._died() from error
+        return answer
+
+    def _died(self) -> BackendError:
+        code = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        return BackendError(
+            "the process of this measurement died",
+            found=f"{how}{': ' + lines[-1] if lines else ''}",
+            do="It may have run out of memory" if code == -9 else "",
+        )
+
+
+def _unwrap(answer: tuple[str, Any]) -> Any:
+    kind, content = answer
+    if kind == "value":
+        return content
+    raise getattr(errors, kind, RtsegError)(content)
+
+
+def serve() -> None:
+    """Serve calls over stdin and stdout; what libraries print goes to stderr."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        _serve_object(sys.stdin.buffer, answers)
+    except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+        return  # the parent is gone, or closed the pipe
+
+
+def _serve_object(questions: BinaryIO, answers: BinaryIO) -> None:
+    place, arguments = pickle.load(questions)
+    module, _, name = place.partition(":")
+    kind, served = _attempt_call(lambda: getattr(import_module(module), name)(**arguments))
+    _reply(answers, kind, None if kind == "value" else served)
+    while kind == "value":
+        method, given = pickle.load(questions)
+        _reply(answers, *_attempt_call(lambda: getattr(served, method)(*given)))  # noqa: B023 - at once
+
+
+def _attempt_call(call: Any) -> tuple[str, Any]:
+    """("value", result), or (name of the error, its text)."""
+    try:
+        return "value", call()
+    except RtsegError as error:
+        return type(error).__name__, str(error)
+    except Exception as error:  # a bug of a library, or ours: it goes into the row
+        return RtsegError.__name__, f"internal error: {type(error).__name__}: {error}"
+
+
+def _reply(answers: BinaryIO, kind: str, content: Any) -> None:
+    pickle.dump((kind, content), answers)
+    answers.flush()

@@ -1,4 +1,4 @@
-"""The verb `bench`: every combination of what was asked, timed against the others."""
+"""The verb `bench`: time every combination of the requested models, backends and sizes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from rtseg.backends import BACKENDS, BackendOptions
 from rtseg.backends.base import fit_size
 from rtseg.bench import Combination, Row, measure
 from rtseg.bench.clocks import SAMPLES, Limit, clip_info, write_portrait
-from rtseg.bench.plot import write_plot
 from rtseg.bench.record import Comparison, Record, compare, is_busy, machine
+from rtseg.bench.report import changes, markdown, plain, render, write_plot
 from rtseg.bench.rounds import Settings
-from rtseg.bench.tables import changes, markdown, plain, render
 from rtseg.cli import values
 from rtseg.cli.bench_flags import BenchFlags, BenchNetworkFlags, ClockFlags
 from rtseg.cli.process import Stop
@@ -40,14 +39,14 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """A benchmark whose flags make sense.
+    """What to benchmark.
 
     Attributes:
-        backends: names, "auto" included; empty means all that suit a network.
+        backends: names or "auto"; () is all that can run a model.
         sizes: (height, width) of inputs; None follows the clip.
-        settings: of the rounds; its clip is "" where none was named.
-        form: of stdout.
-        files: what is written, and in which form.
+        settings: of the rounds; the clip is "" if none was given.
+        form: format of stdout.
+        files: output files and their formats.
         before: the older record to compare with.
         threshold: share of its speed that a clock may lose.
     """
@@ -65,21 +64,21 @@ class BenchPlan:
 
 
 def make_plan(flags: BenchFlags) -> BenchPlan:
-    """Check everything that is cheap and certain to fail.
+    """Check the flags, and that files can be read and written.
 
     Raises:
-        UsageError: flags that make no sense, an output that exists, no record to compare with, or
-            no labelled pictures.
+        UsageError: a flag has a wrong value, an output exists, or the record to compare with or
+            the labelled images cannot be read.
     """
     networks, figures = flags.networks, flags.figures
     form = figures.format or "table"
     plan = BenchPlan(
-        models=_listed("--model", networks.model, (default_model(),)),
+        models=_entries("--model", networks.model, (default_model(),)),
         backends=_backends(networks.backend),
         precisions=_precisions(networks),
         sizes=tuple(
             values.input_size("--imgsz", text)
-            for text in _listed("--imgsz", networks.imgsz, ("auto",))
+            for text in _entries("--imgsz", networks.imgsz, ("auto",))
         ),
         settings=_settings(flags),
         form=form,
@@ -94,10 +93,10 @@ def make_plan(flags: BenchFlags) -> BenchPlan:
 
 
 def read_record(path: Path) -> Record:
-    """A record that `rtseg bench -o FILE.json` wrote.
+    """Read a record that `rtseg bench -o FILE.json` wrote.
 
     Raises:
-        UsageError: there is no such file, or it is something else.
+        UsageError: the file does not exist, or is something else.
     """
     try:
         return Record.from_json(json.loads(path.read_text("utf-8")))
@@ -108,26 +107,26 @@ def read_record(path: Path) -> Record:
         ) from error
 
 
-def _listed(flag: str, given: Sequence[str], default: tuple[str, ...]) -> tuple[str, ...]:
-    """A comma list or repeated flag, each entry once."""
+def _entries(flag: str, given: Sequence[str], default: tuple[str, ...]) -> tuple[str, ...]:
+    """The entries of a comma list or repeated flag, each once."""
     found = tuple(dict.fromkeys(values.comma_list(given)))
     if given and not found:
-        raise UsageError(f"{flag} {','.join(given)!r} names nothing")
+        raise UsageError(f"{flag} {','.join(given)!r} is empty")
     return found or default
 
 
 def _backends(given: Sequence[str]) -> tuple[str, ...]:
-    names = _listed("--backend", given, ())
+    names = _entries("--backend", given, ())
     for name in names:
         if name not in ("auto", *BACKENDS):
             known = ", ".join(("auto", *BACKENDS))
-            raise UsageError(f"unknown backend {name!r}", found=f"there are {known}")
+            raise UsageError(f"unknown backend {name!r}", found=f"backends are {known}")
     return names
 
 
 def _precisions(flags: BenchNetworkFlags) -> tuple[str, ...]:
-    names = _listed("--precision", flags.precision, ("auto",))
-    for name in names:  # which are refused here rather than once per combination
+    names = _entries("--precision", flags.precision, ("auto",))
+    for name in names:  # checked once here, not per combination
         BackendOptions(device=flags.device, precision=name, threads=flags.threads)
     return names
 
@@ -138,9 +137,9 @@ def _settings(flags: BenchFlags) -> Settings:
     values.at_least("--frames", clocks.frames, 1)
     values.at_least("--max-pictures", figures.max_pictures, 1)
     if not 0 < clocks.duration < float("inf"):
-        raise UsageError(f"--duration {clocks.duration:g}", found="it is more than 0 seconds")
+        raise UsageError(f"--duration {clocks.duration:g}", found="it must be more than 0 seconds")
     if figures.max_pictures is not None and figures.data is None:
-        raise UsageError("--max-pictures without --data", do="Name labelled pictures")
+        raise UsageError("--max-pictures without --data", do="Give labelled images with --data")
     return Settings(
         clip=clocks.input or "",
         clocks=_clocks(clocks),
@@ -162,13 +161,13 @@ def _share(flag: str, text: str) -> float:
     share = values.share(flag, text)
     if not 0 <= share < 1:
         raise UsageError(
-            f"{flag} {text!r}", found="it is a share from 0 to 1", do="Give one as 10% or 0.1"
+            f"{flag} {text!r}", found="it must be a share from 0 to 1", do="Write 10% or 0.1"
         )
     return share
 
 
 def _check_data(settings: Settings) -> None:
-    """Open the labelled pictures, which are measured last, and so would fail last."""
+    """Open the labelled images now: they are measured last, and would fail last."""
     if settings.data is not None:
         from rtseg.evaluate.sets import SetSpec, open_set
 
@@ -183,62 +182,66 @@ def _check_files(plan: BenchPlan, overwrite: bool) -> None:
         check_parent(path)
 
 
-def figures(record: Record, form: str) -> None:
-    """The record on stdout."""
+def print_record(record: Record, form: str) -> None:
+    """Print the record."""
     sys.stdout.write(render(record, form))
     sys.stdout.flush()
 
 
-def comparison(found: Comparison, form: str) -> None:
-    """What changed: on stdout beside a table, on stderr beside what a program reads."""
+def print_comparison(found: Comparison, form: str) -> None:
+    """Print the changes: on stdout with a table, on stderr with a machine-readable format."""
     for warning in found.warnings:
         say("warning", warning)
     if not found.changes:
-        say("compare", "no row of the two records has a partner in the other")
+        say("compare", "the two records have no row in common")
         return
-    to_people = form in ("table", "md")
+    readable = form in ("table", "md")
     drawn = markdown(changes(found)) if form == "md" else plain(changes(found))
-    print(f"\n{drawn}", file=sys.stdout if to_people else sys.stderr)
+    print(f"\n{drawn}", file=sys.stdout if readable else sys.stderr)
 
 
-def ended(record: Record) -> None:
-    """That it was stopped, and how much is there."""
+def report_partial(record: Record) -> None:
+    """Report an interrupted benchmark."""
     if record.partial:
         done = sum(bool(row.clocks) for row in record.rows)
-        say("partial", f"{done} of {counted(len(record.rows), 'row')} have figures; it was stopped")
+        say(
+            "partial",
+            f"{done} of {counted(len(record.rows), 'row')} measured before the interruption",
+        )
 
 
-SELDOM = ("stub", "torch-compile")
-"""Backends that are measured only when they are named, or nothing else can run a network."""
+ON_REQUEST = ("stub", "torch-compile")
+"""Backends that are measured only on request, or if no other can run a model."""
 
 
 def bench(flags: BenchFlags, stop: Stop) -> int:
-    """Time everything; returns 0, or the code of the signal that ended it.
+    """Run the benchmark; returns 0, or the exit code of the signal that ended it.
 
     Raises:
-        RtsegError: the flags make no sense, or nothing could be measured. ThresholdError: a clock
-            is slower than in the older record by more than `--threshold`, or none is comparable.
+        RtsegError: a flag has a wrong value, or nothing could be measured.
+        ThresholdError: a clock is slower than in the older record by more than `--threshold`, or
+            none can be compared.
     """
     plan = make_plan(flags)
     with tempfile.TemporaryDirectory(prefix="rtseg-bench-") as folder:
         plan, info = stop.attend(lambda: _with_clip(plan, Path(folder)))
         record = _record(flags, plan, info)
         if is_busy(record.machine) and not flags.figures.quiet:
-            say("warning", f"{record.machine['load_average']} programs run beside this one")
+            say("warning", f"the machine is busy: load {record.machine['load_average']}")
         combinations = list(_combinations(flags, plan, info, record, stop))
         with Progress(quiet=flags.figures.quiet, first_line=0.0) as progress:
             on_step = partial(progress.update, unit="steps", redraw=True)
             failure = measure(combinations, plan.settings, record, on_step=on_step, stop=stop)
     found = _show(record, plan, flags)
     if not record.partial:
-        _hold_to_what_ran(found)
+        _check_lost(found)
         _require_any(record, failure)
-        _hold_to(found, plan.threshold)
+        _check_speed(found, plan.threshold)
     return stop.exit_code
 
 
 def _with_clip(plan: BenchPlan, folder: Path) -> tuple[BenchPlan, SourceInfo]:
-    """The plan with a clip to read, and what that clip says of itself."""
+    """The plan with a clip to read, and the clip's size, rate and length."""
     clip = plan.settings.clip
     if clip:
         return plan, clip_info(clip)
@@ -248,7 +251,7 @@ def _with_clip(plan: BenchPlan, folder: Path) -> tuple[BenchPlan, SourceInfo]:
 
 
 def _record(flags: BenchFlags, plan: BenchPlan, info: SourceInfo) -> Record:
-    """An empty record with its stamp."""
+    """An empty record with facts of machine, clip and settings."""
     clip = {
         "name": info.name,
         "width": info.width,
@@ -273,7 +276,7 @@ def _record(flags: BenchFlags, plan: BenchPlan, info: SourceInfo) -> Record:
 def _combinations(
     flags: BenchFlags, plan: BenchPlan, info: SourceInfo, record: Record, stop: Stop
 ) -> Iterator[Combination]:
-    """Every one that can be tried; networks that cannot be had get rows that say why."""
+    """Every combination; models that cannot be downloaded get a row with the reason."""
     asked = flags.networks
     for name in plan.models:
         try:
@@ -282,7 +285,7 @@ def _combinations(
             record.rows.append(_missing(name, plan, flags, error))
             continue
         for backend, precision, size in product(
-            plan.backends or _usual(model), plan.precisions, dict.fromkeys(plan.sizes)
+            plan.backends or _default_backends(model), plan.precisions, dict.fromkeys(plan.sizes)
         ):
             yield Combination(
                 model,
@@ -297,29 +300,29 @@ def _combinations(
 
 
 def _find(name: str, flags: BenchFlags, stop: Stop) -> Model:
-    """The network; with `--weights random`, random ones where its own are not on this machine."""
+    """The model; with `--weights random`, random weights if its own are not in the cache."""
     progress = DownloadProgress(stop, quiet=flags.figures.quiet)
     weights = flags.networks.weights
-    if weights == "random" and _is_here(name):
+    if weights == "random" and _needs_no_download(name):
         weights = None
     return find_model(name, weights=weights, progress=progress)
 
 
-def _is_here(name: str) -> bool:
-    """Whether a network can be had without a download."""
+def _needs_no_download(name: str) -> bool:
+    """Whether a model needs no download."""
     published = MODELS[name].weights if name in MODELS else None
     return published is None or is_intact(weights_path(published), published)
 
 
-def _usual(model: Model) -> tuple[str, ...]:
-    """What can run a network, when nobody said: everything, but for a file what it is for."""
+def _default_backends(model: Model) -> tuple[str, ...]:
+    """Default backends of a model: all of them, or for an ONNX file "auto"."""
     if model.format in ("onnx", "none"):
         return ("auto",)
-    return tuple(name for name in BACKENDS if name not in SELDOM)
+    return tuple(name for name in BACKENDS if name not in ON_REQUEST)
 
 
 def _missing(name: str, plan: BenchPlan, flags: BenchFlags, error: DownloadError) -> Row:
-    """The one row of a network whose weights cannot be had, whatever was to run it."""
+    """The row of a model whose weights cannot be downloaded."""
     asked = {
         "backend": ",".join(plan.backends) or "auto",
         "precision": ",".join(plan.precisions),
@@ -329,49 +332,49 @@ def _missing(name: str, plan: BenchPlan, flags: BenchFlags, error: DownloadError
 
 
 def _show(record: Record, plan: BenchPlan, flags: BenchFlags) -> Comparison | None:
-    """Print the figures and write the files; of a run that was stopped too."""
-    figures(record, plan.form)
+    """Print the figures and write the files, also after an interruption."""
+    print_record(record, plan.form)
     for path, form in plan.files:
         write_file(path, render(record, form))
-        _said(path, flags)
+        _say_wrote(path, flags)
     if plan.plot is not None and any(row.clocks for row in record.rows):
         write_plot(record, plan.plot)
-        _said(plan.plot, flags)
+        _say_wrote(plan.plot, flags)
     found = None if plan.before is None else compare(record, plan.before)
     if found is not None:
-        comparison(found, plan.form)
-    ended(record)
+        print_comparison(found, plan.form)
+    report_partial(record)
     return found
 
 
-def _said(path: Path, flags: BenchFlags) -> None:
+def _say_wrote(path: Path, flags: BenchFlags) -> None:
     if not flags.figures.quiet:
         say("wrote", str(path))
 
 
 def _require_any(record: Record, failure: RtsegError | None) -> None:
-    """Raise when not one combination could be measured: what the first one failed with."""
+    """Raise the first error if no combination could be measured."""
     if not any(row.clocks for row in record.rows):
         first = next((row.error for row in record.rows if row.error), "")
         kind = BackendError if failure is None else type(failure)
         raise kind("nothing could be measured", found=str(failure or first))
 
 
-def _hold_to_what_ran(found: Comparison | None) -> None:
-    """Raise ThresholdError where something fails that ran before."""
+def _check_lost(found: Comparison | None) -> None:
+    """Raise ThresholdError if something that ran before fails."""
     if found is not None and found.lost:
-        raise ThresholdError("what ran before does not run", found="; ".join(found.lost))
+        raise ThresholdError("combinations that ran before fail now", found="; ".join(found.lost))
 
 
-def _hold_to(found: Comparison | None, threshold: float) -> None:
-    """Raise ThresholdError where something is slower, or nothing could be compared."""
+def _check_speed(found: Comparison | None, threshold: float) -> None:
+    """Raise ThresholdError if something is slower, or nothing can be compared."""
     if found is None:
         return
     if not found.changes:
         raise ThresholdError(
-            "nothing is held against the older record",
-            found="no row of the two has a partner in the other",
-            do="Name the same networks, backends and sizes as then",
+            "nothing to compare with the older record",
+            found="the two records have no row in common",
+            do="Use the same models, backends and sizes as before",
         )
     slower = found.slower_than(threshold)
     if slower:

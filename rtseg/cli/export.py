@@ -1,4 +1,4 @@
-"""The verb `export`: write a network as an ONNX file, and say how it compares."""
+"""The verb `export`: write a model as an ONNX file, and report how it compares."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from rtseg.cli.export_flags import ExportFlags, ProofFlags
 from rtseg.cli.process import Stop
 from rtseg.cli.report import DownloadProgress, Progress, print_table, say
 from rtseg.errors import UsageError, counted
-from rtseg.export import Exported, ExportOptions, RejectedError, export_network
+from rtseg.export import ExportOptions
 from rtseg.export.int8 import Attempt
+from rtseg.export.program import Exported, RejectedError, export_network
 from rtseg.nets import default_model, find_model
 from rtseg.text import listed
 from rtseg.zoo import Model
 
-SHOWN = 8
-"""So many layers are named; the file itself shows them all."""
+LAYERS_SHOWN = 8
+"""Float layers named in the report."""
 
 
 def export_file(flags: ExportFlags, proof: ProofFlags, stop: Stop) -> int:
-    """Write the file that the flags ask for; its figures go to stdout.
+    """Export the model; figures go to stdout.
 
     Raises:
-        RtsegError: as `export_network`; the figures of a rejected file are shown first.
+        RtsegError: as `export_network`; the figures of a rejected file are printed first.
     """
     if flags.output is None:
-        raise UsageError("no file to write", do="Name one with -o net.onnx")
+        raise UsageError("no output file", do="Name one with -o net.onnx")
     options = _options(flags, proof)
     model = find_model(
         flags.model or default_model(),
@@ -34,8 +35,8 @@ def export_file(flags: ExportFlags, proof: ProofFlags, stop: Stop) -> int:
         progress=DownloadProgress(stop, quiet=proof.quiet),
     )
     try:
-        with Steps(stop, quiet=proof.quiet) as steps:
-            exported = export_network(model, Path(flags.output), options, steps)
+        with ExportProgress(stop, quiet=proof.quiet) as progress:
+            exported = export_network(model, Path(flags.output), options, progress)
     except RejectedError as error:
         _report(model, error.exported, options, quiet=proof.quiet)
         raise
@@ -43,15 +44,15 @@ def export_file(flags: ExportFlags, proof: ProofFlags, stop: Stop) -> int:
     return stop.exit_code
 
 
-class Steps:
-    """The progress of an export: a bar on a terminal, a line for each step in a log."""
+class ExportProgress:
+    """Progress of an export: a bar on a terminal, a line for each step in a log."""
 
     def __init__(self, stop: Stop, *, quiet: bool) -> None:
         self._stop, self._quiet, self._step = stop, quiet, ""
         self._progress = Progress(quiet=quiet)
 
     def __call__(self, step: str, done: int, total: int) -> None:
-        """`done` of `total` parts of the step are done; 0 is an unknown total.
+        """Show that `done` of `total` parts of the step are done; 0 is an unknown total.
 
         Raises:
             Interrupted: a signal asked for the end.
@@ -63,7 +64,7 @@ class Steps:
             say("export", step)
         self._step = step
 
-    def __enter__(self) -> Steps:
+    def __enter__(self) -> ExportProgress:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -94,13 +95,13 @@ def _report(model: Model, exported: Exported, options: ExportOptions, *, quiet: 
         for name, ms in exported.milliseconds.items()
     ]
     if not quiet:
-        batch = "any number of" if options.dynamic_batch else "one"
+        batch = "N" if options.dynamic_batch else "1"
         height, width = exported.size
-        say("network", f"{model.spec.name}, {batch} {height}x{width} (HxW) at a time")
+        say("model", f"{model.spec.name}, input {batch} x {height}x{width} (HxW)")
         for attempt in exported.attempts:
             say("int8", describe_attempt(attempt, exported.layers))
         if exported.attempts and (kept := exported.attempts[-1].kept):
-            say("", f"in float, the most sensitive first: {listed(kept, SHOWN)}")
+            say("", f"float layers, most sensitive first: {listed(kept, LAYERS_SHOWN)}")
         say("parity", describe_parity(exported))
         for note in exported.notes:
             say("note", note)
@@ -110,12 +111,12 @@ def _report(model: Model, exported: Exported, options: ExportOptions, *, quiet: 
 
 
 def describe_attempt(attempt: Attempt, layers: int) -> str:
-    """ "2 of 66 layers in float: 98.412 % of the pixels agree"."""
+    """One line: "2 of 66 layers in float: 98.412% agree"."""
     return f"{len(attempt.kept)} of {layers} layers in float: {attempt.agreement:.3%} agree"
 
 
 def describe_parity(exported: Exported) -> str:
-    """How the file compares with its original, in one line."""
+    """One line on how the file compares with its original."""
     parity = exported.parity
     frames = counted(parity.frames, "frame")
     return (

@@ -1,100 +1,63 @@
-"""Networks as files of their own, which prove themselves before they get their name."""
+"""Export a model as an ONNX file, compared with its original before it gets its name.
+
+Only the options are here; `rtseg.export.program.export_network` does the work.
+"""
 
 from __future__ import annotations
 
-import tempfile
-from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Literal
 
-from rtseg.backends.base import input_size_of
-from rtseg.errors import ModelError, ThresholdError, UsageError
-from rtseg.export.frames import Samples, Watch, parity_samples, quantising_samples
-from rtseg.export.options import LEAST_AGREEMENT, ExportOptions
-from rtseg.export.work import Exported, Work
-from rtseg.files import OutputFile, cannot_write
-from rtseg.zoo import Model
+from rtseg.errors import UsageError
 
-__all__ = ["LEAST_AGREEMENT", "ExportOptions", "Exported", "RejectedError", "export_network"]
+LEAST_AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "int8": 0.99}
+"""Default of the mean mask agreement that a file must reach."""
+
+OPSETS = (13, 20)
+"""The first has per-channel quantisation; the last is the newest that the exporter writes."""
 
 
-class RejectedError(ThresholdError):
-    """The file agrees with its original less than it must.
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export a model.
 
     Attributes:
-        exported: all that was found; its path is None unless the file was kept.
-    """
-
-    def __init__(self, asked: str, exported: Exported, *, found: str, do: str = "") -> None:
-        super().__init__(asked, found=found, do=do)
-        self.exported = exported
-
-
-def export_network(
-    model: Model, path: Path, options: ExportOptions, watch: Watch = lambda *_: None
-) -> Exported:
-    """Write a network as an ONNX file that rtseg, or plain ONNX Runtime, runs without a setting.
-
-    Input "image" (1, h, w, 3) uint8 RGB; output "logits" (1, C, h/s, w/s) float32 at the network's
-    own stride; the normalisation inside, the `ModelSpec` in the metadata. It is compared with
-    the original on real frames, always, and gets its name only if the masks agree.
+        size: (height, width) of the input; None is the model's own.
+        opset: version of the operators; None is 18, or a foreign file's own.
+        samples: clip, folder or image to compare on; None is `calibration`, or the demo clip.
+        calibration: clips, folders or images to calibrate int8 on; () is `samples`.
+        least_agreement: with the original, 0 to 1; None takes `LEAST_AGREEMENT`.
+        keep: keep a rejected file as NAME.rejected.onnx.
 
     Raises:
-        UsageError: the options make no sense, or the file exists.
-        ModelError: the network cannot be exported so.
-        RejectedError: the masks agree less than asked; nothing is left, or what `keep` left.
-        SourceError: the frames cannot be read.
-        SinkError: the file cannot be written.
+        UsageError: a value is out of range, or has no meaning for the precision.
     """
-    _require_exportable(model, path, options)
-    size = input_size_of(model.spec, options.size)
-    with ExitStack() as stack:
-        target = OutputFile(path, overwrite=options.overwrite)
-        stack.callback(target.discard)
-        samples = _samples(options, watch)
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rtseg-")))
-        try:
-            exported = Work(model, size, options, folder, target.part, watch).do(samples)
-        except OSError as error:
-            raise cannot_write(path, error) from error
-        if exported.parity.mean < options.threshold:
-            raise _rejected(exported, target, options)
-        target.commit()
-    return replace(exported, path=path)
 
+    size: tuple[int, int] | None = None
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    dynamic_batch: bool = False
+    opset: int | None = None
+    samples: str | None = None
+    calibration: tuple[str, ...] = ()
+    least_agreement: float | None = None
+    overwrite: bool = False
+    keep: bool = False
 
-def _require_exportable(model: Model, path: Path, options: ExportOptions) -> None:
-    if path.suffix != ".onnx":
-        raise UsageError(f"cannot export to {path}", found="files are ONNX", do="End it in .onnx")
-    if model.format == "none":
-        raise ModelError(f"cannot export {model.spec.name}", found="it is no network")
-    if model.format == "onnx" and options.opset is not None:
-        raise UsageError(
-            f"opset {options.opset} for {model.spec.name}",
-            found="an ONNX file keeps its own",
-            do="Convert it with onnx.version_converter first",
-        )
-    if model.file is not None and path.exists() and path.samefile(model.file):
-        raise UsageError(f"{path} is the network itself", do="Give the output another name")
+    def __post_init__(self) -> None:
+        if self.precision not in LEAST_AGREEMENT:
+            known = ", ".join(LEAST_AGREEMENT)
+            raise UsageError(f"precision {self.precision}", found=f"precisions are {known}")
+        if self.calibration and self.precision != "int8":
+            raise UsageError(f"calibration for {self.precision}", found="only int8 needs it")
+        if not 0 <= self.threshold <= 1:
+            raise UsageError(
+                f"agreement {self.threshold:g}", found="it must be a share from 0 to 1"
+            )
+        if self.opset is not None and not OPSETS[0] <= self.opset <= OPSETS[1]:
+            raise UsageError(f"opset {self.opset}", found=f"it must be {OPSETS[0]} to {OPSETS[1]}")
 
-
-def _samples(options: ExportOptions, watch: Watch) -> Samples:
-    if options.precision == "int8":
-        return quantising_samples(options.samples, options.calibration, watch)
-    return parity_samples(options.samples, watch)
-
-
-def _rejected(exported: Exported, target: OutputFile, options: ExportOptions) -> RejectedError:
-    """The error, once the file has got the name that `keep` gives it, if any."""
-    rejected = None
-    if options.keep:
-        rejected = target.path.with_name(f"{target.path.stem}.rejected{target.path.suffix}")
-        target.part.replace(rejected)
-    parity = exported.parity
-    return RejectedError(
-        f"{options.precision} gives {parity.mean:.3%} of the pixels the class that "
-        f"{exported.original} gives them, {parity.worst:.3%} in the worst frame",
-        replace(exported, path=rejected),
-        found=f"{options.threshold:.3%} was the least",
-        do=f"The file is kept as {rejected}" if rejected else "No file was left",
-    )
+    @property
+    def threshold(self) -> float:
+        """The mean agreement to reach, 0 to 1."""
+        given = self.least_agreement
+        return LEAST_AGREEMENT[self.precision] if given is None else given

@@ -1,4 +1,4 @@
-"""Foreign ONNX files in our own form: uint8 NHWC RGB in, float32 NCHW scores out."""
+"""Convert foreign ONNX files to rtseg's form: uint8 NHWC RGB in, float32 NCHW scores out."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rtseg.nets.onnx_file import INPUT_NAME, OUTPUT_NAME
 from rtseg.zoo import InputSpec, Model, ModelSpec
 
 KINDS = ("float32", "float16", "uint8")
-"""Numbers that an input may hold."""
+"""Types that an input may have."""
 
 PREFIX = "rtseg/"
 
 CONVERTIBLE_OPSET = 13
-"""The first that has a scale per channel, and leaves out what a Resize does not need."""
+"""The first with per-channel scales and optional inputs of Resize."""
 
 
 def write_foreign(
@@ -32,28 +32,28 @@ def write_foreign(
     dynamic_batch: bool = False,
     convertible: bool = False,
 ) -> None:
-    """Write a foreign network with its preprocessing inside, for pictures of `size`.
+    """Write a foreign model with its preprocessing inside, for an input of `size`.
 
-    What its settings say of the input becomes operators before it: exact, padding included. Its
-    last layer stays as it is: one channel becomes two, probabilities stay probabilities.
+    Its input settings become operators before it: exact, padding included. Its last layer stays
+    as it is: one channel becomes two, probabilities stay probabilities.
 
     Args:
-        convertible: raise the opset where it is too old for what converts to fp16 or int8.
+        convertible: raise the opset if it is too old for conversion to fp16 or int8.
 
     Raises:
-        ModelError: the file cannot be had in this form; the message says why.
+        ModelError: the file cannot be converted.
     """
     assert model.file is not None
-    _require_usable(model, dynamic_batch)
+    _check_usable(model, dynamic_batch)
     content = onnx.load(model.file)
     if convertible:
-        content = _modern(content, model.spec.name)
+        content = _raise_opset(content, model.spec.name)
     batch: int | str = "batch" if dynamic_batch else 1
-    _rename_ours(content.graph)
-    _begin_with_bytes(content.graph, model.spec.input, [batch, *size, 3])
-    _end_with_scores(content.graph, model.spec, batch)
-    content.ir_version = max(content.ir_version, 8)  # weights need be no inputs since 4
-    del content.graph.value_info[:]  # of other shapes, perhaps
+    _free_names(content.graph)
+    _prepend_preprocessing(content.graph, model.spec.input, [batch, *size, 3])
+    _append_scores(content.graph, model.spec, batch)
+    content.ir_version = max(content.ir_version, 8)  # since 4, weights need not be inputs
+    del content.graph.value_info[:]  # may be of other shapes
     try:
         whole = onnx.shape_inference.infer_shapes(content, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
@@ -62,8 +62,8 @@ def write_foreign(
     onnx.save(whole, path)
 
 
-def _modern(content: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """The network in an opset of today, its Resize operators without the inputs they ignore."""
+def _raise_opset(content: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """The model in a newer opset, its Resize operators without unused inputs."""
     found = next(entry.version for entry in content.opset_import if entry.domain in ("", "ai.onnx"))
     try:
         if found < CONVERTIBLE_OPSET:
@@ -71,28 +71,28 @@ def _modern(content: onnx.ModelProto, name: str) -> onnx.ModelProto:
     except RuntimeError as error:
         raise ModelError(
             f"cannot convert {name}",
-            found=f"its opset {found} cannot become {CONVERTIBLE_OPSET}: {first_line(error)}",
-            do="Export it again from where it came from, in a later opset",
+            found=f"its opset {found} cannot be raised to {CONVERTIBLE_OPSET}: {first_line(error)}",
+            do="Export it again from its framework in a newer opset",
         ) from error
     empty = {tensor.name for tensor in content.graph.initializer if 0 in tensor.dims}
     for node in content.graph.node:
         if node.op_type == "Resize":
-            # two of them that share an empty one become invalid when converted to fp16
+            # two that share an empty input become invalid when converted to fp16
             node.input[1:] = ["" if name in empty else name for name in node.input[1:]]
     return content
 
 
-def _require_usable(model: Model, dynamic_batch: bool) -> None:
+def _check_usable(model: Model, dynamic_batch: bool) -> None:
     assert model.file is not None
     facts = read_facts(model.file)
     name = model.spec.output_name or next(iter(facts.outputs))
     asked = f"cannot export {model.spec.name}"
     if facts.kinds[name].startswith(("int", "uint")):
-        raise ModelError(asked, found="it gives class indices, not scores: nothing to compare with")
+        raise ModelError(asked, found="it returns class indices, not scores")
     if facts.dtype not in KINDS:
-        raise ModelError(asked, found=f"its input holds {facts.dtype}")
+        raise ModelError(asked, found=f"its input type is {facts.dtype}")
     if facts.dtype == "uint8" and not _is_plain(model.spec.input):
-        raise ModelError(asked, found="its input is quantised, in a scale of its own")
+        raise ModelError(asked, found="its input is quantised")
     if (found := precision_of(model.file)) != "fp32":
         raise ModelError(asked, found=f"its file is in {found}", do="Start from the fp32 file")
     if dynamic_batch and facts.input[0] is not None:
@@ -102,27 +102,27 @@ def _require_usable(model: Model, dynamic_batch: bool) -> None:
 
 
 def _is_plain(spec: InputSpec) -> bool:
-    """Whether pixels go in as they are."""
+    """Whether pixels are not normalised."""
     return spec.scale == 1 and set(spec.mean) == {0} and set(spec.std) == {1}
 
 
-def _rename_ours(graph: Any) -> None:
-    """Free the names that our input and output take, and name every operator."""
+def _free_names(graph: Any) -> None:
+    """Rename what has the names of our input and output, and name every operator."""
     for index, node in enumerate(graph.node):
         node.name = f"{node.op_type}_{index}"
         for names in (node.input, node.output):
             for i, name in enumerate(names):
-                names[i] = _other(name)
+                names[i] = _freed(name)
     for value in (*graph.input, *graph.output, *graph.initializer):
-        value.name = _other(value.name)
+        value.name = _freed(value.name)
 
 
-def _other(name: str) -> str:
+def _freed(name: str) -> str:
     return f"{PREFIX}{name}" if name in (INPUT_NAME, OUTPUT_NAME) else name
 
 
-def _begin_with_bytes(graph: Any, spec: InputSpec, dims: list[int | str]) -> None:
-    """Put operators before the network that make of bytes what its settings ask for."""
+def _prepend_preprocessing(graph: Any, spec: InputSpec, dims: list[int | str]) -> None:
+    """Insert operators that convert uint8 RGB to the model's own input."""
     numbers = {tensor.name for tensor in graph.initializer}
     theirs = next(value for value in graph.input if value.name not in numbers)
     del graph.input[:]
@@ -158,9 +158,9 @@ def _begin_with_bytes(graph: Any, spec: InputSpec, dims: list[int | str]) -> Non
     graph.node.extend([*nodes, *after])
 
 
-def _end_with_scores(graph: Any, spec: ModelSpec, batch: int | str) -> None:
-    """Put operators after the network that make of its output what a backend gives."""
-    wanted = _other(spec.output_name) if spec.output_name else graph.output[0].name
+def _append_scores(graph: Any, spec: ModelSpec, batch: int | str) -> None:
+    """Append operators that convert the model's output to float32 NCHW scores."""
+    wanted = _freed(spec.output_name) if spec.output_name else graph.output[0].name
     theirs = next(value for value in graph.output if value.name == wanted)
     dims = theirs.type.tensor_type.shape.dim
     channels = dims[1 if spec.output_layout == "NCHW" else 3].dim_value
@@ -173,16 +173,16 @@ def _end_with_scores(graph: Any, spec: ModelSpec, batch: int | str) -> None:
         graph.node.append(node)
         at = f"{PREFIX}float"
     if channels == 1 and len(spec.labels) == 2:
-        at = _both(graph, at, spec.output == "probabilities")
+        at = _two_channels(graph, at, spec.output == "probabilities")
     graph.node.append(helper.make_node("Identity", [at], [OUTPUT_NAME], name=f"{PREFIX}out/last"))
     del graph.output[:]
     open_dims = [batch, len(spec.labels), None, None]
     graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, open_dims))
 
 
-def _both(graph: Any, at: str, probable: bool) -> str:
-    """One channel p as two: (1 - p, p), or as a logit (0, p)."""
-    # p * -1 + 1 or p * 0 + 0 is the other one
+def _two_channels(graph: Any, at: str, probable: bool) -> str:
+    """Turn one channel p into two: (1 - p, p), or for a logit (0, p)."""
+    # the other channel is p * -1 + 1 or p * 0 + 0
     factor, rest = (-1, 1) if probable else (0, 0)
     for name, value in (("factor", factor), ("rest", rest)):
         tensor = numpy_helper.from_array(np.array(value, np.float32), f"{PREFIX}out/{name}")
@@ -199,17 +199,17 @@ def _both(graph: Any, at: str, probable: bool) -> str:
 
 
 def write_half(source: Path, target: Path) -> None:
-    """The same network with weights and arithmetic in half precision, input and output as before.
+    """Convert weights and arithmetic to half precision; input and output keep their types.
 
-    ONNX Runtime's own converter, which keeps operators in single precision that have no half.
+    By ONNX Runtime's converter, which leaves operators without a half-precision form as they are.
     """
     import onnx
     from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    with warnings.catch_warnings():  # of every weight that half precision cuts off
+    with warnings.catch_warnings():  # about every weight that is truncated
         warnings.simplefilter("ignore", UserWarning)
         converted = convert_float_to_float16(onnx.load(source), keep_io_types=True)
-    ordered = ONNXModel(converted)  # it puts casts after those who read them
+    ordered = ONNXModel(converted)  # it puts casts after their readers
     ordered.topological_sort()
     onnx.save(ordered.model, target)

@@ -1,10 +1,10 @@
-"""Networks in whole numbers of 8 bits, their most sensitive layers left in float.
+"""Quantise models to int8, with their most sensitive layers left in float.
 
-Static, per channel, in quantise/dequantise pairs (QDQ), by ONNX Runtime's own quantiser. Weights
-take 7 of their 8 bits: processors with AVX2 and no VNNI add two products in 16 bits, which would
-overflow with eight, and a file should give the same masks wherever it runs. Ranges are the least
-and largest value seen: on `person`, the quantiser's entropy method agreed exactly as well in twenty
-times the time, its percentiles by -0.2 to +0.5 points in ten times the time.
+Static, per channel, in quantise/dequantise pairs (QDQ), by ONNX Runtime's quantiser. Weights use 7
+of their 8 bits: CPUs with AVX2 but without VNNI add two products in 16 bits, which would overflow
+with 8, and a file should give the same masks everywhere. Ranges are the minimum and maximum seen:
+on `person`, the quantiser's entropy method agreed exactly as well in 20 times the time, its
+percentiles by -0.2 to +0.5 points in 10 times the time.
 """
 
 from __future__ import annotations
@@ -22,26 +22,27 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from rtseg.errors import ModelError
-from rtseg.export.frames import Watch
+from rtseg.export.samples import OnProgress
 from rtseg.nets.onnx_file import INPUT_NAME, OUTPUT_NAME
 
 KINDS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""Layers worth quantising: those that hold the weights. What stands between stays in float, where
-that is one rounding less, and where MobileNetV3's activations have no form in 8 bits."""
+"""Layers that are quantised: those with weights. The rest stays in float, which saves a rounding;
+MobileNetV3's activations have no int8 form."""
 
 FIRST_KEPT = 2
 MOST_KEPT = 0.5
-"""The first attempt beyond none keeps so many layers in float; the last, this share of them."""
+"""Number of float layers in the second attempt; share of float layers in the last."""
 
 Batch = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try: which layers stayed in float, and what came of it.
+    """One attempt.
 
     Attributes:
-        agreement: with the float network, 0 to 1.
+        kept: layers left in float.
+        agreement: with the float model, 0 to 1.
     """
 
     kept: tuple[str, ...]
@@ -49,31 +50,33 @@ class Attempt:
 
 
 class Quantiser:
-    """A float network in our form, calibrated, to be quantised with any of its layers in float.
+    """Quantises a float model, calibrated once, with any of its layers left in float.
 
     Args:
-        source: the network, as an ONNX file.
-        folder: where it may leave files.
+        source: the ONNX file in rtseg's form.
+        folder: for temporary files.
         batches: (1, h, w, 3) uint8 RGB each, to calibrate on.
 
     Raises:
         ModelError: it has no layer that can be quantised.
     """
 
-    def __init__(self, source: Path, folder: Path, batches: Sequence[Batch], watch: Watch) -> None:
-        self._folder, self._batches, self._watch = folder, batches, watch
+    def __init__(
+        self, source: Path, folder: Path, batches: Sequence[Batch], on_progress: OnProgress
+    ) -> None:
+        self._folder, self._batches, self._on_progress = folder, batches, on_progress
         self._source = folder / "prepared.onnx"
-        self._content = _prepared(source, self._source)
+        self._content = _prepare(source, self._source)
         self.layers = tuple(node.name for node in self._content.graph.node if node.op_type in KINDS)
         if not self.layers:
             raise ModelError(
                 f"precision int8 for {source.name}",
                 found="it has no layer that can be quantised: " + ", ".join(KINDS),
             )
-        self._ranges = self._calibrated()
+        self._ranges = self._calibrate()
 
     def write(self, path: Path, kept: Collection[str]) -> None:
-        """Write the network with all layers but those named in 8 bits."""
+        """Write the model with all layers but `kept` in int8."""
         from onnxruntime.quantization import QDQQuantizer, QuantType
 
         content = onnx.ModelProto()
@@ -96,22 +99,22 @@ class Quantiser:
         quantiser.model.save_model_to_file(str(path), False)
 
     def most_sensitive_first(self) -> tuple[str, ...]:
-        """The layers, by how far the scores move when that layer alone is quantised.
+        """The layers by how much the scores change if that layer alone is quantised.
 
-        The mean square over two batches; equal ones in the order of the network.
+        Mean square over two batches; equal ones in the order of the model.
         """
         probes = [self._batches[0], self._batches[len(self._batches) // 2]]
         exact = _scores(self._source, probes)
         single = self._folder / "single.onnx"
         moved = {}
         for done, layer in enumerate(self.layers):
-            self._watch("looking for the sensitive layers", done, len(self.layers))
+            self._on_progress("ranking layers by sensitivity", done, len(self.layers))
             self.write(single, set(self.layers) - {layer})
             difference = _scores(single, probes) - exact
             moved[layer] = float(np.nan_to_num(np.square(difference).mean(), nan=np.inf))
         return tuple(sorted(self.layers, key=lambda layer: -moved[layer]))
 
-    def _calibrated(self) -> Any:
+    def _calibrate(self) -> Any:
         from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
         calibrator = create_calibrator(
@@ -121,7 +124,7 @@ class Quantiser:
             calibrate_method=CalibrationMethod.MinMax,
             providers=["CPUExecutionProvider"],
         )
-        calibrator.collect_data(_reader(self._batches, self._watch))
+        calibrator.collect_data(_reader(self._batches, self._on_progress))
         return calibrator.compute_data()
 
 
@@ -131,13 +134,13 @@ def quantise(
     agreement: Callable[[Path], float],
     threshold: float,
 ) -> tuple[Attempt, ...]:
-    """Write the network in int8, with as few layers in float as it takes.
+    """Write the model in int8, with as few layers in float as possible.
 
-    None at first; while the agreement is below `threshold`, the 2, 4, 8, ... most sensitive ones,
-    up to half of them. `path` holds the last attempt, which may fail too.
+    Attempts keep none, then the 2, 4, 8, ... most sensitive layers in float, up to half of them,
+    until the agreement reaches `threshold`. `path` holds the last attempt, which may fail too.
 
     Args:
-        agreement: of a file with the float network, 0 to 1.
+        agreement: measures a file's agreement with the float model, 0 to 1.
 
     Returns:
         The attempts, in order.
@@ -165,8 +168,8 @@ def _counts(layers: int) -> Iterator[int]:
         yield most
 
 
-def _reader(batches: Sequence[Batch], watch: Watch) -> Any:
-    """The batches as the library reads them."""
+def _reader(batches: Sequence[Batch], on_progress: OnProgress) -> Any:
+    """The batches in the library's interface."""
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc,unused-ignore]
@@ -174,18 +177,18 @@ def _reader(batches: Sequence[Batch], watch: Watch) -> Any:
 
         def get_next(self) -> dict[str, Batch] | None:
             done, batch = next(self.left, (0, None))
-            watch("calibrating", done, len(batches))
+            on_progress("calibrating", done, len(batches))
             return None if batch is None else {INPUT_NAME: batch}
 
     return Reader()
 
 
-def _prepared(source: Path, target: Path) -> onnx.ModelProto:
-    """The network optimised, its shapes inferred, its operators named; also as a file."""
+def _prepare(source: Path, target: Path) -> onnx.ModelProto:
+    """Optimise the model, infer its shapes and name its operators; also written to `target`."""
     from onnxruntime.quantization import quant_pre_process
 
     with _quiet():
-        # its shapes are static but for the batch: ONNX's own inference knows them all
+        # shapes are static but for the batch, so that ONNX's own inference is enough
         quant_pre_process(source, target, skip_symbolic_shape=True)
     content = onnx.load(target)
     taken: set[str] = set()
@@ -206,7 +209,7 @@ def _scores(path: Path, batches: Sequence[Batch]) -> NDArray[np.float32]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the advice that the library logs as warnings: it is followed here."""
+    """Silence advice that the library logs as warnings, and that is followed here."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,0 +1,359 @@
+"""Export a model: write the file, quantise it if requested, compare it, time it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from rtseg.backends import open_backend
+from rtseg.backends.base import input_size_of
+from rtseg.contracts import Backend
+from rtseg.errors import ModelError, ThresholdError, UsageError, first_line
+from rtseg.export import ExportOptions
+from rtseg.export.foreign import write_foreign, write_half
+from rtseg.export.int8 import Attempt, Quantiser, quantise
+from rtseg.export.samples import OnProgress, Samples, parity_samples, quantising_samples
+from rtseg.files import OutputFile, cannot_write
+from rtseg.frame import Image
+from rtseg.measure import batch_of, mask_agreement, time_each
+from rtseg.nets import find_model
+from rtseg.nets.onnx_file import OPSET, exported_spec, seal, write_onnx
+from rtseg.segmenter import Segmenter
+from rtseg.zoo import Model
+
+ROUNDS, LEAST_ROUNDS, SECONDS = 15, 3, 6.0
+"""Timing takes 15 rounds, or fewer once 6 seconds have passed, but at least 3."""
+
+LITTLE_VARIETY = 0.01
+"""If fewer pixels than this differ from the commonest class, agreement is not meaningful."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Comparison of two models.
+
+    Attributes:
+        frames: number of frames compared.
+        largest: largest difference of two scores; infinite if one is not finite.
+        mean: share of pixels with the same class, at frame size, mean over the frames.
+        worst: the share in the worst frame.
+        worst_frame: index of that frame.
+    """
+
+    frames: int
+    largest: float
+    mean: float
+    worst: float
+    worst_frame: int
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how it compares with the original.
+
+    Attributes:
+        path: the file; None if none was kept.
+        size: (height, width) of its input.
+        original: what it was compared with: "torch fp32", or "original file" of a foreign one.
+        samples: names of the sources of the frames.
+        parity: with the original, on these frames.
+        megabytes: of the files, by name; the last is this one.
+        milliseconds: of one model-only run on the CPU, by name.
+        layers: number of layers that can be int8; 0 in other precisions.
+        attempts: at int8, in order; the last is the file.
+        notes: information for the user.
+    """
+
+    path: Path | None
+    size: tuple[int, int]
+    original: str
+    samples: str
+    parity: Parity
+    megabytes: Mapping[str, float]
+    milliseconds: Mapping[str, float]
+    layers: int = 0
+    attempts: tuple[Attempt, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class RejectedError(ThresholdError):
+    """The file agrees too little with its original.
+
+    Attributes:
+        exported: the figures; the path is None unless the file was kept.
+    """
+
+    def __init__(self, asked: str, exported: Exported, *, found: str, do: str = "") -> None:
+        super().__init__(asked, found=found, do=do)
+        self.exported = exported
+
+
+def export_network(
+    model: Model, path: Path, options: ExportOptions, on_progress: OnProgress = lambda *_: None
+) -> Exported:
+    """Write a model as an ONNX file that rtseg, or plain ONNX Runtime, runs without settings.
+
+    Input "image" (1, h, w, 3) uint8 RGB; output "logits" (1, C, h/s, w/s) float32 at the model's
+    own stride; the normalisation is inside, the `ModelSpec` in the metadata. The file is always
+    compared with the original on real frames, and gets its name only if the masks agree.
+
+    Raises:
+        UsageError: the options do not fit the model, or the file exists.
+        ModelError: the model cannot be exported with these options.
+        RejectedError: the masks agree too little; no file is left, unless with `keep`.
+        SourceError: the frames cannot be read.
+        SinkError: the file cannot be written.
+    """
+    _require_exportable(model, path, options)
+    size = input_size_of(model.spec, options.size)
+    with ExitStack() as stack:
+        target = OutputFile(path, overwrite=options.overwrite)
+        stack.callback(target.discard)
+        samples = _samples(options, on_progress)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rtseg-")))
+        try:
+            exported = _Export(model, size, options, folder, target.part, on_progress).run(samples)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        if exported.parity.mean < options.threshold:
+            raise _rejected(exported, target, options)
+        target.commit()
+    return replace(exported, path=path)
+
+
+def _require_exportable(model: Model, path: Path, options: ExportOptions) -> None:
+    if path.suffix != ".onnx":
+        raise UsageError(
+            f"cannot export to {path}", found="the suffix must be .onnx", do="Name it NAME.onnx"
+        )
+    if model.format == "none":
+        raise ModelError(f"cannot export {model.spec.name}", found="it is not a network")
+    if model.format == "onnx" and options.opset is not None:
+        raise UsageError(
+            f"opset {options.opset} for {model.spec.name}",
+            found="an ONNX file keeps its own",
+            do="Convert it with onnx.version_converter first",
+        )
+    if model.file is not None and path.exists() and path.samefile(model.file):
+        raise UsageError(f"{path} is the model itself", do="Choose another output file")
+
+
+def _samples(options: ExportOptions, on_progress: OnProgress) -> Samples:
+    if options.precision == "int8":
+        return quantising_samples(options.samples, options.calibration, on_progress)
+    return parity_samples(options.samples, on_progress)
+
+
+def _rejected(exported: Exported, target: OutputFile, options: ExportOptions) -> RejectedError:
+    """The error; with `keep`, the file is renamed first."""
+    rejected = None
+    if options.keep:
+        rejected = target.path.with_name(f"{target.path.stem}.rejected{target.path.suffix}")
+        target.part.replace(rejected)
+    parity = exported.parity
+    return RejectedError(
+        f"{options.precision} agrees with {exported.original} on {parity.mean:.3%} of the pixels, "
+        f"{parity.worst:.3%} in the worst frame",
+        replace(exported, path=rejected),
+        found=f"at least {options.threshold:.3%} is required",
+        do=f"The file is kept as {rejected}" if rejected else "No file was kept",
+    )
+
+
+class _Export:
+    """One export.
+
+    Args:
+        size: (height, width) of the input.
+        folder: for temporary files.
+        target: the file to write.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        size: tuple[int, int],
+        options: ExportOptions,
+        folder: Path,
+        target: Path,
+        on_progress: OnProgress,
+    ) -> None:
+        self.model, self.size, self.options = model, size, options
+        self.folder, self.target, self.on_progress = folder, target, on_progress
+        self.base = folder / "fp32.onnx"
+        self.foreign = model.format == "onnx"
+
+    def run(self, samples: Samples) -> Exported:
+        """Write the file and compare it on the samples."""
+        self.on_progress("writing the model", 0, 0)
+        self._write_base()
+        with ExitStack() as stack:
+            original = self._original(stack)
+            reference = _Reference(original, samples.parity, self.on_progress)
+            layers, attempts = self._write(reference, samples)
+            backends = {"original file" if self.foreign else "torch fp32": original}
+            files = {"onnx fp32": self.base, f"onnx {self.options.precision}": self.target}
+            backends |= {name: self._opened(path, stack) for name, path in files.items()}
+            parity = reference.compare(list(backends.values())[-1], self.on_progress)
+            took = self._timed(backends, samples.parity[0])
+        return Exported(
+            path=self.target,
+            size=self.size,
+            original=next(iter(backends)),
+            samples=samples.names,
+            parity=parity,
+            megabytes={name: path.stat().st_size / 1e6 for name, path in files.items()},
+            milliseconds=took,
+            layers=layers,
+            attempts=attempts,
+            notes=tuple(self._notes(reference, took)),
+        )
+
+    def _write_base(self) -> None:
+        """Write the model in single precision."""
+        dynamic = self.options.dynamic_batch
+        if self.foreign:
+            convertible = self.options.precision != "fp32"
+            write_foreign(
+                self.model,
+                self.size,
+                self.base,
+                dynamic_batch=dynamic,
+                convertible=convertible,
+            )
+            self._seal(self.base)
+        else:
+            opset = self.options.opset or OPSET
+            write_onnx(self.model, self.size, self.base, opset=opset, dynamic_batch=dynamic)
+
+    def _write(self, reference: _Reference, samples: Samples) -> tuple[int, tuple[Attempt, ...]]:
+        """Write the file; returns the number of int8 layers and the attempts."""
+        if self.options.precision == "int8":
+            return self._write_int8(reference, samples)
+        if self.options.precision == "fp32":
+            shutil.copyfile(self.base, self.target)
+        elif self.foreign:
+            write_half(self.base, self.target)
+            self._seal(self.target)
+        else:
+            opset, dynamic = self.options.opset or OPSET, self.options.dynamic_batch
+            write_onnx(
+                self.model, self.size, self.target, "fp16", opset=opset, dynamic_batch=dynamic
+            )
+        return 0, ()
+
+    def _write_int8(
+        self, reference: _Reference, samples: Samples
+    ) -> tuple[int, tuple[Attempt, ...]]:
+        batches = [batch_of(image, self.size) for image in samples.calibration]
+        quantiser = Quantiser(self.base, self.folder, batches, self.on_progress)
+
+        def agreement(path: Path) -> float:
+            self._seal(path)
+            with ExitStack() as stack:
+                return reference.compare(self._opened(path, stack), self.on_progress).mean
+
+        attempts = quantise(quantiser, self.target, agreement, self.options.threshold)
+        return len(quantiser.layers), attempts
+
+    def _original(self, stack: ExitStack) -> Backend:
+        """What the file must agree with: torch, or a foreign file itself."""
+        name = "onnx" if self.foreign else "torch"
+        precision = "auto" if self.foreign else "fp32"
+        backend = open_backend(
+            name, self.model, input_size=self.size, device="cpu", precision=precision
+        )
+        stack.callback(backend.close)
+        return backend
+
+    def _opened(self, path: Path, stack: ExitStack) -> Backend:
+        """A written file, opened with default settings."""
+        backend = open_backend("onnx", find_model(path), device="cpu")
+        stack.callback(backend.close)
+        return backend
+
+    def _timed(self, backends: Mapping[str, Backend], image: Image) -> dict[str, float]:
+        """Milliseconds of one model-only run of each backend."""
+        times, failures = time_each(
+            backends,
+            batch_of(image, self.size),
+            seconds=SECONDS,
+            least_rounds=LEAST_ROUNDS,
+            most_rounds=ROUNDS,
+            on_round=lambda done: self.on_progress("timing", done, ROUNDS),
+        )
+        for error in failures.values():
+            raise error
+        return {name: 1e3 * times[name] for name in backends}
+
+    def _seal(self, path: Path) -> None:
+        try:
+            seal(path, exported_spec(self.model.spec, self.size))
+        except onnx.checker.ValidationError as error:
+            raise ModelError(
+                f"cannot export {self.model.spec.name} in {self.options.precision}",
+                found=f"the result is not a valid ONNX file: {first_line(error)}",
+            ) from error
+
+    def _notes(self, reference: _Reference, took: Mapping[str, float]) -> list[str]:
+        notes = list(self.model.notes)
+        if reference.variety < LITTLE_VARIETY:
+            notes.append(
+                f"{100 * (1 - reference.variety):.1f} % of all pixels are of one class, so that "
+                "agreement is not meaningful: use --samples in which the classes appear"
+            )
+        precision = self.options.precision
+        if precision != "fp32" and took[f"onnx {precision}"] >= took["onnx fp32"]:
+            pays = "on GPUs" if precision == "fp16" else "on processors with VNNI or AMX"
+            notes.append(f"{precision} is not faster than fp32 on this machine; it pays off {pays}")
+        return notes
+
+
+class _Reference:
+    """The results of a model on some frames, to compare others with.
+
+    Args:
+        backend: may be closed afterwards.
+        images: (H, W, 3) uint8 BGR, of any sizes.
+    """
+
+    def __init__(self, backend: Backend, images: Sequence[Image], on_progress: OnProgress) -> None:
+        self._images = images
+        self._expected = []
+        segmenter = Segmenter(backend)
+        for done, image in enumerate(images):
+            on_progress(f"running {backend.info.name} {backend.info.precision}", done, len(images))
+            self._expected.append(segmenter(image))
+
+    @property
+    def variety(self) -> float:
+        """Share of pixels that are not of the commonest class."""
+        counts = sum(np.bincount(one.mask.reshape(-1), minlength=256) for one in self._expected)
+        return float(1 - np.max(counts) / np.sum(counts))
+
+    def compare(self, backend: Backend, on_progress: OnProgress) -> Parity:
+        """Run another model on the same frames.
+
+        Raises:
+            BackendError: it failed, or returned scores of another shape.
+        """
+        segmenter = Segmenter(backend)
+        largest = 0.0
+        masks = []
+        for done, (image, expected) in enumerate(zip(self._images, self._expected, strict=True)):
+            on_progress(
+                f"comparing {backend.info.name} {backend.info.precision}", done, len(self._images)
+            )
+            found = segmenter(image)
+            difference = float(np.abs(found.scores - expected.scores).max())
+            largest = max(largest, difference if np.isfinite(difference) else np.inf)
+            masks.append((found.mask, expected.mask))
+        shares = mask_agreement(masks)
+        return Parity(len(masks), largest, shares.mean, shares.worst, shares.worst_frame)
