@@ -1,7 +1,7 @@
-"""Pixels by what they are and what they were taken for.
+"""Segmentation metrics: confusion matrix, boundary F-score, flicker.
 
-The figures are those of Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic
-Segmentation", CVPR 2015, section 5, with the pixels of all pictures pooled in one matrix.
+IoU and accuracies are those of Long, Shelhamer and Darrell, "Fully Convolutional Networks for
+Semantic Segmentation", CVPR 2015, section 5, with the pixels of all images in one matrix.
 """
 
 from __future__ import annotations
@@ -15,37 +15,36 @@ from numpy.typing import ArrayLike, NDArray
 from rtseg.frame import VOID, Image, Mask
 
 Figures = NDArray[np.float64]
-"""(C,) one figure per class, NaN where there is nothing to measure."""
+"""(C,) one figure per class, NaN if not measured."""
 
 
-def ratio(above: ArrayLike, below: ArrayLike) -> Figures:
-    """Quotient, NaN where nothing was counted."""
+def ratio(numerator: ArrayLike, denominator: ArrayLike) -> Figures:
+    """Quotient; NaN for 0/0."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.true_divide(above, below), np.float64)
+        return np.asarray(np.true_divide(numerator, denominator), np.float64)
 
 
 def mean(figures: Figures) -> float:
-    """Mean of the figures that there are; NaN when there are none."""
+    """Mean of the figures that are not NaN; NaN if there are none."""
     known = figures[~np.isnan(figures)]
     return float(known.mean()) if known.size else math.nan
 
 
 def weighted(figures: Figures, weights: NDArray[np.int64]) -> float:
-    """Mean of the figures with a weight, by their weights."""
-    there = weights > 0
-    return float(np.average(figures[there], weights=weights[there])) if there.any() else math.nan
+    """Weighted mean of the figures with a weight above 0; NaN if there are none."""
+    used = weights > 0
+    return float(np.average(figures[used], weights=weights[used])) if used.any() else math.nan
 
 
 class ConfusionMatrix:
-    """Counts pixels by what they are and what they were taken for.
+    """Counts pixels by true and predicted class.
 
     Args:
         num_classes: C, from 1 to 255.
 
     Attributes:
-        counts: (C, C + 1) int64. Row: the true class. Column: the predicted class, the last one for
-            pixels that were given no class (255), which are wrong. Pixels of which the truth is not
-            known (255) are in no cell.
+        counts: (C, C + 1) int64. Row: true class. Column: predicted class; the last one is for
+            pixels predicted as 255, which are wrong. Unlabelled pixels (255) are not counted.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -60,14 +59,14 @@ class ConfusionMatrix:
 
     @property
     def pixels(self) -> int:
-        """How many pixels were counted."""
+        """Number of pixels counted."""
         return int(self.counts.sum())
 
     def update(self, truth: Mask, predicted: Mask) -> None:
-        """Count the pixels of one picture.
+        """Count the pixels of one image.
 
         Args:
-            truth, predicted: (H, W) uint8 class indices, 255 for unknown and for no class.
+            truth, predicted: (H, W) uint8 class indices, 255 for unlabelled or not predicted.
 
         Raises:
             ValueError: the shapes or dtypes differ, or a value is neither a class nor 255.
@@ -81,39 +80,41 @@ class ConfusionMatrix:
         found = np.bincount(pairs.reshape(-1), minlength=1 << 16).reshape(256, 256)[:VOID]
         classes = self.num_classes
         if found[classes:].any() or found[:, classes:VOID].any():
-            raise ValueError(f"a mask has values beyond its {classes} classes, and not 255")
+            raise ValueError(f"a mask has values that are neither below {classes} nor 255")
         self.counts[:, :classes] += found[:classes, :classes]
         self.counts[:, classes] += found[:classes, VOID]
 
     def __iadd__(self, other: ConfusionMatrix) -> ConfusionMatrix:
-        """Add what another matrix of as many classes counted."""
+        """Add the counts of another matrix with the same number of classes."""
         if other.counts.shape != self.counts.shape:
-            raise ValueError(f"{self.num_classes} classes and {other.num_classes} do not add up")
+            raise ValueError(
+                f"cannot add counts of {other.num_classes} classes to {self.num_classes}"
+            )
         self.counts += other.counts
         return self
 
     @property
     def true_pixels(self) -> NDArray[np.int64]:
-        """(C,) pixels that are each class."""
+        """(C,) true pixels of each class."""
         return self.counts.sum(1)
 
     @property
-    def _right(self) -> NDArray[np.int64]:
+    def _correct(self) -> NDArray[np.int64]:
         return self.counts.diagonal()
 
     @property
     def class_iou(self) -> Figures:
-        """Per class: pixels that are it and were taken for it, over those that are either.
+        """Per class: intersection of truth and prediction over their union.
 
-        NaN for a class that is in neither.
+        NaN for a class in neither.
         """
-        taken = self.counts[:, : self.num_classes].sum(0)
-        return ratio(self._right, self.true_pixels + taken - self._right)
+        predicted = self.counts[:, : self.num_classes].sum(0)
+        return ratio(self._correct, self.true_pixels + predicted - self._correct)
 
     @property
     def class_accuracy(self) -> Figures:
-        """Per class: the share of its pixels that were taken for it; NaN where there are none."""
-        return ratio(self._right, self.true_pixels)
+        """Per class: share of its true pixels that were predicted; NaN if it has none."""
+        return ratio(self._correct, self.true_pixels)
 
     @property
     def mean_iou(self) -> float:
@@ -127,12 +128,12 @@ class ConfusionMatrix:
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of the pixels that were taken for what they are."""
-        return float(ratio(self._right.sum(), self.pixels))
+        """Share of the pixels that were predicted correctly."""
+        return float(ratio(self._correct.sum(), self.pixels))
 
     @property
     def frequency_weighted_iou(self) -> float:
-        """Mean of `class_iou`, each class weighted with its share of the true pixels."""
+        """Mean of `class_iou`, weighted with each class's true pixels."""
         return weighted(self.class_iou, self.true_pixels)
 
 
@@ -140,44 +141,44 @@ Plane = NDArray[np.bool_]
 """(H, W) bool."""
 
 TOLERANCE = 0.0075
-"""How far a boundary may lie from the true one, as a share of the picture's diagonal."""
+"""Distance within which boundaries match, as a share of the image diagonal."""
 
 
 class BoundaryScore:
-    """Boundary F-score: how near predicted outlines lie to the true ones.
+    """Boundary F-score: how well predicted outlines match the true ones.
 
     Precision is the share of a class's predicted boundary that lies within the tolerance of its
-    true boundary, recall the reverse, the score their harmonic mean. It is taken per picture and
-    class, and averaged over the pictures in which either mask has the class; in a picture where
-    only one has it, it is 0. The rim of the picture is no boundary.
+    true boundary, recall the reverse, the score their harmonic mean. It is computed per image and
+    class, and averaged over the images in which either mask has the class; it is 0 in an image
+    where only one has it. The border of the image is not a boundary.
 
-    Pixels of unknown truth give no precision: a predicted boundary there counts when it is within
-    the tolerance, as in the strips that annotators leave along outlines, and else not at all.
+    In unlabelled pixels, such as the strips that annotators leave along outlines, a predicted
+    boundary counts if it is within the tolerance, and is ignored otherwise.
 
     Args:
         num_classes: C.
-        tolerance: as a share of the picture's diagonal.
+        tolerance: as a share of the image diagonal.
     """
 
     def __init__(self, num_classes: int, tolerance: float = TOLERANCE) -> None:
         self.tolerance = tolerance
         self._sums = np.zeros(num_classes)
-        self._pictures = np.zeros(num_classes, np.int64)
+        self._images = np.zeros(num_classes, np.int64)
 
     def update(self, truth: Mask, predicted: Mask) -> None:
-        """Score one picture: (H, W) uint8 class indices, 255 for unknown and for no class."""
+        """Score one image: (H, W) uint8 class indices, 255 for unlabelled or not predicted."""
         unknown = truth == VOID
         reach = self.tolerance * math.hypot(*truth.shape)
-        seen = np.where(unknown, VOID, predicted)
-        for index in sorted((set(np.unique(truth)) | set(np.unique(seen))) - {VOID}):
+        labelled = np.where(unknown, VOID, predicted)
+        for index in sorted((set(np.unique(truth)) | set(np.unique(labelled))) - {VOID}):
             score = _boundary_f(truth == index, predicted == index, unknown, reach)
             self._sums[index] += score
-            self._pictures[index] += 1
+            self._images[index] += 1
 
     @property
     def class_score(self) -> Figures:
-        """Per class, 0 to 1; NaN for a class that no picture had."""
-        return ratio(self._sums, self._pictures)
+        """Per class, 0 to 1; NaN for a class that no image has."""
+        return ratio(self._sums, self._images)
 
     @property
     def mean_score(self) -> float:
@@ -186,9 +187,9 @@ class BoundaryScore:
 
 
 def boundary(region: Plane | Mask) -> Plane:
-    """(H, W) bool: pixels that differ from the one right of, below, or right below them.
+    """(H, W) bool: pixels that differ from their right, lower or lower right neighbour.
 
-    The outline that DAVIS's `seg2bmap` draws, one pixel wide.
+    The one-pixel outline of DAVIS's `seg2bmap`.
     """
     edge = np.zeros(region.shape, bool)
     edge[:, :-1] |= region[:, :-1] != region[:, 1:]
@@ -198,81 +199,81 @@ def boundary(region: Plane | Mask) -> Plane:
 
 
 def _boundary_f(truth: Plane, predicted: Plane, unknown: Plane, reach: float) -> float:
-    """The F-score of one class in one picture; see `BoundaryScore`."""
+    """The F-score of one class in one image; see `BoundaryScore`."""
     true_edge, found_edge = boundary(truth), boundary(predicted)
     if truth.any() != (predicted & ~unknown).any():
         return 0.0
     near_truth = _within(true_edge, reach)
     judged = found_edge & (near_truth | ~unknown)
     if not true_edge.any() and not judged.any():
-        return 1.0  # the class fills all that is known, in both
+        return 1.0  # the class fills all labelled pixels, in both
     precision = _share(near_truth, judged)
     recall = _share(_within(found_edge, reach), true_edge)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 def _within(edge: Plane, reach: float) -> Plane:
-    """Pixels no farther than `reach` from the edge, centre to centre."""
+    """Pixels within `reach` of the edge, centre to centre."""
     if not edge.any():
         return edge
     import cv2
 
-    away = cv2.distanceTransform(
+    distance = cv2.distanceTransform(
         (~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE, dstType=cv2.CV_32F
     )
-    return np.asarray(away <= reach)
+    return np.asarray(distance <= reach)
 
 
 def _share(hits: Plane, of: Plane) -> float:
-    """Share of the pixels `of` that are hits; 1 where there are none, as DAVIS has it."""
+    """Share of the pixels `of` that are hits; 1 if there are none, as in DAVIS."""
     count = int(of.sum())
     return float((hits & of).sum()) / count if count else 1.0
 
 
 STILL_LEVELS = 8
-"""Grey levels out of 255 by which a channel may change in a pixel that is said to stand still."""
+"""Largest change of a channel (0..255) in a pixel that counts as static."""
 
 
 @dataclass
 class Flicker:
-    """The share of pixels that change their class from one frame to the next for no reason.
+    """The share of static pixels whose predicted class changes from one frame to the next.
 
-    A reason is what `same_labels` or, without labels, `still_picture` rules out.
+    Static pixels come from `same_labels` or, without labels, from `still_picture`.
 
     Attributes:
-        changed: pixels whose predicted class changed, of those that
-        counted: had no reason to.
+        changed: static pixels whose predicted class changed.
+        counted: static pixels.
     """
 
     changed: int = 0
     counted: int = 0
 
-    def update(self, before: Mask, after: Mask, quiet: NDArray[np.bool_]) -> None:
+    def update(self, before: Mask, after: Mask, static: NDArray[np.bool_]) -> None:
         """Count two consecutive frames.
 
         Args:
             before, after: (H, W) uint8 predicted classes.
-            quiet: (H, W) bool, where there is no reason to change.
+            static: (H, W) bool, where the class should not change.
         """
-        self.counted += int(quiet.sum())
-        self.changed += int(((before != after) & quiet).sum())
+        self.counted += int(static.sum())
+        self.changed += int(((before != after) & static).sum())
 
     @property
     def share(self) -> float:
-        """0 (steady) to 1; NaN when nothing was counted."""
+        """0 (steady) to 1; NaN if nothing was counted."""
         return float(ratio(self.changed, self.counted))
 
 
 def same_labels(before: Mask, after: Mask) -> NDArray[np.bool_]:
-    """(H, W) bool: where the truth of both frames is known and the same."""
+    """(H, W) bool: where both frames are labelled with the same class."""
     return (before == after) & (before != VOID)
 
 
 def still_picture(before: Image, after: Image, levels: int = STILL_LEVELS) -> NDArray[np.bool_]:
-    """(H, W) bool: where no channel of two (H, W, 3) uint8 pictures differs by more than `levels`.
+    """(H, W) bool: where no channel of two (H, W, 3) uint8 images differs by more than `levels`.
 
-    For clips without labels. It takes slow motion and flat surfaces in motion for stillness, so
-    its flicker compares networks on one clip, and no clip with another.
+    For clips without labels. Slow motion and moving flat surfaces count as static, so that the
+    flicker compares models on one clip, but not one clip with another.
     """
     return (np.maximum(before, after) - np.minimum(before, after)).max(2) <= levels
 

@@ -1,4 +1,4 @@
-"""Flags that change nothing in a run are told of, and the run goes on."""
+"""Flags that have no effect in a run are told of, and the run goes on."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def test_nothing_is_said_of_flags_that_were_not_given() -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"width": 640, "height": 480}, "--width and --height change nothing"),
-        ({"fourcc": "MJPG"}, "--fourcc changes nothing here: the source is no"),
-        ({"fps": 12}, "--fps changes nothing here: the source has a rate"),
-        ({"size": (64, 48)}, "--size changes nothing"),
-        ({"pix_fmt": "rgb24"}, "--pix-fmt changes nothing"),
-        ({"models": ("stub",)}, "--models changes nothing here: there is no win"),
-        ({"feather": 4}, "--feather changes nothing here: there is no --backgr"),
-        ({"matte_threshold": 0.4}, "--matte-threshold changes nothing"),
-        ({"output": ("a/",), "codec": "hevc", "crf": 20}, "--codec and --crf change noth"),
-        ({"rle": True}, "--rle changes nothing"),
-        ({"screenshots": "s"}, "--screenshots changes nothing"),
+        ({"width": 640, "height": 480}, "--width and --height have no effect"),
+        ({"fourcc": "MJPG"}, "--fourcc has no effect on a source that is not"),
+        ({"fps": 12}, "--fps has no effect on a source with a rate"),
+        ({"size": (64, 48)}, "--size has no effect"),
+        ({"pix_fmt": "rgb24"}, "--pix-fmt has no effect"),
+        ({"models": ("stub",)}, "--models has no effect without a win"),
+        ({"feather": 4}, "--feather has no effect without --backgr"),
+        ({"matte_threshold": 0.4}, "--matte-threshold has no effect"),
+        ({"output": ("a/",), "codec": "hevc", "crf": 20}, "--codec and --crf have no eff"),
+        ({"rle": True}, "--rle has no effect"),
+        ({"screenshots": "s"}, "--screenshots has no effect"),
     ],
 )
 def test_what_changes_nothing_is_told_with_the_reason(flags: dict, words: str) -> None:
@@ -99,8 +99,8 @@ def test_sound_that_a_repeated_recording_cannot_keep_is_told_of(tmp_path: Path) 
     clip, silent = with_sound(tmp_path / "a.mp4"), with_sound(tmp_path / "b.mp4", sound=False)
     loop: dict[str, Any] = {"loop": True, "max_frames": 9}
     film: dict[str, Any] = {"input": (clip,), "output": ("out.mp4",)}
-    assert told(**film, **loop) == ["the sound is left out with --loop"]
-    assert told(**film, live=True) == ["the sound is left out with --live"]
+    assert told(**film, **loop) == ["no sound with --loop"]
+    assert told(**film, live=True) == ["no sound with --live"]
     assert told(**{**film, "input": (silent,)}, **loop) == []
     assert told(**film) == []
     assert told(**{**film, "output": ("pictures/",)}, **loop) == []
@@ -110,7 +110,7 @@ def test_sound_that_a_repeated_recording_cannot_keep_is_told_of(tmp_path: Path) 
 def test_it_is_a_note_and_the_run_goes_on(capsys: Capture) -> None:
     assert main([CLIP, *STUB, "--feather", "4"]) == 0
     said = capsys.readouterr().err
-    assert "note     --feather changes nothing here: there is no --background" in said
+    assert "note     --feather has no effect without --background" in said
     assert "4 frames" in said
     assert main([CLIP, *STUB, "--feather", "4", "-q"]) == 0
     assert "--feather" not in capsys.readouterr().err

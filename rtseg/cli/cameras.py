@@ -1,4 +1,4 @@
-"""The verb `cameras`."""
+"""The verb `cameras`: list cameras with their modes and measured rates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rtseg.sources.camera import Camera, Mode, list_cameras
 
 
 def print_cameras(*, measure: bool = True, as_json: bool = False) -> int:
-    """Print every camera, its modes and its measured rate; 0 also when there is none."""
+    """Print every camera, its modes and its measured rate; returns 0 even without cameras."""
     cameras = list_cameras(seconds=1.0 if measure else 0.0)
     if as_json:
         print(json.dumps([record(camera) for camera in cameras], indent=2))
@@ -23,20 +23,20 @@ def print_cameras(*, measure: bool = True, as_json: bool = False) -> int:
 
 
 def describe_camera(camera: Camera) -> list[str]:
-    """A camera in a few lines: what `--camera` takes, what it can do, what is wrong."""
+    """A camera in a few lines: its number for `--camera`, its modes, its problem if any."""
     where = f" ({camera.path})" if camera.path else ""
     lines = [f"{camera.index}: {camera.name or 'camera'}{where}"]
     lines += [f"   {_mode(mode)}" for mode in camera.modes]
     if camera.modes and not camera.listed:
-        lines.append("   (found by asking for common sizes: its driver lists none)")
+        lines.append("   (found by trying common sizes: the driver lists none)")
     if camera.measured is not None and camera.measured_rate is not None:
-        asked = _mode(at_its_best(camera.measured))
-        lines.append(f"   measured {camera.measured_rate:.1f} fps, asked for {asked}")
+        requested = _mode(at_its_best(camera.measured))
+        lines.append(f"   measured {camera.measured_rate:.1f} fps, requested {requested}")
     return [*lines, *([f"   not usable: {camera.problem}"] if camera.problem else [])]
 
 
 def at_its_best(mode: Mode) -> Mode:
-    """The mode with its highest rate alone, which is the one that is asked for."""
+    """The mode with its highest rate only, which is the one measured."""
     return Mode(mode.fourcc, mode.width, mode.height, mode.rates[:1])
 
 
@@ -47,7 +47,7 @@ def _mode(mode: Mode) -> str:
 
 
 def record(camera: Camera) -> dict[str, Any]:
-    """A camera as JSON holds it; rates are frames per second."""
+    """A camera for JSON; rates in frames per second."""
     return {
         "index": camera.index,
         "path": camera.path and str(camera.path),

@@ -1,4 +1,4 @@
-"""The verb `demo`: a portrait, panned and zoomed, through the network that ships."""
+"""The verb `demo`: segment a panned and zoomed portrait with the shipped model."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ DEMO_FILE = Path("rtseg-demo.mp4")
 def run_demo(
     stop: Stop, seconds: float, *, output: str | None, overwrite: bool, no_show: bool
 ) -> int:
-    """Show the demo in a window, or write it to a file where there is none, or one is named.
+    """Show the demo in a window; without a display, or with an output, write it to a file.
 
     Args:
-        output: the file; None is `rtseg-demo.mp4`, which an older demo may give way to.
+        output: the file; None is `rtseg-demo.mp4`, which is overwritten.
 
     Raises:
         RtsegError: as `rtseg run`.
     """
     if not seconds >= 0.1:
         raise UsageError(f"--seconds {seconds:g}", found="it must be 0.1 or more")
-    reason = "asked with --no-show" if no_show else display_available()
+    reason = "--no-show" if no_show else display_available()
     file = str(output or DEMO_FILE) if output or reason else None
     if file and not output:
         say("demo", f"no window ({reason}): writing {file}")
     flags = _flags(seconds, file, overwrite=overwrite or not output)
     code = run_plan(flags, make_plan(flags), stop)
-    say("demo", f"see {Path(file).resolve()}" if file else "that was it")
-    say("", "now try: rtseg --camera 0, or rtseg clip.mp4 -o out.mp4")
+    say("demo", f"see {Path(file).resolve()}" if file else "finished")
+    say("", "next: rtseg --camera 0, or rtseg clip.mp4 -o out.mp4")
     return code
 
 
 def _flags(seconds: float, file: str | None, *, overwrite: bool) -> Flags:
     ships = default_model() in shipped()
     if not ships:
-        say("demo", "no network ships yet: a synthetic clip, and a stand-in for a network")
+        say("demo", "no model is shipped: using a synthetic clip and the stub model")
     clip = f"demo:{seconds:g}" if ships else f"test://?frames={max(1, round(30 * seconds))}"
     network = {} if ships else {"model": "stub", "backend": "stub"}
     output = (file,) if file else ()

@@ -1,4 +1,4 @@
-"""The verb `doctor`: what this machine has, and what to do about what it lacks."""
+"""The verb `doctor`: check libraries, devices, display and cache, and suggest fixes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from rtseg.sinks.display import display_available
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        do: what a person may do about it; "" where all is well.
+        do: what to do about it; "" if all is well.
     """
 
     what: str
@@ -29,14 +29,14 @@ class Finding(NamedTuple):
 
 PACKAGES = "torch torchvision onnx opencv-python av numba numpy".split()
 MODULES = "cv2 av onnx numba onnxruntime".split()
-"""They are imported as well: what is installed may lack libraries of the system."""
+"""Modules that are imported as well: system libraries they need may be missing."""
 RUNTIMES = "onnxruntime-gpu onnxruntime onnxruntime-directml".split()
-"""ONNX Runtime comes under several names; one of them is enough."""
+"""Packages of ONNX Runtime; one of them is enough."""
 CODECS = {"libx264": "H.264 in .mp4 and .mkv", "libvpx-vp9": "VP9 in .webm", "aac": "AAC audio"}
 
 
 def examine(*, as_json: bool = False) -> int:
-    """Print every finding, and what to do where something is amiss; always 0."""
+    """Print every finding, and what to do about problems; always returns 0."""
     if as_json:
         checks = {heading: _findings(check) for heading, check in CHECKS.items()}
         rows = {heading: [one._asdict() for one in found] for heading, found in checks.items()}
@@ -55,7 +55,7 @@ def examine(*, as_json: bool = False) -> int:
 
 
 def _findings(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """What a check finds; a library that fails to load is a finding too."""
+    """The findings of a check; a library that fails to load is a finding too."""
     try:
         yield from check()
     except (ImportError, OSError, RuntimeError) as error:
@@ -89,7 +89,7 @@ def _version(package: str) -> str:
 
 
 def _short(text: str) -> str:
-    """The end of a long text: libraries begin with where in their sources they were."""
+    """The end of a long text: libraries start with a place in their sources."""
     words = " ".join(text.split())
     return words if len(words) <= _WIDE else f"...{words[-_WIDE:]}"
 
@@ -98,18 +98,18 @@ _WIDE = 100
 
 
 def _torch() -> Iterator[Finding]:
-    """Asked in a process of its own: a broken driver may take a process down."""
+    """In a process of its own, which a broken driver may crash."""
     done = subprocess.run(
-        [sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, check=False
+        [sys.executable, "-c", _TORCH_SCRIPT], capture_output=True, text=True, check=False
     )
     for line in done.stdout.splitlines():
         yield Finding(*line.split("\t"))
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        yield Finding("torch", last, "reinstall torch, or run networks with --backend onnx")
+        yield Finding("torch", last, "reinstall torch, or run models with --backend onnx")
 
 
-_ASK_TORCH = """
+_TORCH_SCRIPT = """
 import torch
 print(f"device\tcpu, {torch.get_num_threads()} threads")
 for number in range(torch.cuda.device_count()):
@@ -126,7 +126,7 @@ try:
     torch.ops.torchvision.nms
     print("torchvision operators\tload")
 except Exception as error:
-    print("torchvision operators\tdo not load; no network of rtseg needs them")
+    print("torchvision operators\tdo not load; no model of rtseg needs them")
 """
 
 
@@ -147,7 +147,7 @@ def _onnx() -> Iterator[Finding]:
 
 def _display() -> Iterator[Finding]:
     reason = display_available()
-    do = "outputs go to files: rtseg clip.mp4 -o out.mp4" if reason else ""
+    do = "write files instead: rtseg clip.mp4 -o out.mp4" if reason else ""
     yield Finding("window", reason or "can be opened", do)
 
 
@@ -164,7 +164,7 @@ def _cache() -> Iterator[Finding]:
     from rtseg.cache import cache_dir, can_be_written
 
     folder = cache_dir()
-    do = "" if can_be_written(folder) else "set RTSEG_CACHE to a folder that can be written"
+    do = "" if can_be_written(folder) else "set RTSEG_CACHE to a writable folder"
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     yield Finding("folder", f"{folder} ({size / 1e6:.0f} MB)", do)
 

@@ -135,12 +135,12 @@ def report(
             if text := sink.summary():
                 say("wrote", text)
         if flags.run.metrics:
-            say("figures", f"go to {flags.run.metrics}")
+            say("figures", f"in {flags.run.metrics}")
     for feed in feeds:
         for warning in feed.source.warnings:
             say("warning", _named(feed.name, warning))
         for name in feed.stats.hung:
-            say("warning", f"{name} hung and was left behind")
+            say("warning", f"thread {name!r} did not stop; abandoned")
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -17,36 +17,36 @@ COLUMNS = ("name", "architecture", "classes", "mIoU %", "MB", "weights", "licenc
 
 
 def list_models() -> int:
-    """Print the table of networks, and which is taken when none is named."""
+    """Print the table of models, and the default."""
     specs = {name: find_model(name).spec for name in shipped()} | MODELS
     print_table(COLUMNS, (_row(name, spec) for name, spec in specs.items()), right={2, 3, 4})
-    print(f"\ntaken when none is named: {default_model()}")
+    print(f"\ndefault: {default_model()}")
     return 0
 
 
 def show_model(name: str) -> int:
-    """Print all that is known of one network."""
+    """Print everything about one model."""
     spec = _named(name)
     rows = asdict(spec) | {"labels": ", ".join(spec.labels.names)}
     rows |= {"classes": len(spec.labels), "state": _state(name, spec), "file": _file(name, spec)}
     for key, value in rows.items():
         if isinstance(value, dict):
-            told = {part: inner for part, inner in value.items() if inner not in (None, "")}
-            value = ", ".join(f"{part} {_plain(inner)}" for part, inner in told.items())
+            given = {part: inner for part, inner in value.items() if inner not in (None, "")}
+            value = ", ".join(f"{part} {_plain(inner)}" for part, inner in given.items())
         if value not in (None, ""):
             print(f"{key:<14}{_plain(value)}")
     return 0
 
 
 def _plain(value: object) -> str:
-    """A value without the brackets of Python."""
+    """A value without Python's brackets."""
     if isinstance(value, tuple):
         return "/".join(map(_plain, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _file(name: str, spec: ModelSpec) -> Path | None:
-    """Where the network's file is, or will be."""
+    """Where the model's file is, or will be."""
     if name in shipped():
         return shipped()[name]
     if name not in MODELS and Path(name).is_file():
@@ -55,15 +55,15 @@ def _file(name: str, spec: ModelSpec) -> Path | None:
 
 
 def download_models(names: Iterable[str], *, everything: bool, stop: Stop) -> int:
-    """Fetch published weights into the cache; those that are there stay as they are.
+    """Download published weights into the cache, unless they are there already.
 
     Raises:
-        ModelError: there is no such network.
-        DownloadError: the weights cannot be fetched.
+        ModelError: a model is unknown.
+        DownloadError: weights cannot be downloaded.
     """
     names = tuple(MODELS) if everything else tuple(names)
     if not names:
-        raise UsageError("no network named", do="Name some, or say --all")
+        raise UsageError("no model given", do="Name models, or use --all")
     specs = {name: _named(name) for name in names}
     for name, spec in specs.items():
         if spec.weights is not None and name in MODELS:
@@ -77,7 +77,7 @@ def verify_models() -> int:
     """Check every downloaded file against its published checksum.
 
     Raises:
-        DownloadError: one is not what was published.
+        DownloadError: a file differs from what was published.
     """
     broken = []
     for name, spec in MODELS.items():
@@ -89,12 +89,12 @@ def verify_models() -> int:
     if not any(_state(name, spec) == "downloaded" for name, spec in MODELS.items()):
         print("nothing is downloaded yet")
     for name in shipped():
-        find_model(name)  # what ships is checked whenever it is found
+        find_model(name)  # a shipped model is checked whenever it is found
         print(f"{name}: intact, {shipped()[name]}")
     if broken:
         raise DownloadError(
             f"broken weights: {', '.join(broken)}",
-            do=f"Fetch them again with rtseg models download {' '.join(broken)}",
+            do=f"Download them again with rtseg models download {' '.join(broken)}",
         )
     return 0
 

@@ -1,4 +1,4 @@
-"""What a run says on stderr: how it starts, and what came of it."""
+"""What every verb prints: lines, tables, progress, JSON; and the report of a run."""
 
 from __future__ import annotations
 
@@ -31,62 +31,34 @@ from rtseg.text import aligned
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
+_COLUMN = 9
+"""Width of the headings."""
 
-class _Rule(NamedTuple):
-    """Flags of a group, whether this run uses them, and why not where it does not."""
-
-    group: Any
-    names: str
-    used: bool
-    why: str
-
-
-def unused(flags: Flags, plan: Plan) -> Iterator[str]:
-    """A sentence for what was given in vain: flags, and sound that is not kept."""
-    for rule in _rules(flags, plan):
-        given = [f"--{name.replace('_', '-')}" for name in _given(rule.group, rule.names.split())]
-        if given and not rule.used:
-            change = "changes" if len(given) == 1 else "change"
-            yield f"{' and '.join(given)} {change} nothing here: {rule.why}"
-    yield from _lost_sound(flags, plan)
+REFRESH_SECONDS = 0.1
+FIRST_LINE_SECONDS = 2.0
+STALLED_SECONDS = 1.0
+"""Without a frame for this long, the progress line reports the wait instead of a rate."""
 
 
-def _rules(flags: Flags, plan: Plan) -> tuple[_Rule, ...]:
-    view, sink = flags.view, flags.sink
-    used = source_kind(plan.source).options
-    read = {name for target in plan.outputs for name in find_kind(target)[0].options}
-    # in a window b goes through backgrounds, r records, s saves and m goes through networks
-    matte = view.background != "none" or VIEWS[plan.view.view].is_matte or plan.window
-    return (
-        _Rule(flags.source, "width height fourcc", "width" in used, "the source is not a camera"),
-        _Rule(flags.source, "fps", "fps" in used, "the source has a rate of its own"),
-        _Rule(flags.source, "size", "size" in used, "no raw frames come in"),
-        _Rule(flags.source, "pix_fmt", "pix_fmt" in used | read, "no raw frames come or go"),
-        _Rule(flags.run, "models", plan.window, "there is no window"),
-        _Rule(view, "feather matte_threshold", matte, "there is no --background"),
-        _Rule(sink, "codec crf", "codec" in read, "no video is written with -o"),
-        _Rule(sink, "rle", "rle" in read, "there is no --json"),
-        _Rule(flags.run, "screenshots", plan.window, "there is no window"),
-    )
+def say(heading: str, text: str) -> None:
+    """Print a heading and a text on stderr, in two columns; wrapped on a terminal."""
+    lines = [text]
+    if sys.stderr.isatty():
+        room = max(40, shutil.get_terminal_size().columns - _COLUMN)
+        lines = textwrap.wrap(text, room, break_long_words=False) or [""]
+    for line in lines:
+        print(f"{heading:<{_COLUMN}}{line}", file=sys.stderr, flush=True)
+        heading = ""
 
 
-def _given(group: Any, names: list[str]) -> Iterator[str]:
-    """Those of the flags that are not as they are by themselves."""
-    usual = {field.name: field.default for field in fields(group)}
-    return (name for name in names if getattr(group, name) != usual[name])
+def teller(*, quiet: bool) -> Callable[[str, str], None]:
+    """A function like `say` that prints only warnings if `quiet`."""
 
+    def tell(heading: str, text: str) -> None:
+        if heading == "warning" or not quiet:
+            say(heading, text)
 
-def _lost_sound(flags: Flags, plan: Plan) -> Iterator[str]:
-    """A file that is begun again, or replayed live, has pictures that its sound does not fit."""
-    again = [f"--{name}" for name in ("loop", "live") if getattr(flags.source, name)]
-    videos = any("audio" in find_kind(target)[0].options for target in plan.outputs)
-    kind = source_kind(plan.source)
-    is_video = kind.is_path and not kind.is_pictures
-    if again and videos and flags.sink.audio == "copy" and is_video:
-        from rtseg.sinks.audio import has_audio
-
-        if has_audio(Path(plan.source)):
-            yield f"the sound is left out with {' and '.join(again)}"
+    return tell
 
 
 def print_table(
@@ -112,211 +84,6 @@ def write_json(path: str, values: dict[str, Any]) -> None:
         print(text)
         return
     write_file(Path(path), text + "\n")  # -y was checked before the run
-
-
-class Seen(Sink):
-    """Looks at masks until one of the wanted classes turns up; then costs nothing.
-
-    Args:
-        labels: the network's classes.
-        selected: those a person asked for; None means all but the background.
-    """
-
-    wants_image = False
-
-    def __init__(self, labels: LabelSet, selected: frozenset[int] | None) -> None:
-        self._labels = labels
-        self._sought = labels.sought(selected)
-        self._found = not self._sought
-
-    def write(self, rendered: Rendered) -> None:
-        """Look at one frame."""
-        if not self._found and rendered.segmentation.labels.names == self._labels.names:
-            self._found = bool(self._sought & rendered.segmentation.shares.keys())
-
-    def summary(self) -> str:
-        """ "no pixels of: ..." when nothing of the wanted classes ever came; else ""."""
-        return "" if self._found else f"no pixels of: {self._labels.listed(self._sought)}"
-
-
-def say(heading: str, text: str) -> None:
-    """One line on stderr: a heading in its column, then the text; wrapped on a terminal."""
-    lines = [text]
-    if sys.stderr.isatty():
-        room = max(40, shutil.get_terminal_size().columns - _COLUMN)
-        lines = textwrap.wrap(text, room, break_long_words=False) or [""]
-    for line in lines:
-        print(f"{heading:<{_COLUMN}}{line}", file=sys.stderr, flush=True)
-        heading = ""
-
-
-_COLUMN = 9
-
-
-def teller(*, quiet: bool) -> Callable[[str, str], None]:
-    """What says a line with its heading; when quiet, only warnings."""
-
-    def tell(heading: str, text: str) -> None:
-        if heading == "warning" or not quiet:
-            say(heading, text)
-
-    return tell
-
-
-def start(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter) -> None:
-    """Say what was opened, what really runs, and which frames are kept and why."""
-    if flags.run.quiet:
-        return
-    say("source", describe_source(source.info))
-    _say_all("note", source.info.notes)
-    say("network", describe_network(segmenter))
-    say("runs on", describe_backend(segmenter.info))
-    _say_all("note", segmenter.info.notes)
-    _say_all("note", unused(flags, plan))
-    say("policy", describe_policy(flags.run.policy, source.info.live, plan.paced))
-    temporal = temporal_of(flags, source.info.live, watched=plan.window)
-    ties(temporal, single=source.info.frame_count == 1)
-    edges(segmenter)
-    if targets := [target for target in plan.outputs if target != "window:"]:
-        say("output", ", ".join(map(_in_words, targets)))
-    if plan.window:
-        say("window", "h lists the keys, q or Esc ends")
-
-
-def ties(temporal: TemporalOptions, *, single: bool = False) -> None:
-    """Say how the masks of consecutive frames are tied together; a single picture has none."""
-    if temporal.idle:
-        say("idle", "the network rests while the picture does not change (--no-idle)")
-    if temporal.smooth and not single:
-        say("smooth", f"masks are held still over time, strength {temporal.smooth:g} (--no-smooth)")
-
-
-def edges(segmenter: Segmenter) -> None:
-    """Say that masks are more than the network's own."""
-    if segmenter.refine:
-        say("refine", "edges of masks follow the picture's")
-
-
-def report(
-    flags: Flags, figures: Report, sinks: Sequence[Sink], seen: Seen, source: Source
-) -> None:
-    """Say what came of the run; warnings and empty results even when quiet."""
-    if not flags.run.quiet:
-        say("done", describe_frames(figures))
-        for line in stage_table(figures, verbose=flags.run.verbose):
-            print(" " * _COLUMN + line, file=sys.stderr)
-        _say_all("wrote", (sink.summary() for sink in sinks))
-        _say_all("figures", [f"go to {flags.run.metrics}"] if flags.run.metrics else [])
-    _say_all("warning", source.warnings)
-    _say_all("note", [seen.summary()] if figures.frames else [])
-    _say_all("warning", (f"{name} hung and was left behind" for name in figures.hung))
-
-
-def describe_source(info: SourceInfo) -> str:
-    """A source in one line: name, size, rate, length, and whether it is live."""
-    size = f"{info.width}x{info.height}"
-    parts = [info.name] if size in info.name else [info.name, size]
-    if info.frame_rate and info.frame_count != 1:
-        parts.append(f"{rate(info.frame_rate)} fps")
-    if info.frame_count:
-        parts.append(counted(info.frame_count, "frame"))
-    if info.frame_rate and (info.frame_count or 0) > 1:
-        parts.append(length(float((info.frame_count or 0) / info.frame_rate)))
-    return ", ".join([*parts, *(["live"] if info.live else [])])
-
-
-def describe_network(segmenter: Segmenter) -> str:
-    """A network in one line: name, classes, input size."""
-    height, width = segmenter.input_size
-    classes = f"{len(segmenter.labels)} classes"
-    return f"{segmenter.spec.name}, {classes}, input {height}x{width} (HxW)"
-
-
-def describe_backend(info: BackendInfo) -> str:
-    """What really runs, in one line."""
-    provider = f" ({info.provider})" if info.provider else ""
-    return f"{info.name} on {info.device}, {info.precision}{provider}"
-
-
-def describe_policy(policy: str, live: bool, paced: bool = False) -> str:
-    """Which frames are kept, and why."""
-    what = (
-        "newest frame, older ones dropped" if keeps_newest(policy, live) else "every frame in order"
-    )
-    speed = ", at its own speed" if paced and not live else ""
-    why = f"--policy {policy}" if policy != "auto" else ("live" if live else "file")
-    return f"{why}: {what}{speed}"
-
-
-def describe_frames(figures: Report) -> str:
-    """Frames, time, speed and drops in one line."""
-    parts = [
-        f"{counted(figures.frames, 'frame')} in {length(figures.seconds)}",
-        f"{figures.fps:.1f} fps (whole loop)",
-    ]
-    if figures.keyframes:
-        causes = ", ".join(f"{cause} {count}" for cause, count in figures.keyframes.items())
-        parts.append(f"{figures.propagated} of them propagated")
-        parts.append(f"network {figures.network_fps:.1f} fps (keyframes: {causes})")
-    if figures.idle:
-        parts.append(f"idle at {figures.idle} of them (the picture had not changed)")
-        parts.append(f"network {figures.network_fps:.1f} fps")
-    if figures.dropped:
-        causes = ", ".join(f"{cause} {count}" for cause, count in figures.dropped_by.items())
-        parts.append(f"dropped {figures.dropped} of {figures.produced} ({causes})")
-    if figures.inputs:
-        parts.append(describe_inputs(figures.inputs, figures.steps))
-    if figures.outages:
-        parts.append(counted(figures.outages, "outage"))
-    if figures.cores:
-        parts.append(f"processor {figures.cpu_share:.0%} of {counted(figures.cores, 'core')}")
-    return ", ".join(parts)
-
-
-def describe_inputs(inputs: Mapping[str, int], steps: int) -> str:
-    """How often the input's size changed to keep a frame rate, and frames by size."""
-    sizes = ", ".join(f"{size} {count}" for size, count in inputs.items())
-    return f"input stepped {counted(steps, 'time')} ({sizes})"
-
-
-def stage_table(figures: Report, *, verbose: bool = False) -> list[str]:
-    """Milliseconds per stage and of the frame's age, as aligned lines; `verbose` adds columns."""
-    rows = {**figures.stages_ms, "age": figures.age_ms}
-    columns = ("p50", "p95", "p99", *(("max", "mean") if verbose else ()))
-    cells = [[name, *(f"{row[c]:.2f}" for c in columns)] for name, row in rows.items() if row]
-    return aligned(["ms", *columns], cells, right=range(1, 6)) if cells else []
-
-
-def rate(frame_rate: Fraction) -> str:
-    """30000/1001 as "29.97"."""
-    return f"{float(frame_rate):.2f}".rstrip("0").rstrip(".")
-
-
-def length(seconds: float) -> str:
-    """Seconds as "9.8 s" or "1:02:03"."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, left = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
-
-
-def _in_words(target: str) -> str:
-    """A target as `open_sink` takes it, for people: "masks/ (mask)"."""
-    role, colon, path = target.partition(":")
-    return f"{path} ({role})" if colon and path else target
-
-
-def _say_all(heading: str, texts: Iterable[str]) -> None:
-    for text in texts:
-        if text:
-            say(heading, text)
-
-
-REFRESH_SECONDS = 0.1
-FIRST_LINE_SECONDS = 2.0
-STALLED_SECONDS = 1.0
-"""Without a frame for this long, the progress line reports the wait instead of a rate."""
 
 
 class Progress:
@@ -428,6 +195,186 @@ def _terminal_bar(*, bounded: bool, in_bytes: bool) -> RichProgress:
     return rich.Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
 
 
+class DownloadProgress:
+    """The progress of downloads: a bar on a terminal, a line at the start and end of each file."""
+
+    def __init__(self, stop: Stop, *, quiet: bool = False) -> None:
+        self._stop, self._quiet, self._title = stop, quiet, ""
+        self._progress = Progress(quiet=quiet, in_bytes=True)
+
+    def __call__(self, title: str, done: int, total: int) -> None:
+        """Show that `done` of `total` bytes of the file `title` are here; 0 is an unknown total.
+
+        Raises:
+            Interrupted: a signal asked for the end.
+        """
+        self._stop.check()
+        if self._quiet:
+            return
+        if self._progress.on_terminal:
+            self._progress.update(done, total, heading=title, redraw=title != self._title)
+        elif title != self._title:
+            say("fetching", f"{title}, {total / 1e6:.0f} MB" if total else title)
+        self._title = title
+        if total and done >= total:
+            self._progress.clear()
+            say("fetched", f"{title}, {total / 1e6:.0f} MB")
+            self._title = ""
+
+
+# The report of a run
+
+
+def start(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter) -> None:
+    """Report what was opened, what really runs, and which frames are kept and why."""
+    if flags.run.quiet:
+        return
+    say("source", describe_source(source.info))
+    _say_all("note", source.info.notes)
+    say("network", describe_network(segmenter))
+    say("runs on", describe_backend(segmenter.info))
+    _say_all("note", segmenter.info.notes)
+    _say_all("note", unused(flags, plan))
+    say("policy", describe_policy(flags.run.policy, source.info.live, plan.paced))
+    temporal = temporal_of(flags, source.info.live, watched=plan.window)
+    ties(temporal, single=source.info.frame_count == 1)
+    edges(segmenter)
+    if targets := [target for target in plan.outputs if target != "window:"]:
+        say("output", ", ".join(map(_describe_target, targets)))
+    if plan.window:
+        say("window", "h lists the keys, q or Esc ends")
+
+
+def ties(temporal: TemporalOptions, *, single: bool = False) -> None:
+    """Report the temporal options of a run; a single image is not smoothed."""
+    if temporal.idle:
+        say("idle", "the model pauses while the image does not change (--no-idle)")
+    if temporal.smooth and not single:
+        say("smooth", f"masks smoothed over time, strength {temporal.smooth:g} (--no-smooth)")
+
+
+def edges(segmenter: Segmenter) -> None:
+    """Report --refine."""
+    if segmenter.refine:
+        say("refine", "mask edges refined from image colours")
+
+
+def report(
+    flags: Flags, figures: Report, sinks: Sequence[Sink], seen: Seen, source: Source
+) -> None:
+    """Report the result of a run; warnings and missing classes even if quiet."""
+    if not flags.run.quiet:
+        say("done", describe_frames(figures))
+        for line in stage_table(figures, verbose=flags.run.verbose):
+            print(" " * _COLUMN + line, file=sys.stderr)
+        _say_all("wrote", (sink.summary() for sink in sinks))
+        _say_all("figures", [f"in {flags.run.metrics}"] if flags.run.metrics else [])
+    _say_all("warning", source.warnings)
+    _say_all("note", [seen.summary()] if figures.frames else [])
+    _say_all("warning", (f"thread {name!r} did not stop; abandoned" for name in figures.hung))
+
+
+def describe_source(info: SourceInfo) -> str:
+    """A source in one line: name, size, rate, length, and whether it is live."""
+    size = f"{info.width}x{info.height}"
+    parts = [info.name] if size in info.name else [info.name, size]
+    if info.frame_rate and info.frame_count != 1:
+        parts.append(f"{rate(info.frame_rate)} fps")
+    if info.frame_count:
+        parts.append(counted(info.frame_count, "frame"))
+    if info.frame_rate and (info.frame_count or 0) > 1:
+        parts.append(length(float((info.frame_count or 0) / info.frame_rate)))
+    return ", ".join([*parts, *(["live"] if info.live else [])])
+
+
+def describe_network(segmenter: Segmenter) -> str:
+    """A model in one line: name, classes, input size."""
+    height, width = segmenter.input_size
+    classes = f"{len(segmenter.labels)} classes"
+    return f"{segmenter.spec.name}, {classes}, input {height}x{width} (HxW)"
+
+
+def describe_backend(info: BackendInfo) -> str:
+    """Backend, device, precision and provider that really run, in one line."""
+    provider = f" ({info.provider})" if info.provider else ""
+    return f"{info.name} on {info.device}, {info.precision}{provider}"
+
+
+def describe_policy(policy: str, live: bool, paced: bool = False) -> str:
+    """Which frames are kept, and why."""
+    what = (
+        "newest frame, older ones dropped" if keeps_newest(policy, live) else "every frame in order"
+    )
+    speed = ", at its own speed" if paced and not live else ""
+    why = f"--policy {policy}" if policy != "auto" else ("live" if live else "file")
+    return f"{why}: {what}{speed}"
+
+
+def describe_frames(figures: Report) -> str:
+    """Frames, time, speed and drops in one line."""
+    parts = [
+        f"{counted(figures.frames, 'frame')} in {length(figures.seconds)}",
+        f"{figures.fps:.1f} fps (whole loop)",
+    ]
+    if figures.keyframes:
+        causes = ", ".join(f"{cause} {count}" for cause, count in figures.keyframes.items())
+        parts.append(f"{figures.propagated} of them propagated")
+        parts.append(f"network {figures.network_fps:.1f} fps (keyframes: {causes})")
+    if figures.idle:
+        parts.append(f"idle at {figures.idle} of them (unchanged images)")
+        parts.append(f"network {figures.network_fps:.1f} fps")
+    if figures.dropped:
+        causes = ", ".join(f"{cause} {count}" for cause, count in figures.dropped_by.items())
+        parts.append(f"dropped {figures.dropped} of {figures.produced} ({causes})")
+    if figures.inputs:
+        parts.append(describe_inputs(figures.inputs, figures.steps))
+    if figures.outages:
+        parts.append(counted(figures.outages, "outage"))
+    if figures.cores:
+        parts.append(f"processor {figures.cpu_share:.0%} of {counted(figures.cores, 'core')}")
+    return ", ".join(parts)
+
+
+def describe_inputs(inputs: Mapping[str, int], steps: int) -> str:
+    """How often the input size changed to keep the frame rate, and frames by size."""
+    sizes = ", ".join(f"{size} {count}" for size, count in inputs.items())
+    return f"input stepped {counted(steps, 'time')} ({sizes})"
+
+
+def stage_table(figures: Report, *, verbose: bool = False) -> list[str]:
+    """Milliseconds per stage and of the frame's age, as aligned lines; `verbose` adds columns."""
+    rows = {**figures.stages_ms, "age": figures.age_ms}
+    columns = ("p50", "p95", "p99", *(("max", "mean") if verbose else ()))
+    cells = [[name, *(f"{row[c]:.2f}" for c in columns)] for name, row in rows.items() if row]
+    return aligned(["ms", *columns], cells, right=range(1, 6)) if cells else []
+
+
+def rate(frame_rate: Fraction) -> str:
+    """30000/1001 as "29.97"."""
+    return f"{float(frame_rate):.2f}".rstrip("0").rstrip(".")
+
+
+def length(seconds: float) -> str:
+    """Seconds as "9.8 s" or "1:02:03"."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+
+
+def _describe_target(target: str) -> str:
+    """A target of `open_sink` as "masks/ (mask)"."""
+    role, colon, path = target.partition(":")
+    return f"{path} ({role})" if colon and path else target
+
+
+def _say_all(heading: str, texts: Iterable[str]) -> None:
+    for text in texts:
+        if text:
+            say(heading, text)
+
+
 class RunProgress:
     """The progress of a run: frames shown, rate, and for live sources age and drops."""
 
@@ -470,28 +417,85 @@ def live_line(source: Source, stats: Stats, waited: float = 0.0) -> str:
     return ", ".join(parts)
 
 
-class DownloadProgress:
-    """The progress of downloads: a bar on a terminal, a line at the start and end of each file."""
+class Seen(Sink):
+    """Watches masks until a selected class appears; then costs nothing.
 
-    def __init__(self, stop: Stop, *, quiet: bool = False) -> None:
-        self._stop, self._quiet, self._title = stop, quiet, ""
-        self._progress = Progress(quiet=quiet, in_bytes=True)
+    Args:
+        labels: the model's classes.
+        selected: the selected classes; None is all but the background.
+    """
 
-    def __call__(self, title: str, done: int, total: int) -> None:
-        """Show that `done` of `total` bytes of the file `title` are here; 0 is an unknown total.
+    wants_image = False
 
-        Raises:
-            Interrupted: a signal asked for the end.
-        """
-        self._stop.check()
-        if self._quiet:
-            return
-        if self._progress.on_terminal:
-            self._progress.update(done, total, heading=title, redraw=title != self._title)
-        elif title != self._title:
-            say("fetching", f"{title}, {total / 1e6:.0f} MB" if total else title)
-        self._title = title
-        if total and done >= total:
-            self._progress.clear()
-            say("fetched", f"{title}, {total / 1e6:.0f} MB")
-            self._title = ""
+    def __init__(self, labels: LabelSet, selected: frozenset[int] | None) -> None:
+        self._labels = labels
+        self._sought = labels.sought(selected)
+        self._found = not self._sought
+
+    def write(self, rendered: Rendered) -> None:
+        """Check one frame."""
+        if not self._found and rendered.segmentation.labels.names == self._labels.names:
+            self._found = bool(self._sought & rendered.segmentation.shares.keys())
+
+    def summary(self) -> str:
+        """A note if no selected class ever appeared, else ""."""
+        return "" if self._found else f"no pixels of: {self._labels.listed(self._sought)}"
+
+
+class _Rule(NamedTuple):
+    """Flags of a group, whether this run uses them, and why not."""
+
+    group: Any
+    names: str
+    used: bool
+    why: str
+
+
+def unused(flags: Flags, plan: Plan) -> Iterator[str]:
+    """Warn about flags that have no effect, and about sound that is not kept."""
+    for rule in _rules(flags, plan):
+        given = [f"--{name.replace('_', '-')}" for name in _given(rule.group, rule.names.split())]
+        if given and not rule.used:
+            have = "has" if len(given) == 1 else "have"
+            yield f"{' and '.join(given)} {have} no effect {rule.why}"
+    yield from _lost_sound(flags, plan)
+
+
+def _rules(flags: Flags, plan: Plan) -> tuple[_Rule, ...]:
+    view, sink = flags.view, flags.sink
+    used = source_kind(plan.source).options
+    read = {name for target in plan.outputs for name in find_kind(target)[0].options}
+    # the keys of a window choose backgrounds and models, record and save
+    matte = view.background != "none" or VIEWS[plan.view.view].is_matte or plan.window
+    return (
+        _Rule(
+            flags.source, "width height fourcc", "width" in used, "on a source that is not a camera"
+        ),
+        _Rule(flags.source, "fps", "fps" in used, "on a source with a rate of its own"),
+        _Rule(flags.source, "size", "size" in used, "without raw frames on stdin"),
+        _Rule(flags.source, "pix_fmt", "pix_fmt" in used | read, "without raw frames"),
+        _Rule(flags.run, "models", plan.window, "without a window"),
+        _Rule(view, "feather matte_threshold", matte, "without --background"),
+        _Rule(sink, "codec crf", "codec" in read, "without a video output"),
+        _Rule(sink, "rle", "rle" in read, "without --json"),
+        _Rule(flags.run, "screenshots", plan.window, "without a window"),
+    )
+
+
+def _given(group: Any, names: list[str]) -> Iterator[str]:
+    """The flags that differ from their defaults."""
+    defaults = {field.name: field.default for field in fields(group)}
+    return (name for name in names if getattr(group, name) != defaults[name])
+
+
+def _lost_sound(flags: Flags, plan: Plan) -> Iterator[str]:
+    """The sound of a looped file, or of one replayed live, does not fit its frames."""
+    again = [f"--{name}" for name in ("loop", "live") if getattr(flags.source, name)]
+    videos = any("audio" in find_kind(target)[0].options for target in plan.outputs)
+    kind = source_kind(plan.source)
+    is_video = kind.is_path and not kind.is_pictures
+    if again and videos and flags.sink.audio == "copy" and is_video:
+        from rtseg.sinks.audio import has_audio
+
+        if has_audio(Path(plan.source)):
+            yield f"no sound with {' and '.join(again)}"
