@@ -80,7 +80,7 @@ class ConfusionMatrix:
         found = np.bincount(pairs.reshape(-1), minlength=1 << 16).reshape(256, 256)[:VOID]
         classes = self.num_classes
         if found[classes:].any() or found[:, classes:VOID].any():
-            raise ValueError(f"a mask has values that are neither below {classes} nor 255")
+            raise ValueError(f"a mask has values that are neither one of {classes} classes nor 255")
         self.counts[:, :classes] += found[:classes, :classes]
         self.counts[:, classes] += found[:classes, VOID]
 

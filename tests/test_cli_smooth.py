@@ -1,4 +1,4 @@
-"""When masks are held still over time: wherever somebody watches, and nowhere else."""
+"""When masks smoothed over time: wherever somebody watches, and nowhere else."""
 
 from __future__ import annotations
 
@@ -48,5 +48,5 @@ def test_a_run_says_when_it_smooths_and_times_it(
     figures = tmp_path / "m.json"
     outputs = ["-o", "null:", "--no-show", "--metrics", str(figures), "--policy", "all"]
     assert main([clip, "-m", "stub", *outputs, *more]) == 0
-    assert ("masks are held still" in capsys.readouterr().err) == on
+    assert ("masks smoothed" in capsys.readouterr().err) == on
     assert ('"smooth"' in figures.read_text()) == on

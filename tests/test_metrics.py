@@ -136,8 +136,8 @@ def test_matrices_add_up() -> None:
     [
         (np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8), "of one shape"),
         (np.zeros((2, 2), np.int64), np.zeros((2, 2), np.uint8), "uint8"),
-        (np.full((1, 1), 2, np.uint8), np.zeros((1, 1), np.uint8), "beyond its 2 classes"),
-        (np.zeros((1, 1), np.uint8), np.full((1, 1), 9, np.uint8), "beyond its 2 classes"),
+        (np.full((1, 1), 2, np.uint8), np.zeros((1, 1), np.uint8), "one of 2 classes"),
+        (np.zeros((1, 1), np.uint8), np.full((1, 1), 9, np.uint8), "one of 2 classes"),
     ],
 )
 def test_masks_that_make_no_sense_are_refused(truth, predicted, words: str) -> None:
