@@ -127,7 +127,7 @@ def test_matrices_add_up() -> None:
     total = counted(first)
     total += counted(second)
     assert (total.counts == counted(first, second).counts).all()
-    with pytest.raises(ValueError, match="7 classes and 3"):
+    with pytest.raises(ValueError, match="of 3 classes to 7"):
         total += ConfusionMatrix(3)
 
 
