@@ -312,7 +312,7 @@ def test_a_gpu_that_is_lost_while_it_decodes_is_no_end_of_the_file(tmp_path: Pat
 
 @pytest.mark.parametrize("target", ["0", "test://", "-"])
 def test_what_is_no_video_file_has_no_such_decoder(target: str) -> None:
-    with pytest.raises(UsageError, match="--decoder nvdec plays video files"):
+    with pytest.raises(UsageError, match="--decoder nvdec is for video files"):
         open_source(target, NVDEC)
 
 

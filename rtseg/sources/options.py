@@ -76,17 +76,20 @@ class SourceOptions:
 
 
 def check_decoder(options: SourceOptions, found: str) -> None:
-    """Refuse another decoder than the usual where it does not apply.
+    """Refuse a decoder other than the default for what is not a video file.
+
+    Args:
+        found: why it does not apply.
 
     Raises:
-        UsageError: it was asked for.
+        UsageError: `options` name one.
     """
     if options.decoder != "opencv":
-        raise UsageError(f"--decoder {options.decoder} plays video files", found=found)
+        raise UsageError(f"--decoder {options.decoder} is for video files", found=found)
 
 
 def exact_rate(fps: float) -> Fraction:
-    """The rate that a decimal number means: 29.97 is 30000/1001, 12.5 is 25/2."""
+    """The exact rate of a rounded number: 29.97 is 30000/1001, 12.5 is 25/2."""
     whole = round(fps)
     ntsc = Fraction(whole * 1000, 1001)
     if whole and fps != whole and abs(fps - ntsc) < 0.005:
