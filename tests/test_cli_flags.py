@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from rtseg.backends.options import BACKENDS, PRECISIONS
 from rtseg.cli.app import main
 from rtseg.cli.flags import flags_of
-from rtseg.cli.options import RUN
+from rtseg.cli.options import LAYOUTS, RUN
+from rtseg.cli.reference import reference
 from rtseg.effects import VIEWS
 from rtseg.toml import tomllib
 
@@ -216,3 +218,14 @@ def test_questions_are_answered_without_heavy_imports(arguments: str) -> None:
     command = [sys.executable, "-c", code, *arguments.split()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "0 []"
+
+
+def test_the_reference_has_every_flag_and_its_text() -> None:
+    pages = dict(re.findall(r"^## rtseg (\w+)$(.*?)(?=^## |\Z)", reference(), re.M | re.S))
+    assert set(pages) >= {*LAYOUTS, "models", "cameras", "doctor", "demo"}
+    for verb, layout in LAYOUTS.items():
+        for one in flags_of(layout):
+            line = next(line for line in pages[verb].splitlines() if one.names[0] in line)
+            assert all(name in line for name in one.names)
+            assert one.help
+            assert one.help.split()[0] in line

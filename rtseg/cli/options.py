@@ -177,3 +177,6 @@ EVAL = (
     Row("Figures", EvalOptions),
     Row("Figures", EvalReport),
 )
+
+LAYOUTS = {"run": RUN, "eval": EVAL}
+"""The flags of every verb that has options."""
