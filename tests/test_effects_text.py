@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rtseg import draw
 from rtseg import draw as text
 from rtseg.draw import banner, drawable, legend, panel, put_text, text_size, text_width
 
@@ -143,7 +144,7 @@ def test_a_legend_shows_rgb_colours_as_bgr_pixels() -> None:
 
 def test_a_legend_takes_what_fits_and_counts_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
-    monkeypatch.setattr("rtseg.draw.put_text", lambda image, cell, *rest: written.append(cell))
+    monkeypatch.setattr(draw, "put_text", lambda image, cell, *rest: written.append(cell))
     image = plain((400, 600))
     names = [f"class{i}" for i in range(100)]
     legend(image, [(name, (i, 0, 0)) for i, name in enumerate(names)])

@@ -79,7 +79,7 @@ def test_a_picture_that_its_format_cannot_hold(tmp_path) -> None:
 
 
 def test_a_disk_that_fills_up_keeps_the_pictures_before(tmp_path, monkeypatch) -> None:
-    replace = os.replace
+    replace = Path.replace
     left = iter([True, True, False])
 
     def fills(part: Path, path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_disk_that_fills_up_keeps_the_pictures_before(tmp_path, monkeypatch) -
             raise OSError(28, "No space left on device")
         replace(part, path)
 
-    monkeypatch.setattr("rtseg.sinks.pictures.os.replace", fills)
+    monkeypatch.setattr(Path, "replace", fills)
     with pytest.raises(SinkError, match=r"No space left on device.* Kept: 2 pictures"):
         write(f"{tmp_path}/out/", map(rendered, range(5)), info())
     assert names(tmp_path / "out") == ["000000.png", "000001.png"]

@@ -21,13 +21,7 @@ from rtseg.frame import Frame
 from rtseg.labels import LabelSet
 from rtseg.sinks import SinkOptions
 from rtseg.sinks.audio import AUDIO_ERRORS, Audio
-from rtseg.sinks.encoding import (
-    CONTAINERS,
-    Encoder,
-    Timeline,
-    find_encoder,
-    video_frame,
-)
+from rtseg.sinks.encoding import CONTAINERS, Encoder, Timeline, find_encoder, video_frame
 from rtseg.stats import Clock
 from rtseg.threads import Line
 from rtseg.yuv import FULL, LIMITED, Tags, written
