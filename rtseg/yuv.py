@@ -1,8 +1,7 @@
-"""What the numbers of a video are in colour: the matrix that its tags name, and pictures by it.
+"""Colour tags of videos, and conversion of BGR to YUV by the matrix that they name.
 
-From 4.13 on, OpenCV reads videos by the matrix that they name (before, all by that of BT.601), and
-turns wide colours and those of HDR into BT.709's. What is written of its pictures has to be what
-it says it is.
+From 4.13 on, OpenCV decodes videos by the matrix of their tags (before, always by BT.601), and
+converts wide-gamut and HDR colours to BT.709. A file that is written must be tagged accordingly.
 """
 
 from __future__ import annotations
@@ -18,32 +17,27 @@ from rtseg.frame import Image
 from rtseg.jit import compiled
 
 ONE = 1 << 16
-"""Weights are whole numbers of 1/65536."""
+"""Fixed point: weights are integers in units of 1/65536."""
 
-UNSAID, BT709, BT601 = 2, 1, 6
-"""As FFmpeg numbers matrices, primaries and transfers alike; BT.601 is SMPTE 170M. It is the matrix
-of pictures which say nothing."""
+UNSPECIFIED, BT709, BT601 = 2, 1, 6
+"""FFmpeg's numbers of matrices, primaries and transfers alike. BT.601 (SMPTE 170M) is the matrix of
+videos without tags."""
 
 WIDE = frozenset((8, 9, 10, 11, 12))
-"""Primaries that OpenCV turns into BT.709's: film, BT.2020, XYZ, DCI and Display P3."""
+"""Primaries that OpenCV converts to BT.709: film, BT.2020, XYZ, DCI and Display P3."""
 
 HDR = frozenset((16, 18))
-"""Transfers that it turns into BT.709's: PQ and HLG."""
+"""Transfers that OpenCV converts to BT.709: PQ and HLG."""
 
 Tags = tuple[int, int, int]
 """(matrix, primaries, transfer)."""
 
-
 LIMITED, FULL = 1, 2
-"""Ranges, as FFmpeg numbers them: black and white are 16 and 235, or 0 and 255."""
+"""FFmpeg's numbers of ranges: black and white are 16 and 235, or 0 and 255."""
 
 
 class Luma(NamedTuple):
-    """The coefficients of a matrix: how much of luma is red, how much blue; the rest is green.
-
-    Attributes:
-        kr, kb: from 0 to 1.
-    """
+    """Luma coefficients of a matrix: the shares of red and blue in 0..1; the rest is green."""
 
     kr: float
     kb: float
@@ -57,46 +51,44 @@ MATRICES = {
     7: Luma(0.212, 0.087),  # SMPTE 240M
     9: Luma(0.2627, 0.0593),  # BT.2020, non-constant luminance
 }
-"""ITU-T H.273, table 4, as FFmpeg numbers them."""
+"""ITU-T H.273, table 4, by FFmpeg's numbers."""
 
 
 def luma(number: int) -> Luma:
-    """Of the matrix with FFmpeg's `number`; of BT.601 where it names none, as decoders have it."""
+    """Coefficients of the matrix with FFmpeg's `number`; BT.601 for others, as in decoders."""
     return MATRICES.get(number, MATRICES[BT601])
 
 
-def converted(tags: tuple[int, ...]) -> bool:
-    """Whether OpenCV turns the colours of a video with (matrix, primaries, transfer, ...) into
-    BT.709's.
-    """
+def is_converted(tags: tuple[int, ...]) -> bool:
+    """Whether OpenCV converts a video with (matrix, primaries, transfer, ...) to BT.709."""
     return tags[1] in WIDE or tags[2] in HDR
 
 
-def written(tags: tuple[int, ...] | None) -> Tags:
-    """What to write of pictures that OpenCV read from a video with `tags`; None: from no video.
+def output_tags(tags: tuple[int, ...] | None) -> Tags:
+    """Tags for a file made of frames that OpenCV decoded from a video with `tags`.
 
-    The source's own: what a player makes of its numbers, it makes of ours. Where it names no
-    matrix, players guess one, of ours as of the source.
+    They are the source's own, so that a player shows both alike, also where it has to guess. Frames
+    that do not come from a video (None) are tagged BT.601.
     """
     if tags is None:
         return BT601, BT601, BT601
-    if converted(tags):
+    if is_converted(tags):
         return BT709, BT709, BT709
-    if tags[0] not in (UNSAID, *MATRICES):  # RGB, or one that cannot be read
+    if tags[0] not in (UNSPECIFIED, *MATRICES):  # RGB, or a matrix that is not supported
         return BT601, BT601, BT601
     return tags[0], tags[1], tags[2]
 
 
 def i420(image: Image, number: int) -> NDArray[np.uint8]:
-    """The picture as planar YUV with halved chroma, of limited range.
+    """The image as planar YUV 4:2:0, limited range.
 
     Args:
-        image: (H, W, 3) uint8 BGR, both sides even.
-        number: FFmpeg's, of the matrix.
+        image: (H, W, 3) uint8 BGR, H and W even.
+        number: FFmpeg's number of the matrix.
 
     Returns:
         (3H/2, W) uint8: the planes one after the other, as `av.VideoFrame.from_ndarray` takes
-        them. A chroma sample is of the mean of its four pixels.
+        them. A chroma sample is the mean of four pixels.
     """
     height, width = image.shape[:2]
     planes = np.empty((height * 3 // 2, width), np.uint8)
@@ -111,7 +103,7 @@ def i420(image: Image, number: int) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=8)
 def _weights(kind: Luma) -> NDArray[np.int32]:
-    """(3, 3) int32: Y, U and V of B, G and R, in 1/65536."""
+    """(3, 3) int32: weights of B, G and R (columns) in Y, U and V (rows), in 1/65536."""
     red, blue = kind
     y = np.array([blue, 1 - red - blue, red])
     u = (np.array([1, 0, 0]) - y) / (2 * (1 - blue))
@@ -122,9 +114,9 @@ def _weights(kind: Luma) -> NDArray[np.int32]:
 
 @compiled
 def _weighted(pixels, blue, green, red, zero, plane):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Fill `plane`, flat, with weighted sums of the channels of `pixels`, flat as well."""
+    """Fill `plane` (n) with weighted sums of the channels of `pixels` (3n)."""
     base = np.int32((zero << 16) + (1 << 15))
-    for at in range(plane.size):  # of one index, so that it becomes vector code
+    for at in range(plane.size):  # one index, so that the loop is vectorised
         b, g, r = (
             np.int32(pixels[3 * at]),
             np.int32(pixels[3 * at + 1]),

@@ -13,7 +13,7 @@ import pytest
 from sink_frames import info, rendered, write
 
 from rtseg.sinks.encoding import video_frame
-from rtseg.yuv import BT601, MATRICES, converted, i420, luma
+from rtseg.yuv import BT601, MATRICES, i420, is_converted, luma
 
 COLOURS = [(0, 0, 200), (0, 200, 0), (200, 0, 0), (200, 200, 0), (0, 200, 200), (200, 0, 200),
            (120, 120, 120), (235, 235, 235)]  # fmt: skip
@@ -148,7 +148,7 @@ def test_which_those_are(tmp_path: Path) -> None:
         far = np.abs(middles(first(path)) - COLOURS).max()
         seen[primaries, transfer] = far > 8
     assert seen == {pair: pair in turned for pair in seen}
-    assert seen == {pair: converted((1, *pair)) for pair in seen}
+    assert seen == {pair: is_converted((1, *pair)) for pair in seen}
 
 
 def test_a_source_that_names_no_matrix_stays_so(tmp_path: Path) -> None:

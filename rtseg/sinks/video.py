@@ -24,7 +24,7 @@ from rtseg.sinks.audio import AUDIO_ERRORS, Audio
 from rtseg.sinks.encoding import CONTAINERS, Encoder, Timeline, find_encoder, video_frame
 from rtseg.stats import Clock
 from rtseg.threads import Line
-from rtseg.yuv import FULL, LIMITED, Tags, written
+from rtseg.yuv import FULL, LIMITED, Tags, output_tags
 
 WRITE_ERRORS = (av.FFmpegError, OSError)
 
@@ -245,7 +245,7 @@ class VideoFile:
     def _colour_tags(self) -> Tags:
         """Those of the source; JPEG has BT.601 only."""
         jpeg = self._encoder.pix_fmt.startswith("yuvj")
-        return written(None if jpeg else self._info.colour_tags)
+        return output_tags(None if jpeg else self._info.colour_tags)
 
     def _close(self) -> None:
         if self._closed:

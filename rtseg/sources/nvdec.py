@@ -15,7 +15,7 @@ from rtseg.files import reason
 from rtseg.frame import Picture
 from rtseg.sources.options import SourceOptions
 from rtseg.sources.probe import display_name, not_a_video
-from rtseg.yuv import FULL, converted
+from rtseg.yuv import FULL, is_converted
 
 DECODE_TRIES = 8
 """Packets that must fail in a row before a file counts as ended."""
@@ -75,7 +75,7 @@ class NvdecPlayer:
         context = self._stream.codec_context
         tags = (context.colorspace, context.color_primaries, context.color_trc)
         self._matrix = int(tags[0])
-        if converted(tuple(int(tag) for tag in tags)):
+        if is_converted(tuple(int(tag) for tag in tags)):
             raise self._refused(
                 "its wide-gamut or HDR colours are converted to BT.709 on the CPU only"
             )
