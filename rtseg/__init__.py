@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from rtseg.labels import LabelSet as LabelSet
     from rtseg.segmentation import Segmentation as Segmentation
     from rtseg.segmenter import Segmenter as Segmenter
-    from rtseg.session.pipeline import run as run
+    from rtseg.session.loop import run as run
     from rtseg.sinks import SinkOptions as SinkOptions
     from rtseg.sinks import open_sink as open_sink
     from rtseg.sources import SourceOptions as SourceOptions
@@ -72,7 +72,7 @@ _HOME = {
     "open_effect": "effects",
     "open_sink": "sinks",
     "open_source": "sources",
-    "run": "session.pipeline",
+    "run": "session.loop",
     "stream": "api",
     "stream_many": "api",
 }

@@ -12,19 +12,19 @@ from rtseg.backends import open_backend
 from rtseg.backends.base import fit_size
 from rtseg.backends.options import NetworkOptions, check_size
 from rtseg.contracts import Source
-from rtseg.errors import RtsegError, UsageError
+from rtseg.errors import RtsegError
 from rtseg.frame import Frame
 from rtseg.labels import palette
 from rtseg.nets import default_model, find_model
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
+from rtseg.session.engine import Channel, Engine, Policy, keeps_newest, open_all
 from rtseg.session.fastest import open_measured
 from rtseg.session.loop import TICK_SECONDS
-from rtseg.session.many import Crowd, Feed, open_all
-from rtseg.session.pipeline import Policy, keeps_newest
-from rtseg.session.pipeline import stream as stream_source
+from rtseg.session.loop import stream as stream_source
 from rtseg.sources import SourceOptions, open_source
 from rtseg.sources.options import public_name
+from rtseg.stats import Stats
 from rtseg.temporal import TemporalOptions
 
 
@@ -98,8 +98,8 @@ def stream(
         yield from stream_source(opened, segmenter, policy=policy, temporal=temporal)
 
 
-Ended = Callable[[int, "RtsegError | None"], None]
-"""Told the number of a source, and what ended it if not itself."""
+OnEnd = Callable[[int, "RtsegError | None"], None]
+"""Called with the number of a source that ended, and its error; None at a normal end."""
 
 
 def stream_many(
@@ -108,54 +108,52 @@ def stream_many(
     *,
     policy: Policy = "auto",
     temporal: TemporalOptions = TemporalOptions(),  # noqa: B008 - frozen
-    on_end: Ended | None = None,
+    on_end: OnEnd | None = None,
     **options: Any,
 ) -> Iterator[tuple[int, Frame, Segmentation]]:
     """Iterate (number of the source, frame, segmentation) of several sources at once.
 
-    All share the network. Whatever each has when it is free goes through it, in one batch where
-    the backend gains by that, else in fair turns; no source waits for another. Of live sources
-    that is the newest frame, of files every one, in order; frames come at their own size. For the
-    network they are all stretched to its one input size. Ends when all sources have ended.
+    All share the network: those that have a frame when it is free go through it in one batch where
+    the backend gains by that, otherwise in fair turns; no source waits for another. Live sources
+    give their newest frame, files every frame in order. Frames have their own size; for the network
+    all are stretched to its one input size. Ends when all sources have ended.
 
     Args:
         sources: open sources, which stay open, or what `open_source` takes, closed at the end.
-        segmenter: with as many lanes as there are sources, at most one per core, it is quicker:
+        segmenter: faster with as many lanes as there are sources, at most one per core:
             `load(lanes=2)`.
-        temporal: smoothing over time, and rest of the network while a picture does not change, of
-            each source by itself; off by default. Propagation is for one source.
-        on_end: told the number of a source that ended, and None or the error that ended it, also
-            where it could not be opened; the others go on. Without it, the first such error is
-            raised once all others have ended.
+        temporal: smoothing, propagation, and idling while an image does not change, for each
+            source by itself; off by default.
+        on_end: called when a source ends, also if it could not be opened; the others go on.
+            Without it, the first such error is raised once all others have ended.
         options: of `SourceOptions`, for sources that are still to be opened.
 
     Raises:
         SourceError: a source cannot be opened, or was lost for good, and there is no `on_end`.
-        UsageError: propagation is asked for, or an option makes no sense.
+        UsageError: an option makes no sense.
         BackendError: the network failed.
     """
-    if temporal.propagate:
-        raise UsageError("propagation for several sources", found="it is for one", do="Use stream")
     with ExitStack() as stack:
         opened = _all_open(sources, SourceOptions(**options), stack)
-        feeds = [
-            Feed(
+        channels = [
+            Channel(
                 source,
                 source.info.name,
                 newest=keeps_newest(policy, source.info.live),
                 temporal=temporal,
+                stats=Stats(source.clock),
             )
             for source in opened
         ]
-        crowd = stack.enter_context(Crowd(feeds, segmenter))
-        told: set[int] = set()
-        for looks in crowd.poll(TICK_SECONDS):
-            for look in looks:
-                crowd.back(look)
-            yield from looks
-            _tell(feeds, told, on_end)
-        _tell(feeds, told, on_end)
-        errors = [feed.error for feed in feeds if feed.error is not None]
+        engine = stack.enter_context(Engine(channels, segmenter, shared=True))
+        ended: set[int] = set()
+        for results in engine.poll(TICK_SECONDS):
+            for result in results:
+                engine.done(result)
+            yield from results
+            _report_ends(channels, ended, on_end)
+        _report_ends(channels, ended, on_end)
+        errors = [channel.error for channel in channels if channel.error is not None]
         if errors and on_end is None:
             raise errors[0]
 
@@ -163,17 +161,17 @@ def stream_many(
 def _all_open(
     sources: Sequence[Source | str | int | Path], options: SourceOptions, stack: ExitStack
 ) -> list[Source]:
-    """The sources, opened where they are not; these are closed with the stack."""
+    """The sources, opened if they are not; those are closed with the stack."""
     names = [source for source in sources if not isinstance(source, Source)]
     openers = [(public_name(str(name)), partial(open_source, name, options)) for name in names]
     opened = iter([stack.enter_context(source) for source in open_all(openers)])
     return [source if isinstance(source, Source) else next(opened) for source in sources]
 
 
-def _tell(feeds: Sequence[Feed], told: set[int], on_end: Ended | None) -> None:
-    """Call `on_end` for those that have ended since."""
-    for number, feed in enumerate(feeds):
-        if feed.ended and number not in told:
-            told.add(number)
+def _report_ends(channels: Sequence[Channel], ended: set[int], on_end: OnEnd | None) -> None:
+    """Call `on_end` for the sources that have ended since."""
+    for number, channel in enumerate(channels):
+        if channel.ended and number not in ended:
+            ended.add(number)
             if on_end is not None:
-                on_end(number, feed.error)
+                on_end(number, channel.error)

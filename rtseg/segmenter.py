@@ -20,7 +20,7 @@ from rtseg.labels import LabelSet
 from rtseg.matte.refine import Refined, warm_up
 from rtseg.segmentation import HeldScores, Segmentation
 from rtseg.stats import Clock, Stats
-from rtseg.threads import spread
+from rtseg.threads import parallel_map
 from rtseg.zoo import ModelSpec
 
 Pair = tuple[Frame, Segmentation]
@@ -120,7 +120,7 @@ class Segmenter:
         if ahead and self.backend.see is not None:
             results = self._begun_early(frames, stats.clock)
         else:
-            results = spread(frames, timed, lanes) if lanes > 1 else map(timed, frames)
+            results = parallel_map(frames, timed, lanes) if lanes > 1 else map(timed, frames)
         for pair, preprocess, infer in results:
             stats.add("preprocess", preprocess)
             stats.add("infer", infer)
@@ -227,6 +227,45 @@ class Segmenter:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+class SegmenterProxy(Segmenter):
+    """Stands for another segmenter; subclasses decide which, or when its network runs."""
+
+    def __init__(self, target: Segmenter) -> None:
+        self.target = target
+
+    @property
+    def backend(self) -> Backend:  # type: ignore[override]  # read-only
+        """The network that runs."""
+        return self.target.backend
+
+    @property
+    def labels(self) -> LabelSet:  # type: ignore[override]  # read-only
+        """Names and colours of its classes."""
+        return self.target.labels
+
+    @property
+    def selected(self) -> frozenset[int] | None:  # type: ignore[override]  # read-only
+        """The classes that are kept."""
+        return self.target.selected
+
+    @property
+    def refine(self) -> bool:
+        """Whether mask edges are refined from image colours."""
+        return self.target.refine
+
+    @refine.setter
+    def refine(self, value: bool) -> None:
+        self.target.refine = value
+
+    def __call__(self, image: Image) -> Segmentation:
+        """Segment one image."""
+        return self.target(image)
+
+    def together(self, frames: Sequence[Frame], clock: Clock) -> tuple[list[Pair], float, float]:
+        """Segment frames in one call of the backend."""
+        return self.target.together(frames, clock)
 
 
 def _taken(coming: Iterator[Frame], most: int) -> tuple[list[Frame], Exception | None]:

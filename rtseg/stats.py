@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rtseg.threads import usable_cores
+from rtseg.system import usable_cores
 
 
 class Clock:

@@ -1,193 +1,41 @@
-"""All threads of rtseg live here, and mean one thing.
+"""All threads of rtseg: "run this iterable over there, let me iterate it here".
 
-"Run this iterable over there, let me iterate it here." A flow knows nothing of frames. `Line` is
-its reverse, for the end of the loop: "I make these, do that to them over there."
+`Flow` is one producer and one reader; `RoundRobin` reads several flows; `Slot` hands one item to a
+producer. `Writer` is the reverse of a flow, `parallel_map` a map over several threads, and `Shared`
+something that several threads use in fair turns. Nothing else in rtseg starts a thread.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Generic, TypeVar
-
-from rtseg.system import limited_cores, physical_cores, usable_cores
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-
-def spread(
-    items: Iterable[T], work: Callable[[T], R], lanes: int, name: str = "lane"
-) -> Iterator[R]:
-    """`work` of every item, in their order, done in `lanes` threads at once.
-
-    One item more than there are lanes is read ahead, so a result waits for later items: this is
-    for those that lie ready. An error, of an item or of its work, is raised after the results
-    before it; leaving the iteration joins the threads.
-    """
-    ahead: deque[Future[R]] = deque()
-    failure: Exception | None = None
-    pool = ThreadPoolExecutor(lanes, thread_name_prefix=f"rtseg-{name}")
-    coming = iter(items)
-    try:
-        while failure is None:
-            try:
-                ahead.append(pool.submit(work, next(coming)))
-            except StopIteration:
-                break
-            except Exception as error:
-                failure = error
-            if len(ahead) > lanes:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-        if failure is not None:
-            raise failure
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-class Line(Generic[T]):
-    """Does the same to one item after the other, in a thread of its own; few of them wait.
-
-    The reverse of a flow: here the caller makes the items. Nothing is lost: where there is no room,
-    `put` waits. An error ends the work; items after it are left alone.
-
-    Args:
-        work: called in the thread, which begins with the first item.
-        capacity: how many items may wait.
-        name: the thread's name, for people who debug.
-    """
-
-    def __init__(self, work: Callable[[T], object], *, capacity: int = 2, name: str) -> None:
-        self._work, self._capacity = work, capacity
-        self._waiting: deque[T] = deque()
-        self._changed = threading.Condition()
-        self._finished = False
-        self._error: Exception | None = None
-        self._raised = False
-        self._thread = threading.Thread(target=self._run, name=f"rtseg-{name}", daemon=True)
-
-    @property
-    def working(self) -> bool:
-        """Whether the thread is there, and may be at an item."""
-        return self._thread.is_alive()
-
-    def put(self, item: T) -> None:
-        """Hand over one item; raises what the work on an earlier one raised."""
-        if self._thread.ident is None:
-            self._thread.start()
-        with self._changed:
-            self._changed.wait_for(lambda: self._error or len(self._waiting) < self._capacity)
-            if self._error is not None:
-                self._raised = True
-                raise self._error
-            self._waiting.append(item)
-            self._changed.notify_all()
-
-    def finish(self) -> None:
-        """Wait until all is done; raises what the work raised, unless `put` did. May be repeated.
-
-        An interrupted wait leaves the thread `working`.
-        """
-        with self._changed:
-            self._finished = True
-            self._changed.notify_all()
-        if self._thread.ident is not None:
-            self._thread.join()
-        if self._error is not None and not self._raised:
-            self._raised = True
-            raise self._error
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._finished)
-                if not self._waiting:
-                    return
-                item = self._waiting.popleft()
-                self._changed.notify_all()
-            try:
-                self._work(item)
-            except Exception as error:
-                with self._changed:
-                    self._error = error
-                    self._changed.notify_all()
-                return
-
-
-class Slot(Generic[T]):
-    """One place for one item, which a thread fills and another, iterating, empties.
-
-    An item not yet taken makes way for the next. Iterating waits for items until it is closed.
-    """
-
-    def __init__(self) -> None:
-        self._items: deque[T] = deque(maxlen=1)
-        self._changed = threading.Condition()
-        self._closed = False
-
-    def put(self, item: T) -> None:
-        """Fill the place; returns at once."""
-        with self._changed:
-            self._items.append(item)
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """End the iteration, whatever lies there; may be called again."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-    def __iter__(self) -> Iterator[T]:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._items or self._closed)
-                if self._closed:
-                    return
-                item = self._items.popleft()
-            yield item
-
-
-__all__ = [
-    "Flow",
-    "Line",
-    "Slot",
-    "limited_cores",
-    "one_at_a_time",
-    "physical_cores",
-    "share_bell",
-    "spread",
-    "usable_cores",
-]
-
-
 JOIN_SECONDS = 1.5
-"""A program that must leave a hung thread behind is gone within two seconds."""
-
-
-def one_at_a_time() -> AbstractContextManager[Any]:
-    """A `with` that lets one thread in after the other."""
-    return threading.Lock()
+"""A thread that has not ended by then is abandoned; the program ends within two seconds."""
 
 
 class Flow(Generic[T]):
     """One producer thread, one reader, one bounded buffer.
 
-    `every` (the default) loses nothing and brakes the producer; `latest` keeps only the newest
-    item and counts those it replaced. An error of the producer is raised, as the same object, in
-    the reader, after the items before it. Leaving the `with` stops and joins.
+    By default nothing is lost and a full buffer blocks the producer; with `latest` only the newest
+    item is kept, and those it replaced are counted. An error of the producer is raised in the
+    reader, as the same object, after the items before it. Leaving the `with` stops and joins.
 
     Args:
         items: iterated in the thread; a generator is closed there too.
         latest: keep the newest item instead of every one.
-        capacity: items buffered for `every`.
-        in_step: begin the next item only once the reader has said `go_on` about the last one.
-        name: the thread's name, for people who debug.
-        interrupt: called once on stop, from the reader's thread; asks `items` to end soon.
+        capacity: number of buffered items where none is lost.
+        in_step: begin the next item only after the reader called `go_on` for the last one.
+        name: of the thread, for debugging.
+        interrupt: called once on stop, from the reader's thread; makes `items` end soon.
     """
 
     def __init__(
@@ -216,12 +64,12 @@ class Flow(Generic[T]):
         self._goes_on = False
         self._ended = False
         self._error: BaseException | None = None
-        # A daemon: a driver that never returns must not keep the process alive.
+        # a daemon: a driver that never returns must not keep the process alive
         self._thread = threading.Thread(target=self._produce, name=f"rtseg-{name}", daemon=True)
 
     @property
     def discarded(self) -> int:
-        """Items left unread when the flow was stopped."""
+        """Items that were unread when the flow was stopped."""
         return self.produced - self.delivered - self.replaced
 
     @property
@@ -231,22 +79,22 @@ class Flow(Generic[T]):
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will come: the producer has ended, and all it made was read."""
+        """Whether nothing more will come: the producer has ended and every item was read."""
         return self._stopped or (self._ended and not self._buffer)
 
     @property
     def error(self) -> BaseException | None:
-        """What the producer raised, for those who ask instead of iterating."""
+        """What the producer raised, for readers that `take` instead of iterating."""
         return self._error
 
     def take(self) -> T | None:
-        """The next item if one is there, else None; returns at once."""
+        """The next item if there is one, else None; does not wait."""
         with self._changed:
             return self._take()
 
     def newer(self, seconds: float) -> T | None:
-        """An item that is made within `seconds`, instead of the last one read, which then counts
-        as replaced; None where there is none.
+        """An item that arrives within `seconds`, to use instead of the last one read, which then
+        counts as replaced; None if none arrives.
         """
         with self._changed:
             self._changed.wait_for(self._ready, timeout=seconds)
@@ -257,7 +105,7 @@ class Flow(Generic[T]):
             return item
 
     def stop(self) -> None:
-        """Ask the producer to end; returns at once, may be called again."""
+        """Ask the producer to end; does not wait, may be called again."""
         with self._changed:
             first, self._stopped = not self._stopped, True
             self._changed.notify_all()
@@ -265,13 +113,13 @@ class Flow(Generic[T]):
             self._interrupt()
 
     def go_on(self) -> None:
-        """Let a producer that goes in step begin its next item; any other has begun it already."""
+        """Let a producer that works in step begin its next item; others need not wait for it."""
         with self._changed:
             self._goes_on = True
             self._changed.notify_all()
 
     def hold(self) -> None:
-        """Let the producer rest; what it made before `release` is stale then, and replaced."""
+        """Pause the producer; what it makes before `release` is stale and counts as replaced."""
         with self._changed:
             self._held = self._goes_on = True
             self.replaced += len(self._buffer)
@@ -279,13 +127,13 @@ class Flow(Generic[T]):
             self._changed.notify_all()
 
     def release(self) -> None:
-        """Let it go on after `hold`, with what is newest then."""
+        """Resume after `hold`, with what is newest by then."""
         with self._changed:
             self._held = False
             self._changed.notify_all()
 
     def poll(self, seconds: float) -> Iterator[T | None]:
-        """Iterate, yielding None whenever nothing came for `seconds`."""
+        """Iterate, yielding None whenever nothing arrived for `seconds`."""
         while True:
             with self._changed:
                 self._changed.wait_for(self._ready, timeout=seconds)
@@ -295,6 +143,10 @@ class Flow(Generic[T]):
             yield item
         if self._error is not None and not self._stopped:
             raise self._error
+
+    def share(self, condition: threading.Condition) -> None:
+        """Notify this condition of every change; only before the flow runs."""
+        self._changed = condition
 
     def __iter__(self) -> Iterator[T]:
         return (item for item in self.poll(3600.0) if item is not None)
@@ -340,7 +192,7 @@ class Flow(Generic[T]):
             self._error = self._error or error
 
     def _put(self, item: T) -> bool:
-        """Hand over one item; False when nobody reads any more."""
+        """Hand over one item; False once nobody reads any more."""
         with self._changed:
             self.produced += 1
             if self._held:
@@ -361,88 +213,347 @@ class Flow(Generic[T]):
             return not self._stopped
 
 
-def share_bell(flows: Iterable[Flow[T]]) -> threading.Condition:
-    """One condition for flows that do not run yet, told of whatever changes in any of them."""
-    bell = threading.Condition()
-    for flow in flows:
-        flow._changed = bell
-    return bell
+class RoundRobin(Generic[T]):
+    """Reads several flows in one thread: at most one item of each flow at a time."""
 
+    def __init__(self) -> None:
+        self._flows: dict[int, Flow[T]] = {}
+        self._changed = threading.Condition()
 
-FOREVER_SECONDS = 3600.0
+    def add(self, number: int, flow: Flow[T]) -> None:
+        """Read a flow too; it must not run yet."""
+        flow.share(self._changed)
+        with self._changed:
+            self._flows[number] = flow
 
+    def remove(self, number: int) -> None:
+        """Read a flow no longer."""
+        with self._changed:
+            del self._flows[number]
 
-class Turns(Generic[T]):
-    """Reads several flows, for one thread or for many; the one served longest ago comes first.
+    def take(self, seconds: float) -> list[tuple[int, T]]:
+        """Items that are there, with the numbers of their flows; empty if none comes in time.
 
-    A flow whose item was taken is passed over until `back` is called for it, so that nobody works
-    on two items of one flow, and none of the others waits for it.
-
-    Args:
-        flows: not yet running.
-    """
-
-    def __init__(self, flows: Sequence[Flow[T]]) -> None:
-        self.flows = tuple(flows)
-        self._changed = share_bell(self.flows)
-        self._queue = list(range(len(self.flows)))
-        self._out: set[int] = set()
-        self._stopped = False
-
-    def take(self, most: int, seconds: float) -> list[tuple[int, T]]:
-        """Up to `most` items with the numbers of their flows, at most one of each flow.
-
-        Waits until there is one, but not longer than `seconds`, nor when nothing more will come.
+        Waits for at most `seconds`, and not at all once every flow is over.
         """
         taken: list[tuple[int, T]] = []
         with self._changed:
-            self._changed.wait_for(lambda: self._fill(taken, most) or self.over, seconds)
+            self._changed.wait_for(lambda: self._fill(taken) or self._over(), seconds)
         return taken
 
-    def back(self, index: int) -> None:
-        """Let the next item of a flow come."""
+    def _over(self) -> bool:
+        return all(flow.over for flow in self._flows.values())
+
+    def _fill(self, taken: list[tuple[int, T]]) -> bool:
+        taken += [(n, item) for n, f in self._flows.items() if (item := f.take()) is not None]
+        return bool(taken)
+
+
+class Slot(Generic[T]):
+    """Room for one item, which one thread fills and another empties by iterating.
+
+    An item that was not taken yet is replaced by the next. Iteration ends when it is closed.
+    """
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque(maxlen=1)
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, item: T) -> None:
+        """Put an item there; does not wait."""
         with self._changed:
-            self._out.discard(index)
+            self._items.append(item)
             self._changed.notify_all()
 
-    def wait_back(self, indices: Iterable[int], seconds: float) -> None:
-        """Return once these are back, or after so many seconds."""
-        awaited = set(indices)
+    def close(self) -> None:
+        """End the iteration, whatever is left; may be called again."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped or not awaited & self._out, seconds)
+            self._closed = True
+            self._changed.notify_all()
 
-    def rounds(self, most: int) -> Iterator[list[tuple[int, T]]]:
-        """What `take` gives, again and again, until all flows are over or `stop` is called."""
-        while not self.over:
-            if taken := self.take(most, FOREVER_SECONDS):
-                yield taken
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._items or self._closed)
+                if self._closed:
+                    return
+                item = self._items.popleft()
+            yield item
+
+
+class Writer(Generic[T]):
+    """Does the same work on one item after another, in a thread of its own.
+
+    The reverse of a flow: the caller makes the items. Nothing is lost: `put` waits while the buffer
+    is full. An error ends the work; later items are not touched.
+
+    Args:
+        work: called in the thread, which starts with the first item.
+        capacity: number of items that may wait.
+        name: of the thread, for debugging.
+    """
+
+    def __init__(self, work: Callable[[T], object], *, capacity: int = 2, name: str) -> None:
+        self._work, self._capacity = work, capacity
+        self._waiting: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._finished = False
+        self._error: Exception | None = None
+        self._raised = False
+        self._thread = threading.Thread(target=self._run, name=f"rtseg-{name}", daemon=True)
+
+    @property
+    def working(self) -> bool:
+        """Whether the thread runs and may be working on an item."""
+        return self._thread.is_alive()
+
+    def put(self, item: T) -> None:
+        """Hand over one item; raises what the work on an earlier one raised."""
+        if self._thread.ident is None:
+            self._thread.start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or len(self._waiting) < self._capacity)
+            if self._error is not None:
+                self._raised = True
+                raise self._error
+            self._waiting.append(item)
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Wait for all items; raises what the work raised, unless `put` did. May be called again.
+
+        An interrupted wait leaves the thread `working`.
+        """
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self._error is not None and not self._raised:
+            self._raised = True
+            raise self._error
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._finished)
+                if not self._waiting:
+                    return
+                item = self._waiting.popleft()
+                self._changed.notify_all()
+            try:
+                self._work(item)
+            except Exception as error:
+                with self._changed:
+                    self._error = error
+                    self._changed.notify_all()
+                return
+
+
+def parallel_map(
+    items: Iterable[T], work: Callable[[T], R], lanes: int, name: str = "lane"
+) -> Iterator[R]:
+    """`work` of every item, in order, with `lanes` threads working at once.
+
+    Reads one item more than there are lanes ahead, so a result waits for later items: for items
+    that are ready. An error of an item or of its work is raised after the results before it;
+    leaving the iteration joins the threads.
+    """
+    ahead: deque[Future[R]] = deque()
+    failure: Exception | None = None
+    pool = ThreadPoolExecutor(lanes, thread_name_prefix=f"rtseg-{name}")
+    coming = iter(items)
+    try:
+        while failure is None:
+            try:
+                ahead.append(pool.submit(work, next(coming)))
+            except StopIteration:
+                break
+            except Exception as error:
+                failure = error
+            if len(ahead) > lanes:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+        if failure is not None:
+            raise failure
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class Stopped(Exception):  # noqa: N818 - an end, not an error
+    """Raised in threads that wait for something shared once it was stopped."""
+
+
+class Shared(Generic[T, R]):
+    """Something that several threads use in fair turns, or together where that is cheaper.
+
+    A thread takes its turn, chooses its item then and there, and calls this with it; a turn may
+    also pass without a call. The thread that has waited longest is next. With a `width` above 1,
+    all threads that wait, up to that many, share one turn, and their items become one batch; so
+    that they stay together, a batch waits a moment for the threads of the last one.
+
+    Args:
+        work: called with the items of a turn, in one of its threads; returns a result for each.
+        width: threads in a turn.
+        lanes: turns at once.
+        linger_seconds: how long a batch may wait for threads of the last one; see `finished`.
+    """
+
+    GRACE_SECONDS = 0.002
+    """How long a thread may take from `finished` to its next turn."""
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[T]], Sequence[R]],
+        *,
+        width: int = 1,
+        lanes: int = 1,
+        linger_seconds: float = 0.0,
+    ) -> None:
+        self._work, self._width, self._lanes = work, width, lanes
+        self._linger_seconds = linger_seconds
+        self._changed = threading.Condition()
+        self._waiting: dict[Hashable, None] = {}
+        self._turns: dict[Hashable, _Turn[T, R]] = {}
+        self._expected: set[Hashable] = set()
+        self._unfinished: set[Hashable] = set()
+        self._linger_until = 0.0
+        self._stopped = False
+
+    @contextmanager
+    def turn(self, who: Hashable) -> Iterator[None]:
+        """Wait for a turn, and have it while the block lasts; a turn within a turn is the same.
+
+        Raises:
+            Stopped: it was stopped meanwhile.
+        """
+        if who in self._turns:
+            yield
+            return
+        self._enter(who)
+        try:
+            yield
+        finally:
+            self._leave(who)
+
+    def __call__(self, who: Hashable, item: T) -> R:
+        """The result for an item, from one call of `work` with those of all threads in the turn.
+
+        Raises:
+            Exception: what the work raised, in every thread of the turn.
+            Stopped: it was stopped meanwhile.
+        """
+        with self.turn(who):
+            turn = self._turns[who]
+            with self._changed:
+                turn.items[who] = item
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: turn.done or turn.complete or self._stopped)
+                if not turn.done and self._stopped:
+                    raise Stopped
+                working = not turn.done and not turn.begun
+                turn.begun = True
+            if working:
+                self._run(turn)
+            with self._changed:
+                self._changed.wait_for(lambda: turn.done)
+            if turn.error is not None:
+                raise turn.error
+            return turn.results[who]
+
+    def finished(self, who: Hashable) -> None:
+        """The result was used; whoever it was for may want its next turn soon."""
+        with self._changed:
+            self._unfinished.discard(who)
+            if self._width > 1:
+                self._expected.add(who)
+                soon = time.monotonic() + self.GRACE_SECONDS
+                still = self._linger_until if self._unfinished else 0.0
+                self._linger_until = max(still, soon)
+            self._changed.notify_all()
+
+    def gone(self, who: Hashable) -> None:
+        """It wants no more turns, so that nobody waits for it."""
+        with self._changed:
+            self._expected.discard(who)
+            self._unfinished.discard(who)
+            self._changed.notify_all()
+
+    def widen(self, width: int) -> None:
+        """Let that many threads share a turn from now on."""
+        with self._changed:
+            self._width = width
 
     def stop(self) -> None:
-        """End the iterations, from any thread; the flows go on."""
+        """End all waiting, from any thread."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
 
-    @property
-    def over(self) -> bool:
-        """Whether nothing more will come."""
-        return self._stopped or all(flow.over for flow in self.flows)
-
-    def is_through(self, index: int) -> bool:
-        """Whether a flow is over, and its last item is back."""
+    def _enter(self, who: Hashable) -> None:
         with self._changed:
-            return self.flows[index].over and index not in self._out
+            self._waiting[who] = None
+            while not self._stopped:
+                patience = self._admit()
+                if who in self._turns:
+                    return
+                self._changed.wait(patience)
+            self._waiting.pop(who, None)
+            raise Stopped
 
-    def _fill(self, taken: list[tuple[int, T]], most: int) -> bool:
-        """Take what is there, in turns; whether there was anything."""
-        if self._stopped:
-            return False
-        for index in list(self._queue):
-            if len(taken) == most:
-                break
-            if index not in self._out and (item := self.flows[index].take()) is not None:
-                taken.append((index, item))
-                self._queue.remove(index)
-                self._queue.append(index)
-                self._out.add(index)
-        return bool(taken)
+    def _admit(self) -> float | None:
+        """Begin a turn if one can; else the seconds after which to try again, None for a change."""
+        if not self._waiting or len({id(turn) for turn in self._turns.values()}) >= self._lanes:
+            return None
+        left = self._linger_until - time.monotonic()
+        if self._expected - self._waiting.keys() and left > 0:
+            return left
+        members = list(self._waiting)[: self._width]
+        turn: _Turn[T, R] = _Turn(set(members))
+        for member in members:
+            del self._waiting[member]
+            self._turns[member] = turn
+        self._changed.notify_all()
+        return None
+
+    def _leave(self, who: Hashable) -> None:
+        with self._changed:
+            turn = self._turns.pop(who)
+            turn.members.discard(who)
+            if not turn.members and self._width > 1:
+                self._expected, self._unfinished = set(turn.items), set(turn.items)
+                self._linger_until = time.monotonic() + self._linger_seconds
+            self._changed.notify_all()
+
+    def _run(self, turn: _Turn[T, R]) -> None:
+        try:
+            results = self._work(list(turn.items.values()))
+            turn.results = dict(zip(turn.items, results, strict=True))
+        except Exception as error:
+            turn.error = error
+        with self._changed:
+            turn.done = True
+            self._changed.notify_all()
+
+
+class _Turn(Generic[T, R]):
+    """The threads that share a turn, and what became of their items."""
+
+    def __init__(self, members: set[Hashable]) -> None:
+        self.members = members
+        self.items: dict[Hashable, T] = {}
+        self.results: dict[Hashable, R] = {}
+        self.error: Exception | None = None
+        self.begun = self.done = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether every thread that is still in the turn has given its item."""
+        return self.members <= self.items.keys()
+
+
+def lock() -> AbstractContextManager[Any]:
+    """A `with` that lets in one thread at a time."""
+    return threading.Lock()

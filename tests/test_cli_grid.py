@@ -17,7 +17,7 @@ import pytest
 import rtseg
 from rtseg.backends.ladder import AdaptiveBackend
 from rtseg.cli.app import main
-from rtseg.errors import SourceError, UsageError
+from rtseg.errors import SourceError
 from rtseg.frame import Frame
 from rtseg.labels import SHAPE_LABELS
 from rtseg.segmenter import Segmenter
@@ -203,7 +203,6 @@ def test_a_cell_shows_what_happened_in_the_film_too() -> None:
     [
         (("no.mp4", "nor.mp4", "--no-show"), 3, "cannot open no.mp4"),
         (("no.mp4", "--camera", "0", "--no-show"), 3, "camera 0"),
-        ((ONE, TWO, "--propagate", "--no-show"), 2, "--propagate with a grid"),
         ((ONE, TWO, "--figure", "f.png"), 2, "--figure with a grid"),
         ((LIVE, TWO, "--target-fps", "5", "--no-show"), 2, "every frame is kept"),
         (("p.png", "p.png", "--target-fps", "5", "--no-show"), 2, "--target-fps 5 for p.png"),
@@ -341,11 +340,28 @@ def test_stream_many_leaves_open_sources_open() -> None:
         assert not source._closed
 
 
-def test_stream_many_is_not_for_propagation() -> None:
+def test_each_of_several_sources_is_propagated_by_itself() -> None:
+    found: dict[int, list[tuple[int, bool]]] = {0: [], 1: []}
+    temporal = TemporalOptions(propagate=True, key_every=4)
     with rtseg.load("stub") as segmenter:
-        looks = rtseg.stream_many([ONE], segmenter, temporal=TemporalOptions(propagate=True))
-        with pytest.raises(UsageError, match="propagation for several sources"):
-            next(looks)
+        for source, frame, seg in rtseg.stream_many([ONE, TWO], segmenter, temporal=temporal):
+            found[source].append((frame.index, seg.carried is None))
+    assert [index for index, _ in found[0]] == list(range(12))
+    assert [index for index, _ in found[1]] == list(range(9))
+    for frames in found.values():
+        keyframes = [index for index, is_key in frames if is_key]
+        assert keyframes[:3] == [0, 4, 8], "every fourth frame, whatever the other source does"
+
+
+def test_a_grid_propagates_and_idles_by_flags() -> None:
+    flags = ("--propagate", "--key-every", "4", "--no-show", "--metrics", "m.json", "-o", "g.mp4")
+    assert main([ONE, TWO, *STUB, *flags]) == 0
+    found = figures()
+    assert [source["frames"] for source in found["sources"]] == [12, 9]
+    for source in found["sources"]:
+        assert sum(source["keyframes"].values()) + source["propagated"] == source["frames"]
+        assert source["propagated"] >= 6
+    assert main([ONE, ONE, *STUB, "--idle", "-o", "g.mp4", "-y", "-q"]) == 0
 
 
 def test_pictures_among_several_sources_become_pictures() -> None:

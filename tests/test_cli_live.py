@@ -10,7 +10,7 @@ import pytest
 from rtseg.cli.app import main
 from rtseg.cli.options import Flags
 from rtseg.cli.plan import make_plan
-from rtseg.cli.run import _flags_for, network_names
+from rtseg.cli.run import _flags_for, model_names
 from rtseg.nets import default_model
 from rtseg.nets.weights import weights_path
 from rtseg.zoo import MODELS
@@ -21,7 +21,7 @@ def asked(**given: object) -> Flags:
 
 
 def names(flags: Flags) -> tuple[str, ...]:
-    return network_names(flags)
+    return model_names(flags)
 
 
 def test_m_goes_through_what_is_here_the_run_s_own_first(
@@ -44,7 +44,7 @@ def test_models_are_what_was_named_without_repeats() -> None:
 
 
 def test_what_was_said_of_the_first_network_is_not_said_of_the_next() -> None:
-    from live_desk import stub
+    from live_controls import stub
 
     flags = asked(model="mine.onnx", labels="a,b", weights=None, models=("person",))
     plan = make_plan(flags)
@@ -67,7 +67,7 @@ def test_what_was_said_of_the_first_network_is_not_said_of_the_next() -> None:
     ],
 )
 def test_the_next_network_takes_the_backend_that_runs(name, backend, running, taken) -> None:
-    from live_desk import stub
+    from live_controls import stub
 
     segmenter = stub()
     segmenter.backend.info = replace(segmenter.backend.info, name=running)

@@ -21,7 +21,7 @@ from rtseg.errors import BackendError, DeviceError, SourceError, UsageError
 from rtseg.frame import Frame, Image
 from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
-from rtseg.session.pipeline import run
+from rtseg.session.loop import run
 from rtseg.sources import SourceOptions, open_source
 from rtseg.stats import Clock
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from conftest import threads_left
 
-from rtseg import threads as flows
-from rtseg.threads import Flow, Line, spread
+from rtseg import system
+from rtseg.threads import Flow, Writer, parallel_map
 
 
 def test_every_keeps_order_and_loses_nothing() -> None:
@@ -168,18 +168,18 @@ def test_a_thread_left_behind_is_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_spread_keeps_the_order_of_the_items() -> None:
-    assert list(spread(range(200), lambda i: i * i, 3)) == [i * i for i in range(200)]
-    assert list(spread([], lambda i: i, 2)) == []
+    assert list(parallel_map(range(200), lambda i: i * i, 3)) == [i * i for i in range(200)]
+    assert list(parallel_map([], lambda i: i, 2)) == []
 
 
 def test_spread_works_in_as_many_threads_at_once_as_it_has_lanes() -> None:
     together = threading.Barrier(3, timeout=10)
-    list(spread(range(30), lambda _: together.wait(), 3))  # fewer would wait for ever
+    list(parallel_map(range(30), lambda _: together.wait(), 3))  # fewer would wait for ever
 
 
 def test_spread_reads_one_item_more_than_it_has_lanes() -> None:
     read = []
-    results = spread((read.append(i) or i for i in range(100)), lambda i: i, 2)
+    results = parallel_map((read.append(i) or i for i in range(100)), lambda i: i, 2)
     assert next(results) == 0
     assert read == [0, 1, 2]
     results.close()
@@ -200,7 +200,7 @@ def test_an_error_of_spread_comes_after_the_results_before_it(where: str) -> Non
             raise error
         return item
 
-    results = spread(items(), work, 2)
+    results = parallel_map(items(), work, 2)
     assert [next(results) for _ in range(7)] == list(range(7))
     with pytest.raises(OSError, match="cable") as caught:
         next(results)
@@ -208,7 +208,7 @@ def test_an_error_of_spread_comes_after_the_results_before_it(where: str) -> Non
 
 
 def test_leaving_spread_joins_its_threads() -> None:
-    results = spread(range(10**6), lambda i: i, 2)
+    results = parallel_map(range(10**6), lambda i: i, 2)
     assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
     results.close()
     assert threads_left(2.0) == []
@@ -254,7 +254,7 @@ def test_a_flow_that_is_held_can_be_stopped() -> None:
 
 def test_a_line_works_in_order_in_a_thread_of_its_own() -> None:
     seen: list[tuple[int, str]] = []
-    line = Line(lambda n: seen.append((n, threading.current_thread().name)), name="test")
+    line = Writer(lambda n: seen.append((n, threading.current_thread().name)), name="test")
     assert not line.working
     for number in range(20):
         line.put(number)
@@ -265,7 +265,7 @@ def test_a_line_works_in_order_in_a_thread_of_its_own() -> None:
 
 
 def test_a_line_without_items_has_no_thread() -> None:
-    line = Line(lambda n: None, name="test")
+    line = Writer(lambda n: None, name="test")
     line.finish()
     assert not line.working
 
@@ -277,7 +277,7 @@ def test_put_waits_only_where_the_line_is_full() -> None:
         begun.set()
         goes_on.wait()
 
-    line = Line(work, capacity=2, name="test")
+    line = Writer(work, capacity=2, name="test")
 
     def fill() -> Iterator[int]:
         for number in range(4):
@@ -304,7 +304,7 @@ def test_an_error_in_a_line_is_raised_once_and_ends_the_work(raised_by: str) -> 
             raise error
         seen.append(number)
 
-    line = Line(work, capacity=9, name="test")
+    line = Writer(work, capacity=9, name="test")
     for number in range(3):
         line.put(number)
     while line.working:
@@ -352,4 +352,4 @@ def test_cores_are_counted_without_hyper_threads_and_without_those_of_others(mon
     for usable, physical, counted in ((8, 4, 4), (2, 4, 2), (8, None, 8)):
         monkeypatch.setattr("rtseg.system.usable_cores", lambda usable=usable: usable)
         monkeypatch.setattr(psutil, "cpu_count", lambda physical=physical, **_: physical)
-        assert flows.physical_cores() == counted
+        assert system.physical_cores() == counted

@@ -124,7 +124,7 @@ def test_imports_go_down_and_laws_hold(module: str) -> None:
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("frame", "from rtseg.session.pipeline import run"),
+        ("frame", "from rtseg.session.loop import run"),
         ("sinks.video", "import rtseg.sources"),
         ("sources.camera", "import threading"),
         ("effects.overlay", "import torch.nn"),

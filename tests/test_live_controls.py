@@ -10,7 +10,7 @@ import cv2  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
 import numpy as np
 import pytest
-from live_desk import LIVE, one_frame, stub, studio
+from live_controls import LIVE, one_frame, stub, studio
 from PIL import Image as PaletteImage
 
 from rtseg.contracts import Rendered
@@ -19,20 +19,20 @@ from rtseg.errors import ModelError, UsageError
 from rtseg.matte.refine import Refined
 from rtseg.segmenter import Segmenter
 from rtseg.session import recording as screenshot
-from rtseg.session.desk import open_desk
+from rtseg.session.controls import LiveEffect, alone, open_controls
+from rtseg.session.engine import Channel
 from rtseg.session.keys import KEYS
-from rtseg.session.overlay import LiveEffect, alone
-from rtseg.session.recording import MOST_WAITING, Aside
-from rtseg.session.state import NOTICE_SECONDS, Look
+from rtseg.session.recording import MAX_PENDING, BackgroundWorker
+from rtseg.session.state import NOTICE_SECONDS, Appearance
 from rtseg.sinks.video import VideoSink
 from rtseg.sources import open_source
-from rtseg.stats import ManualClock, Stats
+from rtseg.stats import ManualClock
 
 STEM = "rtseg-20260304-050607"
 
 
 def test_tab_goes_through_every_view_and_comes_back(tmp_path: Path) -> None:
-    controls = one_frame(tmp_path).desk.controls
+    controls = one_frame(tmp_path).desk
     seen = []
     for _ in VIEWS:
         controls.press("\t")
@@ -42,7 +42,7 @@ def test_tab_goes_through_every_view_and_comes_back(tmp_path: Path) -> None:
 
 
 def test_c_puts_contours_on_and_goes_back_to_what_was_there(tmp_path: Path) -> None:
-    controls = one_frame(tmp_path, view=ViewOptions("mask")).desk.controls
+    controls = one_frame(tmp_path, view=ViewOptions("mask")).desk
     controls.press("c")
     assert controls.state.view.view == "contours"
     controls.press("c")
@@ -50,7 +50,7 @@ def test_c_puts_contours_on_and_goes_back_to_what_was_there(tmp_path: Path) -> N
 
 
 def test_opacity_moves_in_steps_and_stays_within_its_range(tmp_path: Path) -> None:
-    controls = one_frame(tmp_path).desk.controls
+    controls = one_frame(tmp_path).desk
     controls.press("+")
     assert controls.state.view.alpha == pytest.approx(0.5)
     for _ in range(20):
@@ -63,10 +63,9 @@ def test_opacity_moves_in_steps_and_stays_within_its_range(tmp_path: Path) -> No
 
 def test_legend_hud_help_and_full_screen_go_on_and_off(tmp_path: Path) -> None:
     made = one_frame(tmp_path)
-    controls = made.desk.controls
+    controls = made.desk
     for key, read in (
         ("l", lambda: controls.state.view.legend),
-        ("f", lambda: controls.state.hud),
         ("h", lambda: controls.state.help),
         ("F11", lambda: made.wall.full),
     ):
@@ -75,12 +74,18 @@ def test_legend_hud_help_and_full_screen_go_on_and_off(tmp_path: Path) -> None:
         ], key  # fmt: skip
 
 
+def test_f_goes_from_one_line_of_figures_to_all_to_none(tmp_path: Path) -> None:
+    controls = one_frame(tmp_path, hud="line").desk
+    seen = [controls.state.hud, *(controls.press("f") or controls.state.hud for _ in range(3))]
+    assert seen == ["line", "all", "none", "line"]
+
+
 def test_e_refines_edges_from_the_next_frame_on_and_in_what_is_saved(tmp_path: Path) -> None:
     made = studio(tmp_path)
     switch = made.desk.segmenter
     made.wall.script = {
-        5: lambda desk: desk.controls.press("e"),
-        20: lambda desk: desk.controls.press("e"),
+        5: lambda desk: desk.press("e"),
+        20: lambda desk: desk.press("e"),
     }
     made.run()
     kinds = [isinstance(rendered.segmentation, Refined) for rendered in made.wall.shown]
@@ -93,11 +98,11 @@ def test_e_refines_edges_from_the_next_frame_on_and_in_what_is_saved(tmp_path: P
 
 def test_e_draws_a_picture_that_stands_anew(tmp_path: Path) -> None:
     made = one_frame(tmp_path)
-    controls, (shown,) = made.desk.controls, made.wall.shown
-    effect = made.desk.effect
+    controls, (shown,) = made.desk, made.wall.shown
+    effect = made.desk.effects[0]
     exact = effect(shown.frame, shown.segmentation)
     controls.press("e")
-    assert controls.state.look.refine
+    assert controls.state.appearance.refine
     refined = effect(shown.frame, shown.segmentation)
     assert not np.array_equal(refined, exact)
     assert controls.last is not None
@@ -112,25 +117,25 @@ def test_a_run_that_refines_begins_so(tmp_path: Path) -> None:
     segmenter = stub()
     segmenter.refine = True
     source = open_source("test://?size=320x240&frames=1")
-    desk = open_desk(ViewOptions(), source, segmenter, Stats(source.clock), folder=tmp_path)
-    assert desk.controls.state.look.refine
+    desk = open_controls(ViewOptions(), [Channel(source)], segmenter, source.info, folder=tmp_path)
+    assert desk.state.appearance.refine
     assert desk.segmenter.refine
-    desk.controls.press("e")
+    desk.press("e")
     assert not desk.segmenter.refine
 
 
 def test_figures_that_were_asked_for_in_the_picture_are_switched_there(tmp_path: Path) -> None:
-    controls = one_frame(tmp_path, view=ViewOptions(hud=True), hud=True).desk.controls
-    assert not controls.state.hud, "not twice"
+    controls = one_frame(tmp_path, view=ViewOptions(hud=True), hud="line").desk
+    assert controls.state.hud == "none", "not twice"
     controls.press("f")
     assert not controls.state.view.hud
-    assert not controls.state.hud
+    assert controls.state.hud == "none"
 
 
 def test_a_background_takes_the_overlays_colours_away_and_none_brings_them_back(
     tmp_path: Path,
 ) -> None:
-    controls = one_frame(tmp_path).desk.controls
+    controls = one_frame(tmp_path).desk
     assert controls.state.view.view == "overlay"
     controls.next_background()
     assert controls.state.view.background != "none"
@@ -141,14 +146,14 @@ def test_a_background_takes_the_overlays_colours_away_and_none_brings_them_back(
 
 
 def test_a_view_that_was_chosen_stays_under_every_background(tmp_path: Path) -> None:
-    controls = one_frame(tmp_path, view=ViewOptions("contours")).desk.controls
+    controls = one_frame(tmp_path, view=ViewOptions("contours")).desk
     for _ in range(3):
         controls.next_background()
         assert controls.state.view.view == "contours"
 
 
 def test_b_goes_through_the_backgrounds_and_the_one_that_was_asked_for(tmp_path: Path) -> None:
-    controls = one_frame(tmp_path, view=ViewOptions(background="#123456")).desk.controls
+    controls = one_frame(tmp_path, view=ViewOptions(background="#123456")).desk
     seen = []
     for _ in range(4):
         controls.press("b")
@@ -158,7 +163,7 @@ def test_b_goes_through_the_backgrounds_and_the_one_that_was_asked_for(tmp_path:
 
 def test_every_choice_is_seen_in_the_next_picture(tmp_path: Path) -> None:
     made = one_frame(tmp_path)
-    controls, last = made.desk.controls, made.wall.shown[-1]
+    controls, last = made.desk, made.wall.shown[-1]
     before = last.image
     for key in ("+", "l", "1", "b", "c", "\t"):
         controls.press(key)
@@ -169,29 +174,29 @@ def test_every_choice_is_seen_in_the_next_picture(tmp_path: Path) -> None:
 
 def test_the_numbers_show_one_class_alone(tmp_path: Path) -> None:
     made = one_frame(tmp_path)
-    controls, rendered = made.desk.controls, made.wall.shown[-1]
+    controls, rendered = made.desk, made.wall.shown[-1]
     names = rendered.segmentation.labels.names
     controls.press("2")
-    assert controls.state.look.solo == names[2]
+    assert controls.state.appearance.solo == names[2]
     drawn = alone(rendered.segmentation, names[2])
     assert set(np.unique(drawn.mask)) <= {0, 2}
     assert np.array_equal(drawn.mask == 2, rendered.segmentation.mask == 2)
     controls.press("2")
-    assert controls.state.look.solo is None
+    assert controls.state.appearance.solo is None
     assert np.array_equal(replace(rendered).image, rendered.image)
 
 
 def test_a_number_beyond_the_classes_is_told(tmp_path: Path) -> None:
     made = one_frame(tmp_path)
-    made.desk.segmenter.current.selected = frozenset({0, 2})
-    made.desk.controls.press("1")
-    assert made.desk.controls.state.look.solo == made.desk.segmenter.labels.names[2]
-    made.desk.controls.press("5")
-    assert "no class 5" in made.desk.controls.notices.text
+    made.desk.segmenter.target.selected = frozenset({0, 2})
+    made.desk.press("1")
+    assert made.desk.state.appearance.solo == made.desk.segmenter.labels.names[2]
+    made.desk.press("5")
+    assert "there is no class 5" in made.desk.notices.text
 
 
 def test_an_unknown_key_names_the_help_and_changes_nothing(tmp_path: Path) -> None:
-    controls = one_frame(tmp_path).desk.controls
+    controls = one_frame(tmp_path).desk
     before = controls.state
     for key in ("x", "other", "\x07"):
         controls.press(key)
@@ -201,7 +206,7 @@ def test_an_unknown_key_names_the_help_and_changes_nothing(tmp_path: Path) -> No
 
 def test_a_notice_vanishes(tmp_path: Path) -> None:
     clock = ManualClock()
-    controls = one_frame(tmp_path, clock).desk.controls
+    controls = one_frame(tmp_path, clock).desk
     controls.press("x")
     assert controls.notices.text
     clock.time += NOTICE_SECONDS + 0.1
@@ -210,16 +215,16 @@ def test_a_notice_vanishes(tmp_path: Path) -> None:
 
 def test_quit_ends_the_run(tmp_path: Path) -> None:
     made = studio(tmp_path, LIVE)
-    made.wall.script = {3: lambda desk: desk.controls.press("q")}
+    made.wall.script = {3: lambda desk: desk.press("q")}
     assert made.run().frames == 3
-    assert made.desk.controls.ended
+    assert made.desk.ended
 
 
 def test_a_screenshot_is_three_files_and_replaces_none(tmp_path: Path) -> None:
     made = one_frame(tmp_path / "shots")
-    controls, rendered = made.desk.controls, made.wall.shown[-1]
+    controls, rendered = made.desk, made.wall.shown[-1]
     controls.press("s")
-    made.desk.recorder.close()
+    made.desk.captures.recorder.close()
     folder = tmp_path / "shots"
     names = {f"{STEM}.png", f"{STEM}-mask.png", f"{STEM}-overlay.png"}
     assert {path.name for path in folder.iterdir()} == names
@@ -233,18 +238,18 @@ def test_a_screenshot_is_three_files_and_replaces_none(tmp_path: Path) -> None:
     kept = {path.name: path.read_bytes() for path in folder.iterdir()}
     controls.press("\t")
     controls.press("s")
-    made.desk.recorder.close()
+    made.desk.captures.recorder.close()
     assert len(list(folder.iterdir())) == 6
     assert all((folder / name).read_bytes() == content for name, content in kept.items())
 
 
 def test_a_screenshot_that_cannot_be_written_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
     made = one_frame(tmp_path / "no" / "such")
-    made.desk.controls.press("s")
-    made.desk.recorder.close()
+    made.desk.press("s")
+    made.desk.captures.recorder.close()
     assert made.told[0][0] == "warning"
     assert "--screenshots" in made.told[0][1]
-    assert made.desk.controls.notices.text.startswith("!")
+    assert made.desk.notices.text.startswith("!")
 
 
 def test_pausing_a_file_loses_no_frame(tmp_path: Path) -> None:
@@ -254,10 +259,10 @@ def test_pausing_a_file_loses_no_frame(tmp_path: Path) -> None:
     def wait(desk: object) -> None:
         idles.append(made.wall.numbers[-1])
         if len(idles) == 20:
-            made.desk.controls.press(" ")
+            made.desk.press(" ")
 
-    made.wall.script = {5: lambda desk: desk.controls.press(" ")}
-    made.wall.on_idle = lambda desk: wait(desk) if desk.controls.state.paused else None
+    made.wall.script = {5: lambda desk: desk.press(" ")}
+    made.wall.on_idle = lambda desk: wait(desk) if desk.state.paused else None
     report = made.run()
     assert set(idles) == {4}, "nothing was shown while it was paused"
     assert made.wall.numbers == list(range(40))
@@ -271,10 +276,10 @@ def test_a_step_shows_one_frame_and_pauses(tmp_path: Path) -> None:
 
     def step(desk) -> None:
         seen.append(len(made.wall.shown))
-        desk.controls.press("." if len(seen) < 4 else " ")
+        desk.press("." if len(seen) < 4 else " ")
 
-    made.wall.script = {5: lambda desk: desk.controls.press(".")}
-    made.wall.on_idle = lambda desk: step(desk) if desk.controls.rests() else None
+    made.wall.script = {5: lambda desk: desk.press(".")}
+    made.wall.on_idle = lambda desk: step(desk) if desk.rests() else None
     made.run()
     assert seen == [6, 7, 8, 9]
     assert made.wall.numbers == list(range(40))
@@ -287,10 +292,10 @@ def test_going_on_with_a_camera_shows_what_is_newest_then(tmp_path: Path) -> Non
     def wait(desk) -> None:
         since.append(clock.now())
         if since[-1] - since[0] > 0.4:
-            desk.controls.press(" ")
+            desk.press(" ")
 
-    made.wall.script = {5: lambda desk: desk.controls.press(" ")}
-    made.wall.on_idle = lambda desk: wait(desk) if desk.controls.state.paused else None
+    made.wall.script = {5: lambda desk: desk.press(" ")}
+    made.wall.on_idle = lambda desk: wait(desk) if desk.state.paused else None
     report = made.run(stop=lambda: len(made.wall.shown) >= 12)
     after = made.wall.shown[5].frame
     assert after.captured_at > since[-1] - 0.1, "taken about when it went on, not when it paused"
@@ -308,13 +313,13 @@ def test_what_was_drawn_before_a_choice_is_drawn_again(tmp_path: Path) -> None:
     def press(desk) -> None:
         if not pressed and len(made.wall.shown) == 1:
             pressed.append("\t")
-            desk.controls.press("\t")
+            desk.press("\t")
 
     made.wall.on_idle = press
     made.run(paced=True)
     first, second, _ = made.wall.shown
     assert pressed
-    mask = replace(second, effect=made.desk.effect).image
+    mask = replace(second, effect=made.desk.effects[0]).image
     assert np.array_equal(second.image, mask), "in the view of its time"
     assert not np.array_equal(second.image, first.image)
 
@@ -332,7 +337,7 @@ def decoded(path: Path) -> tuple[list[float], list[np.ndarray], float]:
 
 def test_a_recording_holds_the_frames_from_start_to_stop_at_their_times(tmp_path: Path) -> None:
     made = studio(tmp_path)
-    toggle = lambda desk: desk.controls.press("r")  # noqa: E731
+    toggle = lambda desk: desk.press("r")  # noqa: E731
     made.wall.script = {10: toggle, 25: toggle}
     made.run()
     (path,) = videos(tmp_path)
@@ -352,17 +357,17 @@ def test_a_recording_holds_the_frames_from_start_to_stop_at_their_times(tmp_path
 
 def test_a_recording_that_runs_at_the_end_is_finished(tmp_path: Path) -> None:
     made = studio(tmp_path)
-    made.wall.script = {31: lambda desk: desk.controls.press("r")}
+    made.wall.script = {31: lambda desk: desk.press("r")}
     made.run()
     (path,) = videos(tmp_path)
     assert len(decoded(path)[0]) == 10
-    assert made.desk.recorder.summary() == f"10 frames to {path}"
+    assert made.desk.captures.recorder.summary() == f"10 frames to {path}"
     assert list(tmp_path.iterdir()) == [path], "no part is left"
 
 
 def test_two_recordings_of_one_second_have_names_of_their_own(tmp_path: Path) -> None:
     made = studio(tmp_path)
-    toggle = lambda desk: desk.controls.press("r")  # noqa: E731
+    toggle = lambda desk: desk.press("r")  # noqa: E731
     made.wall.script = {5: toggle, 10: toggle, 20: toggle, 30: toggle}
     made.run()
     assert [path.name for path in videos(tmp_path)] == [f"{STEM}-2.mp4", f"{STEM}.mp4"]
@@ -371,7 +376,7 @@ def test_two_recordings_of_one_second_have_names_of_their_own(tmp_path: Path) ->
 
 def test_no_frame_waits_for_a_recording_to_be_finished(tmp_path: Path, monkeypatch) -> None:
     made = studio(tmp_path)
-    toggle = lambda desk: desk.controls.press("r")  # noqa: E731
+    toggle = lambda desk: desk.press("r")  # noqa: E731
     close, may_end, by_then = VideoSink.close, threading.Event(), []
 
     def slow_close(self: VideoSink) -> None:
@@ -394,7 +399,7 @@ def test_no_frame_waits_for_a_recording_to_be_finished(tmp_path: Path, monkeypat
 
 
 def test_a_library_that_fails_aside_ends_no_later_work_and_is_heard_of() -> None:
-    aside, done = Aside(), []
+    aside, done = BackgroundWorker(), []
     aside.begin(lambda: 1 / 0, done.append, done.append)
     aside.begin(lambda: "kept", done.append, done.append)
     aside.begin(lambda: done.append("worked"), lambda _: None, done.append)
@@ -413,12 +418,12 @@ def test_a_key_held_down_does_not_fill_the_memory(tmp_path: Path, monkeypatch) -
         return encode(*given)
 
     monkeypatch.setattr(screenshot, "encode", slow)
-    for _ in range(MOST_WAITING + 5):
-        made.desk.controls.press("s")
-    assert "still being written" in made.desk.controls.notices.text
+    for _ in range(MAX_PENDING + 5):
+        made.desk.press("s")
+    assert "still being written" in made.desk.notices.text
     may_write.set()
-    made.desk.recorder.close()
-    assert len(list(tmp_path.iterdir())) == 3 * MOST_WAITING
+    made.desk.captures.recorder.close()
+    assert len(list(tmp_path.iterdir())) == 3 * MAX_PENDING
 
 
 def test_a_recording_of_a_camera_lasts_as_long_as_the_world_pauses_included(tmp_path: Path) -> None:
@@ -428,14 +433,14 @@ def test_a_recording_of_a_camera_lasts_as_long_as_the_world_pauses_included(tmp_
     def wait(desk) -> None:
         paused.append(clock.now())
         if paused[-1] - paused[0] > 0.5:
-            desk.controls.press(" ")
+            desk.press(" ")
 
     made.wall.script = {
-        3: lambda desk: desk.controls.press("r"),
-        10: lambda desk: desk.controls.press(" "),
-        30: lambda desk: desk.controls.press("q"),
+        3: lambda desk: desk.press("r"),
+        10: lambda desk: desk.press(" "),
+        30: lambda desk: desk.press("q"),
     }
-    made.wall.on_idle = lambda desk: wait(desk) if desk.controls.state.paused else None
+    made.wall.on_idle = lambda desk: wait(desk) if desk.state.paused else None
     made.run()
     times, _, length = decoded(videos(tmp_path)[0])
     taken = [rendered.frame.captured_at for rendered in made.wall.shown[2:]]
@@ -453,16 +458,16 @@ def test_an_error_ends_the_recording_and_not_the_run(tmp_path: Path, monkeypatch
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("rtseg.files.OutputFile.check_space", fail)
-    made.wall.script = {5: lambda desk: desk.controls.press("r")}
+    made.wall.script = {5: lambda desk: desk.press("r")}
     assert made.run().frames == 40
-    assert not made.desk.recorder.recording
+    assert not made.desk.captures.recorder.recording
     assert "the recording has ended" in made.told[-1][1]
     assert len(decoded(videos(tmp_path)[0])[0]) == 4, "what was recorded is kept"
 
 
 def test_a_transparent_background_is_recorded_as_such(tmp_path: Path) -> None:
     made = studio(tmp_path, view=ViewOptions("cutout", background="transparent"))
-    toggle = lambda desk: desk.controls.press("r")  # noqa: E731
+    toggle = lambda desk: desk.press("r")  # noqa: E731
     made.wall.script = {5: toggle, 10: toggle}
     made.run()
     (path,) = tmp_path.glob("*.mov")
@@ -475,10 +480,10 @@ def test_a_transparent_background_is_recorded_as_such(tmp_path: Path) -> None:
 
 def test_nothing_recorded_leaves_nothing(tmp_path: Path) -> None:
     made = one_frame(tmp_path)
-    made.desk.controls.press("r")
-    made.desk.controls.press("r")
+    made.desk.press("r")
+    made.desk.press("r")
     assert list(tmp_path.iterdir()) == []
-    assert "nothing was recorded" in made.desk.controls.notices.text
+    assert "nothing was recorded" in made.desk.notices.text
 
 
 def loading(*names: str, fail: Exception | None = None):
@@ -494,14 +499,14 @@ def loading(*names: str, fail: Exception | None = None):
 
 def test_m_swaps_the_network_between_two_frames_and_loses_none(tmp_path: Path) -> None:
     made = studio(tmp_path, "test://?size=320x240&fps=200&frames=400", **loading("a", "b", "c"))
-    made.wall.script = {10: lambda desk: desk.controls.press("m")}
+    made.wall.script = {10: lambda desk: desk.press("m")}
     report = made.run(paced=True)
     assert report.frames == 400
     kinds = [r.segmentation.labels.names[1].startswith("b-") for r in made.wall.shown]
     assert not kinds[10]
     assert kinds[-1]
     assert kinds == sorted(kinds), "one swap, in one place"
-    assert made.desk.controls.state.look.network == "b"
+    assert made.desk.state.appearance.model == "b"
     assert made.desk.segmenter.spec.labels.names[1].startswith("b-")
 
 
@@ -514,20 +519,20 @@ def test_a_network_that_fails_leaves_the_old_one_and_says_why(
     made = studio(
         tmp_path, "test://?size=320x240&fps=200&frames=100", **loading("a", "b", fail=error)
     )
-    made.wall.script = {10: lambda desk: desk.controls.press("m")}
+    made.wall.script = {10: lambda desk: desk.press("m")}
     assert made.run(paced=True).frames == 100
     ((heading, text),) = made.told
     assert heading == "warning"
     assert "weights of b are gone" in text
-    assert "stub goes on" in text
-    assert made.desk.controls.networks.coming is None
+    assert "stub stays" in text
+    assert made.desk.models.loading is None
 
 
 def test_m_tells_when_there_is_no_other_or_one_is_on_its_way(tmp_path: Path) -> None:
-    controls = one_frame(tmp_path).desk.controls
+    controls = one_frame(tmp_path).desk
     controls.press("m")
     assert "--models" in controls.notices.text
-    controls = one_frame(tmp_path, **loading("a", "b")).desk.controls
+    controls = one_frame(tmp_path, **loading("a", "b")).desk
     controls.press("m")
     controls.press("m")
     assert "b is still being loaded" in controls.notices.text
@@ -538,7 +543,7 @@ def test_a_network_with_other_classes_is_refused_where_indices_are_written(tmp_p
     made = studio(
         tmp_path, "test://?size=320x240&fps=200&frames=100", same_labels=True, **loading("a", "b")
     )
-    made.wall.script = {10: lambda desk: desk.controls.press("m")}
+    made.wall.script = {10: lambda desk: desk.press("m")}
     made.run(paced=True)
     assert "other classes" in made.told[0][1]
     assert made.desk.segmenter.labels.names == stub().labels.names
@@ -546,9 +551,9 @@ def test_a_network_with_other_classes_is_refused_where_indices_are_written(tmp_p
 
 def test_a_picture_that_stands_still_is_segmented_by_the_new_network(tmp_path: Path) -> None:
     made = one_frame(tmp_path, **loading("a", "b"))
-    controls = made.desk.controls
+    controls = made.desk
     controls.press("m")
-    while controls.networks.coming:
+    while controls.models.loading:
         made.source.clock.sleep(0.01)
         controls.turn()
     assert controls.close()
@@ -568,7 +573,7 @@ def at(rendered: Rendered, number: int) -> tuple[float, float]:
 def test_the_pointer_names_the_class_of_the_frame_that_is_shown(tmp_path: Path) -> None:
     clock = ManualClock()
     made = one_frame(tmp_path, clock)
-    controls, rendered = made.desk.controls, made.wall.shown[-1]
+    controls, rendered = made.desk, made.wall.shown[-1]
     segmentation = rendered.segmentation
     number = int(np.unique(segmentation.mask)[-1])
     x, y = point = at(rendered, number)
@@ -586,7 +591,7 @@ def test_the_pointer_names_the_class_of_the_frame_that_is_shown(tmp_path: Path) 
 
 def test_the_pointer_is_right_on_both_halves_of_the_side_view(tmp_path: Path) -> None:
     made = one_frame(tmp_path, view=ViewOptions("side"))
-    controls, rendered = made.desk.controls, made.wall.shown[-1]
+    controls, rendered = made.desk, made.wall.shown[-1]
     number = int(np.unique(rendered.segmentation.mask)[-1])
     x, y = at(rendered, number)
     for half in (x / 2, 0.5 + x / 2):
@@ -597,35 +602,35 @@ def test_the_pointer_is_right_on_both_halves_of_the_side_view(tmp_path: Path) ->
 
 def test_a_click_shows_a_class_alone_and_background_all(tmp_path: Path) -> None:
     made = one_frame(tmp_path)
-    controls, rendered = made.desk.controls, made.wall.shown[-1]
+    controls, rendered = made.desk, made.wall.shown[-1]
     number = int(np.unique(rendered.segmentation.mask)[-1])
     name = rendered.segmentation.labels.names[number]
     controls.click(at(rendered, number))
-    assert controls.state.look.solo == name
+    assert controls.state.appearance.solo == name
     controls.click(at(rendered, 0))
-    assert controls.state.look.solo is None
+    assert controls.state.appearance.solo is None
     controls.click(at(rendered, number))
     controls.click(at(rendered, number))
-    assert controls.state.look.solo is None
+    assert controls.state.appearance.solo is None
 
 
 def test_a_background_that_cannot_be_drawn_is_told_and_the_last_look_stays(
     tmp_path: Path,
 ) -> None:
     made = one_frame(tmp_path)
-    controls, rendered = made.desk.controls, made.wall.shown[-1]
-    before = controls.state.look
+    controls, rendered = made.desk, made.wall.shown[-1]
+    before = controls.state.appearance
     (tmp_path / "absent.png").write_text("no picture")
     controls.state = controls.state.viewed(background=str(tmp_path / "absent.png"))
     assert np.array_equal(replace(rendered).image, rendered.image)
-    assert controls.state.look == before
+    assert controls.state.appearance == before
     assert "absent.png" in made.told[0][1]
 
 
 def test_a_view_that_fails_while_it_runs_gives_way_to_the_overlay(tmp_path: Path) -> None:
     made = one_frame(tmp_path)
     rendered = made.wall.shown[-1]
-    looks, refused = [Look(ViewOptions(background="blur"))], []
+    looks, refused = [Appearance(ViewOptions(background="blur"))], []
     broken: list[bool] = []
 
     def view(frame, segmentation):
@@ -647,7 +652,7 @@ def test_a_view_that_fails_while_it_runs_gives_way_to_the_overlay(tmp_path: Path
     broken.append(True)
     image = effect(rendered.frame, rendered.segmentation)
     assert np.array_equal(image, rendered.frame.image // 2)
-    assert effect.drawn == looks[-1] == Look(ViewOptions())
+    assert effect.drawn == looks[-1] == Appearance(ViewOptions())
     assert refused == ["the video behind cannot be read any more"]
 
 
@@ -656,14 +661,14 @@ def test_a_background_whose_file_has_gone_is_told_by_the_next_key(tmp_path: Path
     cv2.imwrite(str(path), np.zeros((48, 64, 3), np.uint8))
     made = one_frame(tmp_path, view=ViewOptions(background=str(path)))
     path.unlink()
-    made.desk.controls.press("l")
+    made.desk.press("l")
     assert made.told[0][0] == "warning"
     assert "behind.png" in made.told[0][1]
 
 
 def test_every_key_does_without_a_frame_too(tmp_path: Path) -> None:
     made = studio(tmp_path)
-    controls = made.desk.controls
+    controls = made.desk
     for key in KEYS:
         for name in key.names:
             controls.press(name)
@@ -671,5 +676,5 @@ def test_every_key_does_without_a_frame_too(tmp_path: Path) -> None:
     controls.point((0.5, 0.5))
     assert controls.pointed() is None
     assert controls.close()
-    made.desk.recorder.close()
+    made.desk.captures.recorder.close()
     assert [heading for heading, _ in made.told if heading == "warning"] == []

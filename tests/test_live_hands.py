@@ -17,7 +17,7 @@ import pytest
 from test_live_window import Program
 from x_server import x_server
 
-from rtseg.session.desk import HINT_SECONDS
+from rtseg.session.overlay import HINT_SECONDS
 from rtseg.session.state import NOTICE_SECONDS
 from rtseg.sources import open_source
 from rtseg.zoo import MODELS

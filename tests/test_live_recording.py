@@ -16,7 +16,7 @@ from rtseg.frame import Frame, Image
 from rtseg.nets import find_model
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
-from rtseg.session.pipeline import run
+from rtseg.session.loop import run
 from rtseg.sinks import open_sink
 from rtseg.sources import open_source
 from rtseg.stats import Clock, ManualClock

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from live_desk import Studio, one_frame, studio
+from live_controls import Studio, one_frame, studio
 
 from rtseg.contracts import Source, SourceInfo
-from rtseg.session import overlay as glass
-from rtseg.session.controls import Found, pixel_at
-from rtseg.session.overlay import Captions, Glass, write_label
+from rtseg.session import overlay
+from rtseg.session.engine import Channel
+from rtseg.session.overlay import Captions, Overlay, write_label
+from rtseg.session.pointer import PointedClass, pixel_at
 from rtseg.session.state import NOTICE_SECONDS
 from rtseg.stats import ManualClock, Stats
 
@@ -71,11 +72,11 @@ def made(tmp_path: Path, clock: ManualClock) -> Studio:
     return one_frame(tmp_path, clock)
 
 
-def covered(made: Studio) -> Glass:
-    return Glass(made.desk.controls, made.desk.effect, lambda segmentation: ["fps\t1.0"])
+def covered(made: Studio) -> Overlay:
+    return Overlay(made.desk, Channel(made.source, stats=made.stats))
 
 
-def written(over: Glass, made: Studio) -> np.ndarray:
+def written(over: Overlay, made: Studio) -> np.ndarray:
     """(H, W) bool: what lies over the picture."""
     rendered = replace(made.wall.shown[-1])
     image = rendered.image.copy()
@@ -90,7 +91,7 @@ def test_nothing_to_say_leaves_the_picture_alone(made: Studio) -> None:
 def test_words_are_stale_when_they_change_and_when_their_time_is_over(
     made: Studio, clock: ManualClock
 ) -> None:
-    over, controls = covered(made), made.desk.controls
+    over, controls = covered(made), made.desk
     written(over, made)
     assert over.stale() == ""
     for key in ("x", "h", "f", " "):
@@ -103,7 +104,7 @@ def test_words_are_stale_when_they_change_and_when_their_time_is_over(
 
 
 def test_a_choice_makes_the_picture_stale_until_it_is_drawn(made: Studio) -> None:
-    over, controls = covered(made), made.desk.controls
+    over, controls = covered(made), made.desk
     for key in ("\t", "+", "l", "1", "b"):
         controls.press(key)
         assert over.stale() == "picture", key
@@ -112,13 +113,13 @@ def test_a_choice_makes_the_picture_stale_until_it_is_drawn(made: Studio) -> Non
 
 
 def test_paused_recording_and_solo_are_said_for_as_long_as_they_last(made: Studio) -> None:
-    controls = made.desk.controls
-    assert glass.status(controls) == []
+    controls = made.desk
+    assert overlay.status(controls) == []
     for key in (" ", "r", "1"):
         controls.press(key)
     name = made.desk.segmenter.labels.names[1]
-    paused, recording, only = glass.status(controls)
-    assert "space goes on" in paused
+    paused, recording, only = overlay.status(controls)
+    assert paused == overlay.PAUSED
     assert recording == "!recording 0:00"
     assert only == f"only {name}"
 
@@ -126,7 +127,7 @@ def test_paused_recording_and_solo_are_said_for_as_long_as_they_last(made: Studi
 def test_the_pointer_is_labelled_beside_it_in_every_corner() -> None:
     for at in ((0.02, 0.02), (0.98, 0.02), (0.02, 0.98), (0.98, 0.98), (0.5, 0.5)):
         image = np.full((480, 640, 3), 128, np.uint8)
-        write_label(image, at, Found("person", 1, 0.97))
+        write_label(image, at, PointedClass("person", 1, 0.97))
         rows, columns = np.nonzero((image != 128).any(2))
         assert rows.size, at
         assert np.hypot(rows - at[1] * 480, columns - at[0] * 640).min() < 25, at
@@ -145,8 +146,8 @@ def test_the_first_words_name_the_help(tmp_path: Path) -> None:
 
     made = studio(tmp_path)
     window = WindowSink.__new__(WindowSink)  # no display is needed to be told of keys
-    made.desk.at(window)
-    assert made.desk.controls.notices.text == "h: keys"
+    Overlay(made.desk, Channel(made.source)).attach(window)
+    assert made.desk.notices.text == "h: keys"
     assert isinstance(window.events, WindowEvents)
     window.events.key("h")
-    assert made.desk.controls.state.help
+    assert made.desk.state.help

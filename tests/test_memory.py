@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from live_desk import stub, studio
+from live_controls import stub, studio
 
 from rtseg import system as memory
 from rtseg.segmenter import Segmenter
@@ -127,7 +127,7 @@ def test_freed_memory_goes_back_after(
 
     monkeypatch.setattr(memory, "_libc", libc)
     made = studio(tmp_path, names=("a", "b"), load=load)
-    press = lambda desk: desk.controls.press(key)  # noqa: E731
+    press = lambda desk: desk.press(key)  # noqa: E731
     made.wall.script = dict.fromkeys((10, 20)[:times], press)
     if key == "m" and times:
         made.wall.script[30] = lambda desk: loading.wait(10)

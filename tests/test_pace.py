@@ -8,7 +8,7 @@ from test_pipeline import Echo, Listing, Numbered, plain
 from rtseg.contracts import Rendered
 from rtseg.frame import Frame
 from rtseg.segmenter import Segmenter
-from rtseg.session.pipeline import run
+from rtseg.session.loop import run
 from rtseg.stats import LATE_SECONDS, ManualClock, Pace, Stats
 
 

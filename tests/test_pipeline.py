@@ -14,8 +14,8 @@ from rtseg.contracts import Backend, BackendInfo, Rendered, Sink, Source, Source
 from rtseg.errors import BackendError, SinkError, SourceError, UsageError
 from rtseg.frame import Frame
 from rtseg.segmenter import Segmenter
-from rtseg.session.loop import Control
-from rtseg.session.pipeline import keeps_newest, run, stream
+from rtseg.session.engine import keeps_newest
+from rtseg.session.loop import Control, run, stream
 from rtseg.stats import Stats
 from rtseg.zoo import ModelSpec
 
@@ -299,7 +299,7 @@ def test_lanes_are_for_files_and_a_live_frame_has_the_network_alone(live, at_onc
 def test_where_cores_are_few_a_live_network_waits_for_the_drawing(
     cores: int, device: str, live: bool, in_turns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rtseg.session.pipeline.usable_cores", lambda: cores)
+    monkeypatch.setattr("rtseg.session.engine.usable_cores", lambda: cores)
     calls, begun, stretched = [], threading.Condition(), []
 
     def see() -> None:

@@ -18,7 +18,7 @@ from rtseg.labels import PERSON, VOC, LabelSet
 from rtseg.matte.refine import Refined
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
-from rtseg.session.overlay import alone
+from rtseg.session.controls import alone
 from rtseg.temporal import TemporalOptions
 
 SIZE = (180, 320)

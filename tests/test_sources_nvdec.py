@@ -25,7 +25,7 @@ from rtseg.effects import ViewOptions, open_effect
 from rtseg.errors import DeviceError, SourceError, UsageError
 from rtseg.frame import Frame, Picture
 from rtseg.segmenter import Segmenter
-from rtseg.session.pipeline import run
+from rtseg.session.loop import run
 from rtseg.sources import SourceOptions, nvdec, open_source, video
 from rtseg.sources.nvdec import NvdecPlayer
 from rtseg.sources.options import SourceOptions as Options

@@ -22,7 +22,8 @@ from rtseg.labels import LabelSet
 from rtseg.nets import find_model
 from rtseg.segmentation import Carried, Segmentation
 from rtseg.segmenter import Pair, Segmenter
-from rtseg.session.propagation import Network, carried_on, resting
+from rtseg.session.inference import idling
+from rtseg.session.propagation import KeyframeNetwork, carried_live
 from rtseg.sinks import open_sink
 from rtseg.stats import Stats
 from rtseg.temporal import TemporalOptions
@@ -267,7 +268,7 @@ def test_a_network_that_is_replaced_or_told_other_classes_looks_again() -> None:
                 segmenter.backend = open_backend("stub", find_model("stub"))
             yield frame
 
-    for frame, said in resting(frames(), segmenter, Stats(), lambda pairs: pairs):
+    for frame, said in idling(frames(), segmenter, Stats(), lambda pairs: pairs):
         if said.carried is None:
             asked.append(frame.index)
     assert asked == [0, 1, 2, 3, 10, 20]
@@ -282,7 +283,7 @@ def test_what_smooths_over_time_is_not_told_of_the_time_between() -> None:
             seen.append(frame.pts)
             yield frame, said
 
-    given = list(resting(Pictures([room()] * 70), stub(), Stats(), tie))
+    given = list(idling(Pictures([room()] * 70), stub(), Stats(), tie))
     assert seen == pytest.approx([index / RATE for index in range(len(seen))])
     assert len(seen) == 6
     assert [frame.pts for frame, _ in given] == pytest.approx([i / RATE for i in range(70)])
@@ -309,9 +310,9 @@ class AtOnce:
 @pytest.mark.parametrize("idle", [False, True])
 def test_live_keyframes_are_not_taken_of_what_is_known(idle: bool) -> None:
     at_once = AtOnce(stub())
-    network = Network(at_once.segmenter, at_once, at_once, Stats())  # type: ignore[arg-type]
+    network = KeyframeNetwork(at_once.segmenter, at_once, at_once, Stats())  # type: ignore[arg-type]
     pictures = [room()] * 30 + [room(1)] * 20
-    pairs = list(carried_on(Pictures(pictures), network, None, idle=idle))
+    pairs = list(carried_live(Pictures(pictures), network, None, idle=idle))
     assert [frame.index for frame, _ in pairs] == list(range(50))
     asked = [frame.index for frame in at_once.asked]
     expected = [0, 1, 2, 3, 30, 31, 32, 33] if idle else list(range(50))

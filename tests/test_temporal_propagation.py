@@ -22,7 +22,7 @@ from rtseg.labels import LabelSet
 from rtseg.nets import find_model
 from rtseg.segmentation import Carried, Segmentation
 from rtseg.segmenter import Pair, Segmenter
-from rtseg.session.propagation import Network, carried_on
+from rtseg.session.propagation import KeyframeNetwork, carried_live
 from rtseg.sources.synthetic import Scene, SyntheticSource, read_number
 from rtseg.stats import Stats
 from rtseg.temporal import TemporalOptions
@@ -225,8 +225,8 @@ def live(source: Source, delay: int, every: int | None = None) -> tuple[list[Pai
             late.now = frame.index
             yield frame
 
-    network = Network(segmenter, late, late, stats)  # type: ignore[arg-type]
-    return list(carried_on(frames(), network, every)), stats
+    network = KeyframeNetwork(segmenter, late, late, stats)  # type: ignore[arg-type]
+    return list(carried_live(frames(), network, every)), stats
 
 
 def test_live_the_last_answer_is_carried_to_the_newest_frame() -> None:
@@ -259,8 +259,8 @@ def test_where_nothing_is_known_and_there_is_no_background_the_mask_is_void() ->
     segmenter = stub()
     segmenter.labels = LabelSet(("sky", "road", "car", "tree"), ((0, 0, 0),) * 4, background=None)
     late = Late(segmenter, 99)
-    network = Network(segmenter, late, late, Stats())  # type: ignore[arg-type]
-    _, said = next(carried_on(Scenes((0, 3, SIZE)), network, None))
+    network = KeyframeNetwork(segmenter, late, late, Stats())  # type: ignore[arg-type]
+    _, said = next(carried_live(Scenes((0, 3, SIZE)), network, None))
     assert (said.mask == VOID).all()
     assert said.shares == {}
 

@@ -43,7 +43,7 @@ from rtseg.nets import find_model
 from rtseg.nets.build import build
 from rtseg.nets.flops import arithmetic_peak, copy_peak, network_flops
 from rtseg.segmenter import Segmenter
-from rtseg.session.pipeline import run
+from rtseg.session.loop import run
 from rtseg.sinks import open_sink
 from rtseg.sources import SourceOptions, open_source
 from rtseg.stats import Clock

@@ -33,8 +33,8 @@ from rtseg.frame import Frame
 from rtseg.metrics import Flicker, same_labels, still_picture
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Pair, Segmenter
-from rtseg.session.pipeline import stream
-from rtseg.session.propagation import Network, carried_on
+from rtseg.session.loop import stream
+from rtseg.session.propagation import KeyframeNetwork, carried_live
 from rtseg.stats import Stats
 from rtseg.temporal import keyframes
 from rtseg.temporal.smooth import Smoother
@@ -168,8 +168,8 @@ def propagate(clip: Clip, asked: argparse.Namespace) -> Iterator[str]:
         yield _row(clip, f"every {every or 'auto'}", pairs)
     for delay in map(int, filter(None, asked.live.split(","))):
         late = Late(clip.recorded, delay)
-        network = Network(clip.recorded, late, late, Stats())  # type: ignore[arg-type]
-        yield _row(clip, f"live {delay}", carried_on(late.watch(clip.frames), network, None))
+        network = KeyframeNetwork(clip.recorded, late, late, Stats())  # type: ignore[arg-type]
+        yield _row(clip, f"live {delay}", carried_live(late.watch(clip.frames), network, None))
 
 
 class _Replay(rtseg.Source):

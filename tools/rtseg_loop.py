@@ -14,7 +14,7 @@ import argparse
 import time
 
 import rtseg
-from rtseg.threads import usable_cores
+from rtseg.system import usable_cores
 
 
 def main() -> None:

@@ -38,14 +38,16 @@ from rtseg.effects import ViewOptions
 from rtseg.frame import Frame
 from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
-from rtseg.session.desk import Desk, open_desk
+from rtseg.session.controls import Controls, open_controls
+from rtseg.session.engine import Channel
 from rtseg.session.keys import KEYS
-from rtseg.session.pipeline import run
+from rtseg.session.loop import run
+from rtseg.session.overlay import Overlay
 from rtseg.sinks import SinkOptions, open_sink
 from rtseg.sinks.display import display_available
 from rtseg.sinks.pictures import NullSink
 from rtseg.sources import open_source
-from rtseg.stats import Report, Stats
+from rtseg.stats import Clock, Report, Stats
 from rtseg.system import return_freed_memory
 from rtseg.temporal import TemporalOptions
 
@@ -109,9 +111,11 @@ class Camera(Source):
 class Person:
     """Presses keys and moves the mouse, as the seed says; puts back what would end the fun."""
 
-    def __init__(self, desk: Desk, folder: Path, seed: int, pause: float) -> None:
-        self._controls, self._folder = desk.controls, folder
-        self._clock, self._dice, self._pause = desk.source.clock, random.Random(seed), pause
+    def __init__(
+        self, controls: Controls, clock: Clock, folder: Path, seed: int, pause: float
+    ) -> None:
+        self._controls, self._folder = controls, folder
+        self._clock, self._dice, self._pause = clock, random.Random(seed), pause
         self._next = self._clock.now() + pause
         self._keys = [name for key in KEYS for name in key.names if key.action != "quit"] + ["x"]
         self._first = list(FIRST_KEYS)
@@ -129,7 +133,7 @@ class Person:
             return
         self._next = now + self._dice.uniform(0.5, 1.5) * self._pause
         self._paused = self._paused + 1 if controls.state.paused else 0
-        self._recording = self._recording + 1 if controls.keeping.recorder.recording else 0
+        self._recording = self._recording + 1 if controls.captures.recorder.recording else 0
         if self._paused > PAUSE_TURNS:
             self.press(" ")
         elif self._recording > RECORDING_TURNS:
@@ -191,29 +195,31 @@ def soak(
     process = psutil.Process()
     with Camera() as camera, load(asked.model[0], asked.imgsz, asked.backend) as segmenter:
         clock, stats = camera.clock, Stats(camera.clock)
-        desk = open_desk(
-            ViewOptions(), camera, segmenter, stats,
-            names=asked.model, load=lambda name: load(name, asked.imgsz, asked.backend), hud=True,
-            folder=folder, tell=lambda heading, text: told.append((heading, text)),
+        channel = Channel(camera, stats=stats)
+        controls = open_controls(
+            ViewOptions(), [channel], segmenter, camera.info,
+            names=asked.model, load=lambda name: load(name, asked.imgsz, asked.backend), hud="all",
+            folder=folder, log=lambda heading, text: told.append((heading, text)),
         )  # fmt: skip
-        person = Person(desk, folder, asked.seed, asked.pause)
+        recorder = controls.captures.recorder
+        person = Person(controls, clock, folder, asked.seed, asked.pause)
         ends = clock.now() + 60 * asked.minutes
 
         def turn() -> None:
-            desk.controls.turn()
+            controls.turn()
             person.turn()
             if len(memory) < asked.minutes * 60 - (ends - clock.now()):
-                memory.append((process.memory_info().rss / 1e6, desk.recorder.recording))
+                memory.append((process.memory_info().rss / 1e6, recorder.recording))
 
-        with open_window(camera, segmenter) as window, desk.recorder:
+        with open_window(camera, segmenter) as window, recorder:
             if not isinstance(window, NullSink):
-                desk.at(window)
+                Overlay(controls, channel).attach(window)
             report = run(
-                camera, desk.segmenter, desk.effect, [window, desk.recorder], stats=stats,
-                temporal=TemporalOptions(smooth=asked.smooth), control=desk.controls,
+                camera, controls.segmenter, controls.effects[0], [window, recorder], stats=stats,
+                temporal=TemporalOptions(smooth=asked.smooth), control=controls,
                 stop=lambda: clock.now() > ends, on_tick=turn,
             )  # fmt: skip
-        if not desk.controls.close():
+        if not controls.close():
             told.append(("warning", "a network was still being loaded"))
     return report, memory, told, person
 

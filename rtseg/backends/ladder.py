@@ -18,7 +18,7 @@ from rtseg.errors import UsageError
 from rtseg.frame import Picture
 from rtseg.segmentation import HeldScores
 from rtseg.stats import Clock, Stats
-from rtseg.threads import one_at_a_time
+from rtseg.threads import lock
 from rtseg.zoo import ModelSpec
 
 Size = tuple[int, int]
@@ -128,7 +128,7 @@ class AdaptiveBackend(Backend):
         self._clock = clock or Clock()
         self._stats: Stats | None = None
         self._sources: Sequence[Stats] = ()
-        self._lock = one_at_a_time()
+        self._lock = lock()
         if all(rung.see is not None for rung in rungs):
             self.see = self._see
 

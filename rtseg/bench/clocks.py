@@ -17,7 +17,7 @@ from rtseg.frame import Frame, Picture
 from rtseg.measure import batch_of
 from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
-from rtseg.session.pipeline import run
+from rtseg.session.loop import run
 from rtseg.sinks import open_sink
 from rtseg.sources import SourceOptions, open_source
 from rtseg.stats import Clock

@@ -52,7 +52,7 @@ import numpy as np
 from rtseg._version import __version__
 from rtseg.bench.clocks import Block
 from rtseg.contracts import BackendInfo
-from rtseg.threads import usable_cores
+from rtseg.system import usable_cores
 
 FORMAT = 1
 QUANTILES = {"p50": 50, "p95": 95, "p99": 99}

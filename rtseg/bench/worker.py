@@ -35,7 +35,8 @@ from rtseg.segmenter import Segmenter
 from rtseg.sinks import open_sink
 from rtseg.sources import open_source
 from rtseg.stats import Clock
-from rtseg.threads import Flow, usable_cores
+from rtseg.system import usable_cores
+from rtseg.threads import Flow
 from rtseg.zoo import Model
 
 POLL_SECONDS = 0.05

@@ -271,17 +271,13 @@ def _run(flags: Flags, stop: Stop) -> int:
     if flags.run.print_config:
         print(print_config(flags, RUN, without=("config", "print_config")), end="")
         return 0
+    from rtseg.cli.plan import make_grid_plan, make_plan
+
+    make: Callable[[Flags], Any] = make_plan
     if flags.run.grid or len(flags.sources) > 1:
-        from rtseg.cli.plan import make_grid_plan
-
-        plans = _planned(make_grid_plan, flags)
-        from rtseg.cli.grid import run_grid
-
-        return run_grid(flags, plans, stop)
-    from rtseg.cli.plan import make_plan
-
-    plan = _planned(make_plan, flags)  # before the heavy libraries are imported
-    from rtseg.cli.run import run_plan
+        make = make_grid_plan
+    plan = _planned(make, flags)
+    from rtseg.cli.run import run_plan  # heavy libraries, after all that can be refused without
 
     return run_plan(flags, plan, stop)
 

@@ -23,49 +23,57 @@ from rtseg.cli.report import (
 from rtseg.contracts import Sink
 from rtseg.errors import RtsegError
 from rtseg.segmenter import Segmenter
+from rtseg.session import keys
+from rtseg.session.engine import Channel, Unopened, add_up
 from rtseg.session.grid import Film
-from rtseg.session.grid_controls import keys_in_words
-from rtseg.session.many import Feed, Unopened, add_up
-from rtseg.session.pipeline import summarise
+from rtseg.session.loop import summarise
 from rtseg.sources.wrappers import Replay
 from rtseg.stats import Stats
 from rtseg.temporal import TemporalOptions
 from rtseg.text import aligned
 
 
-def start(flags: Flags, plan: GridPlan, feeds: Sequence[Feed], segmenter: Segmenter) -> None:
+def start(flags: Flags, plan: GridPlan, channels: Sequence[Channel], segmenter: Segmenter) -> None:
     """Say what was opened, what really runs, and which frames of each source are kept."""
     if flags.run.quiet:
         return
-    for number, feed in enumerate(feeds, 1):
-        if not isinstance(feed.source, Unopened):
+    for number, channel in enumerate(channels, 1):
+        if not isinstance(channel.source, Unopened):
             say(
-                f"source {number}"[:8], f"{describe_source(feed.source.info)}; {_kept(flags, feed)}"
+                f"source {number}"[:8],
+                f"{describe_source(channel.source.info)}; {_kept(flags, channel)}",
             )
-        for note in feed.source.info.notes:
+        for note in channel.source.info.notes:
             say("note", note)
     say("network", describe_network(segmenter))
     say("runs on", describe_backend(segmenter.info))
     for note in segmenter.info.notes:
         say("note", note)
-    moving = [feed.temporal for feed in feeds if feed.source.info.frame_count != 1]
+    moving = [channel.temporal for channel in channels if channel.source.info.frame_count != 1]
     smooth = max((temporal.smooth for temporal in moving), default=0.0)
-    ties(TemporalOptions(smooth, idle=any(temporal.idle for temporal in moving)))
+    ties(
+        TemporalOptions(
+            smooth,
+            any(temporal.propagate for temporal in moving),
+            next((temporal.key_every for temporal in moving), None),
+            idle=any(temporal.idle for temporal in moving),
+        )
+    )
     edges(segmenter)
     own = [target for one in plan.plans for target in one.outputs]
     if targets := [*plan.films, *own, *([plan.json] if plan.json else [])]:
         say("output", ", ".join(targets))
     if plan.window:
-        say("window", keys_in_words())
+        say("window", keys.summary())
 
 
-def _kept(flags: Flags, feed: Feed) -> str:
+def _kept(flags: Flags, channel: Channel) -> str:
     """Which of its frames are kept, and why."""
-    if feed.source.info.frame_count == 1:
+    if channel.source.info.frame_count == 1:
         return "one picture"
-    if isinstance(feed.source, Replay):
+    if isinstance(channel.source, Replay):
         return "file: at its own speed, frames that are late dropped"
-    return describe_policy(flags.run.policy, feed.source.info.live, feed.paced)
+    return describe_policy(flags.run.policy, channel.source.info.live, channel.paced)
 
 
 def left_out(film: Film) -> None:
@@ -87,18 +95,18 @@ def _named(name: str, text: str) -> str:
     return " ".join((text if name in text else f"{name}: {text}").split())
 
 
-def ending(feed: Feed) -> None:
+def ending(channel: Channel) -> None:
     """Say that a source was lost; one that ended is in the report."""
-    if feed.error is not None:
-        failure(feed.name, feed.error)
+    if channel.error is not None:
+        failure(channel.name, channel.error)
 
 
-def figures(feeds: Sequence[Feed], segmenter: Segmenter, totals: Stats) -> dict[str, Any]:
+def figures(channels: Sequence[Channel], segmenter: Segmenter, totals: Stats) -> dict[str, Any]:
     """What `--metrics` writes: a report for each source, and the figures of all together."""
-    add_up(totals, feeds)
-    together = asdict(summarise(feeds[0].source, segmenter, totals))
+    add_up(totals, channels)
+    together = asdict(summarise(channels[0].source, segmenter, totals))
     of_one = ("source", "outages", "hung", "propagated", "keyframes", "network_fps")
-    sources = [_of(feed, segmenter) for feed in feeds]
+    sources = [_of(channel, segmenter) for channel in channels]
     total = {
         **{name: value for name, value in together.items() if name not in of_one},
         "outages": sum(source["outages"] for source in sources),
@@ -108,14 +116,19 @@ def figures(feeds: Sequence[Feed], segmenter: Segmenter, totals: Stats) -> dict[
     return {"total": total, "sources": sources}
 
 
-def _of(feed: Feed, segmenter: Segmenter) -> dict[str, Any]:
-    report = asdict(summarise(feed.source, segmenter, feed.stats))
-    error = None if feed.error is None else str(feed.error)
-    return {**report, "source": feed.name, "error": error, "notes": list(feed.source.warnings)}
+def _of(channel: Channel, segmenter: Segmenter) -> dict[str, Any]:
+    report = asdict(summarise(channel.source, segmenter, channel.stats))
+    error = None if channel.error is None else str(channel.error)
+    return {
+        **report,
+        "source": channel.name,
+        "error": error,
+        "notes": list(channel.source.warnings),
+    }
 
 
 def report(
-    flags: Flags, figures: dict[str, Any], feeds: Sequence[Feed], sinks: Sequence[Sink]
+    flags: Flags, figures: dict[str, Any], channels: Sequence[Channel], sinks: Sequence[Sink]
 ) -> None:
     """Say what came of the run: all together, then a line for each source."""
     total, rows = figures["total"], figures["sources"]
@@ -136,10 +149,10 @@ def report(
                 say("wrote", text)
         if flags.run.metrics:
             say("figures", f"in {flags.run.metrics}")
-    for feed in feeds:
-        for warning in feed.source.warnings:
-            say("warning", _named(feed.name, warning))
-        for name in feed.stats.hung:
+    for channel in channels:
+        for warning in channel.source.warnings:
+            say("warning", _named(channel.name, warning))
+        for name in channel.stats.hung:
             say("warning", f"thread {name!r} did not stop; abandoned")
 
 

@@ -332,14 +332,8 @@ def _check_sources(targets: Sequence[str], flags: Flags) -> None:
         )
     if sum(source_kind(target).is_piped for target in targets) > 1:
         raise UsageError("standard input is named twice as a source", do="Name it once")
-    single = {
-        "--propagate": flags.temporal.propagate,
-        "--idle": "idle" in flags.given and flags.temporal.idle,
-        "--figure": flags.run.figure is not None,
-    }
-    for name, given in single.items():
-        if given:
-            raise UsageError(f"{name} with a grid", found="it is for one source", do="Leave it out")
+    if flags.run.figure is not None:
+        raise UsageError("--figure with a grid", found="it is for one source", do="Leave it out")
 
 
 def _check_outputs(

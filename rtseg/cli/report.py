@@ -21,7 +21,7 @@ from rtseg.errors import counted
 from rtseg.files import write_file
 from rtseg.labels import LabelSet
 from rtseg.segmenter import Segmenter
-from rtseg.session.pipeline import keeps_newest
+from rtseg.session.engine import keeps_newest
 from rtseg.sinks import find_kind
 from rtseg.sources import source_kind
 from rtseg.stats import Clock, Report, Stats
@@ -378,8 +378,15 @@ def _say_all(heading: str, texts: Iterable[str]) -> None:
 class RunProgress:
     """The progress of a run: frames shown, rate, and for live sources age and drops."""
 
-    def __init__(self, source: Source, stats: Stats, *, quiet: bool) -> None:
-        self._source, self._stats = source, stats
+    def __init__(
+        self,
+        info: SourceInfo,
+        stats: Stats,
+        *,
+        notice: Callable[[], str | None] = lambda: None,
+        quiet: bool,
+    ) -> None:
+        self._info, self._stats, self._notice = info, stats, notice
         self._progress = Progress(quiet=quiet, clock=stats.clock)
         self._shown, self._since = 0, stats.clock.now()
 
@@ -388,9 +395,9 @@ class RunProgress:
         if self._shown != self._stats.shown:
             self._shown, self._since = self._stats.shown, self._stats.clock.now()
         if self._progress.due:
-            text = live_line(self._source, self._stats, self._stats.clock.now() - self._since)
-            total = self._source.info.frame_count or 0
-            self._progress.update(self._shown, total, text, unit="frames")
+            waited = self._stats.clock.now() - self._since
+            text = self._notice() or live_line(self._info, self._stats, waited)
+            self._progress.update(self._shown, self._info.frame_count or 0, text, unit="frames")
 
     def __enter__(self) -> RunProgress:
         return self
@@ -399,18 +406,16 @@ class RunProgress:
         self._progress.clear()
 
 
-def live_line(source: Source, stats: Stats, waited: float = 0.0) -> str:
-    """The current rate, and for live sources age and drops; or why no frame comes.
+def live_line(info: SourceInfo, stats: Stats, waited: float = 0.0) -> str:
+    """The current rate, and for live sources age and drops; or that no frame comes.
 
     Args:
         waited: seconds since the last frame.
     """
-    if source.notice:
-        return source.notice
     if waited > STALLED_SECONDS:
         return f"no frame for {length(waited)}"
     parts = [f"{stats.fps_now or stats.fps:.1f} fps"]
-    if source.info.live:
+    if info.live:
         parts.append(f"age {1e3 * stats.recent.get('age', 0.0):.0f} ms")
         parts.append(f"{stats.dropped} dropped")
         parts.append(length(stats.seconds))

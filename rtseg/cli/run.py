@@ -1,11 +1,12 @@
-"""The verb `run`: open everything in order, run the loop, say what happened."""
+"""The verb `run`: open sources, model and outputs, run the session, and report."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,37 +15,558 @@ from rtseg.backends import open_backend
 from rtseg.backends.base import fit_size
 from rtseg.backends.ladder import AdaptiveBackend, open_adaptive
 from rtseg.backends.options import NetworkOptions
-from rtseg.cli import report as says
+from rtseg.cli import grid_report, report
 from rtseg.cli.options import Flags, temporal_of
-from rtseg.cli.plan import Plan
+from rtseg.cli.plan import GridPlan, Plan
 from rtseg.cli.process import Stop
-from rtseg.cli.report import DownloadProgress, RunProgress, Seen, say, teller, write_metrics
-from rtseg.contracts import Backend, Effect, Sink, Source
+from rtseg.cli.report import DownloadProgress, RunProgress, Seen, say, write_json, write_metrics
+from rtseg.contracts import Backend, Effect, Sink, Source, SourceInfo
 from rtseg.effects import open_effect
-from rtseg.errors import UsageError
+from rtseg.errors import SourceError, UsageError
 from rtseg.labels import LabelSet
 from rtseg.labels import palette as colours_of
 from rtseg.nets import default_model, find_model, shipped
 from rtseg.nets.weights import weights_path
 from rtseg.segmenter import Segmenter
-from rtseg.session.desk import Desk, open_desk
+from rtseg.session.controls import Controls, open_controls
+from rtseg.session.engine import (
+    Channel,
+    Engine,
+    Unopened,
+    common_shape,
+    keeps_newest,
+    open_all,
+)
 from rtseg.session.fastest import open_measured
-from rtseg.session.loop import PACE_SECONDS
-from rtseg.session.pipeline import keeps_newest, run, summarise
+from rtseg.session.grid import (
+    ByArrival,
+    ByTimestamp,
+    Film,
+    Grid,
+    GridCompositor,
+    Layout,
+    Order,
+    Size,
+    lay_out,
+)
+from rtseg.session.loop import PACE_SECONDS, Compositor, Control, Loop, Outlet, summarise
+from rtseg.session.overlay import Overlay
+from rtseg.session.state import Hud
 from rtseg.sinks import SinkOptions, find_kind, open_sink
+from rtseg.sinks.display import held
+from rtseg.sinks.window import WindowSink
 from rtseg.sources import open_source
-from rtseg.stats import Stats
-from rtseg.threads import usable_cores
+from rtseg.sources.options import public_name
+from rtseg.sources.wrappers import Replay
+from rtseg.stats import Pace, Stats
+from rtseg.system import usable_cores
+from rtseg.text import distinct
 from rtseg.zoo import MODELS, Model
 
-Size = tuple[int, int]
-"""(height, width) in pixels."""
+FILM_SIZE = (1080, 1920)
+"""(height, width) within which a written grid lies; a window's lies within the screen."""
+
+SCREEN_SHARE = 0.9
+
+HIGHEST_RATE = Fraction(30)
+"""Of a grid that is written by the clock; a grid of recordings has the highest of their rates."""
+
+
+@dataclass
+class Session:
+    """Everything that a run has opened.
+
+    Attributes:
+        flags, plan: what was asked for; of several sources what they share.
+        grid: what was asked for beside it, if there is a grid.
+        channels: one for each source.
+        info: of what is shown and recorded: the source, or the grid.
+        segmenter: of all sources.
+        totals: figures of all sources together.
+        controls: of the window, if there is one.
+        outlets: where each source's frames go at full size.
+        sinks: all of them, as the report names them.
+    """
+
+    flags: Flags
+    plan: Plan
+    grid: GridPlan | None
+    channels: list[Channel]
+    info: SourceInfo
+    segmenter: Segmenter
+    totals: Stats
+    stop: Stop
+    controls: Controls | None = None
+    outlets: list[Outlet] = field(default_factory=list)
+    sinks: list[Sink] = field(default_factory=list)
+    films: list[Film] = field(default_factory=list)
+    compositor: Compositor = field(default_factory=Compositor)
+
+    @property
+    def seen(self) -> Seen | None:
+        """Notes which classes were seen, of one source."""
+        found = [s for outlet in self.outlets for s in outlet.sinks if isinstance(s, Seen)]
+        return found[0] if found else None
+
+
+def run_plan(flags: Flags, plan: Plan | GridPlan, stop: Stop) -> int:
+    """Do what the command line asked for.
+
+    Returns:
+        0; the code of the signal that ended it; else 3 if one of several sources was lost.
+
+    Raises:
+        RtsegError: whatever failed first; what was written until then is finished.
+    """
+    grid = plan if isinstance(plan, GridPlan) else None
+    common = plan.common if isinstance(plan, GridPlan) else plan
+    with ExitStack() as stack:
+        with _timed("source", flags):
+            sources = stop.attend(lambda: open_sources(flags, common, grid))
+        for source in sources:
+            stack.enter_context(source)
+        moving = [source for source in sources if source.info.frame_count != 1] or sources
+        for source in moving:
+            check_rate(flags, source.info)
+        info = sources[0].info if grid is None else together(sources)
+        with _timed("network", flags):
+            several = grid is not None
+            segmenter = stop.attend(
+                lambda: load_segmenter(
+                    flags,
+                    common,
+                    info,
+                    stop,
+                    lanes=_shared_lanes(flags, len(sources)) if several else None,
+                    sources=len(moving),
+                )
+            )
+        stack.enter_context(segmenter)
+        stop.check()
+        channels = channels_of(sources, flags, common, grid)
+        totals = Stats(channels[0].stats.clock) if several else channels[0].stats
+        session = Session(flags, common, grid, channels, info, segmenter, totals, stop)
+        _follow_rate(session)
+        _run(session)
+    lost = any(channel.error is not None for channel in channels)
+    return stop.exit_code or (SourceError.exit_code if lost else 0)
+
+
+@contextmanager
+def _timed(what: str, flags: Flags) -> Iterator[None]:
+    """Print with --verbose how long opening took."""
+    since = time.perf_counter()
+    yield
+    if flags.run.verbose:
+        say("opened", f"the {what} in {time.perf_counter() - since:.2f} s")
+
+
+def open_sources(flags: Flags, plan: Plan, grid: GridPlan | None) -> list[Source]:
+    """Every source that can be opened; of several, recordings that are only watched play live.
+
+    Raises:
+        SourceError: none can be opened.
+    """
+    if grid is None:
+        return [open_source(plan.source, plan.source_options)]
+    opened = open_all(
+        [
+            (_title(one.source), partial(open_source, one.source, one.source_options))
+            for one in grid.plans
+        ]
+    )
+    lost = [source for source in opened if isinstance(source, Unopened)]
+    if len(lost) == len(opened):
+        for source in lost[1:]:
+            grid_report.failure(source.info.name, source.error)
+        raise lost[0].error
+    by_the_clock = grid.watched if flags.run.policy == "auto" else flags.run.policy == "newest"
+    return [_replayed(source) if by_the_clock else source for source in opened]
+
+
+def _title(target: str) -> str:
+    """The name of a source that could not be opened."""
+    return f"camera {target}" if target.isdecimal() else public_name(target)
+
+
+def _replayed(source: Source) -> Source:
+    keeps = _has_no_speed(source.info) or source.info.name == "standard input"
+    return source if keeps else Replay(source)
+
+
+def _has_no_speed(info: SourceInfo) -> bool:
+    """Whether it has no speed of its own: a live source has the world's, one picture has none."""
+    return info.live or info.frame_count == 1
+
+
+def _is_live(source: Source) -> bool:
+    """Whether a source is live; one that could not be opened delays nobody."""
+    return source.info.live and not isinstance(source, Unopened)
+
+
+def together(sources: Sequence[Source]) -> SourceInfo:
+    """The frames that suit all open sources, as if of one."""
+    infos = [source.info for source in sources if not isinstance(source, Unopened)]
+    width, height = common_shape([(info.width, info.height) for info in infos])
+    return SourceInfo(f"{len(sources)} sources", width, height, live=True)
+
+
+def channels_of(
+    sources: Sequence[Source], flags: Flags, plan: Plan, grid: GridPlan | None
+) -> list[Channel]:
+    """A channel for each source.
+
+    In a grid recordings wait for their time if they are beside something live, or only watched.
+    """
+    names = distinct(source.info.name for source in sources)
+    live = any(_is_live(source) for source in sources)
+    window = plan.window if grid is None else grid.window
+    paced = grid is not None and (live or grid.watched)
+    return [
+        Channel(
+            source,
+            name,
+            newest=keeps_newest(flags.run.policy, source.info.live),
+            paced=paced and not _has_no_speed(source.info),
+            temporal=temporal_of(flags, source.info.live, watched=window),
+            stats=Stats(source.clock),
+        )
+        for source, name in zip(sources, names, strict=True)
+    ]
+
+
+def _run(session: Session) -> None:
+    """Open the sinks, run the loop, close them, and report, after an error too."""
+    flags, plan, grid, stop = session.flags, session.plan, session.grid, session.stop
+    for folder in grid.folders if grid is not None else ():
+        folder.mkdir(exist_ok=True)
+    with _reporting(session), ExitStack() as stack:
+        if grid is None:
+            _open_single(session, stack)
+        else:
+            _open_grid(session, grid, stack)
+        _report_start(session)
+        single = session.channels[0].source if grid is None else None
+        progress = stack.enter_context(
+            RunProgress(
+                session.info,
+                session.totals,
+                notice=lambda: single.notice if single is not None else None,
+                quiet=flags.run.quiet,
+            )
+        )
+        held = isinstance(session.compositor, GridCompositor) and session.compositor.waits
+        controls = session.controls
+        segmenter = controls.segmenter if controls is not None else session.segmenter
+        paced = grid is None and plan.paced and not session.info.live
+        try:
+            engine = Engine(session.channels, segmenter, shared=grid is not None, held=held)
+            loop = Loop(
+                stack.enter_context(engine),
+                session.outlets,
+                session.compositor,
+                session.totals,
+                controls if controls is not None else Control(),
+                Pace(session.totals.clock) if paced else None,
+                stop,
+                _ticking(controls, progress),
+                partial(_ended, session),
+            )
+            loop.run()
+            if grid is None and session.channels[0].error is not None:
+                raise session.channels[0].error
+            stills = all(channel.source.info.frame_count == 1 for channel in session.channels)
+            if controls is not None and stills:
+                hold(loop)
+        finally:
+            abandoned = controls is not None and not controls.close()
+            stop.hung = abandoned or stop.hung
+
+
+def _ticking(controls: Controls | None, progress: RunProgress) -> Callable[[], None]:
+    """What happens at least every 50 ms: the controls' turn, and progress unless it is paused."""
+
+    def tick() -> None:
+        if controls is not None:
+            controls.turn()
+        if controls is None or not controls.state.paused:
+            progress.tick()
+
+    return tick
+
+
+def hold(loop: Loop) -> None:
+    """Keep the window of pictures open until a person closes it."""
+    while not loop.over:
+        loop.turn([])
+        loop.totals.clock.sleep(PACE_SECONDS)
+
+
+def _open_single(session: Session, stack: ExitStack) -> None:
+    """The outputs of one source, its window last."""
+    flags, plan, channel = session.flags, session.plan, session.channels[0]
+    effect: Effect
+    if plan.window:
+        still = session.info.frame_count == 1
+        hud: Hud = "line" if plan.view.hud and (not still or flags.view.hud) else "none"
+        view = replace(plan.view, hud=bool(flags.view.hud))
+        session.controls = _controls(session, view, plan.outputs, hud)
+        effect = session.controls.effects[0]
+    else:
+        effect = effect_of(plan, channel, session.segmenter)
+    for target in plan.outputs:
+        sink = open_output(target, flags, session.info, session.segmenter.labels)
+        session.sinks.append(stack.enter_context(sink))
+    sinks = session.sinks
+    if session.controls is not None:
+        window, recorder = session.sinks[-1], session.controls.captures.recorder
+        assert isinstance(window, WindowSink)
+        Overlay(session.controls, channel).attach(window)
+        sinks.append(stack.enter_context(recorder))
+    seen = Seen(session.segmenter.labels, session.segmenter.selected)
+    session.outlets = [Outlet(effect, [*sinks, seen])]
+
+
+def _open_grid(session: Session, grid: GridPlan, stack: ExitStack) -> None:
+    """The outputs of each source, and what takes the grid."""
+    layout = layout_of(session, grid)
+    rate = rate_of(session.channels, grid)
+    height, width = layout.size
+    session.info = info = SourceInfo(session.info.name, width, height, rate)
+    labels = session.segmenter.labels
+
+    def opened(target: str, info: SourceInfo) -> Sink:
+        return stack.enter_context(open_output(target, session.flags, info, labels))
+
+    shared = [opened(f"json:{grid.json}", info)] if grid.json is not None else []
+    films = [opened(target, info) for target in grid.films]
+    screens = [opened("window:", info)] if grid.window else []
+    for channel, one in zip(session.channels, grid.plans, strict=True):
+        targets = () if isinstance(channel.source, Unopened) else one.outputs
+        own = [opened(target, channel.source.info) for target in targets]
+        effect = effect_of(one, channel, session.segmenter)
+        session.outlets.append(Outlet(effect, [*own, *shared]))
+        session.sinks += own
+    session.sinks += [*shared, *films]
+    order = order_of(session.channels, grid)
+    if screens or films:
+        _compose(session, grid, layout, order, rate, screens, films, stack)
+
+
+def _compose(
+    session: Session,
+    grid: GridPlan,
+    layout: Layout,
+    order: Order,
+    rate: Fraction,
+    screens: Sequence[Sink],
+    films: Sequence[Sink],
+    stack: ExitStack,
+) -> None:
+    """The grid, for windows and films."""
+    hud: Hud = "line" if grid.hud else "none"
+    view = replace(session.plan.view, hud=False)
+    controls = _controls(session, view, session.plan.outputs, hud)
+    image = Grid(
+        session.channels, controls.effects, layout, session.segmenter.labels, hud=controls.state.hud
+    )
+    clock = None if isinstance(order, ByTimestamp) else session.totals.clock
+    session.films = [Film(image, films, rate, clock)] if films else []
+    if screens:
+        window, recorder = screens[0], controls.captures.recorder
+        assert isinstance(window, WindowSink)
+        controls.locate = image.locate
+        Overlay(controls, None).attach(window)
+        session.controls = controls
+        session.sinks.append(stack.enter_context(recorder))
+        recording = Film(image, [recorder], rate, clock, lambda: recorder.recording)
+        session.films.append(recording)
+    session.compositor = GridCompositor(
+        image,
+        order,
+        screens,
+        session.films,
+        lambda: (controls.look(), controls.state.hud),
+        session.totals,
+    )
+
+
+def _controls(session: Session, view: Any, targets: Sequence[str], hud: Hud) -> Controls:
+    """The controls of the run, and the models to choose from."""
+    flags, plan = session.flags, session.plan
+
+    def load(name: str) -> Segmenter:
+        other, other_plan = _flags_for(name, flags, plan, session.segmenter)
+        lanes = _shared_lanes(flags, len(session.channels)) if session.grid is not None else None
+        loaded = load_segmenter(other, other_plan, model_info, session.stop, lanes=lanes)
+        there = {name.casefold() for name in loaded.labels.names}
+        known = [name for name in plan.network.classes if str(name).casefold() in there]
+        loaded.selected = loaded.labels.select(known) if known else None
+        _follow_rate(session, loaded)
+        return loaded
+
+    sources = [channel.source for channel in session.channels]
+    model_info = sources[0].info if session.grid is None else together(sources)
+    return open_controls(
+        view,
+        session.channels,
+        session.segmenter,
+        session.info,
+        names=model_names(flags),
+        load=load,
+        hud=hud,
+        folder=Path(flags.run.screenshots).expanduser(),
+        options=SinkOptions(audio=flags.sink.audio),
+        same_labels=any(find_kind(target)[0].fixed_labels for target in targets)
+        or (session.grid is not None and session.grid.json is not None),
+        log=report.teller(quiet=flags.run.quiet),
+    )
+
+
+def layout_of(session: Session, grid: GridPlan) -> Layout:
+    """Cells in the shape of the sources' frames, as large as the screen or the file allows."""
+    bound: Size = FILM_SIZE
+    if grid.window and not grid.films:
+        with held() as screen:
+            if screen is not None:
+                bound = int(SCREEN_SHARE * screen.height), int(SCREEN_SHARE * screen.width)
+    images = 2 if session.plan.view.view == "side" else 1
+    infos = [
+        session.info if isinstance(channel.source, Unopened) else channel.source.info
+        for channel in session.channels
+    ]
+    sizes = [
+        (info.height, max(1, round(info.width * images * info.sample_aspect_ratio)))
+        for info in infos
+    ]
+    return lay_out(sizes, bound)
+
+
+def rate_of(channels: Sequence[Channel], grid: GridPlan) -> Fraction:
+    """Of the film: the highest of the sources', but by the clock no more than 30."""
+    infos = [each.source.info for each in channels if not isinstance(each.source, Unopened)]
+    rates = [info.frame_rate or Fraction(25) for info in infos]
+    recordings = isinstance(order_of(channels, grid), ByTimestamp)
+    return max(rates) if recordings else min(HIGHEST_RATE, max(rates))
+
+
+def order_of(channels: Sequence[Channel], grid: GridPlan) -> Order:
+    """Recordings that are written go by their own times, whatever it takes; the rest by arrival."""
+    live = any(_is_live(channel.source) for channel in channels)
+    if grid.films and not grid.watched and not live:
+        return ByTimestamp(channels)
+    return ByArrival(channels[0].stats.clock)
+
+
+def _report_start(session: Session) -> None:
+    flags, channels = session.flags, session.channels
+    if session.grid is None:
+        report.start(flags, session.plan, channels[0].source, session.segmenter)
+    else:
+        grid_report.start(flags, session.grid, channels, session.segmenter)
+
+
+def _ended(session: Session, channel: Channel) -> None:
+    """Report a source that was lost, and leave its share of the frame rate to the others."""
+    if session.grid is None:
+        return
+    grid_report.ending(channel)
+    going = [
+        each for each in session.channels if not each.ended and each.source.info.frame_count != 1
+    ]
+    backend, rate = session.segmenter.backend, session.flags.run.target_fps
+    if isinstance(backend, AdaptiveBackend) and rate and going:
+        backend.keep(rate * len(going))
+
+
+def _follow_rate(session: Session, segmenter: Segmenter | None = None) -> None:
+    """Let a backend that keeps a frame rate read the figures of the run, and of each source."""
+    backend = (segmenter or session.segmenter).backend
+    if isinstance(backend, AdaptiveBackend):
+        several = session.grid is not None
+        backend.attend(session.totals, [each.stats for each in session.channels if several])
+
+
+@contextmanager
+def _reporting(session: Session) -> Iterator[None]:
+    """Print and write the figures once the sinks are closed, also of a run that failed."""
+    flags, channels = session.flags, session.channels
+    try:
+        yield
+    finally:
+        hung = any(channel.stats.hung for channel in channels)
+        session.stop.hung = session.stop.hung or hung
+        for film in session.films if not flags.run.quiet else ():
+            grid_report.left_out(film)
+        if session.grid is not None and session.outlets:
+            figures = grid_report.figures(channels, session.segmenter, session.totals)
+            grid_report.report(flags, figures, channels, session.sinks)
+            if flags.run.metrics:
+                write_json(flags.run.metrics, figures)
+        elif session.grid is None and session.totals.produced and session.seen is not None:
+            segmenter = session.controls.segmenter if session.controls else session.segmenter
+            summary = summarise(channels[0].source, segmenter, session.totals)
+            report.report(flags, summary, session.sinks, session.seen, channels[0].source)
+            if flags.run.metrics:
+                write_metrics(flags.run.metrics, summary)
+
+
+def load_segmenter(
+    flags: Flags,
+    plan: Plan,
+    info: SourceInfo,
+    stop: Stop,
+    *,
+    lanes: int | None = None,
+    sources: int = 1,
+) -> Segmenter:
+    """The network that the flags name, loaded and warm, fitted to the frames.
+
+    Args:
+        lanes: frames to work on at once; None is what suits the source.
+        sources: how many share it.
+    """
+    network = plan.network
+    model = find_model(
+        network.model or default_model(),
+        weights=network.weights,
+        input_flags=network.foreign,
+        progress=DownloadProgress(stop, quiet=flags.run.quiet),
+    )
+    labels = _labels(model.spec.labels, network.palette)
+    selected = labels.select(network.classes) if network.classes else None
+    backend = open_for_run(
+        flags,
+        network,
+        info,
+        model,
+        input_size=network.imgsz or fit_size(model.spec, info.width, info.height),
+        lanes=lanes or _lanes(flags, plan, info),
+        beside=flags.source.decoder != "opencv",
+        sources=sources,
+    )
+    return Segmenter(backend, labels=labels, selected=selected, refine=network.refine)
+
+
+def _lanes(flags: Flags, plan: Plan, info: SourceInfo) -> int:
+    """A frame per core where all lie ready and nobody watches; else one, and it sooner."""
+    single = plan.paced or flags.temporal.propagate or flags.temporal.idle
+    single = single or info.frame_count == 1
+    newest = keeps_newest(flags.run.policy, info.live)
+    if newest or single or plan.network.threads is not None:
+        return 1
+    return usable_cores()
+
+
+def _shared_lanes(flags: Flags, sources: int) -> int | None:
+    """Frames of several sources that the network works on at once."""
+    return None if flags.network.threads else min(sources, usable_cores())
 
 
 def open_for_run(
     flags: Flags,
     network: NetworkOptions,
-    source: Source,
+    info: SourceInfo,
     model: Model,
     input_size: Size,
     *,
@@ -62,9 +584,9 @@ def open_for_run(
         RtsegError: as `open_backend`.
     """
     rate = flags.run.target_fps
-    check_rate(flags, source)
+    check_rate(flags, info)
     options = network.running(**changes)
-    first = _open_named_or_fastest(flags, network, source, model, input_size, options)
+    first = _open_named_or_fastest(flags, network, info, model, input_size, options)
     if rate is None:
         return first
     same = {**options, "precision": first.info.precision}
@@ -75,40 +597,28 @@ def open_for_run(
     return open_adaptive(first, opened, rate * sources)
 
 
-def check_rate(flags: Flags, source: Source) -> None:
+def check_rate(flags: Flags, info: SourceInfo) -> None:
     """Raise UsageError if a frame rate is to be kept of a source whose every frame is."""
     rate = flags.run.target_fps
-    if rate is not None and not keeps_newest(flags.run.policy, source.info.live):
+    if rate is not None and not keeps_newest(flags.run.policy, info.live):
         raise UsageError(
-            f"--target-fps {rate:g} for {source.info.name}",
+            f"--target-fps {rate:g} for {info.name}",
             found="it is not live: every frame is kept, however long it takes",
             do="Add --live to replay a recording as a camera, or leave it out",
         )
 
 
-def attend(backend: Backend, stats: Stats, sources: Sequence[Stats] = ()) -> None:
-    """Let a backend that follows the speed of a run know its figures, and each source's."""
-    if isinstance(backend, AdaptiveBackend):
-        backend.attend(stats, sources)
-
-
-def share(backend: Backend, flags: Flags, sources: int) -> None:
-    """Let a backend that keeps a frame rate know that so many sources share it from now on."""
-    if isinstance(backend, AdaptiveBackend) and flags.run.target_fps and sources:
-        backend.keep(flags.run.target_fps * sources)
-
-
 def _open_named_or_fastest(
     flags: Flags,
     network: NetworkOptions,
-    source: Source,
+    info: SourceInfo,
     model: Model,
     input_size: Size,
     options: dict[str, Any],
 ) -> Backend:
     """One picture is not worth a measurement: there the usual backend is taken."""
     name = network.backend
-    if name != "auto" or (source.info.frame_count == 1 and not flags.run.remeasure):
+    if name != "auto" or (info.frame_count == 1 and not flags.run.remeasure):
         return open_backend(name, model, input_size=input_size, **options)
 
     def on_measure(candidates: str) -> None:
@@ -124,45 +634,7 @@ def _open_named_or_fastest(
     )
 
 
-Load = Callable[[Flags, Plan], Segmenter]
-
-
-def desk_for(
-    flags: Flags, plan: Plan, source: Source, segmenter: Segmenter, stats: Stats, load: Load
-) -> Desk:
-    """The controls of a run with a window.
-
-    Args:
-        load: loads the network of such flags.
-    """
-
-    def load_named(name: str) -> Segmenter:
-        loaded = load(*_flags_for(name, flags, plan, segmenter))
-        known = [
-            c
-            for c in plan.network.classes
-            if str(c).casefold() in map(str.casefold, loaded.labels.names)
-        ]
-        loaded.selected = loaded.labels.select(known) if known else None
-        attend(loaded.backend, stats)
-        return loaded
-
-    return open_desk(
-        replace(plan.view, hud=bool(flags.view.hud)),
-        source,
-        segmenter,
-        stats,
-        names=network_names(flags),
-        load=load_named,
-        hud=plan.view.hud and (source.info.frame_count != 1 or bool(flags.view.hud)),
-        folder=Path(flags.run.screenshots).expanduser(),
-        options=SinkOptions(audio=flags.sink.audio),
-        same_labels=any(find_kind(target)[0].fixed_labels for target in plan.outputs),
-        tell=teller(quiet=flags.run.quiet),
-    )
-
-
-def network_names(flags: Flags) -> tuple[str, ...]:
+def model_names(flags: Flags) -> tuple[str, ...]:
     """What `m` goes through: the run's own, and those named, or whose weights are here."""
     here = [
         name
@@ -193,153 +665,6 @@ def _backend_for(name: str, network: NetworkOptions, running: str) -> str:
     return "onnx" if running == "stub" or name.endswith(".onnx") else running
 
 
-def run_plan(flags: Flags, plan: Plan, stop: Stop) -> int:
-    """Do what the command line asked; returns 0, or the code of the signal that ended it.
-
-    Raises:
-        RtsegError: whatever failed first; what was written until then is finished.
-    """
-    with ExitStack() as stack:
-        with _timed("source", flags):
-            source = stop.attend(lambda: open_source(plan.source, plan.source_options))
-        stack.enter_context(source)
-        with _timed("network", flags):
-            segmenter = stop.attend(lambda: load_segmenter(flags, plan, source, stop))
-        stack.enter_context(segmenter)
-        stop.check()
-        run_opened(flags, plan, source, segmenter, stop)
-    return stop.exit_code
-
-
-@contextmanager
-def _timed(what: str, flags: Flags) -> Iterator[None]:
-    """Say with --verbose how long opening took."""
-    since = time.perf_counter()
-    yield
-    if flags.run.verbose:
-        says.say("opened", f"the {what} in {time.perf_counter() - since:.2f} s")
-
-
-def load_segmenter(
-    flags: Flags,
-    plan: Plan,
-    source: Source,
-    stop: Stop,
-    *,
-    lanes: int | None = None,
-    sources: int = 1,
-) -> Segmenter:
-    """The network that the flags name, loaded and warm, fitted to the source's frames.
-
-    Args:
-        lanes: frames to work on at once; None is what suits the source.
-        sources: how many share it.
-    """
-    network = plan.network
-    model = find_model(
-        network.model or default_model(),
-        weights=network.weights,
-        input_flags=network.foreign,
-        progress=DownloadProgress(stop, quiet=flags.run.quiet),
-    )
-    labels = _labels(model.spec.labels, network.palette)
-    selected = labels.select(network.classes) if network.classes else None
-    backend = open_for_run(
-        flags,
-        network,
-        source,
-        model,
-        input_size=network.imgsz or fit_size(model.spec, source.info.width, source.info.height),
-        lanes=lanes or _lanes(flags, plan, source),
-        beside=flags.source.decoder != "opencv",
-        sources=sources,
-    )
-    return Segmenter(backend, labels=labels, selected=selected, refine=network.refine)
-
-
-def _lanes(flags: Flags, plan: Plan, source: Source) -> int:
-    """A frame per core where all lie ready and nobody watches; else one, and it sooner."""
-    single = plan.paced or flags.temporal.propagate or flags.temporal.idle
-    single = single or source.info.frame_count == 1
-    newest = keeps_newest(flags.run.policy, source.info.live)
-    if newest or single or plan.network.threads is not None:
-        return 1
-    return usable_cores()
-
-
-def run_opened(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter, stop: Stop) -> None:
-    """Open the sinks, run the loop, close them, and report, after an error too."""
-    stats = Stats(source.clock)
-    attend(segmenter.backend, stats)
-    load = partial(load_segmenter, source=source, stop=stop)
-    desk = desk_for(flags, plan, source, segmenter, stats, load) if plan.window else None
-    segmenter = desk.segmenter if desk else segmenter
-    effect = desk.effect if desk else effect_of(plan, source, segmenter, stats)
-    seen = Seen(segmenter.labels, segmenter.selected)
-    sinks: list[Sink] = []
-    with _reporting(flags, source, segmenter, stats, seen, sinks), ExitStack() as stack:
-        for target in plan.outputs:
-            sinks.append(stack.enter_context(open_output(target, flags, source, segmenter)))
-        if desk is not None:
-            sinks.append(stack.enter_context(desk.at(sinks[-1])))
-        says.start(flags, plan, source, segmenter)
-        progress = stack.enter_context(RunProgress(source, stats, quiet=flags.run.quiet))
-        turn = desk.turning(progress.tick) if desk else progress.tick
-        try:
-            run(
-                source,
-                segmenter,
-                effect,
-                [*sinks, seen],
-                stats=stats,
-                policy=flags.run.policy,
-                temporal=temporal_of(flags, source.info.live, watched=plan.window),
-                paced=plan.paced,
-                stop=stop,
-                on_tick=turn,
-                control=desk.controls if desk else None,
-            )
-            if plan.window and source.info.frame_count == 1:
-                hold(sinks, source, stop, turn)
-        finally:
-            left_behind = desk is not None and not desk.controls.close()
-            stop.hung = bool(stats.hung) or left_behind
-
-
-def hold(
-    sinks: Sequence[Sink],
-    source: Source,
-    stop: Stop,
-    on_tick: Callable[[], None] = lambda: None,
-) -> None:
-    """Keep the window of a single picture open until a person closes it."""
-    while not stop() and all(sink.alive for sink in sinks):
-        for sink in sinks:
-            sink.idle(None)
-        on_tick()
-        source.clock.sleep(PACE_SECONDS)
-
-
-@contextmanager
-def _reporting(
-    flags: Flags,
-    source: Source,
-    segmenter: Segmenter,
-    stats: Stats,
-    seen: Seen,
-    sinks: Sequence[Sink],
-) -> Iterator[None]:
-    """Say and write the figures once the sinks are closed; of a run that failed too."""
-    try:
-        yield
-    finally:
-        if stats.produced:
-            report = summarise(source, segmenter, stats)
-            says.report(flags, report, sinks, seen, source)
-            if flags.run.metrics:
-                write_metrics(flags.run.metrics, report)
-
-
 def _labels(labels: LabelSet, palette: str | None) -> LabelSet:
     """The network's labels, in the colours of `--palette`."""
     if palette is None:
@@ -347,20 +672,19 @@ def _labels(labels: LabelSet, palette: str | None) -> LabelSet:
     return labels.recoloured(colours_of(palette, len(labels)))
 
 
-def open_output(target: str, flags: Flags, source: Source, segmenter: Segmenter) -> Sink:
-    """One of the outputs that the flags name, as they say."""
-    title = f"rtseg - {source.info.name}"
-    options = replace(flags.sink, title=title, pix_fmt=flags.source.pix_fmt)
-    return open_sink(target, source.info, segmenter.labels, options)
+def open_output(target: str, flags: Flags, info: SourceInfo, labels: LabelSet) -> Sink:
+    """One of the outputs that the flags name."""
+    options = replace(flags.sink, title=f"rtseg - {info.name}", pix_fmt=flags.source.pix_fmt)
+    return open_sink(target, info, labels, options)
 
 
-def effect_of(plan: Plan, source: Source, segmenter: Segmenter, stats: Stats) -> Effect:
+def effect_of(plan: Plan, channel: Channel, segmenter: Segmenter) -> Effect:
     """What draws the frames of a run without a window."""
     return open_effect(
         plan.view,
         segmenter.labels,
-        stats=stats,
-        source=source,
+        stats=channel.stats,
+        source=channel.source,
         backend=segmenter.info,
         model=segmenter.spec.name,
         imgsz=segmenter.input_size,

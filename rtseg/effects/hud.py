@@ -49,6 +49,13 @@ def hud_lines(
     ]
 
 
+def hud_line(stats: Stats, backend: BackendInfo) -> str:
+    """One line: frames per second of late, age of the last frame, and the device that runs."""
+    rate = f"{stats.fps_now:.1f}" if stats.fps_now else UNKNOWN
+    warning = "" if backend.kept else "!"
+    return f"{warning}{rate} fps   {_milliseconds(stats.recent.get('age'), 0)}   {backend.device}"
+
+
 def _loop_lines(stats: Stats | None) -> list[str]:
     recent = dict(stats.recent) if stats else {}
     rate = f"{stats.fps_now:.1f}" if stats and stats.fps_now else UNKNOWN

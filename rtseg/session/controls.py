@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rtseg.contracts import Rendered
-from rtseg.decode import cell_at
+from rtseg.contracts import Effect, Rendered, SourceInfo
+from rtseg.effects import VIEWS, ViewOptions, open_effect
 from rtseg.errors import RtsegError
+from rtseg.frame import Frame, Image
+from rtseg.labels import LabelSet
+from rtseg.matte import refine
 from rtseg.matte.refine import with_edges
 from rtseg.segmentation import Segmentation
+from rtseg.segmenter import Segmenter
+from rtseg.session.engine import Channel
 from rtseg.session.keys import find_key
 from rtseg.session.loop import Control
-from rtseg.session.models import Arrived, Networks, Switch
-from rtseg.session.recording import Keeping
-from rtseg.session.state import LiveState, Look, Notices, after
+from rtseg.session.models import Load, Loaded, ModelLoader, ReplaceableSegmenter
+from rtseg.session.pointer import Point, PointedClass, Pointer, class_under
+from rtseg.session.recording import BackgroundWorker, Captures, Recorder
+from rtseg.session.state import Appearance, Hud, Log, Notices, ViewState, after
+from rtseg.sinks import SinkOptions
 from rtseg.stats import Clock
+
+BACKGROUNDS = ("none", "blur", "#00b140")
+"""What `b` cycles through, beside what was asked for; the colour is that of a green screen."""
+
+Locate = Callable[[Point], "tuple[Rendered, Point] | None"]
+"""Finds what lies at a point of a grid: a frame, and the point in its image."""
 
 
 class Window(Protocol):
@@ -32,163 +44,94 @@ class Window(Protocol):
         """Fill the screen, or stop doing so."""
 
     def write(self, rendered: Rendered) -> None:
-        """Show one picture."""
-
-
-Point = tuple[float, float]
-"""(x, y), each 0..1: from the left and from the top of the finished picture."""
-
-HOVER_SECONDS = 5.0
-
-
-class Pointer:
-    """Where a person points; one that has not moved for a while is not asking."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock, self._since = clock, 0.0
-        self._at: Point | None = None
-
-    def move(self, at: Point | None) -> None:
-        """It is there now; None is beside the picture."""
-        self._at, self._since = at, self._clock.now()
-
-    @property
-    def asks(self) -> Point | None:
-        """Where it is, if it moved of late."""
-        return self._at if self._clock.now() - self._since < HOVER_SECONDS else None
-
-
-class Found(NamedTuple):
-    """A class, and how probable it is at a point, 0..1."""
-
-    name: str
-    number: int
-    probability: float
-
-
-def class_at(segmentation: Segmentation, x: int, y: int) -> Found:
-    """The most probable of all classes at a pixel, whether it is drawn or not.
-
-    The probability is the one that `Segmentation.probability` has there.
-
-    Args:
-        x, y: column and row of the frame.
-    """
-    corners, weights = cell_at(
-        segmentation.scores, segmentation.size, x, y, align_corners=segmentation.align_corners
-    )
-    scores = (corners * weights).sum((1, 2))
-    index = int(scores.argmax())
-    if segmentation.kind == "probabilities":
-        probability = float(np.clip(scores[index], 0, 1))
-    else:
-        margin = float((_margins(corners, index) * weights).sum())
-        probability = 0.5 * (1 + float(np.tanh(0.5 * margin)))
-    return Found(segmentation.labels.names[index], index, probability)
-
-
-def class_under(rendered: Rendered, at: Point) -> Found:
-    """The most probable class under a point of a finished picture."""
-    column, row = pixel_at(at, rendered.image.shape[:2], rendered.frame.size)
-    return class_at(rendered.segmentation, column, row)
-
-
-def pixel_at(point: Point, picture: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
-    """(column, row) of the frame that lies under a point of the finished picture.
-
-    A picture that is as high as the frame and several times as wide shows it several times, side
-    by side; any other shows it whole.
-
-    Args:
-        picture, frame: (height, width).
-    """
-    (height, width), (x, y) = frame, point
-    times = picture[1] // width if picture[0] == height and picture[1] % width == 0 else 1
-    column, row = int((x * times % 1.0) * width), int(y * height)
-    return min(max(column, 0), width - 1), min(max(row, 0), height - 1)
-
-
-def _margins(corners: NDArray[np.float32], index: int) -> NDArray[np.float32]:
-    """(2, 2) logits of one class against all others together."""
-    others = np.delete(corners, index, axis=0)
-    top = others.max(0)
-    rest = top + np.log(np.exp(others - top).sum(0))
-    return np.asarray(corners[index] - rest, np.float32)
+        """Show one image."""
 
 
 class Controls(Control):
-    """The actions of a live run, and what came of them.
+    """The actions of a person at the window, for one source or a grid of several.
 
     Args:
         state: how it begins.
         clock: of the run.
-        segmenter: whose network `m` replaces.
-        networks: those that `m` goes through.
-        keeping: writes screenshots and recordings.
-        backgrounds: values of `ViewOptions.background` that `b` goes through.
+        segmenter: whose model `m` replaces.
+        models: those that `m` cycles through.
+        captures: writes screenshots and recordings.
+        backgrounds: values of `ViewOptions.background` that `b` cycles through.
 
     Attributes:
         state: how it is now.
-        notices: what is said on the picture.
+        notices: the message on the image.
         ended: whether a person wants it to end.
-        window: what shows it, if anything does.
-        last: the last frame that was shown.
+        window: shows it, if anything does.
+        locate: of a grid; None where the window shows one source.
+        last: what the window showed last.
     """
 
     def __init__(
         self,
-        state: LiveState,
+        state: ViewState,
         *,
         clock: Clock,
-        segmenter: Switch,
-        networks: Networks,
-        keeping: Keeping,
+        segmenter: ReplaceableSegmenter,
+        models: ModelLoader,
+        captures: Captures,
         notices: Notices,
         backgrounds: Sequence[str] = ("none",),
     ) -> None:
-        self.state, self.segmenter, self.networks = state, segmenter, networks
-        self.keeping, self.notices = keeping, notices
+        self.state, self.segmenter, self.models = state, segmenter, models
+        self.captures, self.notices = captures, notices
         self.pointer = Pointer(clock)
         self.ended = False
         self.window: Window | None = None
+        self.locate: Locate | None = None
         self.last: Rendered | None = None
+        self.effects: list[LiveEffect] = []
         self._backgrounds = backgrounds
-        self._hud_in_picture = state.view.hud
+        self._hud_in_image = state.view.hud
 
-    def look(self) -> Look:
-        """What is to be drawn now."""
-        return self.state.look
+    @property
+    def steps(self) -> int:  # type: ignore[override]  # read-only
+        """Frames still to be shown although it is paused."""
+        return self.state.steps
+
+    def look(self) -> Appearance:
+        """How frames are to be drawn now."""
+        return self.state.appearance
 
     def rests(self) -> bool:
         """Whether it is paused, and no step is due."""
         return self.state.rests
 
+    def stepped(self) -> None:
+        """A step is over."""
+        self.state = self.state.stepped()
+
     def shows(self, rendered: Rendered) -> None:
         """One more frame is shown now."""
         self.last = rendered
-        self.state = self.state.stepped()
 
     def turn(self) -> None:
-        """Between frames: tell of files that are finished, put a loaded network into its place."""
-        self.keeping.turn()
-        name = self.networks.coming or ""
+        """Between frames: report finished files, and swap in a model that was loaded."""
+        self.captures.turn()
+        name = self.models.loading or ""
         try:
-            if (found := self.networks.arrived()) is not None:
-                self.segmenter.replace_by(found.segmenter)
-                self._now_runs(name, found)
+            if (loaded := self.models.loaded()) is not None:
+                self.segmenter.replace_by(loaded.segmenter)
+                self._now_runs(name, loaded)
         except RtsegError as error:
-            self.notices.warn(f"{self.segmenter.spec.name} goes on, {name} cannot run: {error}")
+            running = self.segmenter.spec.name
+            self.notices.warn(f"{name} cannot run, {running} stays: {error}")
 
     def close(self) -> bool:
-        """End what runs beside the loop; False where something had to be left behind."""
-        return self.networks.close()
+        """End what runs beside the loop; False if a thread had to be abandoned."""
+        return self.models.close()
 
     def press(self, name: str) -> None:
         """Do what a key means; `name` is the window's for it."""
         key = find_key(name)
         if key is None:
             called = repr(name) if len(name) == 1 and name.isprintable() else "that key"
-            self.notices.say(f"{called} does nothing; h lists the keys")
+            self.notices.show(f"{called} does nothing; h lists the keys")
             return
         try:
             getattr(self, key.action)(*([int(name)] if key.action == "solo_number" else []))
@@ -202,51 +145,51 @@ class Controls(Control):
             self.window.quit()
 
     def pause(self) -> None:
-        """Let the picture stand still, or go on."""
+        """Pause, or resume."""
         self.state = self.state.pause()
 
     def step(self) -> None:
-        """Show one frame more, and stand still; of a live source the newest."""
+        """Show one frame more of each source, and pause; of a live source the newest."""
         self.state = self.state.step()
 
     def next_view(self) -> None:
-        """The next of the views."""
+        """Show the next view."""
         self._show(self.state.next_view())
 
     def contours(self) -> None:
-        """Contours, or back."""
+        """Show contours, or the view before them."""
         self._show(self.state.contours())
 
     def more_opacity(self) -> None:
-        """More of the classes' colours."""
+        """Show more of the class colours."""
         self._show(self.state.opaque(1))
 
     def less_opacity(self) -> None:
-        """More of the picture."""
+        """Show more of the image."""
         self._show(self.state.opaque(-1))
 
     def edges(self) -> None:
-        """Let the edges of masks follow the picture's, in what is written too, or not."""
+        """Refine mask edges from image colours, in outputs too, or stop doing so."""
         self.state = self.state.with_edges()
-        self.segmenter.refine = refine = self.state.look.refine
-        if (last := self.last) is not None:
-            seen = with_edges(last.segmentation, last.frame.picture, refine=refine)
+        self.segmenter.refine = refined = self.state.appearance.refine
+        if (last := self.last) is not None and self.locate is None:
+            seen = with_edges(last.segmentation, last.frame.picture, refine=refined)
             self.last = replace(last, segmentation=seen)
-        self.notices.say(f"edges: {'refined' if refine else 'exact'}")
+        self.notices.show(f"edges: {'refined' if refined else 'exact'}")
 
     def legend(self) -> None:
-        """Name the classes in view, or not."""
+        """Name the classes in view, or stop doing so."""
         self.state = self.state.viewed(legend=not self.state.view.legend)
 
     def hud(self) -> None:
-        """Show the figures of the run, or not."""
-        if self._hud_in_picture:
+        """Show one line of figures, everything, nothing; figures in the image go on and off."""
+        if self._hud_in_image:
             self.state = self.state.viewed(hud=not self.state.view.hud)
         else:
-            self.state = replace(self.state, hud=not self.state.hud)
+            self.state = self.state.next_hud()
 
     def help(self) -> None:
-        """List the keys over the picture, or not."""
+        """List the keys over the image, or stop doing so."""
         self.state = replace(self.state, help=not self.state.help)
 
     def full_screen(self) -> None:
@@ -256,81 +199,238 @@ class Controls(Control):
             self.window.fill_screen(self.state.full_screen)
 
     def next_background(self) -> None:
-        """The next of the backgrounds."""
+        """Show the next background."""
         value = after(self.state.view.background, self._backgrounds)
         self.state = self.state.with_background(value)
-        self.notices.say(f"background: {value}")
+        self.notices.show(f"background: {value}")
 
-    def next_network(self) -> None:
-        """Load the next network; it takes over once it is ready."""
-        names = self.networks.names
-        if self.networks.coming:
-            self.notices.say(f"{self.networks.coming} is still being loaded")
+    def next_model(self) -> None:
+        """Load the next model; it takes over once it is ready."""
+        names = self.models.names
+        if self.models.loading:
+            self.notices.show(f"{self.models.loading} is still being loaded")
         elif len(names) < 2:
-            self.notices.say("no other network is here; name some with --models a,b,c")
+            self.notices.show("no other model is available; name some with --models a,b,c")
         else:
-            frame = self.last.frame if self.last is not None else None
-            self.networks.start(after(self.networks.present, names), frame)
+            single = self.last is not None and self.locate is None
+            frame = self.last.frame if single and self.last is not None else None
+            self.models.start(after(self.models.present, names), frame)
 
     def solo_number(self, number: int) -> None:
-        """Show one class alone, the n-th of those looked for; again, all of them."""
+        """Show one class alone, the n-th of those asked for; again, all of them."""
         labels = self.segmenter.labels
         sought = sorted(labels.sought(self.segmenter.selected))
         if number > len(sought):
-            self.notices.say(f"no class {number}: there are {labels.listed(sought)}")
+            self.notices.show(f"there is no class {number}; classes: {labels.listed(sought)}")
             return
         self.solo(labels.names[sought[number - 1]])
 
     def solo(self, name: str | None) -> None:
-        """Show one class alone; None, or the one that is alone, shows all."""
+        """Show one class alone; None, or the class that is alone already, shows all."""
         self.state = self.state.alone(name)
-        alone = self.state.look.solo
-        if alone is None:  # else it is said for as long as it lasts
-            self.notices.say("all classes")
+        if self.state.appearance.solo is None:  # otherwise it is shown for as long as it lasts
+            self.notices.show("all classes")
 
     def screenshot(self) -> None:
-        """Write the frame that is shown as picture, mask and overlay."""
+        """Write the frame that is shown as image, mask and view; of a grid its image."""
         if self.last is None:
-            self.notices.say("there is no picture yet")
+            self.notices.show("there is no image yet")
             return
-        rendered = replace(self.last)  # drawn anew, by the present look
-        self.keeping.screenshot(rendered, self.state.view.view)
+        if self.locate is not None:
+            self.captures.screenshot(self.last, None)
+            return
+        rendered = replace(self.last)  # drawn anew, by the present appearance
+        self.captures.screenshot(rendered, self.state.view.view)
 
     def record(self) -> None:
-        """Start to record, or finish the file."""
-        self.keeping.record(transparent=self.state.view.background == "transparent")
+        """Start recording, or finish the file."""
+        transparent = self.state.view.background == "transparent" and self.locate is None
+        self.captures.record(transparent=transparent)
 
     def point(self, at: Point | None) -> None:
-        """The pointer is there, over the picture that is shown; None is beside it."""
+        """The pointer moved, over the image that is shown; None is outside it."""
         self.pointer.move(at)
 
     def click(self, at: Point) -> None:
         """Show the class under the pointer alone; its background, or the same again, shows all."""
-        if self.last is not None:
-            found = class_under(self.last, at)
+        if (found := self._class_at(at)) is not None:
             background = found.number == self.segmenter.labels.background
             self.solo(None if background else found.name)
 
-    def pointed(self) -> tuple[Point, Found] | None:
-        """Where the pointer is, and what lies there; None when it is not asking."""
-        at = self.pointer.asks
-        return None if at is None or self.last is None else (at, class_under(self.last, at))
+    def pointed(self) -> tuple[Point, PointedClass] | None:
+        """Where the pointer is, and the class there; None if it rests or is on nothing."""
+        at = self.pointer.position
+        found = None if at is None else self._class_at(at)
+        return None if at is None or found is None else (at, found)
 
-    def refused(self, error: RtsegError, instead: Look) -> None:
-        """A look cannot be drawn; the one that can is kept."""
-        self.state = replace(self.state, look=instead)
+    def fallback(self, error: RtsegError, instead: Appearance) -> None:
+        """Something cannot be drawn; keep what can."""
+        self.state = replace(self.state, appearance=instead)
         self.notices.warn(str(error))
 
-    def _show(self, state: LiveState) -> None:
-        self.state = state
-        self.notices.say(f"{state.view.view}, opacity {state.view.alpha:.1f}")
+    def _class_at(self, at: Point) -> PointedClass | None:
+        if self.locate is not None:
+            located = self.locate(at)
+            return None if located is None else class_under(*located)
+        return None if self.last is None else class_under(self.last, at)
 
-    def _now_runs(self, name: str, found: Arrived) -> None:
-        self.state = self.state.with_network(name)
-        info = found.segmenter.info
-        self.notices.say(f"network: {name} ({info.name} on {info.device})")
+    def _show(self, state: ViewState) -> None:
+        self.state = state
+        self.notices.show(f"{state.view.view}, opacity {state.view.alpha:.1f}")
+
+    def _now_runs(self, name: str, loaded: Loaded) -> None:
+        self.state = self.state.with_model(name)
+        info = loaded.segmenter.info
+        self.notices.show(f"model: {name} ({info.name} on {info.device})")
         last = self.last
-        if last is not None and last.frame is found.frame and found.segmentation is not None:
-            self.last = replace(last, segmentation=found.segmentation)  # it stands still
+        if last is not None and last.frame is loaded.frame and loaded.segmentation is not None:
+            self.last = replace(last, segmentation=loaded.segmentation)  # it stands still
             if self.window is not None:
                 self.window.write(self.last)
+
+
+OpenView = Callable[[ViewOptions, LabelSet, str], Effect]
+"""Opens the effect for a view and a model's classes and name; raises RtsegError."""
+
+
+class LiveEffect:
+    """Draws by what is chosen at the moment; keeps to what worked last where that fails, and to
+    the plain overlay where that fails too.
+
+    Args:
+        look: how to draw now.
+        on_failure: called with an error and what is drawn instead.
+
+    Attributes:
+        drawn: how the last image was drawn.
+    """
+
+    def __init__(
+        self,
+        look: Callable[[], Appearance],
+        open_view: OpenView,
+        on_failure: Callable[[RtsegError, Appearance], None],
+    ) -> None:
+        self.drawn: Appearance = look()
+        self._look, self._on_failure = look, on_failure
+        # two: images of the last model are still on their way when the next one draws
+        self._opened = lru_cache(maxsize=2)(open_view)
+
+    def open(self, labels: LabelSet) -> None:
+        """Open the view that is drawn first, so that no frame waits for it.
+
+        Raises:
+            RtsegError: it cannot be drawn.
+        """
+        self._opened(self.drawn.view, labels, self.drawn.model)
+
+    def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
+        """(H', W', 3) uint8 BGR."""
+        look = self._look()
+        try:
+            image = self._draw(look, frame, segmentation)
+        except RtsegError as error:
+            instead = self.drawn if look != self.drawn else plain(look)
+            if instead == look:
+                raise
+            self._on_failure(error, instead)
+            look, image = instead, self._draw(instead, frame, segmentation)
+        self.drawn = look
+        return image
+
+    def _draw(self, look: Appearance, frame: Frame, segmentation: Segmentation) -> Image:
+        effect = self._opened(look.view, segmentation.labels, look.model)
+        segmentation = with_edges(segmentation, frame.picture, refine=look.refine)
+        return effect(frame, alone(segmentation, look.solo))
+
+
+def plain(look: Appearance) -> Appearance:
+    """What can be drawn when nothing else can: it needs no file."""
+    return look._replace(view=ViewOptions(legend=look.view.legend, hud=look.view.hud))
+
+
+def alone(segmentation: Segmentation, name: str | None) -> Segmentation:
+    """The same scores with one class alone; the same object where there is no such class."""
+    labels = segmentation.labels
+    if name is None or name not in labels.names:
+        return segmentation
+    return segmentation.selecting(frozenset({labels.names.index(name)}))
+
+
+def open_controls(
+    view: ViewOptions,
+    channels: Sequence[Channel],
+    segmenter: Segmenter,
+    info: SourceInfo,
+    *,
+    names: Sequence[str] = (),
+    load: Load | None = None,
+    hud: Hud = "none",
+    folder: Path = Path(),
+    options: SinkOptions = SinkOptions(),  # noqa: B008 - frozen
+    same_labels: bool = False,
+    log: Log = lambda heading, text: None,
+) -> Controls:
+    """The controls of a run, and an effect for each of its sources that draws by them.
+
+    Args:
+        view: how it begins; with `view.hud` figures are part of the image, and of recordings.
+        info: of what is recorded: the source, or the grid.
+        names: models that `m` cycles through; the first one runs.
+        load: loads one of them.
+        hud: figures over the window at first.
+        folder: where screenshots and recordings go.
+        options: of recordings.
+        same_labels: whether another model must have the same classes.
+        log: receives messages that should remain after the window closes.
+
+    Raises:
+        RtsegError: the view cannot be drawn.
+    """
+    clock = channels[0].stats.clock
+    replaceable = ReplaceableSegmenter(segmenter, same_labels=same_labels)
+    worker, notices = BackgroundWorker(), Notices(clock, log)
+    recorder = Recorder(info, clock, segmenter.labels, folder, options, worker=worker)
+    controls = Controls(
+        ViewState(Appearance(view, refine=segmenter.refine), hud="none" if view.hud else hud),
+        clock=clock,
+        segmenter=replaceable,
+        models=ModelLoader(names, load or _no_model),
+        captures=Captures(recorder, worker, notices, folder),
+        notices=notices,
+        backgrounds=tuple(dict.fromkeys((*BACKGROUNDS, view.background))),
+    )
+    for channel in channels:
+        effect = LiveEffect(controls.look, _opener(channel, replaceable), controls.fallback)
+        effect.open(segmenter.labels)
+        controls.effects.append(effect)
+    _warm_up(segmenter.labels)
+    return controls
+
+
+def _opener(channel: Channel, segmenter: ReplaceableSegmenter) -> OpenView:
+    def open_view(view: ViewOptions, labels: LabelSet, model: str) -> Effect:
+        return open_effect(
+            view,
+            labels,
+            stats=channel.stats,
+            source=channel.source,
+            backend=segmenter.info,
+            model=segmenter.spec.name,
+            imgsz=segmenter.input_size,
+        )
+
+    return open_view
+
+
+def _warm_up(labels: LabelSet) -> None:
+    """Compile everything that views are drawn with, before a key asks for one and frames wait."""
+    refine.warm_up()
+    for name in VIEWS:
+        open_effect(ViewOptions(name), labels)
+    for background in BACKGROUNDS:
+        open_effect(ViewOptions(background=background), labels)
+
+
+def _no_model(name: str) -> Segmenter:
+    raise ValueError(f"nothing loads {name}")

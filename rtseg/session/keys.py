@@ -1,11 +1,11 @@
-"""What keys do: the one table from which the window, its help, `rtseg --help` and tests are made.
+"""The table of keys, from which the window, its help, `rtseg --help` and the tests are made.
 
-Nothing here loads a library.
+Loads no library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -14,9 +14,9 @@ class Key(NamedTuple):
 
     Attributes:
         names: what the window calls the keys: a character, or "F11"; letters are small.
-        shown: what a person calls them.
+        shown: their names for people.
         action: the method of `Controls` that is called; `solo_number` with the digit.
-        help: what it does, in a few words.
+        help: what it does.
     """
 
     names: tuple[str, ...]
@@ -27,20 +27,20 @@ class Key(NamedTuple):
 
 KEYS = (
     Key(("q", "\x1b"), "q, Esc", "quit", "quit"),
-    Key((" ",), "space", "pause", "pause, go on"),
-    Key((".",), ".", "step", "one frame further"),
+    Key((" ",), "space", "pause", "pause, resume"),
+    Key((".",), ".", "step", "one frame forward"),
     Key(("\t",), "Tab", "next_view", "next view"),
     Key(("c",), "c", "contours", "contours"),
     Key(("b",), "b", "next_background", "next background"),
     Key(("+", "="), "+", "more_opacity", "more colour"),
     Key(("-", "_"), "-", "less_opacity", "less colour"),
     Key(tuple("123456789"), "1-9", "solo_number", "one class alone, all"),
-    Key(("e",), "e", "edges", "edges follow the picture"),
-    Key(("l",), "l", "legend", "names of classes"),
-    Key(("f",), "f", "hud", "speed, age, device"),
-    Key(("m",), "m", "next_network", "next network"),
-    Key(("s",), "s", "screenshot", "save the picture"),
-    Key(("r",), "r", "record", "record, finish"),
+    Key(("e",), "e", "edges", "refine mask edges"),
+    Key(("l",), "l", "legend", "class names"),
+    Key(("f",), "f", "hud", "figures: a line, all, none"),
+    Key(("m",), "m", "next_model", "next model"),
+    Key(("s",), "s", "screenshot", "save a screenshot"),
+    Key(("r",), "r", "record", "record, stop"),
     Key(("F11", "z"), "F11, z", "full_screen", "full screen"),
     Key(("h", "?"), "h", "help", "this help"),
 )
@@ -58,13 +58,19 @@ def find_key(name: str) -> Key | None:
     return _BY_NAME.get(name) or _BY_NAME.get(name.lower())
 
 
-def lines(actions: Container[str] | None = None) -> list[tuple[str, str]]:
-    """(what to press, what it does), for every key and the mouse, or for keys of some actions."""
-    if actions is None:
-        return [*((key.shown, key.help) for key in KEYS), *MOUSE]
-    return [(key.shown, key.help) for key in KEYS if key.action in actions]
+def lines() -> list[tuple[str, str]]:
+    """(what to press, what it does) for every key and the mouse."""
+    return [*((key.shown, key.help) for key in KEYS), *MOUSE]
+
+
+def summary(
+    shown: Sequence[str] = ("q", "space", "Tab", "c", "b", "1-9", "f", "s", "r", "h"),
+) -> str:
+    """The most useful keys in one line: "q: quit; Tab: next view"."""
+    found = (key for name in shown for key in KEYS if name in key.shown.split(", "))
+    return "; ".join(f"{key.shown.split(', ')[0]}: {key.help}" for key in found)
 
 
 def as_text() -> str:
     """The table as aligned lines, for a terminal."""
-    return "\n".join(f"{shown:<9}{told}" for shown, told in lines())
+    return "\n".join(f"{shown:<9}{text}" for shown, text in lines())

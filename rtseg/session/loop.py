@@ -1,170 +1,361 @@
-"""The main thread's part of a run: draw, show, write, listen; and rest when a person says so."""
+"""The main thread's part of a run: draw, show, write, listen to controls, and report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
 
 from rtseg.contracts import Effect, Rendered, Sink, Source
-from rtseg.frame import Frame
-from rtseg.segmenter import Pair
-from rtseg.stats import Pace, Stats
-from rtseg.threads import Flow
+from rtseg.segmenter import Pair, Segmenter
+from rtseg.session.engine import Channel, Engine, Policy, Result, add_up, keeps_newest
+from rtseg.stats import Pace, Report, Stats
+from rtseg.system import usable_cores
+from rtseg.temporal import TemporalOptions
 
 TICK_SECONDS = 0.05
 """How long the main thread waits for a frame before it turns once with nothing."""
 
 PACE_SECONDS = 0.01
-"""As long, while a frame waits for its time or a person has paused: keys are heard soon."""
+"""The same while a frame waits for its time or the run is paused, so that keys are heard soon."""
 
-
-class Flows(NamedTuple):
-    """The two threads of a run: frames as they are captured, and pairs as they are segmented."""
-
-    frames: Flow[Frame]
-    pairs: Flow[Pair]
+STEP_SECONDS = 0.5
+"""A step while paused shows a frame of every source, but waits no longer for one that has none."""
 
 
 class Control:
-    """What a person decides about a run while it goes on; by itself, to let it run."""
+    """What decides about a run while it goes on; this one lets it run."""
+
+    steps: int = 0
+    """Frames of each source that are still to be shown although it is paused."""
 
     def rests(self) -> bool:
         """Whether no further frame is to be shown for now."""
         return False
 
+    def stepped(self) -> None:
+        """A step is over: every source has shown one frame more."""
+
     def look(self) -> object:
-        """What pictures are drawn by; one that was drawn by another is drawn again."""
+        """What frames are drawn by; a frame drawn by anything else is drawn again."""
         return None
 
     def shows(self, rendered: Rendered) -> None:
         """One more frame goes to the sinks now."""
 
 
-@dataclass
-class Loop:
-    """Takes pairs to the sinks as they come, in the thread that calls `drain`.
+class Compositor:
+    """Puts the frames of several sources together; this one leaves them apart.
 
     Attributes:
-        pace: makes every frame wait for its pts; None does not.
-        over: whether the run is to end; asked at least every 50 ms.
-        on_tick: called as often.
-        control: asked before every frame.
+        alive: False once a person has closed a window.
+        draws: whether `show` draws.
     """
 
-    flows: Flows
-    source: Source
+    alive: bool = True
+    draws: bool = False
+
+    def due(self, results: Sequence[Result]) -> list[tuple[Result, float]]:
+        """Results to be shown now, in order, with their time in seconds."""
+        return [(result, 0.0) for result in results]
+
+    def advance(self, seconds: float | None = None) -> None:
+        """Write everything that comes before this time; None for the present."""
+
+    def show(self, result: Result) -> None:
+        """Take one frame."""
+
+    def present(self, *, changed: bool) -> None:
+        """Show what has become of it; called at least every 50 ms."""
+
+
+@dataclass(frozen=True)
+class Outlet:
+    """Where the frames of one source go, at full size."""
+
     effect: Effect
-    sinks: Sequence[Sink]
-    stats: Stats
-    pace: Pace | None
-    over: Callable[[], bool]
-    on_tick: Callable[[], None]
-    control: Control
-    _resting: bool = field(default=False, init=False)
+    sinks: Sequence[Sink] = ()
 
-    def drain(self) -> None:
-        """Until the source ends or the run is over."""
-        ends = 0.0
-        for pair in self._turns():
-            self.count()
-            if pair is None:
-                self._idle(self.source.notice)
-            else:
-                self._resting = False
-                rendered = Rendered(*pair, self.effect)
-                if not self._take(rendered):
-                    return
-                ends = rendered.frame.pts + 1 / float(self.source.info.frame_rate or 25)
-            self.on_tick()
-            if self.over():
-                return
-        if self.pace is not None and ends:
-            self._wait(self.pace, ends)  # the last frame has its time too
 
-    def count(self) -> None:
-        """Bring the run's numbers of frames up to date; what is lost has its cause."""
-        frames, pairs = self.flows
-        replaced = {"capture": frames.replaced, "display": pairs.replaced}
-        self.stats.count(frames.produced, replaced, resting=self._resting)
+@dataclass
+class Loop:
+    """Takes results to effects and sinks as they come, in the thread that calls `run`.
 
-    def _turns(self) -> Iterator[Pair | None]:
-        """The pairs, and None whenever none came for a moment or a person wants none."""
-        coming = self.flows.pairs.poll(TICK_SECONDS)
-        while True:
-            if self.control.rests():
-                yield from self._rest()
-            try:
-                pair = next(coming)
-            except StopIteration:
-                return
-            yield pair
+    Attributes:
+        outlets: of each source.
+        compositor: of several sources.
+        pace: makes every frame wait for its time; None does not.
+        totals: of all sources together; of one alone its own.
+        stop: whether the run is to end; asked at least every 50 ms.
+        on_tick: called as often.
+        on_end: called with the channel of a source that ended or was lost.
+    """
 
-    def _rest(self) -> Iterator[None]:
-        """Turn with nothing while the picture is paused; then a live source gives its newest.
+    engine: Engine
+    outlets: list[Outlet]
+    compositor: Compositor
+    totals: Stats
+    control: Control = field(default_factory=Control)
+    pace: Pace | None = None
+    stop: Callable[[], bool] = lambda: False
+    on_tick: Callable[[], None] = lambda: None
+    on_end: Callable[[Channel], None] = lambda channel: None
+    _ended: set[int] = field(default_factory=set, init=False)
+    _stepped: set[int] = field(default_factory=set, init=False)
+    _step_until: float = field(default=0.0, init=False)
+    _last_ends: float = field(default=0.0, init=False)
 
-        A camera is still read meanwhile, or old frames would wait in its driver; the network rests.
+    @property
+    def several(self) -> bool:
+        """Whether sources share the network."""
+        return self.engine.shared is not None
+
+    def run(self) -> None:
+        """Until every source has ended or the run is over.
+
+        Raises:
+            RtsegError: of the network or a sink; of a source, its channel keeps it.
         """
-        held = [flow for flow in self._braked() if flow.latest]
-        since, self._resting = self.stats.clock.now(), True
-        for flow in held:
-            flow.hold()
-        while self.control.rests():
-            yield None
-            self.stats.clock.sleep(PACE_SECONDS)
-        for flow in held:
-            flow.release()
-        self.stats.waited(since)
+        if self.several:
+            self.totals.start()
+        for results in self.engine.poll(TICK_SECONDS):
+            stepping = self.control.steps > 0
+            self.turn(results)
+            if self._rests(results if stepping else ()):
+                self._rest()
+            if self.over:
+                return
+        self.turn([])
+        if self.pace is not None and self._last_ends:
+            self._wait(self.pace, self._last_ends)  # the last frame has its time too
 
-    def _braked(self) -> Sequence[Flow[Any]]:
-        frames, pairs = self.flows
-        return (pairs,) if self.source.info.live else (pairs, frames)
+    @property
+    def over(self) -> bool:
+        """Whether to end before the sources do."""
+        sinks = (sink for outlet in self.outlets for sink in outlet.sinks)
+        return self.stop() or not self.compositor.alive or not all(sink.alive for sink in sinks)
 
-    def _take(self, rendered: Rendered) -> bool:
-        """Draw one frame, at its time show and write it; False when the run ended before that."""
+    def turn(self, results: Sequence[Result]) -> None:
+        """Show what is due, and let windows and progress displays live."""
+        due = self.compositor.due(results)
+        if self.several:
+            for result, _ in due:
+                self.engine.done(result)  # all of them before the first is drawn
+        shown = []
+        for result, seconds in due:
+            self.compositor.advance(seconds)
+            if not self._take(result):
+                break
+            shown.append(result)
+        self._note_ends()
+        self.compositor.advance()
+        self.compositor.present(changed=bool(shown))
+        if not due:
+            self._idle()
+        for result in shown:
+            self._count(result)
+        if self.several:
+            add_up(self.totals, self.engine.channels)
+        self.on_tick()
+
+    def _take(self, result: Result) -> bool:
+        """Draw one frame, show and write it when it is due; False if the run ended before that."""
+        channel, outlet = self.engine.channels[result.source], self.outlets[result.source]
+        name = channel.name if self.several else ""
+        rendered = Rendered(result.frame, result.segmentation, outlet.effect, name)
         look = self.control.look()
-        self._draw(rendered)
-        self.flows.pairs.go_on()
+        wanted = any(sink.wants_image for sink in outlet.sinks)
+        if wanted or self.compositor.draws:
+            # before the mask: most effects decode it in the pass that draws it
+            with channel.stats.stage("draw"):
+                if wanted:
+                    _ = rendered.picture
+                self.compositor.show(result)
+        if not self.several:
+            with channel.stats.stage("decode"):
+                _ = rendered.segmentation.mask
+            self.engine.done(result)
         if self.pace is not None:
-            self._wait(self.pace, rendered.frame.pts)
-            if self.over():
+            self._wait(self.pace, result.frame.pts)
+            if self.over:
                 return False
             if self.control.look() != look:
                 rendered = replace(rendered)  # drawn before somebody chose another look
-        self.control.shows(rendered)
-        self._write(rendered)
+            self._last_ends = result.frame.pts + 1 / float(channel.source.info.frame_rate or 25)
+        if not self.several:
+            self.control.shows(rendered)
+        with channel.stats.stage("write"):
+            for sink in outlet.sinks:
+                sink.write(rendered)
+        for sink in outlet.sinks:
+            channel.stats.add_each("encode", sink.encoded())
         return True
 
-    def _idle(self, notice: str | None) -> None:
-        for sink in self.sinks:
-            sink.idle(notice)
+    def _count(self, result: Result) -> None:
+        carried = result.segmentation.carried
+        idle = carried is not None and carried.idle
+        stats = self.engine.channels[result.source].stats
+        for each in (stats,) if stats is self.totals else (stats, self.totals):
+            each.show(
+                result.frame.captured_at, propagated=carried is not None and not idle, idle=idle
+            )
+
+    def _rests(self, results: Sequence[Result]) -> bool:
+        """Whether the run is paused, and a step that was asked for is over."""
+        if self.control.steps:
+            now = self.totals.clock.now()
+            self._step_until = self._step_until or now + STEP_SECONDS
+            self._stepped |= {result.source for result in results}
+            channels = self.engine.channels
+            missing = {n for n, each in enumerate(channels) if not each.ended} - self._stepped
+            if missing and (not self.several or now < self._step_until):
+                return False
+            self.control.stepped()
+        self._stepped.clear()
+        self._step_until = 0.0
+        return self.control.rests()
+
+    def _rest(self) -> None:
+        """Turn with nothing while the run is paused."""
+        clock = self.totals.clock
+        since = clock.now()
+        self.engine.pause()
+        while self.control.rests() and not self.over:
+            self.turn([])
+            clock.sleep(PACE_SECONDS)
+        self.engine.resume()
+        channels = [channel.stats for channel in self.engine.channels]
+        for stats in dict.fromkeys((self.totals, *channels)):
+            stats.waited(since)
 
     def _wait(self, pace: Pace, pts: float) -> None:
         """Turn with nothing until `pts` is due, or the run is over."""
-        clock = self.stats.clock
+        clock = self.totals.clock
         since = clock.now()
-        while pace.left(pts) and not self.over():
-            self._idle(None)
+        while pace.left(pts) and not self.over:
+            self._idle(notices=False)
             self.on_tick()
             clock.sleep(min(pace.left(pts), PACE_SECONDS))
-        self.stats.waited(since)
+        self.totals.waited(since)
 
-    def _draw(self, rendered: Rendered) -> None:
-        # first the picture: most views decode the mask in the pass that draws it, and nothing
-        # is left to do
-        if any(sink.wants_image for sink in self.sinks):
-            with self.stats.stage("draw"):
-                _ = rendered.image
-        with self.stats.stage("decode"):
-            _ = rendered.segmentation.mask
+    def _idle(self, *, notices: bool = True) -> None:
+        for channel, outlet in zip(self.engine.channels, self.outlets, strict=True):
+            for sink in outlet.sinks:
+                sink.idle(channel.source.notice if notices else None)
 
-    def _write(self, rendered: Rendered) -> None:
-        with self.stats.stage("write"):
-            for sink in self.sinks:
-                sink.write(rendered)
-        for sink in self.sinks:
-            self.stats.add_each("encode", sink.encoded())
-        carried = rendered.segmentation.carried
-        idle = carried is not None and carried.idle
-        propagated = carried is not None and not idle
-        self.stats.show(rendered.frame.captured_at, propagated=propagated, idle=idle)
+    def _note_ends(self) -> None:
+        for number, channel in enumerate(self.engine.channels):
+            if channel.ended and number not in self._ended:
+                self._ended.add(number)
+                self.on_end(channel)
+
+
+def run(
+    source: Source,
+    segmenter: Segmenter,
+    effect: Effect,
+    sinks: Sequence[Sink],
+    *,
+    stats: Stats | None = None,
+    policy: str = "auto",
+    temporal: TemporalOptions = TemporalOptions(),  # noqa: B008 - frozen
+    paced: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    on_tick: Callable[[], None] = lambda: None,
+    control: Control | None = None,
+) -> Report:
+    """Show or write every frame until the source ends, a sink is closed, or `stop` says so.
+
+    The caller opens and closes the source, the segmenter and the sinks; what `run` starts, it
+    has stopped when it returns or raises.
+
+    Args:
+        stats: filled while it runs, for whoever shows figures live.
+        policy: "auto" keeps the newest frame of live sources and every frame of others.
+        temporal: smoothing over time, and the network on keyframes only; off by default.
+        paced: whether every frame waits for its pts, so that a file plays at its own speed, or
+            slower if the network is. Live sources have the world's speed, and are never paced.
+        stop: asked at least every 50 ms.
+        on_tick: called as often, for progress displays.
+        control: pauses the run, and chooses how frames are drawn.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        RtsegError: of the source, the backend or a sink; frames before it were delivered.
+    """
+    stats = stats or Stats(source.clock)
+    channel = Channel(
+        source, source.info.name, keeps_newest(policy, source.info.live), False, temporal, stats
+    )
+    with Engine([channel], segmenter) as engine:
+        Loop(
+            engine,
+            [Outlet(effect, sinks)],
+            Compositor(),
+            stats,
+            control or Control(),
+            Pace(stats.clock) if paced and not source.info.live else None,
+            stop,
+            on_tick,
+        ).run()
+    if channel.error is not None:
+        raise channel.error
+    return summarise(source, segmenter, stats)
+
+
+def stream(
+    source: Source,
+    segmenter: Segmenter,
+    *,
+    policy: Policy = "auto",
+    temporal: TemporalOptions = TemporalOptions(),  # noqa: B008 - frozen
+) -> Iterator[Pair]:
+    """Iterate (frame, segmentation); capture and inference run ahead in their threads.
+
+    Files give every frame, in order; live sources the newest. An error of the source or of the
+    network is raised here. Closing the generator stops and joins the threads, not the source.
+    """
+    newest = keeps_newest(policy, source.info.live)
+    channel = Channel(source, source.info.name, newest, False, temporal, Stats(source.clock))
+    with Engine([channel], segmenter) as engine:
+        for results in engine.poll(TICK_SECONDS):
+            for result in results:
+                yield result.frame, result.segmentation
+                engine.done(result)
+    if channel.error is not None:
+        raise channel.error
+
+
+def summarise(source: Source, segmenter: Segmenter, stats: Stats) -> Report:
+    """The report of a run, also of one that failed: `stats` is what it filled so far."""
+    info = segmenter.info
+    return Report(
+        fps=round(stats.fps, 3),
+        frames=stats.shown,
+        produced=stats.produced,
+        dropped=stats.dropped,
+        dropped_by=dict(stats.dropped_by),
+        outages=source.outages,
+        backend=info.name,
+        device=info.device,
+        precision=info.precision,
+        provider=info.provider,
+        imgsz=segmenter.input_size,
+        model=segmenter.spec.name,
+        source=source.info.name,
+        seconds=round(stats.seconds, 3),
+        age_ms=stats.age.milliseconds(),
+        stages_ms={name: d.milliseconds() for name, d in stats.stages.items() if d.count},
+        notes=[*source.warnings, *info.notes],
+        hung=list(stats.hung),
+        propagated=stats.propagated,
+        keyframes=dict(stats.keyframes),
+        network_fps=round(stats.network_fps, 3),
+        idle=stats.idle,
+        cpu_share=round(stats.cpu_share, 4),
+        cores=usable_cores(),
+        inputs={f"{h}x{w}": count for (h, w), count in stats.inputs.items()},
+        steps=stats.steps,
+        refine=segmenter.refine,
+    )

@@ -1,54 +1,37 @@
-"""The next network: loaded beside the one that runs, put in its place between two frames."""
+"""Changing the model while it runs: loaded in the background, swapped in between two frames."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from rtseg.contracts import Backend
 from rtseg.errors import BackendError, RtsegError, UsageError
-from rtseg.frame import Frame, Image
-from rtseg.labels import LabelSet
+from rtseg.frame import Frame
 from rtseg.segmentation import Segmentation
-from rtseg.segmenter import Pair, Segmenter
-from rtseg.stats import Clock
+from rtseg.segmenter import Segmenter, SegmenterProxy
 from rtseg.system import trim_memory
 from rtseg.threads import Flow, Slot
 
 Load = Callable[[str], Segmenter]
-"""Loads the network of a name, warm, for the frames of this run; raises RtsegError."""
+"""Loads a model by name, warm, for the frames of this run; raises RtsegError."""
 
 
-class Switch(Segmenter):
-    """A segmenter whose network may be replaced at any time; each frame is all of one.
+class ReplaceableSegmenter(SegmenterProxy):
+    """A segmenter whose network can be replaced while it runs; every frame is all of one.
+
+    A network that was replaced is freed with the last frame that is still in it.
 
     Args:
         same_labels: whether outputs hold class indices, so that another needs the same classes.
 
     Attributes:
-        current: what segments the next frame. One that was replaced is freed with the last frame
-            that is still in it.
+        target: segments the next frame.
     """
 
     def __init__(self, first: Segmenter, *, same_labels: bool = False) -> None:
-        self.current, self.refine = first, first.refine
+        super().__init__(first)
         self._same_labels = same_labels
         self._lanes = first.backend.lanes
-
-    @property
-    def backend(self) -> Backend:  # type: ignore[override]  # read-only
-        """The network that runs."""
-        return self.current.backend
-
-    @property
-    def labels(self) -> LabelSet:  # type: ignore[override]  # read-only
-        """Its classes."""
-        return self.current.labels
-
-    @property
-    def selected(self) -> frozenset[int] | None:  # type: ignore[override]  # read-only
-        """Those of its classes that were asked for."""
-        return self.current.selected
 
     def replace_by(self, other: Segmenter) -> None:
         """Let another segment the frames from the next one on.
@@ -60,92 +43,85 @@ class Switch(Segmenter):
             raise UsageError("it has other classes", found="masks or JSON lines are being written")
         if other.backend.lanes < self._lanes:
             raise UsageError(f"it does not take {self._lanes} frames at once, as this run does")
-        self.current = other
-
-    def __call__(self, image: Image) -> Segmentation:
-        """Segment one picture."""
-        return self.current(image)
-
-    def together(self, frames: Sequence[Frame], clock: Clock) -> tuple[list[Pair], float, float]:
-        """Segment frames in one call of one network."""
-        return self.current.together(frames, clock)
+        other.refine = self.refine
+        self.target = other
 
 
-class Arrived(NamedTuple):
-    """A network that has been loaded, and what it says of the frame that was given along."""
+class Loaded(NamedTuple):
+    """A model that was loaded, and its segmentation of the frame given with the request."""
 
     segmenter: Segmenter
     frame: Frame | None
     segmentation: Segmentation | None
 
 
-class Networks:
-    """The names that `m` goes through, and the one that is on its way.
+class ModelLoader:
+    """The models that `m` cycles through, and the one being loaded.
 
-    They are loaded in a thread, one after the other in the same: memory that one gave back is
+    They are loaded one after another in the same thread, so that memory that one gave back is
     there for the next.
 
     Args:
-        names: in their order; the first one runs.
+        names: in order; the first one runs.
         load: called in that thread.
 
     Attributes:
-        present: the one that runs, or was last tried: after a failure `m` goes on to the next.
-        coming: the one that is being loaded.
+        present: the one that runs, or was tried last: after a failure `m` goes on to the next.
+        loading: the one being loaded.
     """
 
     def __init__(self, names: Sequence[str], load: Load) -> None:
         self.names = tuple(names)
         self.present = self.names[0] if names else ""
-        self.coming: str | None = None
+        self.loading: str | None = None
         self._load = load
-        self._asked: Slot[tuple[str, Frame | None]] = Slot()
-        self._flow: Flow[Arrived | RtsegError] | None = None
-        self._results: Iterator[Arrived | RtsegError | None] = iter(())
+        self._requests: Slot[tuple[str, Frame | None]] = Slot()
+        self._flow: Flow[Loaded | RtsegError] | None = None
+        self._results: Iterator[Loaded | RtsegError | None] = iter(())
 
     def start(self, name: str, frame: Frame | None = None) -> None:
-        """Begin to load; nothing else may be on its way.
+        """Begin to load a model; no other may be loading.
 
         Args:
-            frame: segmented once it is loaded, for a picture that stands still.
+            frame: segmented once it is loaded, for an image that stands still.
         """
-        self.coming = self.present = name
+        self.loading = self.present = name
         if self._flow is None:
-            loaded = (self._loaded(*asked) for asked in self._asked)
-            self._flow = Flow(loaded, name="load", interrupt=self._asked.close)
+            loaded = (self._loaded(*request) for request in self._requests)
+            self._flow = Flow(loaded, name="load", interrupt=self._requests.close)
             self._flow.__enter__()
             self._results = self._flow.poll(0.0)
-        self._asked.put((name, frame))
+        self._requests.put((name, frame))
 
-    def arrived(self) -> Arrived | None:
-        """The network, once, as soon as it is loaded.
+    def loaded(self) -> Loaded | None:
+        """The model, once, as soon as it is loaded.
 
         Raises:
-            RtsegError: it cannot be loaded, and is no longer on its way.
+            RtsegError: it cannot be loaded, and is no longer loading.
         """
-        found = next(self._results, None) if self.coming is not None else None
-        if found is None:
+        result = next(self._results, None) if self.loading is not None else None
+        if result is None:
             return None
-        self.coming = None
-        if isinstance(found, RtsegError):
-            raise found
-        return found
+        self.loading = None
+        if isinstance(result, RtsegError):
+            raise result
+        return result
 
     def close(self) -> bool:
-        """Wait a moment for what is on its way; False where it had to be left behind."""
-        flow, self._flow, self.coming = self._flow, None, None
+        """Wait a moment for the model being loaded; False if its thread had to be abandoned."""
+        flow, self._flow, self.loading = self._flow, None, None
         if flow is None:
             return True
         flow.__exit__(None, None, None)
         return not flow.hung
 
-    def _loaded(self, name: str, frame: Frame | None) -> Arrived | RtsegError:
+    def _loaded(self, name: str, frame: Frame | None) -> Loaded | RtsegError:
         try:
             segmenter = self._load(name)
-            return Arrived(segmenter, frame, None if frame is None else segmenter(frame.image))
+            return Loaded(segmenter, frame, None if frame is None else segmenter(frame.image))
         except RtsegError as error:
             return error
-        except (Exception, KeyboardInterrupt) as error:  # whatever a library says of a file
+        except (Exception, KeyboardInterrupt) as error:  # whatever a library raises for a file
             return BackendError(f"cannot load {name}", found=str(error))
         finally:
             trim_memory()

@@ -1,52 +1,52 @@
-"""What lies over the window's picture and nowhere else: figures, notices, help, the class at hand.
+"""What lies over the window's image and nowhere else: figures, notices, help, the class pointed at.
 
-It is written in the window's own pixels, so that letters are sharp at any size, and neither
-recordings nor other outputs have it.
+It is written in the window's own pixels, so that text is sharp at any size, and is not part of
+recordings and other outputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Literal
 
-from rtseg.contracts import Effect, Rendered, Source
+from rtseg.contracts import Rendered, Source
 from rtseg.draw import panel, text_size
-from rtseg.effects import ViewOptions
-from rtseg.effects.hud import percent
-from rtseg.errors import RtsegError
-from rtseg.frame import Frame, Image
-from rtseg.labels import LabelSet
-from rtseg.matte.refine import with_edges
-from rtseg.segmentation import Segmentation
+from rtseg.effects.hud import hud_line, hud_lines, mark_lines, percent
+from rtseg.frame import Image
 from rtseg.session import keys
-from rtseg.session.controls import Controls, Found, Point
-from rtseg.session.recording import Recorder
-from rtseg.session.state import Look
+from rtseg.session.controls import Controls
+from rtseg.session.engine import Channel
+from rtseg.session.pointer import Point, PointedClass
+from rtseg.sinks.window import WindowEvents, WindowSink
 from rtseg.stats import Stats
 
+PAUSED = "paused: space resumes, . shows one more"
+
+HINT = "h: keys"
+HINT_SECONDS = 4.0
+
 LATE_SECONDS = 0.15
-"""A picture older than this is seen to be late."""
+"""Older images are visibly late."""
 
 FEW_A_SECOND = 2.0
-"""Frames that may be left out without a word."""
+"""Drops below this rate are not mentioned."""
 
 BUSY_STAGES = {
     "infer": "the network",
-    "preprocess": "preparing the picture",
+    "preprocess": "preparing the image",
     "draw": "drawing",
     "write": "showing and writing",
     "decode": "decoding the mask",
     "smooth": "smoothing",
 }
-"""What each stage is to a person; the largest of them is what a late picture waited for."""
+"""Stages in words; a late image waited for the slowest of them."""
 
 
 class Captions:
-    """Looks at the figures of a run now and then, and says what they mean.
+    """Explains the figures of a run: why images are late or frames are dropped.
 
     Args:
-        interval: seconds over which drops are looked at.
+        interval: seconds over which drops are counted.
     """
 
     def __init__(self, source: Source, stats: Stats, interval: float = 2.0) -> None:
@@ -56,13 +56,13 @@ class Captions:
         self._dropping: dict[str, int] = {}
 
     def lines(self) -> list[str]:
-        """None, one or two sentences for `draw.panel`; only of live sources, whose age counts."""
+        """Up to two sentences for `draw.panel`; only for live sources, whose age matters."""
         if not self._source.info.live:
             return []
-        self._look()
+        self._sample()
         return [line for line in (self._late(), self._dropped()) if line]
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         now = self._stats.clock.now()
         if now < self._next:
             return
@@ -81,7 +81,7 @@ class Captions:
         return f"late by {_ms(age)}: {BUSY_STAGES[slowest]} takes {_ms(takes)}"
 
     def _dropped(self) -> str:
-        """What most frames were lost to of late; few are no news."""
+        """The most frequent cause of recent drops, unless there are few."""
         cause = max(self._dropping, key=lambda each: self._dropping[each], default="")
         rate = self._dropping.get(cause, 0) / self._interval
         if rate < FEW_A_SECOND or cause not in REASONS:
@@ -105,142 +105,90 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms"
 
 
-Open = Callable[[ViewOptions, LabelSet, str], Effect]
-"""Opens the effect for a view, and a network's classes and name; raises RtsegError."""
-
-
-class LiveEffect:
-    """Draws the look that `look` gives, opening the view it needs; keeps to the last that worked,
-    and to the plain overlay where that fails too.
+class Overlay:
+    """Writes over the images of one window, and knows when what it wrote is out of date.
 
     Args:
-        refused: told of a look that cannot be drawn, with the one that is drawn instead.
-
-    Attributes:
-        drawn: the look of the last picture.
+        channel: whose figures are shown; None for a grid, whose cells have their own.
     """
 
-    def __init__(
-        self,
-        look: Callable[[], Look],
-        open_view: Open,
-        refused: Callable[[RtsegError, Look], None],
-    ) -> None:
-        self.drawn: Look = look()
-        self._look, self._refused = look, refused
-        # two: pictures of the last network are still on their way when the next one draws
-        self._opened = lru_cache(maxsize=2)(open_view)
-
-    def open(self, labels: LabelSet) -> None:
-        """Open the view that is drawn first, so that no frame waits for it.
-
-        Raises:
-            RtsegError: it cannot be drawn.
-        """
-        self._opened(self.drawn.view, labels, self.drawn.network)
-
-    def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
-        """(H', W', 3) uint8 BGR."""
-        look = self._look()
-        try:
-            image = self._draw(look, frame, segmentation)
-        except RtsegError as error:
-            instead = self.drawn if look != self.drawn else plain(look)
-            if instead == look:
-                raise
-            self._refused(error, instead)
-            look, image = instead, self._draw(instead, frame, segmentation)
-        self.drawn = look
-        return image
-
-    def _draw(self, look: Look, frame: Frame, segmentation: Segmentation) -> Image:
-        effect = self._opened(look.view, segmentation.labels, look.network)
-        segmentation = with_edges(segmentation, frame.picture, refine=look.refine)
-        return effect(frame, alone(segmentation, look.solo))
-
-
-def plain(look: Look) -> Look:
-    """What can be drawn when what was drawn until now no longer can: it needs no file."""
-    return look._replace(view=ViewOptions(legend=look.view.legend, hud=look.view.hud))
-
-
-def alone(segmentation: Segmentation, name: str | None) -> Segmentation:
-    """The same scores with one class alone; the same object where there is no such class."""
-    labels = segmentation.labels
-    if name is None or name not in labels.names:
-        return segmentation
-    return segmentation.selecting(frozenset({labels.names.index(name)}))
-
-
-PAUSED = "paused: space goes on, . shows one more"
-
-Lines = Callable[[Segmentation], list[str]]
-"""Gives the figures of the run at this moment."""
-
-
-class Glass:
-    """Writes over the pictures of one window, and knows when what it wrote is out of date."""
-
-    def __init__(self, controls: Controls, effect: LiveEffect, figures: Lines) -> None:
-        self._controls, self._effect, self._figures = controls, effect, figures
+    def __init__(self, controls: Controls, channel: Channel | None) -> None:
+        self._controls, self._channel = controls, channel
+        self._captions = None if channel is None else Captions(channel.source, channel.stats)
         self._written: tuple[object, ...] = ()
+
+    def attach(self, window: WindowSink) -> None:
+        """Write over a window's images, and give its events to the controls."""
+        controls = self._controls
+        window.events = WindowEvents(
+            controls.press, controls.point, controls.click, self.write, self.stale
+        )
+        controls.window = window
+        controls.notices.show(HINT, HINT_SECONDS)
 
     def write(self, image: Image, rendered: Rendered) -> None:
         """Write over (H, W, 3) uint8 BGR, in place."""
         controls = self._controls
         controls.last = rendered
-        self._written = self._words()
+        self._written = self._content()
         if controls.state.help:
             write_help(image, keys.lines())
-        elif controls.state.hud:
-            panel(image, self._figures(rendered.segmentation))
+        elif figures := self._figures(rendered):
+            panel(image, figures)
         if lines := [*status(controls), *notice(controls)]:
             panel(image, lines, "top right")
         if (pointed := controls.pointed()) is not None and not controls.state.help:
             write_label(image, *pointed)
 
     def stale(self) -> Literal["", "glass", "picture"]:
-        """What has changed since the last picture, apart from the figures."""
-        if self._controls.look() != self._effect.drawn:
-            return "picture"
-        return "glass" if self._words() != self._written else ""
-
-    def _words(self) -> tuple[object, ...]:
+        """What has changed since the last image, apart from the figures."""
         controls = self._controls
-        state = controls.state
+        if self._channel is not None and controls.look() != controls.effects[0].drawn:
+            return "picture"
+        return "glass" if self._content() != self._written else ""
+
+    def _figures(self, rendered: Rendered) -> list[str]:
+        if self._channel is None or self._captions is None:
+            return []
+        stats, source = self._channel.stats, self._channel.source
+        network, hud = self._controls.segmenter, self._controls.state.hud
+        if hud == "none":
+            return []
+        if hud == "line":
+            return [hud_line(stats, network.info), *self._captions.lines()]
+        lines = hud_lines(stats, source, network.info, network.spec.name, network.input_size)
+        return [*lines, *mark_lines(stats, rendered.segmentation), *self._captions.lines()]
+
+    def _content(self) -> tuple[object, ...]:
+        controls = self._controls
         lines = (*status(controls), *notice(controls))
-        return (state.hud, state.help, lines, controls.pointed())
+        return (controls.state.hud, controls.state.help, lines, controls.pointed())
 
 
 def status(controls: Controls) -> list[str]:
     """What lasts: paused, recording, loading, a class alone."""
-    solo = controls.state.look.solo
+    solo, recorder = controls.state.appearance.solo, controls.captures.recorder
+    minutes, seconds = divmod(int(recorder.seconds), 60)
     return [
         *([PAUSED] if controls.state.paused else []),
-        *recording(controls.keeping.recorder),
-        *([f"loading {controls.networks.coming} ..."] if controls.networks.coming else []),
+        *([f"!recording {minutes}:{seconds:02}"] if recorder.recording else []),
+        *([f"loading {controls.models.loading} ..."] if controls.models.loading else []),
         *([f"only {solo}"] if solo else []),
     ]
 
 
-def recording(recorder: Recorder) -> list[str]:
-    """How long it has been recording, if it has."""
-    minutes, seconds = divmod(int(recorder.seconds), 60)
-    return [f"!recording {minutes}:{seconds:02}"] if recorder.recording else []
-
-
 def notice(controls: Controls) -> list[str]:
-    """What is said for a moment."""
+    """The message shown for a moment."""
     return [controls.notices.text] if controls.notices.text else []
 
 
 def write_help(image: Image, pressed: Sequence[tuple[str, str]]) -> None:
-    """List keys in the middle of a picture, in two columns where one is too high.
+    """List keys in the middle of an image, in two columns if one is too high.
 
     Args:
         pressed: what to press, and what it does.
     """
-    lines = [f"{told}\t{shown}" for shown, told in pressed]
+    lines = [f"{text}\t{shown}" for shown, text in pressed]
     if (len(lines) + 2) * 1.4 * text_size(image) > image.shape[0]:
         half = -(-len(lines) // 2)
         right = [*lines[half:], *["\t"] * (2 * half - len(lines))]
@@ -248,12 +196,12 @@ def write_help(image: Image, pressed: Sequence[tuple[str, str]]) -> None:
     panel(image, lines, "centre")
 
 
-def write_label(image: Image, at: Point, found: Found) -> None:
-    """Name a class beside a point of the picture."""
+def write_label(image: Image, at: Point, found: PointedClass) -> None:
+    """Name a class beside a point of the image."""
     height, width = image.shape[:2]
     size = text_size(image)
     text = f"{found.name} {percent(found.probability)}"
-    # a part of the picture beside the point, in whose corner the panel lies
+    # the part of the image beside the point, in whose corner the panel lies
     x, y = round(at[0] * width), round(at[1] * height)
     rows = slice(y, y + 5 * size) if y < height / 2 else slice(max(0, y - 5 * size), y)
     columns = slice(x, width) if x < width / 2 else slice(0, x)

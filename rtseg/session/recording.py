@@ -10,7 +10,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TypeVar
 
-from rtseg.contracts import Rendered, Sink, Source
+from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.errors import RtsegError
 from rtseg.files import cannot_write
 from rtseg.labels import LabelSet
@@ -18,28 +18,29 @@ from rtseg.session.state import Notices
 from rtseg.sinks import SinkOptions, open_sink
 from rtseg.sinks.masks import palette, palette_png
 from rtseg.sinks.pictures import encode
+from rtseg.stats import Clock
 from rtseg.system import trim_memory
 from rtseg.threads import Flow
 
 T = TypeVar("T")
 
-Ending = Callable[[], None]
-"""Tells what came of a piece of work; called in the run's own thread."""
+Report = Callable[[], None]
+"""Reports what became of a job; called in the run's own thread."""
 
-LONG = 3600.0
+FOREVER_SECONDS = 3600.0
 
 
-class Aside:
-    """Does one thing after the other in a thread of its own; what came of each is told by `turn`.
+class BackgroundWorker:
+    """Does one job after another in a thread of its own; `turn` reports what became of each.
 
-    The thread begins with the first piece of work, and ends with `finish`.
+    The thread starts with the first job and ends with `finish`.
     """
 
     def __init__(self) -> None:
-        self._asked: SimpleQueue[Callable[[], Ending] | None] = SimpleQueue()
-        self._flow: Flow[Ending] | None = None
-        self._endings: Iterator[Ending | None] = iter(())
-        self._left = 0
+        self._jobs: SimpleQueue[Callable[[], Report] | None] = SimpleQueue()
+        self._flow: Flow[Report] | None = None
+        self._reports: Iterator[Report | None] = iter(())
+        self._pending = 0
 
     def begin(
         self,
@@ -47,54 +48,54 @@ class Aside:
         then: Callable[[T], None],
         failed: Callable[[RtsegError], None],
     ) -> None:
-        """Have `work` done soon.
+        """Queue a job.
 
         Args:
             work: called in the other thread.
-            then: told what it gave, in the thread of `turn`.
-            failed: told there of an RtsegError that it raised; others come out of `turn` or
-                `finish`, and what was asked for after it is done all the same.
+            then: called with its result, in the thread of `turn`.
+            failed: called there with an RtsegError that it raised; any other error is raised by
+                `turn` or `finish`. Later jobs are done all the same.
         """
         if self._flow is None:
-            ended = (do() for do in iter(self._asked.get, None))
-            self._flow = Flow(ended, name="aside")
+            reports = (do() for do in iter(self._jobs.get, None))
+            self._flow = Flow(reports, name="background")
             self._flow.__enter__()
-            self._endings = self._flow.poll(0.0)
-        self._left += 1
-        self._asked.put(partial(_done, work, then, failed))
+            self._reports = self._flow.poll(0.0)
+        self._pending += 1
+        self._jobs.put(partial(_done, work, then, failed))
 
     @property
-    def left(self) -> int:
-        """How many pieces of work have not been told of."""
-        return self._left
+    def pending(self) -> int:
+        """Number of jobs that have not been reported."""
+        return self._pending
 
     def turn(self) -> None:
-        """Tell of what has ended; returns at once."""
-        while self._left and (ending := next(self._endings, None)) is not None:
-            self._left -= 1
-            ending()
+        """Report the jobs that are done; does not wait."""
+        while self._pending and (report := next(self._reports, None)) is not None:
+            self._pending -= 1
+            report()
 
     def finish(self) -> None:
-        """Wait for all of it, however long it takes, and tell of it; may be called again."""
+        """Wait for all jobs, however long they take, and report them; may be called again."""
         flow, self._flow = self._flow, None
         if flow is None:
             return
-        self._asked.put(None)
-        endings = [ending for ending in flow.poll(LONG) if ending is not None]
-        self._left = 0
+        self._jobs.put(None)
+        reports = [report for report in flow.poll(FOREVER_SECONDS) if report is not None]
+        self._pending = 0
         flow.__exit__(None, None, None)
-        for ending in endings:  # now that all is done, one may raise
-            ending()
+        for report in reports:  # now that all is done, one may raise
+            report()
 
 
 def _done(
     work: Callable[[], T], then: Callable[[T], None], failed: Callable[[RtsegError], None]
-) -> Ending:
+) -> Report:
     try:
         return partial(then, work())
     except RtsegError as error:
         return partial(failed, error)
-    except Exception as error:  # in the thread it would end all that is still to be done
+    except Exception as error:  # in the thread it would end all later jobs
         return partial(_raise, error)
     finally:
         trim_memory()
@@ -128,37 +129,39 @@ def free_name(folder: Path, moment: datetime, *endings: str, taken: Container[Pa
 
 
 class Recorder(Sink):
-    """Writes what is shown into a new video from `start` to `stop`; else takes frames and waits.
+    """Writes what is shown into a new video between `start` and `stop`; otherwise does nothing.
 
-    A recording is a file like that of `-o`: a live source's lasts as long as the world did, a
-    file's has that file's times, and its sound. No frame waits for a file to be finished. An error
-    ends the recording, not the run.
+    A recording is a file like that of `-o`: of a live source it lasts as long as the world did, of
+    a file it has that file's times and its sound. No frame waits for a file to be finished. An
+    error ends the recording, not the run.
 
     Args:
+        info: of the source.
         folder: where the videos go.
-        aside: finishes them.
+        worker: finishes them.
 
     Attributes:
-        told: told what was written, in words, once a file is finished.
-        failed: told of an error; what was written until then is finished.
+        on_written: called with a summary once a file is finished.
+        on_error: called with an error; what was written until then is finished.
     """
 
     def __init__(
         self,
-        source: Source,
+        info: SourceInfo,
+        clock: Clock,
         labels: LabelSet,
         folder: Path,
         options: SinkOptions,
         *,
-        aside: Aside,
+        worker: BackgroundWorker,
         now: Now = datetime.now,
     ) -> None:
-        self.told: Callable[[str], None] = lambda words: None
-        self.failed: Callable[[RtsegError], None] = lambda error: None
+        self.on_written: Callable[[str], None] = lambda words: None
+        self.on_error: Callable[[RtsegError], None] = lambda error: None
         self.path: Path | None = None
-        self._aside = aside
+        self._worker = worker
         self._finishing: set[Path] = set()
-        self._source, self._labels, self._folder = source, labels, folder
+        self._info, self._clock, self._labels, self._folder = info, clock, labels, folder
         self._options = replace(options, overwrite=False, codec=None, crf=None)
         self._now = now
         self._sink: Sink | None = None
@@ -173,7 +176,7 @@ class Recorder(Sink):
     @property
     def seconds(self) -> float:
         """How long it has been recording."""
-        return self._source.clock.now() - self._began if self.recording else 0.0
+        return self._clock.now() - self._began if self.recording else 0.0
 
     def start(self, *, transparent: bool = False) -> Path:
         """Record from the next frame on; gives the file's name.
@@ -187,11 +190,11 @@ class Recorder(Sink):
         suffix = ".mov" if transparent else ".mp4"
         name = free_name(self._folder, self._now(), suffix, taken=self._finishing)
         self.path = name.with_name(f"{name.name}{suffix}")
-        self._began = self._source.clock.now()
+        self._began = self._clock.now()
         return self.path
 
     def stop(self) -> bool:
-        """Finish the file, while the run goes on; `told` or `failed` hears of it.
+        """Finish the file, while the run goes on; then calls `on_written` or `on_error`.
 
         Returns:
             Whether anything was recorded.
@@ -208,7 +211,7 @@ class Recorder(Sink):
                 self._finishing.discard(path)
             return sink.summary()
 
-        self._aside.begin(finished, self.told, self.failed)
+        self._worker.begin(finished, self.on_written, self.on_error)
         return True
 
     def write(self, rendered: Rendered) -> None:
@@ -221,17 +224,17 @@ class Recorder(Sink):
             self._sink.write(rendered)
         except RtsegError as error:
             self._give_up()
-            self.failed(error)
+            self.on_error(error)
 
     def encoded(self) -> Iterable[float]:
         """Seconds of each frame of the present recording."""
         return self._sink.encoded() if self._sink is not None else ()
 
     def close(self) -> None:
-        """Finish what is being recorded, and wait for all that was to be finished.
+        """Finish what is being recorded, and wait for all files to be finished.
 
         Raises:
-            SinkError: the last one is not whole; the message says what is left.
+            SinkError: the last one is not whole; the message names what is left.
         """
         sink, _ = self._detach()
         try:
@@ -239,20 +242,20 @@ class Recorder(Sink):
                 sink.close()
                 self._last_words = sink.summary()
         finally:
-            self._aside.finish()
+            self._worker.finish()
 
     def summary(self) -> str:
-        """What was still being recorded at the end; of others `stop` told."""
+        """What was still being recorded at the end; `on_written` reported the others."""
         return self._last_words
 
     def _open(self, path: Path, pts: float) -> Sink:
-        info = self._source.info
+        info = self._info
         # the sound of a file begins where the recording does
         info = replace(info, media_start=info.media_start + pts, frame_count=None)
         return open_sink(str(path), info, self._labels, self._options)
 
     def _give_up(self) -> None:
-        """Finish after an error; a second one says nothing new."""
+        """Finish after an error, ignoring a second one."""
         sink, _ = self._detach()
         try:
             if sink is not None:
@@ -261,7 +264,7 @@ class Recorder(Sink):
             return
 
     def _detach(self) -> tuple[Sink | None, Path | None]:
-        """What is being recorded, which it no longer is."""
+        """Stop recording; returns what was being recorded."""
         sink, self._sink, path, self.path = self._sink, None, self.path, None
         return sink, path
 
@@ -269,14 +272,14 @@ class Recorder(Sink):
 def save(
     rendered: Rendered, view: str | None, folder: Path, moment: datetime
 ) -> Callable[[], list[Path]]:
-    """Draw a frame now; gives what packs and writes it, which any thread may call.
+    """Draw a frame now; returns a function that encodes and writes it, in any thread.
 
-    That writes `rtseg-YYYYmmdd-HHMMSS.png`, `...-mask.png` and `...-VIEW.png`, replaces nothing,
-    and gives the files. The mask is a palette PNG whose pixels are class indices. Without a view
-    there is the picture alone.
+    It writes `rtseg-YYYYmmdd-HHMMSS.png`, `...-mask.png` and `...-VIEW.png`, replaces no file, and
+    returns the paths. The mask is a palette PNG whose pixels are class indices. Without a view it
+    writes the image only.
 
     Raises:
-        SinkError: by what is given: they cannot be written; none is left half written.
+        SinkError: by that function: they cannot be written; none is left half written.
     """
     if view is None:
         image = rendered.picture
@@ -313,16 +316,16 @@ def _write(contents: dict[str, bytes], folder: Path, moment: datetime) -> list[P
     return written
 
 
-MOST_WAITING = 8
-"""Frames that a key held down may keep in memory."""
+MAX_PENDING = 8
+"""Screenshots that a key held down may keep in memory."""
 
 
-class Keeping:
-    """Writes files beside the run, and says what came of them.
+class Captures:
+    """Screenshots and recordings: written beside the run, and reported on the image.
 
     Args:
         recorder: one of the run's sinks.
-        aside: packs screenshots.
+        worker: encodes screenshots.
         folder: where these go.
         now: the wall clock, for file names.
     """
@@ -330,43 +333,43 @@ class Keeping:
     def __init__(
         self,
         recorder: Recorder,
-        aside: Aside,
+        worker: BackgroundWorker,
         notices: Notices,
         folder: Path = Path(),
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
         self.recorder = recorder
-        recorder.told, recorder.failed = notices.wrote, self._recording_failed
-        self._aside, self._notices = aside, notices
+        recorder.on_written, recorder.on_error = notices.wrote, self._recording_failed
+        self._worker, self._notices = worker, notices
         self._folder, self._now = folder, now
 
     def turn(self) -> None:
-        """Between frames: tell of files that are finished."""
-        self._aside.turn()
+        """Between frames: report the files that are finished."""
+        self._worker.turn()
 
     def screenshot(self, rendered: Rendered, view: str | None) -> None:
-        """Write a frame as picture, mask and `view`; not while many are still being written.
+        """Write a frame as image, mask and `view`, unless many are still being written.
 
-        Without a view the picture is all there is.
+        Without a view only the image is written.
         """
-        if self._aside.left >= MOST_WAITING:
-            self._notices.say("the last screenshots are still being written")
+        if self._worker.pending >= MAX_PENDING:
+            self._notices.show("the last screenshots are still being written")
             return
-        self._aside.begin(
+        self._worker.begin(
             save(rendered, view, self._folder, self._now()),
             lambda paths: self._notices.wrote(", ".join(map(str, paths))),
             lambda error: self._notices.warn(str(error)),
         )
 
     def record(self, *, transparent: bool) -> None:
-        """Start to record, or finish the file."""
+        """Start recording, or finish the file."""
         if self.recorder.recording:
             if not self.recorder.stop():
-                self._notices.say("nothing was recorded")
+                self._notices.show("nothing was recorded")
             return
         try:
             path = self.recorder.start(transparent=transparent)
-            self._notices.say(f"recording {path}, r finishes it")
+            self._notices.show(f"recording {path}, r stops")
         except (RtsegError, OSError) as error:
             self._notices.warn(f"cannot record: {error}")
 

@@ -18,7 +18,7 @@ from rtseg.draw import even
 from rtseg.errors import UsageError
 from rtseg.frame import Frame
 from rtseg.sinks import SinkOptions
-from rtseg.threads import usable_cores
+from rtseg.system import usable_cores
 from rtseg.yuv import BT601, LIMITED, i420, luma
 
 JITTER_SECONDS = 0.00105

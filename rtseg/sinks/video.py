@@ -23,7 +23,7 @@ from rtseg.sinks import SinkOptions
 from rtseg.sinks.audio import AUDIO_ERRORS, Audio
 from rtseg.sinks.encoding import CONTAINERS, Encoder, Timeline, find_encoder, video_frame
 from rtseg.stats import Clock
-from rtseg.threads import Line
+from rtseg.threads import Writer
 from rtseg.yuv import FULL, LIMITED, Tags, output_tags
 
 WRITE_ERRORS = (av.FFmpegError, OSError)
@@ -117,7 +117,7 @@ class VideoFile:
         self._muxer: Muxer | None = None
         self._previous: Any = None
         self._left_out = self._end = 0
-        self._thread = Line(self._take, name="encode")
+        self._thread = Writer(self._take, name="encode")
         self._clock, self._seconds = Clock(), deque[float]()
         self._closed = False
         self.frames = 0

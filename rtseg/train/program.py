@@ -19,8 +19,7 @@ from rtseg.frame import Image, Mask
 from rtseg.labels import LabelSet
 from rtseg.metrics import ConfusionMatrix
 from rtseg.nets import find_model
-from rtseg.system import keep_freed_memory
-from rtseg.threads import usable_cores
+from rtseg.system import keep_freed_memory, usable_cores
 from rtseg.train import batches as augment
 from rtseg.train import is_main
 from rtseg.train.batches import (

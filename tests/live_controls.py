@@ -13,8 +13,9 @@ from rtseg.contracts import Rendered, Sink, Source
 from rtseg.effects import ViewOptions
 from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
-from rtseg.session.desk import Desk, open_desk
-from rtseg.session.pipeline import run
+from rtseg.session.controls import Controls, open_controls
+from rtseg.session.engine import Channel
+from rtseg.session.loop import run
 from rtseg.sources import open_source
 from rtseg.stats import Clock, ManualClock, Report, Stats
 
@@ -34,9 +35,9 @@ class Wall(Sink):
     `script` has, by number of frames shown so far, what a person does then.
     """
 
-    desk: Desk | None = None
-    script: dict[int, Callable[[Desk], Any]] = field(default_factory=dict)
-    on_idle: Callable[[Desk], Any] = lambda desk: None
+    desk: Controls | None = None
+    script: dict[int, Callable[[Controls], Any]] = field(default_factory=dict)
+    on_idle: Callable[[Controls], Any] = lambda desk: None
     shown: list[Rendered] = field(default_factory=list)
     full: bool = False
     open: bool = True
@@ -71,15 +72,15 @@ class Studio:
 
     source: Source
     stats: Stats
-    desk: Desk
+    desk: Controls
     wall: Wall
     told: list[tuple[str, str]]
 
     def run(self, **options: Any) -> Report:
-        controls = self.desk.controls
-        with self.desk.recorder:
+        controls, recorder = self.desk, self.desk.captures.recorder
+        with recorder:
             report = run(
-                self.source, self.desk.segmenter, self.desk.effect, [self.wall, self.desk.recorder],
+                self.source, controls.segmenter, controls.effects[0], [self.wall, recorder],
                 stats=self.stats, control=controls, on_tick=controls.turn, **options,
             )  # fmt: skip
         assert controls.close()
@@ -96,14 +97,15 @@ def studio(
 ) -> Studio:
     source = open_source(address, clock=clock)
     stats, told = Stats(source.clock), []
-    desk = open_desk(
-        view, source, stub(), stats,
-        folder=folder, tell=lambda heading, text: told.append((heading, text)), **options,
+    channel = Channel(source, stats=stats)
+    desk = open_controls(
+        view, [channel], stub(), source.info,
+        folder=folder, log=lambda heading, text: told.append((heading, text)), **options,
     )  # fmt: skip
-    desk.controls.keeping._now = lambda: MOMENT
-    desk.recorder._now = lambda: MOMENT
+    desk.captures._now = lambda: MOMENT
+    desk.captures.recorder._now = lambda: MOMENT
     wall = Wall(desk)
-    desk.controls.window = wall
+    desk.window = wall
     return Studio(source, stats, desk, wall, told)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rtseg.frame import Frame
-from rtseg.session.propagation import PATIENCE, freshest
+from rtseg.session.inference import PATIENCE, youngest
 from rtseg.stats import ManualClock
 from rtseg.threads import Flow
 
@@ -55,7 +55,7 @@ class Camera(Flow[Frame]):
 def ages(camera: Camera, works: float, frames: int = 200) -> list[float]:
     """How old each frame is when work on it begins, as shares of the time between two."""
     found = []
-    for frame in freshest(camera, camera.clock):
+    for frame in youngest(camera, camera.clock):
         found.append((camera.clock.now() - frame.captured_at) / INTERVAL)
         if len(found) == frames:
             break
@@ -83,7 +83,7 @@ def test_whoever_is_slower_gets_young_frames_for_little_time(works: float) -> No
 def test_what_does_not_come_in_time_is_not_waited_for_longer() -> None:
     clock = ManualClock()
     camera = Camera(clock, stops_after=100 * INTERVAL)
-    taken = [frame.index for frame in freshest(camera, clock) if not clock.sleep(1.9 * INTERVAL)]
+    taken = [frame.index for frame in youngest(camera, clock) if not clock.sleep(1.9 * INTERVAL)]
     assert taken[-1] == 100
     assert clock.now() < (100 + 3) * INTERVAL
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from fractions import Fraction
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,19 +14,27 @@ from hypothesis import strategies as st
 
 from rtseg.backends import open_backend
 from rtseg.contracts import Rendered, Sink, Source, SourceInfo
-from rtseg.effects import ViewOptions, open_effect
+from rtseg.effects import ViewOptions
 from rtseg.errors import SourceError
 from rtseg.frame import Frame
 from rtseg.labels import LabelSet
 from rtseg.nets import find_model
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
-from rtseg.session.grid import GAP, AsTheyCome, ByTheirTimes, Film, Grid, fitted, lay_out
-from rtseg.session.grid_controls import GridGlass, Hands
-from rtseg.session.many import Feed, Look
-from rtseg.session.recording import Aside, Keeping, Recorder
-from rtseg.session.state import Notices
-from rtseg.sinks import SinkOptions
+from rtseg.session.controls import Controls, open_controls
+from rtseg.session.engine import Channel, Result
+from rtseg.session.grid import (
+    GAP,
+    ByArrival,
+    ByTimestamp,
+    Film,
+    Grid,
+    GridCompositor,
+    fitted,
+    lay_out,
+)
+from rtseg.session.overlay import Overlay
+from rtseg.session.state import Hud
 from rtseg.sources import open_source
 from rtseg.stats import ManualClock, Stats
 
@@ -44,16 +53,16 @@ class Still(Source):
         return None
 
 
-def feed(name: str = "camera", **info) -> Feed:
+def channel(name: str = "camera", **info) -> Channel:
     source = Still(name, **info)
-    return Feed(source, name, stats=Stats(source.clock))
+    return Channel(source, name, stats=Stats(source.clock))
 
 
-def look(source: int, pts: float = 0.0, grey: int = 200, size=(36, 64), index: int = 0) -> Look:
+def look(source: int, pts: float = 0.0, grey: int = 200, size=(36, 64), index: int = 0) -> Result:
     scores = np.zeros((2, 2, 2), np.float32)
     scores[0] = 1
     frame = Frame(np.full((*size, 3), grey, np.uint8), index, pts, 0.0)
-    return Look(source, frame, Segmentation(scores, LABELS, size, selected=frozenset()))
+    return Result(source, frame, Segmentation(scores, LABELS, size, selected=frozenset()))
 
 
 def plain(frame: Frame, segmentation: Segmentation) -> np.ndarray:
@@ -61,9 +70,9 @@ def plain(frame: Frame, segmentation: Segmentation) -> np.ndarray:
     return frame.image.copy()
 
 
-def grid_of(*feeds: Feed, hud: bool = False, size: tuple[int, int] = (36, 64)) -> Grid:
-    layout = lay_out([size] * len(feeds), HD)
-    return Grid(feeds, [plain] * len(feeds), layout, LABELS, hud=hud)
+def grid_of(*channels: Channel, hud: Hud = "none", size: tuple[int, int] = (36, 64)) -> Grid:
+    layout = lay_out([size] * len(channels), HD)
+    return Grid(channels, [plain] * len(channels), layout, LABELS, hud=hud)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +120,7 @@ def test_a_picture_keeps_its_shape_in_its_cell(size, ratio, expected) -> None:
 
 
 def test_each_look_is_drawn_into_its_own_cell_and_nowhere_else() -> None:
-    grid = grid_of(feed("a"), feed("b"))
+    grid = grid_of(channel("a"), channel("b"))
     before = grid.image.copy()
     grid.show(look(1, grey=250))
     (_, left), (height, width) = lay_out([(36, 64)] * 2, HD).corners[1], (36, 64)
@@ -121,7 +130,7 @@ def test_each_look_is_drawn_into_its_own_cell_and_nowhere_else() -> None:
 
 
 def test_a_cell_says_what_became_of_its_source_and_keeps_the_last_picture() -> None:
-    some = feed("camera 3")
+    some = channel("camera 3")
     grid = grid_of(some, size=(360, 640))
     grid.show(look(0))
     assert (grid.image == 200).all(), "while all is well there is nothing over the picture"
@@ -141,7 +150,7 @@ def test_a_cell_says_what_became_of_its_source_and_keeps_the_last_picture() -> N
 
 
 def test_a_single_picture_that_ended_stays_bright() -> None:
-    some = feed("photo.jpg", live=False, count=1)
+    some = channel("photo.jpg", live=False, count=1)
     grid = grid_of(some)
     grid.show(look(0))
     some.ended = True
@@ -150,8 +159,8 @@ def test_a_single_picture_that_ended_stays_bright() -> None:
 
 
 def test_the_figures_can_be_hidden_and_a_silent_camera_is_named() -> None:
-    some = feed("camera", live=True)
-    grid = grid_of(some, size=(360, 640), hud=True)
+    some = channel("camera", live=True)
+    grid = grid_of(some, size=(360, 640), hud="all")
     grid.show(look(0))
     lively = grid.image.copy()
     assert (lively != 200).any()
@@ -159,65 +168,104 @@ def test_the_figures_can_be_hidden_and_a_silent_camera_is_named() -> None:
     some.source.clock.sleep(3.0)
     assert grid.refresh(), "no frame for 3 s"
     assert (grid.image != lively).any()
-    grid.redraw(hud=False)
+    grid.redraw(hud="none")
     assert (grid.image == 200).all()
 
 
-def test_e_refines_the_edges_of_all_cells_and_of_what_is_written() -> None:
+def controlled(*sources: Channel, view: ViewOptions = ViewOptions(), **options: Any) -> Controls:  # noqa: B008
     segmenter = Segmenter(open_backend("stub", find_model("stub"), input_size=(32, 64)))
-    hands = Hands(ViewOptions(), hud=False, segmenter=segmenter)
-    hands.press("e")
-    assert (hands.stale, hands.state.look.refine, segmenter.refine) == (True, True, True)
-    assert Hands(ViewOptions(), hud=False, segmenter=segmenter).state.look.refine
-    hands.press("e")
-    assert (hands.state.look.refine, segmenter.refine) == (False, False)
+    return open_controls(view, sources, segmenter, SourceInfo("grid", 128, 36), **options)
+
+
+def composed(controls: Controls, *sources: Channel) -> GridCompositor:
+    """A grid whose cells are drawn by the controls; its image is `_grid.image`."""
+    labels, layout = controls.segmenter.labels, lay_out([(36, 64)] * len(sources), HD)
+    grid = Grid(sources, controls.effects, layout, labels, hud=controls.state.hud)
+    controls.locate = grid.locate
+    clock = sources[0].stats.clock
+    appearance = lambda: (controls.look(), controls.state.hud)  # noqa: E731
+    return GridCompositor(grid, ByArrival(clock), [], [], appearance, Stats(clock))
+
+
+def of_class(number: int, source: int, labels: LabelSet) -> Result:
+    """A grey frame that is all of one class."""
+    scores = np.zeros((len(labels), 1, 1), np.float32)
+    scores[number] = 1
+    frame = Frame(np.full((36, 64, 3), 200, np.uint8), 0, 0.0, 0.0)
+    return Result(source, frame, Segmentation(scores, labels, (36, 64)))
+
+
+def test_e_refines_the_edges_of_all_cells_and_of_what_is_written() -> None:
+    controls = controlled(channel())
+    controls.press("e")
+    assert controls.state.appearance.refine
+    assert controls.segmenter.refine
+    controls.press("e")
+    assert not controls.state.appearance.refine
+    assert not controls.segmenter.refine
 
 
 def test_keys_act_on_all_cells() -> None:
-    """Opacity, view and figures; what is for one source does nothing."""
-    hands = Hands(ViewOptions(), hud=False, classes=LABELS.names)
-    sources = [feed("a"), feed("b")]
-    effects = [hands.effect(open_effect) for _ in sources]
-    grid = Grid(sources, effects, lay_out([(36, 64)] * 2, HD), LABELS, hud=False)
-    scores = np.zeros((2, 1, 1), np.float32)
-    scores[1] = 1
+    sources = [channel("a"), channel("b")]
+    controls = controlled(*sources)
+    labels = controls.segmenter.labels
+    compositor = composed(controls, *sources)
     for n in (0, 1):
-        frame = Frame(np.full((36, 64, 3), 200, np.uint8), 0, 0.0, 0.0)
-        grid.show(Look(n, frame, Segmentation(scores, LABELS, (36, 64))))
+        compositor.show(of_class(1, n, labels))
+    red, green, blue = labels.colours[1]
 
     def left_and_right() -> tuple[list[int], list[int]]:
-        return grid.image[20, 30].tolist(), grid.image[20, -30].tolist()
+        compositor.present(changed=False)
+        image = compositor._grid.image
+        return image[20, 30].tolist(), image[20, -30].tolist()
 
-    assert left_and_right() == ([120, 120, 222], [120, 120, 222])
-    for key, expected in (("+", [100, 100, 228]), ("-", [120, 120, 222]), ("\t", [0, 0, 255])):
-        hands.press(key)
-        assert hands.stale
-        grid.redraw(hud=hands.state.hud)
+    def blended(alpha: float) -> list[int]:
+        return [round(200 + alpha * (part - 200)) for part in (blue, green, red)]
+
+    assert left_and_right() == (blended(0.4), blended(0.4))
+    for key, expected in (("+", blended(0.5)), ("-", blended(0.4)), ("\t", [blue, green, red])):
+        controls.press(key)
         assert left_and_right() == (expected, expected), key
-    for key, expected in (("2", [0, 0, 255]), ("1", [0, 0, 0]), ("1", [0, 0, 255])):
-        hands.press(key)
-        grid.redraw(hud=False)
-        assert left_and_right() == (expected, expected), f"{hands.state.look.solo} alone"
-    hands.stale = False
-    for key in ("m", "r", "s", "5", "?", "nonsense"):
-        hands.press(key)
-    assert not hands.stale
-    hands.press("f")
-    assert hands.state.hud
+    for key, expected in (("2", [0, 0, 0]), ("2", [blue, green, red])):
+        controls.press(key)
+        assert left_and_right() == (expected, expected), f"{controls.state.appearance.solo} alone"
+    controls.press("f")
+    assert controls.state.hud == "line"
+    compositor.present(changed=False)
+    assert (compositor._grid.image[:12] != compositor._grid.image[20, 30]).any(), "its figures"
 
 
-def test_a_background_that_cannot_be_drawn_is_said_and_the_last_look_kept(tmp_path) -> None:
-    said: list[str] = []
-    hands = Hands(ViewOptions(), hud=False, tell=lambda error: said.append(str(error)))
-    grid = Grid([feed()], [hands.effect(open_effect)], lay_out([(36, 64)], HD), LABELS, hud=False)
-    grid.show(look(0))
-    before = grid.image.copy()
+def test_the_pointer_finds_the_class_in_its_cell_and_a_click_shows_it_alone() -> None:
+    sources = [channel("a"), channel("b")]
+    controls = controlled(*sources)
+    labels = controls.segmenter.labels
+    compositor = composed(controls, *sources)
+    compositor.show(of_class(1, 0, labels))
+    compositor.show(of_class(2, 1, labels))
+    for at, number in (((0.2, 0.5), 1), ((0.8, 0.5), 2)):
+        controls.point(at)
+        pointed = controls.pointed()
+        assert pointed is not None
+        assert (pointed[0], pointed[1].number) == (at, number)
+    controls.point((0.5, 0.5))
+    assert controls.pointed() is None, "between the cells"
+    controls.click((0.8, 0.5))
+    assert controls.state.appearance.solo == labels.names[2]
+
+
+def test_a_background_that_cannot_be_drawn_is_reported_and_the_last_view_kept(tmp_path) -> None:
+    logged: list[str] = []
+    some = channel()
+    controls = controlled(some, log=lambda heading, text: logged.append(text))
+    compositor = composed(controls, some)
+    compositor.show(of_class(1, 0, controls.segmenter.labels))
+    before = compositor._grid.image.copy()
     (tmp_path / "broken.png").write_text("no picture")
-    hands.state = hands.state.viewed(background=str(tmp_path / "broken.png"))
-    grid.redraw(hud=False)
-    assert "broken.png" in said[0]
-    assert hands.state.view.background == "none"
-    assert (grid.image == before).all()
+    controls.state = controls.state.viewed(background=str(tmp_path / "broken.png"))
+    compositor.present(changed=False)
+    assert "broken.png" in logged[0]
+    assert controls.state.view.background == "none"
+    assert (compositor._grid.image == before).all()
 
 
 class Kept(Sink):
@@ -230,7 +278,7 @@ class Kept(Sink):
 
 
 def test_a_film_has_the_same_rate_whatever_comes_when() -> None:
-    grid, sink = grid_of(feed()), Kept()
+    grid, sink = grid_of(channel()), Kept()
     film = Film(grid, [sink], Fraction(10))
     grid.show(look(0, grey=10))
     film.until(0.35, 0.0)
@@ -251,7 +299,7 @@ def test_a_film_by_the_clock_leaves_out_what_it_cannot_write_in_time() -> None:
             clock.sleep(0.3)
 
     sink = Slow()
-    film = Film(grid_of(feed()), [sink], Fraction(10), clock)
+    film = Film(grid_of(channel()), [sink], Fraction(10), clock)
     for _ in range(8):
         film.until(clock.now() + 1e-9, clock.now())
         clock.sleep(0.1)
@@ -263,7 +311,7 @@ def test_a_film_by_the_clock_leaves_out_what_it_cannot_write_in_time() -> None:
 
 
 def test_a_film_nobody_wants_is_not_written_and_keeps_its_time() -> None:
-    grid, sink, wanted = grid_of(feed()), Kept(), [False]
+    grid, sink, wanted = grid_of(channel()), Kept(), [False]
     film = Film(grid, [sink], Fraction(10), wanted=lambda: wanted[0])
     film.until(0.5, 0.0)
     wanted[0] = True
@@ -274,54 +322,58 @@ def test_a_film_nobody_wants_is_not_written_and_keeps_its_time() -> None:
     assert film.left_out == 0
 
 
-def test_pictures_and_recordings_of_a_grid_are_kept(tmp_path) -> None:
-    """Each has the whole grid; the glass over the window says so and is in neither."""
-    grid = grid_of(feed("a"), feed("b"), size=(180, 320))
-    source, said = Still(), list[tuple[str, str]]()
+def test_screenshots_and_recordings_of_a_grid_have_all_of_it_and_no_overlay(tmp_path) -> None:
+    sources, logged = [channel("a"), channel("b")], list[tuple[str, str]]()
+    grid = grid_of(*sources, size=(180, 320))
     height, width = grid.image.shape[:2]
-    source.info, clock = SourceInfo("2 sources", width, height, Fraction(10)), source.clock
-    aside, notices = Aside(), Notices(clock, lambda *line: said.append(line))
-    recorder = Recorder(source, LABELS, tmp_path, SinkOptions(), aside=aside, now=lambda: NOON)
-    keeping = Keeping(recorder, aside, notices, tmp_path, lambda: NOON)
-    hands = Hands(ViewOptions(), hud=False, keeping=keeping)
-    glass = GridGlass(hands, notices)
+    segmenter = Segmenter(open_backend("stub", find_model("stub"), input_size=(32, 64)))
+    info = SourceInfo("2 sources", width, height, Fraction(10))
+    controls = open_controls(
+        ViewOptions(), sources, segmenter, info,
+        folder=tmp_path, log=lambda *line: logged.append(line),
+    )  # fmt: skip
+    controls.locate = grid.locate
+    clock, recorder = sources[0].stats.clock, controls.captures.recorder
+    controls.captures._now = recorder._now = lambda: NOON
+    overlay = Overlay(controls, None)
     film = Film(grid, [recorder], Fraction(10), wanted=lambda: recorder.recording)
-    hands.press("s")
+    controls.press("s")
     assert not list(tmp_path.iterdir()), "nothing was shown yet"
+    clock.sleep(10.0)
 
     def shown() -> np.ndarray:
         rendered = grid.rendered(0, clock.now(), clock.now())
         image = rendered.image.copy()
-        glass.write(image, rendered)
+        overlay.write(image, rendered)
         return image
 
+    start = clock.now()
     assert (shown() == grid.image).all()
-    hands.press("r")
-    assert glass.stale() == "glass"
-    assert (shown() != grid.image).any(), "it says that it records"
+    controls.press("r")
+    assert overlay.stale() == "glass"
+    assert (shown() != grid.image).any(), "it shows that it records"
     for n in range(5):
         grid.show(look(0, grey=40 * n, size=(180, 320)))
         clock.sleep(0.1)
-        film.until(clock.now(), clock.now())
-    hands.press("h")
+        film.until(clock.now() - start, clock.now())
+    controls.press("h")
     assert (shown() != grid.image).mean() > 0.1, "the keys"
-    hands.press("s")
-    hands.press("r")
+    controls.press("s")
+    controls.press("r")
     recorder.close()
-    assert [heading for heading, _ in said] == ["wrote", "wrote"]
-    assert "5 frames" in said[1][1]
+    assert [heading for heading, _ in logged] == ["wrote", "wrote"]
+    assert "5 frames" in logged[1][1]
     kept = cv2.imread(str(tmp_path / "rtseg-20260102-120000.png"))
     assert (kept == grid.image).all()
-    pictures = list(open_source(str(tmp_path / "rtseg-20260102-120000.mp4")))
-    assert [round(picture.pts, 3) for picture in pictures] == [0.0, 0.1, 0.2, 0.3, 0.4]
-    top, left = 4, 4
-    levels = [int(picture.image[top, left, 1]) for picture in pictures]
+    frames = list(open_source(str(tmp_path / "rtseg-20260102-120000.mp4")))
+    assert [round(frame.pts, 3) for frame in frames] == [0.0, 0.1, 0.2, 0.3, 0.4]
+    levels = [int(frame.image[4, 4, 1]) for frame in frames]
     assert levels == pytest.approx([0, 40, 80, 120, 160], abs=4)
 
 
-def test_by_the_clock_looks_are_shown_at_once_and_time_begins_with_the_first() -> None:
+def test_by_arrival_results_are_shown_at_once_and_time_begins_with_the_first() -> None:
     clock = ManualClock(100.0)
-    order = AsTheyCome(clock)
+    order = ByArrival(clock)
     assert order.seconds() == 0.0
     first, second = look(1, pts=7.0), look(0)
     assert list(order.due([first])) == [(first, 0.0)]
@@ -330,17 +382,17 @@ def test_by_the_clock_looks_are_shown_at_once_and_time_begins_with_the_first() -
 
 
 def test_recordings_are_shown_by_their_own_times_and_none_before_an_earlier_one() -> None:
-    feeds = [feed("a", live=False), feed("b", live=False)]
-    order = ByTheirTimes(feeds)
+    channels = [channel("a", live=False), channel("b", live=False)]
+    order = ByTimestamp(channels)
     early, late = look(0, pts=0.0), look(1, pts=0.0)
     assert list(order.due([early])) == [], "the other may have an earlier one"
     assert list(order.due([late])) == [(early, 0.0)]
     second = look(0, pts=0.1)
     assert list(order.due([second])) == [(late, 0.0)]
-    feeds[1].ended = True
+    channels[1].ended = True
     assert not order.is_past(1), "its last frame has not had its time"
     assert list(order.due([])) == [(second, 0.1)]
     assert order.is_past(1)
     assert order.seconds() == 0.1
-    feeds[0].ended = True
+    channels[0].ended = True
     assert order.seconds() == pytest.approx(0.2), "the last frame has its time too"

@@ -16,7 +16,14 @@ from rtseg.contracts import Backend, BackendInfo, Source, SourceInfo
 from rtseg.errors import BackendError, SourceError, UsageError
 from rtseg.frame import Frame
 from rtseg.segmenter import Segmenter
-from rtseg.session.many import Crowd, Feed, Look, Unopened, common_shape, open_all
+from rtseg.session.engine import (
+    Channel,
+    Engine,
+    Result,
+    Unopened,
+    common_shape,
+    open_all,
+)
 from rtseg.temporal import TemporalOptions
 from rtseg.text import distinct
 from rtseg.zoo import ModelSpec
@@ -79,17 +86,17 @@ class Echo(Backend):
         return scores
 
 
-def feeds(*sources: Source, newest: bool = False) -> list[Feed]:
-    return [Feed(source, source.info.name, newest=newest) for source in sources]
+def channels(*sources: Source, newest: bool = False) -> list[Channel]:
+    return [Channel(source, source.info.name, newest=newest) for source in sources]
 
 
-def collected(crowd: Crowd) -> list[Look]:
-    found: list[Look] = []
-    with crowd:
-        for looks in crowd.poll(0.05):
-            for look in looks:
-                crowd.back(look)
-            found += looks
+def collected(engine: Engine) -> list[Result]:
+    found: list[Result] = []
+    with engine:
+        for results in engine.poll(0.05):
+            for result in results:
+                engine.done(result)
+            found += results
     return found
 
 
@@ -100,54 +107,55 @@ KINDS = [Echo, lambda: Echo(batches=True), lambda: Echo(lanes=2)]
 def test_every_frame_of_every_source_comes_in_order_with_its_own_scores(kind) -> None:
     counts = [40, 7, 0, 25]
     sizes = [(32, 48), (60, 20), (32, 32), (17, 90)]
-    some = feeds(*(Numbered(i, n, size=sizes[i]) for i, n in enumerate(counts)))
-    looks = collected(Crowd(some, Segmenter(kind())))
+    some = channels(*(Numbered(i, n, size=sizes[i]) for i, n in enumerate(counts)))
+    results = collected(Engine(some, Segmenter(kind())))
     for source, count in enumerate(counts):
-        mine = [look for look in looks if look.source == source]
-        assert [look.frame.index for look in mine] == list(range(count))
-        for look in mine:
-            assert look.segmentation.scores[0, 0, 0] == source
-            assert look.segmentation.scores[1, 0, 0] == look.frame.index
-            assert look.segmentation.size == sizes[source] == look.frame.size
-    for feed, count in zip(some, counts, strict=True):
-        assert (feed.ended, feed.error) == (True, None)
-        assert (feed.stats.produced, feed.stats.stages["infer"].count) == (count, count)
+        mine = [result for result in results if result.source == source]
+        assert [result.frame.index for result in mine] == list(range(count))
+        for result in mine:
+            assert result.segmentation.scores[0, 0, 0] == source
+            assert result.segmentation.scores[1, 0, 0] == result.frame.index
+            assert result.segmentation.size == sizes[source] == result.frame.size
+    for channel, count in zip(some, counts, strict=True):
+        assert (channel.ended, channel.error) == (True, None)
+        assert (channel.stats.produced, channel.stats.stages["infer"].count) == (count, count)
 
 
-def next_round(crowd: Crowd, coming: Iterator[list[Look]], expected: set[int]) -> list[int]:
-    """Wait for a look of each of these, give them back at once, and see what makes one batch."""
-    held: list[Look] = []
-    while {look.source for look in held} != expected:
+def next_batch(engine: Engine, coming: Iterator[list[Result]], expected: set[int]) -> list[int]:
+    """Wait for a result of each of these, use them at once, and see what makes one batch."""
+    held: list[Result] = []
+    while {result.source for result in held} != expected:
         held += next(coming)
-    turns = crowd._frames
-    with turns._changed:
-        ready = [turns.flows[index] for index in expected]
-        assert turns._changed.wait_for(lambda: all(flow._buffer for flow in ready), 10)
-        for look in held:
-            crowd.back(look)
-    while not (looks := next(coming)):
-        pass
-    for look in looks:
-        crowd.back(look)
-    return sorted(look.source for look in looks)
+    for index in expected:
+        frames = engine._lanes[index].frames
+        with frames._changed:
+            assert frames._changed.wait_for(lambda frames=frames: frames._buffer, 10)
+    for result in held:
+        engine.done(result)
+    results: list[Result] = []
+    while {result.source for result in results} != expected:
+        results += next(coming)
+    for result in results:
+        engine.done(result)
+    return engine.segmenter.backend.sizes[-1:]
 
 
 def test_what_all_have_newest_makes_one_batch_and_nobody_is_waited_for() -> None:
     """Two sources stand ready, the third is held up: the batch has two; then it has three."""
     gate = threading.Event()
     late = Numbered(2, 10**6, before=lambda index: gate.wait(20) and None)
-    some = feeds(Numbered(0, 10**6), Numbered(1, 10**6), late)
-    with Crowd(some, Segmenter(Echo(batches=True))) as crowd:
-        coming = crowd.poll(0.05)
-        assert next_round(crowd, coming, {0, 1}) == [0, 1]
+    some = channels(Numbered(0, 10**6), Numbered(1, 10**6), late)
+    with Engine(some, Segmenter(Echo(batches=True))) as engine:
+        coming = engine.poll(0.05)
+        assert next_batch(engine, coming, {0, 1}) == [2]
         gate.set()
-        assert next_round(crowd, coming, {0, 1, 2}) == [0, 1, 2]
+        assert next_batch(engine, coming, {0, 1, 2}) == [3]
 
 
 def test_sources_do_not_part_into_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two come while the first two are in the network: from then on all four go together, though
-    looks are taken only a while after the network is free."""
-    monkeypatch.setattr("rtseg.session.many.LINGER_SECONDS", 5.0)
+    results are taken only a while after the network is free."""
+    monkeypatch.setattr("rtseg.session.engine.LINGER_SECONDS", 5.0)
     backend, busy, nobody = Echo(batches=True), threading.Event(), threading.Event()
 
     def work() -> None:
@@ -155,20 +163,20 @@ def test_sources_do_not_part_into_groups(monkeypatch: pytest.MonkeyPatch) -> Non
         nobody.wait(0.02)
 
     late = [Numbered(n, 40, live=True, before=lambda i: busy.wait(5) and None) for n in (2, 3)]
-    some = feeds(Numbered(0, 40, live=True), Numbered(1, 40, live=True), *late)
-    with Crowd(some, Segmenter(backend)) as crowd:
+    some = channels(Numbered(0, 40, live=True), Numbered(1, 40, live=True), *late)
+    with Engine(some, Segmenter(backend)) as engine:
         backend.sizes.clear()  # of warming up
         backend.before = work
-        for looks in crowd.poll(0.05):
+        for results in engine.poll(0.05):
             nobody.wait(0.01)
-            for look in looks:
-                crowd.back(look)
+            for result in results:
+                engine.done(result)
     assert np.median(backend.sizes) == 4
 
 
 def test_batches_of_every_size_are_tried_before_the_first_frame() -> None:
     backend = Echo(batches=True)
-    with Crowd(feeds(*(Numbered(i, 0) for i in range(6))), Segmenter(backend)):
+    with Engine(channels(*(Numbered(i, 0) for i in range(6))), Segmenter(backend)):
         assert backend.sizes == [2, 4, 6, 5, 3]  # what 2, 4 and 6 prepare can serve 5 and 3
 
 
@@ -177,9 +185,9 @@ def test_no_source_starves_beside_one_that_is_always_ready() -> None:
     backend = Echo()
     gate = threading.Event()
     backend.before = lambda: gate.wait(0.002) and None
-    some = feeds(*(Numbered(i, 60, live=True) for i in range(3)), newest=False)
-    crowd = Crowd(some, Segmenter(backend))
-    collected(crowd)
+    some = channels(*(Numbered(i, 60, live=True) for i in range(3)), newest=False)
+    engine = Engine(some, Segmenter(backend))
+    collected(engine)
     served = Counter(backend.order[:120])
     assert all(abs(count - 40) <= 4 for count in served.values()), served
 
@@ -191,10 +199,10 @@ def test_live_sources_keep_their_newest_and_count_their_own_drops() -> None:
     slow = Numbered(1, 3, live=True, before=lambda i: through.wait(5) and None)
     backend = Echo()
     backend.before = lambda: through.wait(5) and None
-    some = [Feed(quick, "quick"), Feed(slow, "slow", newest=False)]
-    looks = collected(Crowd(some, Segmenter(backend)))
-    assert max(look.frame.index for look in looks if look.source == 0) == 99
-    assert [look.frame.index for look in looks if look.source == 1] == [0, 1, 2]
+    some = [Channel(quick, "quick"), Channel(slow, "slow", newest=False)]
+    results = collected(Engine(some, Segmenter(backend)))
+    assert max(result.frame.index for result in results if result.source == 0) == 99
+    assert [result.frame.index for result in results if result.source == 1] == [0, 1, 2]
     assert some[0].stats.dropped_by.keys() <= {"capture", "stop"}
     assert some[0].stats.dropped_by["capture"] >= 90
     assert some[1].stats.dropped_by.get("capture", 0) == 0
@@ -207,17 +215,17 @@ def test_a_source_that_is_lost_keeps_its_error_and_stops_no_other() -> None:
         if index == 5:
             raise error
 
-    some = feeds(Numbered(0, 100, before=lose), Numbered(1, 50))
-    looks = collected(Crowd(some, Segmenter(Echo())))
-    assert Counter(look.source for look in looks) == {0: 5, 1: 50}
+    some = channels(Numbered(0, 100, before=lose), Numbered(1, 50))
+    results = collected(Engine(some, Segmenter(Echo())))
+    assert Counter(result.source for result in results) == {0: 5, 1: 50}
     assert some[0].error is error
     assert some[1].error is None
 
 
 def test_a_source_that_never_opened_is_one_that_is_lost_at_once() -> None:
     error = SourceError("cannot open camera 7")
-    some = feeds(Unopened("camera 7", error), Numbered(1, 5))
-    assert len(collected(Crowd(some, Segmenter(Echo())))) == 5
+    some = channels(Unopened("camera 7", error), Numbered(1, 5))
+    assert len(collected(Engine(some, Segmenter(Echo())))) == 5
     assert some[0].error is error
 
 
@@ -248,7 +256,7 @@ def test_a_fault_in_a_source_that_is_no_source_error_is_not_hidden() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        collected(Crowd(feeds(Numbered(0, 5, before=fault), Numbered(1, 5)), Segmenter(Echo())))
+        collected(Engine(channels(Numbered(0, 5, before=fault), Numbered(1, 5)), Segmenter(Echo())))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=["one by one", "batches", "lanes"])
@@ -262,35 +270,35 @@ def test_a_network_that_fails_ends_the_run(kind) -> None:
 
     backend.before = fail
     with pytest.raises(BackendError, match="the network failed"):
-        collected(Crowd(feeds(Numbered(0, 10**6), Numbered(1, 10**6)), Segmenter(backend)))
+        collected(Engine(channels(Numbered(0, 10**6), Numbered(1, 10**6)), Segmenter(backend)))
 
 
 def test_leaving_early_joins_the_threads_and_counts_what_was_on_its_way() -> None:
-    some = feeds(Numbered(0, 10**6), Numbered(1, 10**6))
+    some = channels(Numbered(0, 10**6), Numbered(1, 10**6))
     shown = 0
-    with Crowd(some, Segmenter(Echo())) as crowd:
-        for looks in crowd.poll(0.05):
-            for look in looks:
-                crowd.back(look)
-                some[look.source].stats.show(look.frame.captured_at)
+    with Engine(some, Segmenter(Echo())) as engine:
+        for results in engine.poll(0.05):
+            for result in results:
+                engine.done(result)
+                some[result.source].stats.show(result.frame.captured_at)
                 shown += 1
             if shown >= 20:
                 break
-    for feed in some:
-        assert feed.stats.shown + feed.stats.dropped == feed.stats.produced
-        assert feed.stats.hung == []
-    assert sum(feed.stats.shown for feed in some) == shown
+    for channel in some:
+        assert channel.stats.shown + channel.stats.dropped == channel.stats.produced
+        assert channel.stats.hung == []
+    assert sum(channel.stats.shown for channel in some) == shown
 
 
 def test_a_hung_source_is_named_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rtseg.threads.JOIN_SECONDS", 0.1)
     release = threading.Event()
     hung = Numbered(0, 5, live=True, before=lambda i: i == 2 and release.wait(30) and None)
-    some = feeds(hung, Numbered(1, 30))
-    with Crowd(some, Segmenter(Echo())) as crowd:
-        for looks in crowd.poll(0.02):
-            for look in looks:
-                crowd.back(look)
+    some = channels(hung, Numbered(1, 30))
+    with Engine(some, Segmenter(Echo())) as engine:
+        for results in engine.poll(0.02):
+            for result in results:
+                engine.done(result)
             if some[1].ended:
                 break
     assert some[0].stats.hung == ["capture of source 0"]
@@ -299,27 +307,27 @@ def test_a_hung_source_is_named_and_the_others_go_on(monkeypatch: pytest.MonkeyP
 
 
 def test_a_paced_recording_takes_its_own_time() -> None:
-    feed = Feed(Numbered(0, 11, fps=50), "clip", newest=False, paced=True)
-    with Crowd([feed], Segmenter(Echo())) as crowd:
+    channel = Channel(Numbered(0, 11, fps=50), "clip", newest=False, paced=True)
+    with Engine([channel], Segmenter(Echo())) as engine:
         at = []
-        for looks in crowd.poll(0.05):
-            for look in looks:
-                crowd.back(look)
-                at.append(look.frame.captured_at)
+        for results in engine.poll(0.05):
+            for result in results:
+                engine.done(result)
+                at.append(result.frame.captured_at)
     assert len(at) == 11
     assert at[-1] - at[0] >= 0.19
 
 
-def tied(options: TemporalOptions, *sources: Source) -> list[Feed]:
-    return [Feed(s, s.info.name, newest=False, temporal=options) for s in sources]
+def tied(options: TemporalOptions, *sources: Source) -> list[Channel]:
+    return [Channel(s, s.info.name, newest=False, temporal=options) for s in sources]
 
 
 def test_each_source_is_smoothed_by_itself() -> None:
     """Scores that stand still within a source are as they were, whatever the others say."""
     some = tied(TemporalOptions(smooth=0.9), *(Numbered(i * 40, 6) for i in range(3)))
-    for look in collected(Crowd(some, Segmenter(Echo()))):
-        assert look.segmentation.scores[0] == pytest.approx(look.source * 40)
-    assert all(feed.stats.stages["smooth"].count == 6 for feed in some)
+    for result in collected(Engine(some, Segmenter(Echo()))):
+        assert result.segmentation.scores[0] == pytest.approx(result.source * 40)
+    assert all(channel.stats.stages["smooth"].count == 6 for channel in some)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=["one by one", "batches", "lanes"])
@@ -332,14 +340,14 @@ def test_the_network_rests_at_the_source_that_stands_still_and_at_no_other(kind)
             return frame and replace(frame, picture=np.full_like(frame.image, 7))
 
     some = tied(TemporalOptions(idle=True), Standing(0, 25), Moving(1, 25))
-    looks = collected(Crowd(some, Segmenter(kind())))
-    rested = Counter(look.source for look in looks if look.segmentation.carried)
+    results = collected(Engine(some, Segmenter(kind())))
+    rested = Counter(result.source for result in results if result.segmentation.carried)
     assert rested.keys() == {0}
     assert rested[0] >= 15
     for source in (0, 1):
-        mine = [look for look in looks if look.source == source]
-        assert [look.frame.index for look in mine] == list(range(25))
-    assert all((x.segmentation.scores[:2] == 7).all() for x in looks if x.source == 0)
+        mine = [result for result in results if result.source == source]
+        assert [result.frame.index for result in mine] == list(range(25))
+    assert all((x.segmentation.scores[:2] == 7).all() for x in results if x.source == 0)
     assert some[0].stats.stages["infer"].count == 25 - rested[0]
     assert some[1].stats.stages["infer"].count == 25
 
@@ -358,3 +366,47 @@ def test_names_are_told_apart() -> None:
 )
 def test_the_common_shape_is_the_mean_of_shapes_at_the_largest_area(sizes, expected) -> None:
     assert common_shape(sizes) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["one by one", "batches", "lanes"])
+def test_sources_come_and_go_while_it_runs(kind) -> None:
+    some = channels(Numbered(0, 10**6, live=True), newest=True)
+    with Engine(some, Segmenter(kind()), shared=True) as engine:
+        coming = engine.poll(0.05)
+
+        def until(source: int) -> None:
+            """Use results until one of this source was among them."""
+            for results in coming:
+                for result in results:
+                    engine.done(result)
+                if source in [result.source for result in results]:
+                    return
+
+        until(0)
+        for number in (1, 2, 3):
+            added = channels(Numbered(number, 10**6, live=True), newest=True)[0]
+            assert engine.add(added) == number
+            until(number)
+            until(0)
+        engine.remove(1)
+        assert engine.channels[1].ended
+        seen = set()
+        for results in itertools.islice(coming, 20):
+            for result in results:
+                seen.add(result.source)
+                engine.done(result)
+        assert 1 not in seen
+        until(2)
+        for number in (0, 2, 3):
+            engine.remove(number)
+        assert [results for results in coming if results] == []
+    for channel in engine.channels:
+        assert channel.stats.hung == []
+
+
+def test_an_engine_of_one_source_takes_no_other() -> None:
+    with (
+        Engine(channels(Numbered(0, 3)), Segmenter(Echo())) as engine,
+        pytest.raises(ValueError, match="shared=True"),
+    ):
+        engine.add(channels(Numbered(1, 3))[0])

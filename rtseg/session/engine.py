@@ -1,0 +1,459 @@
+"""The engine: any number of sources through one network, iterated in the caller's thread."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import sqrt
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from rtseg.contracts import Source, SourceInfo
+from rtseg.errors import RtsegError, SourceError, UsageError
+from rtseg.frame import Frame
+from rtseg.segmentation import Segmentation
+from rtseg.segmenter import Pair, Segmenter, SegmenterProxy
+from rtseg.session.inference import inferring, warm_up
+from rtseg.stats import Clock, Pace, Stats
+from rtseg.system import usable_cores
+from rtseg.temporal import TemporalOptions
+from rtseg.threads import Flow, RoundRobin, Shared, parallel_map
+
+Policy = Literal["auto", "newest", "all"]
+
+MANY_CORES = 4
+"""With that many, drawing takes little from a network that runs on all of them."""
+
+LINGER_SECONDS = 0.02
+"""A batch waits at most that long for the results of the last one to be used: otherwise the
+sources split into two groups, each in the network while the other is not."""
+
+
+def keeps_newest(policy: str, live: bool) -> bool:
+    """Whether newer frames replace unread ones: by default those of live sources.
+
+    Raises:
+        UsageError: there is no such policy.
+    """
+    if policy not in ("auto", "newest", "all"):
+        raise UsageError(f"unknown policy {policy!r}", found="there are auto, newest, all")
+    return live if policy == "auto" else policy == "newest"
+
+
+class Result(NamedTuple):
+    """A frame of one of the sources, and its segmentation.
+
+    Attributes:
+        source: number of the source, from 0.
+    """
+
+    source: int
+    frame: Frame
+    segmentation: Segmentation
+
+
+@dataclass(eq=False)
+class Channel:
+    """One source of a session, its options, and its state.
+
+    Attributes:
+        source: open; closed by whoever opened it.
+        name: for people; unique in a session.
+        newest: whether newer frames replace unread ones.
+        paced: whether every frame of a recording waits for its time before it is segmented.
+        temporal: how the masks of consecutive frames are tied together.
+        stats: counts and durations of its frames.
+        paused: whether frames that are lost at the moment are lost to a pause.
+        ended: whether no more frames will come.
+        error: what ended it, if it was lost.
+    """
+
+    source: Source
+    name: str = ""
+    newest: bool = True
+    paced: bool = False
+    temporal: TemporalOptions = TemporalOptions()  # noqa: RUF009 - frozen
+    stats: Stats = field(default_factory=Stats)
+    paused: bool = False
+    ended: bool = False
+    error: RtsegError | None = None
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames of the source, timed and counted, each at its time if `paced`."""
+        frames = timed(self.source, self.stats)
+        return self._on_time(frames) if self.paced else frames
+
+    def _on_time(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        clock = self.source.clock
+        pace = Pace(clock)
+        for frame in frames:
+            self.source.wait(pace.left(frame.pts))
+            yield replace(frame, captured_at=clock.now())
+
+
+def timed(source: Source, stats: Stats) -> Iterator[Frame]:
+    """The frames of a source; times each read, and counts gaps in a live source's numbers."""
+    expected = None
+    since = stats.clock.now()
+    for frame in source:
+        stats.add("capture", stats.clock.now() - since)
+        if source.info.live and expected is not None:
+            stats.missed += max(0, frame.index - expected)
+        expected = frame.index + 1
+        stats.capped = source.capped
+        yield frame
+        since = stats.clock.now()
+    stats.capped = source.capped
+
+
+class SharedSegmenter(SegmenterProxy):
+    """A segmenter as one of several sources sees it, which take turns in its network.
+
+    Args:
+        shared: the network's turns; called with (frame, clock).
+        frames: where newer frames may lie when the turn comes; None to keep the frame.
+    """
+
+    def __init__(
+        self,
+        target: Segmenter,
+        shared: Shared[tuple[Frame, Clock], tuple[Pair, float, float]],
+        frames: Flow[Frame] | None,
+    ) -> None:
+        super().__init__(target)
+        self._shared, self._frames = shared, frames
+
+    @contextmanager
+    def turn(self, frame: Frame) -> Iterator[Frame]:
+        """Wait for the network; gives the newest frame at that moment."""
+        with self._shared.turn(self):
+            yield frame if self._frames is None else self._frames.newer(0.0) or frame
+
+    def together(self, frames: Sequence[Frame], clock: Clock) -> tuple[list[Pair], float, float]:
+        """Segment one frame, in one call of the network with those of other sources."""
+        (frame,) = frames
+        pair, preprocess, infer = self._shared(self, (frame, clock))
+        return [pair], preprocess, infer
+
+
+class _Lane:
+    """The threads of one channel: its capture, and its inference.
+
+    Args:
+        alone: whether there is no other source, and the network is its own.
+    """
+
+    def __init__(
+        self, number: int, channel: Channel, engine: Engine, ready: RoundRobin[Pair]
+    ) -> None:
+        source, several = channel.source, engine.shared is not None
+        mark = f"-{number}" if several else ""
+        self.channel, self.several = channel, several
+        self.frames = Flow(
+            channel.frames(),
+            latest=channel.newest,
+            name=f"capture{mark}",
+            interrupt=source.interrupt,
+        )
+        self.segmenter, turn = engine.segmenter, None
+        if engine.shared is not None:
+            newer = channel.newest and not channel.temporal.propagate
+            shared = SharedSegmenter(
+                engine.segmenter, engine.shared, self.frames if newer else None
+            )
+            self.segmenter, turn = shared, shared.turn
+        self._inferring = inferring(
+            self.frames,
+            self.segmenter,
+            channel.stats,
+            channel.temporal,
+            latest=channel.newest,
+            in_step=several
+            or (channel.newest and engine.crowded and not channel.temporal.propagate),
+            turn=turn,
+            name=f"inference{mark}",
+            prepare=partial(ready.add, number),
+        )
+        self._stack = ExitStack()
+        self.results: Flow[Pair]
+
+    def start(self) -> None:
+        """Start the threads."""
+        self.channel.stats.start()
+        self._stack.enter_context(self.frames)
+        self.results = self._stack.enter_context(self._inferring)
+
+    def stop(self) -> None:
+        """Ask the threads to end; does not wait."""
+        self.frames.stop()
+        self.results.stop()
+
+    def close(self) -> None:
+        """Join the threads, count what was still on its way, and name threads that hang."""
+        self.stop()
+        self._stack.close()
+        self.count()
+        stats = self.channel.stats
+        if self.frames.hung:
+            stats.hung.append(f"capture of {self.channel.name}" if self.several else "capture")
+        if self.results.hung:
+            stats.hung.append(self.results.name)
+        stats.settle()
+
+    def count(self) -> None:
+        """Bring the channel's numbers of frames up to date; every loss has its cause."""
+        replaced = {"capture": self.frames.replaced, "display": self.results.replaced}
+        channel = self.channel
+        channel.stats.count(self.frames.produced, replaced, resting=channel.paused)
+
+    @property
+    def braked(self) -> list[Flow[Frame] | Flow[Pair]]:
+        """The flows that a pause holds: a camera is still read, or old frames would wait in its
+        driver, and a flow that keeps everything waits for its reader anyway."""
+        flows: list[Flow[Frame] | Flow[Pair]] = [self.results]
+        if not self.channel.source.info.live:
+            flows.append(self.frames)
+        return [flow for flow in flows if flow.latest]
+
+
+class Engine:
+    """Runs sources and the network in threads for as long as the `with` lasts.
+
+    Every source has a capture thread and an inference thread of its own. One source alone has the
+    network to itself: a recording gives it several frames at once, a camera its newest. Several
+    share it: all that have a frame go through it in one batch where the backend gains by batches;
+    otherwise one after another, the one served longest ago first, on as many lanes as there are. A
+    source of several starts on its next frame once its last result was used, see `done`.
+
+    Args:
+        channels: the sources to begin with; numbered from 0.
+        shared: whether more may be added while it runs, even if there is only one now.
+        held: whether the reader keeps results for a while before it uses them.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[Channel],
+        segmenter: Segmenter,
+        *,
+        shared: bool = False,
+        held: bool = False,
+    ) -> None:
+        self.channels = list(channels)
+        self.segmenter = segmenter
+        self.crowded = crowded(segmenter)
+        self.shared: Shared[tuple[Frame, Clock], tuple[Pair, float, float]] | None = None
+        if shared or len(self.channels) > 1:
+            backend = segmenter.backend
+            lanes = 1 if backend.batches else min(backend.lanes, max(1, len(self.channels)))
+            self.shared = Shared(
+                self._together,
+                width=max(1, len(self.channels)) if backend.batches else 1,
+                lanes=lanes,
+                linger_seconds=0.0 if held else LINGER_SECONDS,
+            )
+        self._ready: RoundRobin[Pair] = RoundRobin()
+        self._lanes: dict[int, _Lane] = {}
+
+    def __enter__(self) -> Engine:
+        self._warm_up()
+        lanes = [self._lane(number) for number in range(len(self.channels))]
+        for lane in lanes:
+            lane.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self.shared is not None:
+            self.shared.stop()
+        for lane in self._lanes.values():
+            lane.stop()  # all of them, before any is waited for
+        for lane in self._lanes.values():
+            lane.close()
+
+    def add(self, channel: Channel) -> int:
+        """Take in one more source while it runs; returns its number.
+
+        Raises:
+            ValueError: the engine was not made to be `shared`.
+        """
+        if self.shared is None:
+            raise ValueError("an engine of one source takes no other; make it with shared=True")
+        self.channels.append(channel)
+        number = len(self.channels) - 1
+        self.shared.widen(number + 1 if self.segmenter.backend.batches else 1)
+        warm_up(channel.temporal)
+        self._lane(number).start()
+        return number
+
+    def remove(self, number: int) -> None:
+        """Stop reading a source, whose channel then counts as ended."""
+        self._end(number)
+        self._lanes.pop(number).close()
+        self._ready.remove(number)
+
+    def poll(self, seconds: float) -> Iterator[list[Result]]:
+        """What arrived, at most one result of each source; [] if nothing does for `seconds`.
+
+        Ends when every source has ended. A source that was lost keeps its error in its channel,
+        and the others go on.
+
+        Raises:
+            RtsegError: the network failed.
+        """
+        while not all(channel.ended for channel in self.channels):
+            results = [Result(n, *pair) for n, pair in self._ready.take(seconds)]
+            self.count()
+            yield results
+            self._note_ends()
+
+    def done(self, result: Result) -> None:
+        """Let a source start on its next frame, as this result of it was used."""
+        if (lane := self._lanes.get(result.source)) is not None:
+            lane.results.go_on()
+            if self.shared is not None:
+                self.shared.finished(lane.segmenter)
+
+    def pause(self) -> None:
+        """Show nothing for a while: recordings stand still, and so does the network.
+
+        Cameras and streams are read on; `resume` goes on with what is newest then.
+        """
+        self.count()
+        for lane in self._lanes.values():
+            lane.channel.paused = True
+            for flow in lane.braked:
+                flow.hold()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self.count()
+        for lane in self._lanes.values():
+            lane.channel.paused = False
+            for flow in lane.braked:
+                flow.release()
+
+    def count(self) -> None:
+        """Bring the numbers of frames of all channels up to date."""
+        for lane in self._lanes.values():
+            lane.count()
+
+    def _lane(self, number: int) -> _Lane:
+        lane = _Lane(number, self.channels[number], self, self._ready)
+        self._lanes[number] = lane
+        return lane
+
+    def _together(self, items: Sequence[tuple[Frame, Clock]]) -> list[tuple[Pair, float, float]]:
+        """Frames of several sources through the network in one call."""
+        frames, clocks = zip(*items, strict=True)
+        pairs, preprocess, infer = self.segmenter.together(frames, clocks[0])
+        return [(pair, preprocess, infer) for pair in pairs]
+
+    def _warm_up(self) -> None:
+        """Compile what will run, and run every size of batch that may come: libraries prepare for
+        each size the first time they meet it."""
+        for channel in self.channels:
+            warm_up(channel.temporal)
+        width = len(self.channels) if self.segmenter.backend.batches else 1
+        blank = Frame(np.zeros((*self.segmenter.input_size, 3), np.uint8), 0, 0.0, 0.0)
+        counts = range(2, width + 1)
+        powers = [count for count in counts if count.bit_count() == 1]
+        # a backend that prepares for some sizes serves down to half as many with the same
+        for count in dict.fromkeys((*powers, *reversed(counts))):
+            self.segmenter.together([blank] * count, Clock())
+
+    def _note_ends(self) -> None:
+        for number, lane in self._lanes.items():
+            if lane.channel.ended or not lane.results.over:
+                continue
+            error = lane.results.error
+            if error is not None and (
+                error is not lane.frames.error or not isinstance(error, RtsegError)
+            ):
+                raise error
+            lane.channel.error = error
+            self._end(number)
+
+    def _end(self, number: int) -> None:
+        lane = self._lanes[number]
+        lane.channel.ended = True
+        if self.shared is not None:
+            self.shared.gone(lane.segmenter)
+
+
+def crowded(segmenter: Segmenter) -> bool:
+    """Whether the network needs every core, so that drawing beside it would slow both down.
+
+    On two cores drawing takes half of what the network has. One after the other they give as many
+    frames, and each is younger, as neither stage delays the other.
+    """
+    return segmenter.info.device == "cpu" and usable_cores() < MANY_CORES
+
+
+def add_up(totals: Stats, channels: Sequence[Channel]) -> None:
+    """Bring the numbers of frames of all channels together up to date."""
+    totals.produced = sum(channel.stats.produced for channel in channels)
+    causes: Counter[str] = Counter()
+    for channel in channels:
+        causes.update(channel.stats.dropped_by)
+    totals.dropped_by = dict(causes)
+
+
+class Unopened(Source):
+    """Stands for a source that could not be opened: it is lost before its first frame.
+
+    Raises:
+        SourceError: when it is read, the one that opening raised.
+    """
+
+    def __init__(self, name: str, error: SourceError) -> None:
+        super().__init__()
+        self.info = SourceInfo(name, 640, 360, live=True)
+        self.error = error
+
+    def _read(self) -> Frame | None:
+        raise self.error
+
+
+def open_all(openers: Sequence[tuple[str, Callable[[], Source]]]) -> list[Source]:
+    """Open several sources at once; one that fails with a SourceError becomes `Unopened`.
+
+    Args:
+        openers: the name of each, and what opens it.
+
+    Raises:
+        RtsegError: of another kind; the sources that were opened are closed.
+    """
+    found = list(parallel_map(openers, _attempt, lanes=max(1, len(openers)), name="open"))
+    failures = [each for each in found if isinstance(each, RtsegError)]
+    opened = [each for each in found if isinstance(each, Source)]
+    if failures:
+        for source in opened:
+            source.close()
+        raise failures[0]
+    return opened
+
+
+def _attempt(opener: tuple[str, Callable[[], Source]]) -> Source | RtsegError:
+    name, open_one = opener
+    try:
+        return open_one()
+    except SourceError as error:
+        return Unopened(name, error)
+    except RtsegError as error:
+        return error
+
+
+def common_shape(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """(width, height) to which frames of several shapes are stretched with the least distortion.
+
+    The geometric mean of their shapes minimises the sum of the squared logarithms of the
+    stretches; the area is the largest of theirs.
+    """
+    shapes = np.array([width / height for width, height in sizes])
+    shape = float(np.exp(np.log(shapes).mean()))
+    area = max(width * height for width, height in sizes)
+    return max(1, round(sqrt(area * shape))), max(1, round(sqrt(area / shape)))

@@ -1,0 +1,93 @@
+"""The class under the pointer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtseg.contracts import Rendered
+from rtseg.decode import cell_at
+from rtseg.segmentation import Segmentation
+from rtseg.stats import Clock
+
+Point = tuple[float, float]
+"""(x, y), each 0 to 1: from the left and from the top of the finished image."""
+
+HOVER_SECONDS = 5.0
+
+
+class Pointer:
+    """Pointer position; ignored after 5 s without movement."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._since = clock, 0.0
+        self._at: Point | None = None
+
+    def move(self, at: Point | None) -> None:
+        """Set the position; None is outside the image."""
+        self._at, self._since = at, self._clock.now()
+
+    @property
+    def position(self) -> Point | None:
+        """Where it is, if it moved recently."""
+        return self._at if self._clock.now() - self._since < HOVER_SECONDS else None
+
+
+class PointedClass(NamedTuple):
+    """A class, and how probable it is at a point, 0..1."""
+
+    name: str
+    number: int
+    probability: float
+
+
+def class_at(segmentation: Segmentation, x: int, y: int) -> PointedClass:
+    """The most probable of all classes at a pixel, whether it is drawn or not.
+
+    The probability is the one that `Segmentation.probability` has there.
+
+    Args:
+        x, y: column and row of the frame.
+    """
+    corners, weights = cell_at(
+        segmentation.scores, segmentation.size, x, y, align_corners=segmentation.align_corners
+    )
+    scores = (corners * weights).sum((1, 2))
+    index = int(scores.argmax())
+    if segmentation.kind == "probabilities":
+        probability = float(np.clip(scores[index], 0, 1))
+    else:
+        margin = float((_margins(corners, index) * weights).sum())
+        probability = 0.5 * (1 + float(np.tanh(0.5 * margin)))
+    return PointedClass(segmentation.labels.names[index], index, probability)
+
+
+def class_under(rendered: Rendered, at: Point) -> PointedClass:
+    """The most probable class under a point of a finished image."""
+    column, row = pixel_at(at, rendered.image.shape[:2], rendered.frame.size)
+    return class_at(rendered.segmentation, column, row)
+
+
+def pixel_at(point: Point, picture: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
+    """(column, row) of the frame under a point of the finished image.
+
+    An image as high as the frame and several times as wide shows it several times, side by side;
+    any other shows it once.
+
+    Args:
+        picture, frame: (height, width).
+    """
+    (height, width), (x, y) = frame, point
+    times = picture[1] // width if picture[0] == height and picture[1] % width == 0 else 1
+    column, row = int((x * times % 1.0) * width), int(y * height)
+    return min(max(column, 0), width - 1), min(max(row, 0), height - 1)
+
+
+def _margins(corners: NDArray[np.float32], index: int) -> NDArray[np.float32]:
+    """(2, 2) logits of one class against all others together."""
+    others = np.delete(corners, index, axis=0)
+    top = others.max(0)
+    rest = top + np.log(np.exp(others - top).sum(0))
+    return np.asarray(corners[index] - rest, np.float32)
