@@ -1,4 +1,4 @@
-"""The identity of a network, and the table of those rtseg knows by name."""
+"""The identity of a network, and the table of the families and networks known by name."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network file wants to be fed.
+    """The input of a network.
 
-    A pixel value v of the (RGB or BGR) picture becomes `(v * scale - mean) / std`.
+    A pixel value v of the (RGB or BGR) image becomes `(v * scale - mean) / std`.
 
     Attributes:
         size: (height, width) the network was made for.
@@ -36,7 +36,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class WeightsSpec:
-    """Where published weights are.
+    """Published weights.
 
     Attributes:
         sha256: hexadecimal digest of the file, or the prefix that its publisher gives.
@@ -53,20 +53,20 @@ class WeightsSpec:
 class ModelSpec:
     """The whole identity of a network.
 
-    The same value stands in the zoo, in a checkpoint and in the metadata of an ONNX file, so a
-    file that rtseg wrote needs no other flag.
+    The same value is in the zoo, in a checkpoint and in the metadata of an ONNX file, so a file
+    that rtseg wrote needs no other flag.
 
     Attributes:
-        name: what a person calls it.
-        architecture: torchvision's builder name, "onnx" for a foreign file, "stub" for none.
+        name: for people.
+        architecture: a key of `FAMILIES`, "onnx" for a foreign file, "stub" for none.
         labels: its classes.
         input: its preprocessing.
         output: what its output holds: class scores, or probabilities that sum to 1.
-        weights: where published weights are, if any.
+        weights: published weights, if any.
         miou: published mean IoU in percent, on `dataset`.
-        parameters: how many numbers it has, in millions.
-        output_name: which output of a foreign ONNX file to read; "" is its first.
-        output_layout: where the classes of that output are.
+        parameters: their number, in millions.
+        output_name: the output of a foreign ONNX file to read; "" is its first.
+        output_layout: layout of that output.
         align_corners: whether the outermost scores lie on the outermost pixels; see `decode_mask`.
     """
 
@@ -93,7 +93,7 @@ class ModelSpec:
         """Read what `to_json` wrote.
 
         Raises:
-            ValueError: it is no such text, or of a later version.
+            ValueError: the text is not a spec, or of a later version.
         """
         try:
             values = json.loads(text)
@@ -105,7 +105,7 @@ class ModelSpec:
 
 
 def _typed(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON's lists and dicts back in the types of the fields."""
+    """JSON values in the types of the fields."""
     labels, given = values["labels"], values["input"]
     weights = values.get("weights")
     triple = {key: tuple(given[key]) for key in ("size", "mean", "std")}
@@ -123,13 +123,13 @@ def _typed(values: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Model:
-    """A network ready to be loaded: its identity, and where its numbers are.
+    """A network ready to be loaded: its identity and its file.
 
     Attributes:
-        file: the ONNX file, checkpoint or state dict; None when there is no file.
+        file: the ONNX file, checkpoint or state dict; None if there is none.
         format: how to read it; "random" is seeded random weights, "none" needs no weights.
         notes: what a person should know, as assumptions made about a foreign file.
-        delay_seconds: what the stub waits at each batch, to stand in for a slow network.
+        delay_seconds: sleep of the stub at each batch, to stand in for a slow network.
     """
 
     spec: ModelSpec
@@ -139,10 +139,42 @@ class Model:
     delay_seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Family:
+    """Networks that are built, run and trained alike.
+
+    Attributes:
+        build: "module:name", called as `name(architecture, num_classes, aux=False)`; gives an
+            untrained network whose modules are `backbone`, from (N, 3, H, W) images to a dict of
+            feature maps, and `classifier`, from these to logits. With `aux` it has an auxiliary
+            head for training, if the family has one.
+        class_layers: the layers with one channel per class, the classifier's first.
+        licence: of the networks and of the code that builds them.
+        models: the networks, with their published weights.
+        output: the feature map that the classifier takes; "" is all of them.
+        head: "module:name" of what wraps the classifier outside training; "" is nothing.
+        backbone_weights: "module:name", called as `name(architecture)`; gives the `WeightsSpec` of
+            a backbone pretrained for classification. "" if there is none.
+        min_batch: images that training needs in a batch.
+    """
+
+    build: str
+    class_layers: tuple[str, ...]
+    licence: str
+    models: tuple[ModelSpec, ...]
+    output: str = "out"
+    head: str = ""
+    backbone_weights: str = ""
+    min_batch: int = 1
+
+
+_BSD = "BSD-3-Clause"
+
+
 def _torchvision(
     architecture: str, file: str, megabytes: float, parameters: float, miou: float
 ) -> ModelSpec:
-    """A network of torchvision with the weights its authors publish."""
+    """A network of torchvision with the weights that its authors publish."""
     return ModelSpec(
         name=architecture,
         architecture=architecture,
@@ -151,70 +183,101 @@ def _torchvision(
         weights=WeightsSpec(
             url=f"https://download.pytorch.org/models/{file}.pth",
             sha256=file.rpartition("-")[2],
-            licence=_TORCHVISION_LICENCE,
+            licence=f"{_BSD}; trained on the part of COCO that has Pascal VOC's classes",
             megabytes=megabytes,
         ),
         miou=miou,
         dataset="COCO-val2017-VOC-labels",
         parameters=parameters,
-        licence="BSD-3-Clause",
+        licence=_BSD,
     )
 
 
-_TORCHVISION_LICENCE = "BSD-3-Clause; trained on the part of COCO that has Pascal VOC's classes"
+_FAMILIES = (
+    Family(
+        build="rtseg.nets.build:build_torchvision",
+        class_layers=("classifier.low_classifier", "classifier.high_classifier"),
+        licence=_BSD,
+        models=(
+            _torchvision(
+                "lraspp_mobilenet_v3_large",
+                "lraspp_mobilenet_v3_large-d234d4ea",
+                megabytes=12.49,
+                parameters=3.221538,
+                miou=57.9,
+            ),
+        ),
+        output="",
+        head="rtseg.nets.build:LowClassHead",
+        backbone_weights="rtseg.nets.build:imagenet_weights",
+    ),
+    Family(
+        build="rtseg.nets.build:build_torchvision",
+        class_layers=("classifier.4", "aux_classifier.4"),
+        licence=_BSD,
+        models=(
+            _torchvision(
+                "deeplabv3_mobilenet_v3_large",
+                "deeplabv3_mobilenet_v3_large-fc3c493d",
+                megabytes=42.301,
+                parameters=11.029328,
+                miou=60.3,
+            ),
+            _torchvision(
+                "deeplabv3_resnet50",
+                "deeplabv3_resnet50_coco-cd0a2569",
+                megabytes=160.515,
+                parameters=42.004074,
+                miou=66.4,
+            ),
+            _torchvision(
+                "deeplabv3_resnet101",
+                "deeplabv3_resnet101_coco-586e9e4e",
+                megabytes=233.217,
+                parameters=60.996202,
+                miou=67.4,
+            ),
+        ),
+        backbone_weights="rtseg.nets.build:imagenet_weights",
+        min_batch=2,  # its image pooling normalises over the batch
+    ),
+    Family(
+        build="rtseg.nets.build:build_torchvision",
+        class_layers=("classifier.4", "aux_classifier.4"),
+        licence=_BSD,
+        models=(
+            _torchvision(
+                "fcn_resnet50",
+                "fcn_resnet50_coco-1167a1af",
+                megabytes=135.009,
+                parameters=35.322218,
+                miou=60.5,
+            ),
+            _torchvision(
+                "fcn_resnet101",
+                "fcn_resnet101_coco-7ecb50ca",
+                megabytes=207.711,
+                parameters=54.314346,
+                miou=63.7,
+            ),
+        ),
+        backbone_weights="rtseg.nets.build:imagenet_weights",
+    ),
+)
+
+FAMILIES: dict[str, Family] = {
+    spec.architecture: family for family in _FAMILIES for spec in family.models
+}
+"""The family of each architecture that rtseg builds."""
 
 MODELS: dict[str, ModelSpec] = {
-    spec.name: spec
-    for spec in (
-        _torchvision(
-            "lraspp_mobilenet_v3_large",
-            "lraspp_mobilenet_v3_large-d234d4ea",
-            megabytes=12.49,
-            parameters=3.221538,
-            miou=57.9,
-        ),
-        _torchvision(
-            "deeplabv3_mobilenet_v3_large",
-            "deeplabv3_mobilenet_v3_large-fc3c493d",
-            megabytes=42.301,
-            parameters=11.029328,
-            miou=60.3,
-        ),
-        _torchvision(
-            "deeplabv3_resnet50",
-            "deeplabv3_resnet50_coco-cd0a2569",
-            megabytes=160.515,
-            parameters=42.004074,
-            miou=66.4,
-        ),
-        _torchvision(
-            "deeplabv3_resnet101",
-            "deeplabv3_resnet101_coco-586e9e4e",
-            megabytes=233.217,
-            parameters=60.996202,
-            miou=67.4,
-        ),
-        _torchvision(
-            "fcn_resnet50",
-            "fcn_resnet50_coco-1167a1af",
-            megabytes=135.009,
-            parameters=35.322218,
-            miou=60.5,
-        ),
-        _torchvision(
-            "fcn_resnet101",
-            "fcn_resnet101_coco-7ecb50ca",
-            megabytes=207.711,
-            parameters=54.314346,
-            miou=63.7,
-        ),
-        ModelSpec(
-            name="stub",
-            architecture="stub",
-            labels=SHAPE_LABELS,
-            input=InputSpec((512, 512), layout="NHWC", dtype="uint8"),
-            licence="Apache-2.0",
-        ),
-    )
+    **{spec.name: spec for family in _FAMILIES for spec in family.models},
+    "stub": ModelSpec(
+        name="stub",
+        architecture="stub",
+        labels=SHAPE_LABELS,
+        input=InputSpec((512, 512), layout="NHWC", dtype="uint8"),
+        licence="Apache-2.0",
+    ),
 }
-"""The networks rtseg knows by name, quickest first. What ships is found by `rtseg.nets.shipped`."""
+"""Networks known by name; those that ship are found by `rtseg.nets.shipped`."""

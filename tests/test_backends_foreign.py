@@ -299,13 +299,13 @@ def test_normalisation_of_bytes() -> None:
         ("labels = 7", r"labels = 7"),
         ("labels = []", r"0 labels"),
         ('labels = ["a", "b", "c"]\nbackground = "d"', r"unknown class 'd'"),
-        ("std = [1, 0, 1]", r"std = \[1, 0, 1\].*None of std may be 0"),
+        ("std = [1, 0, 1]", r"std = \[1, 0, 1\].*No value of std may be 0"),
         ("mean = [1, 2]", r"mean = \[1, 2\].*one number or three"),
-        ('scale = "1/0"', r"scale = '1/0'.*no number"),
+        ('scale = "1/0"', r"scale = '1/0'.*not a number"),
         ("size = [64, 64]", r"size \(64, 64\) for .*32x48 and no other"),
         ('size = "big"', r"size = 'big'"),
         ('output = "z"', r"output 'z' of .*its outputs are y"),
-        ('layout = "NHWC"', r"its pictures have 48 channels"),
+        ('layout = "NHWC"', r"its images have 48 channels"),
     ],
 )
 def test_wrong_settings_give_one_line(tmp_path: Path, text: str, message: str) -> None:

@@ -25,8 +25,7 @@ from rtseg.export.samples import MAX_FRAMES, parity_samples, quantising_samples,
 from rtseg.labels import PERSON
 from rtseg.nets import find_model
 from rtseg.nets.build import build_random
-from rtseg.nets.foreign import precision_of
-from rtseg.nets.onnx_file import write_onnx
+from rtseg.nets.onnx_file import precision_of, write_onnx
 from rtseg.nets.state import save_checkpoint
 from rtseg.zoo import InputSpec, Model, ModelSpec
 

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn.functional import interpolate
 
 from rtseg.errors import ModelError
-from rtseg.nets.build import LAST_LAYER, SeamNetwork, build, build_random
-from rtseg.zoo import MODELS, InputSpec
+from rtseg.nets.build import SeamNetwork, build, build_random
+from rtseg.zoo import FAMILIES, MODELS, InputSpec, ModelSpec
 
 SIZES = [(32, 32), (97, 40), (33, 49), (24, 81)]
+NAME = "lraspp_mobilenet_v3_large"
 INPUT = MODELS["lraspp_mobilenet_v3_large"].input
 
 
 def pictures(size: tuple[int, int], count: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(sum(size))
     return torch.randint(0, 256, (count, *size, 3), generator=generator, dtype=torch.uint8)
+
+
+def spec_of(architecture: str, taken: InputSpec = INPUT) -> ModelSpec:
+    """The architecture with an input of its own."""
+    return replace(MODELS[architecture], input=taken)
 
 
 def by_torchvision(network: torch.nn.Module, image: torch.Tensor, spec: InputSpec) -> torch.Tensor:
@@ -35,11 +42,11 @@ def by_torchvision(network: torch.nn.Module, image: torch.Tensor, spec: InputSpe
 
 @pytest.mark.parametrize(
     "architecture",
-    [pytest.param(n, marks=[pytest.mark.slow] if "resnet" in n else []) for n in LAST_LAYER],
+    [pytest.param(n, marks=[pytest.mark.slow] if "resnet" in n else []) for n in FAMILIES],
 )
 def test_enlarged_logits_are_torchvisions_output(architecture: str) -> None:
     network = build_random(architecture, 21).double()
-    seam = SeamNetwork(network, INPUT)
+    seam = SeamNetwork(network, spec_of(architecture))
     for size in SIZES[2:] if "resnet" in architecture else SIZES:  # those are slow in double
         image = pictures(size)
         with torch.no_grad():
@@ -63,16 +70,16 @@ def test_classes_are_enlarged_instead_of_features() -> None:
 
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(torch.nn.functional, "interpolate", counting)
-        SeamNetwork(build("lraspp_mobilenet_v3_large", 5), INPUT)(pictures((64, 64)))
+        SeamNetwork(build(NAME, 5), spec_of(NAME))(pictures((64, 64)))
     assert planes == [5]
 
 
 def test_other_normalisation_and_colour_order() -> None:
     spec = InputSpec((64, 64), colour="BGR", scale=1 / 127.5, mean=(1, 0.9, 1.1), std=(1, 0.5, 2))
-    network = build_random("lraspp_mobilenet_v3_large", 3).double()
+    network = build_random(NAME, 3).double()
     image = pictures((72, 56), count=2)
     with torch.no_grad():
-        logits = SeamNetwork(network, spec)(image)
+        logits = SeamNetwork(network, spec_of(NAME, spec))(image)
         expected = by_torchvision(network, image, spec)
     enlarged = interpolate(logits, size=(72, 56), mode="bilinear", align_corners=False)
     torch.testing.assert_close(enlarged, expected, rtol=0, atol=1e-9)
@@ -82,9 +89,9 @@ def test_random_weights_are_seeded_usual_in_size_and_leave_the_callers_numbers_a
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    first = SeamNetwork(build_random("fcn_resnet50", 5), INPUT)
+    first = SeamNetwork(build_random("fcn_resnet50", 5), spec_of("fcn_resnet50"))
     assert torch.equal(torch.rand(3), expected)
-    second = SeamNetwork(build_random("fcn_resnet50", 5), INPUT)
+    second = SeamNetwork(build_random("fcn_resnet50", 5), spec_of("fcn_resnet50"))
     image = pictures((64, 64))
     with torch.no_grad():
         logits = first(image)
@@ -94,15 +101,15 @@ def test_random_weights_are_seeded_usual_in_size_and_leave_the_callers_numbers_a
 
 
 def test_source_network_stays_as_it_is() -> None:
-    network = build_random("lraspp_mobilenet_v3_large", 2)
+    network = build_random(NAME, 2)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    SeamNetwork(network, INPUT)
+    SeamNetwork(network, spec_of(NAME))
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
 
 def test_no_batch_normalisation_and_no_auxiliary_head_are_left() -> None:
-    for architecture in ("lraspp_mobilenet_v3_large", "deeplabv3_resnet50"):
-        seam = SeamNetwork(build(architecture, 21), INPUT)
+    for architecture in (NAME, "deeplabv3_resnet50"):
+        seam = SeamNetwork(build(architecture, 21), spec_of(architecture))
         assert not [m for m in seam.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         assert not [name for name, _ in seam.named_modules() if "aux" in name]
 

@@ -17,8 +17,14 @@ from rtseg.labels import PERSON
 from rtseg.nets import find_model
 from rtseg.nets.build import build_random
 from rtseg.nets.find import shipped
-from rtseg.nets.foreign import read_facts
-from rtseg.nets.onnx_file import cached_onnx, ready_beside, write_fitted, write_onnx, write_ready
+from rtseg.nets.onnx_file import (
+    cached_onnx,
+    read_facts,
+    ready_beside,
+    write_fitted,
+    write_onnx,
+    write_ready,
+)
 from rtseg.nets.state import save_checkpoint
 from rtseg.zoo import InputSpec, Model, ModelSpec
 

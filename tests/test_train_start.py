@@ -14,13 +14,14 @@ from training import SMALLEST, one_thread, small  # noqa: F401 - autouse, and a 
 from rtseg.errors import DownloadError, ModelError, UsageError
 from rtseg.labels import LabelSet
 from rtseg.nets import find_model
-from rtseg.nets.build import LAST_LAYER, segmentation
+from rtseg.nets.build import backbone_weights, segmentation
 from rtseg.nets.state import read_checkpoint, save_checkpoint
 from rtseg.train import prepare as module
-from rtseg.train.prepare import backbone_weights, build_trainable, last_layers, start
-from rtseg.zoo import MODELS, WeightsSpec
+from rtseg.train.prepare import build_trainable, start
+from rtseg.zoo import FAMILIES, MODELS, WeightsSpec
 
 LABELS = LabelSet(("background", "disc", "box"), ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
+LAST = f"{FAMILIES[SMALLEST].class_layers[0]}.weight"
 LIGHT = (SMALLEST, "deeplabv3_mobilenet_v3_large")
 
 
@@ -42,7 +43,7 @@ def test_only_the_last_layers_are_new(architecture: str, tmp_path: Path) -> None
     path = published(architecture, tmp_path)
     begun = start(architecture, str(path), LABELS, aux=True, seed=0)
     before, now = torch.load(path, weights_only=True), begun.network.state_dict()
-    last = tuple(f"{layer}." for layer in last_layers(architecture))
+    last = tuple(f"{layer}." for layer in FAMILIES[architecture].class_layers)
     assert [k for k in now if k.startswith(last)]
     for key, value in now.items():
         if key.startswith(last):
@@ -52,7 +53,7 @@ def test_only_the_last_layers_are_new(architecture: str, tmp_path: Path) -> None
     notes = dict(begun.notes)
     assert "parameters kept" in notes["weights"]
     assert notes["head"] == "new for 3 classes: " + ", ".join(
-        layer for layer in last_layers(architecture)
+        layer for layer in FAMILIES[architecture].class_layers
     )
     assert begun.spec.labels == LABELS
     assert begun.network.training
@@ -85,9 +86,7 @@ def test_as_many_classes_with_other_names_get_a_new_head(small: Path) -> None:
     labels = LabelSet(("nothing", "else"), ((0, 0, 0), (1, 2, 3)))
     begun = start(str(small), None, labels, aux=True, seed=1)
     before = torch.load(small, weights_only=True)["state_dict"]
-    assert not torch.equal(
-        begun.network.state_dict()[LAST_LAYER[SMALLEST]], before[LAST_LAYER[SMALLEST]]
-    )
+    assert not torch.equal(begun.network.state_dict()[LAST], before[LAST])
 
 
 @pytest.mark.parametrize(
@@ -112,7 +111,7 @@ def test_imagenet_weights_fill_the_whole_backbone(
     assert "classifier" in dict(begun.notes)["head"]
 
 
-@pytest.mark.parametrize("architecture", LAST_LAYER)
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_backbone_weights_are_published_with_a_digest(architecture: str) -> None:
     weights = backbone_weights(architecture)
     assert weights.url.startswith("https://download.pytorch.org/models/")
@@ -139,7 +138,7 @@ def test_scratch_is_said_plainly_and_repeats_by_seed() -> None:
         start(SMALLEST, "scratch", LABELS, aux=True, seed=seed) for seed in (3, 3, 4)
     )
     assert "from scratch" in dict(one.notes)["weights"]
-    key = LAST_LAYER[SMALLEST]
+    key = LAST
     first, second, third = (begun.network.state_dict()[key] for begun in (one, same, other))
     assert torch.equal(first, second)
     assert not torch.equal(first, third)

@@ -12,9 +12,9 @@ import pytest
 from rtseg.errors import ModelError, UsageError
 from rtseg.labels import VOC
 from rtseg.nets import DEFAULT_MODEL, default_model, find, find_model, shipped
-from rtseg.nets.build import LAST_LAYER, build, segmentation
+from rtseg.nets.build import build, segmentation
 from rtseg.nets.state import save_checkpoint
-from rtseg.zoo import MODELS, ModelSpec
+from rtseg.zoo import FAMILIES, MODELS, ModelSpec
 
 ENUMS = {
     "deeplabv3_resnet50": "DeepLabV3_ResNet50_Weights",
@@ -27,7 +27,7 @@ ENUMS = {
 
 
 def test_the_table_has_the_six_and_the_stub() -> None:
-    assert set(MODELS) == {*ENUMS, "stub"} == {*LAST_LAYER, "stub"}
+    assert set(MODELS) == {*ENUMS, "stub"} == {*FAMILIES, "stub"}
     assert all(name == spec.name for name, spec in MODELS.items())
 
 
@@ -102,7 +102,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "rtseg" / "__init__.py").touch()
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "models").mkdir()
-    monkeypatch.setattr(find.rtseg, "__file__", str(tmp_path / "rtseg" / "__init__.py"))
+    monkeypatch.setattr(find, "__file__", str(tmp_path / "rtseg" / "nets" / "find.py"))
     return tmp_path / "models"
 
 
@@ -150,7 +150,7 @@ def test_another_packages_models_folder_is_not_ours(installed: Path) -> None:
     ("name", "weights"), [("stub", None), ("fcn_resnet50", "random"), ("fcn_resnet50", None)]
 )
 def test_flags_for_a_network_that_brings_what_they_say_are_refused(name: str, weights) -> None:
-    with pytest.raises(UsageError, match=rf"--labels, --mean for {name}: it says itself"):
+    with pytest.raises(UsageError, match=rf"--labels, --mean for {name}: the network describes"):
         find_model(name, weights=weights, input_flags={"labels": "a,b", "mean": 0, "std": None})
     if weights or name == "stub":
         find_model(name, weights=weights, input_flags={"labels": None})

@@ -26,7 +26,7 @@ from rtseg.contracts import Backend
 from rtseg.errors import RtsegError
 from rtseg.files import atomic
 from rtseg.measure import Batch, backend_agreement, time_each
-from rtseg.nets.foreign import precision_of
+from rtseg.nets.onnx_file import precision_of
 from rtseg.stats import Clock
 from rtseg.system import GPU_UNUSED, native_precisions, nvidia_driver, processor, usable_cores
 from rtseg.zoo import Model

@@ -25,8 +25,7 @@ from rtseg.backends.options import BackendOptions
 from rtseg.cache import COMPILED, cache_dir, make_room
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import BackendError, ModelError, UsageError, first_line
-from rtseg.nets.foreign import precision_of
-from rtseg.nets.onnx_file import cached_onnx, exported_spec
+from rtseg.nets.onnx_file import cached_onnx, exported_spec, precision_of
 from rtseg.system import limited_cores
 from rtseg.zoo import Model
 

@@ -10,7 +10,7 @@ from rtseg.backends.base import fallback_note
 from rtseg.backends.options import BackendOptions
 from rtseg.cache import cache_dir, sha256
 from rtseg.errors import UsageError
-from rtseg.nets.foreign import precision_of
+from rtseg.nets.onnx_file import precision_of
 from rtseg.system import GPU_UNUSED, nvidia_driver
 from rtseg.zoo import Model
 

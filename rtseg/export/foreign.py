@@ -11,8 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from rtseg.errors import ModelError, first_line
-from rtseg.nets.foreign import precision_of, read_facts
-from rtseg.nets.onnx_file import INPUT_NAME, OUTPUT_NAME
+from rtseg.nets.onnx_file import INPUT_NAME, OUTPUT_NAME, precision_of, read_facts
 from rtseg.zoo import InputSpec, Model, ModelSpec
 
 KINDS = ("float32", "float16", "uint8")

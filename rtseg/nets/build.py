@@ -1,9 +1,11 @@
-"""The six segmentation networks of torchvision, by their builder names."""
+"""Networks in torch: how their families build them, and how they run, from bytes to logits."""
 
 from __future__ import annotations
 
 import copy
 import sys
+from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -11,54 +13,62 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from rtseg.errors import ModelError
-from rtseg.zoo import InputSpec
+from rtseg.errors import ModelError, first_line
+from rtseg.zoo import FAMILIES, Family, InputSpec, ModelSpec, WeightsSpec
+
+SEED = 0
+
+BACKBONES = {
+    "mobilenet_v3_large": "MobileNet_V3_Large",
+    "resnet50": "ResNet50",
+    "resnet101": "ResNet101",
+}
+"""End of an architecture's name -> torchvision's name of its backbone's ImageNet weights."""
 
 
 class SeamNetwork(nn.Module):
     """(N, h, w, 3) uint8 RGB -> (N, C, h/s, w/s) float32 logits, s being its output stride.
 
-    The same function as torchvision's network before its last enlargement: enlarging these logits
-    (bilinear, align_corners=False) to (h, w) gives torchvision's output. That enlargement and the
+    The same function as the network before its last enlargement: enlarging these logits (bilinear,
+    align_corners=False) to (h, w) gives the network's own output. That enlargement and the
     auxiliary head are never run. Two things are folded, both exactly:
 
     - Normalisation. `(v * scale - mean) / std` is `(v - mean/scale) * (scale/std)`. The factor goes
       into the first convolution's weights. The difference stays at the input: the convolution pads
-      with zeros, which must mean "the mean colour", as they do for torchvision; as a bias of the
-      convolution it would be wrong along the border.
+      with zeros, which must mean "the mean colour"; as a bias of the convolution it would be wrong
+      along the border.
     - Batch normalisation, into the convolution before it.
 
-    Left out, as they measured no better on a processor: a fourth channel of ones in place of the
+    Left out, as they measured no better on a CPU: a fourth channel of ones in place of the
     subtraction at the input; the pooled branch of DeepLabV3 as a bias of its projection.
 
     Args:
-        network: as `build` makes it, its weights loaded; it stays as it is.
-        spec: the normalisation and colour order that the network was trained with.
+        network: as `build` makes it, its weights loaded; it is copied.
+        spec: its architecture, and the normalisation and colour order that it was trained with.
         folded: False leaves batch normalisation apart.
     """
 
     offset: Tensor
 
-    def __init__(self, network: nn.Module, spec: InputSpec, *, folded: bool = True) -> None:
+    def __init__(self, network: nn.Module, spec: ModelSpec, *, folded: bool = True) -> None:
         super().__init__()
+        family = family_of(spec.architecture)
         network = copy.deepcopy(network).eval().requires_grad_(False)
-        # every attribute of a Module is typed as a tensor or a module
-        self.backbone: nn.Module = network.backbone  # type: ignore[assignment]
-        self.classifier: nn.Module = network.classifier  # type: ignore[assignment]
-        # deeplabv3 and fcn classify one feature map, lraspp both that its backbone returns
-        self._needs_all = hasattr(self.classifier, "low_classifier")
-        if self._needs_all:
-            self.classifier = LowClassHead(self.classifier)
-        self._fold_input(spec)
+        self.backbone = network.get_submodule("backbone")
+        self.classifier = network.get_submodule("classifier")
+        if family.head:
+            self.classifier = _resolve(family.head)(self.classifier)
+        self._output = family.output
+        self._fold_input(spec.input)
         if folded:
             _fold_normalisation(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits of (N, h, w, 3) uint8 RGB pictures."""
+        """Logits of (N, h, w, 3) uint8 RGB images."""
         # in this order, as TensorRT takes bytes into a cast and nothing else
         centred = image.to(self.offset.dtype).permute(0, 3, 1, 2) - self.offset
         features = self.backbone(centred)
-        logits: Tensor = self.classifier(features if self._needs_all else features["out"])
+        logits: Tensor = self.classifier(features[self._output] if self._output else features)
         # float32 out of half precision; double stays double, for tests
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -68,18 +78,131 @@ class SeamNetwork(nn.Module):
         mean, std = (weight.new_tensor(v).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
         first.weight.data = weight * (spec.scale / std)
         offset = mean / spec.scale
-        if spec.colour == "BGR":  # trained on BGR: its channels are put in the order of RGB
+        if spec.colour == "BGR":  # trained on BGR: put its channels in the order of RGB
             first.weight.data = first.weight.data.flip(1).contiguous()
             offset = offset.flip(1).contiguous()
         self.register_buffer("offset", offset)
 
 
+def _fold_normalisation(module: nn.Module) -> None:
+    """Fuse each batch normalisation under `module` with the convolution just before it."""
+    previous: tuple[str, nn.Module] | None = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and previous and isinstance(previous[1], nn.Conv2d):
+            setattr(module, previous[0], fuse_conv_bn_eval(previous[1], child))
+            setattr(module, name, nn.Identity())
+        _fold_normalisation(child)
+        previous = (name, child)
+
+
+# --- building ------------------------------------------------------------------------------------
+
+
+def family_of(architecture: str) -> Family:
+    """The family of an architecture.
+
+    Raises:
+        ModelError: rtseg does not build it.
+    """
+    if architecture not in FAMILIES:
+        found = "rtseg builds " + ", ".join(FAMILIES)
+        raise ModelError(f"unknown architecture {architecture!r}", found=found)
+    return FAMILIES[architecture]
+
+
+def build(architecture: str, num_classes: int, *, aux: bool = False) -> nn.Module:
+    """A network, untrained, in evaluation mode; takes (N, 3, H, W) normalised images.
+
+    Args:
+        aux: add the auxiliary head for training, if the family has one.
+
+    Raises:
+        ModelError: rtseg does not build this architecture.
+    """
+    builder = _resolve(family_of(architecture).build)
+    network: nn.Module = builder(architecture, num_classes, aux=aux)
+    return network.eval()
+
+
+def build_random(architecture: str, num_classes: int, seed: int = SEED) -> nn.Module:
+    """The network with seeded random weights, whose activations are of the usual size.
+
+    The statistics of its normalisation layers are those of one batch of random blots: with torch's
+    initial ones, 101 layers of random weights overflow half precision, and a network that fell
+    back to single precision would be timed. The caller's random state is untouched.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build(architecture, num_classes)
+        # of shapeless noise, deep layers see the same everywhere, and a variance near zero would
+        # blow up any other image
+        blots = nn.functional.interpolate(torch.randn(4, 3, 6, 6), size=(96, 96), mode="nearest")
+        _settle(network, blots + 0.5 * torch.randn(4, 3, 96, 96))
+    return network
+
+
+def _settle(network: nn.Module, batch: Tensor) -> None:
+    """Set every normalisation layer's statistics to those of `batch`."""
+    layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 1.0
+    network.train()
+    with torch.no_grad():
+        network(batch)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    network.eval()
+
+
+def backbone_weights(architecture: str) -> WeightsSpec:
+    """Weights of the network's backbone, pretrained for classification.
+
+    Raises:
+        ModelError: none are published.
+    """
+    if not (place := family_of(architecture).backbone_weights):
+        raise ModelError(f"no backbone weights are published for {architecture}")
+    found: WeightsSpec = _resolve(place)(architecture)
+    return found
+
+
+def _resolve(place: str) -> Any:
+    """What "module:name" names."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+# --- torchvision's networks ----------------------------------------------------------------------
+
+
+def build_torchvision(architecture: str, num_classes: int, *, aux: bool = False) -> nn.Module:
+    """A segmentation network of torchvision; LRASPP has no auxiliary head."""
+    builder: Any = getattr(segmentation(), architecture)
+    options = {} if architecture.startswith("lraspp") else {"aux_loss": aux}
+    network: nn.Module = builder(
+        weights=None, weights_backbone=None, num_classes=num_classes, **options
+    )
+    return network
+
+
+def imagenet_weights(architecture: str) -> WeightsSpec:
+    """The ImageNet weights that torchvision's authors start this network from."""
+    segmentation()  # makes torchvision importable, whatever its build
+    import torchvision.models as tables
+
+    end = next(end for end in BACKBONES if architecture.endswith(end))
+    entry = getattr(tables, f"{BACKBONES[end]}_Weights").IMAGENET1K_V1
+    digest = Path(entry.url).stem.rpartition("-")[2]
+    return WeightsSpec(entry.url, digest, "BSD-3-Clause", entry.meta["_file_size"])
+
+
 class LowClassHead(nn.Module):
-    """torchvision's `LRASPPHead`, which classifies its coarse features before it enlarges them.
+    """torchvision's `LRASPPHead`, classifying its coarse features before it enlarges them.
 
     A 1x1 convolution works on each point alone, and bilinear weights sum to one, so the two
     commute, bias included. Planes of classes are enlarged instead of 128 of features, and a
-    quarter of the points is classified: 2 to 3 % of the network's time on a processor.
+    quarter of the points is classified: 2 to 3 % of the network's time on a CPU.
     """
 
     def __init__(self, head: nn.Module) -> None:
@@ -97,20 +220,6 @@ class LowClassHead(nn.Module):
         fine = nn.functional.interpolate(coarse, size, mode="bilinear", align_corners=False)
         scores: Tensor = self.low_classifier(low) + fine
         return scores
-
-
-def _fold_normalisation(module: nn.Module) -> None:
-    """Fuse each batch normalisation under `module` with the convolution just before it."""
-    previous: tuple[str, nn.Module] | None = None
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.BatchNorm2d) and previous and isinstance(previous[1], nn.Conv2d):
-            setattr(module, previous[0], fuse_conv_bn_eval(previous[1], child))
-            setattr(module, name, nn.Identity())
-        _fold_normalisation(child)
-        previous = (name, child)
-
-
-_declared: list[Any] = []  # a torch.library.Library takes its schemas back when it is collected
 
 
 def segmentation() -> ModuleType:
@@ -136,6 +245,9 @@ def segmentation() -> ModuleType:
     return module
 
 
+_declared: list[Any] = []  # a torch.library.Library takes its schemas back when it is collected
+
+
 def _import_again() -> ModuleType:
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
@@ -153,67 +265,6 @@ def _import_again() -> ModuleType:
 def _broken(error: Exception) -> ModelError:
     return ModelError(
         "cannot import torchvision",
-        found=str(error).splitlines()[0],
+        found=first_line(error),
         do="Install the torchvision release that belongs to the installed torch",
     )
-
-
-LAST_LAYER = {
-    "deeplabv3_resnet50": "classifier.4.weight",
-    "deeplabv3_resnet101": "classifier.4.weight",
-    "deeplabv3_mobilenet_v3_large": "classifier.4.weight",
-    "fcn_resnet50": "classifier.4.weight",
-    "fcn_resnet101": "classifier.4.weight",
-    "lraspp_mobilenet_v3_large": "classifier.low_classifier.weight",
-}
-"""Builder names, and the weight in whose first axis the classes are."""
-
-SEED = 0
-
-
-def build(architecture: str, num_classes: int) -> nn.Module:
-    """torchvision's network, untrained, in evaluation mode, without its auxiliary head.
-
-    Its modules are `backbone` and `classifier`; it takes (N, 3, H, W) normalised RGB.
-
-    Raises:
-        ModelError: there is no such builder.
-    """
-    if architecture not in LAST_LAYER:
-        known = ", ".join(LAST_LAYER)
-        raise ModelError(f"unknown architecture {architecture!r}", found=f"rtseg builds {known}")
-    builder: Any = getattr(segmentation(), architecture)
-    network: nn.Module = builder(weights=None, weights_backbone=None, num_classes=num_classes)
-    return network.eval()
-
-
-def build_random(architecture: str, num_classes: int, seed: int = SEED) -> nn.Module:
-    """The network with seeded random weights, whose activations are of the usual size.
-
-    The statistics of its normalisation layers are those of one batch of random blots: with the
-    ones that torch starts from, 101 layers of random weights overflow half precision, and a
-    network that fell back to single precision would be timed. The caller's random numbers are
-    untouched.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = build(architecture, num_classes)
-        # blots of colour: of noise without shape, deep layers see the same everywhere, and a
-        # variance of almost nothing would blow up the picture of anything else
-        blots = nn.functional.interpolate(torch.randn(4, 3, 6, 6), size=(96, 96), mode="nearest")
-        _settle(network, blots + 0.5 * torch.randn(4, 3, 96, 96))
-    return network
-
-
-def _settle(network: nn.Module, batch: torch.Tensor) -> None:
-    """Set every normalisation layer's statistics to those of `batch`."""
-    layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.momentum = 1.0
-    network.train()
-    with torch.no_grad():
-        network(batch)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    network.eval()

@@ -1,4 +1,4 @@
-"""From what a person names to a network: a name of the zoo, one that ships, or a file."""
+"""Find a network by what a person names: a name of the zoo, one that ships, or a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from urllib.parse import parse_qsl
 
 from rtseg.cache import sha256
 from rtseg.errors import ModelError
-from rtseg.nets.foreign import Settings, labels_of, number, read_settings, refuse, size_of, triple
+from rtseg.nets.foreign import (
+    Settings,
+    labels_of,
+    number,
+    onnx_spec,
+    read_settings,
+    refuse_flags,
+    size_of,
+    triple,
+)
 from rtseg.nets.weights import Progress, fetch
 from rtseg.zoo import MODELS, InputSpec, Model, ModelSpec
 
@@ -20,20 +29,20 @@ DEFAULT_MODEL = "person"
 CHECKPOINTS = (".safetensors", ".pth", ".pt")
 SUFFIXES = (*CHECKPOINTS, ".onnx")
 BEST = "best.pth"
-"""The network in the folder of a run of `rtseg train`."""
+"""The network in the folder of a training run."""
 
 RANDOM = "random"
-RANDOM_NOTE = "random weights (seed 0): good for timing, the masks mean nothing"
+RANDOM_NOTE = "random weights (seed 0): fit for timing, the masks mean nothing"
 
 
 def shipped() -> dict[str, Path]:
-    """The networks that came with rtseg, by name; weights before their ONNX form."""
+    """The networks that ship with rtseg, by name."""
     package = Path(__file__).parents[1]
     checkout = package.parent
     folder = package / "models"
     if not folder.is_dir() and (checkout / "pyproject.toml").is_file():
         folder = checkout / "models"
-    # weights first: they are exported for the size and device at hand, an ONNX file has one size
+    # weights win over their ONNX form: they are exported for the size and device at hand
     return {
         path.stem: path
         for suffix in reversed(SUFFIXES)
@@ -42,7 +51,7 @@ def shipped() -> dict[str, Path]:
 
 
 def default_model() -> str:
-    """The name of the network that is taken when none is named."""
+    """The name of the network that runs if none is named."""
     return DEFAULT_MODEL if DEFAULT_MODEL in shipped() else "stub"
 
 
@@ -53,27 +62,26 @@ def find_model(
     input_flags: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Model:
-    """The network called so, its weights on this machine.
+    """Find a network, and have its weights on this machine.
 
     Args:
-        name_or_path: a name of the zoo or of `shipped()`; an ONNX file; a checkpoint of ours, or
-            the folder of the run that made it; "stub?delay=100ms", which stands in for a slow
-            network.
+        name_or_path: a name of the zoo or of `shipped()`; an ONNX file; a checkpoint, or the folder
+            of the training run that made it; "stub?delay=100ms" for a slow network.
         weights: a state dict, checkpoint or safetensors file for a named architecture, or
             "random" for seeded random weights; None is the published ones, downloaded once.
         input_flags: settings of a foreign file, over those of the TOML file beside it; the keys
             are those of `rtseg.nets.foreign`.
-        progress: told of a download.
+        progress: shows a download.
 
     Raises:
-        ModelError: there is no such network, or its file is not what it should be.
-        UsageError: flags were given for a network that brings what they say.
+        ModelError: there is no such network, or its file is not valid.
+        UsageError: flags were given for a network that does not need them.
         DownloadError: the weights are not in the cache and cannot be fetched.
     """
     text = str(name_or_path)
     name, _, query = text.partition("?")
     if name == "stub":
-        refuse(input_flags, text)
+        refuse_flags(input_flags, text)
         return _stub(query)
     if text in MODELS:
         return _named(MODELS[text], weights, input_flags, progress)
@@ -87,22 +95,22 @@ def find_model(
 
 
 def _in_run(path: Path) -> Path:
-    """The best network of a run for its folder; any other path as it is."""
+    """The best network of a training run's folder; any other path as it is."""
     if not path.is_dir():
         return path
     if not (path / BEST).is_file():
-        raise ModelError(f"cannot open the network {path}", found=f"it is a folder without {BEST}")
+        raise ModelError(f"cannot open the network {path}", found=f"the folder has no {BEST}")
     return path / BEST
 
 
 def _unknown(text: str) -> ModelError:
     names = [*shipped(), *MODELS]
     near = difflib.get_close_matches(text, names, n=2, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(near)}?" if near else "A file ends in .onnx, .pth, .pt "
+    files = "A file ends in .onnx, .pth, .pt or .safetensors"
     return ModelError(
         f"unknown network {text!r}",
         found="there are " + ", ".join(names),
-        do=hint if near else hint + "or .safetensors",
+        do=f"Did you mean {' or '.join(near)}?" if near else files,
     )
 
 
@@ -129,7 +137,7 @@ def _seconds(text: str) -> float:
             value = number(text.removesuffix(suffix), "delay") * factor
             break
     if not 0 <= value <= 3600:
-        raise ModelError(f"delay={text}", found="it is a time, as 100ms or 0.1s")
+        raise ModelError(f"delay={text}", found="it is a time such as 100ms or 0.1s")
     return value
 
 
@@ -140,7 +148,7 @@ def _named(
     progress: Progress | None,
 ) -> Model:
     if weights is None or str(weights) == RANDOM:
-        refuse(flags, spec.name)
+        refuse_flags(flags, spec.name)
     if weights is None and spec.weights is not None:
         return Model(spec, fetch(spec.weights, progress), "torch")
     if weights is None or str(weights) == RANDOM:
@@ -157,7 +165,7 @@ def _named(
     if own is not None and own.architecture != spec.architecture:
         raise ModelError(f"weights {path} for {spec.name}", found=f"they are of {own.architecture}")
     if own is not None:
-        refuse(flags, path.name)
+        refuse_flags(flags, path.name)
     unpublished = replace(spec, weights=None, miou=None, dataset="", licence="")
     return Model(own or _changed(unpublished, read_settings(path, flags)), path, "torch")
 
@@ -167,8 +175,6 @@ def _random(spec: ModelSpec) -> Model:
 
 
 def _from_onnx(path: Path, weights: str | Path | None, flags: Mapping[str, Any] | None) -> Model:
-    from rtseg.nets.foreign import onnx_spec
-
     if weights is not None:
         raise ModelError(
             f"weights {weights} for {path}",
@@ -183,14 +189,14 @@ def _from_checkpoint(
     path: Path, weights: str | Path | None, flags: Mapping[str, Any] | None
 ) -> Model:
     if (spec := _spec_of(path)) is not None:
-        refuse(flags, spec.name)
+        refuse_flags(flags, spec.name)
     elif (settings := read_settings(path, flags)).get("architecture") in MODELS:
         base = MODELS[settings["architecture"]]
         spec = _changed(replace(base, weights=None, miou=None, dataset="", licence=""), settings)
     if spec is None:
         raise ModelError(
             f"cannot tell which network {path} is",
-            found="it holds weights alone",
+            found="it holds weights only",
             do=f"Name the network: --model NAME --weights {path}",
         )
     if weights is not None and str(weights) != RANDOM:
@@ -204,14 +210,14 @@ def _from_checkpoint(
     if spec.weights and len(spec.weights.sha256) == 64 and sha256(path) != spec.weights.sha256:
         raise ModelError(
             f"cannot trust {path}",
-            found=f"its SHA-256 is not {spec.weights.sha256[:16]}... as its spec says",
+            found=f"its SHA-256 is not {spec.weights.sha256[:16]}..., as in its spec",
             do="Install rtseg again",
         )
     return Model(spec, path, "torch")
 
 
 def _changed(spec: ModelSpec, settings: Settings) -> ModelSpec:
-    """The spec with what the settings say of a state dict: labels, size, normalisation."""
+    """The spec with a state dict's settings: labels, size, normalisation."""
     old = spec.input
     taken = InputSpec(
         size=size_of(settings["size"]) if "size" in settings else old.size,
@@ -225,7 +231,7 @@ def _changed(spec: ModelSpec, settings: Settings) -> ModelSpec:
 
 
 def _spec_of(path: Path) -> ModelSpec | None:
-    """The spec in a checkpoint of ours, or in the JSON file beside it."""
+    """The spec in a checkpoint, or in the JSON file beside it."""
     beside = path.with_suffix(".json")
     if beside.is_file() and (text := _spec_text(beside)):
         try:
@@ -240,7 +246,7 @@ def _spec_of(path: Path) -> ModelSpec | None:
 
 
 def _spec_text(path: Path) -> str:
-    """The text of a JSON file if it is a spec; "" for other files, as a score called alike."""
+    """The text of a JSON file if it is a spec; "" for others, such as scores."""
     try:
         values = json.loads(text := path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -259,6 +265,6 @@ def _safetensors_spec(path: Path) -> ModelSpec | None:
     except (OSError, SafetensorError, ValueError) as error:
         raise ModelError(
             f"cannot read weights from {path}",
-            found=f"no safetensors file, or damaged ({error})",
+            found=f"not a valid safetensors file ({error})",
             do="Download or export them again",
         ) from error

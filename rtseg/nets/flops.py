@@ -1,4 +1,4 @@
-"""How much arithmetic a network is, and how much of it a device can do in a second."""
+"""The arithmetic of a network, and how much of it a device can do per second."""
 
 from __future__ import annotations
 
@@ -19,22 +19,26 @@ HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 PEAK_SECONDS = 0.5
 PRODUCT_SIDE = {"cpu": 1536, "cuda": 8192}
 CONVOLUTION = {"cpu": (256, 64), "cuda": (1024, 128)}
-"""Channels in and out, and the side of the picture."""
+"""Channels in and out, and the side of the image."""
+COUNTED = frozenset("Conv ConvTranspose Gemm MatMul".split())
+UNKNOWN = frozenset("ConvInteger QLinearConv QLinearMatMul MatMulInteger Einsum If Loop".split())
+"""ONNX operators that are counted, and those whose arithmetic is not known; others are free."""
+
 COPIED_BYTES = {"cpu": 2**27, "cuda": 2**30}
-"""Far more than any cache holds."""
+"""Far more than any processor cache holds."""
 
 
 def network_flops(model: Model, size: tuple[int, int]) -> float | None:
-    """Floating-point operations, 2 for a multiply and add, of one picture up to the logits.
+    """Floating-point operations, 2 for a multiply and add, of one image up to the logits.
 
-    Convolutions and matrix products are counted and nothing else, as is the custom: by torch for
-    our own networks, from the shapes in the file for ONNX files.
+    Only convolutions and matrix products are counted, as is the custom: by torch for checkpoints,
+    from the shapes in the file for ONNX files.
 
     Args:
         size: (height, width) of the network's input.
 
     Returns:
-        None where that cannot be known.
+        None if it cannot be known.
 
     Raises:
         ModelError: the network cannot be built.
@@ -47,8 +51,8 @@ def network_flops(model: Model, size: tuple[int, int]) -> float | None:
     from torch.utils.flop_counter import FlopCounterMode
 
     spec = model.spec
-    # shapes without numbers: nothing is computed, and the weights do not matter
-    network = SeamNetwork(build(spec.architecture, len(spec.labels)), spec.input).to("meta")
+    # shapes only: nothing is computed, and the weights do not matter
+    network = SeamNetwork(build(spec.architecture, len(spec.labels)), spec).to("meta")
     image = torch.zeros((1, *size, 3), dtype=torch.uint8, device="meta")
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         network(image)
@@ -56,7 +60,7 @@ def network_flops(model: Model, size: tuple[int, int]) -> float | None:
 
 
 def onnx_flops(path: Path, size: tuple[int, int]) -> float | None:
-    """As `network_flops`, of a file; None where a shape in it is open or an operator unknown."""
+    """As `network_flops`, of a file; None if a shape in it is open or an operator unknown."""
     import onnx
 
     content = onnx.load(path, load_external_data=False)
@@ -64,37 +68,38 @@ def onnx_flops(path: Path, size: tuple[int, int]) -> float | None:
     _fix_input(content.graph, numbers, size)
     graph = onnx.shape_inference.infer_shapes(content, data_prop=True).graph
     shapes = {v.name: _dims(v) for v in (*graph.value_info, *graph.input, *graph.output)} | numbers
-    counted = [_node_flops(node, shapes) for node in graph.node if node.op_type not in _FREE]
+    counted = [_node_flops(n, shapes) for n in graph.node if n.op_type in COUNTED | UNKNOWN]
     return float(sum(c for c in counted if c)) if None not in counted else None
 
 
 def arithmetic_peak(device: str, precision: str, threads: int | None = None) -> float | None:
-    """Operations per second, the best of half a second each of large matrix products and of
-    convolutions, which on some processors run in wider registers.
+    """Operations per second: the best of large matrix products and of convolutions.
+
+    Each is measured for half a second; on some CPUs, convolutions run in wider registers.
 
     Args:
-        device: "cpu", where both are in fp32, and for bf16 in that too, or "cuda:N".
-        threads: of the processor; None is torch's own choice.
+        device: "cpu", measured in fp32, and for bf16 in that too; or "cuda:N".
+        threads: of the CPU; None is torch's own choice.
 
     Returns:
-        None on a device that torch has not.
+        None on a device that torch cannot use.
     """
     if not _can_use(device, threads):
         return None
     if device.startswith("cuda"):
-        with _multiplying(short=precision == "tf32"):
+        with _tf32(precision == "tf32"):
             return _peak_in(HALVES.get(precision, torch.float32), device)
     peak = _peak_in(torch.float32, device)
     return max(peak, _peak_in(torch.bfloat16, device)) if precision == "bf16" else peak
 
 
 @contextmanager
-def _multiplying(*, short: bool) -> Iterator[None]:
-    """Whether NVIDIA's GPUs multiply float32 with 10 bits of fraction, as tf32, or with all 23."""
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Whether NVIDIA GPUs may multiply float32 with 10 bits of fraction instead of 23."""
     switches: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
     before = [switch.allow_tf32 for switch in switches]
     for switch in switches:
-        switch.allow_tf32 = short
+        switch.allow_tf32 = allowed
     try:
         yield
     finally:
@@ -130,14 +135,15 @@ def _convolution_rate(dtype: torch.dtype, device: str, kind: str) -> float:
 
 
 def copy_peak(device: str, threads: int | None = None) -> float | None:
-    """Bytes per second, read and written, of large copies within a device's memory: the best of
-    half a second of them.
+    """Bytes per second, read and written, of large copies within a device's memory.
+
+    The best of half a second of them.
 
     Args:
         device, threads: as of `arithmetic_peak`.
 
     Returns:
-        None on a device that torch has not.
+        None on a device that torch cannot use.
     """
     if not _can_use(device, threads):
         return None
@@ -148,7 +154,7 @@ def copy_peak(device: str, threads: int | None = None) -> float | None:
 
 
 def _can_use(device: str, threads: int | None) -> bool:
-    """Whether torch has the device; on a processor it has so many threads from then on."""
+    """Whether torch can use the device; sets its CPU threads."""
     if threads is not None:
         torch.set_num_threads(threads)
     return device == "cpu" or (device.startswith("cuda") and has_cuda())
@@ -170,7 +176,7 @@ def _quickest(work: Callable[[], object], cuda: bool) -> float:
 
 
 def _fix_input(graph: Any, numbers: dict[str, Any], size: tuple[int, int]) -> None:
-    """Close what the file leaves open of its picture's axes: one picture, of that size."""
+    """Set the axes that the file leaves open: one image, of that size."""
     for value in graph.input:
         axes = value.type.tensor_type.shape.dim
         if value.name in numbers or len(axes) != 4:
@@ -186,24 +192,10 @@ def _dims(value: Any) -> tuple[int, ...] | None:
     return dims if all(dims) else None
 
 
-_UNKNOWN = frozenset("ConvInteger QLinearConv QLinearMatMul MatMulInteger Einsum If Loop".split())
-_COUNTED = frozenset("Conv ConvTranspose Gemm MatMul".split())
-
-
-class _Free:
-    """Every operator that is neither counted nor one whose arithmetic is not known."""
-
-    def __contains__(self, name: str) -> bool:
-        return name not in _UNKNOWN | _COUNTED
-
-
-_FREE = _Free()
-
-
 def _node_flops(node: Any, shapes: dict[str, Any]) -> float | None:
     taken, weight = (shapes.get(name) for name in node.input[:2])
     made = shapes.get(node.output[0])
-    if node.op_type in _UNKNOWN or not (taken and weight and made):
+    if node.op_type in UNKNOWN or not (taken and weight and made):
         return None
     if node.op_type == "Conv":  # a weight is (out, in / groups, height, width)
         return 2.0 * math.prod(made) * math.prod(weight[1:])

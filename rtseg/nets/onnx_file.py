@@ -1,11 +1,12 @@
-"""Our networks as ONNX files: written whole or not at all, kept in the cache, checked at reuse."""
+"""ONNX files: reading their facts, and exporting networks to them."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,49 +17,177 @@ from rtseg._version import __version__
 from rtseg.cache import EXPORTED, cache_path, make_room, safe_name, sha256
 from rtseg.errors import ModelError
 from rtseg.files import atomic
-from rtseg.nets.foreign import METADATA_KEY, metadata_of
 from rtseg.zoo import Model, ModelSpec
 
 INPUT_NAME, OUTPUT_NAME = "image", "logits"
 OPSET = 18
-"""Version of the operators; 13, 17 and 21 gave ONNX Runtime the same speed on a processor."""
+"""Version of the operators; 13, 17 and 21 gave ONNX Runtime the same speed on a CPU."""
 
 REVISION = 5
-"""Raised when our graph or the random weights change, so that older files are not taken."""
+"""Raised when the exported graph or the random weights change, so that old files are not used."""
+
+METADATA_KEY = "rtseg"
+"""Metadata key of the `ModelSpec` in a file that rtseg wrote."""
+
+WEIGHTS_KEY = "rtseg_weights_sha256"
+"""Metadata key of the digest of the weights that the file was made from."""
+
+Dims = tuple[int | None, ...]
+"""The axes of a tensor; None where the file leaves the length open."""
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OnnxFacts:
+    """Input, outputs and metadata of an ONNX file.
+
+    Attributes:
+        input: axes of the input.
+        dtype: numpy's name of the input's dtype.
+        outputs: axes of each output, by name.
+        kinds: numpy's name of each output's dtype, by name.
+        makers: the operator that computes each output, in lower case, by name.
+        spec: rtseg's metadata; None in a foreign file.
+    """
+
+    input: Dims
+    dtype: str
+    outputs: dict[str, Dims]
+    kinds: dict[str, str]
+    makers: dict[str, str]
+    spec: str | None
+
+
+def read_facts(path: Path) -> OnnxFacts:
+    """Read the facts of an ONNX file.
+
+    Raises:
+        ModelError: the file is not valid, or does not have exactly one input.
+    """
+    graph = (content := _load(path)).graph
+    numbers = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in numbers]
+    if not (graph.node or graph.input or graph.output):
+        found = "there is no network in it" if path.stat().st_size else "it is empty"
+        raise ModelError(f"cannot use {path}", found=found, do="Export it again")
+    if len(inputs) != 1 or not graph.output:
+        raise ModelError(
+            f"cannot use {path}",
+            found=f"it has {len(inputs)} inputs and {len(graph.output)} outputs",
+            do="A segmentation network takes one image and gives its classes",
+        )
+    return OnnxFacts(
+        _dims(inputs[0]),
+        _kind(inputs[0]),
+        {value.name: _dims(value) for value in graph.output},
+        {value.name: _kind(value) for value in graph.output},
+        {value.name: _maker(graph, value.name) for value in graph.output},
+        _metadata(content).get(METADATA_KEY),
+    )
+
+
+def precision_of(path: Path) -> str:
+    """The precision of most of an ONNX file's numbers; ModelError if it cannot be read."""
+    import onnx
+
+    kinds = {
+        onnx.TensorProto.FLOAT: "fp32",
+        onnx.TensorProto.FLOAT16: "fp16",
+        onnx.TensorProto.BFLOAT16: "bf16",
+        onnx.TensorProto.INT8: "int8",
+        onnx.TensorProto.UINT8: "int8",
+    }
+    counts: dict[str, int] = {}
+    graph = _load(path).graph
+    constants = [a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute]
+    for tensor in [*graph.initializer, *constants]:
+        if tensor.data_type in kinds:
+            kind = kinds[tensor.data_type]
+            counts[kind] = counts.get(kind, 0) + math.prod(tensor.dims)
+    return max(counts, key=lambda kind: counts[kind], default="fp32")
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """The metadata of an ONNX file, by key; ModelError if it cannot be read."""
+    return _metadata(_load(path))
+
+
+def _metadata(content: Any) -> dict[str, str]:
+    return {entry.key: entry.value for entry in content.metadata_props}
+
+
+def _load(path: Path) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
+
+    try:
+        # weights in other files are not needed here
+        return onnx.load(path, load_external_data=False)
+    except (DecodeError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a valid ONNX file"
+        raise ModelError(f"cannot read {path}", found=reason) from error
+
+
+_MOVES = {"Transpose", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Resize"}
+"""Operators that move numbers without changing them."""
+
+
+def _maker(graph: Any, output: str) -> str:
+    """The last operator that computes an output, skipping those that only move it."""
+    makers = {name: node for node in graph.node for name in node.output}
+    node = makers.get(output)
+    while node is not None and node.op_type in _MOVES:
+        node = makers.get(node.input[0])
+    return node.op_type.lower() if node is not None else ""
+
+
+def _kind(value: Any) -> str:
+    import onnx
+
+    number = value.type.tensor_type.elem_type
+    return str(onnx.helper.tensor_dtype_to_np_dtype(number).name) if number else "float32"
+
+
+def _dims(value: Any) -> Dims:
+    return tuple(axis.dim_value or None for axis in value.type.tensor_type.shape.dim)
+
+
+# --- writing -------------------------------------------------------------------------------------
 
 
 def cached_onnx(model: Model, size: tuple[int, int], precision: str = "fp32") -> Path:
-    """The network as an ONNX file for pictures of `size` (height, width), made on first use: by
-    torch, or, much sooner, out of the ready file beside the weights.
+    """The network as an ONNX file for images of `size` (height, width), exported on first use.
 
-    The name holds a digest of all that shapes the file: the spec, the size, the precision, the
-    weights, and the versions that wrote it. A file that is not as it was written is made again.
+    torch exports it, or, much sooner, it is made from the ready file beside the weights. Its name
+    holds a digest of all that shapes it: spec, size, precision, weights, and the versions that
+    wrote it. A file that was changed since is made again.
 
     Raises:
         ModelError: the weights cannot be read or are another network's.
     """
     path = cache_path("onnx", f"{safe_name(model.spec.name)}-{_key(model, size, precision)}.onnx")
-    seal = path.with_suffix(".sha256")
-    if path.is_file() and seal.is_file() and seal.read_text("ascii") == sha256(path):
-        with suppress(OSError):  # a cache that is only read
-            seal.touch()  # not every disk notes that a file was read, see `make_room`
+    checksum = path.with_suffix(".sha256")
+    if path.is_file() and checksum.is_file() and checksum.read_text("ascii") == sha256(path):
+        with suppress(OSError):  # a read-only cache
+            checksum.touch()  # not every disk notes that a file was read, see `make_room`
         return path
     try:
         _make(model, size, path, precision)
-        with atomic(seal) as temporary:
+        with atomic(checksum) as temporary:
             temporary.write_text(sha256(path), "ascii")
         make_room(path.parent, EXPORTED)
     except OSError as error:
         raise ModelError(
             f"cannot export {model.spec.name} to {path}",
             found=error.strerror or str(error),
-            do="Set RTSEG_CACHE to a folder that can be written, or take the torch backend",
+            do="Set RTSEG_CACHE to a folder that can be written, or use --backend torch",
         ) from error
     return path
 
 
 def _make(model: Model, size: tuple[int, int], path: Path, precision: str) -> None:
-
     ready = ready_beside(model) if precision == "fp32" else None
     if ready is None:
         write_onnx(model, size, path, precision)
@@ -87,7 +216,7 @@ def write_onnx(
 
     Args:
         precision: fp32, or fp16 for weights and arithmetic in half.
-        dynamic_batch: leave the number of pictures open, at some cost in speed.
+        dynamic_batch: leave the batch size open, at some cost in speed.
 
     Raises:
         ModelError: the weights cannot be read or are another network's.
@@ -104,9 +233,9 @@ def write_onnx(
     names = (INPUT_NAME, OUTPUT_NAME)
     with atomic(path) as temporary:
         with warnings.catch_warnings():
-            # The exporter that follows TorchScript is deprecated, and still the better one here:
-            # 1.2 s against 5.4 s for lraspp, the same graph after ONNX Runtime's optimiser, and
-            # the new one needs onnxscript besides.
+            # The TorchScript exporter is deprecated, and still the better one here: 1.2 s instead
+            # of 5.4 s for lraspp, the same graph after ONNX Runtime's optimiser, and the new one
+            # needs onnxscript.
             warnings.simplefilter("ignore", DeprecationWarning)
             torch.onnx.export(
                 network,
@@ -122,15 +251,15 @@ def write_onnx(
 
 
 def seal(path: Path, spec: ModelSpec) -> None:
-    """Put the spec into the metadata of an ONNX file, in place of any other, and check the file.
+    """Write the spec into the metadata of an ONNX file, and check the file.
 
     Raises:
-        onnx.checker.ValidationError: it is no valid ONNX file.
+        onnx.checker.ValidationError: the file is not valid.
     """
     import onnx
 
     content = onnx.load(path)
-    # where only the batch is open, the exporter leaves the size of the output open too
+    # with an open batch, the exporter leaves the size of the output open too
     content = onnx.shape_inference.infer_shapes(content, data_prop=True)
     metadata = {entry.key: entry.value for entry in content.metadata_props}
     onnx.helper.set_model_props(content, {**metadata, METADATA_KEY: spec.to_json()})
@@ -139,7 +268,7 @@ def seal(path: Path, spec: ModelSpec) -> None:
 
 
 def exported_spec(spec: ModelSpec, size: tuple[int, int]) -> ModelSpec:
-    """The identity of the exported file: it takes bytes as they are, normalisation is inside."""
+    """The identity of the exported file: its input is raw bytes, normalisation is inside."""
     taken = replace(
         spec.input,
         size=size,
@@ -154,12 +283,8 @@ def exported_spec(spec: ModelSpec, size: tuple[int, int]) -> ModelSpec:
     return replace(spec, input=taken, output_name=OUTPUT_NAME, output_layout="NCHW")
 
 
-WEIGHTS_KEY = "rtseg_weights_sha256"
-"""Under which the metadata say of which weights the file was made."""
-
-
 def ready_beside(model: Model) -> Path | None:
-    """The ready file beside the weights, if it was made of these very weights."""
+    """The ready file beside the weights, if it was made from these very weights."""
     if model.file is None or model.format != "torch":
         return None
     path = model.file.with_suffix(".onnx")
@@ -167,7 +292,7 @@ def ready_beside(model: Model) -> Path | None:
         return None
     try:
         made_of = metadata_of(path).get(WEIGHTS_KEY)
-    except ModelError:  # some other file that is called alike
+    except ModelError:  # another file of that name
         return None
     return path if made_of == sha256(model.file) else None
 
@@ -175,9 +300,9 @@ def ready_beside(model: Model) -> Path | None:
 def write_ready(model: Model, path: Path) -> None:
     """Write the network with open height and width: "image" (1, h, w, 3) uint8 RGB to "logits".
 
-    Numbers are kept in half precision where that loses nothing, and are float32 again inside; batch
-    normalisation stays apart from the convolutions, whose product would lose something. Whoever
-    loads the file folds it.
+    Numbers are stored in half precision where that loses nothing, and cast to float32 inside;
+    batch normalisation is not folded, as the products would lose something. A runtime folds it at
+    load.
 
     Raises:
         ModelError: the weights cannot be read or are another network's.
@@ -193,7 +318,7 @@ def write_ready(model: Model, path: Path) -> None:
     sides = {INPUT_NAME: {1: "height", 2: "width"}, OUTPUT_NAME: {2: "rows", 3: "columns"}}
     with atomic(path) as temporary:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter itself, see `write_onnx`
+            warnings.simplefilter("ignore")  # as in `write_onnx`
             torch.onnx.export(
                 network,
                 (torch.zeros((1, 64, 96, 3), dtype=torch.uint8),),
@@ -203,7 +328,7 @@ def write_ready(model: Model, path: Path) -> None:
                 input_names=[INPUT_NAME],
                 output_names=[OUTPUT_NAME],
                 dynamic_axes=sides,
-                training=torch.onnx.TrainingMode.PRESERVE,  # it would fold what it knows is eval
+                training=torch.onnx.TrainingMode.PRESERVE,  # else it folds batch normalisation
                 do_constant_folding=False,
             )
         content = onnx.load(temporary)
@@ -215,7 +340,7 @@ def write_ready(model: Model, path: Path) -> None:
 
 
 def write_fitted(ready: Path, model: Model, size: tuple[int, int], path: Path) -> None:
-    """Write a ready file's network for pictures of `size` (height, width) alone, in float32.
+    """Write a ready file's network for images of `size` (height, width) only, in float32.
 
     Raises:
         OSError: the file cannot be written.
@@ -230,14 +355,14 @@ def write_fitted(ready: Path, model: Model, size: tuple[int, int], path: Path) -
     ):
         axis.dim_value = side
     for axis in content.graph.output[0].type.tensor_type.shape.dim[2:]:
-        axis.Clear()  # `seal` finds them
+        axis.Clear()  # `seal` infers them
     with atomic(path) as temporary:
         onnx.save(content, temporary)
         seal(temporary, exported_spec(model.spec, size))
 
 
 def _halve(graph: Any) -> None:
-    """Keep in half precision the numbers that lose nothing by it, cast where they are used."""
+    """Store numbers in half precision if they lose nothing, with casts where they are used."""
     from onnx import TensorProto, helper, numpy_helper
 
     casts = []

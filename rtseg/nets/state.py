@@ -1,4 +1,4 @@
-"""Weights in files: state dicts, checkpoints of ours, safetensors. No file may run code."""
+"""Weights in files: state dicts, checkpoints, safetensors. No file may run code."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from rtseg.errors import ModelError
 from rtseg.files import atomic
-from rtseg.nets.build import LAST_LAYER, SeamNetwork, build, build_random
-from rtseg.zoo import Model, ModelSpec
+from rtseg.nets.build import SeamNetwork, build, build_random
+from rtseg.zoo import FAMILIES, Model, ModelSpec
 
 State = Mapping[str, Tensor]
 
-_UNUSED = ("aux_classifier.",)
-"""Heads that served the training only."""
+TRAINING_ONLY = ("aux_classifier.",)
+"""Heads that serve training only."""
 
 
 def load_network(model: Model, *, folded: bool = True) -> SeamNetwork:
-    """The network of a model of ours, its weights loaded, as rtseg runs it, on the CPU.
+    """The network of a checkpoint or of random weights, as rtseg runs it, on the CPU.
 
     Args:
         folded: whether batch normalisation goes into the convolutions.
@@ -35,22 +35,21 @@ def load_network(model: Model, *, folded: bool = True) -> SeamNetwork:
     """
     spec = model.spec
     if model.format == "random":
-        return SeamNetwork(
-            build_random(spec.architecture, len(spec.labels)), spec.input, folded=folded
-        )
+        network = build_random(spec.architecture, len(spec.labels))
+        return SeamNetwork(network, spec, folded=folded)
     if model.format != "torch" or model.file is None:
         raise ModelError(
             f"no weights that torch can load for {spec.name}",
-            found=f"it is a network of kind {model.format!r}",
-            do="Take the onnx backend, or name a checkpoint",
+            found=f"its format is {model.format!r}",
+            do="Use --backend onnx, or name a checkpoint",
         )
     network = build(spec.architecture, len(spec.labels))
     load_state(network, spec, read_checkpoint(model.file)[1], model.file)
-    return SeamNetwork(network, spec.input, folded=folded)
+    return SeamNetwork(network, spec, folded=folded)
 
 
 def read_checkpoint(path: Path) -> tuple[ModelSpec | None, State]:
-    """The spec, where the file has one, and the weights, of .pth, .pt or .safetensors.
+    """The spec, if the file has one, and the weights of a .pth, .pt or .safetensors file.
 
     Raises:
         ModelError: the file cannot be read, is damaged, or holds more than numbers.
@@ -59,20 +58,20 @@ def read_checkpoint(path: Path) -> tuple[ModelSpec | None, State]:
         return _read_safetensors(path)
     content = _unpickle(path)
     spec = content.get("spec")
-    for key in ("state_dict", "model"):  # ours; what torchvision's training scripts write
+    for key in ("state_dict", "model"):  # ours; that of torchvision's training scripts
         if isinstance(content.get(key), Mapping):
             content = content[key]
             break
     state = {_plain(str(key)): value for key, value in content.items()}
-    strange = [key for key, value in state.items() if not isinstance(value, Tensor)]
-    if strange or not state:
-        found = f"{strange[0]!r} is no tensor" if strange else "it is empty"
-        raise _unreadable(path, f"no state dict: {found}")
+    others = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if others or not state:
+        found = f"{others[0]!r} is not a tensor" if others else "it is empty"
+        raise _unreadable(path, f"not a state dict: {found}")
     return _spec(path, spec), state
 
 
 def save_checkpoint(path: Path, spec: ModelSpec, state: State) -> None:
-    """Write weights and spec into one file, .safetensors or else .pth, whole or not at all."""
+    """Write weights and spec into one file, .safetensors or else .pth, atomically."""
     with atomic(path) as temporary:
         if path.suffix == ".safetensors":
             from safetensors.torch import save_file
@@ -89,10 +88,10 @@ def load_state(network: nn.Module, spec: ModelSpec, state: State, path: Path) ->
     Raises:
         ModelError: they belong to another network, or to another number of classes.
     """
-    given = {key: value for key, value in state.items() if not key.startswith(_UNUSED)}
+    given = {key: value for key, value in state.items() if not key.startswith(TRAINING_ONLY)}
     wanted = network.state_dict()
     asked = f"cannot load {path} as {spec.architecture}"
-    last = LAST_LAYER[spec.architecture]
+    last = f"{FAMILIES[spec.architecture].class_layers[0]}.weight"
     if last in given and given[last].shape[:1] != wanted[last].shape[:1]:
         raise ModelError(
             asked,
@@ -112,7 +111,7 @@ def load_state(network: nn.Module, spec: ModelSpec, state: State, path: Path) ->
 
 
 def _differences(missing: list[str], unexpected: list[str], shapes: list[str]) -> str:
-    kinds = {"missing": missing, "not known": unexpected, "of another shape": shapes}
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     return ", ".join(
         f"{len(keys)} weights {kind} ({keys[0]}{', ...' if len(keys) > 1 else ''})"
         for kind, keys in kinds.items()
@@ -121,32 +120,32 @@ def _differences(missing: list[str], unexpected: list[str], shapes: list[str]) -
 
 
 def _plain(key: str) -> str:
-    """The key without what DistributedDataParallel puts before it."""
+    """The key without the prefix of DistributedDataParallel."""
     return key.removeprefix("module.")
 
 
 def _unpickle(path: Path) -> Mapping[str, Any]:
     try:
-        with warnings.catch_warnings():  # that the file may be no file of torch: we say it below
+        with warnings.catch_warnings():  # a file that may not be torch's: we report it below
             warnings.simplefilter("ignore", UserWarning)
-            # torchvision's training scripts keep their flags so; making one runs no code
+            # torchvision's training scripts save their flags as one; making one runs no code
             with torch.serialization.safe_globals([argparse.Namespace]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower():
             raise ModelError(
                 f"refused to load {path}",
-                found="it holds Python objects beside numbers, and loading them can run code",
+                found="it holds Python objects besides tensors, and loading them can run code",
                 do="Save its state dict alone, or as .safetensors",
             ) from error
-        raise _unreadable(path, "it is no file of torch, or damaged") from error
+        raise _unreadable(path, "not a valid PyTorch file") from error
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
     # what torch raises for the many ways in which a file can be damaged
     except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise _unreadable(path, "it is no file of torch, or damaged") from error
+        raise _unreadable(path, "not a valid PyTorch file") from error
     if not isinstance(content, Mapping):
-        raise _unreadable(path, f"no state dict but a {type(content).__name__}")
+        raise _unreadable(path, f"not a state dict but a {type(content).__name__}")
     return content
 
 
@@ -160,7 +159,7 @@ def _read_safetensors(path: Path) -> tuple[ModelSpec | None, State]:
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
     except SafetensorError as error:
-        raise _unreadable(path, f"no safetensors file, or damaged ({error})") from error
+        raise _unreadable(path, f"not a valid safetensors file ({error})") from error
     return _spec(path, spec), state
 
 

@@ -19,21 +19,16 @@ from rtseg.errors import DatasetError, DownloadError, ModelError, UsageError, co
 from rtseg.frame import VOID, Mask
 from rtseg.labels import LabelSet
 from rtseg.nets import find_model
-from rtseg.nets.build import LAST_LAYER, segmentation
+from rtseg.nets.build import backbone_weights, build
 from rtseg.nets.state import read_checkpoint
 from rtseg.nets.weights import Progress, fetch, weights_path
 from rtseg.train.folder import Callback, RunFolder, Split
 from rtseg.train.loop import load_state
 from rtseg.train.settings import Settings
 from rtseg.train.trainable import parse_weights
-from rtseg.zoo import MODELS, InputSpec, ModelSpec, WeightsSpec
+from rtseg.zoo import FAMILIES, MODELS, InputSpec, ModelSpec, WeightsSpec
 
 KINDS = ("pretrained", "backbone", "scratch")
-
-BACKBONES = {"mobilenet_v3_large": "MobileNet_V3_Large", "resnet50": "ResNet50"} | {
-    "resnet101": "ResNet101"
-}
-"""Suffix of an architecture -> torchvision's enum of its backbone's ImageNet weights."""
 
 _PREFIXES = {"features.": "", "fc.": None, "classifier.": None}
 """Prefixes of keys in ImageNet weights -> in a backbone; None drops their own classifier."""
@@ -112,38 +107,23 @@ def resumed(state: Mapping[str, Any], labels: LabelSet, *, aux: bool) -> Start:
 
 
 def build_trainable(architecture: str, num_classes: int, *, aux: bool) -> nn.Module:
-    """torchvision's network in training mode, with random weights.
+    """A network in training mode, with random weights.
 
     Args:
-        aux: with an auxiliary head; LR-ASPP has none.
+        aux: with an auxiliary head, if its family has one.
     """
-    builder: Any = getattr(segmentation(), architecture)
-    options = {} if architecture.startswith("lraspp") else {"aux_loss": aux}
-    network: nn.Module = builder(
-        weights=None, weights_backbone=None, num_classes=num_classes, **options
-    )
+    network = build(architecture, num_classes, aux=aux)
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = max(layer.momentum or 0.0, BATCH_NORM_MOMENTUM)
     return network.train()
 
 
-def backbone_weights(architecture: str) -> WeightsSpec:
-    """The ImageNet weights that torchvision's authors start this network from."""
-    segmentation()  # so that torchvision can be imported, whatever its build
-    import torchvision.models as tables
-
-    end = next(end for end in BACKBONES if architecture.endswith(end))
-    entry = getattr(tables, f"{BACKBONES[end]}_Weights").IMAGENET1K_V1
-    digest = Path(entry.url).stem.rpartition("-")[2]
-    return WeightsSpec(entry.url, digest, "BSD-3-Clause", entry.meta["_file_size"])
-
-
 def _origin(
     model: str, weights: str | None, progress: Progress | None
 ) -> tuple[ModelSpec, Mapping[str, Tensor] | None, str]:
     """The spec to start from, its weights if any, and a description of them."""
-    if model not in LAST_LAYER:
+    if model not in FAMILIES:
         return _from_checkpoint(model, weights)
     spec = MODELS[model]
     if weights == "scratch":
@@ -162,11 +142,11 @@ def _from_checkpoint(
     model: str, weights: str | None
 ) -> tuple[ModelSpec, Mapping[str, Tensor] | None, str]:
     found = find_model(model)
-    if found.file is None or found.format != "torch" or found.spec.architecture not in LAST_LAYER:
+    if found.file is None or found.format != "torch" or found.spec.architecture not in FAMILIES:
         raise ModelError(
             f"cannot train {model}",
             found="it is not a checkpoint of rtseg",
-            do=f"Give a checkpoint, or one of {', '.join(LAST_LAYER)}",
+            do=f"Give a checkpoint, or one of {', '.join(FAMILIES)}",
         )
     if weights is not None:
         raise UsageError(
@@ -224,7 +204,7 @@ def _transplant(
         ModelError: `state` lacks weights of the backbone: it is of another network.
     """
     own = network.state_dict()
-    last = () if keep_head else tuple(f"{layer}." for layer in last_layers(architecture))
+    last = () if keep_head else tuple(f"{layer}." for layer in FAMILIES[architecture].class_layers)
     taken = {
         key: value
         for key, value in state.items()
@@ -239,13 +219,6 @@ def _transplant(
     parameters = [(key, p.numel()) for key, p in network.named_parameters()]
     share = sum(n for key, n in parameters if key in taken) / sum(n for _, n in parameters)
     return new, f"{100 * share:.1f} % of the parameters kept"
-
-
-def last_layers(architecture: str) -> tuple[str, ...]:
-    """The layers that have one channel per class."""
-    if architecture.startswith("lraspp"):
-        return "classifier.low_classifier", "classifier.high_classifier"
-    return "classifier.4", "aux_classifier.4"
 
 
 def _head(new: list[str], labels: LabelSet) -> str:
@@ -396,11 +369,12 @@ def _millions(network: nn.Module) -> float:
 
 
 def _check_batch_size(settings: Settings, architecture: str) -> None:
-    if settings.batch_size == 1 and architecture.startswith("deeplabv3"):
+    least = FAMILIES[architecture].min_batch
+    if settings.batch_size < least:
         raise UsageError(
-            f"--batch-size 1 for {architecture}",
+            f"--batch-size {settings.batch_size} for {architecture}",
             found="its image pooling normalises over the batch, which needs more than one value",
-            do="Use 2 or more",
+            do=f"Use {least} or more",
         )
 
 
