@@ -1,4 +1,4 @@
-"""Pictures on their way into training: moved with their masks, in an order that repeats."""
+"""TrainingImages on their way into training: moved with their masks, in an order that repeats."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from rtseg.train import Settings
 from rtseg.train import batches as augment
 from rtseg.train.batches import (
     InOrder,
-    Pictures,
     Shuffled,
+    TrainingImages,
     batches,
     fitting_workers,
     loader,
@@ -185,7 +185,7 @@ def test_an_interrupted_epoch_goes_on_with_its_own_batches() -> None:
 def read(count: int, workers: int) -> list[torch.Tensor]:
     settings = Settings("x", size=(32, 32))
     spec = InputSpec((32, 32))
-    pictures = Pictures(samples(count), IDENTITY, augment.training(settings, spec))
+    pictures = TrainingImages(samples(count), IDENTITY, augment.training(settings, spec))
     order = Shuffled(count, 4, seed=1, rank=0, world=1)
     with one_opencv_thread():
         read = loader(pictures, order, workers=workers, pinned=False)
@@ -201,7 +201,7 @@ def test_workers_change_nothing_but_the_speed() -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_picture_that_cannot_be_read_is_named_whoever_reads_it(workers: int) -> None:
     missing = Sample("gone", Path("gone.png"), lambda: np.zeros((8, 8), np.uint8))
-    pictures = Pictures([missing], IDENTITY, augment.plain((32, 32), InputSpec((32, 32))))
+    pictures = TrainingImages([missing], IDENTITY, augment.plain((32, 32), InputSpec((32, 32))))
     with pytest.raises(DatasetError, match=r"^cannot read the image gone\.png") as failure:
         list(batches(loader(pictures, InOrder(1, 1), workers=workers, pinned=False)))
     assert "Traceback" not in str(failure.value)
@@ -211,7 +211,7 @@ def test_classes_are_mapped_before_anything_else() -> None:
     table = np.full(256, VOID, np.uint8)
     table[[0, 1, 2]] = (1, 1, 0)
     spec = InputSpec((32, 32))
-    pictures = Pictures(samples(4), table, augment.plain((32, 32), spec))
+    pictures = TrainingImages(samples(4), table, augment.plain((32, 32), spec))
     found: Sequence[set[int]] = [set(pictures[i, 0][1].unique().tolist()) for i in range(4)]
     assert found == [{1}, {1}, {0}, {VOID}]
 

@@ -155,7 +155,7 @@ def test_validation_figures_are_those_of_scikit_learn(finished: tuple[Result, To
 def independent(result: Result) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Truth, prediction and loss of every labelled validation pixel, without the code of training.
 
-    Pictures of 48x64 at 64x64: the whole width, 16 rows below of the mean colour.
+    TrainingImages of 48x64 at 64x64: the whole width, 16 rows below of the mean colour.
     """
     from rtseg.datasets import open_dataset
     from rtseg.nets.build import build

@@ -102,7 +102,7 @@ class Subject:
         folder: Path | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._asked, self._clip, self._encoded = combination, clip, encoded
+        self._combination, self._clip, self._encoded = combination, clip, encoded
         self._folder, self._clock = folder, clock or Clock()
         since = self._clock.now()
         self.backend = open_backend(
@@ -167,14 +167,22 @@ class Subject:
         from rtseg.evaluate.scoring import score
         from rtseg.evaluate.sets import SetSpec, open_set
 
-        asked = self._asked
-        policy = InputPolicy("fixed", size=asked.input_size) if asked.asked_size else InputPolicy()
+        combination = self._combination
+        policy = (
+            InputPolicy("fixed", size=combination.input_size)
+            if combination.asked_size
+            else InputPolicy()
+        )
         network = Network(
-            asked.model.spec.name, asked.model, policy, backend=asked.backend, **asked.options
+            combination.model.spec.name,
+            combination.model,
+            policy,
+            backend=combination.backend,
+            **combination.options,
         )
         with network:
-            chosen = open_set(SetSpec(path=path, max_pictures=max_pictures))
-            return float(score(network, chosen).matrix.mean_iou)
+            labelled = open_set(SetSpec(path=path, max_pictures=max_pictures))
+            return float(score(network, labelled).matrix.mean_iou)
 
     def memory(self) -> float | None:
         """Peak resident memory of this process in MB; None if the system does not tell."""
@@ -183,12 +191,14 @@ class Subject:
     @cached_property
     def _whole(self) -> Segmenter:
         """As for a file: one frame per core if the backend gains from it, in its own session."""
-        asked = self._asked
-        if asked.threads is not None or not self.backend.gains_by_lanes:
+        combination = self._combination
+        if combination.threads is not None or not self.backend.gains_by_lanes:
             return self._segmenter
-        lanes = {**asked.options, "lanes": usable_cores()}
+        lanes = {**combination.options, "lanes": usable_cores()}
         return Segmenter(
-            open_backend(asked.backend, asked.model, input_size=asked.input_size, **lanes)
+            open_backend(
+                combination.backend, combination.model, input_size=combination.input_size, **lanes
+            )
         )
 
     def _loop(self, limit: Limit) -> Block:

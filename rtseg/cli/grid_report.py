@@ -12,7 +12,7 @@ from rtseg.cli.report import (
     counted,
     describe_backend,
     describe_inputs,
-    describe_network,
+    describe_model,
     describe_policy,
     describe_source,
     edges,
@@ -45,7 +45,7 @@ def start(flags: Flags, plan: GridPlan, channels: Sequence[Channel], segmenter: 
             )
         for note in channel.source.info.notes:
             say("note", note)
-    say("network", describe_network(segmenter))
+    say("model", describe_model(segmenter))
     say("runs on", describe_backend(segmenter.info))
     for note in segmenter.info.notes:
         say("note", note)

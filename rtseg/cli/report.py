@@ -231,7 +231,7 @@ def start(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter) -> Non
         return
     say("source", describe_source(source.info))
     _say_all("note", source.info.notes)
-    say("network", describe_network(segmenter))
+    say("model", describe_model(segmenter))
     say("runs on", describe_backend(segmenter.info))
     _say_all("note", segmenter.info.notes)
     _say_all("note", unused(flags, plan))
@@ -287,7 +287,7 @@ def describe_source(info: SourceInfo) -> str:
     return ", ".join([*parts, *(["live"] if info.live else [])])
 
 
-def describe_network(segmenter: Segmenter) -> str:
+def describe_model(segmenter: Segmenter) -> str:
     """A model in one line: name, classes, input size."""
     height, width = segmenter.input_size
     classes = f"{len(segmenter.labels)} classes"
@@ -319,10 +319,10 @@ def describe_frames(figures: Report) -> str:
     if figures.keyframes:
         causes = ", ".join(f"{cause} {count}" for cause, count in figures.keyframes.items())
         parts.append(f"{figures.propagated} of them propagated")
-        parts.append(f"network {figures.network_fps:.1f} fps (keyframes: {causes})")
+        parts.append(f"model {figures.network_fps:.1f} fps (keyframes: {causes})")
     if figures.idle:
         parts.append(f"idle at {figures.idle} of them (unchanged images)")
-        parts.append(f"network {figures.network_fps:.1f} fps")
+        parts.append(f"model {figures.network_fps:.1f} fps")
     if figures.dropped:
         causes = ", ".join(f"{cause} {count}" for cause, count in figures.dropped_by.items())
         parts.append(f"dropped {figures.dropped} of {figures.produced} ({causes})")

@@ -115,7 +115,7 @@ def _groups(samples: Iterable[Sample]) -> dict[str, str]:
 
 
 def _group(sample: Sample) -> str:
-    # these words are hashed: changing them would deal out every dataset anew
+    # these strings are hashed: changing them would change every random split
     return f"sequence {sample.sequence}" if sample.sequence else f"picture {sample.name}"
 
 

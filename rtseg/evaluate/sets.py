@@ -131,10 +131,10 @@ def pick(
     if shares:
         samples = [s for s in samples if not stop() and _covers(s, classes, shares)]
     if not samples and not stop():
-        asked = " and ".join(f"{name} {s:.1%}" for name, s in chosen.spec.min_share.items())
+        required = " and ".join(f"{name} {s:.1%}" for name, s in chosen.spec.min_share.items())
         raise DatasetError(
             f"no image of {chosen.name} is left",
-            found=f"none of {len(chosen.samples)} has at least {asked}",
+            found=f"none of {len(chosen.samples)} has at least {required}",
         )
     return tuple(_spread(samples, chosen.spec.max_pictures or len(samples)))
 

@@ -61,20 +61,20 @@ def quantising_samples(
         SourceError: a source cannot be opened, or holds no frame.
     """
     if target is not None and calibration:
-        name, seen = spread(target, MAX_FRAMES, on_progress)
+        name, compared = spread(target, MAX_FRAMES, on_progress)
         given = _of_all(calibration, MAX_FRAMES, on_progress)[1]
     else:
         name, both = _of_all(calibration or [target or DEMO], 2 * MAX_FRAMES, on_progress)
-        seen, given = both[1::2], both[::2]
-    known = {frame.tobytes() for frame in seen}
+        compared, given = both[1::2], both[::2]
+    known = {frame.tobytes() for frame in compared}
     apart = tuple(frame for frame in given if frame.tobytes() not in known)
-    if not seen or not apart:
+    if not compared or not apart:
         raise UsageError(
             f"cannot calibrate on {', '.join(calibration) or name}",
             found="all its frames are needed for the comparison",
             do="Use --calibration for one clip or folder, and --samples for another",
         )
-    return Samples(name, tuple(seen), apart)
+    return Samples(name, tuple(compared), apart)
 
 
 def spread(target: str, most: int, on_progress: OnProgress) -> tuple[str, list[Image]]:

@@ -84,10 +84,10 @@ class _Noise(nn.Module):
         super().__init__()
         self.most = most
 
-    def forward(self, picture: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         """The image with noise whose standard deviation is uniform in 0..most."""
         sigma = self.most * float(torch.rand(()))
-        noisy: Tensor = _v2().functional.gaussian_noise(picture, sigma=sigma)
+        noisy: Tensor = _v2().functional.gaussian_noise(image, sigma=sigma)
         return noisy
 
 
@@ -101,14 +101,14 @@ class _Scale(nn.Module):
         super().__init__()
         self.size, self.scale = size, scale
 
-    def forward(self, picture: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Both, in their own aspect ratio."""
-        height, width = picture.shape[-2:]
+        height, width = image.shape[-2:]
         ratio = min(self.size[0] / height, self.size[1] / width)
         ratio *= self.scale[0] + float(torch.rand(())) * (self.scale[1] - self.scale[0])
         size = [max(1, round(side * ratio)) for side in (height, width)]
         resize = _v2().functional.resize
-        return resize(picture, size, antialias=True), resize(labels, size)
+        return resize(image, size, antialias=True), resize(labels, size)
 
 
 class _Pad(nn.Module):
@@ -118,12 +118,12 @@ class _Pad(nn.Module):
         super().__init__()
         self.size, self.colour = size, colour
 
-    def forward(self, picture: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Both at `size`."""
         pad = _v2().functional.pad
-        height, width = picture.shape[-2:]
+        height, width = image.shape[-2:]
         edges = [0, 0, self.size[1] - width, self.size[0] - height]
-        return pad(picture, edges, fill=self.colour), pad(labels, edges, fill=VOID)
+        return pad(image, edges, fill=self.colour), pad(labels, edges, fill=VOID)
 
 
 def _mean_colour(spec: InputSpec) -> list[int]:
@@ -172,7 +172,7 @@ BYTES_PER_PIXEL = 3 * 4 + 8
 """In a `Batch`."""
 
 
-class Pictures(TorchDataset[Pair | RtsegError]):
+class TrainingImages(TorchDataset[Pair | RtsegError]):
     """The samples of a split, mapped to the trained classes and transformed.
 
     The seed of an image's augmentation is part of the draw, so that it depends neither on the
@@ -254,7 +254,9 @@ class InOrder(Sampler[list[Draw]]):
         return iter(self._batches)
 
 
-def loader(pictures: Pictures, order: Sampler[list[Draw]], *, workers: int, pinned: bool) -> Loader:
+def loader(
+    images: TrainingImages, order: Sampler[list[Draw]], *, workers: int, pinned: bool
+) -> Loader:
     """Batches in this order; the workers stay for the next epoch.
 
     Args:
@@ -263,7 +265,7 @@ def loader(pictures: Pictures, order: Sampler[list[Draw]], *, workers: int, pinn
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about more workers than cores, as requested
         return DataLoader(
-            pictures,
+            images,
             batch_sampler=order,
             num_workers=workers,
             prefetch_factor=PREFETCHED if workers else None,
@@ -325,7 +327,7 @@ def usual_workers(cores: int, images: int) -> int:
     return min(8, max(1, cores))
 
 
-def fitting_workers(asked: int, batch_size: int, size: tuple[int, int], loaders: int) -> int:
+def fitting_workers(requested: int, batch_size: int, size: tuple[int, int], loaders: int) -> int:
     """The requested number of workers, or fewer if their batches do not fit into shared memory.
 
     A container has 64 MB of it by default, less than three batches of 8 at 513x513.
@@ -337,7 +339,7 @@ def fitting_workers(asked: int, batch_size: int, size: tuple[int, int], loaders:
     try:
         free = shutil.disk_usage(SHARED_MEMORY).free
     except OSError:  # not Linux
-        return asked
+        return requested
     batch = batch_size * size[0] * size[1] * BYTES_PER_PIXEL
     fit = int(0.9 * free / loaders) // batch - 1  # one batch is in use
-    return max(0, min(asked, fit // PREFETCHED))
+    return max(0, min(requested, fit // PREFETCHED))

@@ -25,8 +25,8 @@ from rtseg.train import is_main
 from rtseg.train.batches import (
     SHARED_MEMORY,
     InOrder,
-    Pictures,
     Shuffled,
+    TrainingImages,
     fitting_workers,
     loader,
     one_opencv_thread,
@@ -179,20 +179,20 @@ def _loop(
 
 def _loaders(fabric: Fabric, made: Prepared, callback: Callback) -> Loaders:
     settings, spec, table = made.settings, made.spec.input, made.classes.from_dataset
-    train = Pictures(made.split["train"], table, augment.training(settings, spec))
-    val = Pictures(made.split["val"], table, augment.plain(settings.size, spec))
+    train = TrainingImages(made.split["train"], table, augment.training(settings, spec))
+    val = TrainingImages(made.split["val"], table, augment.plain(settings.size, spec))
     share = fabric.global_rank, fabric.world_size
     order = Shuffled(len(train), settings.batch_size, settings.seed, *share)
     pinned = fabric.device.type == "cuda"
     cores = usable_cores() // fabric.world_size
-    asked = [
+    requested = [
         usual_workers(cores, len(each)) if settings.workers is None else settings.workers
         for each in (train, val)
     ]
     loaders = 2 * fabric.world_size
-    many = [fitting_workers(n, settings.batch_size, settings.size, loaders) for n in asked]
-    if many != asked:
-        less = f"{counted(many[0], 'worker')} instead of {asked[0]}: batches of more do not fit"
+    many = [fitting_workers(n, settings.batch_size, settings.size, loaders) for n in requested]
+    if many != requested:
+        less = f"{counted(many[0], 'worker')} instead of {requested[0]}: batches of more do not fit"
         callback.note("note", f"{less} into {SHARED_MEMORY} (docker run --shm-size=2g)")
     return Loaders(
         loader(train, order, workers=many[0], pinned=pinned),
@@ -206,7 +206,7 @@ def _weighed(spec: ModelSpec, weights: tuple[float, ...] | None) -> str:
     return ", ".join(f"{name} {weight:.3g}" for name, weight in pairs)
 
 
-def _plan(settings: Settings, loop: TrainingLoop, pictures: int) -> str:
+def _plan(settings: Settings, loop: TrainingLoop, images: int) -> str:
     """Steps, batches and learning rate in one line, and what full batches leave out."""
     order = loop.loaders.order
     per_step = order.batch_size * order.world
@@ -217,7 +217,7 @@ def _plan(settings: Settings, loop: TrainingLoop, pictures: int) -> str:
         f"{per_step} images per step",
         f"{settings.optimizer}, learning rate {settings.learning_rate:g}, {settings.schedule}",
     ]
-    if left := pictures - len(order) * per_step:
+    if left := images - len(order) * per_step:
         parts.append(
             f"{counted(left, 'image')} left for another epoch, as batches are full"
             if left > 0

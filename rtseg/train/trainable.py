@@ -101,18 +101,18 @@ def _check_device(family: str, number: int, devices: int) -> None:
         )
 
 
-def _precision(family: str, asked: str) -> str:
-    if asked == "auto":
+def _precision(family: str, requested: str) -> str:
+    if requested == "auto":
         if family == "cuda":
             return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
         return "bf16" if family == "cpu" and _cpu_gains_from_bf16() else "fp32"
-    if asked == "fp16" and family != "cuda":
+    if requested == "fp16" and family != "cuda":
         raise UsageError(
             f"--precision fp16 on {family}",
             found="its loss scaling needs an NVIDIA GPU",
             do="Take bf16 or fp32",
         )
-    return asked
+    return requested
 
 
 def _cpu_gains_from_bf16() -> bool:
@@ -346,7 +346,7 @@ def schedule(kind: str, steps: int) -> Callable[[int], float]:
 
 
 def class_weights(
-    asked: str, labels: LabelSet, samples: Sequence[Sample], table: Table
+    requested: str, labels: LabelSet, samples: Sequence[Sample], table: Table
 ) -> tuple[float, ...] | None:
     """A weight per class for the loss: none, the given ones, or by median frequency.
 
@@ -357,26 +357,26 @@ def class_weights(
     Raises:
         UsageError: they cannot be parsed, or are not one non-negative number per class.
     """
-    if asked == "none":
+    if requested == "none":
         return None
-    if asked == "auto":
+    if requested == "auto":
         return _balanced(len(labels), samples, table)
-    return parse_weights(asked, labels)
+    return parse_weights(requested, labels)
 
 
-def parse_weights(asked: str, labels: LabelSet) -> tuple[float, ...]:
+def parse_weights(requested: str, labels: LabelSet) -> tuple[float, ...]:
     """Parse comma-separated weights, one per class.
 
     Raises:
         UsageError: they cannot be parsed, or are not one non-negative number per class.
     """
     try:
-        given = tuple(float(part) for part in asked.split(","))
+        given = tuple(float(part) for part in requested.split(","))
     except ValueError:
         given = ()
     if len(given) != len(labels) or not all(0 <= w < math.inf for w in given) or not any(given):
         raise UsageError(
-            f"--class-weights {asked}",
+            f"--class-weights {requested}",
             found=f"it must be none, auto, or {len(labels)} comma-separated numbers, for "
             + ", ".join(labels.names),
         )
