@@ -22,10 +22,17 @@ from rtseg.bench.rounds import Settings
 from rtseg.cli import values
 from rtseg.cli.bench_flags import BenchFlags, BenchNetworkFlags, ClockFlags
 from rtseg.cli.process import Stop
-from rtseg.cli.report import DownloadProgress, Progress, counted, say
+from rtseg.cli.report import DownloadProgress, Progress, say
 from rtseg.contracts import SourceInfo
 from rtseg.effects import ViewOptions
-from rtseg.errors import BackendError, DownloadError, RtsegError, ThresholdError, UsageError
+from rtseg.errors import (
+    BackendError,
+    DownloadError,
+    RtsegError,
+    ThresholdError,
+    UsageError,
+    counted,
+)
 from rtseg.figures import check_suffix
 from rtseg.files import check_new, check_parent, write_file
 from rtseg.nets import default_model, find_model
@@ -35,6 +42,35 @@ from rtseg.zoo import MODELS, Model
 FORMAT_OF = {".json": "json", ".csv": "csv", ".md": "md", ".txt": "table"}
 
 Size = tuple[int, int]
+
+ON_REQUEST = ("stub", "torch-compile")
+"""Backends that are measured only on request, or if no other can run a model."""
+
+
+def bench(flags: BenchFlags, stop: Stop) -> int:
+    """Run the benchmark; returns 0, or the exit code of the signal that ended it.
+
+    Raises:
+        RtsegError: a flag has a wrong value, or nothing could be measured.
+        ThresholdError: a clock is slower than in the older record by more than `--threshold`, or
+            none can be compared.
+    """
+    plan = make_plan(flags)
+    with tempfile.TemporaryDirectory(prefix="rtseg-bench-") as folder:
+        plan, info = stop.attend(lambda: _with_clip(plan, Path(folder)))
+        record = _record(flags, plan, info)
+        if is_busy(record.machine) and not flags.figures.quiet:
+            say("warning", f"the machine is busy: load {record.machine['load_average']}")
+        combinations = list(_combinations(flags, plan, info, record, stop))
+        with Progress(quiet=flags.figures.quiet, first_line=0.0) as progress:
+            on_step = partial(progress.update, unit="steps", redraw=True)
+            failure = measure(combinations, plan.settings, record, on_step=on_step, stop=stop)
+    found = _show(record, plan, flags)
+    if not record.partial:
+        _check_lost(found)
+        _require_any(record, failure)
+        _check_speed(found, plan.threshold)
+    return stop.exit_code
 
 
 @dataclass(frozen=True)
@@ -90,21 +126,6 @@ def make_plan(flags: BenchFlags) -> BenchPlan:
     _check_files(plan, figures.overwrite)
     _check_data(plan.settings)
     return plan
-
-
-def read_record(path: Path) -> Record:
-    """Read a record that `rtseg bench -o FILE.json` wrote.
-
-    Raises:
-        UsageError: the file does not exist, or is something else.
-    """
-    try:
-        return Record.from_json(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError) as error:
-        words = getattr(error, "strerror", None) or str(error)
-        raise UsageError(
-            f"cannot compare with {path}", found=words, do="Write one with rtseg bench -o FILE.json"
-        ) from error
 
 
 def _entries(flag: str, given: Sequence[str], default: tuple[str, ...]) -> tuple[str, ...]:
@@ -166,6 +187,21 @@ def _share(flag: str, text: str) -> float:
     return share
 
 
+def read_record(path: Path) -> Record:
+    """Read a record that `rtseg bench -o FILE.json` wrote.
+
+    Raises:
+        UsageError: the file does not exist, or is something else.
+    """
+    try:
+        return Record.from_json(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError) as error:
+        words = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"cannot compare with {path}", found=words, do="Write one with rtseg bench -o FILE.json"
+        ) from error
+
+
 def _check_data(settings: Settings) -> None:
     """Open the labelled images now: they are measured last, and would fail last."""
     if settings.data is not None:
@@ -180,64 +216,6 @@ def _check_files(plan: BenchPlan, overwrite: bool) -> None:
     for path in [*(path for path, _ in plan.files), *([plan.plot] if plan.plot else [])]:
         check_new(path, overwrite)
         check_parent(path)
-
-
-def print_record(record: Record, form: str) -> None:
-    """Print the record."""
-    sys.stdout.write(render(record, form))
-    sys.stdout.flush()
-
-
-def print_comparison(found: Comparison, form: str) -> None:
-    """Print the changes: on stdout with a table, on stderr with a machine-readable format."""
-    for warning in found.warnings:
-        say("warning", warning)
-    if not found.changes:
-        say("compare", "the two records have no row in common")
-        return
-    readable = form in ("table", "md")
-    drawn = markdown(changes(found)) if form == "md" else plain(changes(found))
-    print(f"\n{drawn}", file=sys.stdout if readable else sys.stderr)
-
-
-def report_partial(record: Record) -> None:
-    """Report an interrupted benchmark."""
-    if record.partial:
-        done = sum(bool(row.clocks) for row in record.rows)
-        say(
-            "partial",
-            f"{done} of {counted(len(record.rows), 'row')} measured before the interruption",
-        )
-
-
-ON_REQUEST = ("stub", "torch-compile")
-"""Backends that are measured only on request, or if no other can run a model."""
-
-
-def bench(flags: BenchFlags, stop: Stop) -> int:
-    """Run the benchmark; returns 0, or the exit code of the signal that ended it.
-
-    Raises:
-        RtsegError: a flag has a wrong value, or nothing could be measured.
-        ThresholdError: a clock is slower than in the older record by more than `--threshold`, or
-            none can be compared.
-    """
-    plan = make_plan(flags)
-    with tempfile.TemporaryDirectory(prefix="rtseg-bench-") as folder:
-        plan, info = stop.attend(lambda: _with_clip(plan, Path(folder)))
-        record = _record(flags, plan, info)
-        if is_busy(record.machine) and not flags.figures.quiet:
-            say("warning", f"the machine is busy: load {record.machine['load_average']}")
-        combinations = list(_combinations(flags, plan, info, record, stop))
-        with Progress(quiet=flags.figures.quiet, first_line=0.0) as progress:
-            on_step = partial(progress.update, unit="steps", redraw=True)
-            failure = measure(combinations, plan.settings, record, on_step=on_step, stop=stop)
-    found = _show(record, plan, flags)
-    if not record.partial:
-        _check_lost(found)
-        _require_any(record, failure)
-        _check_speed(found, plan.threshold)
-    return stop.exit_code
 
 
 def _with_clip(plan: BenchPlan, folder: Path) -> tuple[BenchPlan, SourceInfo]:
@@ -345,6 +323,34 @@ def _show(record: Record, plan: BenchPlan, flags: BenchFlags) -> Comparison | No
         print_comparison(found, plan.form)
     report_partial(record)
     return found
+
+
+def print_record(record: Record, form: str) -> None:
+    """Print the record."""
+    sys.stdout.write(render(record, form))
+    sys.stdout.flush()
+
+
+def print_comparison(found: Comparison, form: str) -> None:
+    """Print the changes: on stdout with a table, on stderr with a machine-readable format."""
+    for warning in found.warnings:
+        say("warning", warning)
+    if not found.changes:
+        say("compare", "the two records have no row in common")
+        return
+    readable = form in ("table", "md")
+    drawn = markdown(changes(found)) if form == "md" else plain(changes(found))
+    print(f"\n{drawn}", file=sys.stdout if readable else sys.stderr)
+
+
+def report_partial(record: Record) -> None:
+    """Report an interrupted benchmark."""
+    if record.partial:
+        done = sum(bool(row.clocks) for row in record.rows)
+        say(
+            "partial",
+            f"{done} of {counted(len(record.rows), 'row')} measured before the interruption",
+        )
 
 
 def _say_wrote(path: Path, flags: BenchFlags) -> None:

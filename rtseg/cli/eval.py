@@ -18,14 +18,13 @@ from rtseg.cli.process import Stop
 from rtseg.cli.report import (
     DownloadProgress,
     Progress,
-    counted,
     describe_backend,
     length,
     print_table,
     say,
     write_json,
 )
-from rtseg.errors import ThresholdError, UsageError
+from rtseg.errors import ThresholdError, UsageError, counted
 from rtseg.evaluate.networks import InputPolicy, Network, describe_inputs
 from rtseg.evaluate.options import EvalOptions
 from rtseg.evaluate.report import class_rows, report, write_confusion
@@ -37,248 +36,8 @@ from rtseg.nets import default_model, find_model
 from rtseg.options import flag
 from rtseg.text import listed
 
-
-@dataclass(frozen=True)
-class EvalPlan:
-    """What to measure: every model on every set and every clip."""
-
-    sets: tuple[SetSpec, ...]
-    networks: tuple[NetworkSpec, ...]
-    options: NetworkOptions
-
-
-def make_plan(flags: EvalFlags) -> EvalPlan:
-    """Check the flags against one another, and that outputs can be written.
-
-    Raises:
-        UsageError: they make no sense, or an output exists.
-    """
-    asked = flags.options
-    _check_outputs(flags)
-    suite = Suite((), ())
-    if asked.suite is not None:
-        suite = read_suite(Path(asked.suite), Path(asked.root) if asked.root else None)
-    sets = (*suite.sets, *_sets(asked))
-    if asked.max_pictures is not None:
-        sets = tuple(replace(spec, max_pictures=asked.max_pictures) for spec in sets)
-    if not sets and not asked.clip:
-        raise UsageError(
-            "nothing to measure on",
-            do="Give labelled images: rtseg eval --data DIR, or a video: --clip FILE",
-        )
-    InputPolicy.parse(asked.imgsz)
-    options = with_half(flags.network, half=flags.report.half)
-    return EvalPlan(sets, _networks(flags, suite), options)
-
-
-def _sets(asked: EvalOptions) -> list[SetSpec]:
-    return [
-        SetSpec(
-            path=Path(path),
-            format=asked.format,
-            split=asked.split or "",
-            classes=asked.classes,
-            min_share=dict(asked.min_share),
-            names=Path(asked.names) if asked.names else None,
-        )
-        for path in asked.data
-    ]
-
-
-def _networks(flags: EvalFlags, suite: Suite) -> tuple[NetworkSpec, ...]:
-    given, weights = flags.network.foreign, flags.network.weights
-    models = flags.options.model or (() if suite.networks else (default_model(),))
-    if len(models) != 1 and (given or weights):
-        name = "--weights" if weights else flag(next(iter(given)))
-        raise UsageError(
-            f"{name} with {len(models)} models",
-            do="Give one -m, or describe each in a TOML file beside it",
-        )
-    return (*suite.networks, *(NetworkSpec(model, settings=given) for model in models))
-
-
-def _check_outputs(flags: EvalFlags) -> None:
-    asked, report = flags.options, flags.report
-    if asked.confusion:
-        check_suffix(Path(asked.confusion))
-    for text in (report.json, asked.confusion):
-        if text not in (None, "-"):
-            check_new(Path(text), report.overwrite)
-            check_parent(Path(text))
-    folder = Path(asked.worst_to) if asked.worst_to else None
-    if folder is not None and folder.exists():
-        if not folder.is_dir():
-            raise UsageError(f"--worst-to {folder}", found="it is not a folder")
-        if any(folder.iterdir()) and not report.overwrite:
-            raise UsageError(
-                f"--worst-to {folder}", found="it is not empty", do="Pass -y to add to it"
-            )
-
-
 FEW_CLASSES = 4
 """Up to this many classes get a column of the table without --show-class."""
-
-
-def on_picture(progress: Progress, score: Score) -> None:
-    """Update the progress of one model on one set."""
-    if progress.due:
-        text = f"{_which(score)}, mIoU {figure(score.matrix.mean_iou)}"
-        progress.update(score.pictures, score.chosen, text, unit="images")
-
-
-def on_frame(progress: Progress, score: ClipScore) -> None:
-    """Update the progress of one model on one clip."""
-    text = f"{score.network} on {score.clip}"
-    progress.update(score.frames, score.of or 0, text, unit="frames")
-
-
-def begin(sets: Sequence[LabelledSet], networks: Sequence[Network]) -> None:
-    """Report what will be measured."""
-    for chosen in sets:
-        say("set", chosen.describe())
-        for note in chosen.dataset.notes:
-            say("note", note)
-    for network in networks:
-        say("model", f"{network.name}, {len(network.model.spec.labels)} classes")
-        say("input", network.policy.describe(network.model.spec))
-        for note in network.model.notes:
-            say("note", note)
-
-
-def report_score(score: Score, printed: set[str]) -> None:
-    """Report how one score was measured; lines in `printed` are not repeated."""
-    say("done", f"{_which(score)}: {_pictures(score)} in {length(score.seconds)}")
-    lines = [("classes", line) for line in score.mapping]
-    if len(score.inputs) > 1:
-        lines.append(("input", f"{describe_inputs(score.inputs)} (HxW)"))
-    if score.info is not None:
-        lines.append(("runs on", describe_backend(score.info)))
-        lines += [("note", note) for note in score.info.notes]
-    for heading, line in lines:
-        if line not in printed:
-            say(heading, line)
-    printed.update(line for _, line in lines)
-
-
-def say_incomplete(done: int, asked: int) -> None:
-    """Report that the run ended before everything was measured."""
-    say("partial", f"{done} of {counted(asked, 'measurement')} finished")
-
-
-def tables(scores: Sequence[Score], show: Sequence[str]) -> None:
-    """Print the figures of every model on every set; of a single one, its classes too."""
-    if not scores:
-        return
-    shown = list(show) or _few(scores)
-    extra = ["boundary F"] * any(s.boundary is not None for s in scores)
-    extra += ["flicker"] * any(s.flicker.counted for s in scores)
-    heads = ["set", "model", "images", *(f"IoU {name}" for name in shown)]
-    heads += ["mIoU", "mean acc", "pixel acc", "fw IoU", *extra]
-    print_table(heads, (_row(s, shown, extra) for s in scores), right=range(2, len(heads)))
-    if len(scores) == 1:
-        print()
-        class_table(scores[0])
-
-
-def class_table(score: Score) -> None:
-    """Print one line per class."""
-    keys = ["iou", "accuracy", "share", *(["boundary_f"] if score.boundary else [])]
-    heads = ("class", "IoU", "accuracy", "share of truth", "boundary F")[: len(keys) + 1]
-    rows = [(row["name"], *(figure(row[key]) for key in keys)) for row in class_rows(score)]
-    print_table(heads, rows, right=range(1, len(heads)))
-
-
-def _few(scores: Sequence[Score]) -> list[str]:
-    names = dict.fromkeys(name for score in scores for name in score.labels.names)
-    return list(names) if len(names) <= FEW_CLASSES else []
-
-
-def _row(score: Score, shown: Sequence[str], extra: Sequence[str]) -> list[str]:
-    matrix = score.matrix
-    ious = dict(zip(score.labels.names, matrix.class_iou, strict=True))
-    optional = {
-        "boundary F": score.boundary.mean_score if score.boundary else None,
-        "flicker": score.flicker.share,
-    }
-    of = "" if score.complete else f" of {score.chosen}"
-    figures = [matrix.mean_iou, matrix.mean_accuracy, matrix.pixel_accuracy]
-    figures += [matrix.frequency_weighted_iou]
-    return [
-        score.set_name,
-        score.network,
-        f"{score.pictures}{of}",
-        *(figure(ious.get(name)) for name in shown),
-        *map(figure, figures),
-        *(figure(optional[name], 4) for name in extra),
-    ]
-
-
-def figure(value: float | None, digits: int = 3) -> str:
-    """A share as text; "-" if not measured."""
-    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _which(score: Score) -> str:
-    return f"{score.network} on {score.set_name}"
-
-
-def _pictures(score: Score) -> str:
-    if not score.complete:
-        return f"{score.pictures} of {counted(score.chosen, 'image')}, stopped"
-    of = f" of {score.of}" if score.chosen != score.of else ""
-    return f"{score.pictures}{of} images" if of else counted(score.pictures, "image")
-
-
-def measure_clips(
-    networks: Sequence[Network], flags: EvalFlags, stop: Stop, clips: list[ClipScore]
-) -> None:
-    """Append the score of each model on each clip, including an unfinished one."""
-    printed: set[str] = set()
-    for target in flags.options.clip:
-        for network in networks:
-            if stop():
-                return
-            with Progress(quiet=flags.report.quiet) as progress, network:
-                done = score_clip(
-                    network,
-                    target,
-                    smooth=flags.options.smooth,
-                    max_frames=flags.options.max_frames,
-                    on_frame=partial(on_frame, progress),
-                    stop=stop,
-                )
-            clips.append(done)
-            if not flags.report.quiet:
-                report_clip(done, printed)
-
-
-def report_clip(score: ClipScore, printed: set[str]) -> None:
-    """Report how one clip was measured; lines in `printed` are not repeated."""
-    stopped = "" if score.complete else ", stopped"
-    frames = f"{counted(score.frames, 'frame')} in {length(score.seconds)}"
-    say("done", f"{score.network} on {score.clip}: {frames}{stopped}")
-    if score.info is None:
-        return
-    lines = [("runs on", describe_backend(score.info))]
-    lines += [("note", note) for note in score.info.notes]
-    for heading, line in lines:
-        if line not in printed:
-            say(heading, line)
-    printed.update(line for _, line in lines)
-
-
-def clip_table(scores: Sequence[ClipScore], *, after_table: bool) -> None:
-    """Print the flicker of every model on every clip."""
-    if not scores:
-        return
-    if after_table:
-        print()
-    rows = (
-        [one.clip, one.network, str(one.frames), figure(100 * one.flicker.share, 3)]
-        for one in scores
-    )
-    print_table(["clip", "model", "frames", "flicker %"], rows, right=(2, 3))
-
 
 AnyScore = TypeVar("AnyScore", Score, ClipScore)
 
@@ -309,15 +68,92 @@ def evaluate(flags: EvalFlags, stop: Stop) -> int:
             _measure(sets, networks, flags, stop, scores)
             measure_clips(networks, flags, stop, clips)
         finally:
-            asked = (len(sets) + len(flags.options.clip)) * len(networks)
+            requested = (len(sets) + len(flags.options.clip)) * len(networks)
             done = sum([one.complete for one in scores] + [one.complete for one in clips])
-            whole = done == asked
+            whole = done == requested
             _show(with_smoothed(scores), with_smoothed(clips), flags, whole=whole)
             if not whole:
-                say_incomplete(done, asked)
+                say_incomplete(done, requested)
     if whole:
         _check_min_miou(flags.options.min_miou, scores)
     return stop.exit_code
+
+
+@dataclass(frozen=True)
+class EvalPlan:
+    """What to measure: every model on every set and every clip."""
+
+    sets: tuple[SetSpec, ...]
+    networks: tuple[NetworkSpec, ...]
+    options: NetworkOptions
+
+
+def make_plan(flags: EvalFlags) -> EvalPlan:
+    """Check the flags against one another, and that outputs can be written.
+
+    Raises:
+        UsageError: they make no sense, or an output exists.
+    """
+    options = flags.options
+    _check_outputs(flags)
+    suite = Suite((), ())
+    if options.suite is not None:
+        suite = read_suite(Path(options.suite), Path(options.root) if options.root else None)
+    sets = (*suite.sets, *_sets(options))
+    if options.max_pictures is not None:
+        sets = tuple(replace(spec, max_pictures=options.max_pictures) for spec in sets)
+    if not sets and not options.clip:
+        raise UsageError(
+            "nothing to measure on",
+            do="Give labelled images: rtseg eval --data DIR, or a video: --clip FILE",
+        )
+    InputPolicy.parse(options.imgsz)
+    network = with_half(flags.network, half=flags.report.half)
+    return EvalPlan(sets, _networks(flags, suite), network)
+
+
+def _sets(options: EvalOptions) -> list[SetSpec]:
+    return [
+        SetSpec(
+            path=Path(path),
+            format=options.format,
+            split=options.split or "",
+            classes=options.classes,
+            min_share=dict(options.min_share),
+            names=Path(options.names) if options.names else None,
+        )
+        for path in options.data
+    ]
+
+
+def _networks(flags: EvalFlags, suite: Suite) -> tuple[NetworkSpec, ...]:
+    given, weights = flags.network.foreign, flags.network.weights
+    models = flags.options.model or (() if suite.networks else (default_model(),))
+    if len(models) != 1 and (given or weights):
+        name = "--weights" if weights else flag(next(iter(given)))
+        raise UsageError(
+            f"{name} with {len(models)} models",
+            do="Give one -m, or describe each in a TOML file beside it",
+        )
+    return (*suite.networks, *(NetworkSpec(model, settings=given) for model in models))
+
+
+def _check_outputs(flags: EvalFlags) -> None:
+    options, report = flags.options, flags.report
+    if options.confusion:
+        check_suffix(Path(options.confusion))
+    for text in (report.json, options.confusion):
+        if text not in (None, "-"):
+            check_new(Path(text), report.overwrite)
+            check_parent(Path(text))
+    folder = Path(options.worst_to) if options.worst_to else None
+    if folder is not None and folder.exists():
+        if not folder.is_dir():
+            raise UsageError(f"--worst-to {folder}", found="it is not a folder")
+        if any(folder.iterdir()) and not report.overwrite:
+            raise UsageError(
+                f"--worst-to {folder}", found="it is not empty", do="Pass -y to add to it"
+            )
 
 
 def _open_sets(specs: Sequence[SetSpec]) -> list[LabelledSet]:
@@ -341,12 +177,12 @@ def _open_sets(specs: Sequence[SetSpec]) -> list[LabelledSet]:
 
 def _find_models(plan: EvalPlan, flags: EvalFlags, stop: Stop) -> list[Network]:
     """The models; they are opened when first used."""
-    asked = plan.options
+    options = plan.options
     networks = []
     for spec in plan.networks:
         model = find_model(
             spec.model,
-            weights=asked.weights,
+            weights=options.weights,
             input_flags=spec.settings or None,
             progress=DownloadProgress(stop, quiet=flags.report.quiet),
         )
@@ -355,9 +191,9 @@ def _find_models(plan: EvalPlan, flags: EvalFlags, stop: Stop) -> list[Network]:
                 _name(spec, plan.networks),
                 model,
                 InputPolicy.parse(spec.imgsz or flags.options.imgsz),
-                backend=asked.backend,
-                refine=spec.refine or asked.refine,
-                **asked.running(),
+                backend=options.backend,
+                refine=spec.refine or options.refine,
+                **options.running(),
             )
         )
     return networks
@@ -371,7 +207,7 @@ def _name(spec: NetworkSpec, among: Sequence[NetworkSpec]) -> str:
 
 
 def _check_classes(
-    sets: Sequence[LabelledSet], networks: Sequence[Network], asked: EvalOptions
+    sets: Sequence[LabelledSet], networks: Sequence[Network], options: EvalOptions
 ) -> None:
     """Raise before anything runs if a set and a model have no class in common."""
     known: set[str] = set()
@@ -381,7 +217,7 @@ def _check_classes(
             known |= set(labels.names)
             for name in chosen.spec.min_share:
                 labels.index(name)
-    for name in asked.show_class:
+    for name in options.show_class:
         if name not in known:
             raise UsageError(
                 f"unknown class {name!r} in --show-class",
@@ -389,12 +225,12 @@ def _check_classes(
             )
 
 
-def _check_smooth(sets: Sequence[LabelledSet], asked: EvalOptions) -> None:
+def _check_smooth(sets: Sequence[LabelledSet], options: EvalOptions) -> None:
     """Raise before anything runs if there are no sequences to smooth."""
     sequences = any(sample.sequence for chosen in sets for sample in chosen.samples)
-    if asked.smooth and not sequences and not asked.clip:
+    if options.smooth and not sequences and not options.clip:
         raise UsageError(
-            f"--smooth {asked.smooth:g}",
+            f"--smooth {options.smooth:g}",
             found="no set has sequences of frames",
             do="Leave it out, or add a video with --clip",
         )
@@ -409,7 +245,7 @@ def _measure(
 ) -> None:
     """Append the score of each model on each set, including an unfinished one."""
     printed: set[str] = set()
-    asked = flags.options
+    options = flags.options
     for chosen in sets:
         for network in networks:
             if stop():
@@ -418,10 +254,10 @@ def _measure(
                 done = score(
                     network,
                     chosen,
-                    boundary=asked.boundary,
-                    worst=asked.worst or 0,
-                    worst_class=asked.show_class[0] if asked.show_class else None,
-                    smooth=asked.smooth,
+                    boundary=options.boundary,
+                    worst=options.worst or 0,
+                    worst_class=options.show_class[0] if options.show_class else None,
+                    smooth=options.smooth,
                     on_picture=partial(on_picture, progress),
                     stop=stop,
                 )
@@ -430,26 +266,187 @@ def _measure(
                 report_score(done, printed)
 
 
+def on_picture(progress: Progress, score: Score) -> None:
+    """Update the progress of one model on one set."""
+    if progress.due:
+        text = f"{_which(score)}, mIoU {figure(score.matrix.mean_iou)}"
+        progress.update(score.pictures, score.chosen, text, unit="images")
+
+
+def measure_clips(
+    networks: Sequence[Network], flags: EvalFlags, stop: Stop, clips: list[ClipScore]
+) -> None:
+    """Append the score of each model on each clip, including an unfinished one."""
+    printed: set[str] = set()
+    for target in flags.options.clip:
+        for network in networks:
+            if stop():
+                return
+            with Progress(quiet=flags.report.quiet) as progress, network:
+                done = score_clip(
+                    network,
+                    target,
+                    smooth=flags.options.smooth,
+                    max_frames=flags.options.max_frames,
+                    on_frame=partial(on_frame, progress),
+                    stop=stop,
+                )
+            clips.append(done)
+            if not flags.report.quiet:
+                report_clip(done, printed)
+
+
+def on_frame(progress: Progress, score: ClipScore) -> None:
+    """Update the progress of one model on one clip."""
+    text = f"{score.network} on {score.clip}"
+    progress.update(score.frames, score.of or 0, text, unit="frames")
+
+
 def with_smoothed(scores: Sequence[AnyScore]) -> list[AnyScore]:
     """Each score, followed by its smoothed version, if measured."""
     return [one for score in scores for one in (score, score.smoothed) if one is not None]
+
+
+def begin(sets: Sequence[LabelledSet], networks: Sequence[Network]) -> None:
+    """Report what will be measured."""
+    for chosen in sets:
+        say("set", chosen.describe())
+        for note in chosen.dataset.notes:
+            say("note", note)
+    for network in networks:
+        say("model", f"{network.name}, {len(network.model.spec.labels)} classes")
+        say("input", network.policy.describe(network.model.spec))
+        for note in network.model.notes:
+            say("note", note)
+
+
+def report_score(score: Score, printed: set[str]) -> None:
+    """Report how one score was measured; lines in `printed` are not repeated."""
+    say("done", f"{_which(score)}: {_pictures(score)} in {length(score.seconds)}")
+    lines = [("classes", line) for line in score.mapping]
+    if len(score.inputs) > 1:
+        lines.append(("input", f"{describe_inputs(score.inputs)} (HxW)"))
+    if score.info is not None:
+        lines.append(("runs on", describe_backend(score.info)))
+        lines += [("note", note) for note in score.info.notes]
+    for heading, line in lines:
+        if line not in printed:
+            say(heading, line)
+    printed.update(line for _, line in lines)
+
+
+def report_clip(score: ClipScore, printed: set[str]) -> None:
+    """Report how one clip was measured; lines in `printed` are not repeated."""
+    stopped = "" if score.complete else ", stopped"
+    frames = f"{counted(score.frames, 'frame')} in {length(score.seconds)}"
+    say("done", f"{score.network} on {score.clip}: {frames}{stopped}")
+    if score.info is None:
+        return
+    lines = [("runs on", describe_backend(score.info))]
+    lines += [("note", note) for note in score.info.notes]
+    for heading, line in lines:
+        if line not in printed:
+            say(heading, line)
+    printed.update(line for _, line in lines)
+
+
+def say_incomplete(done: int, requested: int) -> None:
+    """Report that the run ended before everything was measured."""
+    say("partial", f"{done} of {counted(requested, 'measurement')} finished")
+
+
+def _which(score: Score) -> str:
+    return f"{score.network} on {score.set_name}"
+
+
+def _pictures(score: Score) -> str:
+    if not score.complete:
+        return f"{score.pictures} of {counted(score.chosen, 'image')}, stopped"
+    of = f" of {score.of}" if score.chosen != score.of else ""
+    return f"{score.pictures}{of} images" if of else counted(score.pictures, "image")
 
 
 def _show(
     scores: Sequence[Score], clips: Sequence[ClipScore], flags: EvalFlags, *, whole: bool
 ) -> None:
     """Print the tables and write the files, also when the run ended early."""
-    asked, json = flags.options, flags.report.json
+    options, json = flags.options, flags.report.json
     if json != "-":
-        tables(scores, asked.show_class)
+        tables(scores, options.show_class)
         clip_table(clips, after_table=bool(scores))
     if json is not None and (scores or clips):
         write_json(json, report(scores, clips, complete=whole))
         _say_paths("figures", [json], flags)
-    if asked.confusion is not None and scores:
-        _say_paths("wrote", _confusions(scores, Path(asked.confusion)), flags)
-    if asked.worst_to is not None:
-        _say_paths("wrote", _worst(scores, Path(asked.worst_to)), flags)
+    if options.confusion is not None and scores:
+        _say_paths("wrote", _confusions(scores, Path(options.confusion)), flags)
+    if options.worst_to is not None:
+        _say_paths("wrote", _worst(scores, Path(options.worst_to)), flags)
+
+
+def tables(scores: Sequence[Score], show: Sequence[str]) -> None:
+    """Print the figures of every model on every set; of a single one, its classes too."""
+    if not scores:
+        return
+    shown = list(show) or _few(scores)
+    extra = ["boundary F"] * any(s.boundary is not None for s in scores)
+    extra += ["flicker"] * any(s.flicker.counted for s in scores)
+    heads = ["set", "model", "images", *(f"IoU {name}" for name in shown)]
+    heads += ["mIoU", "mean acc", "pixel acc", "fw IoU", *extra]
+    print_table(heads, (_row(s, shown, extra) for s in scores), right=range(2, len(heads)))
+    if len(scores) == 1:
+        print()
+        class_table(scores[0])
+
+
+def _few(scores: Sequence[Score]) -> list[str]:
+    names = dict.fromkeys(name for score in scores for name in score.labels.names)
+    return list(names) if len(names) <= FEW_CLASSES else []
+
+
+def _row(score: Score, shown: Sequence[str], extra: Sequence[str]) -> list[str]:
+    matrix = score.matrix
+    ious = dict(zip(score.labels.names, matrix.class_iou, strict=True))
+    optional = {
+        "boundary F": score.boundary.mean_score if score.boundary else None,
+        "flicker": score.flicker.share,
+    }
+    of = "" if score.complete else f" of {score.chosen}"
+    figures = [matrix.mean_iou, matrix.mean_accuracy, matrix.pixel_accuracy]
+    figures += [matrix.frequency_weighted_iou]
+    return [
+        score.set_name,
+        score.network,
+        f"{score.pictures}{of}",
+        *(figure(ious.get(name)) for name in shown),
+        *map(figure, figures),
+        *(figure(optional[name], 4) for name in extra),
+    ]
+
+
+def class_table(score: Score) -> None:
+    """Print one line per class."""
+    keys = ["iou", "accuracy", "share", *(["boundary_f"] if score.boundary else [])]
+    heads = ("class", "IoU", "accuracy", "share of truth", "boundary F")[: len(keys) + 1]
+    rows = [(row["name"], *(figure(row[key]) for key in keys)) for row in class_rows(score)]
+    print_table(heads, rows, right=range(1, len(heads)))
+
+
+def clip_table(scores: Sequence[ClipScore], *, after_table: bool) -> None:
+    """Print the flicker of every model on every clip."""
+    if not scores:
+        return
+    if after_table:
+        print()
+    rows = (
+        [one.clip, one.network, str(one.frames), figure(100 * one.flicker.share, 3)]
+        for one in scores
+    )
+    print_table(["clip", "model", "frames", "flicker %"], rows, right=(2, 3))
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A share as text; "-" if not measured."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _say_paths(heading: str, paths: Sequence[object], flags: EvalFlags) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtseg.cli.process import Stop, leave
-from rtseg.cli.report import DownloadProgress, Progress, counted, length, say
+from rtseg.cli.report import DownloadProgress, Progress, length, say
 from rtseg.cli.train_flags import CHANGEABLE, TrainFlags
-from rtseg.errors import UsageError
+from rtseg.errors import UsageError, counted
 from rtseg.stats import Clock
 from rtseg.train import Callback, Row, RunFolder, Settings, is_main, require_extra
 from rtseg.train.settings import flag, read_toml
