@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["flakes"]  # for CI
+
 ON_GPU = os.environ.get("RTSEG_REQUIRE") == "cuda"
 """Whether Triton's kernels run on a GPU in this run, compiled: a program has them one way."""
 
