@@ -157,8 +157,14 @@ except Interrupted:
 
 
 def test_a_signal_ends_an_opening_that_takes_for_ever() -> None:
-    # in a process of its own: in that of the tests, hundreds of them in, the signal has twice ended
-    # in a segmentation fault without a word, once in many runs; why is not known
+    """In a process of its own, as the program is.
+
+    In that of the tests, after those of OpenVINO, the signal has ended in a silent segmentation
+    fault, in some runs: each OpenVINO core gave the main thread another signal stack, and of two
+    cores that went, one left it on the unmapped stack of the other. Where something else was
+    mapped there by then, the signal overwrote that and nobody noticed. With one core per process
+    the stack stays: test_signals_are_still_heard_when_networks_have_come_and_gone.
+    """
     since = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", OPENING], capture_output=True, text=True, timeout=30, check=False
