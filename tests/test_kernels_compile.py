@@ -12,7 +12,10 @@ import pytest
 pytest.importorskip("triton", reason="Triton has no wheel for this system")
 
 
-@pytest.mark.parametrize("generation", ["75", "90"])  # Turing and Hopper
+@pytest.mark.parametrize(
+    "generation",
+    ["75", pytest.param("90", marks=pytest.mark.slow)],  # Turing and Hopper
+)
 def test_every_kernel_compiles_for_nvidias_gpus(tmp_path: Path, generation: str) -> None:
     settings = {name: text for name, text in os.environ.items() if name != "TRITON_INTERPRET"}
     program = Path(__file__).with_name("compile_kernels.py")
