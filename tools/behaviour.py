@@ -1172,11 +1172,22 @@ class Run:
 
     def clean(self, text: str) -> str:
         """What a program said, without timings, dates, addresses, and how far it was."""
-        text = self.placed(text)
-        for pattern, instead in NOISE:
-            text = pattern.sub(instead, text)
-        kept = (line for line in text.splitlines() if not line.startswith("running"))
-        return "\n".join(line.rstrip() for line in kept)
+        return quiet(self.placed(text))
+
+
+def quiet(text: str, *, live: bool = False) -> str:
+    """Text without what changes from run to run; of live cases without any number."""
+    for pattern, instead in NOISE:
+        text = pattern.sub(instead, text)
+    if live:
+        text = re.sub(r"\d+(\.\d+)?", "#", text)
+        text = re.sub(
+            r", (dropped|idle at|input stepped) #( of them)?( times?)?( \([^)]*\))?", "", text
+        )
+    text = re.sub(r" +(?=[+-]?#)", " ", text)
+    dropped = ("running", "auto ", "         encode ")
+    kept = (line for line in text.splitlines() if not line.startswith(dropped))
+    return "\n".join(line.rstrip() for line in kept)
 
 
 VOLATILE = frozenset(
@@ -1204,6 +1215,9 @@ NOISE = tuple(
         (r"(?<![\w.])\d+(\.\d+)?(?= ?(s|ms|fps|MB|GB|GFLOP/s|GB/s|%)(?!\w))", "#"),
         (r"(?<![\w.])\d+(\.\d+)?(?= s,)", "#"),
         (r"^( {2,}\w+)( +\d+\.\d+){3,}$", r"\1 #"),
+        (r"^( {9}.+ \d+) +\d+\.\d+ +\d+( +[\d.#-]+( ms)?)+", r"\1 #"),
+        (r"^((torch|onnx|openvino) \w+ +\S+) +\d+\.\d$", r"\1 #"),
+        (r"measured now|remembered, measured DATE", "measured"),
         (r"(dropped|idle at|of them|repeated) \d+( of \d+)?", r"\1 #"),
         (r"\((capture|stop|wait|cap|late)[^)]*\)", r"(\1 #)"),
     )
@@ -1908,7 +1922,7 @@ def compare(args: argparse.Namespace) -> int:
                 continue
         else:
             missing = []
-        found = missing or list(differences(before[name], after[name], args.texts))
+        found = missing or list(differences(name, before[name], after[name], args.texts))
         if found:
             differing += 1
             print(f"\n{name}")
@@ -1918,12 +1932,13 @@ def compare(args: argparse.Namespace) -> int:
     return 1 if differing else 0
 
 
-def differences(before: Json, after: Json, texts: bool) -> Iterator[str]:
+def differences(name: str, before: Json, after: Json, texts: bool) -> Iterator[str]:
     """Lines that tell where two results of one case differ."""
     for part in ("steps", "files"):
         yield from unequal(before[part], after[part], part)
     if texts:
-        yield from unequal_texts(before, after)
+        live = name in CASES and CASES[name].live
+        yield from unequal_texts(before, after, live=live)
 
 
 def unequal(before: Json, after: Json, place: str) -> Iterator[str]:
@@ -1946,22 +1961,26 @@ def unequal(before: Json, after: Json, place: str) -> Iterator[str]:
         yield f"{place}: {brief(before)} -> {brief(after)}"
 
 
-def unequal_texts(before: Json, after: Json) -> Iterator[str]:
+def unequal_texts(before: Json, after: Json, *, live: bool) -> Iterator[str]:
     """What was said otherwise, line by line."""
     one, other = before["texts"], after["texts"]
-    commands = [step["command"] for step in before["steps"]]
-    for number, command_line in enumerate(commands):
+    for number, step in enumerate(before["steps"]):
         for stream in ("stdout", "stderr"):
             pair = [
-                texts["said"][number][stream].splitlines() if number < len(texts["said"]) else []
+                texts["said"][number][stream] if number < len(texts["said"]) else ""
                 for texts in (one, other)
             ]
-            lines = list(difflib.unified_diff(*pair, lineterm="", n=0))[2:]
-            if lines:
-                yield f"`rtseg {command_line}` {stream}:"
-                yield from (f"  {line}" for line in lines if not line.startswith("@@"))
-    lines = list(difflib.unified_diff(one["in"], other["in"], lineterm="", n=0))[2:]
-    yield from (f"in files: {line}" for line in lines if not line.startswith("@@"))
+            if lines := list(changed(*pair, live=live)):
+                yield f"`rtseg {step['command']}` {stream}:"
+                yield from (f"  {line}" for line in lines)
+    yield from changed("\n".join(one["in"]), "\n".join(other["in"]), live=live)
+
+
+def changed(before: str, after: str, *, live: bool) -> Iterator[str]:
+    """Lines that are gone, and new ones."""
+    pair = [quiet(text, live=live).splitlines() for text in (before, after)]
+    lines = list(difflib.unified_diff(*pair, lineterm="", n=0))[2:]
+    return (line for line in lines if not line.startswith("@@"))
 
 
 def brief(value: Json, most: int = 160) -> str:
