@@ -678,7 +678,7 @@ def define_ends() -> None:
         add(
             "window_pause_step", f"{TEST} {STUB}", keys=("space", "period", "space", "q"), live=True
         )
-        grid = f"{P}/cat_0.jpg {P}/dog.jpg {STUB}"
+        grid = f"{P}/cat_0.jpg {P}/dog.jpg {STUB} --no-hud"  # which shows the age
         add("window_grid_save", grid, keys=("s", "q"))
         add("window_grid_keys", grid, keys=(*"cl1", "Tab", "s", "q"))
         add("window_ctrl_c", f"{LIVE} {STUB}", send=int(signal.SIGINT), ready=waited, live=True,
