@@ -1184,7 +1184,7 @@ def quiet(text: str, *, live: bool = False) -> str:
         text = re.sub(
             r", (dropped|idle at|input stepped) #( of them)?( times?)?( \([^)]*\))?", "", text
         )
-    text = re.sub(r" +(?=[+-]?#)", " ", text)
+    text = re.sub(r"(?<=\S) {2,}|(?<=[\s]) +(?=[+-]?#)", " ", text)
     dropped = ("running", "auto ", "         encode ")
     kept = (line for line in text.splitlines() if not line.startswith(dropped))
     return "\n".join(line.rstrip() for line in kept)
@@ -1957,8 +1957,20 @@ def unequal(before: Json, after: Json, place: str) -> Iterator[str]:
             named = isinstance(one, dict) and one.get("command")
             inner = f"`rtseg {named}`" if named else f"{place} [{number}]"
             yield from unequal(one, other, inner)
+    elif before != after and all(map(is_names, (before, after))):
+        gone, new = sorted(set(before) - set(after)), sorted(set(after) - set(before))
+        yield f"{place}: gone {gone}, new {new}" if gone or new else f"{place}: in another order"
     elif before != after:
         yield f"{place}: {brief(before)} -> {brief(after)}"
+
+
+def is_names(value: Json) -> bool:
+    """Whether a value is a list of strings, none of them twice."""
+    return (
+        isinstance(value, list)
+        and all(isinstance(item, str) for item in value)
+        and len(set(value)) == len(value)
+    )
 
 
 def unequal_texts(before: Json, after: Json, *, live: bool) -> Iterator[str]:
