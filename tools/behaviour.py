@@ -210,6 +210,9 @@ def define_videos() -> None:
     add("crf", f"{TEST} {STUB} -o out.mp4 --crf 35")
     add("odd_size", f"test://?size=321x241&frames=6 {STUB} -o out.mp4 -o out.mkv {masks}")
     add("all_outputs", f"{TEST} {STUB} -o a.mp4 -o b/ --mask-output c/ --json d.jsonl --rle")
+    tagged = f"{V}/torchcodec_bt709_full_range.mp4 --max-frames 4 {ONNX}"
+    for suffix in ("mp4", "avi", "mkv"):
+        add(f"masks_in_{suffix}", f"{tagged} --mask-output masks.{suffix}")
     add("smooth", f"{V}/intel_asl_eat.mkv --max-frames 20 {ONNX} --smooth 0.8 {masks} {ALL_FILES}")
     add(
         "refine",
