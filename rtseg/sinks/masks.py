@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image as PaletteImage
@@ -46,7 +45,6 @@ class MaskSink(Sink):
         self._files: PictureFiles | None = None
         if suffix in LOSSLESS and not path.is_dir():
             encoder = LOSSLESS[suffix]
-            info = replace(info, colour_tags=None)  # indices must not be converted as colours
             self._video = VideoFile(
                 path, info, encoder, encoder.options, overwrite=options.overwrite
             )
