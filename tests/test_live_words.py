@@ -96,18 +96,18 @@ def test_words_are_stale_when_they_change_and_when_their_time_is_over(
     assert over.stale() == ""
     for key in ("x", "h", "f", " "):
         controls.press(key)
-        assert over.stale() == "glass", key
+        assert over.stale() == "overlay", key
         assert written(over, made).any()
         assert over.stale() == "", key
     clock.time += NOTICE_SECONDS + 0.1
-    assert over.stale() == "glass", "a notice is over"
+    assert over.stale() == "overlay", "a notice is over"
 
 
 def test_a_choice_makes_the_picture_stale_until_it_is_drawn(made: Studio) -> None:
     over, controls = covered(made), made.desk
     for key in ("\t", "+", "l", "1", "b"):
         controls.press(key)
-        assert over.stale() == "picture", key
+        assert over.stale() == "image", key
         written(over, made)
         assert over.stale() == "", key
 

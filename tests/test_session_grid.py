@@ -350,7 +350,7 @@ def test_screenshots_and_recordings_of_a_grid_have_all_of_it_and_no_overlay(tmp_
     start = clock.now()
     assert (shown() == grid.image).all()
     controls.press("r")
-    assert overlay.stale() == "glass"
+    assert overlay.stale() == "overlay"
     assert (shown() != grid.image).any(), "it shows that it records"
     for n in range(5):
         grid.show(look(0, grey=40 * n, size=(180, 320)))

@@ -20,7 +20,14 @@ from rtseg.errors import SinkError
 from rtseg.labels import VOC
 from rtseg.sinks import display as display_module
 from rtseg.sinks import open_sink, window
-from rtseg.sinks.display import X11_XCB, Screen, display_available, has_own_qt, held, prepare_qt
+from rtseg.sinks.display import (
+    X11_XCB,
+    Screen,
+    display_available,
+    display_connection,
+    has_own_qt,
+    prepare_qt,
+)
 from rtseg.sinks.window import Place, add_bars, fit_screen, place_in, scale
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -166,7 +173,7 @@ def test_the_banner_lies_over_the_last_picture(show, tmp_path) -> None:
 def test_the_x_server_is_asked_and_tells_its_size(display, monkeypatch) -> None:
     monkeypatch.setenv("DISPLAY", display)
     assert display_available() is None
-    with held() as size:
+    with display_connection() as size:
         assert size == Screen(1000, 700)
 
 

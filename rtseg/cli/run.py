@@ -53,7 +53,7 @@ from rtseg.session.loop import PACE_SECONDS, Compositor, Control, Loop, Outlet, 
 from rtseg.session.overlay import Overlay
 from rtseg.session.state import Hud
 from rtseg.sinks import SinkOptions, find_kind, open_sink
-from rtseg.sinks.display import held
+from rtseg.sinks.display import display_connection
 from rtseg.sinks.window import WindowSink
 from rtseg.sources import open_source
 from rtseg.sources.options import public_name
@@ -427,7 +427,7 @@ def layout_of(session: Session, grid: GridPlan) -> Layout:
     """Cells in the shape of the sources' frames, as large as the screen or the file allows."""
     bound: Size = FILM_SIZE
     if grid.window and not grid.films:
-        with held() as screen:
+        with display_connection() as screen:
             if screen is not None:
                 bound = int(SCREEN_SHARE * screen.height), int(SCREEN_SHARE * screen.width)
     images = 2 if session.plan.view.view == "side" else 1

@@ -26,6 +26,57 @@ CAUSES = {
 """Why frames are dropped; the report has the keys."""
 
 
+class Captioned:
+    """A view with the legend and the HUD over it, each only if requested.
+
+    Args:
+        legend: name the classes in view.
+        hud: returns the lines of the HUD at this moment; None shows no HUD.
+        mark: returns the lines below them, about this very frame.
+    """
+
+    def __init__(
+        self,
+        view: Effect,
+        labels: LabelSet,
+        *,
+        legend: bool = False,
+        hud: Callable[[], list[str]] | None = None,
+        mark: Callable[[Segmentation], list[str]] = lambda segmentation: [],
+    ) -> None:
+        self._view, self._labels, self._legend = view, labels, legend
+        self._hud, self._mark = hud, mark
+
+    def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
+        """The view's (H, W, 3) or (H, W, 4) uint8 image; text is opaque where it is transparent."""
+        drawn = self._view(frame, segmentation)
+        if drawn.shape[2] == 3:
+            self._write(drawn, segmentation)
+            return drawn
+        from rtseg.matte import write_over
+
+        image = cv2.cvtColor(drawn, cv2.COLOR_BGRA2BGR)
+        self._write(image, segmentation)
+        write_over(drawn, image)
+        return drawn
+
+    def _write(self, image: Image, segmentation: Segmentation) -> None:
+        """Write over (H, W, 3) uint8 BGR, in place."""
+        has_text = self._legend or self._hud is not None
+        if has_text and (nothing := empty_line(segmentation)):
+            panel(image, [nothing], "bottom left")
+        if self._legend:
+            legend(image, legend_rows(segmentation, self._labels))
+        if self._hud is not None:
+            panel(image, [*self._hud(), *self._mark(segmentation)])
+
+    def warm_up(self) -> None:
+        """Draw a black frame, so that all code is compiled before the first one."""
+        frame = Frame(np.zeros((120, 160, 3), np.uint8), 0, 0.0, 0.0)
+        scores = np.zeros((len(self._labels), 1, 1), np.float32)
+        self(frame, Segmentation(scores, self._labels, frame.size))
+
+
 def hud_lines(
     stats: Stats | None = None,
     source: Source | None = None,
@@ -50,7 +101,7 @@ def hud_lines(
 
 
 def hud_line(stats: Stats, backend: BackendInfo) -> str:
-    """One line: frames per second of late, age of the last frame, and the device that runs."""
+    """The HUD as one line: recent frames per second, age of the last frame, and the device."""
     rate = f"{stats.fps_now:.1f}" if stats.fps_now else UNKNOWN
     warning = "" if backend.kept else "!"
     return f"{warning}{rate} fps   {_milliseconds(stats.recent.get('age'), 0)}   {backend.device}"
@@ -138,57 +189,6 @@ def _source_lines(source: Source | None) -> list[str]:
         return []
     lines = [f"!{source.notice}"] if source.notice else []
     return [*lines, f"!outages {source.outages}"] if source.outages else lines
-
-
-class Captioned:
-    """A view with the legend and the HUD over it, each only if requested.
-
-    Args:
-        legend: name the classes in view.
-        hud: returns the lines of the HUD at this moment; None shows no HUD.
-        mark: returns the lines below them, about this very frame.
-    """
-
-    def __init__(
-        self,
-        view: Effect,
-        labels: LabelSet,
-        *,
-        legend: bool = False,
-        hud: Callable[[], list[str]] | None = None,
-        mark: Callable[[Segmentation], list[str]] = lambda segmentation: [],
-    ) -> None:
-        self._view, self._labels, self._legend = view, labels, legend
-        self._hud, self._mark = hud, mark
-
-    def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
-        """The view's (H, W, 3) or (H, W, 4) uint8 image; text is opaque where it is transparent."""
-        drawn = self._view(frame, segmentation)
-        if drawn.shape[2] == 3:
-            self._write(drawn, segmentation)
-            return drawn
-        from rtseg.matte import write_over
-
-        image = cv2.cvtColor(drawn, cv2.COLOR_BGRA2BGR)
-        self._write(image, segmentation)
-        write_over(drawn, image)
-        return drawn
-
-    def _write(self, image: Image, segmentation: Segmentation) -> None:
-        """Write over (H, W, 3) uint8 BGR, in place."""
-        has_text = self._legend or self._hud is not None
-        if has_text and (nothing := empty_line(segmentation)):
-            panel(image, [nothing], "bottom left")
-        if self._legend:
-            legend(image, legend_rows(segmentation, self._labels))
-        if self._hud is not None:
-            panel(image, [*self._hud(), *self._mark(segmentation)])
-
-    def warm_up(self) -> None:
-        """Draw a black frame, so that all code is compiled before the first one."""
-        frame = Frame(np.zeros((120, 160, 3), np.uint8), 0, 0.0, 0.0)
-        scores = np.zeros((len(self._labels), 1, 1), np.float32)
-        self(frame, Segmentation(scores, self._labels, frame.size))
 
 
 def legend_rows(segmentation: Segmentation, labels: LabelSet) -> list[tuple[str, Colour]]:

@@ -140,12 +140,12 @@ class Overlay:
         if (pointed := controls.pointed()) is not None and not controls.state.help:
             write_label(image, *pointed)
 
-    def stale(self) -> Literal["", "glass", "picture"]:
+    def stale(self) -> Literal["", "overlay", "image"]:
         """What has changed since the last image, apart from the figures."""
         controls = self._controls
         if self._channel is not None and controls.look() != controls.effects[0].drawn:
-            return "picture"
-        return "glass" if self._content() != self._written else ""
+            return "image"
+        return "overlay" if self._content() != self._written else ""
 
     def _figures(self, rendered: Rendered) -> list[str]:
         if self._channel is None or self._captions is None:

@@ -88,7 +88,7 @@ def _no_plugin() -> str | None:
 
 
 @contextmanager
-def held() -> Iterator[Screen | None]:
+def display_connection() -> Iterator[Screen | None]:
     """Hold a connection to the X server, and yield its screen; None without an X server.
 
     A bare X server resets when its last client leaves, and Qt ends the process if it connects just

@@ -18,7 +18,13 @@ from rtseg.frame import Image
 from rtseg.labels import LabelSet
 from rtseg.matte import over_checkerboard
 from rtseg.sinks import SinkOptions
-from rtseg.sinks.display import Screen, display_available, has_own_qt, held, prepare_qt
+from rtseg.sinks.display import (
+    Screen,
+    display_available,
+    display_connection,
+    has_own_qt,
+    prepare_qt,
+)
 
 Point = tuple[float, float]
 """(x, y) in 0..1, from the left and from the top of the finished image."""
@@ -48,15 +54,15 @@ class WindowEvents:
         key: called with a key: its character, or a name such as "F11".
         pointer: called with the position of the mouse; None when it is not over the image.
         click: called with the position at which the left button was pressed.
-        glass: called as (image, rendered); draws over the image, in place, at the window's size.
-        stale: returns what has changed since the last image: "glass", "picture" or "".
+        overlay: called as (image, rendered); draws over the image, in place, at the window's size.
+        stale: returns what has changed since the last image: "overlay", "image" or "".
     """
 
     key: Callable[[str], None] = lambda name: None
     pointer: Callable[[Point | None], None] = lambda point: None
     click: Callable[[Point], None] = lambda point: None
-    glass: Callable[[Image, Rendered], None] = lambda image, rendered: None
-    stale: Callable[[], Literal["", "glass", "picture"]] = lambda: ""
+    overlay: Callable[[Image, Rendered], None] = lambda image, rendered: None
+    stale: Callable[[], Literal["", "overlay", "image"]] = lambda: ""
 
 
 class WindowSink(Sink):
@@ -84,7 +90,7 @@ class WindowSink(Sink):
         self._mouse: list[tuple[int, int, int]] = []
         self._has_banner = False
         self._alive = True
-        with held() as screen:
+        with display_connection() as screen:
             self._screen = screen or DEFAULT_SCREEN
             self._open()
 
@@ -142,7 +148,7 @@ class WindowSink(Sink):
     def _is_stale(self) -> bool:
         """Whether the last image must be drawn again."""
         what = self.events.stale()
-        if what == "picture" and self._rendered is not None:
+        if what == "image" and self._rendered is not None:
             self._rendered = replace(self._rendered)  # forget what the effect drew
         size = self._size()
         return bool(what) or (
@@ -159,7 +165,7 @@ class WindowSink(Sink):
         fitted = scale(picture, (self._place.width, self._place.height))
         if fitted is picture:
             fitted = picture.copy()  # other sinks use it too
-        self.events.glass(fitted, rendered)
+        self.events.overlay(fitted, rendered)
         self._canvas = add_bars(fitted, self._place, window)
         self._show(self._canvas)
 
