@@ -69,6 +69,58 @@ SOURCES["grey"] = SourceKind(
     "addon:GreySource", schemes=frozenset({"grey"}), help="grey:0..255", options=frozenset({"fps"})
 )
 """
+BACKEND = """
+import numpy as np
+from rtseg.contracts import Backend, BackendInfo
+
+class LeftBackend(Backend):
+    def __init__(self, model, input_size, options):
+        self.spec, self.input_size = model.spec, input_size
+        self.info = BackendInfo("left", options.device, options.precision, "numpy")
+
+    def __call__(self, batch):
+        height, width = self.input_size
+        scores = np.zeros((len(batch), len(self.spec.labels), height // 8, width // 8), np.float32)
+        scores[:, 1, :, : width // 16] = 5
+        return scores
+"""
+BACKEND_ROW = """
+from rtseg.backends import BACKENDS, BackendKind
+BACKENDS["left"] = BackendKind(
+    "addon:LeftBackend", frozenset({"none"}), devices=("cpu", "npu"), precisions=("fp32", "int4"),
+    module=MODULE, install="pip install addon",
+)
+"""
+FAMILY = """
+from collections import OrderedDict
+from torch import nn
+
+class Backbone(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 8, 3, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+
+    def forward(self, image):
+        return {"deep": super().forward(image)}
+
+class Tiny(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.backbone = Backbone()
+        self.classifier = nn.Sequential(OrderedDict(last=nn.Conv2d(8, num_classes, 1)))
+
+    def forward(self, image):
+        scores = self.classifier(self.backbone(image)["deep"])
+        return {"out": nn.functional.interpolate(scores, image.shape[-2:], mode="bilinear")}
+
+def build(architecture, num_classes, aux=False):
+    return Tiny(num_classes)
+"""
+FAMILY_ROW = """
+from rtseg.zoo import FAMILIES, MODELS, Family, ModelSpec
+spec = ModelSpec("tiny", "tiny")
+row = Family("addon:build", ("classifier.last",), licence="MIT", models=(spec,), output="deep")
+FAMILIES["tiny"], MODELS["tiny"] = row, spec
+"""
 
 
 def rtseg(folder: Path, row: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -118,3 +170,48 @@ def test_a_source_is_one_file_and_one_row(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.glob("*.mp4")} == {"each_grey.mp4", "each_grey_2.mp4"}
     assert "grey:0..255" in rtseg(tmp_path, SOURCE_ROW, "run", "--help").stdout
+
+
+def test_a_backend_is_one_file_and_one_row(tmp_path: Path) -> None:
+    (tmp_path / "addon.py").write_text(BACKEND)
+    row = BACKEND_ROW.replace("MODULE", repr("addon"))
+    run = ("test://?frames=3&size=64x48", "-m", "stub", "-b", "left", "-d", "npu")
+    out = ("--view", "mask", "-o", f"{tmp_path}/%02d.png")
+    done = rtseg(tmp_path, row, *run, "--precision", "int4", *out)
+    assert done.returncode == 0, done.stderr
+    assert "left on npu, int4" in done.stderr
+    colours = cv2.imread(str(tmp_path / "00.png"))
+    assert (colours[:, :24] == colours[0, 0]).all()
+    assert (colours[:, 40:] == colours[0, -1]).all()
+    assert (colours[0, 0] != colours[0, -1]).any()
+    refused = rtseg(tmp_path, row, *run, "--precision", "fp16", *out, "-y")
+    assert refused.returncode == 2
+    assert "precision fp16 for the left backend: it has fp32, int4" in refused.stderr
+    missing = rtseg(tmp_path, BACKEND_ROW.replace("MODULE", repr("nowhere")), *run, *out, "-y")
+    assert missing.returncode == 2
+    assert "Install it: pip install addon" in missing.stderr
+    shown = rtseg(tmp_path, row, "run", "--help").stdout
+    assert "left" in shown
+    assert "int4" in shown
+
+
+def test_a_family_of_networks_is_one_file_and_one_row(tmp_path: Path) -> None:
+    (tmp_path / "addon.py").write_text(FAMILY)
+    for backend in ("torch", "onnx"):
+        run = ("test://?frames=3&size=64x48", "-m", "tiny", "--weights", "random", "-b", backend)
+        done = rtseg(tmp_path, FAMILY_ROW, *run, "-d", "cpu", "-o", f"{tmp_path}/%02d.png", "-y")
+        assert done.returncode == 0, done.stderr
+    shown = rtseg(tmp_path, FAMILY_ROW, "models")
+    assert shown.returncode == 0, shown.stderr
+    assert "tiny" in shown.stdout
+    code = (
+        FAMILY_ROW
+        + """
+from rtseg.labels import PERSON
+from rtseg.train.prepare import start
+begun = start("tiny", "scratch", PERSON, aux=False, seed=0)
+print(begun.network.classifier.last.out_channels, begun.spec.architecture)
+"""
+    )
+    done = rtseg(tmp_path, code, "--version")
+    assert done.stdout.startswith("2 tiny"), done.stderr

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rtseg.backends.options import (
     BACKENDS,
     DEVICES,
+    NAMES,
     PRECISIONS,
     BackendKind,
     BackendOptions,
@@ -56,9 +57,8 @@ def open_backend(
         ModelError: the network's file is not valid.
         DeviceError: the device failed, or is missing and `strict_device` is set.
     """
-    names = ("auto", *BACKENDS)
-    if name not in names:
-        raise UsageError(f"unknown backend {name!r}", found="there are " + ", ".join(names))
+    if name not in NAMES:
+        raise UsageError(f"unknown backend {name!r}", found="there are " + ", ".join(NAMES))
     how = BackendOptions(**options)
     if name == "auto":
         name = _default_backend(model, how.family)

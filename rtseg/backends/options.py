@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
 from importlib.util import find_spec
@@ -100,10 +100,28 @@ BACKENDS: dict[str, BackendKind] = {
     ),
 }
 
-DEVICES = ("auto", *dict.fromkeys(device for kind in BACKENDS.values() for device in kind.devices))
+
+class Choices(Collection[str]):
+    """ "auto" and what the rows of `BACKENDS` name, also those of rows that are added later."""
+
+    def __init__(self, names: Callable[[], Iterable[str]]) -> None:
+        self._names = names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("auto", *dict.fromkeys(self._names())))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return name in tuple(self)
+
+
+NAMES = Choices(lambda: BACKENDS)
+DEVICES = Choices(lambda: (device for kind in BACKENDS.values() for device in kind.devices))
 """Families of devices; of "cuda" and "tensorrt" one can be numbered, as cuda:1."""
 
-PRECISIONS = ("auto", *dict.fromkeys(p for kind in BACKENDS.values() for p in kind.precisions))
+PRECISIONS = Choices(lambda: (p for kind in BACKENDS.values() for p in kind.precisions))
 
 NUMBERED = ("cuda", "tensorrt")
 
@@ -210,7 +228,7 @@ class NetworkOptions(BackendOptions):
 
     model: str | None = None
     weights: str | None = None
-    backend: str = option("auto", choices=("auto", *BACKENDS))
+    backend: str = option("auto", choices=NAMES)
     imgsz: tuple[int, int] | None = None
     refine: bool = False
     labels: str | None = None
