@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import field, fields
+from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from rtseg.errors import UsageError
@@ -50,16 +51,30 @@ def check(options: Any) -> None:
     """
     for one in fields(options):
         value, rules = getattr(options, one.name), one.metadata
-        if value is None or not rules:
+        if value is None:
             continue
-        if rules["choices"] and value not in rules["choices"]:
-            known = ", ".join(map(str, rules["choices"]))
+        choices = choices_of(options.__class__)[one.name]
+        if choices and value not in choices:
+            known = ", ".join(map(str, choices))
             raise UsageError(f"{flag(one.name)} {value}", found=f"there are {known}")
-        least, most = rules["least"], rules["most"]
+        least, most = rules.get("least", -math.inf), rules.get("most", math.inf)
         limited = math.isfinite(least) or math.isfinite(most)
         if limited and not (least <= value <= most and value < math.inf):
-            bounds = f"{least:g} or more" if math.isinf(most) else f"{least:g} to {most:g}"
+            bounds = f"{least:.12g} or more" if math.isinf(most) else f"{least:g} to {most:.12g}"
             raise UsageError(f"{flag(one.name)} {value:g}", found=f"it must be {bounds}")
+
+
+@cache
+def choices_of(cls: type) -> dict[str, Collection[Any]]:
+    """What each field may be: its `choices`, or what its type lists; nothing if it is free."""
+    hints = get_type_hints(cls)
+    return {
+        one.name: one.metadata.get("choices") or _literals(hints[one.name]) for one in fields(cls)
+    }
+
+
+def _literals(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) is Literal else ()
 
 
 def flag(name: str) -> str:
@@ -95,8 +110,8 @@ def typed(name: str, hint: Any, value: Any) -> Any:
             if len(items) == len(value):
                 return tuple(typed(name, *pair) for pair in zip(items, value, strict=True))
         elif get_origin(kind) is Literal:
-            if value in get_args(kind):
-                return value
+            if isinstance(value, type(get_args(kind)[0])):
+                return value  # `check` says which there are
         elif get_origin(kind) is not tuple and _is(kind, value):
             return float(value) if kind is float else value
     raise UsageError(f"{name} {value!r} cannot be read")

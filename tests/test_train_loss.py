@@ -13,7 +13,7 @@ from rtseg.datasets import Sample
 from rtseg.errors import UsageError
 from rtseg.frame import VOID
 from rtseg.labels import LabelSet
-from rtseg.train import Settings
+from rtseg.train import TrainOptions
 from rtseg.train.trainable import (
     Validation,
     class_weights,
@@ -113,12 +113,12 @@ def test_schedules_are_torchs(kind: str, theirs: object) -> None:
 
 def test_optimizers_have_what_was_asked_for() -> None:
     network = nn.Linear(2, 2)
-    adam = make_optimizer(Settings("x", weight_decay=0.01), network.parameters())
+    adam = make_optimizer(TrainOptions("x", weight_decay=0.01), network.parameters())
     assert isinstance(adam, torch.optim.Adam)
     assert (adam.defaults["lr"], adam.defaults["weight_decay"]) == (1e-4, 0.01)
-    sgd = make_optimizer(Settings("x", optimizer="sgd"), network.parameters())
+    sgd = make_optimizer(TrainOptions("x", optimizer="sgd"), network.parameters())
     assert (sgd.defaults["lr"], sgd.defaults["momentum"]) == (1e-3, 0.9)
-    adamw = make_optimizer(Settings("x", optimizer="adamw", lr=2.0), network.parameters())
+    adamw = make_optimizer(TrainOptions("x", optimizer="adamw", lr=2.0), network.parameters())
     assert isinstance(adamw, torch.optim.AdamW)
     assert adamw.defaults["lr"] == 2.0
 

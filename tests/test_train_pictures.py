@@ -15,7 +15,7 @@ from training import one_thread  # noqa: F401 - autouse
 from rtseg.datasets import Sample
 from rtseg.errors import DatasetError
 from rtseg.frame import VOID, Image, Mask
-from rtseg.train import Settings
+from rtseg.train import TrainOptions
 from rtseg.train import batches as augment
 from rtseg.train.batches import (
     InOrder,
@@ -31,7 +31,7 @@ from rtseg.zoo import InputSpec
 
 SPEC = InputSpec((96, 96))
 IDENTITY = np.arange(256, dtype=np.uint8)
-CALM = Settings("x", size=(96, 96), brightness=0, contrast=0, noise=0)
+CALM = TrainOptions("x", size=(96, 96), brightness=0, contrast=0, noise=0)
 
 
 def blots(seed: int = 0, size: tuple[int, int] = (80, 120)) -> tuple[Image, Mask]:
@@ -183,7 +183,7 @@ def test_an_interrupted_epoch_goes_on_with_its_own_batches() -> None:
 
 
 def read(count: int, workers: int) -> list[torch.Tensor]:
-    settings = Settings("x", size=(32, 32))
+    settings = TrainOptions("x", size=(32, 32))
     spec = InputSpec((32, 32))
     pictures = TrainingImages(samples(count), IDENTITY, augment.training(settings, spec))
     order = Shuffled(count, 4, seed=1, rank=0, world=1)

@@ -26,7 +26,7 @@ import rtseg
 from rtseg.cli.app import main
 from rtseg.errors import DatasetError, DeviceError, UsageError
 from rtseg.nets.state import read_checkpoint
-from rtseg.train import RunFolder, Settings, program, trainable
+from rtseg.train import RunFolder, TrainOptions, program, trainable
 from rtseg.train.program import Result, train
 from rtseg.train.trainable import Figures, Trainable
 
@@ -113,9 +113,7 @@ def test_the_run_folder_holds_what_was_asked_used_and_found(finished: tuple[Resu
         *("config.toml", "versions.json", "split.json", "metrics.csv", "curves.png"),
         *("samples.png", "best.pth", "last.ckpt", "test.json"),
     }
-    assert Settings.of(folder.read_settings()) == replace(
-        Settings.of(folder.read_settings()), epochs=6, batch_size=4, lr=2e-3
-    )
+    assert folder.read_options() == replace(folder.read_options(), epochs=6, batch_size=4, lr=2e-3)
     assert json.loads(folder.versions.read_text())["torch"] == torch.__version__
     split = json.loads(folder.split.read_text())
     assert [len(split[name]) for name in ("train", "val", "test")] == [12, 6, 6]
@@ -349,7 +347,7 @@ def test_what_cannot_be_resumed_is_said(tmp_path: Path, capsys: Capture) -> None
     assert main(["train", "--resume", "--out", str(tmp_path)]) == 2
     assert "there is no last.ckpt" in capsys.readouterr().err
     (tmp_path / "last.ckpt").write_bytes(b"damaged")
-    (tmp_path / "config.toml").write_text(Settings("x", out=str(tmp_path)).to_toml())
+    (tmp_path / "config.toml").write_text(TrainOptions("x", out=str(tmp_path)).to_toml())
     assert main(["train", "--resume", "--out", str(tmp_path)]) == 2
     assert "it is damaged" in capsys.readouterr().err
     assert main(["train", "--resume", "--out", str(tmp_path), "--lr", "0.5"]) == 2
@@ -389,7 +387,7 @@ def test_a_processor_trains_in_bf16_if_it_has_it(
 
 def test_a_processor_that_trains_beside_a_gpu_is_told_of(driver_alone: None) -> None:
     for asked, said in (("auto", f"the GPU is not used: torch {torch.__version__} "), ("cpu", "")):
-        settings = Settings("x", device=asked)
+        settings = TrainOptions("x", device=asked)
         told = trainable.unused_gpu(settings, trainable.open_fabric(settings)[0])
         assert told.startswith(said)
         assert bool(told) == bool(said)

@@ -1,34 +1,36 @@
-"""Settings of training: their bounds, their TOML, and the flags that set them."""
+"""TrainOptions of training: their bounds, their TOML, and the flags that set them."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pytest
 
-from rtseg.cli import train_flags
 from rtseg.cli.app import main
+from rtseg.cli.flags import flags_of
+from rtseg.cli.options import TRAIN
 from rtseg.errors import UsageError
-from rtseg.train import Settings
-from rtseg.train.settings import read_toml
+from rtseg.options import from_values
+from rtseg.toml import read_toml
+from rtseg.train import TrainOptions
 
 Capture = pytest.CaptureFixture[str]
 
 
 def test_settings_come_back_from_their_toml(tmp_path: Path) -> None:
-    asked = Settings(
+    asked = TrainOptions(
         'a "quoted" näme', classes=("person=*", "ignore=sky"), lr=0.25, size=(96, 160), ema=0.9
     )
     (tmp_path / "config.toml").write_text(asked.to_toml(), "utf-8")
-    assert Settings.of(read_toml(tmp_path / "config.toml")) == asked
+    assert from_values(TrainOptions, read_toml(tmp_path / "config.toml")) == asked
 
 
 def test_the_toml_has_the_learning_rate_that_was_meant(tmp_path: Path) -> None:
     for optimizer, rate in (("adam", 1e-4), ("adamw", 1e-4), ("sgd", 1e-3)):
-        (tmp_path / "config.toml").write_text(Settings("x", optimizer=optimizer).to_toml())
+        (tmp_path / "config.toml").write_text(TrainOptions("x", optimizer=optimizer).to_toml())
         assert read_toml(tmp_path / "config.toml")["lr"] == rate
 
 
@@ -52,26 +54,12 @@ def test_the_toml_has_the_learning_rate_that_was_meant(tmp_path: Path) -> None:
 )
 def test_a_setting_that_makes_no_sense_is_named(values: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=re.escape(words)):
-        Settings.of({"dataset": "x", **values})
+        from_values(TrainOptions, {"dataset": "x", **values})
 
 
-def test_every_setting_has_a_flag_and_its_help_names_the_default() -> None:
-    groups = [type_ for type_ in vars(train_flags).values() if type_ in _groups()]
-    texts = {}
-    for group in groups:
-        for name, hint in get_type_hints(group, include_extras=True).items():
-            texts[name] = next(filter(None, (p.help for p in get_args(hint)[1:])))
-    assert set(texts) == {field.name for field in fields(Settings)} | train_flags.NO_SETTINGS
-    for field in fields(Settings):
-        if isinstance(field.default, (int, float)):
-            number = re.escape(f"{field.default:g}")
-            assert re.search(rf"[Dd]efault {number}\b", texts[field.name]), field.name
-        elif isinstance(field.default, str):
-            assert field.default in texts[field.name], field.name
-
-
-def _groups() -> tuple[type, ...]:
-    return tuple(get_type_hints(train_flags.TrainFlags).values())
+def test_every_option_is_a_flag() -> None:
+    flags = {one.name for one in flags_of(TRAIN)}
+    assert flags >= {field.name for field in fields(TrainOptions)}
 
 
 def test_train_without_a_dataset_says_what_to_give(capsys: Capture) -> None:

@@ -13,7 +13,7 @@ import torch
 from rtseg.labels import LabelSet
 from rtseg.nets.build import build_random
 from rtseg.nets.state import save_checkpoint
-from rtseg.train import Callback, Row, Settings
+from rtseg.train import Callback, Row, TrainOptions
 from rtseg.zoo import MODELS
 
 SMALLEST = "lraspp_mobilenet_v3_large"
@@ -40,8 +40,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def quick(dataset: Path, model: Path | str, out: Path, **settings: Any) -> Settings:
-    """Settings of a run that takes seconds."""
+def quick(dataset: Path, model: Path | str, out: Path, **settings: Any) -> TrainOptions:
+    """TrainOptions of a run that takes seconds."""
     usual: dict[str, Any] = {
         "size": (64, 64),
         "epochs": 2,
@@ -51,7 +51,7 @@ def quick(dataset: Path, model: Path | str, out: Path, **settings: Any) -> Setti
         "device": "cpu",
         "precision": "fp32",  # whatever the processor has
     }
-    return Settings(str(dataset), model=str(model), out=str(out), **{**usual, **settings})
+    return TrainOptions(str(dataset), model=str(model), out=str(out), **{**usual, **settings})
 
 
 class Told(Callback):

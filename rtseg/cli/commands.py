@@ -13,16 +13,8 @@ from rtseg._version import __version__
 from rtseg.cli.bench_flags import BenchFigureFlags, BenchFlags, BenchNetworkFlags, ClockFlags
 from rtseg.cli.export_flags import ExportFlags, ProofFlags
 from rtseg.cli.flags import collect, print_config, takes, with_config
-from rtseg.cli.options import EVAL, RUN, EvalFlags, Flags
+from rtseg.cli.options import EVAL, RUN, TRAIN, EvalFlags, Flags
 from rtseg.cli.process import Stop
-from rtseg.cli.train_flags import (
-    DatasetFlags,
-    PictureFlags,
-    StartFlags,
-    TrainFlags,
-    TrainingFlags,
-    TrainRunFlags,
-)
 from rtseg.cli.values import Text, flag
 from rtseg.errors import SinkError, SourceError, UsageError
 from rtseg.session import keys
@@ -80,18 +72,12 @@ def add_verbs(app: App, stop: Stop) -> None:
 
         return evaluate(collect(EvalFlags, EVAL, given), stop)
 
-    def train(
-        *,
-        dataset: DatasetFlags = DatasetFlags(),
-        start: StartFlags = StartFlags(),
-        training: TrainingFlags = TrainingFlags(),
-        pictures: PictureFlags = PictureFlags(),
-        run: TrainRunFlags = TrainRunFlags(),
-    ) -> int:
+    @takes(TRAIN)
+    def train(**given: Any) -> int:
         """Fine-tune a network on labelled pictures; needs rtseg[train]."""
         from rtseg.cli.train import train
 
-        return train(TrainFlags(dataset, start, training, pictures, run), stop)
+        return train(given, stop)
 
     app.command(train, name="train")
 

@@ -29,7 +29,7 @@ from cyclopts import Group, Parameter, Token
 from docstring_parser import parse as parse_docstring
 
 from rtseg.errors import UsageError
-from rtseg.options import typed
+from rtseg.options import choices_of, typed
 from rtseg.toml import read_toml, to_toml
 
 T = TypeVar("T")
@@ -69,10 +69,12 @@ def _two_sides(text: str) -> tuple[int, int]:
     return _positive(first), _positive(second)
 
 
-def _input_size(text: str) -> tuple[int, int] | None:
-    if text == "auto":
-        return None
+def _size(text: str) -> tuple[int, int]:
     return _two_sides(text if "x" in text.lower() else f"{text}x{text}")
+
+
+def _input_size(text: str) -> tuple[int, int] | None:
+    return None if text == "auto" else _size(text)
 
 
 def _number(text: str) -> float:
@@ -109,6 +111,7 @@ def _commas(text: str) -> tuple[str, ...]:
 WORD = Form(str)
 TIME = Form(_clock_time, "Give seconds, as 12.5, or 1:02.5")
 WIDTH_HEIGHT = Form(_two_sides, "Give WIDTHxHEIGHT, as 1280x720")
+SIZE = Form(_size, "Give HxW, as 384x640, or one number")
 INPUT_SIZE = Form(_input_size, "Give HxW, as 384x640, one number, or auto")
 NUMBER = Form(_number, "Give a number, as 0.5 or 1/255")
 CLASS_SHARE = Form(_class_share, "Write a class and a share from 0 to 1, as person=0.05")
@@ -178,6 +181,10 @@ FLAGS: dict[str, Flag | None] = {
     "EvalOptions.model": _flag("--model -m", several=True),
     "EvalOptions.imgsz": _flag(),
     "min_share": _flag(form=CLASS_SHARE),
+    "dataset": _flag("--data --dataset"),
+    "TrainOptions.size": _flag(form=SIZE),
+    "TrainOptions.scale": _flag(form=PAIR),
+    "out": _flag("--out -o"),
     "view": _flag(depends=True),
     "alpha": _flag("--alpha --opacity"),
     "legend": _flag(negative=("--no-legend",)),
@@ -345,9 +352,7 @@ def _parameter(one: One, group: Group) -> inspect.Parameter:
     def convert(kind: object, tokens: Sequence[Token]) -> Any:
         return one.parse([token.value for token in tokens])
 
-    choices = tuple(one.field.metadata.get("choices") or ())
-    if get_origin(one.hint) is Literal:
-        choices = get_args(one.hint)
+    choices = tuple(choices_of(one.options)[one.name])
     simple = one.flag.form is None and (one.hint in (bool, float, str) or choices)
     annotation = Parameter(
         name=one.names,
@@ -381,15 +386,20 @@ def collect(cls: Callable[..., T], layout: tuple[Row, ...], given: Mapping[str, 
     Raises:
         UsageError: a value makes no sense.
     """
-    names: dict[type, list[str]] = {}
+    names: dict[type, set[str]] = {}
     for one in flags_of(layout):
-        names.setdefault(one.options, []).append(one.name)
+        names.setdefault(one.options, set()).add(one.name)
     parts = {
-        part: hint(**{name: given[name] for name in names.get(hint, ()) if name in given})
+        part: hint(**{name: given[name] for name in names[hint] & given.keys()})
         for part, hint in get_type_hints(cls).items()
         if part != "given"
     }
     return cls(**parts, given=frozenset(given))
+
+
+def of_class(options: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given of a class of options, by field."""
+    return {one.name: given[one.name] for one in fields(options) if one.name in given}
 
 
 def with_config(layout: tuple[Row, ...], given: Mapping[str, Any]) -> dict[str, Any]:

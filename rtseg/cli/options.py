@@ -16,6 +16,7 @@ from rtseg.sinks import SinkOptions
 from rtseg.sources import SourceOptions
 from rtseg.temporal import TemporalOptions
 from rtseg.temporal.options import USUAL_SMOOTH
+from rtseg.train.options import TrainOptions
 
 # ruff: noqa: RUF009 - the defaults are frozen
 
@@ -178,5 +179,33 @@ EVAL = (
     Row("Figures", EvalReport),
 )
 
-LAYOUTS = {"run": RUN, "eval": EVAL}
+
+@dataclass(frozen=True)
+class TrainRun:
+    """What only the command line of `rtseg train` has.
+
+    Attributes:
+        config: TOML file with the names of these flags, as a run's config.toml; the command line
+            wins.
+        resume: Go on with the run in the folder.
+        overwrite: Replace the run in the folder.
+        quiet: Print nothing but errors.
+    """
+
+    config: str | None = None
+    resume: bool = False
+    overwrite: bool = False
+    quiet: bool = False
+
+
+TRAIN = (
+    Row("Labelled images", TrainOptions, "dataset format classes"),
+    Row("Network", TrainOptions, "model weights size"),
+    Row("Training", TrainOptions),
+    Row("Augmentation", TrainOptions, "rotation brightness contrast flip noise scale"),
+    Row("Run", TrainOptions, "out device devices precision workers seed"),
+    Row("Run", TrainRun),
+)
+
+LAYOUTS = {"run": RUN, "eval": EVAL, "train": TRAIN}
 """The flags of every verb that has options."""

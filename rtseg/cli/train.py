@@ -2,70 +2,77 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from rtseg.cli.flags import of_class, with_config
+from rtseg.cli.options import TRAIN, TrainRun
 from rtseg.cli.process import Stop, leave
 from rtseg.cli.report import DownloadProgress, Progress, length, say
-from rtseg.cli.train_flags import CHANGEABLE, TrainFlags
 from rtseg.errors import UsageError, counted
+from rtseg.options import flag
 from rtseg.stats import Clock
-from rtseg.train import Callback, Row, RunFolder, Settings, is_main, require_extra
-from rtseg.train.settings import flag, read_toml
+from rtseg.train import TrainOptions, is_main, require_extra
+from rtseg.train.folder import Callback, Row, RunFolder
 
 if TYPE_CHECKING:
     from rtseg.train.program import Result
 
 FIRST_LINE_SECONDS = 10.0
 
+CHANGEABLE = {"epochs", "max_steps", "patience", "workers", "device", "out"}
+"""Options that a run may be resumed with."""
 
-def train(flags: TrainFlags, stop: Stop) -> int:
+
+def train(given: dict[str, Any], stop: Stop) -> int:
     """Train; returns 0, or the exit code of the signal that ended it.
 
     Raises:
         RtsegError: as `rtseg.train.program.train`.
     """
-    settings = settings_of(flags)
+    run = TrainRun(**of_class(TrainRun, given))
+    options = options_of(given, run)
     require_extra()
-    if is_main() and not flags.run.resume:  # before torch and Lightning are imported
-        RunFolder(Path(settings.out).expanduser()).check_free(overwrite=flags.run.overwrite)
-    with TrainProgress(stop, quiet=flags.run.quiet) as progress:
+    if is_main() and not run.resume:  # before torch and Lightning are imported
+        RunFolder(Path(options.out).expanduser()).check_free(overwrite=run.overwrite)
+    with TrainProgress(stop, quiet=run.quiet) as progress:
         from rtseg.train import program
 
         result = program.train(
-            settings,
+            options,
             callback=progress,
             stop=stop,
-            resume=flags.run.resume,
-            overwrite=flags.run.overwrite,
+            resume=run.resume,
+            overwrite=run.overwrite,
         )
     if not result.is_main:
         # With several processes, library threads can abort one as its interpreter ends; Lightning
         # would then kill the main process, which is still measuring.
         leave(stop.exit_code)
-    if not flags.run.quiet:
+    if not run.quiet:
         report(result)
     return stop.exit_code
 
 
-def settings_of(flags: TrainFlags) -> Settings:
-    """The settings of the command line, over those of a file or of the resumed run.
+def options_of(given: dict[str, Any], run: TrainRun) -> TrainOptions:
+    """The options of the command line, over those of a file or of the resumed run.
 
     Raises:
-        UsageError: a setting has a wrong value, or the run cannot be resumed with it.
+        UsageError: an option has a wrong value, or the run cannot be resumed with it.
     """
-    given, run = flags.given(), flags.run
-    if run.resume and run.overwrite:
-        raise UsageError("--resume and -y exclude each other", do="Give one of them")
+    for other in ("overwrite", "config"):
+        if run.resume and getattr(run, other):
+            raise UsageError(f"--resume and --{other} exclude each other", do="Give one of them")
+    asked = of_class(TrainOptions, with_config(TRAIN, given))
+    if "dataset" in asked:  # so that the run can be resumed from another folder
+        asked["dataset"] = str(Path(asked["dataset"]).expanduser().absolute())
     if not run.resume:
-        return Settings.of({**(read_toml(Path(run.config)) if run.config else {}), **given})
-    if run.config:
-        raise UsageError("--resume and --config exclude each other", do="Give one of them")
-    out = given.setdefault("out", Settings.out)
-    earlier = RunFolder(Path(out).expanduser()).read_settings()
-    before, now = Settings.of(earlier), Settings.of({**earlier, **given})
-    for name in (field.name for field in fields(Settings) if field.name not in CHANGEABLE):
+        return TrainOptions(**asked)
+    out = asked.setdefault("out", TrainOptions.out)
+    before = RunFolder(Path(out).expanduser()).read_options()
+    now = replace(before, **asked)
+    for name in (one.name for one in fields(TrainOptions) if one.name not in CHANGEABLE):
         if getattr(before, name) != getattr(now, name):
             raise UsageError(
                 f"cannot resume {out} with {flag(name)} {getattr(now, name)}",

@@ -1,17 +1,15 @@
 """`rtseg train`: fine-tune a torchvision model on labelled images.
 
-`Settings`, `Callback` and the run folder work without torch; `rtseg.train.program.train` does the
-work and needs `rtseg[train]`.
+`rtseg.train.program.train` does the work and needs `rtseg[train]`.
 """
 
 from __future__ import annotations
 
 import os
 
-from rtseg.train.folder import Callback, Row, RunFolder
-from rtseg.train.settings import Settings
+from rtseg.train.options import TrainOptions
 
-__all__ = ["Callback", "Row", "RunFolder", "Settings", "is_main", "require_extra"]
+__all__ = ["TrainOptions", "is_main", "require_extra"]
 
 
 def require_extra() -> None:

@@ -23,7 +23,7 @@ from rtseg.datasets.contract import Table
 from rtseg.errors import DatasetError, RtsegError
 from rtseg.frame import VOID, Image, Mask
 from rtseg.nets.build import segmentation
-from rtseg.train.settings import Settings
+from rtseg.train.options import TrainOptions
 from rtseg.zoo import InputSpec
 
 Pair = tuple[Tensor, Tensor]
@@ -34,22 +34,22 @@ Transform = Callable[[Image, Mask], Pair]
 numbers."""
 
 
-def training(settings: Settings, spec: InputSpec) -> Transform:
+def training(options: TrainOptions, spec: InputSpec) -> Transform:
     """Random scale, rotation, crop, flip, brightness, contrast and noise."""
     v2, tensors = _v2(), _tensors()
     fill = {tensors.Image: _mean_colour(spec), tensors.Mask: VOID}
     geometry = v2.Compose(
         [
-            _Scale(settings.size, settings.scale),
+            _Scale(options.size, options.scale),
             v2.RandomRotation(
-                settings.rotation, interpolation=v2.InterpolationMode.BILINEAR, fill=fill
+                options.rotation, interpolation=v2.InterpolationMode.BILINEAR, fill=fill
             ),
-            v2.RandomCrop(settings.size, pad_if_needed=True, fill=fill),
-            v2.RandomHorizontalFlip(settings.flip),
-            v2.ColorJitter(brightness=settings.brightness, contrast=settings.contrast),
+            v2.RandomCrop(options.size, pad_if_needed=True, fill=fill),
+            v2.RandomHorizontalFlip(options.flip),
+            v2.ColorJitter(brightness=options.brightness, contrast=options.contrast),
         ]
     )
-    return _finish(geometry, [_Noise(settings.noise)] if settings.noise else [], spec)
+    return _finish(geometry, [_Noise(options.noise)] if options.noise else [], spec)
 
 
 def plain(size: tuple[int, int], spec: InputSpec) -> Transform:

@@ -16,8 +16,10 @@ from rtseg.datasets import Dataset, Sample
 from rtseg.errors import DatasetError, UsageError, counted
 from rtseg.files import cannot_write, write_file
 from rtseg.nets.find import BEST
+from rtseg.options import from_values
 from rtseg.text import listed
-from rtseg.train.settings import Settings, read_toml
+from rtseg.toml import read_toml
+from rtseg.train.options import TrainOptions
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,8 @@ class RunFolder:
         except OSError as error:
             raise cannot_write(self.path, error) from error
 
-    def read_settings(self) -> dict[str, object]:
-        """The settings of the run in the folder, as `Settings.of` takes them.
+    def read_options(self) -> TrainOptions:
+        """The options of the run in the folder.
 
         Raises:
             UsageError: there is no run that can be resumed.
@@ -177,13 +179,13 @@ class RunFolder:
                 found=f"there is no {self.last.name}",
                 do="Name the folder of a run with --out",
             )
-        return read_toml(self.config)
+        return from_values(TrainOptions, read_toml(self.config))
 
-    def write_config(self, settings: Settings) -> None:
-        """Write every setting, and the versions of the libraries; raises SinkError."""
+    def write_config(self, options: TrainOptions) -> None:
+        """Write every option, and the versions of the libraries; raises SinkError."""
         import torch
 
-        write_file(self.config, settings.to_toml())
+        write_file(self.config, options.to_toml())
         found = {"rtseg": __version__, "python": platform.python_version()}
         found |= {name: installed for name in PACKAGES if (installed := _version(name))}
         found["torch"] = torch.__version__  # the build as well, "+cu130"

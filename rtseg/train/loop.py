@@ -18,7 +18,7 @@ from rtseg.files import atomic, cannot_write
 from rtseg.nets.state import save_checkpoint
 from rtseg.train.batches import Loader, Shuffled, batches, mixed_seed
 from rtseg.train.folder import Callback, Row, RunFolder
-from rtseg.train.settings import Settings
+from rtseg.train.options import TrainOptions
 from rtseg.train.trainable import Figures, Trainable, schedule
 from rtseg.zoo import ModelSpec
 
@@ -137,10 +137,10 @@ class Loaders:
     val: Loader
 
 
-def total_steps(settings: Settings, per_epoch: int) -> int:
+def total_steps(options: TrainOptions, per_epoch: int) -> int:
     """Optimizer steps of a whole run."""
-    planned = settings.epochs * per_epoch
-    return planned if settings.max_steps is None else min(planned, settings.max_steps)
+    planned = options.epochs * per_epoch
+    return planned if options.max_steps is None else min(planned, options.max_steps)
 
 
 class TrainingLoop:
@@ -159,22 +159,22 @@ class TrainingLoop:
         trainable: Trainable,
         spec: ModelSpec,
         loaders: Loaders,
-        settings: Settings,
+        options: TrainOptions,
         folder: RunFolder,
         callback: Callback,
         stop: Stop,
     ) -> None:
         self.trainable, self.spec, self.loaders = trainable, spec, loaders
-        self.settings, self.folder, self.callback, self._stop = settings, folder, callback, stop
+        self.options, self.folder, self.callback, self._stop = options, folder, callback, stop
         self.state = TrainingState()
-        self.steps = total_steps(settings, len(loaders.order))
-        self._rate = schedule(settings.schedule, self.steps)
+        self.steps = total_steps(options, len(loaders.order))
+        self._rate = schedule(options.schedule, self.steps)
         self._random: dict[str, Tensor] | None = None
 
     @property
     def early(self) -> bool:
         """Whether the patience is used up."""
-        best, patience = self.state.best, self.settings.patience
+        best, patience = self.state.best, self.options.patience
         return bool(patience and best and self.state.epoch - best.epoch >= patience)
 
     @property
@@ -183,7 +183,7 @@ class TrainingLoop:
         state = self.state
         if state.batch:  # a started epoch is always validated
             return False
-        spent = state.epoch >= self.settings.epochs or state.step >= self.steps
+        spent = state.epoch >= self.options.epochs or state.step >= self.steps
         return spent or self.early
 
     def run(self) -> bool:
@@ -211,7 +211,7 @@ class TrainingLoop:
         self.trainable.train_mode()
         with self._timed():
             for batch in batches(self.loaders.train):
-                rate = self.settings.learning_rate * self._rate(state.step)
+                rate = self.options.learning_rate * self._rate(state.step)
                 state.add(self.trainable.step(batch, rate), rate)
                 self.callback.on_step(state.epoch + 1, state.batch, len(order), state.mean_loss)
                 if self.trainable.any_stopped(self._stop):
@@ -239,7 +239,7 @@ class TrainingLoop:
 
     def _row(self, figures: Figures) -> Row:
         state, matrix = self.state, figures.matrix
-        value = figures.loss if self.settings.monitor == "loss" else -matrix.mean_iou
+        value = figures.loss if self.options.monitor == "loss" else -matrix.mean_iou
         return Row(
             epoch=state.epoch + 1,
             step=state.step,
@@ -258,7 +258,7 @@ class TrainingLoop:
         """The best monitored value so far; lower is better."""
         if (best := self.state.best) is None:
             return math.inf
-        return best.val_loss if self.settings.monitor == "loss" else -best.miou
+        return best.val_loss if self.options.monitor == "loss" else -best.miou
 
     def _save_best(self, row: Row) -> None:
         spec = replace(self.spec, miou=round(100 * row.miou, 2))
@@ -273,7 +273,7 @@ class TrainingLoop:
         if self._random is not None and self.state.batch:
             restore_random(self._random, fabric.device)
         else:
-            torch.manual_seed(mixed_seed(self.settings.seed, self.state.epoch, fabric.global_rank))
+            torch.manual_seed(mixed_seed(self.options.seed, self.state.epoch, fabric.global_rank))
         self._random = None
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Prepare a run: check settings and dataset, load the network, create the run folder."""
+"""Prepare a run: check options and dataset, load the network, create the run folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rtseg.nets.state import read_checkpoint
 from rtseg.nets.weights import Progress, fetch, weights_path
 from rtseg.train.folder import Callback, RunFolder, Split
 from rtseg.train.loop import load_state
-from rtseg.train.settings import Settings
+from rtseg.train.options import TrainOptions
 from rtseg.train.trainable import parse_weights
 from rtseg.zoo import FAMILIES, MODELS, InputSpec, ModelSpec, WeightsSpec
 
@@ -243,7 +243,7 @@ class Prepared:
         state: of the resumed run, as `load_state` returns it; None for a new run.
     """
 
-    settings: Settings
+    options: TrainOptions
     folder: RunFolder
     dataset: Dataset
     classes: ClassMap
@@ -254,7 +254,7 @@ class Prepared:
 
 
 def prepare(
-    settings: Settings, callback: Callback, *, main: bool, resume: bool, overwrite: bool
+    options: TrainOptions, callback: Callback, *, main: bool, resume: bool, overwrite: bool
 ) -> Prepared:
     """Open, check and split the dataset, load the network, create the folder.
 
@@ -264,29 +264,29 @@ def prepare(
     Raises:
         RtsegError: as `train`.
     """
-    folder = RunFolder(Path(settings.out).expanduser())
+    folder = RunFolder(Path(options.out).expanduser())
     state = load_state(folder.last) if resume else None
     if main and not resume:
         folder.check_free(overwrite=overwrite)
-    dataset = open_dataset(settings.dataset, format=settings.format)
-    classes = ClassMap.between(dataset.labels, None, settings.classes)
+    dataset = open_dataset(options.dataset, format=options.format)
+    classes = ClassMap.between(dataset.labels, None, options.classes)
     labelled = _checked(dataset, classes, callback) if main else None
-    split, origin = _split(settings, dataset, folder if resume else None)
+    split, origin = _split(options, dataset, folder if resume else None)
     if labelled is not None:
         _check_labelled(dataset, split, labelled, callback)
-    started = _open_start(settings, classes, state, callback)
-    spec = _spec(started, settings, dataset)
-    _check_batch_size(settings, spec.architecture)
-    if settings.class_weights not in ("none", "auto"):
-        parse_weights(settings.class_weights, spec.labels)
+    started = _open_start(options, classes, state, callback)
+    spec = _spec(started, options, dataset)
+    _check_batch_size(options, spec.architecture)
+    if options.class_weights not in ("none", "auto"):
+        parse_weights(options.class_weights, spec.labels)
     _report(callback, dataset, classes, split, origin)
     _report_network(callback, started, spec)
     if main and not resume:
         folder.claim()
         folder.write_split(split, origin)
     if main:
-        folder.write_config(settings)
-    return Prepared(settings, folder, dataset, classes, split, started.network, spec, state)
+        folder.write_config(options)
+    return Prepared(options, folder, dataset, classes, split, started.network, spec, state)
 
 
 def _checked(dataset: Dataset, classes: ClassMap, callback: Callback) -> set[str]:
@@ -329,34 +329,34 @@ def _check_labelled(dataset: Dataset, split: Split, labelled: set[str], callback
         )
 
 
-def _split(settings: Settings, dataset: Dataset, earlier: RunFolder | None) -> tuple[Split, str]:
+def _split(options: TrainOptions, dataset: Dataset, earlier: RunFolder | None) -> tuple[Split, str]:
     if earlier is not None:
         return earlier.read_split(dataset), f"from {earlier.split}"
-    split = split_dataset(dataset, seed=settings.seed)
-    return split, describe_split(dataset, seed=settings.seed)
+    split = split_dataset(dataset, seed=options.seed)
+    return split, describe_split(dataset, seed=options.seed)
 
 
 def _open_start(
-    settings: Settings, classes: ClassMap, state: dict[str, Any] | None, callback: Callback
+    options: TrainOptions, classes: ClassMap, state: dict[str, Any] | None, callback: Callback
 ) -> Start:
     if state is not None:
-        return resumed(state, classes.labels, aux=settings.aux_weight > 0)
+        return resumed(state, classes.labels, aux=options.aux_weight > 0)
     return start(
-        settings.model,
-        settings.weights,
+        options.model,
+        options.weights,
         classes.labels,
-        aux=settings.aux_weight > 0,
-        seed=settings.seed,
+        aux=options.aux_weight > 0,
+        seed=options.seed,
         progress=callback.on_download,
     )
 
 
-def _spec(started: Start, settings: Settings, dataset: Dataset) -> ModelSpec:
+def _spec(started: Start, options: TrainOptions, dataset: Dataset) -> ModelSpec:
     base, name = started.spec, dataset.root.resolve().stem
     return replace(
         base,
         name=f"{base.architecture}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}",
-        input=replace(base.input, size=settings.size),
+        input=replace(base.input, size=options.size),
         dataset=f"{name} (validation split)",
         parameters=_millions(started.network),
     )
@@ -368,11 +368,11 @@ def _millions(network: nn.Module) -> float:
     return sum(n for name, n in numbers.items() if not name.startswith("aux_")) / 1e6
 
 
-def _check_batch_size(settings: Settings, architecture: str) -> None:
+def _check_batch_size(options: TrainOptions, architecture: str) -> None:
     least = FAMILIES[architecture].min_batch
-    if settings.batch_size < least:
+    if options.batch_size < least:
         raise UsageError(
-            f"--batch-size {settings.batch_size} for {architecture}",
+            f"--batch-size {options.batch_size} for {architecture}",
             found="its image pooling normalises over the batch, which needs more than one value",
             do=f"Use {least} or more",
         )

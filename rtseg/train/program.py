@@ -34,8 +34,8 @@ from rtseg.train.batches import (
 )
 from rtseg.train.folder import Callback, Row, RunFolder
 from rtseg.train.loop import Loaders, Stop, TrainingLoop
+from rtseg.train.options import TrainOptions
 from rtseg.train.prepare import Prepared, prepare
-from rtseg.train.settings import Settings
 from rtseg.train.trainable import (
     Fabric,
     Trainable,
@@ -111,7 +111,7 @@ class Result:
 
 
 def train(
-    settings: Settings,
+    options: TrainOptions,
     *,
     callback: Callback | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -123,8 +123,8 @@ def train(
     Args:
         callback: receives notes, problems and progress.
         stop: polled at every step; if it returns True, the state is saved and the run ends.
-        resume: continue the run in `settings.out`, whose settings these are.
-        overwrite: replace the run in `settings.out`.
+        resume: continue the run in `options.out`, whose options these are.
+        overwrite: replace the run in `options.out`.
 
     Raises:
         UsageError: a setting has a wrong value, or the folder is not empty.
@@ -137,11 +137,11 @@ def train(
     """
     main = is_main()
     callback = callback if callback is not None and main else Callback()
-    fabric, precision = open_fabric(settings)
-    prepared = prepare(settings, callback, main=main, resume=resume, overwrite=overwrite)
+    fabric, precision = open_fabric(options)
+    prepared = prepare(options, callback, main=main, resume=resume, overwrite=overwrite)
     fabric.launch()
     callback.note("runs on", describe(fabric, precision))
-    if unused := unused_gpu(settings, fabric):
+    if unused := unused_gpu(options, fabric):
         callback.note("note", unused)
     loop = _loop(fabric, prepared, callback, stop)
     if fabric.device.type == "cpu":
@@ -160,44 +160,44 @@ def train(
 def _loop(
     fabric: Fabric, made: Prepared, callback: Callback, stop: Callable[[], bool]
 ) -> TrainingLoop:
-    settings = made.settings
+    options = made.options
     weights = None
-    if settings.class_weights != "none":
+    if options.class_weights != "none":
         train, table = made.split["train"], made.classes.from_dataset
         if fabric.is_global_zero:
-            weights = class_weights(settings.class_weights, made.spec.labels, train, table)
+            weights = class_weights(options.class_weights, made.spec.labels, train, table)
             callback.note("weights", f"of the classes: {_weighed(made.spec, weights)}")
         weights = fabric.broadcast(weights)
     loaders = _loaders(fabric, made, callback)
-    trainable = Trainable(fabric, made.network, settings, len(made.spec.labels), weights)
-    loop = TrainingLoop(trainable, made.spec, loaders, settings, made.folder, callback, stop)
+    trainable = Trainable(fabric, made.network, options, len(made.spec.labels), weights)
+    loop = TrainingLoop(trainable, made.spec, loaders, options, made.folder, callback, stop)
     if made.state is not None:
         loop.restore(made.state)
-    callback.note("plan", _plan(settings, loop, len(made.split["train"])))
+    callback.note("plan", _plan(options, loop, len(made.split["train"])))
     return loop
 
 
 def _loaders(fabric: Fabric, made: Prepared, callback: Callback) -> Loaders:
-    settings, spec, table = made.settings, made.spec.input, made.classes.from_dataset
-    train = TrainingImages(made.split["train"], table, augment.training(settings, spec))
-    val = TrainingImages(made.split["val"], table, augment.plain(settings.size, spec))
+    options, spec, table = made.options, made.spec.input, made.classes.from_dataset
+    train = TrainingImages(made.split["train"], table, augment.training(options, spec))
+    val = TrainingImages(made.split["val"], table, augment.plain(options.size, spec))
     share = fabric.global_rank, fabric.world_size
-    order = Shuffled(len(train), settings.batch_size, settings.seed, *share)
+    order = Shuffled(len(train), options.batch_size, options.seed, *share)
     pinned = fabric.device.type == "cuda"
     cores = usable_cores() // fabric.world_size
     requested = [
-        usual_workers(cores, len(each)) if settings.workers is None else settings.workers
+        usual_workers(cores, len(each)) if options.workers is None else options.workers
         for each in (train, val)
     ]
     loaders = 2 * fabric.world_size
-    many = [fitting_workers(n, settings.batch_size, settings.size, loaders) for n in requested]
+    many = [fitting_workers(n, options.batch_size, options.size, loaders) for n in requested]
     if many != requested:
         less = f"{counted(many[0], 'worker')} instead of {requested[0]}: batches of more do not fit"
         callback.note("note", f"{less} into {SHARED_MEMORY} (docker run --shm-size=2g)")
     return Loaders(
         loader(train, order, workers=many[0], pinned=pinned),
         order,
-        loader(val, InOrder(len(val), settings.batch_size, *share), workers=many[1], pinned=pinned),
+        loader(val, InOrder(len(val), options.batch_size, *share), workers=many[1], pinned=pinned),
     )
 
 
@@ -206,7 +206,7 @@ def _weighed(spec: ModelSpec, weights: tuple[float, ...] | None) -> str:
     return ", ".join(f"{name} {weight:.3g}" for name, weight in pairs)
 
 
-def _plan(settings: Settings, loop: TrainingLoop, images: int) -> str:
+def _plan(options: TrainOptions, loop: TrainingLoop, images: int) -> str:
     """Steps, batches and learning rate in one line, and what full batches leave out."""
     order = loop.loaders.order
     per_step = order.batch_size * order.world
@@ -215,7 +215,7 @@ def _plan(settings: Settings, loop: TrainingLoop, images: int) -> str:
         f"{loop.steps} steps{done}",
         f"{len(order)} per epoch",
         f"{per_step} images per step",
-        f"{settings.optimizer}, learning rate {settings.learning_rate:g}, {settings.schedule}",
+        f"{options.optimizer}, learning rate {options.learning_rate:g}, {options.schedule}",
     ]
     if left := images - len(order) * per_step:
         parts.append(

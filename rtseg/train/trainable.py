@@ -25,7 +25,7 @@ from rtseg.metrics import ConfusionMatrix
 from rtseg.nets.build import segmentation
 from rtseg.system import GPU_UNUSED, native_precisions, nvidia_driver
 from rtseg.train.batches import Batch, Loader, batches
-from rtseg.train.settings import Settings
+from rtseg.train.options import TrainOptions
 
 # Fabric and torchmetrics import torchvision, which may need help where its operators do not load.
 segmentation()
@@ -41,8 +41,8 @@ POLY_POWER = 0.9
 """Exponent of DeepLab's schedule (Chen et al., 2017, arXiv:1606.00915)."""
 
 
-def open_fabric(settings: Settings) -> tuple[Fabric, str]:
-    """Fabric for the device and precision of the settings, not yet launched, and its precision.
+def open_fabric(options: TrainOptions) -> tuple[Fabric, str]:
+    """Fabric for the device and precision of the options, not yet launched, and its precision.
 
     Training does not fall back to another device: it would take days instead of hours.
 
@@ -50,15 +50,15 @@ def open_fabric(settings: Settings) -> tuple[Fabric, str]:
         UsageError: torch cannot train on this device, or not in this precision.
         DeviceError: the device does not exist.
     """
-    family, number = parse_device(settings.device)
+    family, number = parse_device(options.device)
     if family == "auto":
         family = "cuda" if has_cuda() else "cpu"
-        if family == "cpu" and torch.backends.mps.is_available() and settings.devices == 1:
+        if family == "cpu" and torch.backends.mps.is_available() and options.devices == 1:
             family = "mps"
-    _check_device(family, number, settings.devices)
-    precision = _precision(family, settings.precision)
-    first = range(number, number + settings.devices)
-    devices: Any = list(first) if family == "cuda" else settings.devices
+    _check_device(family, number, options.devices)
+    precision = _precision(family, options.precision)
+    first = range(number, number + options.devices)
+    devices: Any = list(first) if family == "cuda" else options.devices
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # rtseg reports this itself
     with warnings.catch_warnings():
@@ -67,7 +67,7 @@ def open_fabric(settings: Settings) -> tuple[Fabric, str]:
             accelerator=family,
             devices=devices,
             precision=PRECISIONS[precision],
-            strategy="ddp" if settings.devices > 1 else "auto",
+            strategy="ddp" if options.devices > 1 else "auto",
         )
     return fabric, precision
 
@@ -81,9 +81,9 @@ def describe(fabric: Fabric, precision: str) -> str:
     return f"{device}{name}, {precision}{mixed}{many}"
 
 
-def unused_gpu(settings: Settings, fabric: Fabric) -> str:
+def unused_gpu(options: TrainOptions, fabric: Fabric) -> str:
     """Why the CPU is used although there is an NVIDIA driver; "" if it is not."""
-    if settings.device != "auto" or fabric.device.type != "cpu" or not nvidia_driver():
+    if options.device != "auto" or fabric.device.type != "cpu" or not nvidia_driver():
         return ""
     return f"{GPU_UNUSED}: {cuda_missing(0)}; rtseg doctor says what to do"
 
@@ -174,17 +174,17 @@ class Trainable:
         self,
         fabric: Fabric,
         network: nn.Module,
-        settings: Settings,
+        options: TrainOptions,
         num_classes: int,
         weights: tuple[float, ...] | None = None,
     ) -> None:
-        self.fabric, self._num_classes, self._aux = fabric, num_classes, settings.aux_weight
+        self.fabric, self._num_classes, self._aux = fabric, num_classes, options.aux_weight
         self.network = _gpu_layout(network, fabric)
-        optimizer = make_optimizer(settings, self.network.parameters())
+        optimizer = make_optimizer(options, self.network.parameters())
         self._module, self.optimizer = fabric.setup(self.network, optimizer)
         self._average = None
-        if settings.ema is not None:
-            mean = get_ema_multi_avg_fn(settings.ema)
+        if options.ema is not None:
+            mean = get_ema_multi_avg_fn(options.ema)
             self._average = AveragedModel(self.network, multi_avg_fn=mean, use_buffers=True)
         self._weights = None if weights is None else fabric.to_device(torch.tensor(weights))
 
@@ -324,12 +324,14 @@ def training_loss(
     return means["out"] + aux_weight * means["aux"] if "aux" in means else means["out"]
 
 
-def make_optimizer(settings: Settings, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of the settings."""
-    lr, decay = settings.learning_rate, settings.weight_decay
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr, momentum=settings.momentum, weight_decay=decay)
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+def make_optimizer(
+    options: TrainOptions, parameters: Iterable[nn.Parameter]
+) -> torch.optim.Optimizer:
+    """The optimizer of the options."""
+    lr, decay = options.learning_rate, options.weight_decay
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr, momentum=options.momentum, weight_decay=decay)
+    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
     return kind(parameters, lr, weight_decay=decay)
 
 

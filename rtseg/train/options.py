@@ -1,0 +1,113 @@
+"""What a training run does, and the TOML file that repeats it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+from rtseg.backends.options import MAX_SIDE, MIN_SIDE
+from rtseg.errors import UsageError
+from rtseg.options import check, option
+from rtseg.toml import to_toml
+
+LEARNING_RATES: dict[str, float] = {"adam": 1e-4, "adamw": 1e-4, "sgd": 1e-3}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a training run does.
+
+    Attributes:
+        dataset: Folder or file of labelled images.
+        format: Its layout: auto, coco, cityscapes, voc, ...
+        classes: Merge or leave out classes, as person=man,woman or ignore=sky; repeatable.
+        model: One of torchvision's six, or a checkpoint.
+        weights: pretrained (the default, or a checkpoint's own), backbone (ImageNet), scratch, or
+            a file of weights.
+        size: Size of crops and of the finished network's input, HxW or one number.
+        epochs: Passes over the images.
+        batch_size: Images per step and device.
+        optimizer: Optimizer.
+        lr: Learning rate; default 0.0001, with sgd 0.001.
+        weight_decay: Weight decay.
+        momentum: Momentum of sgd.
+        schedule: How the learning rate falls; poly (power 0.9) and cosine end at 0.
+        aux_weight: Weight of the auxiliary head's loss; 0 leaves the head out.
+        class_weights: none, auto (median frequency), or one number per class with commas between.
+        monitor: What the best checkpoint is best in, on validation images.
+        patience: Stop after this many epochs without improvement; 0 never does.
+        max_steps: Stop after this many steps.
+        ema: Keep a moving average of the weights with this decay, as 0.999, and validate that.
+        rotation: Rotate by up to this many degrees; 0 is off.
+        brightness: Change brightness by up to this share; 0 is off.
+        contrast: Change contrast by up to this share; 0 is off.
+        flip: Mirror this share of the images; 0 is off.
+        noise: Add Gaussian noise of up to this standard deviation; white is 1, 0 is off.
+        scale: Range of sizes at which images are cropped, as 0.5,2; at 1 one just fits.
+        out: The run folder.
+        device: auto, cpu, cuda[:N], mps.
+        devices: How many, each with a process and a batch of its own.
+        precision: Mixed precision; auto is bf16 on NVIDIA GPUs and CPUs that have it.
+        workers: Processes that read images; default one per core, at most 8.
+        seed: Decides everything random.
+
+    Raises:
+        UsageError: no dataset was given, or a value makes no sense.
+    """
+
+    dataset: str = ""
+    format: str = "auto"
+    classes: tuple[str, ...] = ()
+    model: str = "deeplabv3_resnet50"
+    weights: str | None = None
+    size: tuple[int, int] = (513, 513)
+    epochs: int = option(10, least=1, most=1_000_000)
+    batch_size: int = option(8, least=1, most=65536)
+    optimizer: Literal["adam", "adamw", "sgd"] = option("adam", choices=LEARNING_RATES)
+    lr: float | None = option(None, least=1e-12, most=1e3)
+    weight_decay: float = option(1e-4, least=0, most=1e3)
+    momentum: float = option(0.9, least=0, most=0.9999)
+    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    aux_weight: float = option(0.5, least=0, most=100)
+    class_weights: str = "none"
+    monitor: Literal["loss", "miou"] = "loss"
+    patience: int = option(5, least=0, most=1_000_000)
+    max_steps: int | None = option(None, least=1, most=10**12)
+    ema: float | None = option(None, least=0, most=0.999999)
+    rotation: float = option(15.0, least=0, most=180)
+    brightness: float = option(0.3, least=0, most=1)
+    contrast: float = option(0.3, least=0, most=1)
+    flip: float = option(0.5, least=0, most=1)
+    noise: float = option(0.05, least=0, most=1)
+    scale: tuple[float, float] = (0.5, 2.0)
+    out: str = "run"
+    device: str = "auto"
+    devices: int = option(1, least=1, most=1024)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    workers: int | None = option(None, least=0, most=1024)
+    seed: int = option(0, least=0, most=2**32 - 1)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.dataset:
+            raise UsageError(
+                "no dataset given", do="Try rtseg train --data PATH; see rtseg train --help"
+            )
+        height, width = self.size
+        if not MIN_SIDE <= min(height, width) <= max(height, width) <= MAX_SIDE:
+            found = f"each side is {MIN_SIDE} to {MAX_SIDE} pixels"
+            raise UsageError(f"--size {height}x{width}", found=found)
+        least, most = self.scale
+        if not 0.05 <= least <= most <= 20:
+            found = "it is the least and the most, 0.05 to 20"
+            raise UsageError(f"--scale {least:g},{most:g}", found=found)
+
+    @property
+    def learning_rate(self) -> float:
+        """The one given, else the optimizer's usual one."""
+        return LEARNING_RATES[self.optimizer] if self.lr is None else self.lr
+
+    def to_toml(self) -> str:
+        """A TOML file with every option; `rtseg.options.from_values` gives equal options back."""
+        values = asdict(replace(self, lr=self.learning_rate))
+        return "# rtseg train --config FILE repeats this run\n" + to_toml(values)
