@@ -26,7 +26,8 @@ import rtseg
 from rtseg.cli.app import main
 from rtseg.errors import DatasetError, DeviceError, UsageError
 from rtseg.nets.state import read_checkpoint
-from rtseg.train import RunFolder, TrainOptions, program, trainable
+from rtseg.train import TrainOptions, program, trainable
+from rtseg.train.folder import RunFolder
 from rtseg.train.program import Result, train
 from rtseg.train.trainable import Figures, Trainable
 
@@ -161,8 +162,8 @@ def independent(result: Result) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     network = build(SMALLEST, 3)
     network.load_state_dict(state(result.folder.best))
     names = json.loads(result.folder.split.read_text())["val"]
-    settings = result.folder.read_settings()
-    found = {s.name: s for s in open_dataset(str(settings["dataset"])).samples}
+    options = result.folder.read_options()
+    found = {s.name: s for s in open_dataset(options.dataset).samples}
     mean, std = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
     parts: list[list[np.ndarray]] = [[], [], []]
     for name in names:
@@ -187,8 +188,8 @@ def test_test_figures_are_those_of_rtseg_eval(
     result, _ = finished
     assert result.test is not None
     assert result.test.pictures == 6
-    settings = result.folder.read_settings()
-    arguments = ["--data", str(settings["dataset"]), "-m", str(result.folder.best)]
+    options = result.folder.read_options()
+    arguments = ["--data", options.dataset, "-m", str(result.folder.best)]
     assert main(["eval", *arguments, "--split", "test", "-b", "torch", "-d", "cpu"]) == 0
     assert f"{result.test.miou:.3f}" in capsys.readouterr().out
     written = json.loads(result.folder.test.read_text())
