@@ -15,7 +15,7 @@ from rtseg.backends import open_backend
 from rtseg.backends.base import fit_size
 from rtseg.backends.ladder import AdaptiveBackend, open_adaptive
 from rtseg.backends.options import NetworkOptions
-from rtseg.cli import grid_report, report
+from rtseg.cli import report
 from rtseg.cli.options import Flags, temporal_of
 from rtseg.cli.plan import GridPlan, Plan
 from rtseg.cli.process import Stop
@@ -178,7 +178,7 @@ def open_sources(flags: Flags, plan: Plan, grid: GridPlan | None) -> list[Source
     lost = [source for source in opened if isinstance(source, Unopened)]
     if len(lost) == len(opened):
         for source in lost[1:]:
-            grid_report.failure(source.info.name, source.error)
+            report.source_lost(source.info.name, source.error)
         raise lost[0].error
     by_the_clock = grid.watched if flags.run.policy == "auto" else flags.run.policy == "newest"
     return [_replayed(source) if by_the_clock else source for source in opened]
@@ -463,14 +463,14 @@ def _report_start(session: Session) -> None:
     if session.grid is None:
         report.start(flags, session.plan, channels[0].source, session.segmenter)
     else:
-        grid_report.start(flags, session.grid, channels, session.segmenter)
+        report.start_grid(flags, session.grid, channels, session.segmenter)
 
 
 def _ended(session: Session, channel: Channel) -> None:
     """Report a source that was lost, and leave its share of the frame rate to the others."""
     if session.grid is None:
         return
-    grid_report.ending(channel)
+    report.source_ended(channel)
     going = [
         each for each in session.channels if not each.ended and each.source.info.frame_count != 1
     ]
@@ -497,10 +497,10 @@ def _reporting(session: Session) -> Iterator[None]:
         hung = any(channel.stats.hung for channel in channels)
         session.stop.hung = session.stop.hung or hung
         for film in session.films if not flags.run.quiet else ():
-            grid_report.left_out(film)
+            report.images_left_out(film)
         if session.grid is not None and session.outlets:
-            figures = grid_report.figures(channels, session.segmenter, session.totals)
-            grid_report.report(flags, figures, channels, session.sinks)
+            figures = report.grid_figures(channels, session.segmenter, session.totals)
+            report.report_grid(flags, figures, channels, session.sinks)
             if flags.run.metrics:
                 write_json(flags.run.metrics, figures)
         elif session.grid is None and session.totals.produced and session.seen is not None:
