@@ -1,4 +1,4 @@
-"""NVIDIA's GPUs as torch sees them: whether one is there, and the order of what is done on it."""
+"""NVIDIA GPUs as torch sees them: availability, failures, streams."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from rtseg.errors import MORE_MEMORY, DeviceError
+from rtseg.errors import MORE_MEMORY, DeviceError, first_line
 
 _streams: dict[torch.device, Any] = {}
 
 
 def has_cuda() -> bool:
-    """Whether torch can use an NVIDIA GPU; what it would print of an unfit driver is left out."""
+    """Whether torch can use an NVIDIA GPU; hides its warning about an unfit driver."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return torch.cuda.is_available()
@@ -34,7 +34,7 @@ def cuda_missing(number: int) -> str:
 
 
 def _why_not() -> str:
-    """What torch says when it is made to begin: of the driver, mostly."""
+    """Torch's reason, mostly about the driver."""
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
@@ -43,16 +43,16 @@ def _why_not() -> str:
 
 
 def make_current(number: int) -> None:
-    """Make torch's context on CUDA device `number` the one that other libraries find in this
-    thread.
-    """
+    """Make torch's context on CUDA device `number` current for other libraries in this thread."""
     torch.cuda.set_device(number)
     torch.empty(1, device=f"cuda:{number}")
 
 
 def device_failures() -> tuple[type[Exception], ...]:
-    """What work on a device may raise: torch's errors are RuntimeErrors, and those of Triton, which
-    compiles when a kernel is met, and of the C compiler that it calls, are not.
+    """What work on a device may raise.
+
+    torch's errors are RuntimeErrors; those of Triton, which compiles a kernel at its first launch,
+    and of the C compiler that it calls, are not.
     """
     if "triton" not in sys.modules:
         return (RuntimeError,)
@@ -62,29 +62,25 @@ def device_failures() -> tuple[type[Exception], ...]:
 
 
 @contextmanager
-def failures_told(device: torch.device) -> Iterator[None]:
-    """The `with` for work on a device, whose failures come to light anywhere.
+def device_errors(device: torch.device) -> Iterator[None]:
+    """Turn the failures of work on a device, which surface anywhere, into DeviceError.
 
     Raises:
-        DeviceError: torch says that it failed, was lost, or has not the memory.
+        DeviceError: the device failed, was lost, or is out of memory.
     """
     try:
         yield
     except device_failures() as error:
-        advice = MORE_MEMORY if isinstance(error, torch.OutOfMemoryError) else ""
-        raise DeviceError(
-            f"{device} failed", found=str(error).partition("\n")[0], do=advice
-        ) from error
+        do = MORE_MEMORY if isinstance(error, torch.OutOfMemoryError) else ""
+        raise DeviceError(f"{device} failed", found=first_line(error), do=do) from error
 
 
 def on_device(device: torch.device) -> Any:
-    """The `with` in which Triton's kernels are launched: on that GPU, not the current one."""
+    """Context in which Triton launches kernels on that GPU instead of the current one."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def drawing_stream(device: torch.device) -> Any:
-    """The stream on which a device draws and sends back, beside the network's: one, whatever the
-    thread.
-    """
-    # two threads that come first at once make two, of which `setdefault` keeps one
+    """The stream in which a device draws and downloads; one for all threads."""
+    # two threads at once may make two, of which `setdefault` keeps one
     return _streams.get(device) or _streams.setdefault(device, torch.cuda.Stream(device))

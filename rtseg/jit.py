@@ -1,4 +1,4 @@
-"""Machine code for loops over pixels, by numba: without the GIL, and kept from run to run."""
+"""Loops over pixels compiled by numba: without the GIL, cached between runs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numba
 def compiled(function: Any) -> Any:
     """The function as machine code; numba infers the types.
 
-    It is compiled at its first call, within seconds, and kept beside its source or in the user's
-    cache of numba. Where neither can be written, as for a container's user without a home, it is
-    kept in rtseg's cache; and where nothing can be written, for this run.
+    It is compiled at its first call, within seconds, and cached beside its source or in numba's
+    user cache. If neither can be written, as for a container's user without a home, it is cached in
+    rtseg's cache; if nothing can be written, not at all.
     """
     try:
         return _compiled(function, cache=True)
-    except RuntimeError:  # numba names no type of its own for this
+    except RuntimeError:  # numba has no type of its own for this
         usual = numba.config.CACHE_DIR
     from rtseg.cache import cache_dir
 

@@ -171,8 +171,8 @@ def test_a_bad_file_is_a_usage_error(
 def test_choices_are_those_of_the_tables() -> None:
     choices = {one.name: one.field.metadata.get("choices") for one in flags_of(RUN)}
     assert choices["view"] is VIEWS
-    assert choices["precision"] == PRECISIONS
-    assert choices["backend"] == ("auto", *BACKENDS)
+    assert choices["precision"] is PRECISIONS
+    assert tuple(choices["backend"]) == ("auto", *BACKENDS)
 
 
 def test_help_is_grouped_and_complete() -> None:

@@ -1,4 +1,4 @@
-"""The way of whole frames through a network on a GPU: up once, shrunk, segmented, kept there."""
+"""Whole frames through a network on a GPU: uploaded once, shrunk, segmented, kept there."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rtseg.backends.base import WARM_UP_RUNS
 from rtseg.decode import blend_table
 from rtseg.decode.device import DeviceScores, Span, shrink, upload
+from rtseg.errors import first_line
 from rtseg.frame import Picture
 from rtseg.gpu import on_device
 
@@ -21,15 +22,14 @@ from rtseg.gpu import on_device
 class DeviceLoop:
     """Frames to scores that stay on the device; called by one thread.
 
-    The network runs as a CUDA graph with fixed places for its input and output, one graph for each
-    number of frames that it is called with, so that a batch costs one launch, whatever the number
-    of its layers. Where a graph cannot be captured the network runs layer by layer, and `notes`
-    says so.
+    The network runs as CUDA graphs with fixed buffers for input and output, one per batch size, so
+    that a batch costs one launch, however many layers it has. If a graph cannot be captured, the
+    network runs layer by layer, and `notes` says why.
 
     Args:
         network: (N, h, w, 3) uint8 RGB -> (N, C, h/s, w/s) float32, on `device`.
         input_size: (height, width).
-        device: a GPU; or the processor, where everything is done at once, for tests.
+        device: a GPU; or the CPU, where everything is synchronous, for tests.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class DeviceLoop:
         self._cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._cuda else None
         self._steps: dict[int, Step] = {}
-        # graphs that never run at once, and whose outputs are copied before the next, can share
+        # graphs that never run at once, and whose outputs are copied before the next run, can share
         self._pool = torch.cuda.graph_pool_handle() if self._cuda else None
 
     def warm_up(self, count: int) -> None:
         """Prepare for `count` frames at once: tune and capture.
 
         Raises:
-            RuntimeError: the device failed, or has not the memory.
+            RuntimeError: the device failed, or is out of memory.
         """
         with torch.inference_mode(), on_device(self._device), self._in_stream():
             self._step(count)
@@ -55,15 +55,15 @@ class DeviceLoop:
             self._stream.synchronize()
 
     def rehearse(self) -> None:
-        """Take a blank frame all the way, so that kernels are compiled, and fail, before the first.
+        """Run a blank frame through all kernels, so that they compile, or fail, at load.
 
         Raises:
             Exception: one of `rtseg.gpu.device_failures`, or a DeviceError made of one.
         """
-        (seen,) = self([np.zeros((*self._size, 3), np.uint8)])
+        (scores,) = self([np.zeros((*self._size, 3), np.uint8)])
         table = np.zeros(256, np.uint8)
-        seen.decode(self._size, table)
-        seen.over(table, blend_table(np.zeros((256, 3), np.uint8), np.zeros(256)))
+        scores.decode(self._size, table)
+        scores.over(table, blend_table(np.zeros((256, 3), np.uint8), np.zeros(256)))
 
     @torch.inference_mode()
     def network_seconds(self, passes: int) -> list[float]:
@@ -79,12 +79,12 @@ class DeviceLoop:
 
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[Picture]) -> list[DeviceScores]:
-        """Scores of (H, W, 3) uint8 BGR pictures, each of any size; those on the device stay there.
+        """Scores of (H, W, 3) uint8 BGR images, each of any size.
 
-        Returns before the device has finished; whoever reads a result waits for it.
+        Returns before the device has finished; reading a result waits for it.
 
         Raises:
-            RuntimeError: the device failed, or has not the memory.
+            RuntimeError: the device failed, or is out of memory.
         """
         with on_device(self._device), self._in_stream():
             step = self._ready_step(len(pictures))
@@ -101,7 +101,7 @@ class DeviceLoop:
         ]
 
     def _mark(self) -> torch.cuda.Event | None:
-        """An event in the stream, of those whose time can be told; none on a processor."""
+        """A timing event in the stream; None on the CPU."""
         if not self._cuda:
             return None
         # a blocking event lets the thread that waits for it sleep
@@ -113,14 +113,15 @@ class DeviceLoop:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _ready_step(self, count: int) -> Step:
-        """For `count` frames or more: what is there is sooner done than another is tuned, but the
-        one frame that is live, which never pays for more than itself.
+        """For `count` frames or more: an existing step beats tuning another.
+
+        A single frame, which may be live, never pays for more than itself.
         """
         larger = [ready for ready in self._steps if ready >= count > 1]
         return self._steps[min(larger)] if larger else self._step(count)
 
     def _step(self, count: int) -> Step:
-        """For `count` frames, or up to twice as many where that is there already."""
+        """For `count` frames, or an existing one for up to twice as many."""
         fitting = [ready for ready in self._steps if count <= ready <= 2 * count]
         if fitting:
             return self._steps[min(fitting)]
@@ -134,7 +135,7 @@ class DeviceLoop:
 
 
 class Step:
-    """The network at one batch size, with a fixed place for its input.
+    """The network at one batch size, with a fixed buffer for its input.
 
     Attributes:
         input: (N, h, w, 3) uint8 RGB on the device, to be filled before each run.
@@ -155,20 +156,20 @@ class Step:
         return scores
 
     def capture(self, pool: Any) -> str:
-        """Tune the network's methods, then record its launches; why not, or "".
+        """Let cuDNN tune the network, then capture its launches; why that failed, or "".
 
         Args:
             pool: of memory, as `torch.cuda.graph_pool_handle` gives it.
 
         Raises:
-            RuntimeError: the device failed, or has not the memory.
+            RuntimeError: the device failed, or is out of memory.
         """
         for _ in range(WARM_UP_RUNS):
             self._network(self.input)
         torch.cuda.current_stream().synchronize()
         graph = torch.cuda.CUDAGraph()
         try:
-            # other threads may allocate meanwhile, as the one that draws does
+            # other threads, such as the drawing one, may allocate meanwhile
             with torch.cuda.graph(
                 graph,
                 pool=pool,
@@ -178,14 +179,15 @@ class Step:
                 self._output = self._network(self.input)
         except RuntimeError as error:
             del graph
-            self._still_runs()
-            return str(error).splitlines()[0]
+            self._run_once()
+            return first_line(error)
         self._graph = graph
         return ""
 
-    def _still_runs(self) -> None:
-        """Raise what is wrong, if it is more than the capture: memory, or the device, may be gone,
-        and a capture tells of both as of a capture that was broken off.
+    def _run_once(self) -> None:
+        """Raise if more than the capture failed.
+
+        Out of memory and a lost device look like a broken capture in its error.
         """
         torch.cuda.current_stream().synchronize()
         self._output = self._network(self.input)

@@ -1,7 +1,7 @@
-"""Scores and frames that stay where the network ran: decoded, drawn and counted there.
+"""Scores and frames that stay on the GPU: decoded, drawn and counted there.
 
-One upload of the frame, one download of what is wanted of it. The kernels (kernels.py) do what the
-compiled passes do on a processor; a `Segmentation` takes whichever holds its scores.
+The frame is uploaded once, and only results are downloaded. The kernels (kernels.py) do what
+`rtseg.decode` does on the CPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from rtseg.decode import BlendTable, axis, kernels
 from rtseg.draw import halving_factor
 from rtseg.frame import Image, Mask, Picture
-from rtseg.gpu import drawing_stream, failures_told, on_device
+from rtseg.gpu import device_errors, drawing_stream, on_device
 from rtseg.yuv import luma as coefficients
 
 BLOCK = 256
@@ -30,8 +30,8 @@ class DevicePicture:
     """A `rtseg.frame.HeldPicture` that is a tensor.
 
     Args:
-        tensor: (H, W, 3) uint8 BGR, not to be written to any more.
-        ready: the CUDA event after which it is complete; None where it is.
+        tensor: (H, W, 3) uint8 BGR, not written to any more.
+        ready: the CUDA event after which it is complete; None if it is.
     """
 
     def __init__(self, tensor: Tensor, ready: Any = None) -> None:
@@ -52,7 +52,7 @@ class DevicePicture:
         return self._tensor.to(device, non_blocking=True)
 
     def numpy(self) -> Image:
-        """(H, W, 3) uint8 BGR in the processor's memory, fetched once; read-only.
+        """(H, W, 3) uint8 BGR in main memory, downloaded once; read-only.
 
         Raises:
             DeviceError: the device failed.
@@ -64,7 +64,7 @@ class DevicePicture:
         device = self._tensor.device
         cuda = device.type == "cuda"
         with (
-            failures_told(device),
+            device_errors(device),
             torch.cuda.stream(drawing_stream(device)) if cuda else nullcontext(),
         ):
             (image,) = Downloads([self.on(device)]).arrays()
@@ -73,7 +73,7 @@ class DevicePicture:
 
 
 class Downloads:
-    """Tensors on their way to pinned memory of the processor, begun at once."""
+    """Downloads of tensors to pinned memory, started at once."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._event = None
@@ -95,19 +95,16 @@ class Downloads:
 
 
 def upload(picture: Picture, device: torch.device) -> Tensor:
-    """(H, W, 3) uint8 BGR on `device`, for work in the current stream.
-
-    From the processor's memory it goes through pinned memory; what is there already stays there.
-    """
+    """(H, W, 3) uint8 BGR on `device`, for work in the current stream; uploaded if needed."""
     if isinstance(picture, DevicePicture):
         return picture.on(device)
     image = picture if isinstance(picture, np.ndarray) else picture.numpy()
-    ours = torch.from_numpy(np.require(image, requirements=["C", "W"]))
+    tensor = torch.from_numpy(np.require(image, requirements=["C", "W"]))
     if device.type != "cuda":
-        return ours.clone()
-    # torch keeps pinned memory for reuse until the copy out of it is over
-    staged = torch.empty(ours.shape, dtype=torch.uint8, pin_memory=True)
-    staged.copy_(ours)
+        return tensor.clone()
+    # torch reuses pinned memory only after the copy out of it has ended
+    staged = torch.empty(tensor.shape, dtype=torch.uint8, pin_memory=True)
+    staged.copy_(tensor)
     return staged.to(device, non_blocking=True)
 
 
@@ -135,27 +132,27 @@ def shrink(frame: Tensor, into: Tensor) -> None:
 def from_planes(
     luma: Any, chroma: Any, *, matrix: int, full_range: bool, turns: int = 0
 ) -> DevicePicture:
-    """What a video decoder left on a device, in the colours that OpenCV's decoder gives.
+    """A frame that a video decoder left on a device, in the colours that OpenCV's decoder gives.
 
-    Each sample of chroma is that of its four pixels as it is.
+    Chroma is not interpolated: each sample holds for its four pixels.
 
     Args:
         luma: DLPack capsule of (H, W) uint8, or uint16 with the value in the upper bits.
-        chroma: of ((H+1)/2, (W+1)/2, 2), as NV12 and P010 have it; a decoder may leave out what is
-            half outside.
+        chroma: of ((H+1)/2, (W+1)/2, 2), as in NV12 and P010; a decoder may leave out samples that
+            are half outside.
         matrix: FFmpeg's number; see `rtseg.yuv`.
         full_range: whether black is 0 and white 255, instead of 16 and 235.
         turns: quarter turns counter-clockwise.
 
     Raises:
-        DeviceError: the device failed, or has not the memory.
+        DeviceError: the device failed, or is out of memory.
     """
     bright, colour = torch.from_dlpack(luma), torch.from_dlpack(chroma)
     device, (height, width) = bright.device, bright.shape
     cuda = device.type == "cuda"
-    # FFmpeg decodes in the default stream: in it, the planes are complete, and not yet reused
+    # FFmpeg decodes in the default stream: there the planes are complete, and not reused yet
     with (
-        failures_told(device),
+        device_errors(device),
         on_device(device),
         torch.cuda.stream(torch.cuda.default_stream(device)) if cuda else nullcontext(),
     ):
@@ -185,7 +182,7 @@ def from_planes(
 
 
 RUN = 512
-"""Pixels of a row that one program of the decode works on."""
+"""Pixels of a row per program of the decode kernel."""
 
 NO_PIXELS = torch.empty(0, dtype=torch.uint8)
 
@@ -196,8 +193,8 @@ class DeviceScores:
     Args:
         scores: (C, h, w) float32 on the device; may be a view with any strides.
         frame: (H, W, 3) uint8 BGR on the same device.
-        span: CUDA events around the work on them, after the second of which both are complete;
-            None where they are.
+        span: CUDA events around the work on them; both are complete after the second. None if they
+            are complete.
     """
 
     def __init__(self, scores: Tensor, frame: Tensor, span: Span | None = None) -> None:
@@ -216,18 +213,18 @@ class DeviceScores:
         """
         if self._span is None:
             return 0.0
-        with failures_told(self._scores.device):
+        with device_errors(self._scores.device):
             self._span.end.synchronize()
             return float(self._span.begin.elapsed_time(self._span.end)) / 1000
 
     def numpy(self) -> NDArray[np.float32]:
-        """(C, h, w) float32, contiguous, in the processor's memory."""
+        """(C, h, w) float32, contiguous, in main memory."""
         with self._stream():
             held = self._scores.contiguous()
             return Downloads([held]).arrays()[0]
 
     def replaced(self, make: Callable[[tuple[int, ...]], NDArray[np.float32]]) -> DeviceScores:
-        """The same frame with the scores that `make` gives for their shape, brought up once."""
+        """The same frame with the scores that `make` gives for their shape, uploaded once."""
         return DeviceScores(
             _made_on(self._scores.device, self.shape, make), self._frame, self._span
         )
@@ -235,7 +232,7 @@ class DeviceScores:
     def decode(
         self, size: tuple[int, int], table: NDArray[np.uint8], *, align_corners: bool = False
     ) -> tuple[Mask, NDArray[np.int64]]:
-        """The mask and the number of its pixels of each value, as `rtseg.decode.decode`."""
+        """The mask and its pixel counts, as `rtseg.decode.decode`."""
         with self._stream():
             mask, counts, _ = self._passes(size, table, None, align_corners)
             host_mask, host_counts = Downloads([mask, counts]).arrays()
@@ -294,18 +291,18 @@ class DeviceScores:
 
     @contextmanager
     def _stream(self) -> Iterator[None]:
-        """The stream of drawing, after the scores are complete; on a processor, nothing.
+        """The drawing stream, after the scores are complete; nothing on the CPU.
 
         Raises:
-            DeviceError: what is done in it fails.
+            DeviceError: the work in it fails.
         """
         device = self._scores.device
         if device.type != "cuda":
-            with failures_told(device):
+            with device_errors(device):
                 yield
             return
         stream = drawing_stream(device)
-        with failures_told(device), torch.cuda.stream(stream):
+        with device_errors(device), torch.cuda.stream(stream):
             if self._span is not None:
                 stream.wait_event(self._span.end)
             for held in (self._scores, self._frame):
@@ -321,7 +318,7 @@ class Span(NamedTuple):
 
 
 class Drawn:
-    """A picture drawn on the device: it is here, its mask still there.
+    """An image drawn on the device and downloaded; its mask is still there.
 
     Attributes:
         image: (H, W, 3) uint8 BGR.
