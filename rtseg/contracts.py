@@ -1,7 +1,7 @@
 """The contracts of the four edges, on one page: Source, Backend, Effect, Sink.
 
-Each edge is a folder with a table of `"module:Class"` strings, an `open_...` function, and one
-small file per thing. A new thing is one file and one line in its table.
+Each edge is a folder with a table of records, an `open_...` function, and one file per kind. A new
+kind is one file and one row of its table.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from rtseg.zoo import ModelSpec
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What a source says of itself once it is open.
+    """The properties of an open source.
 
     Attributes:
         name: for people: "camera 0", a file name, an address without its password.
         width, height: of the frames it yields, after rotation, in pixels.
-        frame_rate: frames per second, exact; None when it has none or will not say.
+        frame_rate: frames per second, exact; None if it has none or does not tell.
         frame_count: frames it will yield; None when unknown or endless.
-        live: whether the world goes on while nobody reads.
-        pictures: the files on disk that the frames are, if any; no sink may replace them.
+        live: whether it goes on while nobody reads.
+        pictures: the files that the frames come from, if any; no sink may replace them.
         media: the file, or the address of the recording, whose audio belongs to the frames.
         media_start: seconds into `media`, from its first picture, at which pts 0 lies.
         sample_aspect_ratio: width of a pixel over its height.
         colour_tags: (colorspace, primaries, transfer, range) of the stream as FFmpeg numbers, so
-            that a file written from it is read back in the same colours; None when not a video.
-        notes: things a person should know, as what was asked of a camera and what it gave.
+            that a file written from it has the same colours; None if it is not a video.
+        notes: what a person should know, such as what a camera was asked for and what it gave.
     """
 
     name: str
@@ -66,13 +66,13 @@ class Source(ABC):
     info: SourceInfo
     clock: Clock
     notice: str | None = None
-    """What a person should know while no frame comes; None when all is well."""
+    """What a person should know while no frame comes; None if all is well."""
     outages: int = 0
     """How often the source was lost and came back, or is being waited for."""
     capped: int = 0
-    """Frames left out, as more of them came than `fps_cap` lets through."""
+    """Frames left out because more came than `fps_cap` lets through."""
     keeps_cap: bool = False
-    """Whether it leaves these out itself, before they are decoded."""
+    """Whether it leaves those out itself, before they are decoded."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
@@ -89,25 +89,25 @@ class Source(ABC):
         """Give back the device or file; called once."""
 
     def interrupt(self) -> None:
-        """Ask the iteration to end soon; may be called from another thread, and again."""
+        """Make the iteration end soon; may be called from any thread, and again."""
         self._interrupted = True
 
     def close(self) -> None:
-        """Release the device; not under a thread that is still inside a read of it."""
+        """Release the device, unless a thread is still reading from it."""
         self._interrupted = True
         if not self._closed and not self._reading:
             self._closed = True
             self._release()
 
     def wait(self, seconds: float) -> None:
-        """Sleep for `seconds`, or until somebody interrupts."""
+        """Sleep for `seconds`, or until interrupted."""
         until = self.clock.now() + seconds
         while not self._interrupted and (left := until - self.clock.now()) > 0:
             self.clock.sleep(min(left, 0.05))
 
     def __iter__(self) -> Iterator[Frame]:
         while True:
-            # Set before asking, as `close` asks after interrupting: one of the two sees the other.
+            # set before the check, as `close` checks after interrupting: one of them sees the other
             self._reading = True
             try:
                 frame = None if self._interrupted else self._read()
@@ -126,15 +126,15 @@ class Source(ABC):
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """What really runs, read back from the library; never what was asked for.
+    """What really runs, read back from the library; never what was requested.
 
     Attributes:
-        name: one of `backends.BACKENDS`, "torch" for one.
+        name: a row of `backends.BACKENDS`, such as "torch".
         device: "cpu", "cuda:0 (NVIDIA ...)", "mps".
         precision: "fp32", "fp16", "bf16", "int8".
-        provider: the library's own word for its executor: "CPUExecutionProvider", "ATen".
-        notes: why it is not what was asked for, one line each.
-        kept: whether the device is the one asked for; False is what `--strict-device` refuses.
+        provider: the library's own name for its executor: "CPUExecutionProvider", "ATen".
+        notes: why it is not what was requested, one line each.
+        kept: whether the device is the requested one; `--strict-device` refuses False.
     """
 
     name: str
@@ -146,8 +146,9 @@ class BackendInfo:
 
 
 class Backend(ABC):
-    """One network on one device, loaded and warmed up by its constructor; used by one thread,
-    or by as many at once as it has `lanes`.
+    """One network on one device, loaded and warmed up by its constructor.
+
+    It is used by one thread, or by as many at once as it has `lanes`.
 
     Attributes:
         spec: the network's identity.
@@ -155,10 +156,10 @@ class Backend(ABC):
         info: what really runs.
         lanes: how many threads may call it at once; with more than one, frames of a recording are
             segmented side by side.
-        gains_by_lanes: whether it has as many lanes as it is asked for, and is quicker with them.
-        batches: whether it is quicker with several pictures at once than with one after the other;
-            frames of several live sources then go through it together.
-        frames_at_once: how many frames of a recording it likes to see in one call of `see`.
+        gains_by_lanes: whether it takes any requested number of lanes, and is faster with them.
+        batches: whether it is faster with several images at once than one after another; frames of
+            several live sources then go through it together.
+        frames_at_once: frames of a recording that are best given to one call of `see`.
     """
 
     spec: ModelSpec
@@ -170,9 +171,9 @@ class Backend(ABC):
     frames_at_once: int = 1
 
     see: Callable[[Sequence[Picture]], Sequence[HeldScores]] | None = None
-    """The way of whole frames, (H, W, 3) uint8 BGR of any size, here or on a device, where that can
-    shrink, decode and draw them itself: returns at once, and whoever reads a result waits for it.
-    None where the frames are to be shrunk on the processor. Raises BackendError."""
+    """Segments whole frames, (H, W, 3) uint8 BGR of any size, in memory or on a device, if the
+    device shrinks, decodes and draws them itself. Returns at once; reading a result waits for it.
+    None if frames are shrunk on the processor. Raises BackendError."""
 
     @abstractmethod
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -186,12 +187,12 @@ class Backend(ABC):
 
         Raises:
             BackendError: the library failed.
-            DeviceError: the device was lost, or has not the memory.
+            DeviceError: the device was lost, or has too little memory.
         """
 
     def device_seconds(self, passes: int) -> list[float] | None:
-        """Seconds of each of `passes` runs of the network alone, of one picture that lies on the
-        device, by the device's own clock; None where the processor's clock says it.
+        """Seconds of each of `passes` runs of the network alone, on an image on the device, by the
+        device's own clock; None if the processor's clock is right.
         """
         return None
 
@@ -201,15 +202,15 @@ class Backend(ABC):
 
 Effect = Callable[[Frame, Segmentation], Image]
 """Draws: (frame, segmentation) -> (H', W', 3) uint8 BGR, or (H', W', 4) BGRA where some of it is
-transparent, not premultiplied. Pure; its inputs stay untouched."""
+transparent, not premultiplied. Pure: it changes none of its inputs."""
 
 
 @dataclass
 class Rendered:
-    """One frame at the end of the loop: the sinks take from it what they need.
+    """One frame at the end of the loop, from which sinks take what they need.
 
     Attributes:
-        source: of several, the name of the one that the frame is of; "" where there is one.
+        source: name of its source among several; "" if there is only one.
     """
 
     frame: Frame
@@ -219,14 +220,14 @@ class Rendered:
 
     @cached_property
     def picture(self) -> Image:
-        """(H', W', 3) uint8 BGR or (H', W', 4) BGRA: what the effect drew, once if anybody wants
-        it; for sinks that can keep transparency.
+        """(H', W', 3) uint8 BGR or (H', W', 4) BGRA: what the effect drew, drawn once and only on
+        demand; for sinks that can keep transparency.
         """
         return self.effect(self.frame, self.segmentation)
 
     @cached_property
     def image(self) -> Image:
-        """(H', W', 3) uint8 BGR: the finished picture, where it is transparent over black."""
+        """(H', W', 3) uint8 BGR: the finished image, over black where it is transparent."""
         if self.picture.shape[2] == 3:
             return self.picture
         from rtseg.matte import over_black
@@ -237,9 +238,9 @@ class Rendered:
 class Sink(ABC):
     """Takes finished frames, in order, in the main thread.
 
-    Its constructor checks all that can be checked before a frame exists, or raises. `write` and
-    `close` raise `SinkError`. `close` finishes the file and puts it under its name; it is called
-    once, after an error too. `wants_image` False spares the drawing when nobody needs it.
+    Its constructor checks everything that can be checked before a frame exists, or raises. `write`
+    and `close` raise `SinkError`. `close` finishes the file and gives it its name; it is called
+    once, after an error too. With `wants_image` False nothing is drawn for it.
     """
 
     wants_image: bool = True
@@ -254,20 +255,20 @@ class Sink(ABC):
         """Take one frame."""
 
     def encoded(self) -> Iterable[float]:
-        """Seconds that frames took in a thread of its own, since this was last asked.
+        """Seconds that frames took in a thread of the sink, since the last call.
 
-        `write` only hands them over there; an error is raised by a later `write`, or by `close`.
+        `write` only hands them over; an error is raised by a later `write`, or by `close`.
         """
         return ()
 
     def idle(self, notice: str | None) -> None:  # noqa: B027 - only windows have something to do
-        """Nothing came for a moment; `notice` says why when there is something to say."""
+        """No frame came for a moment; `notice` tells why, if there is a reason to tell."""
 
     def close(self) -> None:  # noqa: B027
         """Finish."""
 
     def summary(self) -> str:
-        """One line for the end of the run: what was written, where; "" for nothing."""
+        """One line for the end of the run: what was written where; "" for nothing."""
         return ""
 
     def __enter__(self) -> Sink:

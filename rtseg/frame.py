@@ -1,7 +1,7 @@
-"""One picture of a source.
+"""One image of a source.
 
-Colour order is stated here and nowhere else: a full-size picture is **BGR**, everywhere.
-RGB exists only inside the segmenter, after the picture has been shrunk for the network.
+A full-size image is **BGR** everywhere. RGB exists only inside the segmenter, after the image has
+been shrunk for the network.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ VOID = 255
 
 
 class HeldPicture(Protocol):
-    """A picture that lies on a device, and is fetched by whoever needs it here."""
+    """An image on a device, fetched on demand."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(H, W, 3)."""
 
     def numpy(self) -> Image:
-        """(H, W, 3) uint8 BGR in the processor's memory, fetched once; read-only."""
+        """(H, W, 3) uint8 BGR in main memory, fetched once; read-only."""
 
 
 Picture = Image | HeldPicture
@@ -37,14 +37,14 @@ Picture = Image | HeldPicture
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One picture, sealed: threads share it without copying.
+    """One image, sealed: threads share it without copying.
 
     Attributes:
-        picture: (H, W, 3) uint8 BGR, made read-only; or such that lies on a device.
+        picture: (H, W, 3) uint8 BGR, made read-only; or an image on a device.
         index: position in the source, from 0; a gap is a drop.
         pts: presentation time in seconds from the source's first frame.
-        captured_at: monotonic seconds at which the picture was taken or read.
-        name: what the picture is called where it has a name (a file's stem), else "".
+        captured_at: monotonic seconds at which the image was taken or read.
+        name: of the image if it has one (a file's stem), otherwise "".
 
     Raises:
         ValueError: the image has another shape or dtype.
@@ -66,7 +66,7 @@ class Frame:
 
     @property
     def image(self) -> Image:
-        """(H, W, 3) uint8 BGR, read-only; fetched now where it lies on a device."""
+        """(H, W, 3) uint8 BGR, read-only; fetched now if it is on a device."""
         picture = self.picture
         return picture if isinstance(picture, np.ndarray) else picture.numpy()
 

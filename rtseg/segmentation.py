@@ -1,4 +1,4 @@
-"""What the network said about one frame."""
+"""The segmentation of one frame: its scores, and the mask decoded from them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ScoreKind = Literal["logits", "probabilities"]
 
 
 class Carried(NamedTuple):
-    """Where the scores of a frame come from that the network did not see.
+    """Where the scores of a frame that the network did not see come from.
 
     Attributes:
-        key: number of the nearest keyframe, which the network saw; None when there was none yet,
-            and no class is known.
-        frames: how many frames ago that was; below 0 it is yet to come.
-        idle: whether they are that frame's own, as the picture has not changed since.
+        key: number of the nearest keyframe, which the network saw; None if there was none yet, and
+            the frame has no classes.
+        frames: how many frames ago that was; negative if it is yet to come.
+        idle: whether the scores are the keyframe's own, as the image has not changed since.
     """
 
     key: int | None
@@ -34,14 +34,14 @@ class Carried(NamedTuple):
 
 
 class HeldScores(Protocol):
-    """Scores that lie where the network ran, with their frame, and are decoded and drawn there."""
+    """Scores on a device, with their frame, which are decoded and drawn there."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, h, w)."""
 
     def numpy(self) -> NDArray[np.float32]:
-        """(C, h, w) float32 in the processor's memory."""
+        """(C, h, w) float32 in main memory."""
 
     def decode(
         self, size: tuple[int, int], table: NDArray[np.uint8], *, align_corners: bool
@@ -49,26 +49,26 @@ class HeldScores(Protocol):
         """As `rtseg.decode.decode`, without a painting."""
 
     def over(self, table: NDArray[np.uint8], blend: BlendTable, *, align_corners: bool) -> Any:
-        """The frame with the mask drawn over it: `image`, `counts`, and `mask()` to fetch that."""
+        """The frame with the mask drawn over it: `image`, `counts`, and `mask()` to fetch it."""
 
     def wait(self) -> float:
-        """Return once they are complete: the seconds that the device took for them."""
+        """Wait until they are complete; returns the seconds that the device took."""
 
 
 class Segmentation:
     """The scores of one frame and the names of their classes; the mask is decoded on demand.
 
     Args:
-        scores: (C, h, w) float32 at the network's output stride, or such as lie elsewhere.
+        scores: (C, h, w) float32 at the network's output stride, or scores on a device.
         labels: the C classes.
         size: (height, width) of the frame, and so of the mask.
-        kind: what the scores are; both decode alike, they differ in `probability`.
-        selected: classes to keep; the others become background, or VOID where there is none.
+        kind: of the scores; both decode alike, they differ in `probability`.
+        selected: classes to keep; the others become background, or VOID if there is none.
         align_corners: where the scores lie on the frame; see `decode_mask`.
-        carried: where the scores come from, if not from the network's look at this very frame.
+        carried: where the scores come from, if the network did not see this very frame.
 
     Attributes:
-        given: the scores as they were given, wherever they lie.
+        given: the scores as they were given, in memory or on a device.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ class Segmentation:
     def with_scores(
         self, scores: NDArray[np.float32], carried: Carried | None = None
     ) -> Segmentation:
-        """The same network's word on a frame of this size, with other scores."""
+        """The same with other scores of the same network."""
         return self._like(scores=scores, carried=carried)
 
     def at_size(self, size: tuple[int, int]) -> Segmentation:
-        """The same scores for the same picture at another (height, width)."""
+        """The same scores for the same image at another (height, width)."""
         return self._like(size=size)
 
     def selecting(self, selected: frozenset[int] | None) -> Segmentation:
@@ -137,18 +137,18 @@ class Segmentation:
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """(256,) int64: how many pixels of the mask have each value."""
+        """(256,) int64: number of pixels of the mask with each value."""
         from rtseg.decode import count_pixels
 
         mask = self.mask  # decoding it counts as well
-        known: NDArray[np.int64] | None = self.__dict__.get("counts")
-        return count_pixels(mask) if known is None else known
+        counted: NDArray[np.int64] | None = self.__dict__.get("counts")
+        return count_pixels(mask) if counted is None else counted
 
     def over(
         self, picture: Picture, table: BlendTable, canvas: Image | None = None, left: int = 0
     ) -> Image:
-        """The mask drawn over a picture, as `blend` does; where it is not yet decoded, it is in
-        the same pass over memory.
+        """The mask drawn over an image, as `blend` does; a mask that is not decoded yet is decoded
+        in the same pass over memory.
 
         Args:
             picture: (H, W, 3) uint8 BGR, of the frame's size.
@@ -188,7 +188,7 @@ class Segmentation:
     def _over_held(
         self, held: HeldScores, table: BlendTable, canvas: Image | None, left: int
     ) -> Image:
-        """Drawn where the scores are, over the frame that is there already."""
+        """The mask drawn on the device, over the frame that is there already."""
         kept = self.labels.kept(self.selected)
         drawn = held.over(kept, table, align_corners=self.align_corners)
         self.__dict__["counts"], self._fetch_mask = drawn.counts, drawn.mask
@@ -203,7 +203,7 @@ class Segmentation:
 
     @cached_property
     def shares(self) -> dict[int, float]:
-        """Share of the frame's pixels per class that is present and is not background."""
+        """Share of the frame's pixels for each class present, without the background."""
         skip = {self.labels.background, VOID}
         return {
             int(index): float(self.counts[index]) / self.mask.size
@@ -214,8 +214,8 @@ class Segmentation:
     def probability(self, name_or_id: str | int) -> NDArray[np.float32]:
         """(H, W) float32 in 0..1: how much of each pixel is this class, with soft edges.
 
-        The class's margin over all others is enlarged, then squashed: exact for two classes,
-        exact at the network's own samples for more.
+        The margin of the class over all others is enlarged, then squashed: exact for two classes,
+        and at the network's own samples for more.
 
         Raises:
             UsageError: there is no such class.
@@ -243,7 +243,7 @@ class Segmentation:
         )
 
     def _repr_png_(self) -> bytes:
-        """The mask in its colours, for notebooks."""
+        """The mask in the class colours, for notebooks."""
         import cv2
 
         colours = np.zeros((256, 3), np.uint8)

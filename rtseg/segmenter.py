@@ -1,4 +1,4 @@
-"""From pictures to segmentations, through any backend."""
+"""From images to segmentations, through any backend."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Pair = tuple[Frame, Segmentation]
 
 
 class Begun(NamedTuple):
-    """Frames on a device that works on them.
+    """Frames that a device is working on.
 
     Attributes:
-        wait: returns once it has ended, with the seconds that it took.
-        seconds: of handing them over.
+        wait: waits for the device; returns the seconds that it took.
+        seconds: that handing them over took.
     """
 
     pairs: list[Pair]
@@ -40,20 +40,20 @@ class Begun(NamedTuple):
     seconds: float
 
     def results(self) -> Iterator[tuple[Pair, float, float]]:
-        """Each pair, with its share of both times."""
+        """Each pair with its share of both times."""
         count, taken = len(self.pairs), self.wait()
         for pair in self.pairs:
             yield pair, self.seconds / count, taken / count
 
 
 class Segmenter:
-    """Segments one picture, or a stream of frames, with one network.
+    """Segments single images or streams of frames with one network.
 
     Args:
         backend: the network, loaded and warm; closed with the segmenter.
-        labels: names and colours, when others than the network's own are wanted.
+        labels: names and colours to use instead of the network's own.
         selected: classes to keep, by index; None keeps all.
-        refine: whether the edges of masks follow the picture's, see `rtseg.matte.refine`.
+        refine: whether mask edges are refined from image colours, see `rtseg.matte.refine`.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Segmenter:
         return self.backend.input_size
 
     def __call__(self, image: Image) -> Segmentation:
-        """Segment one picture.
+        """Segment one image.
 
         Args:
             image: (H, W, 3) uint8 BGR.
@@ -110,9 +110,9 @@ class Segmenter:
         """Segment frames in order and pair each with its result, which `finished` completes.
 
         Args:
-            ahead: whether more frames lie ready, as those of a recording do: a backend that has
-                several lanes then works on as many at once, and one that keeps frames on its device
-                is given the next ones before it has ended. Else one after the other, as they come.
+            ahead: whether more frames are ready, as in a recording: a backend with several lanes
+                then works on as many at once, and one that keeps frames on its device is given the
+                next ones before it has finished. Otherwise one after another, as they come.
         """
         stats = stats or Stats()
         lanes = self.backend.lanes if ahead else 1
@@ -127,7 +127,7 @@ class Segmenter:
             yield pair
 
     def finished(self, pair: Pair) -> Pair:
-        """The pair for whoever shows it, when nothing more is done to its scores."""
+        """The pair as it is shown, once nothing more is done to its scores."""
         frame, segmentation = pair
         return (frame, Refined(segmentation, frame.picture)) if self.refine else pair
 
@@ -156,7 +156,7 @@ class Segmenter:
         return pairs, ready - start, end - ready
 
     def _begin(self, frames: Sequence[Frame], clock: Clock) -> Begun:
-        """Hand frames to a device that keeps them."""
+        """Give frames to a device that keeps them."""
         assert self.backend.see is not None
         start = clock.now()
         held = self.backend.see([frame.picture for frame in frames])
@@ -169,8 +169,8 @@ class Segmenter:
     def _begun_early(
         self, frames: Iterable[Frame], clock: Clock
     ) -> Iterator[tuple[Pair, float, float]]:
-        """Pairs, and the seconds of handing over and of the device; one batch is always under way
-        while another is waited for."""
+        """Pairs, and the seconds of handing over and of the device; one batch is always in progress
+        while another is awaited."""
         coming = iter(frames)
         under_way: Begun | None = None
         while True:
@@ -204,7 +204,7 @@ class Segmenter:
         return list(self.backend(self._batch(images))) if see is None else see(images)
 
     def _batch(self, images: Sequence[Image]) -> NDArray[np.uint8]:
-        """(N, h, w, 3) uint8 RGB at the network's size: shrunk first, then their colours turned."""
+        """(N, h, w, 3) uint8 RGB at the network's size: shrunk first, then converted from BGR."""
         size = self.input_size
         small = [cv2.cvtColor(resized(image, size), cv2.COLOR_BGR2RGB) for image in images]
         return small[0][np.newaxis] if len(small) == 1 else np.stack(small)
@@ -269,7 +269,7 @@ class SegmenterProxy(Segmenter):
 
 
 def _taken(coming: Iterator[Frame], most: int) -> tuple[list[Frame], Exception | None]:
-    """The next frames, and the error that came in the place of one, if any."""
+    """The next frames, and the error that came instead of one, if any."""
     frames: list[Frame] = []
     try:
         frames.extend(islice(coming, most))

@@ -139,6 +139,53 @@ def test_each_law_can_be_broken(module: str, line: str) -> None:
     assert breaches(module, ast.parse(line))
 
 
+def imported_modules(module: str) -> set[str]:
+    """The modules of rtseg that a module imports, lazily too."""
+    everything = {name.removesuffix(".__init__") for name in modules()}
+    found: set[str] = set()
+    for node in ast.walk(tree(module)):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("rtseg"):
+            continue
+        package = (node.module or "").removeprefix("rtseg").lstrip(".")
+        for alias in node.names:
+            inside = f"{package}.{alias.name}".lstrip(".")
+            found.add(inside if inside in everything else package or "__init__")
+    return found - {module.removesuffix(".__init__")}
+
+
+def import_circles() -> list[set[str]]:
+    """Modules that import one another, directly or through others (Tarjan's algorithm)."""
+    graph = {name.removesuffix(".__init__"): imported_modules(name) for name in modules()}
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    circles: list[set[str]] = []
+
+    def visit(name: str) -> None:
+        order[name] = lowest[name] = len(order)
+        stack.append(name)
+        for other in graph[name]:
+            if other not in order:
+                visit(other)
+                lowest[name] = min(lowest[name], lowest[other])
+            elif other in stack:
+                lowest[name] = min(lowest[name], order[other])
+        if lowest[name] == order[name]:
+            group = set(stack[stack.index(name) :])
+            del stack[stack.index(name) :]
+            if len(group) > 1:
+                circles.append(group)
+
+    for name in graph:
+        if name not in order:
+            visit(name)
+    return circles
+
+
+def test_no_modules_import_one_another() -> None:
+    assert import_circles() == []
+
+
 def test_no_module_is_named_like_its_library() -> None:
     names = {module.split(".")[-1] for module in modules()}
     assert not names & {"torch", "torchvision", "onnx", "onnxruntime", "cv2", "av", "numba"}
