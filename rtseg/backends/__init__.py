@@ -16,6 +16,7 @@ from rtseg.backends.options import (
     PRECISIONS,
     BackendKind,
     BackendOptions,
+    backend_on,
     parse_device,
 )
 from rtseg.errors import UsageError
@@ -75,11 +76,10 @@ def _default_backend(model: Model, family: str) -> str:
     """What "auto" stands for, without measuring anything."""
     if model.format == "none":
         return "stub"
-    if model.format == "onnx" or family in ("cpu", "tensorrt", "directml", "coreml"):
-        return "onnx"
-    if family == "mps":
-        return "torch"
-    if not gpu_is_likely():  # importing torch to ask takes two seconds
+    if family not in ("auto", "cpu", "cuda"):
+        return backend_on(family, model.format)
+    # importing torch to ask for a GPU takes two seconds
+    if model.format == "onnx" or family == "cpu" or not gpu_is_likely():
         return "onnx"
     from rtseg.backends.pytorch import has_gpu
 

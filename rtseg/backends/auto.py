@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from rtseg._version import __version__
 from rtseg.backends import open_backend
 from rtseg.backends.base import input_size_of, noise
-from rtseg.backends.options import BACKENDS, BackendOptions, package_versions
+from rtseg.backends.options import BACKENDS, BackendOptions, backend_on, package_versions
 from rtseg.cache import cache_dir, cache_path, safe_name, sha256
 from rtseg.contracts import Backend
 from rtseg.errors import RtsegError
@@ -233,8 +233,7 @@ def candidates(
     if model.format == "none":
         return [Candidate("stub", options.precision)]
     if options.family not in ("auto", "cpu", "cuda"):
-        name = "torch" if options.family == "mps" and model.format != "onnx" else "onnx"
-        return [Candidate(name, options.precision)]
+        return [Candidate(backend_on(options.family, model.format), options.precision)]
 
     def usable(device: str) -> list[str]:
         found = [name for name in _measured_on(device) if installed(name)]

@@ -263,6 +263,12 @@ class NetworkOptions(BackendOptions):
         return {one.name: getattr(self, one.name) for one in fields(BackendOptions)} | changes
 
 
+def backend_on(family: str, format: str) -> str:
+    """The first backend that runs a `Model.format` on a family of devices; else "onnx"."""
+    fitting = (n for n, k in BACKENDS.items() if family in k.devices and format in k.formats)
+    return next(fitting, "onnx")
+
+
 def package_versions() -> dict[str, str]:
     """Versions of the installed packages that run networks, by package."""
     found = {}
