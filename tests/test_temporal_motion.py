@@ -8,7 +8,8 @@ from test_temporal_smooth import wall
 
 from rtseg.frame import Frame
 from rtseg.sources.synthetic import Scene
-from rtseg.temporal.keyframes import KEY_SECONDS, Keyframes, Span, between, carry
+from rtseg.temporal import keyframes
+from rtseg.temporal.keyframes import KEY_SECONDS, Keyframes, Span, carry, interpolate
 from rtseg.temporal.motion import Match, Motion, is_cut, small_grey
 
 
@@ -72,19 +73,19 @@ def test_carried_scores_come_from_where_the_flow_says() -> None:
 def test_between_two_keyframes_the_nearer_counts_more_and_the_one_that_fits() -> None:
     grey = small_grey(wall())
     before, after = (np.full((1, 9, 16), value, np.float32) for value in (0, 1))
-    assert between(before, after, still(grey), still(grey), 0.25) == pytest.approx(0.25)
+    assert interpolate(before, after, still(grey), still(grey), 0.25) == pytest.approx(0.25)
     hidden = grey.copy()
     hidden[:, :160] = 255 - grey[:, :160]
     first = Match(grey, hidden, np.zeros((*grey.shape, 2), np.float32))
-    mixed = between(before, after, first, still(grey), 0.25)
+    mixed = interpolate(before, after, first, still(grey), 0.25)
     assert mixed[:, :, :6].min() > 0.9
     assert mixed[:, :, 10:] == pytest.approx(0.25, abs=0.01)
 
 
 def spans_of(frames: list[Frame], every: int | None = None) -> list[Span]:
-    keyframes = Keyframes(every)
-    found = [span for frame in frames if (span := keyframes.take(frame))]
-    last = keyframes.rest()
+    finder = Keyframes(every)
+    found = [span for frame in frames if (span := finder.add(frame))]
+    last = finder.flush()
     return [*found, last] if last else found
 
 
@@ -125,7 +126,7 @@ def test_a_cut_and_a_picture_that_is_not_found_again_are_keyframes() -> None:
 
 
 def test_few_large_pictures_are_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rtseg.temporal.keyframes.SPAN_BYTES", 5 * 320 * 180 * 3)
+    monkeypatch.setattr(keyframes, "SPAN_BYTES", 5 * 320 * 180 * 3)
     assert [span.key.index for span in spans_of(clip(13), every=10)] == [0, 6, 12]
 
 

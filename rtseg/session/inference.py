@@ -16,7 +16,7 @@ from rtseg.segmenter import Pair, Segmenter
 from rtseg.session.propagation import KeyframeNetwork, carried_live, carried_recorded
 from rtseg.stats import Clock, Stats
 from rtseg.temporal import TemporalOptions
-from rtseg.temporal.idle import Stillness
+from rtseg.temporal.idle import IdleDetector
 from rtseg.temporal.keyframes import carry
 from rtseg.temporal.smooth import Smoother
 from rtseg.threads import Flow, Slot
@@ -191,7 +191,7 @@ class Idle:
 
     def __init__(self, segmenter: Segmenter) -> None:
         self._segmenter = segmenter
-        self._still = Stillness()
+        self._detector = IdleDetector()
         self._last: Segmentation | None = None
         self._key = 0
         self._model: tuple[object, ...] = ()
@@ -200,10 +200,10 @@ class Idle:
 
     def reused(self, frame: Frame) -> Segmentation | None:
         """The last segmentation if it still holds for this frame; None if the network must run."""
-        holds = self._still.holds(frame.image, frame.pts)
+        is_idle = self._detector.is_idle(frame.image, frame.pts)
         before = frame.pts if self._pts is None else self._pts
         self._pts = frame.pts
-        if not holds or self._last is None or self._model != self._present_model():
+        if not is_idle or self._last is None or self._model != self._present_model():
             return None
         self._rested += frame.pts - before
         carried = Carried(self._key, frame.index - self._key, idle=True)
@@ -215,7 +215,7 @@ class Idle:
 
     def update(self, frame: Frame, segmentation: Segmentation) -> None:
         """Keep the segmentation of the frame that `reused` last saw."""
-        self._still.looked()
+        self._detector.mark_reference()
         self._last, self._key, self._model = segmentation, frame.index, self._present_model()
 
     def _present_model(self) -> tuple[object, ...]:

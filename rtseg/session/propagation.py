@@ -18,8 +18,8 @@ from rtseg.frame import Frame
 from rtseg.segmentation import Carried, Segmentation
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.stats import Stats
-from rtseg.temporal.idle import Stillness
-from rtseg.temporal.keyframes import LOST_SHARE, Keyframes, Span, between, carry
+from rtseg.temporal.idle import IdleDetector
+from rtseg.temporal.keyframes import LOST_SHARE, Keyframes, Span, carry, interpolate
 from rtseg.temporal.motion import Grey, Motion, is_cut, small_grey
 from rtseg.threads import Flow, Slot
 
@@ -51,7 +51,7 @@ def carried_live(
     Args:
         idle: whether the network rests while the image is that of the last keyframe.
     """
-    keyframes = _LiveKeyframes(network, key_every, Stillness() if idle else None)
+    keyframes = _LiveKeyframes(network, key_every, IdleDetector() if idle else None)
     for frame in frames:
         keyframes.compare(frame)
         with network.stats.stage("follow"):
@@ -76,9 +76,9 @@ class _LiveKeyframes:
     """The last keyframe of a live source, and the one the network works on."""
 
     def __init__(
-        self, network: KeyframeNetwork, key_every: int | None, still: Stillness | None = None
+        self, network: KeyframeNetwork, key_every: int | None, detector: IdleDetector | None = None
     ) -> None:
-        self._network, self._every, self._still = network, key_every, still
+        self._network, self._every, self._detector = network, key_every, detector
         self._unchanged = False
         self._results = network.results.poll(0.0)
         self._grey: Grey | None = None
@@ -88,9 +88,9 @@ class _LiveKeyframes:
 
     def compare(self, frame: Frame) -> None:
         """Find whether the next frame shows anything new, if the network rests otherwise."""
-        if self._still is not None:
+        if self._detector is not None:
             with self._network.stats.stage("compare"):
-                self._unchanged = self._still.holds(frame.image, frame.pts)
+                self._unchanged = self._detector.is_idle(frame.image, frame.pts)
 
     def follow(self, frame: Frame) -> None:
         """Find the frame in the keyframes; give it to the network if that is free."""
@@ -107,8 +107,8 @@ class _LiveKeyframes:
             self._pending = _Keyframe(frame, Motion(grey), self._cause)
             self._cause = "free"
             self._network.requests.put(frame)
-            if self._still is not None:
-                self._still.looked()
+            if self._detector is not None:
+                self._detector.mark_reference()
 
     def carried_to(self, frame: Frame) -> Segmentation:
         """The last keyframe's segmentation, carried to this frame."""
@@ -176,14 +176,14 @@ def _spans(frames: Iterable[Frame], key_every: int | None, stats: Stats) -> Iter
     try:
         for frame in frames:
             with stats.stage("follow"):
-                span = keyframes.take(frame)
+                span = keyframes.add(frame)
             if span is not None:
                 yield span
     except Exception:
-        if (span := keyframes.rest()) is not None:
+        if (span := keyframes.flush()) is not None:
             yield span
         raise
-    if (span := keyframes.rest()) is not None:
+    if (span := keyframes.flush()) is not None:
         yield span
 
 
@@ -219,13 +219,13 @@ def _filled(
     if after is not None and not _alike(before, after):
         after = None
     with stats.stage("carry"):
-        ahead = span.ahead() if after is not None else []
+        ahead = span.matches_to_key() if after is not None else []
     count = len(span.steps) + 1
     for place, step in enumerate(span.steps, 1):
         with stats.stage("carry"):
             if after is not None and ahead:
                 there = ahead[place - 1]
-                scores = between(before.scores, after.scores, step.match, there, place / count)
+                scores = interpolate(before.scores, after.scores, step.match, there, place / count)
             else:
                 scores = carry(before.scores, step.match.field)
         nearer_before = not ahead or 2 * place <= count

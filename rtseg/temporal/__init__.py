@@ -1,6 +1,6 @@
-"""What frames have in common with those before them: smoothing, and carrying scores along.
+"""Temporal coherence: smoothing, propagation from keyframes, idle detection.
 
-Pure mechanisms: no thread, no clock; the time of a frame is its pts.
+Pure mechanisms: no threads and no clock; time is a frame's pts.
 """
 
 from __future__ import annotations

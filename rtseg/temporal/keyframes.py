@@ -1,4 +1,8 @@
-"""Where the keyframes of a recording are: every so often, and where a picture is a new one."""
+"""Chooses the keyframes of a recording, and carries their scores to other frames.
+
+A frame is a keyframe when the last one is too old, or when too little of that one is left in the
+image. Scores follow the optical flow between a frame and its keyframes (`rtseg.temporal.motion`).
+"""
 
 from __future__ import annotations
 
@@ -14,21 +18,27 @@ from rtseg.jit import compiled
 from rtseg.temporal.motion import Field, Grey, Match, Motion, is_cut, small_grey
 
 KEY_SECONDS = 1.5
-"""Without a number of frames: from one keyframe to the next, in seconds of the recording."""
+"""Default interval between keyframes, in seconds of the recording."""
 
 LOST_SHARE = 0.45
-"""A frame of which more is not to be found in the last keyframe becomes one itself."""
+"""A frame becomes a keyframe if more than this share of it is not in the last keyframe."""
 
 LOST_AT_ONCE = 0.6
-"""A frame that loses so much more than the one before it is the first of another scene."""
+"""If that share rises by more than this from one frame to the next, the scene was cut."""
 
 SPAN_BYTES = 128 * 2**20
-"""Of pictures that wait for a keyframe's scores; more of them are not held back."""
+"""Limit for the images of frames that wait for the next keyframe's scores."""
+
+FADE_LEVELS = 8.0
+"""Grey levels of misfit that reduce the weight of a keyframe's scores by a factor of e."""
+
+Scores = NDArray[np.float32]
+"""(C, h, w) float32, at the network's output stride."""
 
 
 @dataclass
 class Step:
-    """A frame between two keyframes, found in the first of them."""
+    """A frame between two keyframes, matched to the first of them."""
 
     frame: Frame
     match: Match
@@ -36,11 +46,14 @@ class Step:
 
 @dataclass
 class Span:
-    """A keyframe, and the frames between the one before and it.
+    """A keyframe and the frames between it and the previous keyframe.
 
     Attributes:
-        cause: why it is one: "first", "age", "motion", "cut", or "end" for the last frame.
-        before: number of the keyframe before; its own for the first.
+        key: the keyframe at the end of the span.
+        grey: its small grey image.
+        cause: why it is a keyframe: "first", "age", "motion", "cut", or "end" for the last frame.
+        before: index of the previous keyframe; its own for the first.
+        steps: the frames between, in order.
     """
 
     key: Frame
@@ -49,8 +62,8 @@ class Span:
     before: int
     steps: list[Step] = field(default_factory=list)
 
-    def ahead(self) -> list[Match]:
-        """Each step, found in the keyframe at the end; none where that is another scene."""
+    def matches_to_key(self) -> list[Match]:
+        """Each step matched to the keyframe at the end; empty if that shows another scene."""
         if self.cause in ("first", "cut"):
             return []
         motion = Motion(self.grey)
@@ -58,10 +71,10 @@ class Span:
 
 
 class Keyframes:
-    """Finds the keyframes of a recording; which they are, its pictures and times alone decide.
+    """Divides a recording into spans; its images and times alone decide where.
 
     Args:
-        every: frames from one keyframe to the next at the most; None goes by `KEY_SECONDS`.
+        every: frames from one keyframe to the next at most; None means `KEY_SECONDS`.
     """
 
     def __init__(self, every: int | None = None) -> None:
@@ -71,8 +84,8 @@ class Keyframes:
         self._steps: list[Step] = []
         self._lost = 0.0
 
-    def take(self, frame: Frame) -> Span | None:
-        """The next frame; the span that it ends, if it is a keyframe."""
+    def add(self, frame: Frame) -> Span | None:
+        """Add the next frame; return the span that it ends if it is a keyframe."""
         grey = small_grey(frame.image)
         if self._motion is None:
             return self._end(frame, grey, "first")
@@ -83,13 +96,13 @@ class Keyframes:
         match = self._motion.follow(grey)
         before, self._lost = self._lost, match.lost
         if self._lost > LOST_SHARE:
-            is_new = self._lost - before > LOST_AT_ONCE
-            return self._end(frame, grey, "cut" if is_new else "motion")
+            is_new_scene = self._lost - before > LOST_AT_ONCE
+            return self._end(frame, grey, "cut" if is_new_scene else "motion")
         self._steps.append(Step(frame, match))
         return None
 
-    def rest(self) -> Span | None:
-        """What is left at the end: the last frame is a keyframe, too."""
+    def flush(self) -> Span | None:
+        """The span at the end of the recording, whose last frame is a keyframe; None if empty."""
         if not self._steps:
             return None
         last = self._steps.pop()
@@ -110,21 +123,15 @@ class Keyframes:
         return span
 
 
-Scores = NDArray[np.float32]
-"""(C, h, w) float32, at the network's output stride."""
-
-FADE_LEVELS = 8.0
-"""Grey levels of misfit that cost a keyframe's scores a factor of e against the other one's."""
-
-
 def carry(scores: Scores, field: Field) -> Scores:
-    """What the scores become where `field` says that each place of the new picture came from.
+    """Warp scores to another image.
 
     Args:
-        field: (H, W, 2), of any size; the flow from the new picture to that of the scores.
+        scores: (C, h, w) float32 of a reference image.
+        field: (H, W, 2) flow from the other image to the reference, of any size.
 
     Returns:
-        (C, h, w) float32, bilinear between the cells of `scores`, and at the rim the nearest.
+        (C, h, w) float32, sampled bilinearly; beyond the border, the nearest cell.
     """
     scores = np.ascontiguousarray(scores, np.float32)
     height, width = scores.shape[1:]
@@ -133,16 +140,16 @@ def carry(scores: Scores, field: Field) -> Scores:
     return out
 
 
-def between(before: Scores, after: Scores, back: Match, ahead: Match, share: float) -> Scores:
-    """The scores of a picture that lies between two keyframes, from both.
+def interpolate(before: Scores, after: Scores, back: Match, ahead: Match, share: float) -> Scores:
+    """The scores of a frame between two keyframes, from both.
 
-    Each cell trusts a keyframe the more the nearer it is, and the better its picture fits there:
-    what one keyframe hides, the other may show.
+    In each cell a keyframe weighs more the nearer it is in time and the better its image fits
+    there: what is hidden in one may be visible in the other.
 
     Args:
         before, after: (C, h, w) scores of the two keyframes.
-        back, ahead: the picture, found in them.
-        share: of the way from the first to the second, 0..1.
+        back, ahead: the frame matched to each of them.
+        share: position of the frame from the first keyframe (0) to the second (1).
     """
     height, width = before.shape[1:]
     first = (1.0 - share) * _fit(back, height, width)
@@ -152,21 +159,21 @@ def between(before: Scores, after: Scores, back: Match, ahead: Match, share: flo
 
 
 def in_cells(field: Field, height: int, width: int) -> Field:
-    """(height, width, 2): the mean flow of each cell, in cells."""
+    """(height, width, 2): the mean flow in each cell of the scores, in cells."""
     scale = np.array([width / field.shape[1], height / field.shape[0]], np.float32)
     cells = cv2.resize(field, (width, height), interpolation=cv2.INTER_AREA)
     return np.asarray(cells.reshape(height, width, 2) * scale, np.float32)
 
 
 def _fit(match: Match, height: int, width: int) -> NDArray[np.float32]:
-    """(height, width) in 0..1: how well each cell of the picture fits what it was found in."""
+    """(height, width) in 0..1: how well each cell of the image fits its match."""
     levels = cv2.resize(match.misfit(), (width, height), interpolation=cv2.INTER_AREA)
     return np.exp(-levels.reshape(height, width) / FADE_LEVELS) + np.float32(1e-6)
 
 
 @compiled
 def corner(place, side) -> Any:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    """The sample before `place` on an axis of `side` cells, the next one, and that one's weight."""
+    """Two indices around `place` on an axis of `side` cells, and the second's bilinear weight."""
     place = min(max(place, np.float32(0)), np.float32(side - 1))
     first = int(place)
     return first, min(first + 1, side - 1), place - np.float32(first)

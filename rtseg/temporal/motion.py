@@ -1,4 +1,4 @@
-"""Where the points of a picture were in an earlier or later one: dense optical flow at low size.
+"""Dense optical flow between images at low resolution, and detection of cuts.
 
 The flow is OpenCV's DIS (Kroeger et al., "Fast Optical Flow using Dense Inverse Search", 2016).
 """
@@ -14,49 +14,51 @@ from numpy.typing import NDArray
 
 from rtseg.frame import Image
 
-Grey = NDArray[np.uint8]
-"""(h, w) uint8: a picture, small and without colour."""
-
-Field = NDArray[np.float32]
-"""(h, w, 2) float32: for each pixel how far right and down lies what it shows, in pixels."""
-
 SMALL_AREA = 320 * 180
-LEAST_SIDE = 48
-"""Of the small picture, in pixels: below it the flow has nothing to hold on to."""
+"""Pixels of the small image, about."""
 
-LEAST_HALF = 32
-"""Of a picture half as large: with fewer rows OpenCV's DIS reads beyond its memory."""
+MIN_SIDE = 48
+"""Shortest side of the small image: flow needs some texture to lock on to."""
+
+MIN_HALF_SIDE = 32
+"""Shortest side of an image of half that size: with fewer rows OpenCV's DIS reads out of bounds."""
 
 MISFIT_LEVELS = 16
-"""Grey levels of 255 by which a pixel that was found again may differ; more, and it is lost."""
+"""Grey levels of 255 by which a matched pixel may differ; beyond that it is lost."""
 
 OUTSIDE = np.float32(255)
-"""The misfit of a pixel that shows what the other picture does not hold."""
+"""The misfit of a pixel whose match lies outside the reference."""
 
 CUT_DISTANCE = 0.35
-"""How much of two pictures' histograms must differ for a cut, 0 to 1."""
+"""A cut needs histograms that differ by more than this, from 0 to 1."""
 
 CUT_LEVELS = 20.0
-"""By how many grey levels their pixels must differ besides, on average."""
+"""A cut also needs pixels that differ by at least this many grey levels on average."""
+
+Grey = NDArray[np.uint8]
+"""(h, w) uint8: a small grey image."""
+
+Field = NDArray[np.float32]
+"""(h, w, 2) float32: displacement (x, y) in pixels from each pixel to its match."""
 
 
 def small_grey(image: Image) -> Grey:
-    """The whole picture without colour, as `small`.
+    """The image in grey at the size of `downscale`.
 
     Args:
         image: (H, W, 3) uint8 BGR.
     """
-    return cv2.cvtColor(small(image), cv2.COLOR_BGR2GRAY)
+    return cv2.cvtColor(downscale(image), cv2.COLOR_BGR2GRAY)
 
 
 def half_grey(image: Image) -> Grey:
-    """Half of `small_grey`, smoothed; the whole of it where half a side would be too little."""
+    """`small_grey` smoothed and halved, unless a side would be shorter than `MIN_HALF_SIDE`."""
     grey = small_grey(image)
-    return cv2.pyrDown(grey) if min(grey.shape) >= 2 * LEAST_HALF else grey
+    return cv2.pyrDown(grey) if min(grey.shape) >= 2 * MIN_HALF_SIDE else grey
 
 
-def small(image: Image) -> Image:
-    """The whole picture with about `SMALL_AREA` pixels, in its own shape.
+def downscale(image: Image) -> Image:
+    """The image at about `SMALL_AREA` pixels, with its aspect ratio.
 
     Args:
         image: (H, W, 3) uint8 BGR.
@@ -72,12 +74,12 @@ def small(image: Image) -> Image:
 def _small_size(width: int, height: int) -> tuple[int, int]:
     scale = (SMALL_AREA / (width * height)) ** 0.5
     sides = (round(side * scale) for side in (width, height))
-    small_width, small_height = (min(max(LEAST_SIDE, side), SMALL_AREA // 90) for side in sides)
+    small_width, small_height = (min(max(MIN_SIDE, side), SMALL_AREA // 90) for side in sides)
     return small_width, small_height
 
 
 def is_cut(before: Grey, after: Grey) -> bool:
-    """Whether two consecutive pictures show different scenes; another size is another scene."""
+    """Whether two consecutive images show different scenes; a change of size is a cut."""
     if before.shape != after.shape:
         return True
     if cv2.absdiff(before, after).mean() < CUT_LEVELS:
@@ -86,29 +88,29 @@ def is_cut(before: Grey, after: Grey) -> bool:
 
 
 def _histogram_distance(before: Grey, after: Grey) -> float:
-    """Half the summed difference of two histograms of 32 grey levels: 0 the same, 1 disjoint."""
+    """Half the L1 distance of two normalised 32-bin histograms: 0 if equal, 1 if disjoint."""
     first, second = (cv2.calcHist([grey], [0], None, [32], [0, 256]) for grey in (before, after))
     return float(np.abs(first - second).sum() / (2 * before.size))
 
 
 class Match(NamedTuple):
-    """A picture, another that it is found in, and the flow from the one to the other."""
+    """An image, a reference of the same size, and the flow from the image to the reference."""
 
     grey: Grey
     reference: Grey
     field: Field
 
     def misfit(self) -> NDArray[np.float32]:
-        """(h, w) float32: grey levels between the picture and what the flow finds for it.
+        """(h, w) float32: difference in grey levels between each pixel and its match.
 
-        Averaged over 5x5 pixels, as single ones are noise.
+        Averaged over 5x5 pixels, as single ones are noisy.
         """
         columns, rows = _grid(*self.grey.shape)
         x, y = columns + self.field[..., 0], rows + self.field[..., 1]
         border = cv2.BORDER_REPLICATE
         found = cv2.remap(self.reference, x, y, cv2.INTER_LINEAR, borderMode=border)
         difference = cv2.subtract(found, self.grey, dtype=cv2.CV_32F)
-        # a camera that sets its exposure anew has changed every pixel, and no scene
+        # a change of exposure shifts every pixel without changing the scene
         difference -= np.median(difference[::4, ::4])
         levels = cv2.blur(np.abs(difference), (5, 5))
         height, width = self.grey.shape
@@ -117,15 +119,15 @@ class Match(NamedTuple):
 
     @property
     def lost(self) -> float:
-        """Share (0..1) of the picture that the other does not show."""
+        """Share (0..1) of the image that is not in the reference."""
         return float((self.misfit() > MISFIT_LEVELS).mean())
 
 
 class Motion:
-    """Follows where the pixels of later (or earlier) pictures lie in one picture, the reference.
+    """Matches later (or earlier) images to one reference.
 
-    Each flow is found anew between the two pictures, beginning at the last one: errors do not add
-    up along the way.
+    Each flow is computed directly between the image and the reference, starting from the last
+    flow, so errors do not accumulate.
     """
 
     def __init__(self, reference: Grey) -> None:
@@ -133,8 +135,8 @@ class Motion:
         self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
     def follow(self, grey: Grey) -> Match:
-        """Find the next picture, of the reference's size, in the reference."""
-        # the flow to begin with is written over
+        """Match the next image, which has the reference's size."""
+        # DIS overwrites the initial flow
         field = self._dis.calc(grey, self.match.reference, self.match.field.copy())
         self.match = Match(grey, self.match.reference, field)
         return self.match

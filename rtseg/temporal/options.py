@@ -1,4 +1,4 @@
-"""What is asked of consecutive frames."""
+"""Options of smoothing, propagation and idle detection."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ from rtseg.errors import UsageError
 from rtseg.options import check, option
 
 USUAL_SMOOTH = 0.8
-"""The strength that is on where somebody watches: on clips of people before a camera it leaves a
-third of the flicker on average, and on labelled sequences it costs less than half a point of IoU.
-"""
+"""Default strength in a window or live: on clips of people in front of a camera it leaves a third
+of the flicker on average, and on labelled sequences it costs less than half a point of IoU."""
 
 
 @dataclass(frozen=True)
 class TemporalOptions:
-    """How the segmentations of consecutive frames are tied together; by default not at all.
+    """How consecutive frames share segmentations; by default each frame is segmented alone.
 
     Attributes:
         smooth: Steady the masks over time: 0 (off) to 1; default 0.8 in a window or live, else 0.
         propagate: Run the network on keyframes only, and carry their masks to the frames between.
-        key_every: With --propagate: a keyframe every N frames; default one a second, or as the
-            network keeps up live.
+        key_every: With --propagate: a keyframe every N frames; default one every 1.5 s, or as
+            the network keeps up live.
         idle: Rest the network while the picture does not change; default live.
 
     Raises:
-        UsageError: a value makes no sense.
+        UsageError: a value is out of range, or `key_every` is given without `propagate`.
     """
 
     smooth: float = option(0.0, least=0, most=1)
