@@ -44,6 +44,11 @@ class BackendKind:
     slow_on: tuple[str, ...] = ()
 
     @property
+    def extra(self) -> bool:
+        """Whether rtseg runs well without its library."""
+        return "rtseg[" in self.install
+
+    @property
     def installed(self) -> bool:
         """Whether its library can be imported; this does not import it."""
         return not self.module or find_spec(self.module) is not None

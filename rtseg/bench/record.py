@@ -50,6 +50,7 @@ from typing import Any
 import numpy as np
 
 from rtseg._version import __version__
+from rtseg.backends.options import package_versions
 from rtseg.bench.clocks import Block
 from rtseg.contracts import BackendInfo
 from rtseg.system import usable_cores
@@ -205,10 +206,8 @@ def milliseconds(passes: Sequence[float]) -> dict[str, float]:
     return row | {"mean": float(values.mean()), "max": float(values.max())}
 
 
-PACKAGES = (
-    "torch torchvision onnx onnxruntime onnxruntime-gpu onnxruntime-directml openvino "
-    "opencv-python av numpy numba"
-).split()
+PACKAGES = "torchvision onnx opencv-python av numpy numba".split()
+"""Packages whose versions are recorded, beside those of the backends."""
 BUSY = 0.5
 """Load per core above which the machine counts as busy."""
 
@@ -225,7 +224,8 @@ def machine() -> dict[str, Any]:
         "gpu": gpu_name(),
         "load_average": load_average(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "versions": package_versions()
+        | {name: version for name in PACKAGES if (version := _version(name))},
     }
 
 

@@ -43,9 +43,6 @@ FORMAT_OF = {".json": "json", ".csv": "csv", ".md": "md", ".txt": "table"}
 
 Size = tuple[int, int]
 
-ON_REQUEST = ("stub", "torch-compile")
-"""Backends that are measured only on request, or if no other can run a model."""
-
 
 def bench(flags: BenchFlags, stop: Stop) -> int:
     """Run the benchmark; returns 0, or the exit code of the signal that ended it.
@@ -296,7 +293,7 @@ def _default_backends(model: Model) -> tuple[str, ...]:
     """Default backends of a model: all of them, or for an ONNX file "auto"."""
     if model.format in ("onnx", "none"):
         return ("auto",)
-    return tuple(name for name in BACKENDS if name not in ON_REQUEST)
+    return tuple(name for name, kind in BACKENDS.items() if kind.measured_on)
 
 
 def _missing(name: str, plan: BenchPlan, flags: BenchFlags, error: DownloadError) -> Row:

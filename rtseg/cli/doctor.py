@@ -11,6 +11,7 @@ from importlib import import_module, metadata
 from typing import NamedTuple
 
 from rtseg._version import __version__
+from rtseg.backends import BACKENDS
 from rtseg.cli.process import advice
 from rtseg.sinks.display import display_available
 
@@ -27,11 +28,9 @@ class Finding(NamedTuple):
     do: str = ""
 
 
-PACKAGES = "torch torchvision onnx opencv-python av numba numpy".split()
+PACKAGES = "torchvision onnx opencv-python av numba numpy".split()
 MODULES = "cv2 av onnx numba onnxruntime".split()
 """Modules that are imported as well: system libraries they need may be missing."""
-RUNTIMES = "onnxruntime-gpu onnxruntime onnxruntime-directml".split()
-"""Packages of ONNX Runtime; one of them is enough."""
 CODECS = {"libx264": "H.264 in .mp4 and .mkv", "libvpx-vp9": "VP9 in .webm", "aac": "AAC audio"}
 
 
@@ -69,10 +68,11 @@ def _versions() -> Iterator[Finding]:
         version = _version(package)
         do = "" if version else f"pip install {package}"
         yield Finding(package, version or "not installed", do)
-    runtimes = [f"{name} {version}" for name in RUNTIMES if (version := _version(name))]
-    do = "" if runtimes else "pip install onnxruntime"
-    yield Finding("onnxruntime", ", ".join(runtimes) or "not installed", do)
-    yield Finding("openvino", _version("openvino") or "not installed (an extra)")
+    for kind in {kind.module: kind for kind in BACKENDS.values() if kind.module}.values():
+        versions = [f"{name} {found}" for name in kind.packages if (found := _version(name))]
+        missing = "not installed (an extra)" if kind.extra else "not installed"
+        do = "" if versions or kind.extra else kind.install
+        yield Finding(kind.module, ", ".join(versions) or missing, do)
     for module in MODULES:
         try:
             import_module(module)
