@@ -54,9 +54,10 @@ def check(options: Any) -> None:
         if value is None:
             continue
         choices = choices_of(options.__class__)[one.name]
-        if choices and value not in choices:
-            known = ", ".join(map(str, choices))
-            raise UsageError(f"{flag(one.name)} {value}", found=f"there are {known}")
+        for each in value if isinstance(value, tuple) and choices else (value,):
+            if choices and each not in choices:
+                known = ", ".join(map(str, choices))
+                raise UsageError(f"{flag(one.name)} {each}", found=f"there are {known}")
         least, most = rules.get("least", -math.inf), rules.get("most", math.inf)
         limited = math.isfinite(least) or math.isfinite(most)
         if limited and not (least <= value <= most and value < math.inf):

@@ -18,13 +18,13 @@ import pytest
 
 from rtseg.backends import open_backend
 from rtseg.backends.stub import StubBackend
-from rtseg.bench import Combination, Limit, Record, Settings, measure
 from rtseg.bench.clocks import (
     CLOCKS,
     LEAST_PASSES,
     UNCOUNTED,
     Block,
     Checkerboard,
+    Limit,
     clip_info,
     samples,
     time_loop,
@@ -33,7 +33,16 @@ from rtseg.bench.clocks import (
     timed,
     write_portrait,
 )
-from rtseg.bench.record import Agreement, compare, keep_best, milliseconds, peak_share, summarise
+from rtseg.bench.options import BenchOptions
+from rtseg.bench.record import (
+    Agreement,
+    Record,
+    compare,
+    keep_best,
+    milliseconds,
+    peak_share,
+    summarise,
+)
 from rtseg.bench.report import (
     FORMATS,
     changes,
@@ -44,8 +53,8 @@ from rtseg.bench.report import (
     tables,
     write_plot,
 )
-from rtseg.bench.rounds import new_row
-from rtseg.bench.worker import Loaded, Remote, Stopped, Subject, Yardstick
+from rtseg.bench.rounds import measure, new_row
+from rtseg.bench.worker import Combination, Loaded, Remote, Stopped, Subject, Yardstick
 from rtseg.contracts import BackendInfo
 from rtseg.effects import ViewOptions, open_effect
 from rtseg.errors import BackendError, RtsegError, SinkError, UsageError
@@ -130,7 +139,7 @@ class Scripted:
 
 
 def measured(
-    backends: str, settings: Settings | None = None, **told: Any
+    backends: str, options: BenchOptions | None = None, **told: Any
 ) -> tuple[Record, list[tuple[Any, ...]]]:
     """A record of combinations with these backends, and what their processes were asked."""
     asked: list[tuple[Any, ...]] = []
@@ -145,7 +154,7 @@ def measured(
 
     made = record()
     combinations = [combination(backend=name) for name in backends]
-    measure(combinations, settings or Settings(CLIP), made, open_remote=opened, **told)
+    measure(combinations, options or BenchOptions(input=CLIP), made, open_remote=opened, **told)
     return made, asked
 
 
@@ -333,7 +342,7 @@ def test_without_a_clip_the_portrait_becomes_a_file(
 
 
 def test_combinations_take_turns_within_a_clock_and_clocks_within_a_round() -> None:
-    _, asked = measured("AB", Settings(CLIP, ("model", "loop"), rounds=2))
+    _, asked = measured("AB", BenchOptions(input=CLIP, clocks=("model", "loop"), rounds=2))
     turns = [(name, given[0]) for name, method, *given in asked if method == "measure"]
     once = [("A", "model"), ("B", "model"), ("A", "loop"), ("B", "loop")]
     assert turns == once * 2
@@ -384,7 +393,7 @@ def test_a_stopped_benchmark_keeps_what_is_done_and_says_so() -> None:
     made = record()
     measure(
         [combination(backend=name) for name in "AB"],
-        Settings(CLIP, ("model", "loop")),
+        BenchOptions(input=CLIP, clocks=("model", "loop")),
         made,
         open_remote=lambda place, a: Impatient(a["combination"].backend, asked),
     )
@@ -395,14 +404,18 @@ def test_a_stopped_benchmark_keeps_what_is_done_and_says_so() -> None:
 
 def test_every_step_is_told_before_it_is_taken() -> None:
     told: list[tuple[int, int, str]] = []
-    measured("AB", Settings(CLIP, ("model",), rounds=2), on_step=lambda *step: told.append(step))
+    measured(
+        "AB",
+        BenchOptions(input=CLIP, clocks=("model",), rounds=2),
+        on_step=lambda *step: told.append(step),
+    )
     assert [done for done, _, _ in told] == list(range(6))
     assert {total for _, total, _ in told} == {6}
     assert told[2][2].startswith("round 1, model: stub A")
 
 
 def test_the_mean_iou_is_left_out_with_random_weights(tmp_path: Path) -> None:
-    settings = Settings(CLIP, ("model",), data=tmp_path, max_pictures=5)
+    settings = BenchOptions(input=CLIP, clocks=("model",), data=str(tmp_path), max_pictures=5)
     real, asked = measured("A", settings)
     assert real.rows[0].miou == 0.75
     assert ("A", "mean_iou", tmp_path, 5) in asked

@@ -19,7 +19,8 @@ import pytest
 from rtseg.bench.worker import Combination
 from rtseg.cli import bench as verb
 from rtseg.cli.app import main
-from rtseg.cli.bench import _share
+from rtseg.cli.flags import SHARE, read
+from rtseg.cli.options import BenchReport
 from rtseg.errors import BackendError, DownloadError, UsageError
 
 Capture = pytest.CaptureFixture[str]
@@ -188,7 +189,7 @@ def test_faster_than_before_is_all_well(older: Callable[[float], Path], capsys: 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("-b", "nonsense"), "unknown backend 'nonsense'"),
+        (("-b", "nonsense"), "--backend nonsense: there are auto"),
         (("--precision", "fp7"), "--precision fp7"),
         (("-d", "abacus"), "unknown device 'abacus'"),
         (("--imgsz", "big"), "--imgsz 'big'"),
@@ -199,7 +200,7 @@ def test_faster_than_before_is_all_well(older: Callable[[float], Path], capsys: 
         (("--plot", "a.txt"), "cannot write a figure to a.txt"),
         (("-o", "no/where.json"), "there is no folder no"),
         (("-m", "nonsense", "-i", CLIP), "unknown network 'nonsense'"),
-        (("-m", ","), "is empty"),
+        (("-m", ","), "names nothing"),
         (("--compare", "none.json"), "cannot compare with none.json"),
         (("--data", "nosuch"), "cannot open nosuch: no such file"),
         (("--threshold", "200%"), "it must be a share from 0 to 1. Write 10%"),
@@ -233,12 +234,12 @@ def test_a_record_of_something_else_is_not_compared_with(
 
 @pytest.mark.parametrize(("text", "share"), [("10%", 0.1), ("0.25", 0.25), ("0", 0.0)])
 def test_a_threshold_is_a_share_or_a_percentage(text: str, share: float) -> None:
-    assert _share("--threshold", text) == pytest.approx(share)
+    assert read(SHARE, "--threshold", text) == pytest.approx(share)
 
 
 def test_a_threshold_of_ten_is_neither() -> None:
     with pytest.raises(UsageError, match="Write 10% or"):
-        _share("--threshold", "10")
+        BenchReport(threshold=10)
 
 
 def test_a_combination_travels_to_its_process() -> None:

@@ -63,9 +63,9 @@ def pictures(count: int = 3, size: tuple[int, int] = SIZE) -> list[np.ndarray]:
 
 
 def export(model: Model, path: Path, **options: Any):
-    given = {"size": SIZE, "samples": CLIP, **options}
+    given = {"imgsz": SIZE, "samples": CLIP, **options}
     if model.spec.input.fixed:
-        given["size"] = None
+        given["imgsz"] = None
     return export_network(model, path, ExportOptions(**given))
 
 
@@ -101,7 +101,7 @@ def test_half_precision_is_half_as_large_and_takes_bytes(model: Model, tmp_path:
 def test_int8_is_per_channel_and_says_which_layers_stayed_in_float(
     model: Model, tmp_path: Path
 ) -> None:
-    exported = export(model, tmp_path / "net.onnx", precision="int8", least_agreement=0.5)
+    exported = export(model, tmp_path / "net.onnx", precision="int8", min_agreement=0.5)
     assert exported.attempts[-1].agreement == exported.parity.mean >= 0.5
     assert precision_of(tmp_path / "net.onnx") == "int8"
     assert exported.megabytes["onnx int8"] < 0.4 * exported.megabytes["onnx fp32"]
@@ -134,7 +134,7 @@ def test_dynamic_batch_takes_several_pictures_at_once(
         tmp_path / "net.onnx",
         precision=precision,
         dynamic_batch=True,
-        least_agreement=0.0,
+        min_agreement=0.0,
     )
     shape = onnx.load(tmp_path / "net.onnx").graph.input[0].type.tensor_type.shape
     assert [d.dim_value or d.dim_param for d in shape.dim] == ["batch", *SIZE, 3]
@@ -180,7 +180,7 @@ def test_a_file_below_the_threshold_gets_no_name(model: Model, tmp_path: Path, m
     with pytest.raises(RejectedError, match=r"kept as .*net\.rejected\.onnx"):
         export(model, tmp_path / "net.onnx", keep=True)
     assert [path.name for path in tmp_path.iterdir()] == ["net.rejected.onnx"]
-    export(model, tmp_path / "net.onnx", least_agreement=0.0)
+    export(model, tmp_path / "net.onnx", min_agreement=0.0)
     assert (tmp_path / "net.onnx").is_file()
 
 
@@ -420,7 +420,7 @@ def test_a_foreign_file_is_brought_into_our_form(tmp_path: Path, shape: dict) ->
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_foreign_file_in_other_precisions(tmp_path: Path, precision: str) -> None:
     exported = export(
-        foreign(tmp_path), tmp_path / "ours.onnx", precision=precision, least_agreement=0.97
+        foreign(tmp_path), tmp_path / "ours.onnx", precision=precision, min_agreement=0.97
     )
     assert precision_of(tmp_path / "ours.onnx") == precision
     assert 0.97 <= exported.parity.mean < 1  # of noise, whose pixels nearly tie
@@ -461,7 +461,7 @@ def old_and_shared(folder: Path) -> Model:
 def test_an_old_opset_is_raised_where_the_precision_asks_for_it(
     tmp_path: Path, precision: str
 ) -> None:
-    export(old_and_shared(tmp_path), tmp_path / "o.onnx", precision=precision, least_agreement=0.95)
+    export(old_and_shared(tmp_path), tmp_path / "o.onnx", precision=precision, min_agreement=0.95)
     found = onnx.load(tmp_path / "o.onnx").opset_import[0].version
     assert found == 11 if precision == "fp32" else found >= 13
 
@@ -479,11 +479,11 @@ def test_an_exported_file_can_be_exported_again(model: Model, tmp_path: Path) ->
 def test_nonsense_is_refused(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     for options, words in (
-        ({"precision": "bf16"}, "precisions are fp32, fp16, int8"),
+        ({"precision": "bf16"}, "--precision bf16: there are fp32, fp16, int8"),
         ({"calibration": ("a",)}, "only int8 needs it"),
-        ({"least_agreement": 99.0}, "it must be a share from 0 to 1"),
+        ({"min_agreement": 99.0}, "it must be 0 to 1"),
         ({"opset": 9}, "13 to 20"),
-        ({"size": (8, 8)}, "each side is"),
+        ({"imgsz": (8, 8)}, "each side is"),
     ):
         with pytest.raises(UsageError, match=words):
             export(model, path, **options)
@@ -524,7 +524,7 @@ def test_a_full_disk_is_said(model: Model, tmp_path: Path, monkeypatch) -> None:
 def test_a_trained_network_keeps_its_identity(tmp_path: Path) -> None:
     spec = ModelSpec("mine", NAME, PERSON, InputSpec(SIZE))
     save_checkpoint(tmp_path / "mine.safetensors", spec, build_random(NAME, 2).state_dict())
-    exported = export(find_model(tmp_path / "mine.safetensors"), tmp_path / "mine.onnx", size=None)
+    exported = export(find_model(tmp_path / "mine.safetensors"), tmp_path / "mine.onnx", imgsz=None)
     found = find_model(tmp_path / "mine.onnx").spec
     assert (found.name, found.labels, exported.size) == ("mine", PERSON, SIZE)
     assert replace(found, input=spec.input, output_name="") == spec

@@ -32,7 +32,7 @@ import av
 import psutil
 
 from rtseg.backends import open_backend
-from rtseg.cli.options import input_size
+from rtseg.cli.flags import INPUT_SIZE, read
 from rtseg.contracts import Sink, Source
 from rtseg.effects import ViewOptions
 from rtseg.frame import Frame
@@ -228,7 +228,7 @@ def load(name: str, imgsz: str, backend: str) -> Segmenter:
     """A network on a processor."""
     model = find_model(name)
     backend = "stub" if model.format == "none" else backend
-    return Segmenter(open_backend(backend, model, input_size=input_size("--imgsz", imgsz)))
+    return Segmenter(open_backend(backend, model, input_size=read(INPUT_SIZE, "--imgsz", imgsz)))
 
 
 def open_window(source: Source, segmenter: Segmenter) -> Sink:

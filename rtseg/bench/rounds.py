@@ -7,12 +7,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rtseg.bench.clocks import Block, Limit
+from rtseg.bench.options import BenchOptions
 from rtseg.bench.record import Record, Row, keep_best, peak_place, peak_share, summarise
 from rtseg.bench.worker import Combination, Loaded, Remote, RemoteObject, Stopped
 from rtseg.effects import ViewOptions
@@ -20,28 +20,6 @@ from rtseg.errors import RtsegError
 
 SUBJECT = "rtseg.bench.worker:Subject"
 YARDSTICK = "rtseg.bench.worker:Yardstick"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How everything is measured.
-
-    Attributes:
-        clip: what `open_source` takes.
-        clocks: names of `CLOCKS`.
-        limit: of each block: one clock of one combination in one round.
-        encoded: whether the loop writes an H.264 file, or nothing.
-        data: labelled images for the mean IoU, `max_pictures` of them; 0 takes all.
-    """
-
-    clip: str
-    clocks: tuple[str, ...] = ("model", "pipeline", "loop")
-    rounds: int = 3
-    limit: Limit = field(default_factory=lambda: Limit(3.0))
-    view: ViewOptions = field(default_factory=ViewOptions)
-    encoded: bool = True
-    data: Path | None = None
-    max_pictures: int = 0
 
 
 OpenRemote = Callable[[str, dict[str, Any]], RemoteObject]
@@ -81,9 +59,10 @@ def new_row(combination: Combination) -> Row:
 
 def measure(
     combinations: Iterable[Combination],
-    settings: Settings,
+    options: BenchOptions,
     record: Record,
     *,
+    view: ViewOptions = ViewOptions(),  # noqa: B008 - frozen
     on_step: OnStep = lambda done, total, text: None,
     stop: Callable[[], bool] = lambda: False,
     open_remote: OpenRemote | None = None,
@@ -104,7 +83,7 @@ def measure(
     record.rows += [entry.row for entry in entries]
     with ExitStack() as stack:
         try:
-            bench = _Bench(entries, settings, record, open_remote or opened, on_step, stack)
+            bench = _Bench(entries, options, view, record, open_remote or opened, on_step, stack)
             bench.load()
             bench.run_rounds()
             bench.score()
@@ -119,20 +98,22 @@ class _Bench:
     def __init__(
         self,
         entries: Sequence[Entry],
-        settings: Settings,
+        options: BenchOptions,
+        view: ViewOptions,
         record: Record,
         open_remote: OpenRemote,
         on_step: OnStep,
         stack: ExitStack,
     ) -> None:
-        self._entries, self._settings, self._record = entries, settings, record
+        self._entries, self._options, self._record = entries, options, record
+        self._view, self._clip = view, options.input or ""
         self._open, self._on_step, self._stack = open_remote, on_step, stack
         folder = tempfile.TemporaryDirectory(prefix="rtseg-bench-")
         self._folder = Path(stack.enter_context(folder))
         self._references: dict[tuple[str, tuple[int, int]], Path | None] = {}
         self._done = 0
-        self._total = len(entries) * (1 + settings.rounds * len(settings.clocks))
-        self._total += len(entries) if settings.data else 0
+        self._total = len(entries) * (1 + options.rounds * len(options.clocks))
+        self._total += len(entries) if options.data else 0
 
     @cached_property
     def _yardstick(self) -> RemoteObject:
@@ -146,8 +127,8 @@ class _Bench:
 
     def run_rounds(self) -> None:
         """All rounds: in each, every clock, and for each clock every combination in turn."""
-        for number in range(1, self._settings.rounds + 1):
-            for clock in self._settings.clocks:
+        for number in range(1, self._options.rounds + 1):
+            for clock in self._options.clocks:
                 for entry in self._entries:
                     self._step(f"round {number}, {clock}: {entry.name}")
                     self._attempt(entry, lambda entry: self._block(entry, clock))  # noqa: B023
@@ -157,7 +138,7 @@ class _Bench:
 
     def score(self) -> None:
         """The mean IoU, which loads every model once more and therefore comes last."""
-        if self._settings.data is None:
+        if self._options.data is None:
             return
         for entry in self._entries:
             self._step(f"mean IoU: {entry.name}")
@@ -185,15 +166,15 @@ class _Bench:
                 entry.remote.close()
 
     def _load(self, entry: Entry) -> None:
-        settings, row = self._settings, entry.row
+        row = entry.row
         since = time.perf_counter()
         entry.remote = self._started(
             SUBJECT,
             {
                 "combination": entry.combination,
-                "clip": settings.clip,
-                "view": settings.view,
-                "encoded": settings.encoded,
+                "clip": self._clip,
+                "view": self._view,
+                "encoded": self._options.encode,
                 "folder": self._folder,
             },
         )
@@ -217,13 +198,14 @@ class _Bench:
         key = (repr(model), size)
         if key not in self._references:
             path = self._folder / f"reference-{len(self._references)}.npy"
-            self._yardstick.call("reference", model, size, self._settings.clip, path)
+            self._yardstick.call("reference", model, size, self._clip, path)
             self._references[key] = path
         return self._references[key]
 
     def _block(self, entry: Entry, clock: str) -> None:
         assert entry.remote is not None
-        entry.blocks[clock].append(entry.remote.call("measure", clock, self._settings.limit))
+        limit = Limit(self._options.duration, self._options.frames)
+        entry.blocks[clock].append(entry.remote.call("measure", clock, limit))
         entry.row.clocks[clock] = summarise(entry.blocks[clock])
 
     def _end_round(self, entry: Entry) -> None:
@@ -233,8 +215,8 @@ class _Bench:
 
     def _score(self, entry: Entry) -> None:
         assert entry.remote is not None
-        settings = self._settings
-        entry.row.miou = entry.remote.call("mean_iou", settings.data, settings.max_pictures)
+        data, most = self._options.data, self._options.max_pictures
+        entry.row.miou = entry.remote.call("mean_iou", Path(data or ""), most or 0)
 
     def _measure_peaks(self) -> None:
         """Measure the peak of each device in use once more; the best is kept."""

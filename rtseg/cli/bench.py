@@ -5,26 +5,25 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from rtseg.backends import BACKENDS, BackendOptions
+from rtseg.backends import BACKENDS
 from rtseg.backends.base import fit_size
-from rtseg.bench import Combination, Row, measure
-from rtseg.bench.clocks import SAMPLES, Limit, clip_info, write_portrait
-from rtseg.bench.record import Comparison, Record, compare, is_busy, machine
+from rtseg.bench.clocks import SAMPLES, clip_info, write_portrait
+from rtseg.bench.options import BenchOptions
+from rtseg.bench.record import Comparison, Record, Row, compare, is_busy, machine
 from rtseg.bench.report import changes, markdown, plain, render, write_plot
-from rtseg.bench.rounds import Settings
-from rtseg.cli import values
-from rtseg.cli.bench_flags import BenchFlags, BenchNetworkFlags, ClockFlags
+from rtseg.bench.rounds import measure
+from rtseg.bench.worker import Combination
+from rtseg.cli.options import BenchFlags
 from rtseg.cli.process import Stop
 from rtseg.cli.report import DownloadProgress, Progress, say
 from rtseg.contracts import SourceInfo
-from rtseg.effects import ViewOptions
 from rtseg.errors import (
     BackendError,
     DownloadError,
@@ -41,7 +40,7 @@ from rtseg.zoo import MODELS, Model
 
 FORMAT_OF = {".json": "json", ".csv": "csv", ".md": "md", ".txt": "table"}
 
-Size = tuple[int, int]
+T = TypeVar("T")
 
 
 def bench(flags: BenchFlags, stop: Stop) -> int:
@@ -56,17 +55,19 @@ def bench(flags: BenchFlags, stop: Stop) -> int:
     with tempfile.TemporaryDirectory(prefix="rtseg-bench-") as folder:
         plan, info = stop.attend(lambda: _with_clip(plan, Path(folder)))
         record = _record(flags, plan, info)
-        if is_busy(record.machine) and not flags.figures.quiet:
+        if is_busy(record.machine) and not flags.report.quiet:
             say("warning", f"the machine is busy: load {record.machine['load_average']}")
         combinations = list(_combinations(flags, plan, info, record, stop))
-        with Progress(quiet=flags.figures.quiet, first_line=0.0) as progress:
+        with Progress(quiet=flags.report.quiet, first_line=0.0) as progress:
             on_step = partial(progress.update, unit="steps", redraw=True)
-            failure = measure(combinations, plan.settings, record, on_step=on_step, stop=stop)
+            failure = measure(
+                combinations, plan.options, record, view=flags.view, on_step=on_step, stop=stop
+            )
     found = _show(record, plan, flags)
     if not record.partial:
         _check_lost(found)
         _require_any(record, failure)
-        _check_speed(found, plan.threshold)
+        _check_speed(found, flags.report.threshold)
     return stop.exit_code
 
 
@@ -75,113 +76,48 @@ class BenchPlan:
     """What to benchmark.
 
     Attributes:
-        backends: names or "auto"; () is all that can run a model.
-        sizes: (height, width) of inputs; None follows the clip.
-        settings: of the rounds; the clip is "" if none was given.
-        form: format of stdout.
+        options: with the defaults of the lists, and each entry once; the clip is "" if none was
+            given.
         files: output files and their formats.
         before: the older record to compare with.
-        threshold: share of its speed that a clock may lose.
     """
 
-    models: tuple[str, ...]
-    backends: tuple[str, ...]
-    precisions: tuple[str, ...]
-    sizes: tuple[Size | None, ...]
-    settings: Settings
-    form: str
+    options: BenchOptions
     files: tuple[tuple[Path, str], ...]
     plot: Path | None
     before: Record | None
-    threshold: float
 
 
 def make_plan(flags: BenchFlags) -> BenchPlan:
-    """Check the flags, and that files can be read and written.
+    """Check that files can be read and written.
 
     Raises:
-        UsageError: a flag has a wrong value, an output exists, or the record to compare with or
-            the labelled images cannot be read.
+        UsageError: an output exists, or the record to compare with or the labelled images cannot
+            be read.
     """
-    networks, figures = flags.networks, flags.figures
-    form = figures.format or "table"
-    plan = BenchPlan(
-        models=_entries("--model", networks.model, (default_model(),)),
-        backends=_backends(networks.backend),
-        precisions=_precisions(networks),
-        sizes=tuple(
-            values.input_size("--imgsz", text)
-            for text in _entries("--imgsz", networks.imgsz, ("auto",))
-        ),
-        settings=_settings(flags),
-        form=form,
-        files=tuple((Path(p), FORMAT_OF.get(Path(p).suffix.lower(), form)) for p in figures.output),
-        plot=Path(figures.plot) if figures.plot else None,
-        before=read_record(Path(figures.compare)) if figures.compare else None,
-        threshold=_share("--threshold", figures.threshold),
+    asked, report = flags.options, flags.report
+    options = replace(
+        asked,
+        model=_once(asked.model) or (default_model(),),
+        backend=_once(asked.backend),
+        precision=_once(asked.precision) or ("auto",),
+        imgsz=_once(asked.imgsz) or (None,),
+        clocks=("model", "pipeline", *(["worst"] if report.worst_case else []), "loop"),
     )
-    _check_files(plan, figures.overwrite)
-    _check_data(plan.settings)
+    paths = map(Path, report.output)
+    plan = BenchPlan(
+        options=options,
+        files=tuple((path, FORMAT_OF.get(path.suffix.lower(), report.format)) for path in paths),
+        plot=Path(report.plot) if report.plot else None,
+        before=read_record(Path(report.compare)) if report.compare else None,
+    )
+    _check_files(plan, report.overwrite)
+    _check_data(options)
     return plan
 
 
-def _entries(flag: str, given: Sequence[str], default: tuple[str, ...]) -> tuple[str, ...]:
-    """The entries of a comma list or repeated flag, each once."""
-    found = tuple(dict.fromkeys(values.comma_list(given)))
-    if given and not found:
-        raise UsageError(f"{flag} {','.join(given)!r} is empty")
-    return found or default
-
-
-def _backends(given: Sequence[str]) -> tuple[str, ...]:
-    names = _entries("--backend", given, ())
-    for name in names:
-        if name not in ("auto", *BACKENDS):
-            known = ", ".join(("auto", *BACKENDS))
-            raise UsageError(f"unknown backend {name!r}", found=f"backends are {known}")
-    return names
-
-
-def _precisions(flags: BenchNetworkFlags) -> tuple[str, ...]:
-    names = _entries("--precision", flags.precision, ("auto",))
-    for name in names:  # checked once here, not per combination
-        BackendOptions(device=flags.device, precision=name, threads=flags.threads)
-    return names
-
-
-def _settings(flags: BenchFlags) -> Settings:
-    clocks, figures = flags.clocks, flags.figures
-    values.at_least("--rounds", clocks.rounds, 1)
-    values.at_least("--frames", clocks.frames, 1)
-    values.at_least("--max-pictures", figures.max_pictures, 1)
-    if not 0 < clocks.duration < float("inf"):
-        raise UsageError(f"--duration {clocks.duration:g}", found="it must be more than 0 seconds")
-    if figures.max_pictures is not None and figures.data is None:
-        raise UsageError("--max-pictures without --data", do="Give labelled images with --data")
-    return Settings(
-        clip=clocks.input or "",
-        clocks=_clocks(clocks),
-        rounds=clocks.rounds,
-        limit=Limit(clocks.duration, clocks.frames),
-        view=ViewOptions(clocks.view, clocks.alpha),
-        encoded=clocks.encode,
-        data=Path(figures.data) if figures.data else None,
-        max_pictures=figures.max_pictures or 0,
-    )
-
-
-def _clocks(flags: ClockFlags) -> tuple[str, ...]:
-    return ("model", "pipeline", *(["worst"] if flags.worst_case else []), "loop")
-
-
-def _share(flag: str, text: str) -> float:
-    """`10%` or `0.1` as 0.1."""
-    share = values.share(flag, text)
-    if not 0 <= share < 1:
-        raise UsageError(
-            f"{flag} {text!r}", found="it must be a share from 0 to 1", do="Write 10% or 0.1"
-        )
-    return share
+def _once(entries: tuple[T, ...]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(entries))
 
 
 def read_record(path: Path) -> Record:
@@ -199,12 +135,12 @@ def read_record(path: Path) -> Record:
         ) from error
 
 
-def _check_data(settings: Settings) -> None:
+def _check_data(options: BenchOptions) -> None:
     """Open the labelled images now: they are measured last, and would fail last."""
-    if settings.data is not None:
+    if options.data is not None:
         from rtseg.evaluate.sets import SetSpec, open_set
 
-        open_set(SetSpec(path=settings.data, max_pictures=settings.max_pictures))
+        open_set(SetSpec(path=Path(options.data), max_pictures=options.max_pictures or 0))
 
 
 def _check_files(plan: BenchPlan, overwrite: bool) -> None:
@@ -217,12 +153,12 @@ def _check_files(plan: BenchPlan, overwrite: bool) -> None:
 
 def _with_clip(plan: BenchPlan, folder: Path) -> tuple[BenchPlan, SourceInfo]:
     """The plan with a clip to read, and the clip's size, rate and length."""
-    clip = plan.settings.clip
+    clip = plan.options.input
     if clip:
         return plan, clip_info(clip)
     path = str(write_portrait(folder))
     named = replace(clip_info(path), name="the portrait of rtseg demo")
-    return replace(plan, settings=replace(plan.settings, clip=path)), named
+    return replace(plan, options=replace(plan.options, input=path)), named
 
 
 def _record(flags: BenchFlags, plan: BenchPlan, info: SourceInfo) -> Record:
@@ -235,14 +171,14 @@ def _record(flags: BenchFlags, plan: BenchPlan, info: SourceInfo) -> Record:
         "frame_count": info.frame_count,
     }
     settings: dict[str, Any] = {
-        "rounds": plan.settings.rounds,
-        "seconds": plan.settings.limit.seconds,
-        "frames": plan.settings.limit.passes,
-        "threads": flags.networks.threads,
-        "view": flags.clocks.view,
-        "alpha": flags.clocks.alpha,
-        "loop_ends_in": "h264" if flags.clocks.encode else "null",
-        "data": flags.figures.data,
+        "rounds": plan.options.rounds,
+        "seconds": plan.options.duration,
+        "frames": plan.options.frames,
+        "threads": flags.network.threads,
+        "view": flags.view.view,
+        "alpha": flags.view.alpha,
+        "loop_ends_in": "h264" if plan.options.encode else "null",
+        "data": plan.options.data,
         "samples": SAMPLES,
     }
     return Record(machine(), clip, settings)
@@ -252,15 +188,15 @@ def _combinations(
     flags: BenchFlags, plan: BenchPlan, info: SourceInfo, record: Record, stop: Stop
 ) -> Iterator[Combination]:
     """Every combination; models that cannot be downloaded get a row with the reason."""
-    asked = flags.networks
-    for name in plan.models:
+    asked, options = flags.network, plan.options
+    for name in options.model:
         try:
             model = stop.attend(lambda: _find(name, flags, stop))  # noqa: B023 - at once
         except DownloadError as error:
             record.rows.append(_missing(name, plan, flags, error))
             continue
         for backend, precision, size in product(
-            plan.backends or _default_backends(model), plan.precisions, dict.fromkeys(plan.sizes)
+            options.backend or _default_backends(model), options.precision, options.imgsz
         ):
             yield Combination(
                 model,
@@ -276,8 +212,8 @@ def _combinations(
 
 def _find(name: str, flags: BenchFlags, stop: Stop) -> Model:
     """The model; with `--weights random`, random weights if its own are not in the cache."""
-    progress = DownloadProgress(stop, quiet=flags.figures.quiet)
-    weights = flags.networks.weights
+    progress = DownloadProgress(stop, quiet=flags.report.quiet)
+    weights = flags.network.weights
     if weights == "random" and _needs_no_download(name):
         weights = None
     return find_model(name, weights=weights, progress=progress)
@@ -299,16 +235,16 @@ def _default_backends(model: Model) -> tuple[str, ...]:
 def _missing(name: str, plan: BenchPlan, flags: BenchFlags, error: DownloadError) -> Row:
     """The row of a model whose weights cannot be downloaded."""
     asked = {
-        "backend": ",".join(plan.backends) or "auto",
-        "precision": ",".join(plan.precisions),
-        "device": flags.networks.device,
+        "backend": ",".join(plan.options.backend) or "auto",
+        "precision": ",".join(plan.options.precision),
+        "device": flags.network.device,
     }
-    return Row(name, asked, plan.sizes[0] or (0, 0), error=str(error))
+    return Row(name, asked, plan.options.imgsz[0] or (0, 0), error=str(error))
 
 
 def _show(record: Record, plan: BenchPlan, flags: BenchFlags) -> Comparison | None:
     """Print the figures and write the files, also after an interruption."""
-    print_record(record, plan.form)
+    print_record(record, flags.report.format)
     for path, form in plan.files:
         write_file(path, render(record, form))
         _say_wrote(path, flags)
@@ -317,7 +253,7 @@ def _show(record: Record, plan: BenchPlan, flags: BenchFlags) -> Comparison | No
         _say_wrote(plan.plot, flags)
     found = None if plan.before is None else compare(record, plan.before)
     if found is not None:
-        print_comparison(found, plan.form)
+        print_comparison(found, flags.report.format)
     report_partial(record)
     return found
 
@@ -351,7 +287,7 @@ def report_partial(record: Record) -> None:
 
 
 def _say_wrote(path: Path, flags: BenchFlags) -> None:
-    if not flags.figures.quiet:
+    if not flags.report.quiet:
         say("wrote", str(path))
 
 

@@ -1,4 +1,4 @@
-"""The command line's grammar: verbs, flags and configuration file, read by cyclopts."""
+"""The verbs of the command line, and how its arguments are read."""
 
 from __future__ import annotations
 
@@ -10,118 +10,138 @@ from typing import Annotated, Any, TypeVar
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from rtseg._version import __version__
-from rtseg.cli.bench_flags import BenchFigureFlags, BenchFlags, BenchNetworkFlags, ClockFlags
-from rtseg.cli.export_flags import ExportFlags, ProofFlags
 from rtseg.cli.flags import collect, print_config, takes, with_config
-from rtseg.cli.options import EVAL, RUN, TRAIN, EvalFlags, Flags
+from rtseg.cli.options import (
+    BENCH,
+    CAMERAS,
+    DEMO,
+    DOCTOR,
+    EVAL,
+    EXPORT,
+    RUN,
+    TRAIN,
+    BenchFlags,
+    DemoFlags,
+    EvalFlags,
+    ExportFlags,
+    Flags,
+)
 from rtseg.cli.process import Stop
-from rtseg.cli.values import Text, flag
 from rtseg.errors import SinkError, SourceError, UsageError
 from rtseg.session import keys
 
-# ruff: noqa: B008 - the defaults are frozen
+T = TypeVar("T")
+
+HELP = """Real-time semantic segmentation of webcams, videos, streams and images.
+
+rtseg --camera 0            a camera, in a window
+rtseg clip.mp4 -o out.mp4   a clip, into a file
+rtseg rtsp://host/stream    a stream
+rtseg 0 clip.mp4            several at once, in a grid
+
+Without a verb, rtseg runs; give a file that is named like a verb with -i.
+"""
+
+KEYS = f"Keys in the window:\n\n{keys.as_text()}"
+
+WITH_A_WINDOW = ("run", "demo")
+
+OTHER_WORDS = {"help": "--help", "version": "--version", "list": "models", "devices": "doctor"}
+"""Words of other programs for something that rtseg has, too."""
+
+# Flags whose value may be a lone "-", which a parser of flags would take for one.
+_TAKE_A_DASH = frozenset("-o --output -i --input --source --mask-output --json --metrics".split())
+
+_STDIN = "(standard input)"
+"""Stands for a lone "-" while the flags are parsed; where none belongs, an error names it so."""
 
 
-Names = Annotated[tuple[str, ...], Parameter(help="Names of `rtseg models`.", negative=())]
+def build_app(stop: Stop) -> App:
+    """The program's verbs; `stop` is what a run listens to."""
+    app = App(
+        name="rtseg", version=__version__, help=HELP, help_epilogue=KEYS, help_format="plaintext"
+    )
 
-_NO_SHOW = "Write rtseg-demo.mp4 instead of opening a window."
+    @takes(RUN)
+    def run(**given: Any) -> int:
+        """Segment a camera, clip, stream or image, or several at once (the default)."""
+        if "input" in given:
+            given["input"] = tuple("-" if one == _STDIN else one for one in given["input"])
+        return _run(collect(Flags, RUN, with_config(RUN, given)), stop)
 
+    @takes(BENCH)
+    def bench(**given: Any) -> int:
+        """Time models on backends: model only, pipeline, whole loop; side by side, in rounds."""
+        from rtseg.cli.bench import bench
 
-def add_verbs(app: App, stop: Stop) -> None:
-    """Add them to the program."""
-    app.command(_models_app(stop))
-
-    def cameras(
-        *,
-        measure: Annotated[
-            bool, Parameter(help="Watch each for a second, and tell the rate that really comes.")
-        ] = True,
-        json: Annotated[bool, Parameter(help="Print JSON.", negative=())] = False,
-    ) -> int:
-        """List the cameras, their modes and the rate each really gives."""
-        from rtseg.cli.cameras import print_cameras
-
-        return stop.attend(lambda: print_cameras(measure=measure, as_json=json))
-
-    def doctor(
-        *, json: Annotated[bool, flag("As JSON, to be sent with a report.", "--json")] = False
-    ) -> int:
-        """Say what this machine has: versions, devices, providers, display, codecs, cache."""
-        from rtseg.cli.doctor import examine
-
-        return stop.attend(lambda: examine(as_json=json))
-
-    def demo(
-        *,
-        seconds: Annotated[float, Parameter(help="Length of the clip.")] = 10.0,
-        no_show: Annotated[bool, flag(_NO_SHOW, "--no-show", "--headless")] = False,
-        output: Annotated[
-            Text, flag("Write this instead, as rtseg -o does.", "--output", "-o")
-        ] = None,
-        overwrite: Annotated[bool, flag("Replace what -o names.", "--overwrite", "-y")] = False,
-    ) -> int:
-        """Segment a picture of a person, panned and zoomed into a clip."""
-        from rtseg.cli.demo import run_demo
-
-        return run_demo(stop, seconds, output=output, overwrite=overwrite, no_show=no_show)
+        return bench(collect(BenchFlags, BENCH, given), stop)
 
     @takes(EVAL)
     def evaluate(**given: Any) -> int:
-        """Measure networks on labelled pictures: IoU per class, mean IoU, and more."""
+        """Measure models on labelled images: IoU per class, mean IoU, and more."""
         from rtseg.cli.eval import evaluate
 
         return evaluate(collect(EvalFlags, EVAL, given), stop)
 
     @takes(TRAIN)
     def train(**given: Any) -> int:
-        """Fine-tune a network on labelled pictures; needs rtseg[train]."""
+        """Fine-tune a model on labelled images; needs rtseg[train]."""
         from rtseg.cli.train import train
 
         return train(given, stop)
 
-    app.command(train, name="train")
-
-    def bench(
-        *,
-        networks: BenchNetworkFlags = BenchNetworkFlags(),
-        clocks: ClockFlags = ClockFlags(),
-        figures: BenchFigureFlags = BenchFigureFlags(),
-    ) -> int:
-        """Time networks on backends: model only, pipeline, whole loop; side by side, in rounds."""
-        from rtseg.cli.bench import bench
-
-        return bench(BenchFlags(networks, clocks, figures), stop)
-
-    app.command(bench, name="bench")
-    app.command(evaluate, name="eval")
-
-    def export(
-        *,
-        export: ExportFlags = ExportFlags(),
-        proof: ProofFlags = ProofFlags(),
-    ) -> int:
-        """Write a network as an ONNX file, and prove that its masks are the same."""
+    @takes(EXPORT)
+    def export(**given: Any) -> int:
+        """Write a model as an ONNX file, and prove that its masks are the same."""
         from rtseg.cli.export import export_file
 
-        return export_file(export, proof, stop)
+        return export_file(collect(ExportFlags, EXPORT, given), stop)
 
-    app.command(export, name="export")
-    app.command(cameras, name="cameras")
-    app.command(doctor, name="doctor")
-    app.command(demo, name="demo")
+    @takes(CAMERAS)
+    def cameras(*, measure: bool = True, json: bool = False) -> int:
+        """List the cameras, their modes and the rate each really gives."""
+        from rtseg.cli.cameras import print_cameras
+
+        return stop.attend(lambda: print_cameras(measure=measure, as_json=json))
+
+    @takes(DOCTOR)
+    def doctor(*, json: bool = False) -> int:
+        """Report what this machine has: versions, devices, providers, display, codecs, cache."""
+        from rtseg.cli.doctor import examine
+
+        return stop.attend(lambda: examine(as_json=json))
+
+    @takes(DEMO)
+    def demo(**given: Any) -> int:
+        """Segment an image of a person, panned and zoomed into a clip."""
+        from rtseg.cli.demo import run_demo
+
+        return run_demo(DemoFlags(**given), stop)
+
+    app.default(run)
+    app.command(run, name="run")
+    app.command(_models_app(stop))
+    for verb in (train, bench, export, cameras, doctor, demo):
+        app.command(verb)
+    app.command(evaluate, name="eval")
+    for name in app:
+        if not name.startswith("-") and name not in WITH_A_WINDOW:
+            app[name].help_epilogue = ""
+    app.register_install_completion_command()
+    return app
 
 
 def _models_app(stop: Stop) -> App:
-    app = App(name="models", help="List, show, download and verify networks.")
+    app = App(name="models", help="List, show, download and verify models.")
 
     def list_all() -> int:
-        """List the networks (the default)."""
+        """List the models (the default)."""
         from rtseg.cli.models import list_models
 
         return stop.attend(list_models)
 
     def show(name: str) -> int:
-        """Show all that is known of one network."""
+        """Show all that is known about one model."""
         from rtseg.cli.models import show_model
 
         return stop.attend(lambda: show_model(name))
@@ -132,84 +152,21 @@ def _models_app(stop: Stop) -> App:
             bool, Parameter(name="--all", help="All of them.", negative=())
         ] = False,
     ) -> int:
-        """Fetch published weights into the cache."""
+        """Download published weights into the cache."""
         from rtseg.cli.models import download_models
 
         return stop.attend(lambda: download_models(names, everything=everything, stop=stop))
 
     def verify() -> int:
-        """Check the files that are here against their checksums."""
+        """Check the downloaded files against their checksums."""
         from rtseg.cli.models import verify_models
 
         return stop.attend(verify_models)
 
     app.default(list_all)
-    for name, verb in (
-        ("list", list_all),
-        ("show", show),
-        ("download", download),
-        ("verify", verify),
-    ):
-        app.command(verb, name=name)
-    return app
-
-
-T = TypeVar("T")
-
-HELP = """Real-time semantic segmentation of webcams, videos, streams and pictures.
-
-rtseg --camera 0            a camera, in a window
-rtseg clip.mp4 -o out.mp4   a clip, into a file
-rtseg rtsp://host/stream    a stream
-rtseg 0 clip.mp4            several at once, in a grid
-
-Without a verb, rtseg runs; a file that is called like a verb is given with -i.
-"""
-
-WITH_A_WINDOW = ("run", "demo")
-
-OTHER_WORDS = {"help": "--help", "version": "--version", "list": "models", "devices": "doctor"}
-"""What other programs call something that we have too."""
-
-KEYS = f"Keys in the window:\n\n{keys.as_text()}"
-
-# Flags whose value may be a lone "-", which a parser of flags takes for one.
-_TAKE_A_DASH = {
-    "-o",
-    "--output",
-    "-i",
-    "--input",
-    "--source",
-    "--mask-output",
-    "--json",
-    "--metrics",
-}
-
-_STDIN = "(standard input)"
-"""Stands for a lone "-" while the flags are parsed; where none belongs, an error names it so."""
-
-
-def build_app(stop: Stop) -> App:
-    """The program's verbs; `stop` is what a run listens to."""
-
-    app = App(
-        name="rtseg", version=__version__, help=HELP, help_epilogue=KEYS, help_format="plaintext"
-    )
-
-    @takes(RUN)
-    def run(**given: Any) -> int:
-        """Segment a camera, clip, stream or picture, or several at once (the default)."""
-        if "input" in given:
-            given["input"] = tuple("-" if one == _STDIN else one for one in given["input"])
-        return _run(collect(Flags, RUN, with_config(RUN, given)), stop)
-
-    app.default(run)
-    app.command(run, name="run")
-    add_verbs(app, stop)
-    for name in app:
-        if not name.startswith("-") and name not in WITH_A_WINDOW:
-            app[name].help_epilogue = ""
-    app.register_install_completion_command()
+    app.command(list_all, name="list")
+    for verb in (show, download, verify):
+        app.command(verb)
     return app
 
 
@@ -225,7 +182,7 @@ def prepare(app: App, arguments: Sequence[str]) -> list[str]:
 
 
 def _check_verb(word: str, verbs: Iterable[str]) -> None:
-    """Raise UsageError for a word that is no file and was probably meant as a verb."""
+    """Raise UsageError for a word that is not a file and was probably meant as a verb."""
     if word.isalpha() and not Path(word).exists():
         known = OTHER_WORDS.get(word.lower())
         for meant in [known] if known else get_close_matches(word, verbs, n=1, cutoff=0.6):
@@ -269,7 +226,7 @@ def _run(flags: Flags, stop: Stop) -> int:
 
 
 def _planned(make: Callable[[Flags], T], flags: Flags) -> T:
-    """The plan; where there is no place for the pictures, a source that is not there comes first.
+    """The plan; if no output can be opened, a missing source is reported first.
 
     Raises:
         SourceError: there is no such file.

@@ -4,36 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rtseg.cli.options import Flags
+from rtseg.cli.options import DemoFlags, Flags
 from rtseg.cli.plan import make_plan
 from rtseg.cli.process import Stop
 from rtseg.cli.report import say
 from rtseg.cli.run import run_plan
-from rtseg.errors import UsageError
 from rtseg.nets import default_model, shipped
 from rtseg.sinks.display import display_available
 
 DEMO_FILE = Path("rtseg-demo.mp4")
 
 
-def run_demo(
-    stop: Stop, seconds: float, *, output: str | None, overwrite: bool, no_show: bool
-) -> int:
+def run_demo(asked: DemoFlags, stop: Stop) -> int:
     """Show the demo in a window; without a display, or with an output, write it to a file.
 
-    Args:
-        output: the file; None is `rtseg-demo.mp4`, which is overwritten.
+    Without an output the file is `rtseg-demo.mp4`, which is overwritten.
 
     Raises:
         RtsegError: as `rtseg run`.
     """
-    if not seconds >= 0.1:
-        raise UsageError(f"--seconds {seconds:g}", found="it must be 0.1 or more")
-    reason = "--no-show" if no_show else display_available()
-    file = str(output or DEMO_FILE) if output or reason else None
-    if file and not output:
+    reason = "--no-show" if asked.no_show else display_available()
+    file = str(asked.output or DEMO_FILE) if asked.output or reason else None
+    if file and not asked.output:
         say("demo", f"no window ({reason}): writing {file}")
-    flags = _flags(seconds, file, overwrite=overwrite or not output)
+    flags = _flags(asked.seconds, file, overwrite=asked.overwrite or not asked.output)
     code = run_plan(flags, make_plan(flags), stop)
     say("demo", f"see {Path(file).resolve()}" if file else "finished")
     say("", "next: rtseg --camera 0, or rtseg clip.mp4 -o out.mp4")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rtseg.cli import values
-from rtseg.cli.export_flags import ExportFlags, ProofFlags
+from rtseg.cli.options import ExportFlags
 from rtseg.cli.process import Stop
 from rtseg.cli.report import DownloadProgress, Progress, print_table, say
 from rtseg.errors import UsageError, counted
@@ -20,27 +19,27 @@ LAYERS_SHOWN = 8
 """Float layers named in the report."""
 
 
-def export_file(flags: ExportFlags, proof: ProofFlags, stop: Stop) -> int:
+def export_file(flags: ExportFlags, stop: Stop) -> int:
     """Export the model; figures go to stdout.
 
     Raises:
         RtsegError: as `export_network`; the figures of a rejected file are printed first.
     """
-    if flags.output is None:
+    options, network, quiet = flags.options, flags.network, flags.report.quiet
+    if flags.report.output is None:
         raise UsageError("no output file", do="Name one with -o net.onnx")
-    options = _options(flags, proof)
     model = find_model(
-        flags.model or default_model(),
-        weights=flags.weights,
-        progress=DownloadProgress(stop, quiet=proof.quiet),
+        network.model or default_model(),
+        weights=network.weights,
+        progress=DownloadProgress(stop, quiet=quiet),
     )
     try:
-        with ExportProgress(stop, quiet=proof.quiet) as progress:
-            exported = export_network(model, Path(flags.output), options, progress)
+        with ExportProgress(stop, quiet=quiet) as progress:
+            exported = export_network(model, Path(flags.report.output), options, progress)
     except RejectedError as error:
-        _report(model, error.exported, options, quiet=proof.quiet)
+        _report(model, error.exported, options, quiet=quiet)
         raise
-    _report(model, exported, options, quiet=proof.quiet)
+    _report(model, exported, options, quiet=quiet)
     return stop.exit_code
 
 
@@ -69,20 +68,6 @@ class ExportProgress:
 
     def __exit__(self, *exc_info: object) -> None:
         self._progress.clear()
-
-
-def _options(flags: ExportFlags, proof: ProofFlags) -> ExportOptions:
-    return ExportOptions(
-        size=values.input_size("--imgsz", flags.imgsz),
-        precision=flags.precision,
-        dynamic_batch=flags.dynamic_batch,
-        opset=flags.opset,
-        samples=proof.samples,
-        calibration=proof.calibration,
-        least_agreement=proof.min_agreement,
-        overwrite=flags.overwrite,
-        keep=proof.keep,
-    )
 
 
 def _report(model: Model, exported: Exported, options: ExportOptions, *, quiet: bool) -> None:

@@ -36,10 +36,16 @@ T = TypeVar("T")
 
 
 class Form(NamedTuple):
-    """How a value is written as one word; `hint` is the advice where it cannot be read."""
+    """How a value is written as one word.
+
+    Attributes:
+        hint: advice where it cannot be read.
+        many: a word is several values.
+    """
 
     read: Callable[[str], Any]
     hint: str = ""
+    many: bool = False
 
 
 def _clock_time(text: str) -> float:
@@ -118,7 +124,8 @@ CLASS_SHARE = Form(_class_share, "Write a class and a share from 0 to 1, as pers
 SHARE = Form(_share, "Give a share, as 10% or 0.1")
 TRIPLE = Form(_triple, "Give one number, or three with commas between")
 PAIR = Form(_pair, "Give two numbers with a comma between, as 0.5,2")
-COMMAS = Form(_commas)
+COMMAS = Form(_commas, many=True)
+INPUT_SIZES = Form(lambda text: tuple(map(_input_size, _commas(text))), INPUT_SIZE.hint, many=True)
 
 
 def read(form: Form, flag: str, text: str) -> Any:
@@ -180,6 +187,15 @@ FLAGS: dict[str, Flag | None] = {
     "EvalOptions.clip": _flag(several=True),
     "EvalOptions.model": _flag("--model -m", several=True),
     "EvalOptions.imgsz": _flag(),
+    "BenchOptions.model": _flag("--model -m", form=COMMAS),
+    "BenchOptions.backend": _flag("--backend -b", form=COMMAS),
+    "BenchOptions.precision": _flag(form=COMMAS),
+    "BenchOptions.imgsz": _flag(form=INPUT_SIZES),
+    "input": _flag("--input -i --source"),
+    "encode": _flag(negative=("--no-encode",)),
+    "clocks": None,
+    "threshold": _flag(form=SHARE),
+    "calibration": _flag(several=True),
     "min_share": _flag(form=CLASS_SHARE),
     "dataset": _flag("--data --dataset"),
     "TrainOptions.size": _flag(form=SIZE),
@@ -191,6 +207,8 @@ FLAGS: dict[str, Flag | None] = {
     "hud": _flag(negative=("--no-hud",), depends=True),
     "output": _flag("--output -o"),
     "show": _flag(negative=("--no-show", "--headless")),
+    "DemoFlags.no_show": _flag("--no-show --headless"),
+    "CamerasFlags.measure": _flag(negative=("--no-measure",)),
     "title": None,
     "SinkOptions.pix_fmt": None,
     "overwrite": _flag("--overwrite -y"),
@@ -256,7 +274,7 @@ class One:
         if not self.is_list:
             return _whole(texts[0]) if form is None else read(form, self.names[0], texts[0])
         found = [read(form or WORD, self.names[0], text) for text in texts]
-        values = tuple(chain(*found)) if self.flag.form is COMMAS else tuple(found)
+        values = tuple(chain(*found)) if form is not None and form.many else tuple(found)
         if not values:
             raise UsageError(f"{self.names[0]} {','.join(texts)!r} names nothing")
         return values

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from rtseg import sinks, sources
 from rtseg.backends.options import NetworkOptions
+from rtseg.bench.options import BenchOptions
 from rtseg.cli.flags import Row, collect
 from rtseg.effects import ViewOptions
 from rtseg.errors import UsageError
 from rtseg.evaluate.options import EvalOptions
+from rtseg.export import ExportOptions
 from rtseg.options import Policy, check, option
 from rtseg.sinks import SinkOptions
 from rtseg.sources import SourceOptions
@@ -207,5 +209,152 @@ TRAIN = (
     Row("Run", TrainRun),
 )
 
-LAYOUTS = {"run": RUN, "eval": EVAL, "train": TRAIN}
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What only the command line of `rtseg bench` has.
+
+    Attributes:
+        worst_case: Time the pipeline with checkerboard logits, too.
+        format: Format of stdout, and of files whose name does not say.
+        output: Write .json, .csv, .md or .txt, too; repeatable.
+        plot: Write a chart: .png, .svg, .pdf, .jpg.
+        compare: Print the change against an older .json.
+        threshold: Exit with 5 if --compare finds any clock slower by more than this share, as 10%.
+        overwrite: Replace existing files.
+        quiet: Print only the figures, and errors.
+        debug: Show the traceback of an error.
+    """
+
+    worst_case: bool = False
+    format: Literal["table", "md", "csv", "json"] = "table"
+    output: tuple[str, ...] = ()
+    plot: str | None = None
+    compare: str | None = None
+    threshold: float = 0.1
+    overwrite: bool = False
+    quiet: bool = False
+    debug: bool = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not 0 <= self.threshold < 1:
+            found = "it must be a share from 0 to 1"
+            raise UsageError(f"--threshold {self.threshold:g}", found=found, do="Write 10% or 0.1")
+
+
+@dataclass(frozen=True)
+class BenchFlags:
+    """Everything `rtseg bench` was given."""
+
+    options: BenchOptions
+    network: NetworkOptions
+    view: ViewOptions
+    report: BenchReport
+    given: frozenset[str] = frozenset()
+
+
+BENCH = (
+    Row("Network", BenchOptions, "model"),
+    Row("Network", NetworkOptions, "weights"),
+    Row("Network", BenchOptions, "backend precision imgsz"),
+    Row("Network", NetworkOptions, "device threads strict_device"),
+    Row("Clip and clocks", BenchOptions, "input duration frames rounds encode"),
+    Row("Clip and clocks", BenchReport, "worst_case"),
+    Row("Clip and clocks", ViewOptions, "view alpha"),
+    Row("Figures", BenchOptions),
+    Row("Figures", BenchReport),
+)
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What only the command line of `rtseg export` has.
+
+    Attributes:
+        output: The file to write, as net.onnx.
+        quiet: Print only the table, and errors.
+    """
+
+    output: str | None = None
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class ExportFlags:
+    """Everything `rtseg export` was given."""
+
+    options: ExportOptions
+    network: NetworkOptions
+    report: ExportReport
+    given: frozenset[str] = frozenset()
+
+
+EXPORT = (
+    Row("File", NetworkOptions, "model weights"),
+    Row("File", ExportReport, "output"),
+    Row("File", ExportOptions),
+    Row("Proof", ExportOptions, "samples calibration min_agreement keep"),
+    Row("Proof", ExportReport),
+)
+
+
+@dataclass(frozen=True)
+class DemoFlags:
+    """What `rtseg demo` has.
+
+    Attributes:
+        seconds: Length of the clip.
+        no_show: Write rtseg-demo.mp4 instead of opening a window.
+        output: Write this instead, as rtseg -o does.
+        overwrite: Replace what -o names.
+    """
+
+    seconds: float = option(10.0, least=0.1)
+    no_show: bool = False
+    output: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class CamerasFlags:
+    """What `rtseg cameras` has.
+
+    Attributes:
+        measure: Read each for a second, and report the rate that really comes.
+        json: Print JSON.
+    """
+
+    measure: bool = True
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class DoctorFlags:
+    """What `rtseg doctor` has.
+
+    Attributes:
+        json: Print JSON, to attach to a bug report.
+    """
+
+    json: bool = False
+
+
+DEMO = (Row("Demo", DemoFlags),)
+CAMERAS = (Row("Cameras", CamerasFlags),)
+DOCTOR = (Row("Doctor", DoctorFlags),)
+
+LAYOUTS = {
+    "run": RUN,
+    "bench": BENCH,
+    "eval": EVAL,
+    "train": TRAIN,
+    "export": EXPORT,
+    "demo": DEMO,
+    "cameras": CAMERAS,
+    "doctor": DOCTOR,
+}
 """The flags of every verb that has options."""

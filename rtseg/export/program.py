@@ -112,7 +112,7 @@ def export_network(
         SinkError: the file cannot be written.
     """
     _require_exportable(model, path, options)
-    size = input_size_of(model.spec, options.size)
+    size = input_size_of(model.spec, options.imgsz)
     with ExitStack() as stack:
         target = OutputFile(path, overwrite=options.overwrite)
         stack.callback(target.discard)

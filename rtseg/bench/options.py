@@ -1,0 +1,53 @@
+"""What is timed, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rtseg.backends.options import NAMES, PRECISIONS
+from rtseg.errors import UsageError
+from rtseg.options import check, option
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What `rtseg bench` times: every combination of model, backend, precision and input size.
+
+    Attributes:
+        model: Names of `rtseg models`, or files; comma list or repeated.
+        backend: torch, onnx, ... or auto; default all that are installed.
+        precision: auto, fp32, tf32, fp16, bf16, int8; default auto.
+        imgsz: Input sizes HxW or one number; auto, the default, follows the clip's shape.
+        input: Video or images; default a portrait, panned.
+        duration: Seconds of each clock in each round.
+        frames: End each clock after this many frames, too.
+        rounds: Rounds in which all combinations take turns.
+        encode: End the loop in an H.264 file, or nowhere.
+        clocks: Keys of `rtseg.bench.clocks.CLOCKS`.
+        data: Labelled images for the mean IoU.
+        max_pictures: At most this many of them, evenly spaced.
+
+    Raises:
+        UsageError: a value makes no sense, or without another.
+    """
+
+    model: tuple[str, ...] = ()
+    backend: tuple[str, ...] = option((), choices=NAMES)
+    precision: tuple[str, ...] = option((), choices=PRECISIONS)
+    imgsz: tuple[Size | None, ...] = ()
+    input: str | None = None
+    duration: float = option(3.0, least=1e-3)
+    frames: int | None = option(None, least=1)
+    rounds: int = option(3, least=1)
+    encode: bool = True
+    clocks: tuple[str, ...] = ("model", "pipeline", "loop")
+    data: str | None = None
+    max_pictures: int | None = option(None, least=1)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.max_pictures is not None and self.data is None:
+            raise UsageError("--max-pictures without --data", do="Give labelled images with --data")
