@@ -533,22 +533,20 @@ def test_a_trained_network_keeps_its_identity(tmp_path: Path) -> None:
 # --- plain ONNX Runtime --------------------------------------------------------------------------
 
 
-def readme_code() -> str:
-    """The Python that the README shows under "### Export"."""
-    text = (Path(__file__).resolve().parents[1] / "README.md").read_text("utf-8")
-    section = re.search(r"^### Export\n(.*?)(?=^#{2,3} )", text, re.MULTILINE | re.DOTALL)
-    assert section, "README.md has no section ### Export"
-    code = re.search(r"```python\n(.*?)```", section[1], re.DOTALL)
-    assert code, "### Export shows no Python"
+def documented_code() -> str:
+    """The Python that docs/export.md shows."""
+    page = Path(__file__).resolve().parents[1] / "docs" / "export.md"
+    code = re.search(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    assert code, "docs/export.md shows no Python"
     return code[1]
 
 
-def test_the_readmes_ten_lines_run_what_we_export(
+def test_the_documented_lines_run_what_we_export(
     model: Model, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import rtseg
 
-    code = readme_code()
+    code = documented_code()
     assert len([line for line in code.splitlines() if line.strip()]) <= 12
     assert "rtseg" not in re.sub(r'"rtseg"', "", code), "plain ONNX Runtime, and the metadata"
     export(model, tmp_path / "net.onnx")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,116 +12,21 @@ import numpy as np
 
 TESTS = Path(__file__).parent
 
-SINK = """
-from rtseg.contracts import Sink
+PAGE = (TESTS.parent / "docs" / "contributing.md").read_text("utf-8")
 
-class CountSink(Sink):
-    def __init__(self, path, info, labels, options):
-        self.path, self.pixels = path, []
 
-    def write(self, rendered):
-        self.pixels.append(int(rendered.image[0, 0, 0]))
+def recipe(name: str) -> list[str]:
+    """The file and the row that docs/contributing.md shows under "Add a ..."."""
+    section = re.search(rf"^### Add a {name}\n(.*?)(?=^#|\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    assert section, f"docs/contributing.md has no section: Add a {name}"
+    return re.findall(r"^```python\n(.*?)^```", section[1], re.MULTILINE | re.DOTALL)
 
-    def close(self):
-        self.path.write_text(" ".join(map(str, self.pixels)))
 
-    def summary(self):
-        return f"{len(self.pixels)} pixels to {self.path}"
-"""
-SINK_ROW = """
-from rtseg.sinks import SINKS, SinkKind
-SINKS["count"] = SinkKind("addon:CountSink", prefix=True, help="count:FILE", is_file=True)
-"""
-VIEW = """
-import numpy as np
-
-class Negative:
-    def __init__(self, labels, options):
-        self.alpha = options.alpha
-
-    def __call__(self, frame, segmentation):
-        return np.full_like(frame.image, 77)
-"""
-VIEW_ROW = """
-from rtseg.effects import VIEWS, ViewKind
-VIEWS["negative"] = ViewKind("addon:Negative")
-"""
-SOURCE = """
-import numpy as np
-from rtseg.contracts import Source, SourceInfo
-from rtseg.frame import Frame
-
-class GreySource(Source):
-    def __init__(self, target, options, clock):
-        super().__init__(clock)
-        self.grey, self.index = int(target.partition(":")[2]), 0
-        self.info = SourceInfo(f"grey {self.grey} at {options.fps:g}", 64, 48, frame_count=3)
-
-    def _read(self):
-        if self.index == 3:
-            return None
-        self.index += 1
-        image = np.full((48, 64, 3), self.grey, np.uint8)
-        return Frame(image, self.index - 1, self.index / 10, self.clock.now())
-"""
-SOURCE_ROW = """
-from rtseg.sources import SOURCES, SourceKind
-SOURCES["grey"] = SourceKind(
-    "addon:GreySource", schemes=frozenset({"grey"}), help="grey:0..255", options=frozenset({"fps"})
-)
-"""
-BACKEND = """
-import numpy as np
-from rtseg.contracts import Backend, BackendInfo
-
-class LeftBackend(Backend):
-    def __init__(self, model, input_size, options):
-        self.spec, self.input_size = model.spec, input_size
-        self.info = BackendInfo("left", options.device, options.precision, "numpy")
-
-    def __call__(self, batch):
-        height, width = self.input_size
-        scores = np.zeros((len(batch), len(self.spec.labels), height // 8, width // 8), np.float32)
-        scores[:, 1, :, : width // 16] = 5
-        return scores
-"""
-BACKEND_ROW = """
-from rtseg.backends import BACKENDS, BackendKind
-BACKENDS["left"] = BackendKind(
-    "addon:LeftBackend", frozenset({"none"}), devices=("cpu", "npu"), precisions=("fp32", "int4"),
-    module=MODULE, install="pip install addon",
-)
-"""
-FAMILY = """
-from collections import OrderedDict
-from torch import nn
-
-class Backbone(nn.Sequential):
-    def __init__(self):
-        super().__init__(nn.Conv2d(3, 8, 3, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
-
-    def forward(self, image):
-        return {"deep": super().forward(image)}
-
-class Tiny(nn.Module):
-    def __init__(self, num_classes):
-        super().__init__()
-        self.backbone = Backbone()
-        self.classifier = nn.Sequential(OrderedDict(last=nn.Conv2d(8, num_classes, 1)))
-
-    def forward(self, image):
-        scores = self.classifier(self.backbone(image)["deep"])
-        return {"out": nn.functional.interpolate(scores, image.shape[-2:], mode="bilinear")}
-
-def build(architecture, num_classes, aux=False):
-    return Tiny(num_classes)
-"""
-FAMILY_ROW = """
-from rtseg.zoo import FAMILIES, MODELS, Family, ModelSpec
-spec = ModelSpec("tiny", "tiny")
-row = Family("addon:build", ("classifier.last",), licence="MIT", models=(spec,), output="deep")
-FAMILIES["tiny"], MODELS["tiny"] = row, spec
-"""
+SINK, SINK_ROW = recipe("sink")
+VIEW, VIEW_ROW = recipe("view")
+SOURCE, SOURCE_ROW = recipe("source")
+BACKEND, BACKEND_ROW = recipe("backend")
+FAMILY, FAMILY_ROW = recipe("model")
 
 
 def rtseg(folder: Path, row: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -174,7 +80,7 @@ def test_a_source_is_one_file_and_one_row(tmp_path: Path) -> None:
 
 def test_a_backend_is_one_file_and_one_row(tmp_path: Path) -> None:
     (tmp_path / "addon.py").write_text(BACKEND)
-    row = BACKEND_ROW.replace("MODULE", repr("addon"))
+    row = BACKEND_ROW
     run = ("test://?frames=3&size=64x48", "-m", "stub", "-b", "left", "-d", "npu")
     out = ("--view", "mask", "-o", f"{tmp_path}/%02d.png")
     done = rtseg(tmp_path, row, *run, "--precision", "int4", *out)
@@ -187,9 +93,9 @@ def test_a_backend_is_one_file_and_one_row(tmp_path: Path) -> None:
     refused = rtseg(tmp_path, row, *run, "--precision", "fp16", *out, "-y")
     assert refused.returncode == 2
     assert "precision fp16 for the left backend: it has fp32, int4" in refused.stderr
-    missing = rtseg(tmp_path, BACKEND_ROW.replace("MODULE", repr("nowhere")), *run, *out, "-y")
+    missing = rtseg(tmp_path, row.replace('"numpy"', '"nowhere"'), *run, *out, "-y")
     assert missing.returncode == 2
-    assert "Install it: pip install addon" in missing.stderr
+    assert "Install it: pip install numpy" in missing.stderr
     shown = rtseg(tmp_path, row, "run", "--help").stdout
     assert "left" in shown
     assert "int4" in shown

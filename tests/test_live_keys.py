@@ -51,15 +51,15 @@ def test_a_capital_is_its_small_letter_and_an_unknown_key_is_none() -> None:
     assert find_key("other") is None
 
 
-def test_the_terminal_help_and_the_readme_list_every_key() -> None:
+def test_the_terminal_help_and_the_docs_list_every_key() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "rtseg", "--help"], capture_output=True, text=True, check=True
     )
-    readme = (ROOT / "README.md").read_text("utf-8")
+    page = (ROOT / "docs" / "run.md").read_text("utf-8")
     for line in as_text().splitlines():
         assert line in done.stdout
     for shown, _ in lines():
-        assert re.search(rf"^\| {re.escape(shown)} \|", readme, re.MULTILINE), shown
+        assert re.search(rf"^\| {re.escape(shown)} \|", page, re.MULTILINE), shown
 
 
 def test_the_table_loads_no_library() -> None:

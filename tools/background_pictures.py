@@ -3,7 +3,7 @@
     python tools/background_pictures.py DATA [-m NETWORK]
 
 DATA holds `videos/intel_asl_book.mkv` (intel-iot-devkit/sample-videos, CC BY 4.0) and
-`pictures/astronaut.jpg` (NASA, public domain). Writes tools/pictures/background.jpg.
+`pictures/astronaut.jpg` (NASA, public domain). Writes docs/pictures/background.jpg.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rtseg.draw import put_text
 from rtseg.frame import Frame, Image
 from rtseg.segmentation import Segmentation
 
-OUT = Path(__file__).with_name("pictures") / "background.jpg"
+OUT = Path(__file__).parents[1] / "docs" / "pictures" / "background.jpg"
 COLOUR = "#2878c8"
 BLUR = "blur"
 PANE = 320

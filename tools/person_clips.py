@@ -1,6 +1,6 @@
 """The default network on clips of people, on one picture for its card.
 
-    python tools/person_clips.py [--data ../shared/data] [--out tools/pictures/person_clips.jpg]
+    python tools/person_clips.py [--data ../shared/data] [--out docs/pictures/person_clips.jpg]
 
 Four frames of each clip, evenly spread, with the mask over them. The clips are of
 intel-iot-devkit/sample-videos (CC BY 4.0) and of OpenVINO's open_model_zoo (Apache-2.0).
@@ -55,7 +55,9 @@ def main() -> None:
     """Read the command line and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=TOOLS.parents[1] / "shared" / "data")
-    parser.add_argument("--out", type=Path, default=TOOLS / "pictures" / "person_clips.jpg")
+    parser.add_argument(
+        "--out", type=Path, default=TOOLS.parent / "docs" / "pictures" / "person_clips.jpg"
+    )
     args = parser.parse_args()
     rows = [row(overlays(args.data / "videos" / name)) for name in CLIPS]
     widest = max(r.shape[1] for r in rows)
