@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from rtseg.labels import PERSON
-from rtseg.nets import find_model
+from rtseg.nets import find_model, onnx_file
 from rtseg.nets.build import build_random
 from rtseg.nets.find import shipped
 from rtseg.nets.onnx_file import (
@@ -127,7 +127,7 @@ def test_the_cache_takes_it_for_float32_and_torch_exports_the_rest(
         exported.append(str(args[3]))
         write_onnx(*args, **options)
 
-    monkeypatch.setattr("rtseg.nets.onnx_file.write_onnx", export)
+    monkeypatch.setattr(onnx_file, "write_onnx", export)
     cached_onnx(model, SIZES[0])
     assert exported == []
     cached_onnx(model, SIZES[0], "fp16")

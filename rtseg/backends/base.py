@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.backends.options import MAX_SIDE, MIN_SIDE
-from rtseg.errors import BackendError, DeviceError, UsageError
+from rtseg.contracts import Backend
+from rtseg.errors import BackendError, DeviceError, ModelError, UsageError
 from rtseg.zoo import InputSpec, ModelSpec
 
 WARM_UP_RUNS = 3
@@ -107,6 +108,21 @@ def check_batch(batch: NDArray[np.uint8], input_size: tuple[int, int]) -> None:
 def noise(input_size: tuple[int, int]) -> NDArray[np.uint8]:
     """(1, h, w, 3) uint8 to warm up with; not black, which would not overflow half precision."""
     return np.random.default_rng(0).integers(0, 256, (1, *input_size, 3), np.uint8)
+
+
+def warm_up(backend: Backend) -> bool:
+    """Run at the real shape; whether all scores are finite.
+
+    Raises:
+        ModelError: the network does not take this shape, or does not give scores.
+        DeviceError: the device failed.
+    """
+    batch = noise(backend.input_size)
+    try:
+        scores = [backend(batch) for _ in range(WARM_UP_RUNS)][-1]
+    except BackendError as error:
+        raise ModelError(error.asked, found=error.found, do=error.do) from error
+    return bool(np.isfinite(scores).all())
 
 
 class InputEncoder:

@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.backends.base import (
-    WARM_UP_RUNS,
     InputEncoder,
     as_scores,
     check_batch,
     fallback_note,
-    noise,
+    warm_up,
 )
 from rtseg.backends.options import BackendOptions
 from rtseg.cache import COMPILED, cache_dir, make_room
@@ -74,7 +73,7 @@ class OpenVinoBackend(Backend):
         running = _running(compiled, wanted)
         if running != wanted:
             notes.append(f"{wanted} was requested, but this CPU runs {running}")
-        if not self._warm_up():
+        if not warm_up(self):
             notes.append("the network gives infinite or undefined scores")
         self.info = BackendInfo(
             "openvino", "cpu", running, "OpenVINO CPU", tuple(notes), self._kept
@@ -138,19 +137,6 @@ class OpenVinoBackend(Backend):
         height, width = self.input_size
         planes = self.spec.input.layout == "NCHW"
         return [1, 3, height, width] if planes else [1, height, width, 3]
-
-    def _warm_up(self) -> bool:
-        """Run at the real shape; whether all scores are finite.
-
-        Raises:
-            ModelError: the network does not take this shape, or does not give scores.
-        """
-        batch = noise(self.input_size)
-        try:
-            scores = [self(batch) for _ in range(WARM_UP_RUNS)][-1]
-        except BackendError as error:
-            raise ModelError(error.asked, found=error.found, do=error.do) from error
-        return bool(np.isfinite(scores).all())
 
 
 @cache

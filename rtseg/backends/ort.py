@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from rtseg.backends.base import WARM_UP_RUNS, InputEncoder, as_scores, check_batch, noise
+from rtseg.backends.base import InputEncoder, as_scores, check_batch, warm_up
 from rtseg.backends.options import BackendOptions
 from rtseg.backends.providers import (
     CHAINS,
@@ -98,12 +98,12 @@ class OnnxBackend(Backend):
         if exported and options.precision == "auto" and fell_back:
             precision = "fp32"  # half precision was for the device that is missing
             self._open(model, precision, providers, threads)
-        finite = self._warm_up()
+        finite = warm_up(self)
         if not finite and exported and precision != "fp32":
             notes.append(f"{precision} gave infinite scores; running in fp32")
             precision = "fp32"
             self._open(model, precision, providers, threads)
-            finite = self._warm_up()
+            finite = warm_up(self)
         if not finite:
             notes.append("the network gives infinite or undefined scores")
         self.info = BackendInfo("onnx", self._device(), precision, running, tuple(notes), kept)
@@ -196,20 +196,6 @@ class OnnxBackend(Backend):
         family = FAMILY_OF.get(running, running)
         options = self._session.get_provider_options().get(running, {})
         return f"cuda:{options.get('device_id', 0)}" if family in ("cuda", "tensorrt") else family
-
-    def _warm_up(self) -> bool:
-        """Run at the real shape; whether all scores are finite.
-
-        Raises:
-            ModelError: the network does not take this shape, or does not give scores.
-            DeviceError: the device failed.
-        """
-        batch = noise(self.input_size)
-        try:
-            scores = [self(batch) for _ in range(WARM_UP_RUNS)][-1]
-        except BackendError as error:
-            raise ModelError(error.asked, found=error.found, do=error.do) from error
-        return bool(np.isfinite(scores).all())
 
 
 class BoundRun:
