@@ -47,7 +47,7 @@ def test_far_from_edges_all_or_nothing_is_kept_and_the_picture_is_untouched(
     generator = np.random.default_rng(5)
     kept = disc(*size, min(size) / 4)
     image = generator.integers(0, 256, (*size, 3), np.uint8)
-    alpha, picture = Matting()(image, segmented(kept)).cut()
+    alpha, picture = Matting()(image, segmented(kept)).cutout()
     far = ~around(kept, 2 + 4 * max(1, min(size) // 144))
     np.testing.assert_array_equal(alpha[far], np.where(kept, 255, 0)[far])
     np.testing.assert_array_equal(picture[far & kept], image[far & kept])
@@ -57,7 +57,7 @@ def test_far_from_edges_all_or_nothing_is_kept_and_the_picture_is_untouched(
 def test_colours_lead_the_edge_where_the_network_is_off() -> None:
     """The network's mask is wider than the disc by 4 pixels, of a cell of 16."""
     true, said = disc(288, 512, 80), disc(288, 512, 84)
-    alpha, _ = Matting()(painted(true), segmented(said, cell=16)).cut()
+    alpha, _ = Matting()(painted(true), segmented(said, cell=16)).cutout()
     wrong = (alpha > 127) ^ true
     assert wrong.sum() < 0.15 * (said ^ true).sum()
 
@@ -73,7 +73,7 @@ def test_a_picture_without_colours_leaves_the_edge_to_the_mask(
     x = np.random.default_rng(seed).uniform(0.3, 0.7)
     segmentation = segmented(disc(height, width, min(height, width) / 3.5, x), cell=cell)
     blank = np.full((height, width, 3), level, np.uint8)
-    alpha, picture = Matting()(blank, segmentation).cut()
+    alpha, picture = Matting()(blank, segmentation).cutout()
     clear = np.abs(segmentation.probability("person") - 0.5) > 0.45
     inside = segmentation.mask == 1
     # the mask's edge, but for the pixel in which it lies
@@ -86,7 +86,7 @@ def test_a_picture_without_colours_leaves_the_edge_to_the_mask(
 def test_an_edge_is_a_ramp_without_steps_where_colours_do_not_tell() -> None:
     kept = np.zeros((720, 1280), bool)
     kept[:, 640:] = True
-    alpha, _ = Matting()(np.full((720, 1280, 3), 90, np.uint8), segmented(kept, cell=16)).cut()
+    alpha, _ = Matting()(np.full((720, 1280, 3), 90, np.uint8), segmented(kept, cell=16)).cutout()
     row = alpha[360].astype(int)
     assert (np.diff(row) >= 0).all()
     assert np.diff(row).max() <= 40, "no staircase"
@@ -107,11 +107,11 @@ def test_colours_of_what_is_kept_do_not_show_the_old_background() -> None:
     assert white < 0.45 * white_cut_hard
 
 
-def test_over_is_cut_laid_over_the_backdrop() -> None:
+def test_over_is_the_cutout_over_the_backdrop() -> None:
     kept = disc(200, 300, 60)
     image, backdrop = painted(kept), np.full((200, 300, 3), (250, 10, 10), np.uint8)
     matte = Matting()(image, segmented(kept, cell=8))
-    alpha, picture = matte.cut()
+    alpha, picture = matte.cutout()
     share = alpha[..., None] / 255
     expected = share * picture + (1 - share) * backdrop
     assert np.abs(matte.over(backdrop) - expected).max() < 2
@@ -121,8 +121,8 @@ def test_over_is_cut_laid_over_the_backdrop() -> None:
 def test_feather_fades_inwards_only(pixels: float) -> None:
     kept = disc(300, 400, 100)
     image = painted(kept)
-    plain, _ = Matting()(image, segmented(kept)).cut()
-    soft, _ = Matting(MatteOptions(feather=pixels))(image, segmented(kept)).cut()
+    plain, _ = Matting()(image, segmented(kept)).cutout()
+    soft, _ = Matting(MatteOptions(feather=pixels))(image, segmented(kept)).cutout()
     assert (soft <= plain).all()
     row = soft[150, 200:320].astype(int)  # from the middle outwards
     assert row[0] == 255
@@ -134,7 +134,7 @@ def test_feather_fades_inwards_only(pixels: float) -> None:
 def test_feathered_over_uses_the_feathered_alpha() -> None:
     kept = disc(200, 300, 60)
     matte = Matting(MatteOptions(feather=10))(painted(kept), segmented(kept))
-    alpha, picture = matte.cut()
+    alpha, picture = matte.cutout()
     share = alpha[..., None] / 255
     assert np.abs(matte.over(np.zeros_like(picture)) - share * picture).max() < 2
 
@@ -147,7 +147,7 @@ def test_a_lower_threshold_keeps_more() -> None:
     blank = np.full((80, 120, 3), 90, np.uint8)
     for segmentation in (unsure, logits):
         for threshold in (0.2, 0.5, 0.8):
-            alpha, _ = Matting(MatteOptions(threshold))(blank, segmentation).cut()
+            alpha, _ = Matting(MatteOptions(threshold))(blank, segmentation).cutout()
             edge = int(np.argmax(alpha[40] > 127))
             assert rows[edge] == pytest.approx(threshold, abs=0.03)
 
@@ -159,7 +159,7 @@ def test_scores_lie_on_the_frame_as_they_do_for_the_mask(align_corners: bool) ->
     segmentation = Segmentation(
         np.stack([-logits / 2, logits / 2]), PERSON, (120, 160), align_corners=align_corners
     )
-    alpha, _ = Matting()(np.full((120, 160, 3), 90, np.uint8), segmentation).cut()
+    alpha, _ = Matting()(np.full((120, 160, 3), 90, np.uint8), segmentation).cutout()
     found, wanted = np.argmax(alpha[60] > 127), np.argmax(segmentation.mask[60] == 1)
     assert abs(int(found) - int(wanted)) <= 1
 
@@ -180,8 +180,8 @@ def test_the_background_is_never_kept_and_all_may_be() -> None:
     alone = Segmentation(scores, PERSON, (3, 4), selected=frozenset({0}))
     everything = Segmentation(scores, nameless, (3, 4))
     blank = np.full((3, 4, 3), 7, np.uint8)
-    assert Matting()(blank, alone).cut().alpha.max() == 0
-    assert Matting()(blank, everything).cut().alpha.min() == 255
+    assert Matting()(blank, alone).cutout().alpha.max() == 0
+    assert Matting()(blank, everything).cutout().alpha.min() == 255
 
 
 def test_a_matting_takes_pictures_of_changing_sizes() -> None:

@@ -20,7 +20,7 @@ from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame, Image
 from rtseg.images import is_image, read_image
 from rtseg.matte import Matte, MatteOptions, Matting
-from rtseg.matte.fit import behind
+from rtseg.matte.fit import weigh_background
 from rtseg.segmentation import Segmentation
 
 DEFAULT_BLUR = 3.0
@@ -132,7 +132,7 @@ class Background:
         if self._backdrop is not None:
             image = matte.over(self._backdrop(frame, matte))
             return self._draw_view(frame, segmentation, image)
-        alpha, image = matte.cut()
+        alpha, image = matte.cutout()
         return with_alpha(self._draw_view(frame, segmentation, image), alpha)
 
     def _draw_view(self, frame: Frame, segmentation: Segmentation, image: Image) -> Image:
@@ -211,7 +211,7 @@ class BlurBackdrop:
         if self._image.shape[:2] != frame.size:
             self._image = np.empty((*frame.size, 3), np.uint8)
             self._planes = np.empty((*matte.small_alpha.shape, 4), np.float32)
-        behind(matte.small, matte.small_alpha, self._planes)
+        weigh_background(matte.small, matte.small_alpha, self._planes)
         blurred = _blurred(self._planes, self._strength / 100 * min(matte.small_alpha.shape))
         return cv2.resize(blurred, frame.size[::-1], dst=self._image)
 

@@ -1,23 +1,23 @@
-"""The matte: how much of each pixel is kept, with soft edges that follow the picture.
+"""The matte: a soft alpha per pixel whose edges follow the image.
 
-The network's mask is right but for its edge, which it knows to a cell of its scores. So far from
-the edge the mask is kept as it is, and near it the colours decide: in a window around each pixel
-of a small picture, alpha is fitted as a linear function of the colour, and that function is then
-applied to the picture itself at full size. This is the fast guided filter (He & Sun, "Fast Guided
-Filter", 2015; He, Sun & Tang, "Guided Image Filtering", 2013) with two differences: pixels count
-by how sure they are, so that the edge itself, of which least is known, is told by what lies on
-both sides of it; and where colours do not tell the two sides apart, the mask's own edge is taken.
+The network's mask is right except near its edge, whose position is known to about one cell of the
+scores. So far from the edge the mask is kept, and near it colours decide: in a window around each
+pixel of a small image, alpha is fitted as a linear function of the colour, and that function is
+applied to the image at full size. This is the fast guided filter (He & Sun, "Fast Guided Filter",
+2015; He, Sun & Tang, "Guided Image Filtering", 2013) with two differences: pixels are weighted by
+their certainty, so that the uncertain edge is decided by what lies on both sides of it; and where
+colours do not separate the two sides, the mask's own edge is used.
 
-Pixels that are kept in part show the old background in their colour. Theirs is estimated from the
-mean colours of both sides nearby and the pixel's own (Forte, "Approximate Fast Foreground Colour
-Estimation", 2021), so that it can lie over any other background.
+Partly transparent pixels contain some of the old background's colour. Their foreground colour is
+estimated from the mean colours of both sides nearby and the pixel's own (Forte, "Approximate Fast
+Foreground Colour Estimation", 2021), so that it can be composited over any other background.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -26,37 +26,43 @@ from numpy.typing import NDArray
 from rtseg.decode import enlarge, read_only
 from rtseg.draw import resized
 from rtseg.frame import Image, Mask
-from rtseg.matte import laying
-from rtseg.matte.fit import Fit, Plane, cells, margin_of
+from rtseg.matte import compositing
+from rtseg.matte.fit import Fit, Plane, margin_of
 from rtseg.segmentation import Segmentation
 
 SHORT_SIDE = 120
-"""The fit is made on a picture shrunk to so many pixels."""
+"""Shorter side of the small image that the fit is made on, in pixels."""
 
-NARROWEST, WIDEST = 2, 8
-"""How far from the mask's edge colours decide, in pixels of the small picture."""
+MIN_REACH, MAX_REACH = 2, 8
+"""Limits of the distance from the mask's edge within which colours decide, in small pixels."""
+
+_LIGHT, _DARK = np.uint8(160), np.uint8(110)
+"""Greys of the checkerboard."""
+
+_EMPTY = np.empty((0, 0), np.uint8)
+"""No backdrop, or no alpha wanted."""
 
 
 @dataclass(frozen=True)
 class MatteOptions:
-    """How the edge lies.
+    """The position and softness of a matte's edge.
 
     Attributes:
-        threshold: probability at which something is kept: below 0.5 keeps more, above less.
-        feather: pixels of the frame over which the edge fades, inwards, on top of its own softness.
+        threshold: probability from which a pixel is kept: below 0.5 keeps more, above keeps less.
+        feather: pixels of the frame over which the edge fades inwards, besides its own softness.
     """
 
     threshold: float = 0.5
     feather: float = 0.0
 
 
-class Cut(NamedTuple):
-    """What is kept of a picture, and nothing else.
+class Cutout(NamedTuple):
+    """The foreground of an image.
 
     Attributes:
-        alpha: (H, W) uint8, 255 where all of a pixel is kept.
-        picture: (H, W, 3) uint8 BGR: near the edge the colours of what is kept, without what lay
-            behind; black where nothing is kept.
+        alpha: (H, W) uint8, 255 where a pixel is fully kept.
+        picture: (H, W, 3) uint8 BGR: near the edge in foreground colour, without the old
+            background; black where alpha is 0.
     """
 
     alpha: NDArray[np.uint8]
@@ -64,23 +70,21 @@ class Cut(NamedTuple):
 
 
 class Matting:
-    """Finds mattes, one after the other; used by one thread.
+    """Computes mattes one after the other; used by one thread.
 
-    It keeps the memory that a fit takes, which costs more to get from the system than the fit does.
+    It reuses the memory of the fit, whose allocation takes longer than the fit itself.
     """
 
     def __init__(self, options: MatteOptions = MatteOptions()) -> None:
         self._options, self._fit = options, Fit()
 
     def __call__(self, image: Image, segmentation: Segmentation) -> Matte:
-        """Find what is kept of `image`: the classes that are selected and not the background.
-
-        The matte before it is no longer valid.
+        """The matte of the selected classes, except the background; invalidates the one before.
 
         Args:
-            image: (H, W, 3) uint8 BGR, of the size that `segmentation` is for; untouched.
+            image: (H, W, 3) uint8 BGR of the segmentation's size; not modified.
         """
-        small = shrunk(image)
+        small = _shrunk(image)
         size = small.shape[0], small.shape[1]
         scores = margin_of(segmentation, self._options.threshold)
         margin = _at_size(scores, size, align_corners=segmentation.align_corners)
@@ -89,107 +93,70 @@ class Matting:
 
 
 class Matte:
-    """What is kept of one picture.
+    """The matte of one image.
 
     Attributes:
-        small: (h, w, 3) uint8 BGR, the picture shrunk.
-        small_alpha: (h, w) float32 in 0..1, alpha of the shrunk picture, before it is feathered.
+        small: (h, w, 3) uint8 BGR, the small image.
+        small_alpha: (h, w) float32 in 0..1, its alpha before feathering.
     """
 
     def __init__(self, image: Image, small: Image, fit: Fit, feather: float) -> None:
         self.small, self.small_alpha = small, fit.alpha
         self._image, self._fit, self._feather = image, fit, feather
 
-    def cut(self) -> Cut:
-        """What is kept, at full size."""
+    def cutout(self) -> Cutout:
+        """The foreground and its alpha at full size."""
         alpha = np.empty(self._image.shape[:2], np.uint8)
-        picture = self._drawn(NOWHERE, alpha)
-        return Cut(feathered(alpha, self._feather), picture)
+        picture = self._composited(_EMPTY, alpha)
+        return Cutout(_feathered(alpha, self._feather), picture)
 
     def over(self, backdrop: Image) -> Image:
-        """What is kept, over (H, W, 3) uint8 BGR of the picture's size: a new picture."""
+        """The foreground over a backdrop, (H, W, 3) uint8 BGR of the image's size: a new image."""
         if self._feather <= 0:
-            return self._drawn(flat(backdrop), NOWHERE)
-        alpha, picture = self.cut()
-        laying.put(flat(picture), alpha, read_only(flat(backdrop)))
+            return self._composited(_flat(backdrop), _EMPTY)
+        alpha, picture = self.cutout()
+        compositing.blend(_flat(picture), alpha, read_only(_flat(backdrop)))
         return picture
 
     def mask(self, off: int, on: int) -> Mask:
-        """(H, W) uint8: `on` where half of a pixel or more is kept, else `off`."""
+        """(H, W) uint8: `on` where alpha is one half or more, else `off`."""
         mask = np.empty(self._image.shape[:2], np.uint8)
-        rows, columns = map(cells, self._fit.certain.shape, mask.shape)
-        grid, certain, image = self._fit.grid, self._fit.certain, read_only(flat(self._image))
-        laying.choose(grid, certain, rows, columns, image, np.array([off, on], np.uint8), mask)
+        image, values = read_only(_flat(self._image)), np.array([off, on], np.uint8)
+        compositing.threshold(*self._enlargement(), image, values, mask)
         return mask
 
-    def _drawn(self, backdrop: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> Image:
-        picture = np.empty_like(self._image)
-        rows, columns = map(cells, self._fit.certain.shape, picture.shape)
+    def _composited(self, backdrop: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> Image:
+        out = np.empty_like(self._image)
+        image, behind = read_only(_flat(self._image)), read_only(backdrop)
+        compositing.composite(*self._enlargement(), image, behind, alpha, _flat(out))
+        return out
+
+    def _enlargement(self) -> tuple[Any, ...]:
+        """The fit, and how its rows and columns are enlarged to the image's."""
         grid, certain = self._fit.grid, self._fit.certain
-        image, behind = read_only(flat(self._image)), read_only(backdrop)
-        laying.cut(grid, certain, rows, columns, image, behind, alpha, flat(picture))
-        return picture
-
-
-NOWHERE = np.empty((0, 0), np.uint8)
-"""No backdrop, or no alpha wanted."""
-
-
-def flat(image: Image) -> NDArray[np.uint8]:
-    """(H, 3W) uint8: rows of channels, as the compiled passes run over them."""
-    return np.ascontiguousarray(image).reshape(image.shape[0], -1)
-
-
-def shrunk(image: Image) -> Image:
-    """(h, w, 3) uint8, its shorter side `SHORT_SIDE` or less; read-only."""
-    height, width = image.shape[:2]
-    factor = max(1.0, min(height, width) / SHORT_SIDE)
-    return read_only(resized(image, (round(height / factor), round(width / factor))))
-
-
-def _at_size(plane: Plane, size: tuple[int, int], *, align_corners: bool) -> Plane:
-    """(h, w) float32 at `size`, bilinear; by OpenCV, which is quicker, where it means the same."""
-    if align_corners:
-        return np.ascontiguousarray(enlarge(plane, size, align_corners=True))
-    return cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR)
-
-
-def feathered(alpha: NDArray[np.uint8], pixels: float) -> NDArray[np.uint8]:
-    """Alpha that fades to 0 where it did before, and began to `pixels` further in.
-
-    Outwards it would fade over pixels that show the old background.
-    """
-    if pixels <= 0:
-        return alpha
-    faded = cv2.blur(alpha, (2 * round(pixels) + 1,) * 2, borderType=cv2.BORDER_REPLICATE)
-    return np.minimum(alpha, cv2.addWeighted(faded, 2.0, faded, 0.0, -255.0))
-
-
-def _reach(scores: Plane, size: tuple[int, int]) -> int:
-    """Pixels of the small picture that a cell of the scores covers: what the network can be off."""
-    cell = max(size[0] / scores.shape[0], size[1] / scores.shape[1])
-    return int(np.clip(round(cell), NARROWEST, WIDEST))
+        rows, columns = map(compositing.cell_edges, certain.shape, self._image.shape)
+        return grid, certain, rows, columns
 
 
 def write_over(picture: NDArray[np.uint8], image: Image) -> None:
-    """Give (H, W, 4) uint8 BGRA the colours of `image`, in place, and hide nothing where they are
-    others.
+    """Copy an image's colours into (H, W, 4) uint8 BGRA, in place; pixels that change become
+    opaque.
     """
-    laying.write(picture.reshape(len(picture), -1), flat(image))
+    compositing.write_opaque(picture.reshape(len(picture), -1), _flat(image))
 
 
 def over_black(picture: NDArray[np.uint8]) -> Image:
-    """(H, W, 3) uint8 BGR: a picture (H, W, 4) BGRA as it is seen over black."""
-    return _laid_over(picture, np.zeros((*picture.shape[:2], 3), np.uint8))
+    """(H, W, 3) uint8 BGR: (H, W, 4) BGRA over black."""
+    return _blended(picture, np.zeros((*picture.shape[:2], 3), np.uint8))
 
 
 def over_checkerboard(picture: NDArray[np.uint8]) -> Image:
-    """(H, W, 3) uint8 BGR: a picture (H, W, 4) BGRA over squares of two greys, as image programs
-    show what is transparent; any other picture as it is.
+    """(H, W, 3) uint8 BGR: (H, W, 4) BGRA over a grey checkerboard, as image editors show
+    transparency; an opaque image as it is.
     """
     if picture.shape[2] == 3:
         return picture
-    return _laid_over(picture, _checkerboard(picture.shape[0], picture.shape[1]))
+    return _blended(picture, _checkerboard(picture.shape[0], picture.shape[1]))
 
 
 @lru_cache(maxsize=2)
@@ -199,11 +166,44 @@ def _checkerboard(height: int, width: int) -> Image:
     return cv2.cvtColor(np.where(odd, _LIGHT, _DARK), cv2.COLOR_GRAY2BGR)
 
 
-def _laid_over(picture: NDArray[np.uint8], backdrop: Image) -> Image:
+def _blended(picture: NDArray[np.uint8], backdrop: Image) -> Image:
     image = cv2.cvtColor(picture, cv2.COLOR_BGRA2BGR)
-    laying.put(flat(image), cv2.extractChannel(picture, 3), read_only(flat(backdrop)))
+    alpha = cv2.extractChannel(picture, 3)
+    compositing.blend(_flat(image), alpha, read_only(_flat(backdrop)))
     return image
 
 
-_LIGHT, _DARK = np.uint8(160), np.uint8(110)
-"""Greys of the checkerboard."""
+def _flat(image: Image) -> NDArray[np.uint8]:
+    """(H, 3W) uint8: rows of channels, as the compiled passes take them."""
+    return np.ascontiguousarray(image).reshape(image.shape[0], -1)
+
+
+def _shrunk(image: Image) -> Image:
+    """(h, w, 3) uint8 with a shorter side of at most `SHORT_SIDE`; read-only."""
+    height, width = image.shape[:2]
+    factor = max(1.0, min(height, width) / SHORT_SIDE)
+    return read_only(resized(image, (round(height / factor), round(width / factor))))
+
+
+def _at_size(plane: Plane, size: tuple[int, int], *, align_corners: bool) -> Plane:
+    """(h, w) float32 at `size`, bilinear; by OpenCV, which is faster, where the result is equal."""
+    if align_corners:
+        return np.ascontiguousarray(enlarge(plane, size, align_corners=True))
+    return cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def _reach(scores: Plane, size: tuple[int, int]) -> int:
+    """The size of a cell of the scores in small pixels: by how much the mask's edge can be off."""
+    cell = max(size[0] / scores.shape[0], size[1] / scores.shape[1])
+    return int(np.clip(round(cell), MIN_REACH, MAX_REACH))
+
+
+def _feathered(alpha: NDArray[np.uint8], pixels: float) -> NDArray[np.uint8]:
+    """Alpha with an edge that fades inwards over `pixels`.
+
+    Outwards it would fade over pixels that show the old background.
+    """
+    if pixels <= 0:
+        return alpha
+    faded = cv2.blur(alpha, (2 * round(pixels) + 1,) * 2, borderType=cv2.BORDER_REPLICATE)
+    return np.minimum(alpha, cv2.addWeighted(faded, 2.0, faded, 0.0, -255.0))

@@ -1,9 +1,9 @@
-"""Masks whose edges follow the picture's.
+"""Masks with edges refined from image colours.
 
-The exact mask of a network is no finer than the network: a cell of its scores is 8 or 16 pixels of
-its input. Here the matte (`rtseg.matte`) decides near that edge, by the colours on both sides of
-it: what is kept for the most part is of a class that was looked for, and of which one, the scores
-say. Between two such classes nothing changes.
+A mask is only as fine as the network's scores, whose cells are 8 or 16 pixels of its input. Here
+the matte (`rtseg.matte`) decides near that edge, by the colours on both sides of it: a pixel whose
+alpha is at least one half is foreground, and the scores decide its class. Edges between two
+foreground classes do not change.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from rtseg.matte.fit import kept_classes
 from rtseg.segmentation import Segmentation
 
 _idle: SimpleQueue[Matting] = SimpleQueue()
-"""Those that no thread is using; as many as were ever used at once."""
+"""Mattings that no thread is using; each thread takes one at a time."""
 
 
 class Refined(Segmentation):
-    """A segmentation whose mask's edges follow those of its picture.
+    """A segmentation whose mask edges are refined from image colours.
 
     Args:
-        plain: what the network said of the picture.
-        picture: (H, W, 3) uint8 BGR, of the size that `plain` is for.
+        plain: the segmentation to refine.
+        picture: its image, (H, W, 3) uint8 BGR.
 
     Attributes:
         plain: as given.
@@ -53,21 +53,21 @@ class Refined(Segmentation):
 
     @cached_property
     def mask(self) -> Mask:
-        """(H, W) uint8 class indices at frame size, found once; read-only."""
-        mask = self._found()
+        """(H, W) uint8 class indices at frame size, computed once; read-only."""
+        mask = self._refined()
         mask.flags.writeable = False
         return mask
 
     def over(
         self, picture: Picture, table: BlendTable, canvas: Image | None = None, left: int = 0
     ) -> Image:
-        """The mask drawn over a picture, as `blend` does."""
-        _ = self.mask  # it is not decoded row by row
+        """The mask drawn over an image, as `blend` does."""
+        _ = self.mask  # a refined mask is not decoded row by row
         return super().over(picture, table, canvas, left)
 
-    def _found(self) -> Mask:
+    def _refined(self) -> Mask:
         classes = np.flatnonzero(kept_classes(self))
-        if len(classes) == len(self.labels):  # there is nothing else to tell them from
+        if len(classes) == len(self.labels):  # everything is foreground
             return super().mask
         nothing = VOID if self.labels.background is None else self.labels.background
         if not len(classes):
@@ -91,14 +91,14 @@ class Refined(Segmentation):
 
 
 def with_edges(segmentation: Segmentation, picture: Picture, *, refine: bool) -> Segmentation:
-    """The same segmentation of a picture with such edges; the same object where it has them."""
+    """The segmentation with refined or plain mask edges; the same object if it already has them."""
     if isinstance(segmentation, Refined):
         return segmentation if refine else segmentation.plain
     return Refined(segmentation, picture) if refine else segmentation
 
 
 def warm_up() -> None:
-    """Compile what will run, or load it compiled, before a frame waits for it."""
+    """Compile the passes, or load them compiled, before the first frame."""
     scores, image = np.zeros((2, 4, 4), np.float32), np.zeros((32, 32, 3), np.uint8)
     scores[1, :2] = 1
     _ = Refined(Segmentation(scores, PERSON, (32, 32)), image).mask
@@ -106,7 +106,7 @@ def warm_up() -> None:
 
 @contextmanager
 def _matting() -> Iterator[Matting]:
-    """One to use alone: it keeps its memory from frame to frame."""
+    """A matting for exclusive use; it keeps its memory from frame to frame."""
     try:
         matting = _idle.get_nowait()
     except Empty:
