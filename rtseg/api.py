@@ -67,7 +67,7 @@ def load(
     loaded = open_it(model, input_size=imgsz, **asked.running())
     labels = loaded.spec.labels
     if asked.palette is not None:
-        labels = labels.recoloured(palette(asked.palette, len(labels)))
+        labels = labels.with_colours(palette(asked.palette, len(labels)))
     selected = labels.select(asked.classes) if asked.classes else None
     return Segmenter(loaded, labels=labels, selected=selected, refine=asked.refine)
 

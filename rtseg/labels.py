@@ -1,4 +1,4 @@
-"""Colours for classes, by name, from a seed, or from a file. All colours are RGB."""
+"""Label sets (class names and colours) and palettes. All colours are RGB."""
 
 from __future__ import annotations
 
@@ -18,11 +18,6 @@ from rtseg.frame import VOID
 Colour = tuple[int, int, int]
 """(red, green, blue), 0 to 255."""
 
-VOC_NAMES = (
-    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse "
-    "motorbike person pottedplant sheep sofa train tvmonitor"
-).split()
-
 
 @dataclass(frozen=True)
 class LabelSet:
@@ -31,7 +26,7 @@ class LabelSet:
     Attributes:
         names: one per class, in the network's order.
         colours: RGB, as many as names.
-        background: index of the class that means "nothing", or None where there is none.
+        background: index of the background class; None if there is none.
     """
 
     names: tuple[str, ...]
@@ -48,7 +43,7 @@ class LabelSet:
         return len(self.names)
 
     def index(self, name_or_id: str | int) -> int:
-        """The class called `name_or_id`, or numbered so.
+        """The index of a class given by name (in any case) or by index.
 
         Raises:
             UsageError: there is no such class.
@@ -64,22 +59,24 @@ class LabelSet:
         )
 
     def select(self, classes: Iterable[str | int]) -> frozenset[int]:
-        """Indices of the named classes; raises UsageError for one that is not here."""
+        """The indices of classes; raises UsageError if one does not exist."""
         return frozenset(self.index(name) for name in classes)
 
-    def sought(self, selected: frozenset[int] | None) -> frozenset[int]:
-        """The classes looked for: those selected, else all; never the background."""
-        wanted = frozenset(range(len(self))) if selected is None else selected
-        return wanted - {self.background}
+    def foreground(self, selected: frozenset[int] | None) -> frozenset[int]:
+        """The selected classes (None means all) without the background."""
+        classes = frozenset(range(len(self))) if selected is None else selected
+        return classes - {self.background}
 
-    def listed(self, classes: Iterable[int], most: int = 6) -> str:
-        """Names in the network's order, those beyond `most` counted: "cat, dog and 3 more"."""
+    def join_names(self, classes: Iterable[int], most: int = 6) -> str:
+        """Names in the network's order, at most `most` of them: "cat, dog and 3 more"."""
         names = [self.names[index] for index in sorted(classes)]
         more = f" and {len(names) - most} more" if len(names) > most else ""
         return ", ".join(names[:most]) + more
 
-    def kept(self, selected: frozenset[int] | None) -> NDArray[np.uint8]:
-        """(256,) uint8: each class itself, or background (else VOID) when it is not selected."""
+    def lookup_table(self, selected: frozenset[int] | None) -> NDArray[np.uint8]:
+        """(256,) uint8 that maps a class that is not selected to the background, or to VOID if
+        there is none, and any other value to itself.
+        """
         table = np.arange(256, dtype=np.uint8)
         if selected is not None:
             nothing = VOID if self.background is None else self.background
@@ -88,8 +85,12 @@ class LabelSet:
                     table[index] = nothing
         return table
 
-    def recoloured(self, colours: Sequence[Colour]) -> LabelSet:
-        """The same classes in other colours; `colours` may be longer than needed, not shorter."""
+    def with_colours(self, colours: Sequence[Colour]) -> LabelSet:
+        """The same classes in other colours.
+
+        Raises:
+            UsageError: there are fewer colours than classes.
+        """
         if len(colours) < len(self):
             raise UsageError(
                 f"a palette for {len(self)} classes", found=f"it has {len(colours)} colours"
@@ -98,7 +99,7 @@ class LabelSet:
 
 
 def voc_colours(count: int = 256) -> tuple[Colour, ...]:
-    """The colour map of Pascal VOC: the bits of the index, dealt to red, green and blue."""
+    """The first `count` colours of Pascal VOC: the bits of the index, spread over R, G and B."""
 
     def channel(index: int, offset: int) -> int:
         return sum(((index >> (3 * bit + offset)) & 1) << (7 - bit) for bit in range(8))
@@ -106,8 +107,9 @@ def voc_colours(count: int = 256) -> tuple[Colour, ...]:
     return tuple((channel(i, 0), channel(i, 1), channel(i, 2)) for i in range(count))
 
 
-VOC = LabelSet(tuple(VOC_NAMES), voc_colours(21))
-PERSON = LabelSet(("background", "person"), ((0, 0, 0), (0, 200, 120)))
+def _names(text: str) -> tuple[str, ...]:
+    """Names separated by white space; an underscore stands for a space within a name."""
+    return tuple(word.replace("_", " ") for word in text.split())
 
 
 def _colours(text: str) -> tuple[Colour, ...]:
@@ -116,13 +118,35 @@ def _colours(text: str) -> tuple[Colour, ...]:
     return tuple((value[0], value[1], value[2]) for value in values)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    """Words; an underscore stands for a space within a name."""
-    return tuple(word.replace("_", " ") for word in text.split())
+VOC = LabelSet(
+    _names(
+        """
+    background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse
+    motorbike person pottedplant sheep sofa train tvmonitor
+    """
+    ),
+    voc_colours(21),
+)
+"""Pascal VOC 2012."""
 
+PERSON = LabelSet(("background", "person"), ((0, 0, 0), (0, 200, 120)))
 
-# Cityscapes: the 19 classes that are trained and scored, by train id (cityscapesScripts).
-# There is no class for "nothing": what no class covers is 255.
+SHAPE_LABELS = LabelSet(
+    ("background", "circle", "square", "triangle"),
+    ((0, 0, 0), (220, 40, 60), (40, 180, 60), (50, 90, 230)),
+)
+"""The classes of the synthetic source."""
+
+SHAPE_COLOURS: dict[int, tuple[int, int, int]] = {
+    index: (blue, green, red)
+    for index, (red, green, blue) in enumerate(SHAPE_LABELS.colours)
+    if index != SHAPE_LABELS.background
+}
+"""BGR by class index: the synthetic source fills each shape with exactly this colour, without soft
+edges. Its background and frame number are grey, so no other pixel has a similar colour."""
+
+# Cityscapes: the 19 classes of training and evaluation by train id (cityscapesScripts). There is
+# no background class: other pixels are 255.
 CITYSCAPES = LabelSet(
     _names(
         """
@@ -139,9 +163,9 @@ CITYSCAPES = LabelSet(
     background=None,
 )
 
-# ADE20K, the 150 classes of the MIT scene parsing benchmark: the first name that its table gives to
-# each, and the colours of its color150 table. Index 0 is wall, as in networks trained without the
-# benchmark's "other" class. Its table gives road and skyscraper one colour.
+# ADE20K: the 150 classes of the MIT scene parsing benchmark, each with the first of its names, and
+# the colours of the benchmark's color150 table, where road and skyscraper share one. Index 0 is
+# wall, as in networks trained without the benchmark's class "other".
 ADE20K = LabelSet(
     _names(
         """
@@ -179,70 +203,13 @@ ADE20K = LabelSet(
     background=None,
 )
 
-
-TABLES: dict[str, tuple[Colour, ...]] = {
+PALETTES: dict[str, tuple[Colour, ...]] = {
     "voc": voc_colours(VOID),
     "cityscapes": CITYSCAPES.colours,
     "ade20k": ADE20K.colours,
     "ade": ADE20K.colours,
 }
-
-KNOWN = "voc, cityscapes, ade20k, random:SEED and colour files"
-
-
-def palette(text: str, count: int) -> tuple[Colour, ...]:
-    """`count` colours, by name (`voc`, `cityscapes`, `ade20k`), as `random:SEED`, or from a file.
-
-    A colour file has one class per line, `r g b [name]` or `#rrggbb [name]`; blank lines and lines
-    that start with `# ` say nothing. A file that ends in `.json` holds a list of `[r, g, b]` and
-    `"#rrggbb"`.
-
-    Raises:
-        UsageError: there is no such palette, a line is no colour, or there are fewer than `count`.
-    """
-    name, _, seed = text.strip().partition(":")
-    if name.casefold() == "random":
-        return random_colours(_seed(seed or "0"), count)
-    table = TABLES.get(text.strip().casefold())
-    colours = _file_colours(Path(text).expanduser()) if table is None else table
-    if len(colours) < count:
-        raise UsageError(
-            f"palette {text!r} for {count} classes",
-            found=f"it has {len(colours)} colours",
-            do="Add colours, or use random:0, which has as many as there are classes.",
-        )
-    return colours[:count]
-
-
-def random_colours(seed: int, count: int) -> tuple[Colour, ...]:
-    """Black, then colours that are far from all before them; the same for the same seed.
-
-    Each is the candidate farthest from those already chosen, in the Oklab space of perceived
-    colour (Ottosson, 2020), so the first n do not depend on how many follow.
-    """
-    generator = np.random.default_rng(seed)
-    candidates = generator.integers(0, 256, (2048, 3))
-    places = _oklab(candidates)
-    bright = places[:, 0] > 0.45  # darker ones cannot be told from one another, nor from black
-    candidates, places = candidates[bright], places[bright]
-    nearest = np.full(len(places), np.inf)
-    # grey, so that grey shades, which look like shadows of the picture, come late
-    nearest = np.minimum(nearest, np.linalg.norm(places - _oklab(np.array([128] * 3)), axis=1))
-    chosen = [int(generator.integers(len(places)))]
-    while len(chosen) < count:
-        nearest = np.minimum(nearest, np.linalg.norm(places - places[chosen[-1]], axis=1))
-        chosen.append(int(nearest.argmax()))
-    picked = [(int(r), int(g), int(b)) for r, g, b in candidates[chosen]]
-    return ((0, 0, 0), *picked)[:count]
-
-
-def _oklab(rgb: NDArray[Any]) -> NDArray[np.float64]:
-    """(..., 3) sRGB 0..255 as (..., 3) Oklab: lightness 0..1, and two axes of colour."""
-    share = rgb / 255.0
-    linear = np.where(share > 0.04045, ((share + 0.055) / 1.055) ** 2.4, share / 12.92)
-    cones = np.cbrt(linear @ _RGB_TO_CONES.T)
-    return cones @ _CONES_TO_OKLAB.T
-
+"""The palettes by name."""
 
 _RGB_TO_CONES = np.array(
     [
@@ -260,17 +227,75 @@ _CONES_TO_OKLAB = np.array(
 )
 
 
+def palette(text: str, count: int) -> tuple[Colour, ...]:
+    """`count` colours, by name (`voc`, `cityscapes`, `ade20k`), as `random:SEED`, or from a file.
+
+    A colour file has one class per line, `r g b [name]` or `#rrggbb [name]`; blank lines and lines
+    that start with `# ` are ignored. A `.json` file contains a list of `[r, g, b]` and `"#rrggbb"`.
+
+    Raises:
+        UsageError: there is no such palette, a line is not a colour, or there are fewer than
+            `count` colours.
+    """
+    name, _, seed = text.strip().partition(":")
+    if name.casefold() == "random":
+        return random_colours(_seed(seed or "0"), count)
+    table = PALETTES.get(text.strip().casefold())
+    colours = _file_colours(Path(text).expanduser()) if table is None else table
+    if len(colours) < count:
+        raise UsageError(
+            f"palette {text!r} for {count} classes",
+            found=f"it has {len(colours)} colours",
+            do="Add colours, or use random:0, which has any number.",
+        )
+    return colours[:count]
+
+
+def random_colours(seed: int, count: int) -> tuple[Colour, ...]:
+    """Black, then colours that are easy to tell apart; the same for the same seed.
+
+    Each is the candidate farthest from those before it in Oklab, a perceptually uniform colour
+    space (Ottosson, 2020), so the first n do not depend on `count`.
+    """
+    generator = np.random.default_rng(seed)
+    candidates = generator.integers(0, 256, (2048, 3))
+    places = _oklab(candidates)
+    bright = places[:, 0] > 0.45  # darker ones resemble one another and black
+    candidates, places = candidates[bright], places[bright]
+    nearest = np.full(len(places), np.inf)
+    # start from grey, so that greys, which look like shadows in the image, come late
+    nearest = np.minimum(nearest, np.linalg.norm(places - _oklab(np.array([128] * 3)), axis=1))
+    chosen = [int(generator.integers(len(places)))]
+    while len(chosen) < count:
+        nearest = np.minimum(nearest, np.linalg.norm(places - places[chosen[-1]], axis=1))
+        chosen.append(int(nearest.argmax()))
+    picked = [(int(r), int(g), int(b)) for r, g, b in candidates[chosen]]
+    return ((0, 0, 0), *picked)[:count]
+
+
 def _seed(text: str) -> int:
     if not text.isdecimal():
-        raise UsageError(f"palette random:{text}", found="a seed is a whole number, as random:7")
+        raise UsageError(
+            f"palette random:{text}", found="the seed is not a whole number, as in random:7"
+        )
     return int(text)
+
+
+def _oklab(rgb: NDArray[Any]) -> NDArray[np.float64]:
+    """(..., 3) sRGB 0..255 to (..., 3) Oklab: lightness 0..1, and two colour axes."""
+    share = rgb / 255.0
+    linear = np.where(share > 0.04045, ((share + 0.055) / 1.055) ** 2.4, share / 12.92)
+    cones = np.cbrt(linear @ _RGB_TO_CONES.T)
+    return cones @ _CONES_TO_OKLAB.T
 
 
 def _file_colours(path: Path) -> tuple[Colour, ...]:
     try:
         if not path.is_file():
             raise UsageError(
-                f"unknown palette {str(path)!r}", found=f"there are {KNOWN}, and no such file"
+                f"unknown palette {str(path)!r}",
+                found="neither a palette nor a file",
+                do="Use voc, cityscapes, ade20k, random:SEED or a colour file.",
             )
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
@@ -299,10 +324,10 @@ def _json_colours(text: str, path: Path) -> Iterator[Colour]:
 
 
 def _colour(value: object, where: str) -> Colour:
-    """A colour from `#rrggbb`, or from three numbers or their digits.
+    """Parse `#rrggbb`, or three numbers as int or text.
 
     Raises:
-        UsageError: it is none; the message says `where`.
+        UsageError: it is not a colour; the message contains `where`.
     """
     if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
         return int(value[1:3], 16), int(value[3:5], 16), int(value[5:7], 16)
@@ -317,22 +342,6 @@ def _colour(value: object, where: str) -> Colour:
 
 
 def _is_level(part: object) -> bool:
-    """Whether it is a whole number from 0 to 255, or the digits of one."""
+    """Whether this is a whole number from 0 to 255, as int or text."""
     text = part if isinstance(part, str) else str(part) if type(part) is int else ""
     return text.isascii() and text.isdecimal() and int(text) <= 255
-
-
-SHAPE_LABELS = LabelSet(
-    ("background", "circle", "square", "triangle"),
-    ((0, 0, 0), (220, 40, 60), (40, 180, 60), (50, 90, 230)),
-)
-
-SHAPE_COLOURS: dict[int, tuple[int, int, int]] = {
-    index: (blue, green, red)
-    for index, (red, green, blue) in enumerate(SHAPE_LABELS.colours)
-    if index != SHAPE_LABELS.background
-}
-"""BGR, by class index: each shape is filled with exactly this colour, without soft edges.
-
-The scene's background and its frame number are grey, so no other pixel comes near them.
-"""

@@ -177,7 +177,7 @@ class Segmentation:
         """Decode the mask and count its pixels, and paint."""
         from rtseg.decode import decode
 
-        kept = self.labels.kept(self.selected)
+        kept = self.labels.lookup_table(self.selected)
         if self._held is not None:
             found = self._held.decode(self.size, kept, align_corners=self.align_corners)
         else:
@@ -189,7 +189,7 @@ class Segmentation:
         self, held: HeldScores, table: BlendTable, canvas: Image | None, left: int
     ) -> Image:
         """The mask drawn on the device, over the frame that is there already."""
-        kept = self.labels.kept(self.selected)
+        kept = self.labels.lookup_table(self.selected)
         drawn = held.over(kept, table, align_corners=self.align_corners)
         self.__dict__["counts"], self._fetch_mask = drawn.counts, drawn.mask
         if canvas is None and left == 0:

@@ -130,7 +130,7 @@ def test_the_legend_names_classes_in_view_the_largest_first() -> None:
 
 
 def test_the_legend_has_the_colours_that_are_drawn() -> None:
-    labels = VOC.recoloured(palette("random:3", 21))
+    labels = VOC.with_colours(palette("random:3", 21))
     assert legend_rows(segmentation([[15]], labels), labels)[0][1] == palette("random:3", 21)[15]
 
 

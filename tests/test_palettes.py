@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rtseg.errors import UsageError
-from rtseg.labels import ADE20K, CITYSCAPES, TABLES, VOC, palette
+from rtseg.labels import ADE20K, CITYSCAPES, PALETTES, VOC, palette
 
 
 def test_voc_is_the_published_table() -> None:
@@ -43,7 +43,7 @@ def test_ade20k_is_the_published_table(index: int, name: str, colour: tuple[int,
     assert palette("ade", 150) == palette("ade20k", 150) == ADE20K.colours
 
 
-@pytest.mark.parametrize("name", [*TABLES, "random:1", " VOC "])
+@pytest.mark.parametrize("name", [*PALETTES, "random:1", " VOC "])
 def test_every_palette_gives_as_many_colours_as_asked(name: str) -> None:
     colours = palette(name, 19)
     assert len(colours) == 19

@@ -54,19 +54,19 @@ def test_classes_by_name_or_number() -> None:
 
 
 def test_what_is_not_selected_becomes_background_or_void() -> None:
-    kept = VOC.kept(frozenset({15}))
+    kept = VOC.lookup_table(frozenset({15}))
     assert kept[15] == 15
     assert kept[12] == 0
     no_background = replace(VOC, background=None)
-    assert no_background.kept(frozenset({15}))[12] == VOID
-    assert (VOC.kept(None) == np.arange(256)).all()
+    assert no_background.lookup_table(frozenset({15}))[12] == VOID
+    assert (VOC.lookup_table(None) == np.arange(256)).all()
 
 
 def test_label_sets_are_checked() -> None:
     with pytest.raises(ValueError, match="2 names but 1 colours"):
         LabelSet(("a", "b"), ((0, 0, 0),))
     with pytest.raises(UsageError, match="it has 1 colours"):
-        PERSON.recoloured([(1, 2, 3)])
+        PERSON.with_colours([(1, 2, 3)])
 
 
 def test_a_spec_survives_json() -> None:

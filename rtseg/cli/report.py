@@ -438,7 +438,7 @@ class Seen(Sink):
 
     def __init__(self, labels: LabelSet, selected: frozenset[int] | None) -> None:
         self._labels = labels
-        self._sought = labels.sought(selected)
+        self._sought = labels.foreground(selected)
         self._found = not self._sought
 
     def write(self, rendered: Rendered) -> None:
@@ -448,7 +448,7 @@ class Seen(Sink):
 
     def summary(self) -> str:
         """A note if no selected class ever appeared, else ""."""
-        return "" if self._found else f"no pixels of: {self._labels.listed(self._sought)}"
+        return "" if self._found else f"no pixels of: {self._labels.join_names(self._sought)}"
 
 
 class _Rule(NamedTuple):

@@ -210,8 +210,8 @@ def empty_line(segmentation: Segmentation) -> str | None:
     labels = segmentation.labels
     if segmentation.counts[foreground(labels)].any():
         return None
-    sought = labels.sought(segmentation.selected)
-    return f"no pixels of: {_one_cell(labels.listed(sought))}" if sought else None
+    sought = labels.foreground(segmentation.selected)
+    return f"no pixels of: {_one_cell(labels.join_names(sought))}" if sought else None
 
 
 def _one_cell(name: str) -> str:

@@ -219,9 +219,9 @@ class Controls(Control):
     def solo_number(self, number: int) -> None:
         """Show one class alone, the n-th of those asked for; again, all of them."""
         labels = self.segmenter.labels
-        sought = sorted(labels.sought(self.segmenter.selected))
+        sought = sorted(labels.foreground(self.segmenter.selected))
         if number > len(sought):
-            self.notices.show(f"there is no class {number}; classes: {labels.listed(sought)}")
+            self.notices.show(f"there is no class {number}; classes: {labels.join_names(sought)}")
             return
         self.solo(labels.names[sought[number - 1]])
 

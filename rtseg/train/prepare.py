@@ -382,7 +382,7 @@ def _report(
     callback: Callback, dataset: Dataset, classes: ClassMap, split: Split, origin: str
 ) -> None:
     """Report the dataset, its classes and its split."""
-    names = classes.labels.listed(range(len(classes.labels)), most=8)
+    names = classes.labels.join_names(range(len(classes.labels)), most=8)
     images = counted(len(dataset), "image")
     count = f"{images}, {counted(len(classes.labels), 'class', 'classes')}: {names}"
     callback.note("dataset", f"{dataset.root} ({dataset.format}), {count}")

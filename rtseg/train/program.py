@@ -361,7 +361,7 @@ def _legend(figure: Any, shown: Sequence[Labelled], labels: LabelSet) -> None:
     }
     patches = [
         Patch(color=[level / 255 for level in labels.colours[index]], label=labels.names[index])
-        for index in sorted(labels.sought(None) & here)[:_LEGEND]
+        for index in sorted(labels.foreground(None) & here)[:_LEGEND]
     ]
     if patches:
         figure.legend(handles=patches, loc="outside lower center", ncols=6, fontsize=8)
