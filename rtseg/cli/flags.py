@@ -1,14 +1,14 @@
 """Flags: the fields of the library's options as the command line spells them.
 
-A new flag is a new field of an options class. Its line under "Attributes" is the help text; a row
-of `FLAGS` is needed only where it is spelled or read in another way than its name and type say.
+A new flag is a new field of an options class, whose line under "Attributes" is the help text. A row
+of `SPELLINGS` is needed only for other names than the field's, or another form than its type's.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import Field, dataclass, fields
 from fractions import Fraction
 from functools import cache, wraps
 from itertools import chain
@@ -46,6 +46,18 @@ class Form(NamedTuple):
     read: Callable[[str], Any]
     hint: str = ""
     many: bool = False
+
+
+def read(form: Form, flag: str, text: str) -> Any:
+    """The value of a word.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        return form.read(text)
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(f"{flag} {text!r} cannot be read", do=form.hint) from None
 
 
 def _clock_time(text: str) -> float:
@@ -115,37 +127,29 @@ def _commas(text: str) -> tuple[str, ...]:
 
 
 WORD = Form(str)
+WHOLE = Form(int, "Give a whole number")  # cyclopts by itself would round 1.5
 TIME = Form(_clock_time, "Give seconds, as 12.5, or 1:02.5")
 WIDTH_HEIGHT = Form(_two_sides, "Give WIDTHxHEIGHT, as 1280x720")
 SIZE = Form(_size, "Give HxW, as 384x640, or one number")
 INPUT_SIZE = Form(_input_size, "Give HxW, as 384x640, one number, or auto")
-NUMBER = Form(_number, "Give a number, as 0.5 or 1/255")
-CLASS_SHARE = Form(_class_share, "Write a class and a share from 0 to 1, as person=0.05")
-SHARE = Form(_share, "Give a share, as 10% or 0.1")
-TRIPLE = Form(_triple, "Give one number, or three with commas between")
-PAIR = Form(_pair, "Give two numbers with a comma between, as 0.5,2")
-COMMAS = Form(_commas, many=True)
 INPUT_SIZES = Form(lambda text: tuple(map(_input_size, _commas(text))), INPUT_SIZE.hint, many=True)
+NUMBER = Form(_number, "Give a number, as 0.5 or 1/255")
+SHARE = Form(_share, "Give a share, as 10% or 0.1")
+CLASS_SHARE = Form(_class_share, "Give a class and a share from 0 to 1, as person=0.05")
+PAIR = Form(_pair, "Give two numbers with a comma between, as 0.5,2")
+TRIPLE = Form(_triple, "Give one number, or three with commas between")
+COMMAS = Form(_commas, many=True)
+
+FORMS = {int: WHOLE, tuple[float, float]: PAIR, tuple[float, float, float]: TRIPLE}
+"""By type; other types need a row of `SPELLINGS`, or are read by cyclopts."""
 
 
-def read(form: Form, flag: str, text: str) -> Any:
-    """The value of a word.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
-    try:
-        return form.read(text)
-    except (ValueError, ZeroDivisionError):
-        raise UsageError(f"{flag} {text!r} cannot be read", do=form.hint) from None
-
-
-class Flag(NamedTuple):
+class Spelling(NamedTuple):
     """How the command line spells a field.
 
     Attributes:
-        names: all spellings, the first for files too; none is the field's name.
-        negative: spellings that turn a switch off.
+        names: all of them, the first for files too; () is the field's name.
+        off: names that turn a switch off; () is --no-NAME if it is on by default.
         form: how its value is written as one word; None goes by the type.
         several: more than one value may follow.
         positional: it may be given without its name.
@@ -153,71 +157,65 @@ class Flag(NamedTuple):
     """
 
     names: tuple[str, ...] = ()
-    negative: tuple[str, ...] = ()
+    off: tuple[str, ...] = ()
     form: Form | None = None
     several: bool = False
     positional: bool = False
     depends: bool = False
 
 
-def _flag(names: str = "", **more: Any) -> Flag:
-    return Flag(tuple(names.split()), **more)
+def _as(names: str = "", off: str = "", **more: Any) -> Spelling:
+    return Spelling(tuple(names.split()), tuple(off.split()), **more)
 
 
-FLAGS: dict[str, Flag | None] = {
-    "RunFlags.input": _flag("--input -i --source", positional=True),
-    "start": _flag(form=TIME),
-    "end": _flag(form=TIME),
-    "SourceOptions.size": _flag(form=WIDTH_HEIGHT),
-    "reconnect": _flag(negative=("--no-reconnect",)),
-    "model": _flag("--model -m"),
-    "models": _flag(form=COMMAS),
-    "backend": _flag("--backend -b"),
-    "device": _flag("--device -d"),
-    "imgsz": _flag(form=INPUT_SIZE),
+SPELLINGS: dict[str, Spelling | None] = {
+    "RunFlags.input": _as("--input -i --source", positional=True),
+    "input": _as("--input -i --source"),
+    "output": _as("--output -o"),
+    "out": _as("--out -o"),
+    "overwrite": _as("--overwrite -y"),
+    "verbose": _as("--verbose -v"),
+    "quiet": _as("--quiet -q"),
+    "show": _as(off="--no-show --headless"),
+    "DemoFlags.no_show": _as("--no-show --headless"),
+    "size": _as(form=SIZE),
+    "SourceOptions.size": _as(form=WIDTH_HEIGHT),
+    "start": _as(form=TIME),
+    "end": _as(form=TIME),
+    "model": _as("--model -m"),
+    "models": _as(form=COMMAS),
+    "backend": _as("--backend -b"),
+    "device": _as("--device -d"),
+    "imgsz": _as(form=INPUT_SIZE),
+    "colour": _as("--colour --color"),
+    "NetworkOptions.scale": _as(form=NUMBER),
+    "NetworkOptions.classes": _as(form=COMMAS),
+    "align_corners": _as(off="--no-align-corners"),
+    "view": _as(depends=True),
+    "alpha": _as("--alpha --opacity"),
+    "legend": _as(off="--no-legend"),
+    "hud": _as(off="--no-hud", depends=True),
+    "smooth": _as(depends=True),
+    "idle": _as(off="--no-idle", depends=True),
+    "BenchOptions.model": _as("--model -m", form=COMMAS),
+    "BenchOptions.backend": _as("--backend -b", form=COMMAS),
+    "BenchOptions.precision": _as(form=COMMAS),
+    "BenchOptions.imgsz": _as(form=INPUT_SIZES),
+    "threshold": _as(form=SHARE),
+    "EvalOptions.data": _as(several=True),
+    "EvalOptions.clip": _as(several=True),
+    "EvalOptions.model": _as("--model -m", several=True),
+    "EvalOptions.imgsz": _as(),
+    "min_share": _as(form=CLASS_SHARE),
+    "dataset": _as("--data --dataset"),
+    "calibration": _as(several=True),
     "lanes": None,
     "beside": None,
-    "colour": _flag("--colour --color"),
-    "mean": _flag(form=TRIPLE),
-    "std": _flag(form=TRIPLE),
-    "NetworkOptions.scale": _flag(form=NUMBER),
-    "align_corners": _flag(negative=("--no-align-corners",)),
-    "NetworkOptions.classes": _flag(form=COMMAS),
-    "EvalOptions.data": _flag(several=True),
-    "EvalOptions.clip": _flag(several=True),
-    "EvalOptions.model": _flag("--model -m", several=True),
-    "EvalOptions.imgsz": _flag(),
-    "BenchOptions.model": _flag("--model -m", form=COMMAS),
-    "BenchOptions.backend": _flag("--backend -b", form=COMMAS),
-    "BenchOptions.precision": _flag(form=COMMAS),
-    "BenchOptions.imgsz": _flag(form=INPUT_SIZES),
-    "input": _flag("--input -i --source"),
-    "encode": _flag(negative=("--no-encode",)),
-    "clocks": None,
-    "threshold": _flag(form=SHARE),
-    "calibration": _flag(several=True),
-    "min_share": _flag(form=CLASS_SHARE),
-    "dataset": _flag("--data --dataset"),
-    "TrainOptions.size": _flag(form=SIZE),
-    "TrainOptions.scale": _flag(form=PAIR),
-    "out": _flag("--out -o"),
-    "view": _flag(depends=True),
-    "alpha": _flag("--alpha --opacity"),
-    "legend": _flag(negative=("--no-legend",)),
-    "hud": _flag(negative=("--no-hud",), depends=True),
-    "output": _flag("--output -o"),
-    "show": _flag(negative=("--no-show", "--headless")),
-    "DemoFlags.no_show": _flag("--no-show --headless"),
-    "CamerasFlags.measure": _flag(negative=("--no-measure",)),
     "title": None,
+    "clocks": None,
     "SinkOptions.pix_fmt": None,
-    "overwrite": _flag("--overwrite -y"),
-    "smooth": _flag(depends=True),
-    "idle": _flag(negative=("--no-idle",), depends=True),
-    "verbose": _flag("--verbose -v"),
-    "quiet": _flag("--quiet -q"),
 }
-"""By field, or "Class.field" where classes differ; None is not a flag."""
+"""By field, or "Class.field" where classes differ; None has no flag."""
 
 
 class Row(NamedTuple):
@@ -233,14 +231,23 @@ class Row(NamedTuple):
     without: str = ""
 
 
+Layout = tuple[Row, ...]
+"""The flags of a verb."""
+
+
 @dataclass(frozen=True)
-class One:
-    """One flag of a verb."""
+class Flag:
+    """A field of a verb's options, spelled.
+
+    Attributes:
+        hint: its type, without None.
+        help: one line.
+    """
 
     group: str
     options: type
     field: Field[Any]
-    flag: Flag
+    spelling: Spelling
     hint: Any
     help: str
 
@@ -251,13 +258,26 @@ class One:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Spellings, the longest form first."""
-        return self.flag.names or ("--" + self.name.replace("_", "-"),)
+        """All spellings that take a value, or turn it on."""
+        return self.spelling.names or ("--" + self.name.replace("_", "-"),)
 
     @property
-    def default(self) -> Any:
-        """Of the field; None where it has none, or that depends on the run."""
-        return None if self.flag.depends or self.field.default is MISSING else self.field.default
+    def off(self) -> tuple[str, ...]:
+        """All spellings that turn it off."""
+        on = ("--no-" + self.names[0].removeprefix("--"),) if self.field.default is True else ()
+        return self.spelling.off or on
+
+    @property
+    def shown_default(self) -> str | None:
+        """The default as help shows it; None where it goes without saying."""
+        default = self.field.default
+        obvious = default is None or isinstance(default, (bool, tuple))
+        return None if obvious or self.spelling.depends else str(default)
+
+    @property
+    def form(self) -> Form | None:
+        """How its value is written as one word; None leaves that to cyclopts."""
+        return self.spelling.form or FORMS.get(self.hint)
 
     @property
     def is_list(self) -> bool:
@@ -270,65 +290,53 @@ class One:
         Raises:
             UsageError: one of them cannot be read, or they name nothing.
         """
-        form = self.flag.form or (WORD if self.hint is not int else None)
+        form = self.form or WORD
+        found = [read(form, self.names[0], text) for text in texts]
         if not self.is_list:
-            return _whole(texts[0]) if form is None else read(form, self.names[0], texts[0])
-        found = [read(form or WORD, self.names[0], text) for text in texts]
-        values = tuple(chain(*found)) if form is not None and form.many else tuple(found)
-        if not values:
+            return found[0]
+        if not (values := tuple(chain(*found) if form.many else found)):
             raise UsageError(f"{self.names[0]} {','.join(texts)!r} names nothing")
         return values
 
     def from_file(self, value: Any) -> Any:
-        """The value that a TOML file gives, as its type or as text.
+        """The value that a TOML file gives, as its type or as it would be typed.
 
         Raises:
             UsageError: it is of another kind.
         """
-        if isinstance(value, str) and self.flag.form is not None:
-            return self.parse([value])
-        if isinstance(value, str) and self.is_list:
-            return (value,)
-        if self.is_list and self.flag.form is COMMAS and isinstance(value, list):
-            return tuple(chain(*(_commas(str(text)) for text in value)))
+        texts = value if isinstance(value, list) else [value]
+        if (self.form or self.is_list) and all(isinstance(text, str) for text in texts):
+            return self.parse(texts)
         return typed(self.names[0], self.hint, value)
 
 
-def _whole(text: str) -> int:
-    """A whole number: cyclopts by itself would round 1.5."""
-    try:
-        return int(text)
-    except ValueError as error:
-        raise ValueError(f"{text!r} is not a whole number") from error
-
-
 @cache
-def flags_of(layout: tuple[Row, ...]) -> tuple[One, ...]:
+def flags_of(layout: Layout) -> tuple[Flag, ...]:
     """Every flag of a verb, in the order of its help."""
     named = {(row.options, name) for row in layout for name in row.names.split()}
     found = []
     for row in layout:
-        hints, helps = get_type_hints(row.options), help_texts(row.options)
+        hints, texts = get_type_hints(row.options), help_texts(row.options)
         by_name = {one.name: one for one in fields(row.options)}
-        left_out = {*row.without.split(), *(n for cls, n in named if cls is row.options)}
-        rest = [name for name in by_name if name not in left_out]
+        elsewhere = {name for options, name in named if options is row.options}
+        rest = [name for name in by_name if name not in elsewhere | {*row.without.split()}]
         for name in row.names.split() or rest:
             key = f"{row.options.__name__}.{name}"
-            if (flag := FLAGS.get(key, FLAGS.get(name, Flag()))) is not None:
+            spelling = SPELLINGS.get(key, SPELLINGS.get(name, Spelling()))
+            if spelling is not None:
+                text = f"{texts[name]} {by_name[name].metadata.get('forms', '')}".strip()
                 hint = _without_none(hints[name])
-                one = by_name[name]
-                text = f"{helps[name]} {one.metadata.get('forms', '')}".strip()
-                found.append(One(row.group, row.options, one, flag, hint, text))
+                found.append(Flag(row.group, row.options, by_name[name], spelling, hint, text))
     return tuple(found)
 
 
 def help_texts(options: type) -> dict[str, str]:
     """The line of each field under "Attributes", of a class and its bases."""
-    texts: dict[str, str] = {}
-    for base in reversed(options.__mro__):
-        for entry in parse_docstring(base.__doc__ or "").params:
-            texts[entry.arg_name] = " ".join((entry.description or "").split())
-    return texts
+    return {
+        entry.arg_name: " ".join((entry.description or "").split())
+        for base in reversed(options.__mro__)
+        for entry in parse_docstring(base.__doc__ or "").params
+    }
 
 
 def _without_none(hint: Any) -> Any:
@@ -336,77 +344,70 @@ def _without_none(hint: Any) -> Any:
     return kinds[0] if type(None) in get_args(hint) and len(kinds) == 1 else hint
 
 
-def signature(layout: tuple[Row, ...]) -> inspect.Signature:
-    """The signature of a function that takes the flags of a verb, as cyclopts reads it."""
-    groups = {row.group: None for row in layout}
-    panels = {title: Group(title, sort_key=n) for n, title in enumerate(groups, 1)}
-    parameters = [_parameter(one, panels[one.group]) for one in flags_of(layout)]
-    return inspect.Signature(sorted(parameters, key=lambda parameter: parameter.kind))
-
-
-def takes(layout: tuple[Row, ...]) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Give a function that takes `**given` the flags of a verb; it gets those that were given."""
+def takes(layout: Layout) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Give a function the flags of a verb; it is called with those that were given, by field."""
+    titles = dict.fromkeys(row.group for row in layout)
+    panels = {title: Group(title, sort_key=place) for place, title in enumerate(titles, 1)}
+    parameters = [_parameter(flag, panels[flag.group]) for flag in flags_of(layout)]
+    signature = inspect.Signature(sorted(parameters, key=lambda parameter: parameter.kind))
 
     def decorated(function: Callable[..., int]) -> Callable[..., int]:
-        flags = signature(layout)
-
         @wraps(function)
         def call(*args: Any, **more: Any) -> int:
-            return function(**flags.bind(*args, **more).arguments)
+            return function(**signature.bind(*args, **more).arguments)
 
         vars(call).pop("__wrapped__")
-        vars(call)["__signature__"] = flags
+        vars(call)["__signature__"] = signature  # from which cyclopts reads the flags
         call.__annotations__ = {}
         return call
 
     return decorated
 
 
-def _parameter(one: One, group: Group) -> inspect.Parameter:
-    shown = one.default
-    if shown is None or isinstance(shown, (bool, tuple)):
-        shown = None
-
+def _parameter(flag: Flag, group: Group) -> inspect.Parameter:
     def convert(kind: object, tokens: Sequence[Token]) -> Any:
-        return one.parse([token.value for token in tokens])
+        return flag.parse([token.value for token in tokens])
 
-    choices = tuple(choices_of(one.options)[one.name])
-    simple = one.flag.form is None and (one.hint in (bool, float, str) or choices)
-    annotation = Parameter(
-        name=one.names,
+    shown, positional = flag.shown_default, flag.spelling.positional
+    rendered = Parameter(
+        name=flag.names,
         group=group,
-        help=one.help,
-        negative=one.flag.negative,
-        converter=None if simple else convert,
-        consume_multiple=one.flag.several,
-        show_default=False if shown is None else lambda _: str(shown),
+        help=flag.help,
+        negative=flag.off,
+        converter=convert if flag.form or flag.is_list else None,
+        consume_multiple=flag.spelling.several,
+        show_default=False if shown is None else lambda _: shown,
     )
     kinds = inspect.Parameter
     return inspect.Parameter(
-        one.name,
-        kinds.POSITIONAL_OR_KEYWORD if one.flag.positional else kinds.KEYWORD_ONLY,
-        default=() if one.flag.positional else None,
-        annotation=Annotated[_typed_as(one, choices), annotation],
+        flag.name,
+        kinds.POSITIONAL_OR_KEYWORD if positional else kinds.KEYWORD_ONLY,
+        default=() if positional else None,
+        annotation=Annotated[_hint(flag), rendered],
     )
 
 
-def _typed_as(one: One, choices: tuple[Any, ...]) -> Any:
-    """The type that cyclopts sees; whatever a `Form` reads is text to it."""
-    if one.is_list:
-        return tuple[str, ...] if one.flag.positional else Optional[tuple[str, ...]]  # noqa: UP045
-    plain = one.hint if one.flag.form is None and one.hint in (bool, int, float) else str
-    return Optional[Literal[choices] if choices else plain]  # noqa: UP045
+def _hint(flag: Flag) -> Any:
+    """The type that cyclopts sees: choices, or text for what a `Form` reads."""
+    if flag.is_list:
+        lists = tuple[str, ...]
+        return lists if flag.spelling.positional else Optional[lists]  # noqa: UP045
+    choices = tuple(choices_of(flag.options)[flag.name])
+    if choices:
+        return Optional[Literal[choices]]  # noqa: UP045
+    plain = flag.form is None or flag.form is WHOLE
+    return Optional[flag.hint if plain else str]  # noqa: UP045
 
 
-def collect(cls: Callable[..., T], layout: tuple[Row, ...], given: Mapping[str, Any]) -> T:
+def collect(cls: Callable[..., T], layout: Layout, given: Mapping[str, Any]) -> T:
     """The options of a verb from what was given; `cls` has a field for each class of options.
 
     Raises:
         UsageError: a value makes no sense.
     """
     names: dict[type, set[str]] = {}
-    for one in flags_of(layout):
-        names.setdefault(one.options, set()).add(one.name)
+    for flag in flags_of(layout):
+        names.setdefault(flag.options, set()).add(flag.name)
     parts = {
         part: hint(**{name: given[name] for name in names[hint] & given.keys()})
         for part, hint in get_type_hints(cls).items()
@@ -420,7 +421,7 @@ def of_class(options: type, given: Mapping[str, Any]) -> dict[str, Any]:
     return {one.name: given[one.name] for one in fields(options) if one.name in given}
 
 
-def with_config(layout: tuple[Row, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+def with_config(layout: Layout, given: Mapping[str, Any]) -> dict[str, Any]:
     """What was given, and below it the values of the file that `--config` names.
 
     Raises:
@@ -432,8 +433,8 @@ def with_config(layout: tuple[Row, ...], given: Mapping[str, Any]) -> dict[str, 
     return {**_from_file(layout, path), **given}
 
 
-def _from_file(layout: tuple[Row, ...], path: Path) -> dict[str, Any]:
-    spellings = {name: one for one in flags_of(layout) for name in (*one.names, f"--{one.name}")}
+def _from_file(layout: Layout, path: Path) -> dict[str, Any]:
+    spellings = {name: flag for flag in flags_of(layout) for name in (*flag.names, flag.name)}
     values = {}
     for name, value in read_toml(path).items():
         if isinstance(value, dict):
@@ -442,29 +443,25 @@ def _from_file(layout: tuple[Row, ...], path: Path) -> dict[str, Any]:
                 found=f"it has a table [{name}]",
                 do="Write the flags at the top level, as `rtseg --print-config` does",
             )
-        one = spellings.get(f"--{name}") or spellings.get("--" + name.replace("_", "-"))
-        if one is None:
+        flag = spellings.get(name) or spellings.get("--" + name.replace("_", "-"))
+        if flag is None:
             raise UsageError(f"--config {path}", found=f"there is no flag {name!r}")
         if value != []:
-            values[one.name] = one.from_file(value)
+            values[flag.name] = flag.from_file(value)
     return values
 
 
-def print_config(flags: Any, layout: tuple[Row, ...], without: Iterable[str]) -> str:
+def print_config(flags: Any, layout: Layout, without: Iterable[str]) -> str:
     """A TOML file that repeats the run; flags whose default depends on the run are comments."""
     parts = {type(part): part for part in vars(flags).values()}
     values = {}
-    for one in flags_of(layout):
-        if one.name not in without:
-            value = getattr(parts[one.options], one.name)
-            left_open = one.flag.depends and one.name not in flags.given
-            if one.flag.positional:
-                value = (value or (None,))[0] if len(value) < 2 else value
-            values[one.names[0].removeprefix("--")] = None if left_open else value
+    for flag in flags_of(layout):
+        if flag.name in without:
+            continue
+        value = getattr(parts[flag.options], flag.name)
+        if flag.spelling.depends and flag.name not in flags.given:
+            value = None
+        if flag.spelling.positional and len(value) < 2:
+            value = value[0] if value else None
+        values[flag.names[0].removeprefix("--")] = value
     return to_toml(values)
-
-
-def rows(layout: tuple[Row, ...]) -> Iterator[tuple[str, list[One]]]:
-    """The groups of a verb's help and their flags."""
-    for title in dict.fromkeys(row.group for row in layout):
-        yield title, [one for one in flags_of(layout) if one.group == title]

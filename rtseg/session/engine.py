@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import sqrt
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,6 @@ from rtseg.stats import Clock, Pace, Stats
 from rtseg.system import usable_cores
 from rtseg.temporal import TemporalOptions
 from rtseg.threads import Flow, RoundRobin, Shared, parallel_map
-
-Policy = Literal["auto", "newest", "all"]
 
 MANY_CORES = 4
 """With that many, drawing takes little from a network that runs on all of them."""

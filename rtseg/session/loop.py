@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from rtseg.contracts import Effect, Rendered, Sink, Source
+from rtseg.options import Policy
 from rtseg.segmenter import Pair, Segmenter
-from rtseg.session.engine import Channel, Engine, Policy, Result, add_up, keeps_newest
+from rtseg.session.engine import Channel, Engine, Result, add_up, keeps_newest
 from rtseg.stats import Pace, Report, Stats
 from rtseg.system import usable_cores
 from rtseg.temporal import TemporalOptions
