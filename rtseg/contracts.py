@@ -159,7 +159,7 @@ class Backend(ABC):
         gains_by_lanes: whether it takes any requested number of lanes, and is faster with them.
         batches: whether it is faster with several images at once than one after another; frames of
             several live sources then go through it together.
-        frames_at_once: frames of a recording that are best given to one call of `see`.
+        frames_at_once: frames of a recording that are best given to one call of `segment`.
     """
 
     spec: ModelSpec
@@ -170,7 +170,7 @@ class Backend(ABC):
     batches: bool = False
     frames_at_once: int = 1
 
-    see: Callable[[Sequence[Picture]], Sequence[HeldScores]] | None = None
+    segment: Callable[[Sequence[Picture]], Sequence[HeldScores]] | None = None
     """Segments whole frames, (H, W, 3) uint8 BGR of any size, in memory or on a device, if the
     device shrinks, decodes and draws them itself. Returns at once; reading a result waits for it.
     None if frames are shrunk on the processor. Raises BackendError."""

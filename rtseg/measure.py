@@ -150,10 +150,10 @@ def _time_block(
 
     def time_call(batch: Batch) -> float:
         start = clock.now()
-        if backend.see is None:
+        if backend.segment is None:
             backend(batch)
         else:  # frames that stay on the device take another path than batches
-            backend.see([batch[0]])[0].wait()
+            backend.segment([batch[0]])[0].wait()
         return clock.now() - start
 
     start = clock.now()

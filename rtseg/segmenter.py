@@ -117,7 +117,7 @@ class Segmenter:
         stats = stats or Stats()
         lanes = self.backend.lanes if ahead else 1
         timed = partial(self._timed, clock=stats.clock)
-        if ahead and self.backend.see is not None:
+        if ahead and self.backend.segment is not None:
             results = self._begun_early(frames, stats.clock)
         else:
             results = parallel_map(frames, timed, lanes) if lanes > 1 else map(timed, frames)
@@ -142,7 +142,7 @@ class Segmenter:
             BackendError: the network failed.
         """
         start = clock.now()
-        if self.backend.see is not None:
+        if self.backend.segment is not None:
             begun = self._begin(frames, clock)
             return begun.pairs, begun.seconds, begun.wait()
         batch = self._batch([frame.image for frame in frames])
@@ -157,9 +157,9 @@ class Segmenter:
 
     def _begin(self, frames: Sequence[Frame], clock: Clock) -> Begun:
         """Give frames to a device that keeps them."""
-        assert self.backend.see is not None
+        assert self.backend.segment is not None
         start = clock.now()
-        held = self.backend.see([frame.picture for frame in frames])
+        held = self.backend.segment([frame.picture for frame in frames])
         pairs = [
             (frame, self._segmentation(scores, frame.size))
             for frame, scores in zip(frames, held, strict=True)
@@ -200,8 +200,8 @@ class Segmenter:
         self.backend.close()
 
     def _scores(self, images: Sequence[Image]) -> Sequence[NDArray[np.float32] | HeldScores]:
-        see = self.backend.see
-        return list(self.backend(self._batch(images))) if see is None else see(images)
+        segment = self.backend.segment
+        return list(self.backend(self._batch(images))) if segment is None else segment(images)
 
     def _batch(self, images: Sequence[Image]) -> NDArray[np.uint8]:
         """(N, h, w, 3) uint8 RGB at the network's size: shrunk first, then converted from BGR."""

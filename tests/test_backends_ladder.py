@@ -218,9 +218,9 @@ class DeviceRung(Rung):
 
     def __init__(self, size: tuple[int, int], clock: ManualClock, seconds: list[float]) -> None:
         super().__init__(size, clock, seconds)
-        self.see = self._see
+        self.segment = self._segment
 
-    def _see(self, pictures: Sequence[Picture]) -> list[Held]:
+    def _segment(self, pictures: Sequence[Picture]) -> list[Held]:
         height, width = self.input_size
         scores = np.zeros((21, height // 8, width // 8), np.float32)
         took = self._seconds[0] * height * width / FULL
@@ -244,7 +244,7 @@ def test_frames_that_stay_on_a_device_count_by_the_time_it_took() -> None:
         SIZES[2]: sizes.count((30, 54)),
     }
     assert sum(stats.inputs.values()) == 2 * WINDOW
-    held = backend.see([picture])[0]
+    held = backend.segment([picture])[0]
     assert held.wait() == held.wait() > 0  # of which one counts
     assert sum(stats.inputs.values()) == 2 * WINDOW + 1
 
@@ -252,7 +252,7 @@ def test_frames_that_stay_on_a_device_count_by_the_time_it_took() -> None:
 def test_where_not_every_size_keeps_its_frames_none_does() -> None:
     clock = ManualClock()
     rungs = [DeviceRung(SIZES[0], clock, [0.01]), Rung(SIZES[1], clock, [0.01])]
-    assert AdaptiveBackend(rungs, 30.0, clock=clock).see is None
+    assert AdaptiveBackend(rungs, 30.0, clock=clock).segment is None
 
 
 def test_what_a_frame_takes_beside_the_network_counts_too() -> None:

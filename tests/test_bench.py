@@ -294,13 +294,13 @@ def test_the_checkerboard_takes_the_place_of_scores_that_stay_on_a_device() -> N
     from rtseg.decode.device import DeviceScores
 
     class Keeps(StubBackend):
-        def see(self, pictures):
+        def segment(self, pictures):
             frames = [torch.from_numpy(picture.copy()) for picture in pictures]
             return [DeviceScores(torch.rand(3, 6, 8), frame) for frame in frames]
 
     board = Checkerboard(Keeps(find_model("stub"), SIZE))
-    assert board.see is not None
-    (scores,) = board.see([np.zeros((48, 64, 3), np.uint8)])
+    assert board.segment is not None
+    (scores,) = board.segment([np.zeros((48, 64, 3), np.uint8)])
     assert every_neighbour_differs(scores.numpy())
     assert scores.shape == (3, 6, 8)
 

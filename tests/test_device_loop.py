@@ -60,12 +60,12 @@ class OnProcessor(Backend):
         self.frames_at_once = at_once
         self.seen: list[int] = []
         if keeps_frames:
-            self.see = self._see
+            self.segment = self._segment
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         return self.network(torch.from_numpy(batch)).numpy()
 
-    def _see(self, images: Sequence[Image]) -> list:
+    def _segment(self, images: Sequence[Image]) -> list:
         self.seen.append(len(images))
         return self.loop(images)
 
@@ -127,16 +127,16 @@ def test_frames_before_an_error_are_all_delivered(good: int, where: str) -> None
         yield from frames(2)
 
     backend = OnProcessor(keeps_frames=True, at_once=2)
-    seen, see = 0, backend.see
+    seen, segment = 0, backend.segment
 
     def fails(pictures):
         nonlocal seen
         seen += len(pictures)
         if where == "network" and seen > good:
             raise DeviceError("the network", found="the device was lost")
-        return see(pictures)
+        return segment(pictures)
 
-    backend.see = fails
+    backend.segment = fails
     delivered = []
 
     def deliver() -> None:
@@ -203,7 +203,7 @@ def test_a_failure_names_the_network_and_what_to_do(monkeypatch: pytest.MonkeyPa
 
     backend._loop = fails
     with pytest.raises(BackendError, match=r"(?s)out of memory.*--imgsz") as caught:
-        backend._see([FRAMES[0]])
+        backend._segment([FRAMES[0]])
     assert "more words" not in str(caught.value)
     backend.close()
 
@@ -243,8 +243,8 @@ def test_kernels_that_do_not_compile_cost_nothing_but_speed(
     model = find_model("lraspp_mobilenet_v3_large", weights="random")
     backend = open_backend("torch", model, input_size=(32, 32), device="cpu")
     assert kept_in(backend) == []  # kernels have run, and frames are kept
-    assert backend.see is not None
-    backend.see = None
+    assert backend.segment is not None
+    backend.segment = None
     for error in (
         TritonError("no such instruction"),
         RuntimeError("Failed to find C compiler"),
@@ -257,7 +257,7 @@ def test_kernels_that_do_not_compile_cost_nothing_but_speed(
         monkeypatch.setattr(DeviceLoop, "rehearse", fails)
         (note,) = kept_in(backend)
         assert note == f"frames are shrunk and drawn by the CPU: {error}"
-        assert backend.see is None
+        assert backend.segment is None
 
     def lost(batch: np.ndarray) -> None:
         raise RuntimeError("CUDA error: unspecified launch failure")
@@ -326,7 +326,7 @@ def test_on_a_gpu_masks_and_pictures_agree_with_the_processor_in_fp32() -> None:
         Segmenter(open_backend("torch", model, device="cpu", **options)) as plain,
         Segmenter(open_backend("torch", model, device="cuda", **options)) as ours,
     ):
-        assert ours.backend.see is not None
+        assert ours.backend.segment is not None
         effect = open_effect(ViewOptions(), plain.labels)
         for frame, kept in ours.stream(iter(numbered), ahead=True):
             expected = plain(frame.image)

@@ -237,7 +237,7 @@ def test_pictures_are_fetched_only_by_who_needs_them(
         backend = OnProcessor(keeps, at_once=2)
         if keeps:
             loop = backend.loop
-            backend.see = lambda pictures, loop=loop: seen.extend(pictures) or loop(pictures)
+            backend.segment = lambda pictures, loop=loop: seen.extend(pictures) or loop(pictures)
         segmenter, sink = Segmenter(backend), Pictures()
         with open_source(clip) as source:
             run(source, segmenter, open_effect(ViewOptions(view), segmenter.labels), [sink])

@@ -129,8 +129,8 @@ class AdaptiveBackend(Backend):
         self._stats: Stats | None = None
         self._sources: Sequence[Stats] = ()
         self._lock = lock()
-        if all(rung.see is not None for rung in rungs):
-            self.see = self._see
+        if all(rung.segment is not None for rung in rungs):
+            self.segment = self._segment
 
     def attend(self, stats: Stats, sources: Sequence[Stats] = ()) -> None:
         """Read a frame's time beside the network from a run's figures, and count each frame's size.
@@ -159,11 +159,11 @@ class AdaptiveBackend(Backend):
         for rung in self._rungs:
             rung.close()
 
-    def _see(self, pictures: Sequence[Picture]) -> list[HeldScores]:
+    def _segment(self, pictures: Sequence[Picture]) -> list[HeldScores]:
         rung = self._ladder.rung
-        see = self._rungs[rung].see
-        assert see is not None
-        *others, last = see(pictures)
+        segment = self._rungs[rung].segment
+        assert segment is not None
+        *others, last = segment(pictures)
         return [*others, TimedScores(last, lambda took: self._count(took, self.sizes[rung]))]
 
     def _count(self, seconds: float, size: Size) -> None:

@@ -90,7 +90,7 @@ class TorchBackend(Backend):
 
     def device_seconds(self, passes: int) -> list[float] | None:
         """By CUDA events, where frames are kept on the device."""
-        return None if self.see is None else self._loop.network_seconds(passes)
+        return None if self.segment is None else self._loop.network_seconds(passes)
 
     def close(self) -> None:
         """Free the network's memory on the device."""
@@ -147,9 +147,9 @@ class TorchBackend(Backend):
             return
         notes.extend(loop.notes)
         self._loop = loop
-        self.see, self.frames_at_once = self._see, FRAMES_AT_ONCE
+        self.segment, self.frames_at_once = self._segment, FRAMES_AT_ONCE
 
-    def _see(self, pictures: Sequence[Picture]) -> list[DeviceScores]:
+    def _segment(self, pictures: Sequence[Picture]) -> list[DeviceScores]:
         try:
             return self._loop(pictures)
         except device_failures() as error:
@@ -165,7 +165,7 @@ class TorchBackend(Backend):
         )
 
     def _free(self, device: torch.device) -> None:
-        self.see = self._loop = None
+        self.segment = self._loop = None
         with suppress(RuntimeError):  # a lost device answers every call with one
             self._network = self._network.to("cpu")
         if device.type == "cuda":

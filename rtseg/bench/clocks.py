@@ -189,12 +189,12 @@ class Checkerboard(Backend):
     def __init__(self, inner: Backend) -> None:
         self._inner = inner
         self.spec, self.input_size, self.info = inner.spec, inner.input_size, inner.info
-        if inner.see is not None:
-            self.see = self._see
+        if inner.segment is not None:
+            self.segment = self._segment
 
-    def _see(self, pictures: Sequence[Picture]) -> list[Any]:
-        assert self._inner.see is not None
-        seen: Sequence[Any] = self._inner.see(pictures)
+    def _segment(self, pictures: Sequence[Picture]) -> list[Any]:
+        assert self._inner.segment is not None
+        seen: Sequence[Any] = self._inner.segment(pictures)
         return [scores.replaced(_board) for scores in seen]
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
