@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rtseg.errors import UsageError
 from rtseg.frame import VOID
+from rtseg.text import listed
 
 Colour = tuple[int, int, int]
 """(red, green, blue), 0 to 255."""
@@ -69,9 +70,7 @@ class LabelSet:
 
     def join_names(self, classes: Iterable[int], most: int = 6) -> str:
         """Names in the network's order, at most `most` of them: "cat, dog and 3 more"."""
-        names = [self.names[index] for index in sorted(classes)]
-        more = f" and {len(names) - most} more" if len(names) > most else ""
-        return ", ".join(names[:most]) + more
+        return listed([self.names[index] for index in sorted(classes)], most)
 
     def lookup_table(self, selected: frozenset[int] | None) -> NDArray[np.uint8]:
         """(256,) uint8 that maps a class that is not selected to the background, or to VOID if

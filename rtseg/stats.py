@@ -1,4 +1,4 @@
-"""What a run measured: counts, and the distribution of every duration in constant memory."""
+"""Clocks, pacing, and the statistics of a run: counts and distributions of durations."""
 
 from __future__ import annotations
 
@@ -13,6 +13,21 @@ import numpy as np
 
 from rtseg.system import usable_cores
 
+LATE_SECONDS = 0.05
+"""A frame later than this delays all frames after it; a smaller delay is made up for."""
+
+STAGES = (
+    *("capture", "compare", "preprocess", "infer", "follow", "carry", "smooth"),
+    *("decode", "draw", "wait", "write", "encode"),
+)
+"""The stages of a frame in order; each is timed where it runs.
+
+"compare" detects an unchanged image, "follow" matches a frame to a keyframe, "carry" warps the
+keyframe's scores to it, "smooth" averages scores over time. "wait" is the wait for a frame's time
+in a paced run. "write" ends when every sink has the frame; a video file encodes it later in a
+thread of its own, in "encode". The age of a frame includes neither "wait" nor "encode".
+"""
+
 
 class Clock:
     """The machine's monotonic clock, in seconds."""
@@ -21,8 +36,8 @@ class Clock:
         """Monotonic seconds; only differences mean anything."""
         return time.perf_counter()
 
-    def worked(self) -> float:
-        """Seconds that processors have spent on this program until now, all threads together."""
+    def cpu_seconds(self) -> float:
+        """Processor time of this process so far, over all threads."""
         return time.process_time()
 
     def sleep(self, seconds: float) -> None:
@@ -32,59 +47,41 @@ class Clock:
 
 
 class ManualClock(Clock):
-    """A clock that moves only when told to, or when somebody sleeps on it."""
+    """A clock that advances only by `sleep`, or when `time` is set."""
 
     def __init__(self, now: float = 0.0) -> None:
         self.time = now
 
     def now(self) -> float:
-        """The time it was last moved to, in seconds."""
+        """The time in seconds."""
         return self.time
 
     def sleep(self, seconds: float) -> None:
-        """Move forward by `seconds` and return at once."""
+        """Advance by `seconds` and return at once."""
         self.time += max(0.0, seconds)
 
 
-LATE_SECONDS = 0.05
-"""A frame that is later than this puts off those after it; a smaller delay is made good."""
-
-
 class Pace:
-    """When the frames of a recording are due, so that it plays at its own speed and no faster.
+    """When the frames of a recording are due, so that it plays at its own speed.
 
-    The first frame asked for is due at once. What is shown too slowly is never made up for by a
-    rush: a frame that is late sets the time anew.
+    The first frame is due at once. A frame later than `LATE_SECONDS` restarts the schedule, so that
+    no frames are rushed to catch up.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._zero: float | None = None
 
-    def left(self, pts: float) -> float:
-        """Seconds until the frame at `pts` is due; 0 once it is."""
+    def seconds_left(self, pts: float) -> float:
+        """Seconds until the frame at `pts` is due; 0 if it is due already."""
         now = self._clock.now()
         if self._zero is None or now - (self._zero + pts) > LATE_SECONDS:
             self._zero = now - pts
         return max(0.0, self._zero + pts - now)
 
 
-STAGES = (
-    *("capture", "compare", "preprocess", "infer", "follow", "carry", "smooth"),
-    *("decode", "draw", "wait", "write", "encode"),
-)
-"""The stages of one frame's story, in order; each is timed where it runs.
-
-"compare" finds whether the picture has changed, where the network rests otherwise. "follow" finds
-a frame in a keyframe, "carry" brings its scores over, "smooth" averages them.
-"write" ends when every sink has the frame; what a video file then does with it in a thread of its
-own is "encode", which is no part of the age. "wait" is for a frame's own time to come, in a paced
-run; it is part of no other, nor of the age.
-"""
-
-
 class Durations:
-    """The distribution of a duration, within 0.5 %, however many there are.
+    """The distribution of durations in constant memory, accurate to 0.5 %.
 
     Buckets grow by 1 % from a microsecond to a quarter of an hour, as in an HDR histogram.
     """
@@ -108,7 +105,7 @@ class Durations:
         self.max = max(self.max, seconds)
 
     def quantile(self, share: float) -> float:
-        """The duration that `share` (0..1) of them do not exceed; NaN when there are none."""
+        """The duration that a share (0..1) of them do not exceed; NaN if there are none."""
         if not self.count:
             return math.nan
         rank = max(1, math.ceil(share * self.count))
@@ -125,9 +122,26 @@ class Durations:
 
 
 class Stats:
-    """What happened to the frames of one run; every stage writes its own entry.
+    """Counts and durations of the frames of one run.
 
-    Each entry has a single writer, so nothing here needs a lock.
+    Each entry is written by one thread, so nothing here needs a lock.
+
+    Attributes:
+        stages: durations by stage.
+        age: from capture to the last sink, in seconds.
+        produced: frames that the source gave or missed.
+        shown: frames that reached every sink.
+        propagated: of these, frames with scores of a keyframe.
+        idle: of these, frames at which the network rested.
+        capped: frames left out by a frame rate limit.
+        missed: frames that a camera lost.
+        keyframes: their number by cause.
+        dropped_by: frames that were not shown, by cause.
+        recent: a running mean of each stage, and the last age, in seconds.
+        hung: names of threads that did not stop.
+        inputs: frames by the network's input size (height, width), if it has several.
+        input: the size in use.
+        steps: changes of that size.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
@@ -139,25 +153,25 @@ class Stats:
         self.propagated = 0
         self.idle = 0
         self.capped = 0
-        self.keyframes: dict[str, int] = {}
         self.missed = 0
+        self.keyframes: dict[str, int] = {}
         self.dropped_by: dict[str, int] = {}
         self.recent: dict[str, float] = {}
         self.hung: list[str] = []
         self.inputs: dict[tuple[int, int], int] = {}
-        self.steps = 0
         self.input: tuple[int, int] | None = None
+        self.steps = 0
         self._started: float | None = None
-        self._worked = 0.0
+        self._cpu_started = 0.0
         self._finished = 0.0
         self._moments: deque[float] = deque(maxlen=61)
-        self._waits: deque[tuple[float, float]] = deque(maxlen=32)  # more than frames on their way
+        self._waits: deque[tuple[float, float]] = deque(maxlen=32)  # more than frames in flight
         self._replaced: Counter[str] = Counter()
         self._lost: Counter[str] = Counter()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the block as one pass of a stage."""
+        """Time a `with` block as one pass of a stage."""
         since = self.clock.now()
         yield
         self.add(name, self.clock.now() - since)
@@ -168,32 +182,33 @@ class Stats:
         self.recent[name] = 0.9 * self.recent.get(name, seconds) + 0.1 * seconds
 
     def add_each(self, name: str, durations: Iterable[float]) -> None:
-        """Count passes of a stage in another thread, in the one that counts all others."""
+        """Count passes of a stage that another thread timed."""
         for seconds in durations:
             self.add(name, seconds)
 
-    def waited(self, since: float) -> None:
-        """Count the time from `since` until now as waiting on purpose."""
+    def add_wait(self, since: float) -> None:
+        """Count the time from `since` until now as "wait", which the age leaves out."""
         self._waits.append((since, self.clock.now()))
         self.add("wait", self._waits[-1][1] - since)
 
     def count_input(self, size: tuple[int, int]) -> None:
-        """Count one frame that a network saw at this (height, width), of several that it has."""
+        """Count one frame by its input size (height, width), of a network that has several."""
         self.steps += self.input not in (None, size)
         self.input = size
         self.inputs[size] = self.inputs.get(size, 0) + 1
 
     def start(self) -> None:
-        """Begin the clock of the whole loop; models are loaded and warm by now."""
+        """Start the clock of the whole loop; models are loaded and warm by now."""
         self._started = self.clock.now()
-        self._worked = self.clock.worked()
+        self._cpu_started = self.clock.cpu_seconds()
 
     def show(self, captured_at: float, *, propagated: bool = False, idle: bool = False) -> None:
-        """Count one frame that has reached every sink; its age leaves out waits on purpose.
+        """Count one frame that has reached every sink.
 
         Args:
+            captured_at: monotonic seconds.
             propagated: whether its scores come from a keyframe.
-            idle: whether the network rested, as the picture had not changed.
+            idle: whether the network rested because the image had not changed.
         """
         self._finished = self.clock.now()
         self.shown += 1
@@ -205,33 +220,29 @@ class Stats:
         self.age.add(age)
         self._moments.append(self._finished)
 
-    def count(self, read: int, replaced: Mapping[str, int], *, resting: bool = False) -> None:
-        """Bring the numbers of frames up to date; what is lost has its cause.
+    def count(self, read: int, replaced: Mapping[str, int], *, paused: bool = False) -> None:
+        """Update the counts of frames produced and dropped.
 
         Args:
-            read: frames that the source has given by now.
-            replaced: how many of them, by now, made way for newer ones, by where they waited.
-            resting: whether nobody looked since the last call: the pause is the cause then.
+            read: frames that the source has given so far.
+            replaced: how many of these were replaced by newer ones so far, by buffer.
+            paused: whether the run was paused since the last call, which is then the cause.
         """
         self.produced = read + self.missed + self.capped
         for where, number in replaced.items():
-            self._lost["pause" if resting else where] += number - self._replaced[where]
+            self._lost["pause" if paused else where] += number - self._replaced[where]
             self._replaced[where] = number
         drops = {"camera": self.missed, "cap": self.capped, **self._lost}
         self.dropped_by = {cause: number for cause, number in drops.items() if number}
 
-    def lose(self, cause: str) -> None:
-        """Count a frame that nobody will see, with the next `count`."""
-        self._lost[cause] += 1
-
-    def settle(self) -> None:
-        """After the last `count`: what was still on its way was lost by the stop."""
+    def finish(self) -> None:
+        """After the last `count`: frames still in flight were dropped by the stop."""
         if left := self.produced - self.shown - self.dropped:
             self.dropped_by["stop"] = left
 
     @property
     def dropped(self) -> int:
-        """Frames the source produced, or missed, that nobody saw."""
+        """Frames that were produced, or missed, but not shown."""
         return sum(self.dropped_by.values())
 
     @property
@@ -246,20 +257,22 @@ class Stats:
 
     @property
     def network_fps(self) -> float:
-        """Frames per second that the network looked at: keyframes only, where there are such,
-        and none at which it rested."""
+        """Frames per second that the network segmented: keyframes only, if there are any, and
+        without those at which it rested.
+        """
         if not (self.keyframes or self.idle):
             return self.fps
-        looks = sum(self.keyframes.values()) or self.stages["infer"].count
-        return looks / self.seconds if self.seconds else 0.0
+        segmented = sum(self.keyframes.values()) or self.stages["infer"].count
+        return segmented / self.seconds if self.seconds else 0.0
 
     @property
     def cpu_share(self) -> float:
-        """Share (0..1) of all usable cores that the program kept busy since the start."""
+        """Share (0..1) of all usable cores that this process has used since the start."""
         if self._started is None:
             return 0.0
         lasted = self.clock.now() - self._started
-        return (self.clock.worked() - self._worked) / (lasted * usable_cores()) if lasted else 0.0
+        spent = self.clock.cpu_seconds() - self._cpu_started
+        return spent / (lasted * usable_cores()) if lasted else 0.0
 
     @property
     def fps_now(self) -> float:
@@ -273,15 +286,24 @@ class Stats:
 class Report:
     """The figures of a run, as `--metrics` writes them.
 
-    `fps` is that of the whole loop; `frames` were shown or written, of `produced` that the source
-    gave; the rest were `dropped`, by cause. Durations are in milliseconds. `hung` names threads
-    that were still inside a driver when the run was over. Of the frames, `propagated` show what a
-    keyframe's scores became; `keyframes` counts by cause what the network looked at instead, and
-    `network_fps` is its rate, which is that of the loop where nothing is propagated. Where the
-    input's size follows the speed, `inputs` counts frames by size (HxW), and `steps` its changes.
-    At `idle` frames the network rested, as the picture had not changed; they are no part of
-    `network_fps`. `refine` is whether edges of masks follow the picture's. `cpu_share` (0..1) is
-    what the program took of all `cores` it may use.
+    Attributes:
+        fps: frames per second of the whole loop.
+        frames: frames that were shown or written, of `produced` that the source gave.
+        dropped: the rest, in `dropped_by` by cause.
+        outages: how often the source was lost.
+        seconds: from the start of the loop to the last frame.
+        age_ms: from capture to the last sink, as of `Durations.milliseconds`.
+        stages_ms: the same for each stage.
+        notes: what the network and the sources reported.
+        hung: threads that were still inside a driver at the end.
+        propagated: frames with scores of a keyframe.
+        keyframes: frames that the network segmented instead, by cause.
+        network_fps: their rate; `fps` if every frame is segmented.
+        inputs: frames by input size (HxW), if it follows the speed.
+        steps: changes of that size.
+        idle: frames at which the network rested; not part of `network_fps`.
+        cpu_share: share (0..1) of all `cores` that the process used.
+        refine: whether mask edges were refined from image colours.
     """
 
     fps: float

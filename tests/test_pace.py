@@ -31,20 +31,22 @@ class Times(Listing):
 def test_frames_are_due_at_their_own_times() -> None:
     clock = ManualClock(100.0)
     pace = Pace(clock)
-    assert pace.left(7.0) == 0
-    assert pace.left(7.5) == pytest.approx(0.5)
+    assert pace.seconds_left(7.0) == 0
+    assert pace.seconds_left(7.5) == pytest.approx(0.5)
     clock.sleep(0.5 + LATE_SECONDS * 0.9)
-    assert pace.left(7.5) == 0
-    assert pace.left(8.0) == pytest.approx(0.5 - LATE_SECONDS * 0.9), "a little is made good"
+    assert pace.seconds_left(7.5) == 0
+    assert pace.seconds_left(8.0) == pytest.approx(0.5 - LATE_SECONDS * 0.9), (
+        "a little is made good"
+    )
 
 
 def test_what_is_late_puts_off_what_follows() -> None:
     clock = ManualClock()
     pace = Pace(clock)
-    pace.left(0.0)
+    pace.seconds_left(0.0)
     clock.sleep(10.0)
-    assert pace.left(0.1) == 0
-    assert pace.left(0.2) == pytest.approx(0.1), "no rush"
+    assert pace.seconds_left(0.1) == 0
+    assert pace.seconds_left(0.2) == pytest.approx(0.1), "no rush"
 
 
 @pytest.mark.parametrize("count", [1, 2, 90])
@@ -125,7 +127,7 @@ def test_the_age_leaves_out_what_was_waited_on_purpose() -> None:
     captured_at = clock.now()
     since = clock.now()
     clock.sleep(1.0)
-    stats.waited(since)
+    stats.add_wait(since)
     clock.sleep(0.02)
     stats.show(captured_at)
     assert stats.recent["age"] == pytest.approx(0.02)

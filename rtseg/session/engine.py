@@ -89,7 +89,7 @@ class Channel:
         clock = self.source.clock
         pace = Pace(clock)
         for frame in frames:
-            self.source.wait(pace.left(frame.pts))
+            self.source.wait(pace.seconds_left(frame.pts))
             yield replace(frame, captured_at=clock.now())
 
 
@@ -200,13 +200,13 @@ class _Lane:
             stats.hung.append(f"capture of {self.channel.name}" if self.several else "capture")
         if self.results.hung:
             stats.hung.append(self.results.name)
-        stats.settle()
+        stats.finish()
 
     def count(self) -> None:
         """Bring the channel's numbers of frames up to date; every loss has its cause."""
         replaced = {"capture": self.frames.replaced, "display": self.results.replaced}
         channel = self.channel
-        channel.stats.count(self.frames.produced, replaced, resting=channel.paused)
+        channel.stats.count(self.frames.produced, replaced, paused=channel.paused)
 
     @property
     def braked(self) -> list[Flow[Frame] | Flow[Pair]]:

@@ -226,17 +226,17 @@ class Loop:
         self.engine.resume()
         channels = [channel.stats for channel in self.engine.channels]
         for stats in dict.fromkeys((self.totals, *channels)):
-            stats.waited(since)
+            stats.add_wait(since)
 
     def _wait(self, pace: Pace, pts: float) -> None:
         """Turn with nothing until `pts` is due, or the run is over."""
         clock = self.totals.clock
         since = clock.now()
-        while pace.left(pts) and not self.over:
+        while pace.seconds_left(pts) and not self.over:
             self._idle(notices=False)
             self.on_tick()
-            clock.sleep(min(pace.left(pts), PACE_SECONDS))
-        self.totals.waited(since)
+            clock.sleep(min(pace.seconds_left(pts), PACE_SECONDS))
+        self.totals.add_wait(since)
 
     def _idle(self, *, notices: bool = True) -> None:
         for channel, outlet in zip(self.engine.channels, self.outlets, strict=True):
