@@ -464,4 +464,5 @@ def print_config(flags: Any, layout: Layout, without: Iterable[str]) -> str:
         if flag.spelling.positional and len(value) < 2:
             value = value[0] if value else None
         values[flag.names[0].removeprefix("--")] = value
-    return to_toml(values)
+    heading = "# rtseg --config FILE repeats this run; the command line wins over the file"
+    return f"{heading}\n{to_toml(values)}"
