@@ -1,4 +1,4 @@
-"""The cache folder: weights and exported networks, safe names, and eviction."""
+"""The cache folder of weights and exported networks: location, safe names, eviction."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from contextlib import suppress
 from pathlib import Path
 
 MADE_BYTES = 2_000_000_000
-"""Limit for each kind of file that can be made again in seconds: exported or compiled networks."""
+"""Limit per kind of file that can be rebuilt in seconds: exported or compiled networks."""
 
 YOUNG_SECONDS = 3600
-"""Files used within the last hour are never removed: another run may need them."""
+"""Files used within the last hour are not removed, as another run may need them."""
 
 NAME_LENGTH = 80
-"""Characters of a name that become part of a file name; every file system allows 255 bytes."""
+"""Maximum length of a safe name; file systems allow 255 bytes for a whole file name."""
 
 EXPORTED = r".+-\d+x\d+-[a-z0-9]+-[0-9a-f]{16}\.(onnx|sha256)"
-"""File names of exported networks and their checksums; see `rtseg.nets.onnx_file`."""
+"""Pattern of the names of exported networks and their checksums; see `rtseg.nets.onnx_file`."""
 
 COMPILED = r"\d+\.(blob|cl_cache)"
-"""File names under which OpenVINO keeps compiled networks."""
+"""Pattern of the names of networks compiled by OpenVINO."""
 
 
 def cache_dir() -> Path:
-    """The folder that RTSEG_CACHE names, or the user's cache folder; it may not exist yet.
+    """The folder in RTSEG_CACHE, or the user's cache folder; it may not exist yet.
 
-    If the user's cannot be written, as in a container without a home, a temporary one.
+    If the user's cannot be written, as in a container without a home, it is a temporary one.
     """
     if given := os.environ.get("RTSEG_CACHE"):
         return Path(given).expanduser()
@@ -42,38 +42,24 @@ def cache_dir() -> Path:
 
 
 def can_be_written(folder: Path) -> bool:
-    """Whether we may write into a folder, or into its nearest parent that exists."""
+    """Whether this user may write to a folder, or to its nearest existing parent."""
     try:
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    except OSError:  # not even stat is permitted
+    except OSError:  # stat is not permitted
         return False
     return os.access(nearest, os.W_OK)
 
 
-def _temporary() -> Path | None:
-    """A temporary folder that only this user can write; None if another user created it."""
-    if sys.platform == "win32":  # where temporary files are the user's own anyway
-        return None
-    folder = Path(tempfile.gettempdir()) / f"rtseg-{os.getuid()}"
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-    except OSError:
-        return None
-    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-    return folder if ours and not found.st_mode & 0o022 else None
-
-
 def safe_name(name: str) -> str:
-    """Any text as a file name of letters, digits, ".", "_" and "-", which cannot be a path.
+    """Any text as a file name of letters, digits, ".", "_" and "-".
 
-    The names of networks come from files that anybody may have written.
+    Names of networks come from untrusted files, so they must not be usable as paths.
     """
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".")[:NAME_LENGTH] or "_"
 
 
 def cache_path(kind: str, name: str) -> Path:
-    """The path of a file in the folder `kind` of the cache; neither may exist yet.
+    """The path of a file in the folder `kind` of the cache; either may not exist yet.
 
     Raises:
         ValueError: the name is not a file name; see `safe_name`.
@@ -93,13 +79,13 @@ def sha256(path: Path) -> str:
 
 
 def make_room(folder: Path, ours: str, most_bytes: int = MADE_BYTES) -> None:
-    """Remove the least recently used files until a folder of the cache has at most `most_bytes`.
+    """Remove the least recently used files of a folder until they have at most `most_bytes`.
 
     Files with the same stem, such as a network and its checksum, are removed together. Files that
-    cannot be removed, or that rtseg did not make, are kept.
+    cannot be removed, or that do not match `ours`, are kept.
 
     Args:
-        ours: a regular expression for the whole names of files that rtseg makes there.
+        ours: a regular expression for the full names of the files that rtseg writes there.
     """
     groups: dict[str, list[tuple[Path, os.stat_result]]] = {}
     for path in folder.glob("[!.]*"):
@@ -120,6 +106,20 @@ def make_room(folder: Path, ours: str, most_bytes: int = MADE_BYTES) -> None:
                 total -= facts.st_size
 
 
+def _temporary() -> Path | None:
+    """A temporary folder that only this user can write; None if another user created it."""
+    if sys.platform == "win32":  # temporary folders are per user
+        return None
+    folder = Path(tempfile.gettempdir()) / f"rtseg-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return None
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    return folder if ours and not found.st_mode & 0o022 else None
+
+
 def _used(file: tuple[Path, os.stat_result]) -> float:
-    """When a file was last read, or, if the file system does not record that, written."""
+    """Time of the last access, or of the last write if the file system does not record accesses."""
     return max(file[1].st_atime, file[1].st_mtime)

@@ -1,4 +1,4 @@
-"""Compare networks: how far their masks agree, and how long each takes for a frame."""
+"""Compares backends: agreement of their masks, and time per frame."""
 
 from __future__ import annotations
 
@@ -21,26 +21,30 @@ from rtseg.errors import RtsegError
 from rtseg.frame import Image, Mask
 from rtseg.stats import Clock
 
+BLOCK_SECONDS = 0.05
+"""Target duration of one backend's block of calls in a round."""
+
 Batch = NDArray[np.uint8]
 """(1, h, w, 3) uint8 RGB at the network's input size."""
 
 Key = TypeVar("Key")
 
-BLOCK_SECONDS = 0.05
-"""Length of one backend's block of calls in a round, as a target."""
-
 
 def batch_of(image: Image, size: tuple[int, int]) -> Batch:
-    """A (H, W, 3) uint8 BGR image at `size` (height, width), as `Segmenter` feeds a network."""
+    """(1, h, w, 3) uint8 RGB from a (H, W, 3) uint8 BGR image, as `Segmenter` feeds a network.
+
+    Args:
+        size: (h, w).
+    """
     return cv2.cvtColor(resized(image, size), cv2.COLOR_BGR2RGB)[np.newaxis]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two networks agree.
+    """The agreement of two networks.
 
     Attributes:
-        shares: of each frame, the share (0..1) of pixels that have the same class in both masks.
+        shares: for each frame, the share (0..1) of pixels with the same class in both masks.
     """
 
     shares: tuple[float, ...]
@@ -52,17 +56,17 @@ class Agreement:
 
     @property
     def worst(self) -> float:
-        """Share in the frame where they agree least."""
+        """The smallest share."""
         return min(self.shares)
 
     @property
     def worst_frame(self) -> int:
-        """Index of that frame."""
+        """Index of the frame with the smallest share."""
         return self.shares.index(self.worst)
 
 
 def mask_agreement(pairs: Iterable[tuple[Mask, Mask]]) -> Agreement:
-    """Agreement of masks (H, W) uint8, each pair of the same frame and size."""
+    """Agreement of pairs of masks, (H, W) uint8, each pair of one frame."""
     return Agreement(tuple(float(np.mean(ours == theirs)) for ours, theirs in pairs))
 
 
@@ -70,7 +74,7 @@ def backend_agreement(backend: Backend, reference: Backend, batches: Sequence[Ba
     """Agreement of two backends at the network's input size.
 
     Raises:
-        RtsegError: one of them failed.
+        RtsegError: a backend failed.
     """
     align = reference.spec.align_corners
 
@@ -93,16 +97,16 @@ def time_each(
 ) -> tuple[dict[Key, float], dict[Key, RtsegError]]:
     """Seconds per frame of each backend, and the errors of those that failed.
 
-    The backends take turns in rounds, as a machine is not equally fast all the time; a backend's
-    figure is the median of its blocks. Each runs in threads of its own, as it does in a run:
-    libraries prepare for every thread that calls them. With lanes the figure is the throughput of
-    all of them.
+    The backends are timed in alternation, in rounds, because a machine's speed varies over time; a
+    backend's figure is the median of its blocks. Each is called in threads of its own, as in a run,
+    because libraries set up state for each calling thread. With several lanes the figure is their
+    combined throughput.
 
     Args:
-        backends: loaded and warm, all of the batch's input size.
-        seconds: for all rounds together; `least_rounds` are done however long they take.
-        drop_factor: a backend that takes this many times as long as the quickest is left out once
-            it has had its least rounds; measuring ends when one is left.
+        backends: loaded and warm, all with the batch's input size.
+        seconds: for all rounds together; `least_rounds` are run however long they take.
+        drop_factor: after its least rounds a backend that is slower than the fastest by more than
+            this factor is dropped; timing ends when one backend is left.
         on_round: called before each round with the number of rounds done; may raise.
     """
     clock = clock or Clock()
@@ -120,7 +124,7 @@ def time_each(
         ):
             on_round(done)
             keys = list(blocks) if done < least_rounds else _contenders(blocks, drop_factor)
-            for key in keys[::-1] if done % 2 else keys:  # none always follows the same one
+            for key in keys[::-1] if done % 2 else keys:  # so that none always follows the same one
                 try:
                     took = _time_block(backends[key], batch, blocks[key], threads[key], clock)
                     blocks[key].append(took)
@@ -132,7 +136,7 @@ def time_each(
 
 
 def _contenders(blocks: Mapping[Key, Sequence[float]], factor: float) -> list[Key]:
-    """Those near the quickest by their best blocks: other load only ever adds to a time."""
+    """Backends close to the fastest by their best blocks, as other load can only add time."""
     best = {key: min(took) for key, took in blocks.items()}
     return [key for key, took in best.items() if took <= factor * min(best.values())]
 
@@ -144,7 +148,7 @@ def _time_block(
     threads: ThreadPoolExecutor,
     clock: Clock,
 ) -> float:
-    """Seconds per frame over one block of calls."""
+    """Seconds per frame over one block of calls; `before` has the times of earlier blocks."""
     count = max(1, round(BLOCK_SECONDS / max(before[-1], 1e-4))) if before else 1
     count = max(count, 2 * backend.lanes) if backend.lanes > 1 else count
 

@@ -1,7 +1,7 @@
-"""Segmentation metrics: confusion matrix, boundary F-score, flicker.
+"""Segmentation metrics: IoU and accuracies, boundary F-score, flicker.
 
 IoU and accuracies are those of Long, Shelhamer and Darrell, "Fully Convolutional Networks for
-Semantic Segmentation", CVPR 2015, section 5, with the pixels of all images in one matrix.
+Semantic Segmentation", CVPR 2015, section 5, with the pixels of all images in one confusion matrix.
 """
 
 from __future__ import annotations
@@ -14,8 +14,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from rtseg.frame import VOID, Image, Mask
 
+TOLERANCE = 0.0075
+"""Distance within which boundaries match, as a share of the image diagonal."""
+
+STILL_LEVELS = 8
+"""Largest change of a channel (0..255) in a pixel that counts as static."""
+
 Figures = NDArray[np.float64]
 """(C,) one figure per class, NaN if not measured."""
+
+Plane = NDArray[np.bool_]
+"""(H, W) bool."""
 
 
 def ratio(numerator: ArrayLike, denominator: ArrayLike) -> Figures:
@@ -26,8 +35,8 @@ def ratio(numerator: ArrayLike, denominator: ArrayLike) -> Figures:
 
 def mean(figures: Figures) -> float:
     """Mean of the figures that are not NaN; NaN if there are none."""
-    known = figures[~np.isnan(figures)]
-    return float(known.mean()) if known.size else math.nan
+    measured = figures[~np.isnan(figures)]
+    return float(measured.mean()) if measured.size else math.nan
 
 
 def weighted(figures: Figures, weights: NDArray[np.int64]) -> float:
@@ -137,13 +146,6 @@ class ConfusionMatrix:
         return weighted(self.class_iou, self.true_pixels)
 
 
-Plane = NDArray[np.bool_]
-"""(H, W) bool."""
-
-TOLERANCE = 0.0075
-"""Distance within which boundaries match, as a share of the image diagonal."""
-
-
 class BoundaryScore:
     """Boundary F-score: how well predicted outlines match the true ones.
 
@@ -167,11 +169,11 @@ class BoundaryScore:
 
     def update(self, truth: Mask, predicted: Mask) -> None:
         """Score one image: (H, W) uint8 class indices, 255 for unlabelled or not predicted."""
-        unknown = truth == VOID
+        unlabelled = truth == VOID
         reach = self.tolerance * math.hypot(*truth.shape)
-        labelled = np.where(unknown, VOID, predicted)
-        for index in sorted((set(np.unique(truth)) | set(np.unique(labelled))) - {VOID}):
-            score = _boundary_f(truth == index, predicted == index, unknown, reach)
+        judged = np.where(unlabelled, VOID, predicted)
+        for index in sorted((set(np.unique(truth)) | set(np.unique(judged))) - {VOID}):
+            score = _boundary_f(truth == index, predicted == index, unlabelled, reach)
             self._sums[index] += score
             self._images[index] += 1
 
@@ -198,13 +200,13 @@ def boundary(region: Plane | Mask) -> Plane:
     return edge
 
 
-def _boundary_f(truth: Plane, predicted: Plane, unknown: Plane, reach: float) -> float:
+def _boundary_f(truth: Plane, predicted: Plane, unlabelled: Plane, reach: float) -> float:
     """The F-score of one class in one image; see `BoundaryScore`."""
     true_edge, found_edge = boundary(truth), boundary(predicted)
-    if truth.any() != (predicted & ~unknown).any():
+    if truth.any() != (predicted & ~unlabelled).any():
         return 0.0
     near_truth = _within(true_edge, reach)
-    judged = found_edge & (near_truth | ~unknown)
+    judged = found_edge & (near_truth | ~unlabelled)
     if not true_edge.any() and not judged.any():
         return 1.0  # the class fills all labelled pixels, in both
     precision = _share(near_truth, judged)
@@ -230,15 +232,11 @@ def _share(hits: Plane, of: Plane) -> float:
     return float((hits & of).sum()) / count if count else 1.0
 
 
-STILL_LEVELS = 8
-"""Largest change of a channel (0..255) in a pixel that counts as static."""
-
-
 @dataclass
 class Flicker:
     """The share of static pixels whose predicted class changes from one frame to the next.
 
-    Static pixels come from `same_labels` or, without labels, from `still_picture`.
+    Static pixels come from `static_in_labels` or, without labels, from `static_in_images`.
 
     Attributes:
         changed: static pixels whose predicted class changed.
@@ -248,7 +246,7 @@ class Flicker:
     changed: int = 0
     counted: int = 0
 
-    def update(self, before: Mask, after: Mask, static: NDArray[np.bool_]) -> None:
+    def update(self, before: Mask, after: Mask, static: Plane) -> None:
         """Count two consecutive frames.
 
         Args:
@@ -264,18 +262,15 @@ class Flicker:
         return float(ratio(self.changed, self.counted))
 
 
-def same_labels(before: Mask, after: Mask) -> NDArray[np.bool_]:
+def static_in_labels(before: Mask, after: Mask) -> Plane:
     """(H, W) bool: where both frames are labelled with the same class."""
     return (before == after) & (before != VOID)
 
 
-def still_picture(before: Image, after: Image, levels: int = STILL_LEVELS) -> NDArray[np.bool_]:
+def static_in_images(before: Image, after: Image, levels: int = STILL_LEVELS) -> Plane:
     """(H, W) bool: where no channel of two (H, W, 3) uint8 images differs by more than `levels`.
 
     For clips without labels. Slow motion and moving flat surfaces count as static, so that the
     flicker compares models on one clip, but not one clip with another.
     """
     return (np.maximum(before, after) - np.minimum(before, after)).max(2) <= levels
-
-
-__all__ = ["BoundaryScore", "ConfusionMatrix", "Flicker", "same_labels", "still_picture"]

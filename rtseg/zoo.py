@@ -1,4 +1,4 @@
-"""The identity of a network, and the table of the families and networks known by name."""
+"""The specification of a network, and the tables of families and built-in models."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class InputSpec:
     A pixel value v of the (RGB or BGR) image becomes `(v * scale - mean) / std`.
 
     Attributes:
-        size: (height, width) the network was made for.
-        fixed: whether it takes no other size.
+        size: (height, width) that the network was trained or exported for.
+        fixed: whether it accepts no other size.
     """
 
     size: tuple[int, int]
@@ -39,7 +39,7 @@ class WeightsSpec:
     """Published weights.
 
     Attributes:
-        sha256: hexadecimal digest of the file, or the prefix that its publisher gives.
+        sha256: hexadecimal digest of the file, or the prefix that its publisher states.
         megabytes: size of the download.
     """
 
@@ -51,23 +51,23 @@ class WeightsSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The whole identity of a network.
+    """All that rtseg needs to run a network, except its weights.
 
-    The same value is in the zoo, in a checkpoint and in the metadata of an ONNX file, so a file
-    that rtseg wrote needs no other flag.
+    The zoo, checkpoints and the metadata of ONNX files contain the same value, so a file that rtseg
+    wrote needs no further flags.
 
     Attributes:
-        name: for people.
-        architecture: a key of `FAMILIES`, "onnx" for a foreign file, "stub" for none.
+        name: shown to users.
+        architecture: a key of `FAMILIES`, "onnx" for a foreign file, or "stub".
         labels: its classes.
         input: its preprocessing.
-        output: what its output holds: class scores, or probabilities that sum to 1.
+        output: class scores, or probabilities that sum to 1.
         weights: published weights, if any.
         miou: published mean IoU in percent, on `dataset`.
-        parameters: their number, in millions.
+        parameters: in millions.
         output_name: the output of a foreign ONNX file to read; "" is its first.
         output_layout: layout of that output.
-        align_corners: whether the outermost scores lie on the outermost pixels; see `decode_mask`.
+        align_corners: whether the corner scores lie on the corner pixels; see `decode_mask`.
     """
 
     name: str
@@ -85,12 +85,12 @@ class ModelSpec:
     align_corners: bool = False
 
     def to_json(self) -> str:
-        """The spec as one line of JSON; `from_json` gives an equal spec back."""
+        """The spec as one line of JSON, for `from_json`."""
         return json.dumps({"rtseg": FORMAT, **asdict(self)}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
-        """Read what `to_json` wrote.
+        """Read the JSON of `to_json`.
 
         Raises:
             ValueError: the text is not a spec, or of a later version.
@@ -105,7 +105,7 @@ class ModelSpec:
 
 
 def _typed(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON values in the types of the fields."""
+    """The fields' values from JSON's."""
     labels, given = values["labels"], values["input"]
     weights = values.get("weights")
     triple = {key: tuple(given[key]) for key in ("size", "mean", "std")}
@@ -123,13 +123,13 @@ def _typed(values: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Model:
-    """A network ready to be loaded: its identity and its file.
+    """A network ready to be loaded: its specification and its file.
 
     Attributes:
-        file: the ONNX file, checkpoint or state dict; None if there is none.
-        format: how to read it; "random" is seeded random weights, "none" needs no weights.
-        notes: what a person should know, as assumptions made about a foreign file.
-        delay_seconds: sleep of the stub at each batch, to stand in for a slow network.
+        file: the ONNX file, checkpoint or state dict, if there is one.
+        format: of the file; "random" means seeded random weights, "none" that it has no weights.
+        notes: messages for the user, such as assumptions about a foreign file.
+        delay_seconds: how long the stub sleeps per batch, to imitate a slow network.
     """
 
     spec: ModelSpec
@@ -141,21 +141,21 @@ class Model:
 
 @dataclass(frozen=True)
 class Family:
-    """Networks that are built, run and trained alike.
+    """Networks that are built, run and trained in the same way.
 
     Attributes:
-        build: "module:name", called as `name(architecture, num_classes, aux=False)`; gives an
-            untrained network whose modules are `backbone`, from (N, 3, H, W) images to a dict of
-            feature maps, and `classifier`, from these to logits. With `aux` it has an auxiliary
-            head for training, if the family has one.
-        class_layers: the layers with one channel per class, the classifier's first.
+        build: "module:name", called as `name(architecture, num_classes, aux=False)`; returns an
+            untrained network with the modules `backbone`, from (N, 3, H, W) images to a dict of
+            feature maps, and `classifier`, from these to logits. With `aux` it also has an
+            auxiliary head for training, if the family has one.
+        class_layers: the layers with one channel per class, first those of the classifier.
         licence: of the networks and of the code that builds them.
-        models: the networks, with their published weights.
-        output: the feature map that the classifier takes; "" is all of them.
-        head: "module:name" of what wraps the classifier outside training; "" is nothing.
-        backbone_weights: "module:name", called as `name(architecture)`; gives the `WeightsSpec` of
-            a backbone pretrained for classification. "" if there is none.
-        min_batch: images that training needs in a batch.
+        models: its networks with published weights.
+        output: the feature map that the classifier takes; "" means all of them.
+        head: "module:name" of a wrapper of the classifier outside training; "" if there is none.
+        backbone_weights: "module:name", called as `name(architecture)`; returns the `WeightsSpec`
+            of a backbone pretrained for classification. "" if there is none.
+        min_batch: smallest batch that training can use.
     """
 
     build: str
@@ -174,7 +174,7 @@ _BSD = "BSD-3-Clause"
 def _torchvision(
     architecture: str, file: str, megabytes: float, parameters: float, miou: float
 ) -> ModelSpec:
-    """A network of torchvision with the weights that its authors publish."""
+    """A network of torchvision with its published weights."""
     return ModelSpec(
         name=architecture,
         architecture=architecture,
@@ -193,7 +193,7 @@ def _torchvision(
     )
 
 
-_FAMILIES = (
+_TABLE = (
     Family(
         build="rtseg.nets.build:build_torchvision",
         class_layers=("classifier.low_classifier", "classifier.high_classifier"),
@@ -266,12 +266,12 @@ _FAMILIES = (
 )
 
 FAMILIES: dict[str, Family] = {
-    spec.architecture: family for family in _FAMILIES for spec in family.models
+    spec.architecture: family for family in _TABLE for spec in family.models
 }
 """The family of each architecture that rtseg builds."""
 
 MODELS: dict[str, ModelSpec] = {
-    **{spec.name: spec for family in _FAMILIES for spec in family.models},
+    **{spec.name: spec for family in _TABLE for spec in family.models},
     "stub": ModelSpec(
         name="stub",
         architecture="stub",
@@ -280,4 +280,4 @@ MODELS: dict[str, ModelSpec] = {
         licence="Apache-2.0",
     ),
 }
-"""Networks known by name; those that ship are found by `rtseg.nets.shipped`."""
+"""The built-in models by name; `rtseg.nets.find` adds those that ship with rtseg."""

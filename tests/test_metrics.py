@@ -10,7 +10,13 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, recall_score
 
 from rtseg.frame import VOID
-from rtseg.metrics import BoundaryScore, ConfusionMatrix, Flicker, same_labels, still_picture
+from rtseg.metrics import (
+    BoundaryScore,
+    ConfusionMatrix,
+    Flicker,
+    static_in_images,
+    static_in_labels,
+)
 from rtseg.nets.build import segmentation
 
 CLASSES = 7
@@ -244,7 +250,7 @@ def test_boundaries_where_the_truth_is_unknown_cost_no_precision() -> None:
 def test_flicker_counts_changes_only_where_the_labels_stay() -> None:
     before = np.array([[0, 0, 1, 1, VOID, 0]], np.uint8)
     after = np.array([[0, 0, 1, 0, VOID, VOID]], np.uint8)
-    quiet = same_labels(before, after)
+    quiet = static_in_labels(before, after)
     assert quiet.tolist() == [[True, True, True, False, False, False]]
     flicker = Flicker()
     flicker.update(np.array([[0, 1, 1, 1, 1, 1]], np.uint8), np.zeros((1, 6), np.uint8), quiet)
@@ -268,5 +274,5 @@ def test_a_picture_stands_still_where_no_channel_changes_much() -> None:
     after = before.copy()
     after[0, 1, 2] = 91
     after[0, 2] = (108, 92, 100)
-    assert still_picture(before, after, levels=8).tolist() == [[True, False, True]]
-    assert still_picture(after, before, levels=8).tolist() == [[True, False, True]]
+    assert static_in_images(before, after, levels=8).tolist() == [[True, False, True]]
+    assert static_in_images(after, before, levels=8).tolist() == [[True, False, True]]

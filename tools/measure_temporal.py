@@ -30,7 +30,7 @@ import numpy as np
 import rtseg
 from rtseg.decode import decode_mask
 from rtseg.frame import Frame
-from rtseg.metrics import Flicker, same_labels, still_picture
+from rtseg.metrics import Flicker, static_in_images, static_in_labels
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.session.loop import stream
@@ -106,8 +106,8 @@ class Clip:
     def quiet(self, index: int) -> np.ndarray:
         """Where a class has no reason to change from frame `index` to the next."""
         if self.labels:
-            return same_labels(self.labels[index], self.labels[index + 1])
-        return still_picture(self.frames[index].image, self.frames[index + 1].image)
+            return static_in_labels(self.labels[index], self.labels[index + 1])
+        return static_in_images(self.frames[index].image, self.frames[index + 1].image)
 
     def flicker(self, masks: list[np.ndarray]) -> float:
         """Share of the quiet pixels that changed their class."""

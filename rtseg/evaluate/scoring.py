@@ -29,8 +29,8 @@ from rtseg.metrics import (
     ConfusionMatrix,
     Flicker,
     boundary,
-    same_labels,
-    still_picture,
+    static_in_images,
+    static_in_labels,
 )
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Pair
@@ -198,7 +198,7 @@ class _Counter:
         if result.worst is not None:
             result.worst.add(read.sample.name, one, read.image, read.truth, predicted)
         if self._last is not None and follows:
-            static = same_labels(self._last[0].truth, read.truth)
+            static = static_in_labels(self._last[0].truth, read.truth)
             result.flicker.update(self._last[1], predicted, static)
         self._last = read, predicted
         result.inputs[self._network.input_size(*read.image.shape[:2])] += 1
@@ -301,14 +301,14 @@ class FlickerCounter:
         last, self._last = self._last, pair
         frame, segmentation = pair
         if last is not None and last[0].index + 1 == frame.index and last[0].size == frame.size:
-            static = still_picture(last[0].image, frame.image)
+            static = static_in_images(last[0].image, frame.image)
             self.flicker.update(last[1].mask, segmentation.mask, static)
 
 
 def clip_flicker(pairs: Iterable[Pair]) -> Flicker:
     """Flicker where the image itself does not change, over consecutive frames of one clip.
 
-    Compares models on one clip, but not one clip with another; see `still_picture`.
+    Compares models on one clip, but not one clip with another; see `static_in_images`.
 
     Args:
         pairs: (frame, segmentation), as `rtseg.stream("clip.mp4", segmenter)` yields them. Frames
