@@ -1,14 +1,14 @@
-"""Everything rtseg raises on purpose.
+"""The exceptions of rtseg.
 
     RtsegError                 1  runtime failure
-    +-- UsageError             2  what was asked for makes no sense
-    |   +-- ModelError         2  a network or its weights are not what was named
-    |   +-- DatasetError       2  labelled pictures are not what was named, or are broken
-    +-- SourceError            3  a source cannot be opened, or was lost for good
-    +-- SinkError              1  something could not be written
+    +-- UsageError             2  an option or argument is not valid
+    |   +-- ModelError         2  a network or its weights cannot be used
+    |   +-- DatasetError       2  labelled images are missing or broken
+    +-- SourceError            3  a source cannot be opened, or was lost
+    +-- SinkError              1  an output cannot be written
     +-- BackendError           1  the network failed while running
-    +-- DownloadError          1  weights could not be fetched
-    +-- DeviceError            4  the device is not what was required
+    +-- DownloadError          1  weights cannot be downloaded
+    +-- DeviceError            4  a required device cannot be used, or failed
     +-- ThresholdError         5  a measured figure missed its threshold
 
 The number is the exit code of the command line.
@@ -17,13 +17,17 @@ The number is the exit code of the command line.
 from __future__ import annotations
 
 MORE_MEMORY = "Take a smaller --imgsz or network, or --device cpu"
-"""What to do where a device has not the memory."""
+"""Advice if a device runs out of memory."""
 
 
 class RtsegError(Exception):
-    """A failure with words for a person: what was asked, what was found, what to do.
+    """A failure, and the base class of all others.
 
-    `asked` alone is enough where the rest would repeat it.
+    Attributes:
+        asked: what was requested, or what failed.
+        found: what is the matter; may be empty.
+        do: what the user can do; may be empty.
+        exit_code: of the command line.
     """
 
     exit_code = 1
@@ -38,27 +42,27 @@ class RtsegError(Exception):
 
 
 class UsageError(RtsegError):
-    """What was asked for makes no sense, whatever the machine."""
+    """An option or argument is not valid, on any machine."""
 
     exit_code = 2
 
 
 class ModelError(UsageError):
-    """A network, its labels or its weights are not what was named."""
+    """A network, its labels or its weights cannot be used."""
 
 
 class DatasetError(UsageError):
-    """Labelled pictures are not what was named, or are broken."""
+    """Labelled images are missing or broken."""
 
 
 class SourceError(RtsegError):
-    """A source cannot be opened, or was lost for good."""
+    """A source cannot be opened, or was lost."""
 
     exit_code = 3
 
 
 class SinkError(RtsegError):
-    """Something could not be written."""
+    """An output cannot be written."""
 
 
 class BackendError(RtsegError):
@@ -66,26 +70,21 @@ class BackendError(RtsegError):
 
 
 class DownloadError(RtsegError):
-    """Weights could not be fetched."""
+    """Weights cannot be downloaded."""
 
 
 class DeviceError(RtsegError):
-    """The device that runs is not the one that was required."""
+    """A required device cannot be used, or failed."""
 
     exit_code = 4
 
 
 class ThresholdError(RtsegError):
-    """A measured figure missed the threshold it was given."""
+    """A measured figure missed its threshold."""
 
     exit_code = 5
 
 
-def counted(count: int, what: str, many: str = "") -> str:
-    """ "1 frame", "2 frames"; `many` where the plural is not made with an s, as "classes"."""
-    return f"{count} {what if count == 1 else many or what + 's'}"
-
-
 def first_line(error: Exception) -> str:
-    """A library's message without the trace of its own that may follow."""
+    """The first line of a library's message, without the trace that may follow it."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,9 +1,14 @@
-"""Lists and tables as plain text, and the order of names."""
+"""Counts, lists and tables as plain text, and natural order of names."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+
+
+def counted(count: int, what: str, many: str = "") -> str:
+    """ "1 frame", "2 frames"; `many` is the plural if it is not formed with s, as "classes"."""
+    return f"{count} {what if count == 1 else many or what + 's'}"
 
 
 def listed(words: Sequence[object], most: int = 5) -> str:

@@ -24,18 +24,12 @@ from rtseg.cli.options import BenchFlags
 from rtseg.cli.process import Stop
 from rtseg.cli.report import DownloadProgress, Progress, say
 from rtseg.contracts import SourceInfo
-from rtseg.errors import (
-    BackendError,
-    DownloadError,
-    RtsegError,
-    ThresholdError,
-    UsageError,
-    counted,
-)
+from rtseg.errors import BackendError, DownloadError, RtsegError, ThresholdError, UsageError
 from rtseg.figures import check_suffix
 from rtseg.files import check_new, check_parent, write_file
 from rtseg.nets import default_model, find_model
 from rtseg.nets.weights import is_intact, weights_path
+from rtseg.text import counted
 from rtseg.zoo import MODELS, Model
 
 FORMAT_OF = {".json": "json", ".csv": "csv", ".md": "md", ".txt": "table"}

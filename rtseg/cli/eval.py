@@ -24,7 +24,7 @@ from rtseg.cli.report import (
     say,
     write_json,
 )
-from rtseg.errors import ThresholdError, UsageError, counted
+from rtseg.errors import ThresholdError, UsageError
 from rtseg.evaluate.networks import InputPolicy, Network, describe_inputs
 from rtseg.evaluate.options import EvalOptions
 from rtseg.evaluate.report import class_rows, report, write_confusion
@@ -34,7 +34,7 @@ from rtseg.figures import check_suffix
 from rtseg.files import check_new, check_parent
 from rtseg.nets import default_model, find_model
 from rtseg.options import flag
-from rtseg.text import listed
+from rtseg.text import counted, listed
 
 FEW_CLASSES = 4
 """Up to this many classes get a column of the table without --show-class."""

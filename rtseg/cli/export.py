@@ -7,12 +7,12 @@ from pathlib import Path
 from rtseg.cli.options import ExportFlags
 from rtseg.cli.process import Stop
 from rtseg.cli.report import DownloadProgress, Progress, print_table, say
-from rtseg.errors import UsageError, counted
+from rtseg.errors import UsageError
 from rtseg.export import ExportOptions
 from rtseg.export.int8 import Attempt
 from rtseg.export.program import Exported, RejectedError, export_network
 from rtseg.nets import default_model, find_model
-from rtseg.text import listed
+from rtseg.text import counted, listed
 from rtseg.zoo import Model
 
 LAYERS_SHOWN = 8

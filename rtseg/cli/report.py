@@ -17,7 +17,7 @@ from rtseg.cli.plan import GridPlan, Plan
 from rtseg.cli.process import Stop
 from rtseg.contracts import BackendInfo, Rendered, Sink, Source, SourceInfo
 from rtseg.effects import VIEWS
-from rtseg.errors import RtsegError, counted
+from rtseg.errors import RtsegError
 from rtseg.files import write_file
 from rtseg.labels import LabelSet
 from rtseg.segmenter import Segmenter
@@ -30,7 +30,7 @@ from rtseg.sources import source_kind
 from rtseg.sources.wrappers import Replay
 from rtseg.stats import Clock, Report, Stats
 from rtseg.temporal import TemporalOptions
-from rtseg.text import aligned
+from rtseg.text import aligned, counted
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress

@@ -10,9 +10,10 @@ from rtseg.cli.flags import of_class, with_config
 from rtseg.cli.options import TRAIN, TrainRun
 from rtseg.cli.process import Stop, leave
 from rtseg.cli.report import DownloadProgress, Progress, length, say
-from rtseg.errors import UsageError, counted
+from rtseg.errors import UsageError
 from rtseg.options import flag
 from rtseg.stats import Clock
+from rtseg.text import counted
 from rtseg.train import TrainOptions, is_main, require_extra
 from rtseg.train.folder import Callback, Row, RunFolder
 

@@ -30,11 +30,11 @@ from rtseg.datasets.contract import (
     is_coloured,
     read_index_mask,
 )
-from rtseg.errors import DatasetError, counted
+from rtseg.errors import DatasetError
 from rtseg.frame import VOID, Mask
 from rtseg.images import IMAGE_SUFFIXES
 from rtseg.labels import Colour, LabelSet, voc_colours
-from rtseg.text import listed, natural_key
+from rtseg.text import counted, listed, natural_key
 
 SPLITS = {
     "train": "train", "training": "train", "trn": "train",

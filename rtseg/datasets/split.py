@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from rtseg.datasets.contract import Dataset, Sample
-from rtseg.errors import DatasetError, counted
+from rtseg.errors import DatasetError
+from rtseg.text import counted
 
 Shares = tuple[float, float, float]
 """Shares of train, val and test; together 1."""

@@ -13,9 +13,9 @@ from rtseg.datasets import Dataset, Problem, Sample, named_samples, open_dataset
 from rtseg.datasets.checks import check_masks
 from rtseg.datasets.classes import ClassMap
 from rtseg.datasets.folders import SPLITS
-from rtseg.errors import DatasetError, UsageError, counted
+from rtseg.errors import DatasetError, UsageError
 from rtseg.images import IMAGE_SUFFIXES
-from rtseg.text import listed
+from rtseg.text import counted, listed
 from rtseg.toml import read_toml
 
 MEASURED_SPLITS = ("val", "test")

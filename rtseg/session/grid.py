@@ -12,7 +12,6 @@ import numpy as np
 
 from rtseg.contracts import Effect, Rendered, Sink
 from rtseg.draw import banner, letterbox, panel, resized
-from rtseg.errors import counted
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
 from rtseg.segmentation import Segmentation
@@ -21,6 +20,7 @@ from rtseg.session.loop import Compositor
 from rtseg.session.pointer import Point
 from rtseg.session.state import Hud
 from rtseg.stats import Clock, Stats
+from rtseg.text import counted
 
 Size = tuple[int, int]
 """(height, width) in pixels."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.draw import letterbox
-from rtseg.errors import SinkError, counted
+from rtseg.errors import SinkError
 from rtseg.files import OutputFile, cannot_write, reason
 from rtseg.frame import Frame
 from rtseg.labels import LabelSet
@@ -23,6 +23,7 @@ from rtseg.sinks import SinkOptions
 from rtseg.sinks.audio import AUDIO_ERRORS, Audio
 from rtseg.sinks.encoding import CONTAINERS, Encoder, Timeline, find_encoder, video_frame
 from rtseg.stats import Clock
+from rtseg.text import counted
 from rtseg.threads import Writer
 from rtseg.yuv import FULL, LIMITED, Tags, output_tags
 

@@ -12,10 +12,11 @@ import numpy as np
 
 from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.draw import banner, even, letterbox
-from rtseg.errors import SinkError, UsageError, counted
+from rtseg.errors import SinkError, UsageError
 from rtseg.frame import Image
 from rtseg.labels import LabelSet
 from rtseg.sinks import SinkOptions, opaque
+from rtseg.text import counted
 
 DEFAULT_RATE = 30.0
 

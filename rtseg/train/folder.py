@@ -13,11 +13,11 @@ from pathlib import Path
 
 from rtseg._version import __version__
 from rtseg.datasets import Dataset, Sample
-from rtseg.errors import DatasetError, UsageError, counted
+from rtseg.errors import DatasetError, UsageError
 from rtseg.files import cannot_write, write_file
 from rtseg.nets.find import BEST
 from rtseg.options import from_values
-from rtseg.text import listed
+from rtseg.text import counted, listed
 from rtseg.toml import read_toml
 from rtseg.train.options import TrainOptions
 

@@ -15,13 +15,14 @@ from rtseg.datasets import Dataset, Sample, open_dataset
 from rtseg.datasets.checks import check
 from rtseg.datasets.classes import ClassMap
 from rtseg.datasets.split import describe_split, split_dataset
-from rtseg.errors import DatasetError, DownloadError, ModelError, UsageError, counted
+from rtseg.errors import DatasetError, DownloadError, ModelError, UsageError
 from rtseg.frame import VOID, Mask
 from rtseg.labels import LabelSet
 from rtseg.nets import find_model
 from rtseg.nets.build import backbone_weights, build
 from rtseg.nets.state import read_checkpoint
 from rtseg.nets.weights import Progress, fetch, weights_path
+from rtseg.text import counted
 from rtseg.train.folder import Callback, RunFolder, Split
 from rtseg.train.loop import load_state
 from rtseg.train.options import TrainOptions

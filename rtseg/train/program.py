@@ -12,7 +12,7 @@ import torch
 
 from rtseg.datasets import Sample
 from rtseg.draw import blend, overlay_table
-from rtseg.errors import DeviceError, counted
+from rtseg.errors import DeviceError
 from rtseg.evaluate.networks import Network
 from rtseg.figures import new_figure, plain_text, save_figure, show_image
 from rtseg.frame import Image, Mask
@@ -20,6 +20,7 @@ from rtseg.labels import LabelSet
 from rtseg.metrics import ConfusionMatrix
 from rtseg.nets import find_model
 from rtseg.system import keep_freed_memory, usable_cores
+from rtseg.text import counted
 from rtseg.train import batches as augment
 from rtseg.train import is_main
 from rtseg.train.batches import (
