@@ -5,7 +5,6 @@ from typing import Any
 project = "rtseg"
 author = "the rtseg authors"
 extensions = ["myst_parser"]
-myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "rtseg"

@@ -7,12 +7,20 @@ import re
 from rtseg.cli.commands import build_app
 from rtseg.cli.process import Stop
 
+TITLE = """# Reference
+
+Every verb and every flag, from what `--help` is made of; `python -m rtseg.cli.reference` writes
+this page. A run's flags are also the keys of its TOML file, see `--config` and `--print-config`.
+
+"""
+
 
 def reference() -> str:
-    """The reference of the command line as Markdown, from what `--help` is made of."""
+    """The reference of the command line as Markdown."""
     app = build_app(Stop())
     app.default_command = None  # its flags are those of the verb `run`
     text = app.generate_docs().replace(f" -m {__spec__.name}", "")
+    text = TITLE + text[text.index("**Commands**") :]
     return re.sub(r"^(rtseg .*  .*)$", r"    \1", text, flags=re.MULTILINE).rstrip() + "\n"
 
 
