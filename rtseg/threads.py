@@ -60,6 +60,7 @@ class Flow(Generic[T]):
         self._buffer: deque[T] = deque()
         self._changed = threading.Condition()
         self._stopped = False
+        self._join_until = 0.0
         self._held = False
         self._goes_on = False
         self._ended = False
@@ -108,6 +109,8 @@ class Flow(Generic[T]):
         """Ask the producer to end; does not wait, may be called again."""
         with self._changed:
             first, self._stopped = not self._stopped, True
+            if first:
+                self._join_until = time.monotonic() + JOIN_SECONDS
             self._changed.notify_all()
         if first and self._interrupt is not None:
             self._interrupt()
@@ -157,7 +160,8 @@ class Flow(Generic[T]):
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
-        self._thread.join(JOIN_SECONDS)
+        # since it was stopped: flows that were stopped together are waited for together
+        self._thread.join(max(0.0, self._join_until - time.monotonic()))
 
     def _take(self) -> T | None:
         if self._stopped or not self._buffer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from rtseg import threads
 from rtseg.contracts import Backend, BackendInfo, Source, SourceInfo
 from rtseg.errors import BackendError, SourceError, UsageError
 from rtseg.frame import Frame
@@ -304,6 +306,24 @@ def test_a_hung_source_is_named_and_the_others_go_on(monkeypatch: pytest.MonkeyP
     assert some[0].stats.hung == ["capture of source 0"]
     assert some[1].stats.hung == []
     release.set()
+
+
+def test_sources_that_hang_are_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "JOIN_SECONDS", 0.5)
+    release = threading.Event()
+
+    def hang(index: int) -> None:
+        release.wait(30)
+
+    some = channels(*(Numbered(n, 5, live=True, before=hang) for n in range(4)))
+    with Engine(some, Segmenter(Echo())):
+        since = time.monotonic()
+    took = time.monotonic() - since
+    release.set()
+    assert 0.4 < took < 1.5  # one after the other takes 2 s
+    assert [channel.stats.hung for channel in some] == [
+        [f"capture of source {n}"] for n in range(4)
+    ]
 
 
 def test_a_paced_recording_takes_its_own_time() -> None:
