@@ -7,6 +7,8 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import cv2
@@ -17,10 +19,12 @@ import pytest
 import rtseg
 from rtseg.backends.ladder import AdaptiveBackend
 from rtseg.cli.app import main
+from rtseg.cli.run import Session, _ended
 from rtseg.errors import SourceError
 from rtseg.frame import Frame
 from rtseg.labels import SHAPE_LABELS
 from rtseg.segmenter import Segmenter
+from rtseg.session.engine import Channel
 from rtseg.sources import file_stem, open_source
 from rtseg.sources.synthetic import SyntheticSource, read_number
 from rtseg.temporal import TemporalOptions
@@ -266,6 +270,23 @@ def test_the_rate_of_a_source_that_ended_is_for_the_others(monkeypatch) -> None:
     lives = [f"{LIVE}&frames={count}" for count in (4, 30, 12)]
     assert main([*lives, *STUB, "--target-fps", "5", "--imgsz", "96x160", "--no-show"]) == 0
     assert kept == [10.0, 5.0]
+
+
+def test_the_model_that_m_chose_keeps_the_rate_of_the_sources_that_are_left(monkeypatch) -> None:
+    kept: list[tuple[object, float]] = []
+    monkeypatch.setattr(AdaptiveBackend, "keep", lambda self, rate: kept.append((self, rate)))
+    first: Any
+    chosen: Any
+    first, chosen = (SimpleNamespace(backend=object.__new__(AdaptiveBackend)) for _ in range(2))
+    channels = [Channel(open_source(LIVE), f"{n}") for n in range(3)]
+    channels[1].ended = True
+    some: Any = SimpleNamespace(run=SimpleNamespace(target_fps=5.0))
+    session = Session(some, some, some, channels, some, first, some, some)
+    assert session.running is first
+    session.controls = some = SimpleNamespace(segmenter=chosen)
+    assert session.running is chosen, "the report is about it"
+    _ended(session, channels[1])
+    assert kept == [(chosen.backend, 10.0)]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

@@ -81,7 +81,7 @@ class Session:
         grid: what was asked for beside it, if there is a grid.
         channels: one for each source.
         info: of what is shown and recorded: the source, or the grid.
-        segmenter: of all sources.
+        segmenter: of all sources, with the model that ran first.
         totals: figures of all sources together.
         controls: of the window, if there is one.
         outlets: where each source's frames go at full size.
@@ -101,6 +101,11 @@ class Session:
     sinks: list[Sink] = field(default_factory=list)
     films: list[Film] = field(default_factory=list)
     compositor: Compositor = field(default_factory=Compositor)
+
+    @property
+    def running(self) -> Segmenter:
+        """The segmenter with the model that runs now: `m` may have replaced the first."""
+        return self.segmenter if self.controls is None else self.controls.segmenter
 
     @property
     def seen(self) -> Seen | None:
@@ -257,10 +262,9 @@ def _run(session: Session) -> None:
         )
         held = isinstance(session.compositor, GridCompositor) and session.compositor.waits
         controls = session.controls
-        segmenter = controls.segmenter if controls is not None else session.segmenter
         paced = grid is None and plan.paced and not session.info.live
         try:
-            engine = Engine(session.channels, segmenter, shared=grid is not None, held=held)
+            engine = Engine(session.channels, session.running, shared=grid is not None, held=held)
             loop = Loop(
                 stack.enter_context(engine),
                 session.outlets,
@@ -398,7 +402,10 @@ def _controls(session: Session, view: Any, targets: Sequence[str], hud: Hud) -> 
     def load(name: str) -> Segmenter:
         other, other_plan = _flags_for(name, flags, plan, session.segmenter)
         lanes = _shared_lanes(flags, len(session.channels)) if session.grid is not None else None
-        loaded = load_segmenter(other, other_plan, model_info, session.stop, lanes=lanes)
+        sharing = max(1, len(_going(session)))
+        loaded = load_segmenter(
+            other, other_plan, model_info, session.stop, lanes=lanes, sources=sharing
+        )
         there = {name.casefold() for name in loaded.labels.names}
         known = [name for name in plan.network.classes if str(name).casefold() in there]
         loaded.selected = loaded.labels.select(known) if known else None
@@ -471,12 +478,16 @@ def _ended(session: Session, channel: Channel) -> None:
     if session.grid is None:
         return
     report.source_ended(channel)
-    going = [
+    backend, rate = session.running.backend, session.flags.run.target_fps
+    if isinstance(backend, AdaptiveBackend) and rate and (going := _going(session)):
+        backend.keep(rate * len(going))
+
+
+def _going(session: Session) -> list[Channel]:
+    """The sources that share the frame rate: those that have not ended, but for single pictures."""
+    return [
         each for each in session.channels if not each.ended and each.source.info.frame_count != 1
     ]
-    backend, rate = session.segmenter.backend, session.flags.run.target_fps
-    if isinstance(backend, AdaptiveBackend) and rate and going:
-        backend.keep(rate * len(going))
 
 
 def _follow_rate(session: Session, segmenter: Segmenter | None = None) -> None:
@@ -499,13 +510,12 @@ def _reporting(session: Session) -> Iterator[None]:
         for film in session.films if not flags.run.quiet else ():
             report.images_left_out(film)
         if session.grid is not None and session.outlets:
-            figures = report.grid_figures(channels, session.segmenter, session.totals)
+            figures = report.grid_figures(channels, session.running, session.totals)
             report.report_grid(flags, figures, channels, session.sinks)
             if flags.run.metrics:
                 write_json(flags.run.metrics, figures)
         elif session.grid is None and session.totals.produced and session.seen is not None:
-            segmenter = session.controls.segmenter if session.controls else session.segmenter
-            summary = summarise(channels[0].source, segmenter, session.totals)
+            summary = summarise(channels[0].source, session.running, session.totals)
             report.report(flags, summary, session.sinks, session.seen, channels[0].source)
             if flags.run.metrics:
                 write_metrics(flags.run.metrics, summary)
