@@ -216,6 +216,15 @@ def _hershey(size: int) -> tuple[float, int]:
     return size / HERSHEY_PIXELS, max(1, round(size / 18))
 
 
+class Plate(NamedTuple):
+    """Where text lies, in pixels of the image."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
 class Row(NamedTuple):
     """One line of a panel: its cells, and a square of colour before them.
 
@@ -244,9 +253,14 @@ def text_size(image: Image) -> int:
 
 
 def panel(
-    image: Image, lines: Sequence[str], corner: Corner = "top left", *, scale: float = 1.0
-) -> None:
-    """Draw lines of text on a plate, in place.
+    image: Image,
+    lines: Sequence[str],
+    corner: Corner = "top left",
+    *,
+    scale: float = 1.0,
+    below: Plate | None = None,
+) -> Plate | None:
+    """Draw lines of text on a plate, in place; returns where, None if there is no room.
 
     Tabs separate names and values, which are aligned in columns. A line without tabs is wrapped. A
     line that starts with `!` is a warning.
@@ -254,9 +268,10 @@ def panel(
     Args:
         image: (H, W, 3) uint8 BGR, changed.
         scale: of the text, relative to `text_size`.
+        below: a plate at the top that is not to be covered.
     """
     rows = [Row(tuple(line.removeprefix("!").split("\t")), None, line[:1] == "!") for line in lines]
-    _draw(image, rows, corner, scale, share=1.0)
+    return _draw(image, rows, corner, scale, share=1.0, below=below)
 
 
 def legend(
@@ -284,7 +299,14 @@ def banner(image: Image, text: str) -> Image:
     return dimmed
 
 
-def _draw(image: Image, rows: list[Row], corner: Corner, scale: float, share: float) -> None:
+def _draw(
+    image: Image,
+    rows: list[Row],
+    corner: Corner,
+    scale: float,
+    share: float,
+    below: Plate | None = None,
+) -> Plate | None:
     """Lay out and draw as many rows as fit into a share of the image's height."""
     largest = max(MIN_TEXT, round(text_size(image) * scale))
     margin = round(0.6 * largest)
@@ -294,13 +316,17 @@ def _draw(image: Image, rows: list[Row], corner: Corner, scale: float, share: fl
         size, layout = _fitted([pair for row in rows for pair in _pairs(row)], largest, widest)
     fitting = int((image.shape[0] * share - 2 * margin - 2 * _pad(size)) // _line(size))
     if widest < 4 * size or fitting < 1 or not rows:
-        return
+        return None
     if len(layout.rows) > fitting:
         layout = _layout(_shortened(layout.rows, fitting), size, widest)
     left, top = _place(image, layout, corner, margin)
     width = min(layout.width, widest)
+    if below is not None and left < below.right and top < below.bottom:
+        lowest = max(top, image.shape[0] - margin - layout.height)
+        top = min(below.bottom + margin // 2, lowest)
     _darken(image[top : top + layout.height, left : left + width], round(0.45 * size))
     _write(image[:, : left + width], layout, left + _pad(size), top + _pad(size))
+    return Plate(left, top, left + width, top + layout.height)
 
 
 def _fitted(rows: list[Row], size: int, widest: int) -> tuple[int, _Layout]:

@@ -45,6 +45,22 @@ def test_a_panel_fits_any_picture(size: tuple[int, int], corner: str, letters: s
     assert changed(image).any() == (min(size) >= 40)
 
 
+def test_a_panel_that_would_cover_another_lies_below_it() -> None:
+    image = plain((384, 512))
+    figures = panel(image, ["25.0 fps  40 ms  cpu"])
+    assert figures is not None
+    words = ["wrote kept/a-long-name.png, kept/a-long-name-mask.png, kept/a-long-name-overlay.png"]
+    long = panel(image.copy(), words, "top right")
+    assert long is not None
+    assert long.left < figures.right, "it would"
+    moved = panel(image, words, "top right", below=figures)
+    short = panel(image, ["paused"], "top right", below=figures)
+    assert moved is not None
+    assert short is not None
+    assert moved.top > figures.bottom
+    assert short.top == figures.top
+
+
 @pytest.mark.parametrize("corner", CORNERS)
 def test_a_panel_lies_in_its_corner(corner: str) -> None:
     image = plain((400, 600))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from rtseg.contracts import Rendered, Source
-from rtseg.draw import panel, text_size
+from rtseg.draw import Corner, panel, text_size
 from rtseg.effects.hud import hud_line, hud_lines, mark_lines, percent
 from rtseg.frame import Image
 from rtseg.session import keys
@@ -131,12 +131,15 @@ class Overlay:
         controls = self._controls
         controls.last = rendered
         self._written = self._content()
+        figures = None
         if controls.state.help:
             write_help(image, keys.lines())
-        elif figures := self._figures(rendered):
-            panel(image, figures)
+        elif lines := self._figures(rendered):
+            figures = panel(image, lines)
         if lines := [*status(controls), *notice(controls)]:
-            panel(image, lines, "top right")
+            # the figures of a grid's cells are at their top
+            corner: Corner = "top right" if self._channel is not None else "bottom right"
+            panel(image, lines, corner, below=figures)
         if (pointed := controls.pointed()) is not None and not controls.state.help:
             write_label(image, *pointed)
 
@@ -210,6 +213,6 @@ def write_label(image: Image, at: Point, found: PointedClass) -> None:
         "left" if x < width / 2 else "right",
     )
     part = image[rows, columns]
-    corner: Literal["top left", "top right", "bottom left", "bottom right"]
+    corner: Corner
     corner = f"{vertical} {horizontal}"  # type: ignore[assignment]  # one of the four
     panel(part, [text], corner, scale=size / text_size(part))
