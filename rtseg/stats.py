@@ -191,6 +191,11 @@ class Stats:
         self._waits.append((since, self.clock.now()))
         self.add("wait", self._waits[-1][1] - since)
 
+    def add_pause(self, since: float) -> None:
+        """Count a pause from `since` until now as waiting; `fps_now` begins anew after it."""
+        self.add_wait(since)
+        self._moments.clear()
+
     def count_input(self, size: tuple[int, int]) -> None:
         """Count one frame by its input size (height, width), of a network that has several."""
         self.steps += self.input not in (None, size)

@@ -172,6 +172,19 @@ def test_the_figures_can_be_hidden_and_a_silent_camera_is_named() -> None:
     assert (grid.image == 200).all()
 
 
+def test_a_paused_camera_is_not_silent() -> None:
+    some = channel("camera", live=True)
+    grid = grid_of(some, size=(360, 640), hud="all")
+    grid.show(look(0))
+    some.paused = True
+    some.source.clock.sleep(3.0)
+    assert not grid.refresh()
+    some.paused = False
+    assert not grid.refresh(), "its next frame is not due yet"
+    some.source.clock.sleep(3.0)
+    assert grid.refresh()
+
+
 def controlled(*sources: Channel, view: ViewOptions = ViewOptions(), **options: Any) -> Controls:  # noqa: B008
     segmenter = Segmenter(open_backend("stub", find_model("stub"), input_size=(32, 64)))
     return open_controls(view, sources, segmenter, SourceInfo("grid", 128, 36), **options)

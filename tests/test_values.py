@@ -125,6 +125,13 @@ def test_stats_measure_the_loop_by_their_clock() -> None:
     with stats.stage("infer"):
         clock.sleep(0.02)
     assert stats.recent["infer"] == pytest.approx(0.02)
+    since = clock.now()
+    clock.sleep(5.0)
+    stats.add_pause(since)
+    for _ in range(3):
+        clock.sleep(0.05)
+        stats.show(captured_at=clock.now())
+    assert stats.fps_now == pytest.approx(20.0), "a pause is not slow"
 
 
 def scores(values: list[list[float]]) -> np.ndarray:

@@ -224,7 +224,10 @@ class Cell:
             return CellState("waiting", large=channel.source.notice)
         if self._drawn is None:
             return CellState("waiting", large="waiting for the first frame")
-        waited = channel.stats.clock.now() - self._shown_at
+        now = channel.stats.clock.now()
+        if channel.paused:
+            self._shown_at = now  # a pause is not the source's silence
+        waited = now - self._shown_at
         late = channel.source.info.live and waited > SILENT_SECONDS
         carried = self._result.segmentation.carried if self._result is not None else None
         if carried is not None:

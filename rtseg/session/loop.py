@@ -226,7 +226,7 @@ class Loop:
         self.engine.resume()
         channels = [channel.stats for channel in self.engine.channels]
         for stats in dict.fromkeys((self.totals, *channels)):
-            stats.add_wait(since)
+            stats.add_pause(since)
 
     def _wait(self, pace: Pace, pts: float) -> None:
         """Turn with nothing until `pts` is due, or the run is over."""
