@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 
+from rtseg.bench import rounds, worker
 from rtseg.bench.worker import Combination
 from rtseg.cli import bench as verb
 from rtseg.cli.app import main
 from rtseg.cli.flags import SHARE, read
 from rtseg.cli.options import BenchReport
 from rtseg.errors import BackendError, DownloadError, UsageError
+from rtseg.nets import find
 
 Capture = pytest.CaptureFixture[str]
 
@@ -51,7 +53,7 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder and a cache of its own, and no other processes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("rtseg.bench.rounds.Remote", Here)
+    monkeypatch.setattr(rounds, "Remote", Here)
     return tmp_path
 
 
@@ -121,7 +123,7 @@ def test_weights_that_cannot_be_had_are_one_row_and_the_others_go_on(
     def refuse(*_: object, **__: object) -> Path:
         raise DownloadError("cannot download", found="no answer")
 
-    monkeypatch.setattr("rtseg.nets.find.fetch", refuse)
+    monkeypatch.setattr(find, "fetch", refuse)
     assert main([*STUB, "-m", "fcn_resnet50", "--format", "json", "-q"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert {row["model"]: bool(row["clocks"]) for row in rows} == {
@@ -295,7 +297,7 @@ def test_what_ran_before_and_fails_now_is_exit_code_5(
         raise BackendError("it broke")
 
     before = str(older(1e-6))
-    monkeypatch.setattr("rtseg.bench.worker.Subject.measure", refuse)
+    monkeypatch.setattr(worker.Subject, "measure", refuse)
     assert main([*STUB, "--compare", before]) == 5
     assert "combinations that ran before fail now: stub stub fp32 cpu 64x64: it broke" in (
         capsys.readouterr().err

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from conftest import threads_left
 
-from rtseg import system
+from rtseg import system, threads
 from rtseg.threads import Flow, Writer, parallel_map
 
 
@@ -116,7 +116,7 @@ def test_stop_reaches_upstream_through_interrupt() -> None:
 def test_a_producer_that_never_returns_is_named_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rtseg.threads.JOIN_SECONDS", 0.05)
+    monkeypatch.setattr(threads, "JOIN_SECONDS", 0.05)
     release = threading.Event()
 
     def stuck() -> Iterator[int]:
@@ -152,7 +152,7 @@ def test_discarded_counts_what_nobody_read() -> None:
 
 def test_a_thread_left_behind_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check that every test ends with sees a thread that hangs, and only that."""
-    monkeypatch.setattr("rtseg.threads.JOIN_SECONDS", 0.01)
+    monkeypatch.setattr(threads, "JOIN_SECONDS", 0.01)
     release = threading.Event()
 
     def stuck() -> Iterator[int]:
@@ -350,6 +350,6 @@ def test_cores_are_counted_without_hyper_threads_and_without_those_of_others(mon
     import psutil
 
     for usable, physical, counted in ((8, 4, 4), (2, 4, 2), (8, None, 8)):
-        monkeypatch.setattr("rtseg.system.usable_cores", lambda usable=usable: usable)
+        monkeypatch.setattr(system, "usable_cores", lambda usable=usable: usable)
         monkeypatch.setattr(psutil, "cpu_count", lambda physical=physical, **_: physical)
         assert system.physical_cores() == counted

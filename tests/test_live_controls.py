@@ -13,6 +13,7 @@ import pytest
 from live_controls import LIVE, one_frame, stub, studio
 from PIL import Image as PaletteImage
 
+from rtseg import files
 from rtseg.contracts import Rendered
 from rtseg.effects import VIEWS, ViewOptions
 from rtseg.errors import ModelError, UsageError
@@ -457,7 +458,7 @@ def test_an_error_ends_the_recording_and_not_the_run(tmp_path: Path, monkeypatch
         if len(calls) > 4:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rtseg.files.OutputFile.check_space", fail)
+    monkeypatch.setattr(files.OutputFile, "check_space", fail)
     made.wall.script = {5: lambda desk: desk.press("r")}
     assert made.run().frames == 40
     assert not made.desk.captures.recorder.recording

@@ -10,10 +10,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from rtseg import threads
 from rtseg.contracts import Backend, BackendInfo, Rendered, Sink, Source, SourceInfo
 from rtseg.errors import BackendError, SinkError, SourceError, UsageError
 from rtseg.frame import Frame
 from rtseg.segmenter import Segmenter
+from rtseg.session import engine
 from rtseg.session.engine import keeps_newest
 from rtseg.session.loop import Control, run, stream
 from rtseg.stats import Stats
@@ -192,7 +194,7 @@ def test_stop_is_heard_while_nothing_comes() -> None:
 
 
 def test_a_hung_source_is_left_behind_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rtseg.threads.JOIN_SECONDS", 0.1)
+    monkeypatch.setattr(threads, "JOIN_SECONDS", 0.1)
     release = threading.Event()
     source = Numbered(100, before=lambda i: i == 5 and release.wait(30) and None)
     released = []
@@ -299,7 +301,7 @@ def test_lanes_are_for_files_and_a_live_frame_has_the_network_alone(live, at_onc
 def test_where_cores_are_few_a_live_network_waits_for_the_drawing(
     cores: int, device: str, live: bool, in_turns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rtseg.session.engine.usable_cores", lambda: cores)
+    monkeypatch.setattr(engine, "usable_cores", lambda: cores)
     calls, begun, stretched = [], threading.Condition(), []
 
     def see() -> None:

@@ -18,6 +18,7 @@ from rtseg.contracts import Backend, BackendInfo, Source, SourceInfo
 from rtseg.errors import BackendError, SourceError, UsageError
 from rtseg.frame import Frame
 from rtseg.segmenter import Segmenter
+from rtseg.session import engine as engine_module
 from rtseg.session.engine import (
     Channel,
     Engine,
@@ -157,7 +158,7 @@ def test_what_all_have_newest_makes_one_batch_and_nobody_is_waited_for() -> None
 def test_sources_do_not_part_into_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two come while the first two are in the network: from then on all four go together, though
     results are taken only a while after the network is free."""
-    monkeypatch.setattr("rtseg.session.engine.LINGER_SECONDS", 5.0)
+    monkeypatch.setattr(engine_module, "LINGER_SECONDS", 5.0)
     backend, busy, nobody = Echo(batches=True), threading.Event(), threading.Event()
 
     def work() -> None:
@@ -293,7 +294,7 @@ def test_leaving_early_joins_the_threads_and_counts_what_was_on_its_way() -> Non
 
 
 def test_a_hung_source_is_named_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rtseg.threads.JOIN_SECONDS", 0.1)
+    monkeypatch.setattr(threads, "JOIN_SECONDS", 0.1)
     release = threading.Event()
     hung = Numbered(0, 5, live=True, before=lambda i: i == 2 and release.wait(30) and None)
     some = channels(hung, Numbered(1, 30))

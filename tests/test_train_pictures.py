@@ -228,10 +228,10 @@ def test_workers_are_as_many_as_shared_memory_holds_batches_of(
         assert path == "/dev/shm"
         return SimpleNamespace(free=megabytes * 1_000_000)
 
-    monkeypatch.setattr("rtseg.train.batches.shutil.disk_usage", usage)
+    monkeypatch.setattr(augment.shutil, "disk_usage", usage)
     assert fitting_workers(4, 8, (513, 513), 2) == workers
 
 
 def test_where_there_is_no_such_folder_all_workers_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rtseg.train.batches.SHARED_MEMORY", "/no/such/folder")
+    monkeypatch.setattr(augment, "SHARED_MEMORY", "/no/such/folder")
     assert fitting_workers(4, 8, (513, 513), 2) == 4
