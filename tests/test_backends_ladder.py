@@ -352,7 +352,7 @@ def test_the_stub_runs_at_every_rung() -> None:
     ("flags", "words"),
     [
         (("--target-fps", "20"), "it is not live"),
-        (("--target-fps", "0", "--live"), "--target-fps 0: it is below"),
+        (("--target-fps", "0", "--live"), "--target-fps 0: it must be"),
         (("--target-fps", "20", "--live", "--propagate"), "propagation keeps the rate"),
     ],
 )

@@ -188,7 +188,7 @@ class Fixed:
     """A backend that gives the same scores for every picture, and adds to the third."""
 
     input_size = (32, 32)
-    see = None
+    segment = None
 
     def __init__(self, model: Model, add: float = 0.0) -> None:
         self._inner = open_backend("stub", model, input_size=(32, 32))
