@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from test_laws import FLOORS
 
 from rtseg.cli.reference import reference
 
@@ -74,12 +75,23 @@ def test_python_is_valid(page: Path) -> None:
 
 
 def test_the_names_that_the_tour_points_at_exist() -> None:
-    """Functions, classes and constants in the architecture stand somewhere in the package."""
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     code = "\n".join(path.read_text("utf-8") for path in (ROOT / "rtseg").rglob("*.py"))
-    names = set(re.findall(r"`(?:\w+\.)?(_?[A-Za-z]\w*_\w+|[A-Z]\w+)(?:\(.*?\))?`", text))
-    assert len(names) > 30
-    assert {name for name in names if not re.search(rf"\b{name}\b", code)} == set()
+    defined = set(re.findall(r"^ *(?:def|class) (\w+)", code, re.MULTILINE))
+    defined |= set(re.findall(r"^ *(\w+)(?:: .*)? =", code, re.MULTILINE))
+    found = re.findall(r"`(?:([A-Z]\w+)\.)?(\w+)(?:\(.*?\))?`", text)
+    names = {name for pair in found for name in pair if pair[0] or re.search("[A-Z_]", pair[1])}
+    names -= {"", "Fraction"}
+    assert len(names) > 40
+    assert names <= defined, names - defined
+
+
+def test_the_floors_of_the_tour_are_those_of_the_laws() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    table = text[text.index("| floor |") : text.index("`tests/test_laws.py`")]
+    rows = [set(re.findall(r"`(\w+)", row)) for row in table.splitlines()[2:] if row]
+    floors = [FLOORS[floor] - {"__init__", "_version"} for floor in sorted(FLOORS, reverse=True)]
+    assert rows == floors
 
 
 def test_the_readme_is_short_and_pictures_are_small() -> None:

@@ -1,4 +1,4 @@
-"""The README's picture of soft edges: a hard mask and rtseg's matte, side by side, enlarged.
+"""The picture of soft edges in docs/run.md: a hard mask and rtseg's matte, side by side, enlarged.
 
     python tools/background_pictures.py DATA [-m NETWORK]
 

@@ -1,4 +1,4 @@
-"""What `--smooth` and `--propagate` buy and cost, on clips: the figures of the README.
+"""What `--smooth` and `--propagate` buy and cost, on clips: the figures in docs/.
 
     python tools/measure_temporal.py smooth -m person CLIP ... --strengths 0.3,0.5,0.7
     python tools/measure_temporal.py propagate -m net.onnx CLIP ... --every 8,16,0 --live 30
