@@ -21,7 +21,7 @@ class TemporalOptions:
         propagate: Run the network on keyframes only, and carry their masks to the frames between.
         key_every: With --propagate: a keyframe every N frames; default one every 1.5 s, or as
             the network keeps up live.
-        idle: Rest the network while the picture does not change; default live.
+        idle: Pause the network while the image does not change; default live.
 
     Raises:
         UsageError: a value is out of range, or `key_every` is given without `propagate`.
