@@ -116,7 +116,7 @@ def test_a_hung_source_is_left_behind_within_two_seconds(tmp_path: Path) -> None
         _, said = process.communicate(timeout=20)
         took = time.monotonic() - since
     assert process.returncode == 130, said
-    assert "hung" in said
+    assert "did not stop" in said
     assert took < 5, "two seconds to wait for the thread, the rest to finish the file"
     assert frames_of(tmp_path / "out.mp4") == 20
 
