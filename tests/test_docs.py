@@ -34,6 +34,12 @@ def commands(page: Path) -> list[list[str]]:
     return [words[1:] for words in found]
 
 
+def anchors(page: Path) -> set[str]:
+    """What headings of a page are called in links, as GitHub and MyST call them."""
+    titles = re.findall(r"^#+ (.*)", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def test_the_reference_is_what_the_program_generates() -> None:
     committed = (ROOT / "docs" / "reference.md").read_text("utf-8")
     assert committed == reference(), "python -m rtseg.cli.reference > docs/reference.md"
@@ -62,8 +68,10 @@ def test_every_flag_that_is_named_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_and_named_files_exist(page: Path) -> None:
     text = page.read_text("utf-8")
-    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
-        assert (page.parent / link).exists(), link
+    for link, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", text):
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
     for name in re.findall(r"`((?:rtseg|tests|tools|docs|models)/[\w/.]+)`", text):
         assert (ROOT / name).exists(), name
 
@@ -92,6 +100,14 @@ def test_the_floors_of_the_tour_are_those_of_the_laws() -> None:
     rows = [set(re.findall(r"`(\w+)", row)) for row in table.splitlines()[2:] if row]
     floors = [FLOORS[floor] - {"__init__", "_version"} for floor in sorted(FLOORS, reverse=True)]
     assert rows == floors
+
+
+def test_setting_up_takes_two_commands_and_ci_runs_the_second() -> None:
+    readme = README.read_text("utf-8")
+    second = 'python -m pip install -e ".[dev]" && tools/check'
+    assert "    python -m pip install . && rtseg demo\n" in readme
+    assert f"    {second}\n" in readme
+    assert second in (ROOT / ".ci" / "run").read_text("utf-8").replace("install -q", "install")
 
 
 def test_the_readme_is_short_and_pictures_are_small() -> None:

@@ -20,7 +20,9 @@ def reference() -> str:
     app = build_app(Stop())
     app.default_command = None  # its flags are those of the verb `run`
     text = app.generate_docs().replace(f" -m {__spec__.name}", "")
-    text = TITLE + text[text.index("**Commands**") :]
+    text = TITLE + text[text.index("**Commands**") :].replace(
+        "(#rtseg-install", "(#rtseg---install"
+    )
     return re.sub(r"^(rtseg .*  .*)$", r"    \1", text, flags=re.MULTILINE).rstrip() + "\n"
 
 
