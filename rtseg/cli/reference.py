@@ -19,7 +19,8 @@ def reference() -> str:
     """The reference of the command line as Markdown."""
     app = build_app(Stop())
     app.default_command = None  # its flags are those of the verb `run`
-    text = app.generate_docs().replace(f" -m {__spec__.name}", "")
+    # cyclopts adds "-m MODULE" to the usage if Python was started that way
+    text = re.sub(r"^(rtseg[ a-z-]*?) -m [\w.]+", r"\1", app.generate_docs(), flags=re.MULTILINE)
     text = TITLE + text[text.index("**Commands**") :].replace(
         "(#rtseg-install", "(#rtseg---install"
     )
