@@ -31,11 +31,11 @@ class SinkOptions:
 
     Attributes:
         overwrite: Replace existing files.
-        codec: Codec of videos: h264, hevc, vp9, vp8, mjpeg, ffv1 or prores.
-        crf: Quality of videos; lower is better and larger.
-        audio: Keep the source's audio, or drop it.
-        rle: Put COCO run-length masks into the JSON lines.
-        title: Of the window.
+        codec: Video codec: h264, hevc, vp9, vp8, mjpeg, ffv1 or prores.
+        crf: Video quality; lower means better quality and a larger file.
+        audio: copy keeps the source's audio, none drops it.
+        rle: Include COCO run-length masks in the JSON lines.
+        title: Window title.
         pix_fmt: Pixel format of raw frames.
     """
 

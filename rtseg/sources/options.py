@@ -22,20 +22,20 @@ class SourceOptions:
         width: Ask the camera for this width, in pixels.
         height: Ask the camera for this height, in pixels.
         fps: Ask the camera for this rate; also the rate of raw frames and pictures.
-        fourcc: Ask the camera for this pixel format, as MJPG; auto prefers MJPG at the same rate.
-        size: Size of raw frames on stdin, as 1280x720.
+        fourcc: Ask the camera for this pixel format; default MJPG if its rate is no lower.
+        size: Size of raw frames on stdin, such as 1280x720.
         pix_fmt: Pixel format of raw frames on stdin and stdout.
-        mirror: Flip left and right, after --rotate.
+        mirror: Flip horizontally, after --rotate.
         rotate: Rotate clockwise by this many degrees.
-        loop: Start again at the end.
+        loop: Restart at the end.
         live: Replay a recording like a camera, by the clock: late frames are dropped.
-        fps_cap: Drop frames that come faster than this rate; those of a device are not decoded.
-        start: Start here: seconds, or 1:02.5.
-        end: Stop before the frame here: seconds, or 1:02.5.
+        fps_cap: Drop frames that come faster than this rate; cameras skip decoding them.
+        start: Start at this time: seconds, or 1:02.5.
+        end: Stop before this time: seconds, or 1:02.5.
         max_frames: Stop after this many frames.
         every: Keep every Nth frame.
         decoder: Decoder of video files: opencv, or nvdec[:N] on an NVIDIA GPU.
-        reconnect: Reopen a camera or stream that was lost, instead of failing.
+        reconnect: Reconnect to a lost camera or stream instead of failing.
         timeout: Seconds of silence after which a camera or stream counts as lost.
 
     Raises:
