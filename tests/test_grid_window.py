@@ -71,7 +71,10 @@ def test_a_camera_that_is_lost_has_a_banner_and_the_others_go_on(
         assert np.median(cell(program, 0, sizes)) == 153
         back.set()
         seen("grey", lambda part: np.median(part) == 128)
-        program.ask("xdotool", "windowfocus", "--sync", program.window, "key", "f")
+        program.ask("xdotool", "windowfocus", "--sync", program.window)
+        for _ in ("all figures", "none"):
+            program.ask("xdotool", "key", "f")
+            time.sleep(0.3)
         seen("no figures", lambda part: (part[:60, :200] == 128).mean() > 0.9)
         program.ask("xdotool", "key", "Tab")
         green = SHAPE_LABELS.colours[2][::-1]
@@ -165,6 +168,7 @@ def test_every_way_to_quit_a_grid(start: Start, way: str, tmp_path: Path) -> Non
     program.quit(way)
     code, said = program.end()
     assert code == WAYS[way]
-    assert said == "warning  capture of test pattern 320x240 (3) hung and was left behind\n"
+    assert "capture of test pattern 320x240 (3)" in said
+    assert said.count("\n") == 1
     for source in json.loads((tmp_path / "m.json").read_text())["sources"]:
         assert source["frames"] + source["dropped"] == source["produced"]

@@ -155,7 +155,8 @@ def test_every_way_to_quit(source: str, way: str, start, tmp_path: Path) -> None
     took = time.monotonic() - since
     assert code == WAYS[way], said
     if source == "hung":
-        assert said == "warning  capture hung and was left behind\n"
+        assert "'capture'" in said
+        assert said.count("\n") == 1
     else:
         assert said == ""
     assert took < 5, f"{took:.1f} s"  # two seconds, on a machine with nothing else to do
