@@ -178,7 +178,7 @@ def open_fastest(
 def _reopen(
     choice: Choice, field: Sequence[Candidate], load: Callable[[Candidate], Backend]
 ) -> Backend | None:
-    """The backend of a remembered choice; None if it is no candidate, or does not load any more."""
+    """The backend of a remembered choice; None if it is not a candidate or no longer loads."""
     winner = next((one for one in field if (one.backend, one.precision) == choice.winner), None)
     try:
         return load(winner) if winner else None
