@@ -19,10 +19,11 @@ from rtseg.nets import default_model, find_model
 from rtseg.options import Policy
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
-from rtseg.session.engine import Channel, Engine, keeps_newest, open_all
+from rtseg.session.engine import Channel, Engine, keeps_newest
 from rtseg.session.fastest import open_measured
 from rtseg.session.loop import TICK_SECONDS
 from rtseg.session.loop import stream as stream_source
+from rtseg.session.sources import open_all
 from rtseg.sources import SourceOptions, open_source
 from rtseg.sources.options import public_name
 from rtseg.stats import Stats

@@ -23,10 +23,8 @@ from rtseg.session.engine import (
     Channel,
     Engine,
     Result,
-    Unopened,
-    common_shape,
-    open_all,
 )
+from rtseg.session.sources import Unopened, common_shape, open_all
 from rtseg.temporal import TemporalOptions
 from rtseg.text import distinct
 from rtseg.zoo import ModelSpec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
 from typing import Any
@@ -32,8 +33,11 @@ from rtseg.session.grid import (
     GridCompositor,
     fitted,
     lay_out,
+    order_of,
+    rate_of,
 )
 from rtseg.session.overlay import Overlay
+from rtseg.session.sources import Unopened
 from rtseg.session.state import Hud
 from rtseg.sources import open_source
 from rtseg.stats import ManualClock, Stats
@@ -409,3 +413,19 @@ def test_recordings_are_shown_by_their_own_times_and_none_before_an_earlier_one(
     assert order.seconds() == 0.1
     channels[0].ended = True
     assert order.seconds() == pytest.approx(0.2), "the last frame has its time too"
+
+
+def test_written_recordings_go_by_their_own_times_and_rates_all_else_by_the_clock() -> None:
+    fast, slow, camera = channel(live=False), channel(live=False), channel(live=True)
+    fast.source.info = replace(fast.source.info, frame_rate=Fraction(60))
+    lost = Channel(Unopened("camera 7", SourceError("cannot open camera 7")))
+    for channels, written, by_time, rate in [
+        ([slow, fast], True, True, 60),
+        ([slow, fast, lost], True, True, 60),
+        ([slow, fast], False, False, 30),
+        ([slow, camera], True, False, 10),
+        ([slow, fast, camera], True, False, 30),
+    ]:
+        order = order_of(channels, written=written)
+        assert isinstance(order, ByTimestamp) == by_time
+        assert rate_of([each.source for each in channels], order) == rate

@@ -22,9 +22,10 @@ from rtseg.files import write_file
 from rtseg.labels import LabelSet
 from rtseg.segmenter import Segmenter
 from rtseg.session import keys
-from rtseg.session.engine import Channel, Unopened, add_up, keeps_newest
+from rtseg.session.engine import Channel, add_up, keeps_newest
 from rtseg.session.grid import Film
 from rtseg.session.loop import summarise
+from rtseg.session.sources import Unopened
 from rtseg.sinks import find_kind
 from rtseg.sources import source_kind
 from rtseg.sources.wrappers import Replay

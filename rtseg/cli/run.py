@@ -29,17 +29,9 @@ from rtseg.nets import default_model, find_model, shipped
 from rtseg.nets.weights import weights_path
 from rtseg.segmenter import Segmenter
 from rtseg.session.controls import Controls, open_controls
-from rtseg.session.engine import (
-    Channel,
-    Engine,
-    Unopened,
-    common_shape,
-    keeps_newest,
-    open_all,
-)
+from rtseg.session.engine import Channel, Engine, keeps_newest
 from rtseg.session.fastest import open_measured
 from rtseg.session.grid import (
-    ByArrival,
     ByTimestamp,
     Film,
     Grid,
@@ -47,13 +39,15 @@ from rtseg.session.grid import (
     Layout,
     Order,
     Size,
-    lay_out,
+    layout_of,
+    order_of,
+    rate_of,
 )
-from rtseg.session.loop import PACE_SECONDS, Compositor, Control, Loop, Outlet, summarise
+from rtseg.session.loop import Compositor, Control, Loop, Outlet, summarise
 from rtseg.session.overlay import Overlay
+from rtseg.session.sources import Unopened, any_live, common_info, has_own_speed, open_all
 from rtseg.session.state import Hud
 from rtseg.sinks import SinkOptions, find_kind, open_sink
-from rtseg.sinks.display import display_connection
 from rtseg.sinks.window import WindowSink
 from rtseg.sources import open_source
 from rtseg.sources.options import public_name
@@ -62,14 +56,6 @@ from rtseg.stats import Pace, Stats
 from rtseg.system import usable_cores
 from rtseg.text import distinct
 from rtseg.zoo import MODELS, Model
-
-FILM_SIZE = (1080, 1920)
-"""(height, width) within which a written grid lies; a window's lies within the screen."""
-
-SCREEN_SHARE = 0.9
-
-HIGHEST_RATE = Fraction(30)
-"""Of a grid that is written by the clock; a grid of recordings has the highest of their rates."""
 
 
 @dataclass
@@ -133,7 +119,7 @@ def run_plan(flags: Flags, plan: Plan | GridPlan, stop: Stop) -> int:
         moving = [source for source in sources if source.info.frame_count != 1] or sources
         for source in moving:
             check_rate(flags, source.info)
-        info = sources[0].info if grid is None else together(sources)
+        info = sources[0].info if grid is None else common_info(sources)
         with _timed("network", flags):
             several = grid is not None
             segmenter = stop.attend(
@@ -195,25 +181,8 @@ def _title(target: str) -> str:
 
 
 def _replayed(source: Source) -> Source:
-    keeps = _has_no_speed(source.info) or source.info.name == "standard input"
-    return source if keeps else Replay(source)
-
-
-def _has_no_speed(info: SourceInfo) -> bool:
-    """Whether it has no speed of its own: a live source has the world's, one picture has none."""
-    return info.live or info.frame_count == 1
-
-
-def _is_live(source: Source) -> bool:
-    """Whether a source is live; one that could not be opened delays nobody."""
-    return source.info.live and not isinstance(source, Unopened)
-
-
-def together(sources: Sequence[Source]) -> SourceInfo:
-    """The frames that suit all open sources, as if of one."""
-    infos = [source.info for source in sources if not isinstance(source, Unopened)]
-    width, height = common_shape([(info.width, info.height) for info in infos])
-    return SourceInfo(f"{len(sources)} sources", width, height, live=True)
+    replayed = has_own_speed(source.info) and source.info.name != "standard input"
+    return Replay(source) if replayed else source
 
 
 def channels_of(
@@ -224,7 +193,7 @@ def channels_of(
     In a grid recordings wait for their time if they are beside something live, or only watched.
     """
     names = distinct(source.info.name for source in sources)
-    live = any(_is_live(source) for source in sources)
+    live = any_live(sources)
     window = plan.window if grid is None else grid.window
     paced = grid is not None and (live or grid.watched)
     return [
@@ -232,7 +201,7 @@ def channels_of(
             source,
             name,
             newest=keeps_newest(flags.run.policy, source.info.live),
-            paced=paced and not _has_no_speed(source.info),
+            paced=paced and has_own_speed(source.info),
             temporal=temporal_of(flags, source.info.live, watched=window),
             stats=Stats(source.clock),
         )
@@ -281,7 +250,7 @@ def _run(session: Session) -> None:
                 raise session.channels[0].error
             stills = all(channel.source.info.frame_count == 1 for channel in session.channels)
             if controls is not None and stills:
-                hold(loop)
+                loop.hold()
         finally:
             abandoned = controls is not None and not controls.close()
             stop.hung = abandoned or stop.hung
@@ -297,13 +266,6 @@ def _ticking(controls: Controls | None, progress: RunProgress) -> Callable[[], N
             progress.tick()
 
     return tick
-
-
-def hold(loop: Loop) -> None:
-    """Keep the window of pictures open until a person closes it."""
-    while not loop.over:
-        loop.turn([])
-        loop.totals.clock.sleep(PACE_SECONDS)
 
 
 def _open_single(session: Session, stack: ExitStack) -> None:
@@ -333,8 +295,11 @@ def _open_single(session: Session, stack: ExitStack) -> None:
 
 def _open_grid(session: Session, grid: GridPlan, stack: ExitStack) -> None:
     """The outputs of each source, and what takes the grid."""
-    layout = layout_of(session, grid)
-    rate = rate_of(session.channels, grid)
+    sources = [channel.source for channel in session.channels]
+    images = 2 if session.plan.view.view == "side" else 1
+    layout = layout_of(sources, on_screen=grid.window and not grid.films, images=images)
+    order = order_of(session.channels, written=bool(grid.films) and not grid.watched)
+    rate = rate_of(sources, order)
     height, width = layout.size
     session.info = info = SourceInfo(session.info.name, width, height, rate)
     labels = session.segmenter.labels
@@ -352,7 +317,6 @@ def _open_grid(session: Session, grid: GridPlan, stack: ExitStack) -> None:
         session.outlets.append(Outlet(effect, [*own, *shared]))
         session.sinks += own
     session.sinks += [*shared, *films]
-    order = order_of(session.channels, grid)
     if screens or films:
         _compose(session, grid, layout, order, rate, screens, films, stack)
 
@@ -413,7 +377,7 @@ def _controls(session: Session, view: Any, targets: Sequence[str], hud: Hud) -> 
         return loaded
 
     sources = [channel.source for channel in session.channels]
-    model_info = sources[0].info if session.grid is None else together(sources)
+    model_info = sources[0].info if session.grid is None else common_info(sources)
     return open_controls(
         view,
         session.channels,
@@ -428,41 +392,6 @@ def _controls(session: Session, view: Any, targets: Sequence[str], hud: Hud) -> 
         or (session.grid is not None and session.grid.json is not None),
         log=report.teller(quiet=flags.run.quiet),
     )
-
-
-def layout_of(session: Session, grid: GridPlan) -> Layout:
-    """Cells in the shape of the sources' frames, as large as the screen or the file allows."""
-    bound: Size = FILM_SIZE
-    if grid.window and not grid.films:
-        with display_connection() as screen:
-            if screen is not None:
-                bound = int(SCREEN_SHARE * screen.height), int(SCREEN_SHARE * screen.width)
-    images = 2 if session.plan.view.view == "side" else 1
-    infos = [
-        session.info if isinstance(channel.source, Unopened) else channel.source.info
-        for channel in session.channels
-    ]
-    sizes = [
-        (info.height, max(1, round(info.width * images * info.sample_aspect_ratio)))
-        for info in infos
-    ]
-    return lay_out(sizes, bound)
-
-
-def rate_of(channels: Sequence[Channel], grid: GridPlan) -> Fraction:
-    """Of the film: the highest of the sources', but by the clock no more than 30."""
-    infos = [each.source.info for each in channels if not isinstance(each.source, Unopened)]
-    rates = [info.frame_rate or Fraction(25) for info in infos]
-    recordings = isinstance(order_of(channels, grid), ByTimestamp)
-    return max(rates) if recordings else min(HIGHEST_RATE, max(rates))
-
-
-def order_of(channels: Sequence[Channel], grid: GridPlan) -> Order:
-    """Recordings that are written go by their own times, whatever it takes; the rest by arrival."""
-    live = any(_is_live(channel.source) for channel in channels)
-    if grid.films and not grid.watched and not live:
-        return ByTimestamp(channels)
-    return ByArrival(channels[0].stats.clock)
 
 
 def _report_start(session: Session) -> None:

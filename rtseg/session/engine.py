@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
 
-from rtseg.contracts import Source, SourceInfo
-from rtseg.errors import RtsegError, SourceError, UsageError
+from rtseg.contracts import Source
+from rtseg.errors import RtsegError, UsageError
 from rtseg.frame import Frame
 from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Pair, Segmenter, SegmenterProxy
@@ -21,7 +20,7 @@ from rtseg.session.inference import inferring, warm_up
 from rtseg.stats import Clock, Pace, Stats
 from rtseg.system import usable_cores
 from rtseg.temporal import TemporalOptions
-from rtseg.threads import Flow, RoundRobin, Shared, parallel_map
+from rtseg.threads import Flow, RoundRobin, Shared
 
 MANY_CORES = 4
 """With that many, drawing takes little from a network that runs on all of them."""
@@ -398,60 +397,3 @@ def add_up(totals: Stats, channels: Sequence[Channel]) -> None:
     for channel in channels:
         causes.update(channel.stats.dropped_by)
     totals.dropped_by = dict(causes)
-
-
-class Unopened(Source):
-    """Stands for a source that could not be opened: it is lost before its first frame.
-
-    Raises:
-        SourceError: when it is read, the one that opening raised.
-    """
-
-    def __init__(self, name: str, error: SourceError) -> None:
-        super().__init__()
-        self.info = SourceInfo(name, 640, 360, live=True)
-        self.error = error
-
-    def _read(self) -> Frame | None:
-        raise self.error
-
-
-def open_all(openers: Sequence[tuple[str, Callable[[], Source]]]) -> list[Source]:
-    """Open several sources at once; one that fails with a SourceError becomes `Unopened`.
-
-    Args:
-        openers: the name of each, and what opens it.
-
-    Raises:
-        RtsegError: of another kind; the sources that were opened are closed.
-    """
-    found = list(parallel_map(openers, _attempt, lanes=max(1, len(openers)), name="open"))
-    failures = [each for each in found if isinstance(each, RtsegError)]
-    opened = [each for each in found if isinstance(each, Source)]
-    if failures:
-        for source in opened:
-            source.close()
-        raise failures[0]
-    return opened
-
-
-def _attempt(opener: tuple[str, Callable[[], Source]]) -> Source | RtsegError:
-    name, open_one = opener
-    try:
-        return open_one()
-    except SourceError as error:
-        return Unopened(name, error)
-    except RtsegError as error:
-        return error
-
-
-def common_shape(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """(width, height) to which frames of several shapes are stretched with the least distortion.
-
-    The geometric mean of their shapes minimises the sum of the squared logarithms of the
-    stretches; the area is the largest of theirs.
-    """
-    shapes = np.array([width / height for width, height in sizes])
-    shape = float(np.exp(np.log(shapes).mean()))
-    area = max(width * height for width, height in sizes)
-    return max(1, round(sqrt(area * shape))), max(1, round(sqrt(area / shape)))

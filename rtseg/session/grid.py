@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from rtseg.contracts import Effect, Rendered, Sink
+from rtseg.contracts import Effect, Rendered, Sink, Source
 from rtseg.draw import banner, letterbox, panel, resized
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
@@ -18,12 +18,21 @@ from rtseg.segmentation import Segmentation
 from rtseg.session.engine import Channel, Result
 from rtseg.session.loop import Compositor
 from rtseg.session.pointer import Point
+from rtseg.session.sources import Unopened, any_live, common_info
 from rtseg.session.state import Hud
+from rtseg.sinks.display import display_connection
+from rtseg.sinks.window import SCREEN_SHARE
 from rtseg.stats import Clock, Stats
 from rtseg.text import counted
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
+
+FILM_SIZE = (1080, 1920)
+"""(height, width) within which a written grid lies; a window's lies within the screen."""
+
+HIGHEST_RATE = Fraction(30)
+"""Of a grid that is written by the clock; a grid of recordings has the highest of their rates."""
 
 GAP = 4
 """Pixels between cells; even, like every measure here, since H.264 halves the chroma planes."""
@@ -86,6 +95,27 @@ def lay_out(sizes: Sequence[Size], bound: Size) -> Layout:
         for row, column in places
     )
     return Layout(size, cell, tuple(corners))
+
+
+def layout_of(sources: Sequence[Source], *, on_screen: bool, images: int = 1) -> Layout:
+    """Cells in the shape of the sources' frames, as large as the screen or a file allows.
+
+    Args:
+        on_screen: whether the grid is only shown in a window.
+        images: of a source side by side in its cell.
+    """
+    bound: Size = FILM_SIZE
+    if on_screen:
+        with display_connection() as screen:
+            if screen is not None:
+                bound = int(SCREEN_SHARE * screen.height), int(SCREEN_SHARE * screen.width)
+    common = common_info(sources)
+    infos = [common if isinstance(source, Unopened) else source.info for source in sources]
+    sizes = [
+        (info.height, max(1, round(info.width * images * info.sample_aspect_ratio)))
+        for info in infos
+    ]
+    return lay_out(sizes, bound)
 
 
 def fitted(size: Size, cell: Size, pixel_ratio: float = 1.0) -> Size:
@@ -443,6 +473,24 @@ class ByTimestamp:
 
     def _complete(self) -> bool:
         return all(each.ended or n in self._waiting for n, each in enumerate(self._channels))
+
+
+def order_of(channels: Sequence[Channel], *, written: bool) -> Order:
+    """Recordings that are written go by their own times, whatever it takes; the rest by arrival.
+
+    Args:
+        written: whether films are written, and not only for a virtual camera.
+    """
+    if written and not any_live([channel.source for channel in channels]):
+        return ByTimestamp(channels)
+    return ByArrival(channels[0].stats.clock)
+
+
+def rate_of(sources: Sequence[Source], order: Order) -> Fraction:
+    """Images per second of a film: the highest of the sources', but by the clock 30 at most."""
+    infos = [source.info for source in sources if not isinstance(source, Unopened)]
+    rate = max(info.frame_rate or Fraction(DEFAULT_RATE) for info in infos)
+    return rate if isinstance(order, ByTimestamp) else min(HIGHEST_RATE, rate)
 
 
 class GridCompositor(Compositor):

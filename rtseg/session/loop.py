@@ -129,6 +129,12 @@ class Loop:
         if self.pace is not None and self._last_ends:
             self._wait(self.pace, self._last_ends)  # the last frame has its time too
 
+    def hold(self) -> None:
+        """Keep the window of images open after `run`, until a person closes it."""
+        while not self.over:
+            self.turn([])
+            self.totals.clock.sleep(PACE_SECONDS)
+
     @property
     def over(self) -> bool:
         """Whether to end before the sources do."""
