@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
-from itertools import islice
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,36 +11,15 @@ from numpy.typing import NDArray
 
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.draw import resized
-from rtseg.errors import RtsegError
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
 from rtseg.matte.refine import Refined, warm_up
 from rtseg.segmentation import HeldScores, Segmentation
 from rtseg.stats import Clock, Stats
-from rtseg.threads import parallel_map
 from rtseg.zoo import ModelSpec
 
 Pair = tuple[Frame, Segmentation]
 """A segmentation always travels with the frame it came from."""
-
-
-class Begun(NamedTuple):
-    """Frames that a device is working on.
-
-    Attributes:
-        wait: waits for the device; returns the seconds that it took.
-        seconds: that handing them over took.
-    """
-
-    pairs: list[Pair]
-    wait: Callable[[], float]
-    seconds: float
-
-    def results(self) -> Iterator[tuple[Pair, float, float]]:
-        """Each pair with its share of both times."""
-        count, taken = len(self.pairs), self.wait()
-        for pair in self.pairs:
-            yield pair, self.seconds / count, taken / count
 
 
 class Segmenter:
@@ -100,28 +76,18 @@ class Segmenter:
             raise ValueError(f"an image is (H, W, 3) uint8 BGR, got {type(image).__name__}")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(f"an image is (H, W, 3) uint8 BGR, got {image.shape} {image.dtype}")
-        (scores,) = self._scores([image])
+        segment = self.backend.segment
+        (scores,) = self.backend(self._batch([image])) if segment is None else segment([image])
         segmentation = self._segmentation(scores, (image.shape[0], image.shape[1]))
         return Refined(segmentation, image) if self.refine else segmentation
 
-    def stream(
-        self, frames: Iterable[Frame], stats: Stats | None = None, *, ahead: bool = False
-    ) -> Iterator[Pair]:
-        """Segment frames in order and pair each with its result, which `finished` completes.
-
-        Args:
-            ahead: whether more frames are ready, as in a recording: a backend with several lanes
-                then works on as many at once, and one that keeps frames on its device is given the
-                next ones before it has finished. Otherwise one after another, as they come.
+    def stream(self, frames: Iterable[Frame], stats: Stats | None = None) -> Iterator[Pair]:
+        """Segment frames one after another, as they come, and pair each with its result, which
+        `finished` completes.
         """
         stats = stats or Stats()
-        lanes = self.backend.lanes if ahead else 1
-        timed = partial(self._timed, clock=stats.clock)
-        if ahead and self.backend.segment is not None:
-            results = self._begun_early(frames, stats.clock)
-        else:
-            results = parallel_map(frames, timed, lanes) if lanes > 1 else map(timed, frames)
-        for pair, preprocess, infer in results:
+        for frame in frames:
+            (pair,), preprocess, infer = self.together((frame,), stats.clock)
             stats.add("preprocess", preprocess)
             stats.add("infer", infer)
             yield pair
@@ -143,8 +109,8 @@ class Segmenter:
         """
         start = clock.now()
         if self.backend.segment is not None:
-            begun = self._begin(frames, clock)
-            return begun.pairs, begun.seconds, begun.wait()
+            pairs, seconds, wait = self.begin(frames, clock)
+            return pairs, seconds, wait()
         batch = self._batch([frame.image for frame in frames])
         ready = clock.now()
         scores = self.backend(batch)
@@ -155,8 +121,18 @@ class Segmenter:
         ]
         return pairs, ready - start, end - ready
 
-    def _begin(self, frames: Sequence[Frame], clock: Clock) -> Begun:
-        """Give frames to a device that keeps them."""
+    def begin(
+        self, frames: Sequence[Frame], clock: Clock
+    ) -> tuple[list[Pair], float, Callable[[], float]]:
+        """Give frames to a backend that can `segment` whole frames, without waiting for it.
+
+        Returns:
+            As `together`, but instead of the last: what waits, and returns the seconds that it
+            took.
+
+        Raises:
+            BackendError: the network failed.
+        """
         assert self.backend.segment is not None
         start = clock.now()
         held = self.backend.segment([frame.picture for frame in frames])
@@ -164,44 +140,11 @@ class Segmenter:
             (frame, self._segmentation(scores, frame.size))
             for frame, scores in zip(frames, held, strict=True)
         ]
-        return Begun(pairs, held[-1].wait, clock.now() - start)
-
-    def _begun_early(
-        self, frames: Iterable[Frame], clock: Clock
-    ) -> Iterator[tuple[Pair, float, float]]:
-        """Pairs, and the seconds of handing over and of the device; one batch is always in progress
-        while another is awaited."""
-        coming = iter(frames)
-        under_way: Begun | None = None
-        while True:
-            group, failure = _taken(coming, self.backend.frames_at_once)
-            begun: Begun | None = None
-            try:
-                begun = self._begin(group, clock) if group else None
-            except RtsegError as error:
-                failure = error
-            if under_way is not None:
-                yield from under_way.results()
-            if failure is not None:  # after all that came before it
-                if begun is not None:
-                    yield from begun.results()
-                raise failure
-            if begun is None:
-                return
-            under_way = begun
-
-    def _timed(self, frame: Frame, clock: Clock) -> tuple[Pair, float, float]:
-        """A frame with its segmentation, and the seconds of both stages."""
-        (pair,), preprocess, infer = self.together((frame,), clock)
-        return pair, preprocess, infer
+        return pairs, clock.now() - start, held[-1].wait
 
     def close(self) -> None:
         """Free the network's device."""
         self.backend.close()
-
-    def _scores(self, images: Sequence[Image]) -> Sequence[NDArray[np.float32] | HeldScores]:
-        segment = self.backend.segment
-        return list(self.backend(self._batch(images))) if segment is None else segment(images)
 
     def _batch(self, images: Sequence[Image]) -> NDArray[np.uint8]:
         """(N, h, w, 3) uint8 RGB at the network's size: shrunk first, then converted from BGR."""
@@ -227,52 +170,3 @@ class Segmenter:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-
-class SegmenterProxy(Segmenter):
-    """Stands for another segmenter; subclasses decide which, or when its network runs."""
-
-    def __init__(self, target: Segmenter) -> None:
-        self.target = target
-
-    @property
-    def backend(self) -> Backend:  # type: ignore[override]  # read-only
-        """The network that runs."""
-        return self.target.backend
-
-    @property
-    def labels(self) -> LabelSet:  # type: ignore[override]  # read-only
-        """Names and colours of its classes."""
-        return self.target.labels
-
-    @property
-    def selected(self) -> frozenset[int] | None:  # type: ignore[override]  # read-only
-        """The classes that are kept."""
-        return self.target.selected
-
-    @property
-    def refine(self) -> bool:
-        """Whether mask edges are refined from image colours."""
-        return self.target.refine
-
-    @refine.setter
-    def refine(self, value: bool) -> None:
-        self.target.refine = value
-
-    def __call__(self, image: Image) -> Segmentation:
-        """Segment one image."""
-        return self.target(image)
-
-    def together(self, frames: Sequence[Frame], clock: Clock) -> tuple[list[Pair], float, float]:
-        """Segment frames in one call of the backend."""
-        return self.target.together(frames, clock)
-
-
-def _taken(coming: Iterator[Frame], most: int) -> tuple[list[Frame], Exception | None]:
-    """The next frames, and the error that came instead of one, if any."""
-    frames: list[Frame] = []
-    try:
-        frames.extend(islice(coming, most))
-    except Exception as error:
-        return frames, error
-    return frames, None

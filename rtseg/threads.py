@@ -1,8 +1,8 @@
 """All threads of rtseg: "run this iterable over there, let me iterate it here".
 
 `Flow` is one producer and one reader; `RoundRobin` reads several flows; `Slot` hands one item to a
-producer. `Writer` is the reverse of a flow, `parallel_map` a map over several threads, and `Shared`
-something that several threads use in fair turns. Nothing else in rtseg starts a thread.
+producer. `Writer` is the reverse of a flow, and `parallel_map` a map over several threads. Nothing
+else in rtseg starts a thread.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -384,178 +384,6 @@ def parallel_map(
             raise failure
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-class Stopped(Exception):  # noqa: N818 - an end, not an error
-    """Raised in threads that wait for something shared once it was stopped."""
-
-
-class Shared(Generic[T, R]):
-    """Something that several threads use in fair turns, or together where that is cheaper.
-
-    A thread takes its turn, chooses its item then and there, and calls this with it; a turn may
-    also pass without a call. The thread that has waited longest is next. With a `width` above 1,
-    all threads that wait, up to that many, share one turn, and their items become one batch; so
-    that they stay together, a batch waits a moment for the threads of the last one.
-
-    Args:
-        work: called with the items of a turn, in one of its threads; returns a result for each.
-        width: threads in a turn.
-        lanes: turns at once.
-        linger_seconds: how long a batch may wait for threads of the last one; see `finished`.
-    """
-
-    GRACE_SECONDS = 0.002
-    """How long a thread may take from `finished` to its next turn."""
-
-    def __init__(
-        self,
-        work: Callable[[Sequence[T]], Sequence[R]],
-        *,
-        width: int = 1,
-        lanes: int = 1,
-        linger_seconds: float = 0.0,
-    ) -> None:
-        self._work, self._width, self._lanes = work, width, lanes
-        self._linger_seconds = linger_seconds
-        self._changed = threading.Condition()
-        self._waiting: dict[Hashable, None] = {}
-        self._turns: dict[Hashable, _Turn[T, R]] = {}
-        self._expected: set[Hashable] = set()
-        self._unfinished: set[Hashable] = set()
-        self._linger_until = 0.0
-        self._stopped = False
-
-    @contextmanager
-    def turn(self, who: Hashable) -> Iterator[None]:
-        """Wait for a turn, and have it while the block lasts; a turn within a turn is the same.
-
-        Raises:
-            Stopped: it was stopped meanwhile.
-        """
-        if who in self._turns:
-            yield
-            return
-        self._enter(who)
-        try:
-            yield
-        finally:
-            self._leave(who)
-
-    def __call__(self, who: Hashable, item: T) -> R:
-        """The result for an item, from one call of `work` with those of all threads in the turn.
-
-        Raises:
-            Exception: what the work raised, in every thread of the turn.
-            Stopped: it was stopped meanwhile.
-        """
-        with self.turn(who):
-            turn = self._turns[who]
-            with self._changed:
-                turn.items[who] = item
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: turn.done or turn.complete or self._stopped)
-                if not turn.done and self._stopped:
-                    raise Stopped
-                working = not turn.done and not turn.begun
-                turn.begun = True
-            if working:
-                self._run(turn)
-            with self._changed:
-                self._changed.wait_for(lambda: turn.done)
-            if turn.error is not None:
-                raise turn.error
-            return turn.results[who]
-
-    def finished(self, who: Hashable) -> None:
-        """The result was used; whoever it was for may want its next turn soon."""
-        with self._changed:
-            self._unfinished.discard(who)
-            if self._width > 1:
-                self._expected.add(who)
-                soon = time.monotonic() + self.GRACE_SECONDS
-                still = self._linger_until if self._unfinished else 0.0
-                self._linger_until = max(still, soon)
-            self._changed.notify_all()
-
-    def gone(self, who: Hashable) -> None:
-        """It wants no more turns, so that nobody waits for it."""
-        with self._changed:
-            self._expected.discard(who)
-            self._unfinished.discard(who)
-            self._changed.notify_all()
-
-    def widen(self, width: int) -> None:
-        """Let that many threads share a turn from now on."""
-        with self._changed:
-            self._width = width
-
-    def stop(self) -> None:
-        """End all waiting, from any thread."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-
-    def _enter(self, who: Hashable) -> None:
-        with self._changed:
-            self._waiting[who] = None
-            while not self._stopped:
-                patience = self._admit()
-                if who in self._turns:
-                    return
-                self._changed.wait(patience)
-            self._waiting.pop(who, None)
-            raise Stopped
-
-    def _admit(self) -> float | None:
-        """Begin a turn if one can; else the seconds after which to try again, None for a change."""
-        if not self._waiting or len({id(turn) for turn in self._turns.values()}) >= self._lanes:
-            return None
-        left = self._linger_until - time.monotonic()
-        if self._expected - self._waiting.keys() and left > 0:
-            return left
-        members = list(self._waiting)[: self._width]
-        turn: _Turn[T, R] = _Turn(set(members))
-        for member in members:
-            del self._waiting[member]
-            self._turns[member] = turn
-        self._changed.notify_all()
-        return None
-
-    def _leave(self, who: Hashable) -> None:
-        with self._changed:
-            turn = self._turns.pop(who)
-            turn.members.discard(who)
-            if not turn.members and self._width > 1:
-                self._expected, self._unfinished = set(turn.items), set(turn.items)
-                self._linger_until = time.monotonic() + self._linger_seconds
-            self._changed.notify_all()
-
-    def _run(self, turn: _Turn[T, R]) -> None:
-        try:
-            results = self._work(list(turn.items.values()))
-            turn.results = dict(zip(turn.items, results, strict=True))
-        except Exception as error:
-            turn.error = error
-        with self._changed:
-            turn.done = True
-            self._changed.notify_all()
-
-
-class _Turn(Generic[T, R]):
-    """The threads that share a turn, and what became of their items."""
-
-    def __init__(self, members: set[Hashable]) -> None:
-        self.members = members
-        self.items: dict[Hashable, T] = {}
-        self.results: dict[Hashable, R] = {}
-        self.error: Exception | None = None
-        self.begun = self.done = False
-
-    @property
-    def complete(self) -> bool:
-        """Whether every thread that is still in the turn has given its item."""
-        return self.members <= self.items.keys()
 
 
 def lock() -> AbstractContextManager[Any]:

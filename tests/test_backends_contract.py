@@ -19,7 +19,8 @@ from rtseg.errors import BackendError, DeviceError, ModelError, UsageError
 from rtseg.frame import Frame
 from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
-from rtseg.stats import ManualClock
+from rtseg.session.inference import several_at_once
+from rtseg.stats import ManualClock, Stats
 from rtseg.zoo import MODELS, InputSpec, Model, ModelSpec
 
 NAME = "lraspp_mobilenet_v3_large"
@@ -328,7 +329,7 @@ def test_frames_of_a_recording_are_segmented_side_by_side_with_the_same_masks() 
     many = Segmenter(open_backend("onnx", model, input_size=(64, 96), device="cpu", lanes=3))
     with alone, many:
         assert (alone.backend.lanes, many.backend.lanes) == (1, 3)
-        for frame, segmentation in many.stream(iter(frames), ahead=True):
+        for frame, segmentation in several_at_once(iter(frames), many, Stats()):
             assert (segmentation.mask == alone(images[frame.index]).mask).all()
         assert frame.index == 6
 

@@ -15,6 +15,8 @@ from rtseg.errors import BackendError, DeviceError, UsageError
 from rtseg.frame import Frame
 from rtseg.nets import default_model, find_model
 from rtseg.segmenter import Segmenter
+from rtseg.session.inference import several_at_once
+from rtseg.stats import Stats
 
 SIZE = (96, 160)
 
@@ -78,7 +80,7 @@ def test_every_lane_gives_what_one_gives() -> None:
     frames = [Frame(blots(i), i, i / 30, 0.0) for i in range(7)]
     with shipped(name="openvino", lanes=3) as many, shipped(name="openvino") as alone:
         assert many.backend.lanes == 3
-        found = [segmentation for _, segmentation in many.stream(iter(frames), ahead=True)]
+        found = [segmentation for _, segmentation in several_at_once(iter(frames), many, Stats())]
         for frame, segmentation in zip(frames, found, strict=True):
             np.testing.assert_allclose(
                 segmentation.scores, alone(frame.image).scores, rtol=1e-3, atol=1e-3

@@ -21,9 +21,10 @@ from rtseg.errors import BackendError, DeviceError, SourceError, UsageError
 from rtseg.frame import Frame, Image
 from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
+from rtseg.session.inference import several_at_once
 from rtseg.session.loop import run
 from rtseg.sources import SourceOptions, open_source
-from rtseg.stats import Clock
+from rtseg.stats import Clock, Stats
 
 pytestmark = pytest.mark.usefixtures("one_kernel_at_a_time")
 
@@ -75,7 +76,9 @@ def frames(count: int = 5) -> list[Frame]:
 
 
 def scores(segmenter: Segmenter, ahead: bool) -> list[np.ndarray]:
-    return [s.scores for _, s in segmenter.stream(iter(frames()), ahead=ahead)]
+    given = iter(frames())
+    pairs = several_at_once(given, segmenter, Stats()) if ahead else segmenter.stream(given)
+    return [s.scores for _, s in pairs]
 
 
 @pytest.mark.parametrize(("ahead", "at_once"), [(False, 4), (True, 1), (True, 2), (True, 4)])
@@ -110,7 +113,7 @@ def test_a_batch_that_is_not_full_uses_the_step_that_is_there() -> None:
 
 def test_the_next_batch_is_begun_before_the_first_is_waited_for() -> None:
     backend = OnProcessor(keeps_frames=True, at_once=2)
-    stream = Segmenter(backend).stream(iter(frames()), ahead=True)
+    stream = several_at_once(iter(frames()), Segmenter(backend), Stats())
     next(stream)
     assert backend.seen == [2, 2]
     assert [pair[0].index for pair in stream] == [1, 2, 3, 4]
@@ -140,7 +143,7 @@ def test_frames_before_an_error_are_all_delivered(good: int, where: str) -> None
     delivered = []
 
     def deliver() -> None:
-        for frame, _ in Segmenter(backend).stream(broken(), ahead=True):
+        for frame, _ in several_at_once(broken(), Segmenter(backend), Stats()):
             delivered.append(frame.index)
 
     with pytest.raises((SourceError, DeviceError)):
@@ -328,7 +331,7 @@ def test_on_a_gpu_masks_and_pictures_agree_with_the_processor_in_fp32() -> None:
     ):
         assert ours.backend.segment is not None
         effect = open_effect(ViewOptions(), plain.labels)
-        for frame, kept in ours.stream(iter(numbered), ahead=True):
+        for frame, kept in several_at_once(iter(numbered), ours, Stats()):
             expected = plain(frame.image)
             picture = effect(frame, kept)
             assert np.mean(kept.mask != expected.mask) < 0.01

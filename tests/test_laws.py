@@ -26,7 +26,8 @@ FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 EDGES = FLOORS[2]
 
 ALLOWED = {
-    "threading": {"threads"},
+    "threading": {"threads", "session.sharing"},
+    "concurrent": {"threads", "measure"},
     "torch": {
         "nets",
         "backends.pytorch",
@@ -44,6 +45,7 @@ ALLOWED = {
     "openvino": {"backends.openvino_runtime"},
 }
 CALLS = {
+    "threading.Thread": {"threads"},
     "cv2.imshow": {"sinks.window"},
     "cv2.waitKey": {"sinks.window"},
     "cv2.namedWindow": {"sinks.window"},
@@ -127,6 +129,7 @@ def test_imports_go_down_and_laws_hold(module: str) -> None:
         ("frame", "from rtseg.session.loop import run"),
         ("sinks.video", "import rtseg.sources"),
         ("sources.camera", "import threading"),
+        ("session.sharing", "threading.Thread(target=f)"),
         ("effects.overlay", "import torch.nn"),
         ("segmenter", "from onnxruntime import InferenceSession"),
         ("effects.overlay", "cv2.imshow('x', y)"),

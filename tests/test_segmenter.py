@@ -18,6 +18,7 @@ from rtseg.errors import UsageError
 from rtseg.frame import Frame
 from rtseg.labels import PERSON
 from rtseg.segmenter import Segmenter
+from rtseg.session.inference import several_at_once
 from rtseg.stats import Stats
 from rtseg.zoo import InputSpec, ModelSpec
 
@@ -153,7 +154,7 @@ def test_frames_that_lie_ready_are_segmented_side_by_side_and_stay_in_order() ->
 
     frames = [Frame(picture(i), i, i / 30, 0.0) for i in range(20)]
     stats = Stats()
-    pairs = list(Segmenter(TwoLanes((32, 32))).stream(frames, stats, ahead=True))
+    pairs = list(several_at_once(frames, Segmenter(TwoLanes((32, 32))), stats))
     assert [frame.index for frame, _ in pairs] == list(range(20))
     assert [int(found.mask[0, 0]) for _, found in pairs] == [int(i % 3 == 0) for i in range(20)]
     assert stats.stages["infer"].count == stats.stages["preprocess"].count == 20

@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from rtseg.threads import Flow, RoundRobin, Shared, Stopped
+from rtseg.session.sharing import Shared, Stopped
+from rtseg.threads import Flow, RoundRobin
 
 
 @contextmanager

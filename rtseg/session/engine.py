@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
@@ -15,12 +15,13 @@ from rtseg.contracts import Source
 from rtseg.errors import RtsegError, UsageError
 from rtseg.frame import Frame
 from rtseg.segmentation import Segmentation
-from rtseg.segmenter import Pair, Segmenter, SegmenterProxy
-from rtseg.session.inference import inferring, warm_up
+from rtseg.segmenter import Pair, Segmenter
+from rtseg.session.inference import TimedPair, inferring, warm_up
+from rtseg.session.sharing import Shared, SharedSegmenter
 from rtseg.stats import Clock, Pace, Stats
 from rtseg.system import usable_cores
 from rtseg.temporal import TemporalOptions
-from rtseg.threads import Flow, RoundRobin, Shared
+from rtseg.threads import Flow, RoundRobin
 
 MANY_CORES = 4
 """With that many, drawing takes little from a network that runs on all of them."""
@@ -105,36 +106,6 @@ def timed(source: Source, stats: Stats) -> Iterator[Frame]:
         yield frame
         since = stats.clock.now()
     stats.capped = source.capped
-
-
-class SharedSegmenter(SegmenterProxy):
-    """A segmenter as one of several sources sees it, which take turns in its network.
-
-    Args:
-        shared: the network's turns; called with (frame, clock).
-        frames: where newer frames may lie when the turn comes; None to keep the frame.
-    """
-
-    def __init__(
-        self,
-        target: Segmenter,
-        shared: Shared[tuple[Frame, Clock], tuple[Pair, float, float]],
-        frames: Flow[Frame] | None,
-    ) -> None:
-        super().__init__(target)
-        self._shared, self._frames = shared, frames
-
-    @contextmanager
-    def turn(self, frame: Frame) -> Iterator[Frame]:
-        """Wait for the network; gives the newest frame at that moment."""
-        with self._shared.turn(self):
-            yield frame if self._frames is None else self._frames.newer(0.0) or frame
-
-    def together(self, frames: Sequence[Frame], clock: Clock) -> tuple[list[Pair], float, float]:
-        """Segment one frame, in one call of the network with those of other sources."""
-        (frame,) = frames
-        pair, preprocess, infer = self._shared(self, (frame, clock))
-        return [pair], preprocess, infer
 
 
 class _Lane:
@@ -243,7 +214,7 @@ class Engine:
         self.channels = list(channels)
         self.segmenter = segmenter
         self.crowded = crowded(segmenter)
-        self.shared: Shared[tuple[Frame, Clock], tuple[Pair, float, float]] | None = None
+        self.shared: Shared[tuple[Frame, Clock], TimedPair] | None = None
         if shared or len(self.channels) > 1:
             backend = segmenter.backend
             lanes = 1 if backend.batches else min(backend.lanes, max(1, len(self.channels)))
@@ -343,7 +314,7 @@ class Engine:
         self._lanes[number] = lane
         return lane
 
-    def _together(self, items: Sequence[tuple[Frame, Clock]]) -> list[tuple[Pair, float, float]]:
+    def _together(self, items: Sequence[tuple[Frame, Clock]]) -> list[TimedPair]:
         """Frames of several sources through the network in one call."""
         frames, clocks = zip(*items, strict=True)
         pairs, preprocess, infer = self.segmenter.together(frames, clocks[0])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from itertools import islice
 from statistics import median
 
 import numpy as np
 
+from rtseg.errors import RtsegError
 from rtseg.frame import Frame
 from rtseg.segmentation import Carried, Segmentation
 from rtseg.segmenter import Pair, Segmenter
@@ -19,10 +21,13 @@ from rtseg.temporal import TemporalOptions
 from rtseg.temporal.idle import IdleDetector
 from rtseg.temporal.keyframes import carry
 from rtseg.temporal.smooth import Smoother
-from rtseg.threads import Flow, Slot
+from rtseg.threads import Flow, Slot, parallel_map
 
 Turn = Callable[[Frame], AbstractContextManager[Frame]]
 """Waits for a network that several sources share, and gives the newest frame at that moment."""
+
+TimedPair = tuple[Pair, float, float]
+"""A pair, and the seconds of preparing its frame and of running the network on it."""
 
 
 @contextmanager
@@ -68,7 +73,8 @@ def inferring(
     elif turn is not None:
         pairs = smoothly(_in_turn(incoming, segmenter, stats, turn))
     else:
-        pairs = smoothly(segmenter.stream(incoming, stats, ahead=not latest))
+        one_by_one = segmenter.stream(incoming, stats)
+        pairs = smoothly(one_by_one if latest else several_at_once(incoming, segmenter, stats))
     pairs = (segmenter.finished(pair) for pair in pairs)
     flow = Flow(pairs, latest=latest, in_step=in_step, name=name, interrupt=frames.stop)
     prepare(flow)
@@ -119,6 +125,73 @@ def warm_up(options: TemporalOptions) -> None:
         smooth(np.zeros((2, 2, 2), np.float32), image, pts)
     if options.propagate:
         carry(np.zeros((2, 2, 2), np.float32), np.zeros((2, 2, 2), np.float32))
+
+
+def several_at_once(frames: Iterable[Frame], segmenter: Segmenter, stats: Stats) -> Iterator[Pair]:
+    """Segment frames that are ready, as those of a recording, and pair each with its result.
+
+    A backend with several lanes works on as many frames at once; one that keeps frames on its
+    device is given the next ones before it has finished; any other takes one after another.
+    """
+    backend, clock = segmenter.backend, stats.clock
+
+    def timed(frame: Frame) -> TimedPair:
+        (pair,), preprocess, infer = segmenter.together((frame,), clock)
+        return pair, preprocess, infer
+
+    if backend.segment is not None:
+        results = _in_batches(frames, segmenter, clock)
+    elif backend.lanes > 1:
+        results = parallel_map(frames, timed, backend.lanes)
+    else:
+        results = map(timed, frames)
+    for pair, preprocess, infer in results:
+        stats.add("preprocess", preprocess)
+        stats.add("infer", infer)
+        yield pair
+
+
+def _in_batches(frames: Iterable[Frame], segmenter: Segmenter, clock: Clock) -> Iterator[TimedPair]:
+    """Pairs, and the seconds of handing over and of the device; one batch is always in progress
+    while another is awaited."""
+    coming = iter(frames)
+    before: Iterator[TimedPair] = iter(())
+    while True:
+        group, failure = _taken(coming, segmenter.backend.frames_at_once)
+        begun = None
+        try:
+            begun = _begun(group, segmenter, clock) if group else None
+        except RtsegError as error:
+            failure = error
+        yield from before
+        if failure is not None:  # after all that came before it
+            yield from begun or ()
+            raise failure
+        if begun is None:
+            return
+        before = begun
+
+
+def _begun(frames: Sequence[Frame], segmenter: Segmenter, clock: Clock) -> Iterator[TimedPair]:
+    """Give frames to the device; the result waits for it, and shares the times out."""
+    pairs, seconds, wait = segmenter.begin(frames, clock)
+
+    def results() -> Iterator[TimedPair]:
+        count, waited = len(pairs), wait()
+        for pair in pairs:
+            yield pair, seconds / count, waited / count
+
+    return results()
+
+
+def _taken(coming: Iterator[Frame], most: int) -> tuple[list[Frame], Exception | None]:
+    """The next frames, and the error that came instead of one, if any."""
+    frames: list[Frame] = []
+    try:
+        frames.extend(islice(coming, most))
+    except Exception as error:
+        return frames, error
+    return frames, None
 
 
 def _in_turn(

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from rtseg.errors import BackendError, RtsegError, UsageError
 from rtseg.frame import Frame
 from rtseg.segmentation import Segmentation
-from rtseg.segmenter import Segmenter, SegmenterProxy
+from rtseg.segmenter import Segmenter
+from rtseg.session.sharing import SegmenterProxy
 from rtseg.system import trim_memory
 from rtseg.threads import Flow, Slot
 
