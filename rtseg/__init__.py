@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from rtseg.effects import open_effect as open_effect
     from rtseg.errors import RtsegError as RtsegError
     from rtseg.frame import Frame as Frame
+    from rtseg.frame import Segmentation as Segmentation
     from rtseg.labels import LabelSet as LabelSet
-    from rtseg.segmentation import Segmentation as Segmentation
     from rtseg.segmenter import Segmenter as Segmenter
     from rtseg.session.loop import run as run
     from rtseg.sinks import SinkOptions as SinkOptions
@@ -58,7 +58,7 @@ _HOME = {
     "Rendered": "contracts",
     "Report": "stats",
     "RtsegError": "errors",
-    "Segmentation": "segmentation",
+    "Segmentation": "frame",
     "Segmenter": "segmenter",
     "Sink": "contracts",
     "SinkOptions": "sinks",

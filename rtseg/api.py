@@ -13,11 +13,10 @@ from rtseg.backends.base import fit_size
 from rtseg.backends.options import NetworkOptions, check_size
 from rtseg.contracts import Source
 from rtseg.errors import RtsegError
-from rtseg.frame import Frame
+from rtseg.frame import Frame, Segmentation
 from rtseg.labels import palette
 from rtseg.nets import default_model, find_model
 from rtseg.options import Policy
-from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
 from rtseg.session.engine import Channel, Engine, keeps_newest
 from rtseg.session.fastest import open_measured

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.frame import Frame, Image, Picture
-from rtseg.segmentation import HeldScores, Segmentation
+from rtseg.frame import Frame, HeldScores, Image, Picture, Segmentation
 from rtseg.stats import Clock
 from rtseg.zoo import ModelSpec
 

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.decode import BlendTable, blend_table, paint, start_painting
-from rtseg.frame import VOID, Image, Mask
-from rtseg.labels import Colour, LabelSet
+from rtseg.frame import Image, Mask
+from rtseg.labels import VOID, Colour, LabelSet
 
 __all__ = ["BlendTable", "blend_table"]
 

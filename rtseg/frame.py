@@ -1,4 +1,4 @@
-"""One image of a source.
+"""A frame, and its segmentation: its scores, and the mask decoded from them.
 
 A full-size image is **BGR** everywhere. RGB exists only inside the segmenter, after the image has
 been shrunk for the network.
@@ -6,19 +6,24 @@ been shrunk for the network.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rtseg.labels import VOID, LabelSet
+
+if TYPE_CHECKING:
+    from rtseg.decode import BlendTable, Painting
 
 Image = NDArray[np.uint8]
 """(H, W, 3) uint8 BGR."""
 
 Mask = NDArray[np.uint8]
-"""(H, W) uint8 class indices; 255 is "no class"."""
-
-VOID = 255
+"""(H, W) uint8 class indices; 255 is "no class", `VOID`."""
 
 
 class HeldPicture(Protocol):
@@ -33,6 +38,8 @@ class HeldPicture(Protocol):
 
 
 Picture = Image | HeldPicture
+
+ScoreKind = Literal["logits", "probabilities"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,3 +81,241 @@ class Frame:
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         return self.picture.shape[0], self.picture.shape[1]
+
+
+class Carried(NamedTuple):
+    """Where the scores of a frame that the network did not see come from.
+
+    Attributes:
+        key: number of the nearest keyframe, which the network saw; None if there was none yet, and
+            the frame has no classes.
+        frames: how many frames ago that was; negative if it is yet to come.
+        idle: whether the scores are the keyframe's own, as the image has not changed since.
+    """
+
+    key: int | None
+    frames: int = 0
+    idle: bool = False
+
+
+class HeldScores(Protocol):
+    """Scores on a device, with their frame, which are decoded and drawn there."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, h, w)."""
+
+    def numpy(self) -> NDArray[np.float32]:
+        """(C, h, w) float32 in main memory."""
+
+    def decode(
+        self, size: tuple[int, int], table: NDArray[np.uint8], *, align_corners: bool
+    ) -> tuple[Mask, NDArray[np.int64]]:
+        """As `rtseg.decode.decode`, without a painting."""
+
+    def over(self, table: NDArray[np.uint8], blend: BlendTable, *, align_corners: bool) -> Any:
+        """The frame with the mask drawn over it: `image`, `counts`, and `mask()` to fetch it."""
+
+    def wait(self) -> float:
+        """Wait until they are complete; returns the seconds that the device took."""
+
+
+class Segmentation:
+    """The scores of one frame and the names of their classes; the mask is decoded on demand.
+
+    Args:
+        scores: (C, h, w) float32 at the network's output stride, or scores on a device.
+        labels: the C classes.
+        size: (height, width) of the frame, and so of the mask.
+        kind: of the scores; both decode alike, they differ in `probability`.
+        selected: classes to keep; the others become background, or VOID if there is none.
+        align_corners: where the scores lie on the frame; see `decode_mask`.
+        carried: where the scores come from, if the network did not see this very frame.
+
+    Attributes:
+        given: the scores as they were given, in memory or on a device.
+    """
+
+    def __init__(
+        self,
+        scores: NDArray[np.float32] | HeldScores,
+        labels: LabelSet,
+        size: tuple[int, int],
+        *,
+        kind: ScoreKind = "logits",
+        selected: frozenset[int] | None = None,
+        align_corners: bool = False,
+        carried: Carried | None = None,
+    ) -> None:
+        self.given = scores
+        self._held = None if isinstance(scores, np.ndarray) else scores
+        if isinstance(scores, np.ndarray):
+            self.__dict__["scores"] = scores
+        self._fetch_mask: Callable[[], Mask] | None = None
+        self.labels = labels
+        self.size = size
+        self.kind = kind
+        self.selected = selected
+        self.align_corners = align_corners
+        self.carried = carried
+
+    def with_scores(
+        self, scores: NDArray[np.float32], carried: Carried | None = None
+    ) -> Segmentation:
+        """The same with other scores of the same network."""
+        return self._like(scores=scores, carried=carried)
+
+    def at_size(self, size: tuple[int, int]) -> Segmentation:
+        """The same scores for the same image at another (height, width)."""
+        return self._like(size=size)
+
+    def selecting(self, selected: frozenset[int] | None) -> Segmentation:
+        """The same scores with other classes kept."""
+        return self._like(selected=selected)
+
+    def _like(self, **others: Any) -> Segmentation:
+        same = {
+            "scores": self.scores,
+            "labels": self.labels,
+            "size": self.size,
+            "kind": self.kind,
+            "selected": self.selected,
+            "align_corners": self.align_corners,
+            "carried": self.carried,
+        }
+        return Segmentation(**{**same, **others})
+
+    @cached_property
+    def scores(self) -> NDArray[np.float32]:
+        """(C, h, w) float32 at the network's output stride."""
+        assert self._held is not None
+        return self._held.numpy()
+
+    @cached_property
+    def mask(self) -> Mask:
+        """(H, W) uint8 class indices at frame size, decoded once; read-only."""
+        from rtseg.decode import NOTHING
+
+        if self._fetch_mask is not None:
+            return _sealed(self._fetch_mask())
+        return self._decode(NOTHING)
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """(256,) int64: number of pixels of the mask with each value."""
+        from rtseg.decode import count_pixels
+
+        mask = self.mask  # decoding it counts as well
+        counted: NDArray[np.int64] | None = self.__dict__.get("counts")
+        return count_pixels(mask) if counted is None else counted
+
+    def over(
+        self, picture: Picture, table: BlendTable, canvas: Image | None = None, left: int = 0
+    ) -> Image:
+        """The mask drawn over an image, as `blend` does; a mask that is not decoded yet is decoded
+        in the same pass over memory.
+
+        Args:
+            picture: (H, W, 3) uint8 BGR, of the frame's size.
+            canvas, left: see `blend`.
+
+        Returns:
+            The canvas.
+
+        Raises:
+            ValueError: the picture is not of the frame's size, or the canvas cannot hold it.
+        """
+        from rtseg.decode import paint, start_painting
+
+        if picture.shape[:2] != self.size:
+            raise ValueError(f"a mask of {self.size} does not fit an image of {picture.shape[:2]}")
+        decoded = "mask" in self.__dict__
+        if self._held is not None and not decoded:
+            return self._over_held(self._held, table, canvas, left)
+        image = picture if isinstance(picture, np.ndarray) else picture.numpy()
+        painting, canvas = start_painting(image, table, canvas, left)
+        if decoded:
+            paint(self.mask, painting)
+        else:
+            self.__dict__["mask"] = self._decode(painting)
+        return canvas
+
+    def _decode(self, painting: Painting) -> Mask:
+        """Decode the mask and count its pixels, and paint."""
+        from rtseg.decode import decode
+
+        kept = self.labels.lookup_table(self.selected)
+        if self._held is not None:
+            found = self._held.decode(self.size, kept, align_corners=self.align_corners)
+        else:
+            found = decode(self.scores, self.size, kept, painting, align_corners=self.align_corners)
+        mask, self.__dict__["counts"] = found
+        return _sealed(mask)
+
+    def _over_held(
+        self, held: HeldScores, table: BlendTable, canvas: Image | None, left: int
+    ) -> Image:
+        """The mask drawn on the device, over the frame that is there already."""
+        kept = self.labels.lookup_table(self.selected)
+        drawn = held.over(kept, table, align_corners=self.align_corners)
+        self.__dict__["counts"], self._fetch_mask = drawn.counts, drawn.mask
+        if canvas is None and left == 0:
+            image: Image = drawn.image
+            return image
+        height, width = self.size
+        if canvas is None:
+            canvas = np.empty((height, left + width, 3), np.uint8)
+        canvas[:, left : left + width] = drawn.image
+        return canvas
+
+    @cached_property
+    def shares(self) -> dict[int, float]:
+        """Share of the frame's pixels for each class present, without the background."""
+        skip = {self.labels.background, VOID}
+        return {
+            int(index): float(self.counts[index]) / self.mask.size
+            for index in np.flatnonzero(self.counts)
+            if int(index) not in skip
+        }
+
+    def probability(self, name_or_id: str | int) -> NDArray[np.float32]:
+        """(H, W) float32 in 0..1: how much of each pixel is this class, with soft edges.
+
+        The margin of the class over all others is enlarged, then squashed: exact for two classes,
+        and at the network's own samples for more.
+
+        Raises:
+            UsageError: there is no such class.
+        """
+        from rtseg.decode import enlarge
+
+        enlarged = partial(enlarge, size=self.size, align_corners=self.align_corners)
+        index = self.labels.index(name_or_id)
+        if self.kind == "probabilities":
+            return np.clip(enlarged(self.scores[index]), 0.0, 1.0)
+        others = np.delete(self.scores, index, axis=0)
+        top = others.max(0)
+        rest = top + np.log(np.exp(others - top).sum(0))
+        margin = enlarged(self.scores[index] - rest)
+        return (0.5 * (1.0 + np.tanh(0.5 * margin))).astype(np.float32)
+
+    def __repr__(self) -> str:
+        held = self.scores if self._held is None else self._held
+        classes, height, width = held.shape
+        return (
+            f"<Segmentation {self.size[1]}x{self.size[0]} of {classes} classes, "
+            f"decoded from {width}x{height}>"
+        )
+
+    def _repr_png_(self) -> bytes:
+        """The mask in the class colours, for notebooks."""
+        import cv2
+
+        colours = np.zeros((256, 3), np.uint8)
+        colours[: len(self.labels)] = np.array(self.labels.colours, np.uint8)[:, ::-1]
+        return cv2.imencode(".png", colours[self.mask])[1].tobytes()
+
+
+def _sealed(mask: Mask) -> Mask:
+    mask.flags.writeable = False
+    return mask

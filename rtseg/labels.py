@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.errors import UsageError
-from rtseg.frame import VOID
 from rtseg.text import listed
 
 Colour = tuple[int, int, int]
 """(red, green, blue), 0 to 255."""
+
+VOID = 255
+"""The index that stands for "no class" in a mask."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rtseg.frame import VOID, Image, Mask
+from rtseg.frame import Image, Mask
+from rtseg.labels import VOID
 
 TOLERANCE = 0.0075
 """Distance within which boundaries match, as a share of the image diagonal."""

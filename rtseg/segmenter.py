@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.draw import resized
-from rtseg.frame import Frame, Image
+from rtseg.frame import Frame, HeldScores, Image, Segmentation
 from rtseg.labels import LabelSet
 from rtseg.matte.refine import Refined, warm_up
-from rtseg.segmentation import HeldScores, Segmentation
 from rtseg.stats import Clock, Stats
 from rtseg.zoo import ModelSpec
 

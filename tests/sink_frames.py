@@ -13,9 +13,8 @@ import av
 import numpy as np
 
 from rtseg.contracts import Rendered, SourceInfo
-from rtseg.frame import Frame
+from rtseg.frame import Frame, Segmentation
 from rtseg.labels import VOC
-from rtseg.segmentation import Segmentation
 from rtseg.sinks import SinkOptions, open_sink
 from rtseg.system import QUIET
 

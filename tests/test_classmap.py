@@ -8,8 +8,7 @@ import pytest
 
 from rtseg.datasets.classes import ClassMap, label_set
 from rtseg.errors import UsageError
-from rtseg.frame import VOID
-from rtseg.labels import CITYSCAPES, PERSON, VOC, LabelSet
+from rtseg.labels import CITYSCAPES, PERSON, VOC, VOID, LabelSet
 
 
 def labels(text: str) -> LabelSet:

@@ -18,9 +18,8 @@ from rtseg.cli import report as says
 from rtseg.cli.app import main
 from rtseg.cli.report import Seen, live_line
 from rtseg.contracts import BackendInfo, Rendered, SourceInfo
-from rtseg.frame import Frame
+from rtseg.frame import Frame, Segmentation
 from rtseg.labels import LabelSet
-from rtseg.segmentation import Segmentation
 from rtseg.stats import Report
 
 STUB = ("-m", "stub", "-b", "stub")

@@ -29,8 +29,7 @@ from dataset_folders import (
 from rtseg.datasets import DATASETS, Dataset, folders, layout_of, named_samples, open_dataset
 from rtseg.datasets.checks import check_masks
 from rtseg.errors import DatasetError, UsageError
-from rtseg.frame import VOID
-from rtseg.labels import CITYSCAPES, VOC, voc_colours
+from rtseg.labels import CITYSCAPES, VOC, VOID, voc_colours
 
 
 def counts(dataset: Dataset) -> dict[str, int]:

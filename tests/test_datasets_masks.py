@@ -17,9 +17,8 @@ from rtseg.datasets import Sample, open_dataset
 from rtseg.datasets.coco import Outline, Outlines
 from rtseg.datasets.contract import read_index_mask
 from rtseg.errors import DatasetError
-from rtseg.frame import VOID
 from rtseg.images import image_size, read_image
-from rtseg.labels import VOC, voc_colours
+from rtseg.labels import VOC, VOID, voc_colours
 
 ORIENTATION = 0x0112
 

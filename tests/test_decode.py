@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from rtseg.decode import count_pixels, decode, decode_mask, enlarge
 from rtseg.draw import blend, overlay_table
+from rtseg.frame import Segmentation
 from rtseg.labels import VOC, LabelSet
-from rtseg.segmentation import Segmentation
 
 EXACT = 0.99999
 

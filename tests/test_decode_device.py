@@ -8,9 +8,8 @@ import pytest
 
 from rtseg.decode import BlendTable, blend_table, decode, start_painting
 from rtseg.draw import overlay_table, resized
-from rtseg.frame import VOID
-from rtseg.labels import LabelSet
-from rtseg.segmentation import Segmentation
+from rtseg.frame import Segmentation
+from rtseg.labels import VOID, LabelSet
 
 pytest.importorskip("triton", reason="Triton has no wheel for this system")
 import torch

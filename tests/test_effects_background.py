@@ -15,9 +15,8 @@ import pytest
 from rtseg.effects import ViewOptions, open_effect, open_view
 from rtseg.effects.background import check_background, cover, parse_background
 from rtseg.errors import UsageError
-from rtseg.frame import Frame
+from rtseg.frame import Frame, Segmentation
 from rtseg.labels import PERSON
-from rtseg.segmentation import Segmentation
 
 SIZE = (240, 320)
 

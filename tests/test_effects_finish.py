@@ -8,9 +8,8 @@ import pytest
 from rtseg.contracts import BackendInfo, Source, SourceInfo
 from rtseg.effects import ViewOptions, open_effect
 from rtseg.effects.hud import empty_line, hud_lines, legend_rows
-from rtseg.frame import VOID, Frame
-from rtseg.labels import VOC, LabelSet, palette
-from rtseg.segmentation import Segmentation
+from rtseg.frame import Frame, Segmentation
+from rtseg.labels import VOC, VOID, LabelSet, palette
 from rtseg.stats import ManualClock, Stats
 
 THREE = LabelSet(("nothing", "cat", "dog"), ((0, 0, 0), (255, 0, 0), (0, 0, 255)))

@@ -13,9 +13,8 @@ from rtseg.draw import bgr_colours, blend, blend_table, foreground, overlay_tabl
 from rtseg.effects import VIEWS, ViewOptions, open_effect, open_view
 from rtseg.effects.contours import disc, line_width, outline
 from rtseg.errors import UsageError
-from rtseg.frame import VOID, Frame
-from rtseg.labels import VOC, LabelSet
-from rtseg.segmentation import Segmentation
+from rtseg.frame import Frame, Segmentation
+from rtseg.labels import VOC, VOID, LabelSet
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 PRIMARY = LabelSet(("background", "red", "green", "blue"), ((0, 0, 0), RED, GREEN, BLUE))

@@ -34,12 +34,11 @@ from rtseg.evaluate.networks import SHAPES, InputPolicy, Network
 from rtseg.evaluate.report import draw_confusion, report, result
 from rtseg.evaluate.scoring import clip_flicker, score
 from rtseg.evaluate.sets import SetSpec, open_set, read_suite
-from rtseg.frame import Frame
+from rtseg.frame import Frame, Segmentation
 from rtseg.labels import PERSON as PERSON_LABELS
 from rtseg.labels import LabelSet, voc_colours
 from rtseg.metrics import ConfusionMatrix
 from rtseg.nets import find_model
-from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Pair
 from rtseg.zoo import MODELS
 

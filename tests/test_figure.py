@@ -11,9 +11,8 @@ import pytest
 from rtseg.contracts import Rendered, SourceInfo
 from rtseg.errors import SinkError, UsageError
 from rtseg.figures import SUFFIXES
-from rtseg.frame import Frame
+from rtseg.frame import Frame, Segmentation
 from rtseg.labels import VOC, LabelSet
-from rtseg.segmentation import Segmentation
 from rtseg.sinks import SinkOptions, open_sink
 from rtseg.sinks.figure import draw_figure, legend_rows
 

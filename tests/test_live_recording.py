@@ -12,9 +12,8 @@ from fakes import FakeCapture, FakeDevice, Plugged
 
 from rtseg.backends import open_backend
 from rtseg.cli.app import main
-from rtseg.frame import Frame, Image
+from rtseg.frame import Frame, Image, Segmentation
 from rtseg.nets import find_model
-from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
 from rtseg.session.loop import run
 from rtseg.sinks import open_sink

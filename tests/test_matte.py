@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rtseg.frame import Segmentation
 from rtseg.labels import PERSON, VOC, LabelSet
 from rtseg.matte import MatteOptions, Matting, over_black, over_checkerboard
 from rtseg.matte.fit import kept_classes, margin_of
-from rtseg.segmentation import Segmentation
 
 RED, GREY = (30, 30, 220), (120, 120, 120)
 

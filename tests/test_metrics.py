@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, recall_score
 
-from rtseg.frame import VOID
+from rtseg.labels import VOID
 from rtseg.metrics import (
     BoundaryScore,
     ConfusionMatrix,

@@ -13,10 +13,9 @@ import pytest
 import rtseg
 from rtseg.cli.app import main
 from rtseg.draw import blend, overlay_table
-from rtseg.frame import VOID, Frame, Image, Mask
-from rtseg.labels import PERSON, VOC, LabelSet
+from rtseg.frame import Frame, Image, Mask, Segmentation
+from rtseg.labels import PERSON, VOC, VOID, LabelSet
 from rtseg.matte.refine import Refined
-from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
 from rtseg.session.controls import alone
 from rtseg.temporal import TemporalOptions

@@ -17,10 +17,9 @@ from rtseg.backends import open_backend
 from rtseg.contracts import Rendered, Sink, Source, SourceInfo
 from rtseg.effects import ViewOptions
 from rtseg.errors import SourceError
-from rtseg.frame import Frame
+from rtseg.frame import Frame, Segmentation
 from rtseg.labels import LabelSet
 from rtseg.nets import find_model
-from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
 from rtseg.session.controls import Controls, open_controls
 from rtseg.session.engine import Channel, Result

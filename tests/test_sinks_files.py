@@ -20,8 +20,8 @@ from sink_frames import info, rendered, segmentation, write
 
 from rtseg.contracts import Rendered
 from rtseg.errors import SinkError, UsageError
-from rtseg.frame import VOID, Frame
-from rtseg.labels import PERSON, VOC, LabelSet
+from rtseg.frame import Frame
+from rtseg.labels import PERSON, VOC, VOID, LabelSet
 from rtseg.sinks import open_sink
 
 

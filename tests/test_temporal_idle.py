@@ -17,10 +17,9 @@ from rtseg.backends import open_backend
 from rtseg.cli.app import main
 from rtseg.contracts import Rendered, Sink, Source, SourceInfo
 from rtseg.effects.hud import hud_lines, mark_lines
-from rtseg.frame import Frame
+from rtseg.frame import Carried, Frame, Segmentation
 from rtseg.labels import LabelSet
 from rtseg.nets import find_model
-from rtseg.segmentation import Carried, Segmentation
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.session.inference import idling
 from rtseg.session.propagation import KeyframeNetwork, carried_live

@@ -17,10 +17,9 @@ from rtseg.cli.app import main
 from rtseg.contracts import Rendered, Sink, Source, SourceInfo
 from rtseg.effects.hud import mark_lines
 from rtseg.errors import BackendError, SourceError
-from rtseg.frame import VOID, Frame
-from rtseg.labels import LabelSet
+from rtseg.frame import Carried, Frame, Segmentation
+from rtseg.labels import VOID, LabelSet
 from rtseg.nets import find_model
-from rtseg.segmentation import Carried, Segmentation
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.session.propagation import KeyframeNetwork, carried_live
 from rtseg.sources.synthetic import Scene, SyntheticSource, read_number

@@ -11,8 +11,7 @@ from torch import nn
 
 from rtseg.datasets import Sample
 from rtseg.errors import UsageError
-from rtseg.frame import VOID
-from rtseg.labels import LabelSet
+from rtseg.labels import VOID, LabelSet
 from rtseg.train import TrainOptions
 from rtseg.train.trainable import (
     Validation,

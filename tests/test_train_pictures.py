@@ -14,7 +14,8 @@ from training import one_thread  # noqa: F401 - autouse
 
 from rtseg.datasets import Sample
 from rtseg.errors import DatasetError
-from rtseg.frame import VOID, Image, Mask
+from rtseg.frame import Image, Mask
+from rtseg.labels import VOID
 from rtseg.train import TrainOptions
 from rtseg.train import batches as augment
 from rtseg.train.batches import (

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from rtseg.errors import DeviceError, RtsegError, SourceError, ThresholdError, UsageError
-from rtseg.frame import VOID, Frame
-from rtseg.labels import PERSON, VOC, LabelSet, voc_colours
-from rtseg.segmentation import Segmentation
+from rtseg.frame import Frame, Segmentation
+from rtseg.labels import PERSON, VOC, VOID, LabelSet, voc_colours
 from rtseg.stats import Durations, ManualClock, Stats
 from rtseg.text import counted
 from rtseg.zoo import InputSpec, ModelSpec, WeightsSpec

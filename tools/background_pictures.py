@@ -17,8 +17,7 @@ import numpy as np
 
 import rtseg
 from rtseg.draw import put_text
-from rtseg.frame import Frame, Image
-from rtseg.segmentation import Segmentation
+from rtseg.frame import Frame, Image, Segmentation
 
 OUT = Path(__file__).parents[1] / "docs" / "pictures" / "background.jpg"
 COLOUR = "#2878c8"

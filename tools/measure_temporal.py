@@ -29,9 +29,8 @@ import numpy as np
 
 import rtseg
 from rtseg.decode import decode_mask
-from rtseg.frame import Frame
+from rtseg.frame import Frame, Segmentation
 from rtseg.metrics import Flicker, static_in_images, static_in_labels
-from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.session.loop import stream
 from rtseg.session.propagation import KeyframeNetwork, carried_live

@@ -22,8 +22,7 @@ from PIL import Image as PillowImage
 import rtseg
 from rtseg.contracts import Rendered, Sink
 from rtseg.effects import ViewOptions, open_effect
-from rtseg.frame import Frame, Image
-from rtseg.segmentation import Segmentation
+from rtseg.frame import Frame, Image, Segmentation
 from rtseg.stats import Stats
 
 TOOLS = Path(__file__).resolve().parent

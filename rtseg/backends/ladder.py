@@ -15,8 +15,7 @@ from rtseg.backends.base import fit_size
 from rtseg.backends.options import MIN_SIDE
 from rtseg.contracts import Backend
 from rtseg.errors import UsageError
-from rtseg.frame import Picture
-from rtseg.segmentation import HeldScores
+from rtseg.frame import HeldScores, Picture
 from rtseg.stats import Clock, Stats
 from rtseg.threads import lock
 from rtseg.zoo import ModelSpec

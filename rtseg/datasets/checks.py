@@ -10,7 +10,8 @@ import numpy as np
 from rtseg.datasets.contract import Dataset, Problem, Sample
 from rtseg.datasets.folders import repeated
 from rtseg.errors import DatasetError
-from rtseg.frame import VOID, Mask
+from rtseg.frame import Mask
+from rtseg.labels import VOID
 
 OnProgress = Callable[[int, int], None]
 """Called as on_progress(samples checked, total)."""

@@ -19,8 +19,8 @@ from rtseg.datasets.folders import (
     samples_of,
 )
 from rtseg.errors import DatasetError
-from rtseg.frame import VOID, Mask
-from rtseg.labels import CITYSCAPES
+from rtseg.frame import Mask
+from rtseg.labels import CITYSCAPES, VOID
 from rtseg.text import listed
 
 IMAGES = "leftImg8bit"

@@ -15,8 +15,7 @@ import numpy as np
 
 from rtseg.datasets.contract import Table
 from rtseg.errors import DatasetError, UsageError
-from rtseg.frame import VOID
-from rtseg.labels import Colour, LabelSet, random_colours
+from rtseg.labels import VOID, Colour, LabelSet, random_colours
 from rtseg.text import listed
 
 NAME_FILES = (

@@ -26,8 +26,9 @@ from rtseg.datasets.contract import (
 )
 from rtseg.datasets.folders import SPLITS, short_names, split_rank
 from rtseg.errors import DatasetError
-from rtseg.frame import VOID, Mask
+from rtseg.frame import Mask
 from rtseg.images import image_size
+from rtseg.labels import VOID
 from rtseg.text import listed, natural_key
 
 ROBOFLOW = "_annotations.coco.json"

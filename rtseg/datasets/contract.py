@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.errors import DatasetError
-from rtseg.frame import VOID, Image, Mask
+from rtseg.frame import Image, Mask
 from rtseg.images import (
     SWAPS_SIDES,
     StoredImage,
@@ -29,7 +29,7 @@ from rtseg.images import (
     stored_size,
     turned_upright,
 )
-from rtseg.labels import Colour, LabelSet, voc_colours
+from rtseg.labels import VOID, Colour, LabelSet, voc_colours
 
 VOC_VOID: Colour = (224, 224, 192)
 """The colour of Pascal VOC's unlabelled pixels."""

@@ -31,9 +31,9 @@ from rtseg.datasets.contract import (
     read_index_mask,
 )
 from rtseg.errors import DatasetError
-from rtseg.frame import VOID, Mask
+from rtseg.frame import Mask
 from rtseg.images import IMAGE_SUFFIXES
-from rtseg.labels import Colour, LabelSet, voc_colours
+from rtseg.labels import VOID, Colour, LabelSet, voc_colours
 from rtseg.text import counted, listed, natural_key
 
 SPLITS = {

@@ -20,7 +20,7 @@ from rtseg.datasets.folders import (
     subfolders,
 )
 from rtseg.errors import DatasetError
-from rtseg.frame import VOID
+from rtseg.labels import VOID
 
 TABLE = "_classes.csv"
 MASK = "_mask"

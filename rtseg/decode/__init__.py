@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.frame import Image, Mask
 from rtseg.jit import compiled
 
 Scores = NDArray[np.float32]
@@ -80,7 +79,7 @@ def decode_mask(
     table: U8 | None = None,
     *,
     align_corners: bool = False,
-) -> Mask:
+) -> U8:
     """Arg-max of `scores` enlarged to `size`.
 
     Args:
@@ -106,7 +105,7 @@ def decode(
     painting: Painting = NOTHING,
     *,
     align_corners: bool = False,
-) -> tuple[Mask, Counts]:
+) -> tuple[U8, Counts]:
     """As `decode_mask`; in the same pass, pixels are counted and an image is painted.
 
     Args:
@@ -125,13 +124,13 @@ def decode(
     return mask, _decode(scores, rows, columns, table, mask, painting)
 
 
-def paint(mask: Mask, painting: Painting) -> Counts:
+def paint(mask: U8, painting: Painting) -> Counts:
     """Paint an image by the classes of `mask`, (H, W) uint8; counts its pixels."""
     counts: Counts = _paint_mask(read_only(mask), painting)
     return counts
 
 
-def count_pixels(mask: Mask) -> Counts:
+def count_pixels(mask: U8) -> Counts:
     """How many pixels of `mask`, (H, W) uint8, have each value."""
     return paint(mask, NOTHING)
 
@@ -150,8 +149,8 @@ def blend_table(colours: U8, alphas: NDArray[np.float64]) -> BlendTable:
 
 
 def start_painting(
-    image: Image, table: BlendTable, canvas: Image | None = None, left: int = 0
-) -> tuple[Painting, Image]:
+    image: U8, table: BlendTable, canvas: U8 | None = None, left: int = 0
+) -> tuple[Painting, U8]:
     """Copy `image` to a canvas, to be painted over there; the canvas is the second result.
 
     Args:

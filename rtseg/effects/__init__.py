@@ -15,9 +15,8 @@ from rtseg.options import check, option
 
 if TYPE_CHECKING:
     from rtseg.contracts import BackendInfo, Effect, Source
-    from rtseg.frame import Frame, Image
+    from rtseg.frame import Frame, Image, Segmentation
     from rtseg.labels import LabelSet
-    from rtseg.segmentation import Segmentation
     from rtseg.stats import Stats
 
 MAX_FEATHER = 200

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 
 from rtseg.contracts import Effect
 from rtseg.errors import SourceError, UsageError
-from rtseg.frame import Frame, Image
+from rtseg.frame import Frame, Image, Segmentation
 from rtseg.images import is_image, read_image
 from rtseg.matte import Matte, MatteOptions, Matting
 from rtseg.matte.fit import weigh_background
-from rtseg.segmentation import Segmentation
 
 DEFAULT_BLUR = 3.0
 MAX_BLUR = 20.0

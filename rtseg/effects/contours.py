@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from rtseg.decode import BLOCK, read_only
 from rtseg.draw import bgr_colours, blend, blend_table, foreground
 from rtseg.effects import ViewOptions
-from rtseg.frame import VOID, Frame, Image, Mask
+from rtseg.frame import Frame, Image, Mask, Segmentation
 from rtseg.jit import compiled
-from rtseg.labels import LabelSet
-from rtseg.segmentation import Segmentation
+from rtseg.labels import VOID, LabelSet
 
 SHADE = 0.5
 """Darkness of the rim around a line, which sets it off from an image of its own colour."""

@@ -9,9 +9,8 @@ import numpy as np
 
 from rtseg.contracts import BackendInfo, Effect, Source
 from rtseg.draw import foreground, legend, panel
-from rtseg.frame import Frame, Image
+from rtseg.frame import Frame, Image, Segmentation
 from rtseg.labels import Colour, LabelSet
-from rtseg.segmentation import Segmentation
 from rtseg.stats import Stats
 from rtseg.text import counted
 

@@ -7,10 +7,9 @@ import numpy as np
 from rtseg.draw import bgr_colours, blend_table, overlay_table
 from rtseg.effects import ViewOptions
 from rtseg.effects.background import Background
-from rtseg.frame import Frame, Image
+from rtseg.frame import Frame, Image, Segmentation
 from rtseg.labels import LabelSet
 from rtseg.matte import MatteOptions
-from rtseg.segmentation import Segmentation
 
 
 class MaskPicture:

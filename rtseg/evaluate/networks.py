@@ -12,8 +12,7 @@ from rtseg.backends import open_backend
 from rtseg.backends.base import fit_size
 from rtseg.contracts import BackendInfo
 from rtseg.errors import UsageError
-from rtseg.frame import Image
-from rtseg.segmentation import Segmentation
+from rtseg.frame import Image, Segmentation
 from rtseg.segmenter import Segmenter
 from rtseg.text import listed
 from rtseg.zoo import Model, ModelSpec

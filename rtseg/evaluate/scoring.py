@@ -21,9 +21,9 @@ from rtseg.errors import DatasetError, UsageError
 from rtseg.evaluate.networks import Network, Size
 from rtseg.evaluate.sets import LabelledSet, pick
 from rtseg.files import write_file
-from rtseg.frame import VOID, Frame, Image, Mask
+from rtseg.frame import Frame, Image, Mask, Segmentation
 from rtseg.images import image_size
-from rtseg.labels import LabelSet
+from rtseg.labels import VOID, LabelSet
 from rtseg.metrics import (
     BoundaryScore,
     ConfusionMatrix,
@@ -32,7 +32,6 @@ from rtseg.metrics import (
     static_in_images,
     static_in_labels,
 )
-from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Pair
 from rtseg.sources import SourceOptions, open_source
 from rtseg.temporal.smooth import Smoother

@@ -25,10 +25,9 @@ from numpy.typing import NDArray
 
 from rtseg.decode import enlarge, read_only
 from rtseg.draw import resized
-from rtseg.frame import Image, Mask
+from rtseg.frame import Image, Mask, Segmentation
 from rtseg.matte import compositing
 from rtseg.matte.fit import Fit, Plane, margin_of
-from rtseg.segmentation import Segmentation
 
 SHORT_SIDE = 120
 """Shorter side of the small image that the fit is made on, in pixels."""

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.draw import foreground
-from rtseg.frame import Image
+from rtseg.frame import Image, Segmentation
 from rtseg.jit import compiled
-from rtseg.segmentation import Segmentation
 
 SURE_MARGIN = np.float32(50.0)
 """The margin of a pixel that is certain."""

@@ -18,11 +18,10 @@ import numpy as np
 
 from rtseg.decode import decode
 from rtseg.draw import BlendTable, resized
-from rtseg.frame import VOID, Image, Mask, Picture
-from rtseg.labels import PERSON
+from rtseg.frame import Image, Mask, Picture, Segmentation
+from rtseg.labels import PERSON, VOID
 from rtseg.matte import Matting
 from rtseg.matte.fit import kept_classes
-from rtseg.segmentation import Segmentation
 
 _idle: SimpleQueue[Matting] = SimpleQueue()
 """Mattings that no thread is using; each thread takes one at a time."""

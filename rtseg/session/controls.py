@@ -11,11 +11,10 @@ from typing import Protocol
 from rtseg.contracts import Effect, Rendered, SourceInfo
 from rtseg.effects import VIEWS, ViewOptions, open_effect
 from rtseg.errors import RtsegError
-from rtseg.frame import Frame, Image
+from rtseg.frame import Frame, Image, Segmentation
 from rtseg.labels import LabelSet
 from rtseg.matte import refine
 from rtseg.matte.refine import with_edges
-from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Segmenter
 from rtseg.session.engine import Channel
 from rtseg.session.keys import find_key

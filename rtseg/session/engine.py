@@ -13,8 +13,7 @@ import numpy as np
 
 from rtseg.contracts import Source
 from rtseg.errors import RtsegError, UsageError
-from rtseg.frame import Frame
-from rtseg.segmentation import Segmentation
+from rtseg.frame import Frame, Segmentation
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.session.inference import TimedPair, inferring, warm_up
 from rtseg.session.sharing import Shared, SharedSegmenter

@@ -12,9 +12,8 @@ import numpy as np
 
 from rtseg.contracts import Effect, Rendered, Sink, Source
 from rtseg.draw import banner, letterbox, panel, resized
-from rtseg.frame import Frame, Image
+from rtseg.frame import Frame, Image, Segmentation
 from rtseg.labels import LabelSet
-from rtseg.segmentation import Segmentation
 from rtseg.session.engine import Channel, Result
 from rtseg.session.loop import Compositor
 from rtseg.session.pointer import Point

@@ -12,8 +12,7 @@ from statistics import median
 import numpy as np
 
 from rtseg.errors import RtsegError
-from rtseg.frame import Frame
-from rtseg.segmentation import Carried, Segmentation
+from rtseg.frame import Carried, Frame, Segmentation
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.session.propagation import KeyframeNetwork, carried_live, carried_recorded
 from rtseg.stats import Clock, Stats

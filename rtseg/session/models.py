@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from rtseg.errors import BackendError, RtsegError, UsageError
-from rtseg.frame import Frame
-from rtseg.segmentation import Segmentation
+from rtseg.frame import Frame, Segmentation
 from rtseg.segmenter import Segmenter
 from rtseg.session.sharing import SegmenterProxy
 from rtseg.system import trim_memory

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rtseg.contracts import Rendered
 from rtseg.decode import cell_at
-from rtseg.segmentation import Segmentation
+from rtseg.frame import Segmentation
 from rtseg.stats import Clock
 
 Point = tuple[float, float]

@@ -14,8 +14,7 @@ from itertools import chain
 
 import numpy as np
 
-from rtseg.frame import Frame
-from rtseg.segmentation import Carried, Segmentation
+from rtseg.frame import Carried, Frame, Segmentation
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.stats import Stats
 from rtseg.temporal.idle import IdleDetector

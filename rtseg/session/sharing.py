@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from rtseg.contracts import Backend
-from rtseg.frame import Frame, Image
+from rtseg.frame import Frame, Image, Segmentation
 from rtseg.labels import LabelSet
-from rtseg.segmentation import Segmentation
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.stats import Clock
 from rtseg.threads import Flow

@@ -9,9 +9,8 @@ from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.draw import blend, overlay_table
 from rtseg.figures import check_suffix, new_figure, plain_text, show_image
 from rtseg.files import OutputFile, cannot_write
-from rtseg.frame import Image
+from rtseg.frame import Image, Segmentation
 from rtseg.labels import Colour, LabelSet
-from rtseg.segmentation import Segmentation
 from rtseg.sinks import SinkOptions
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from PIL import Image as PaletteImage
 
 from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.errors import UsageError
-from rtseg.frame import VOID, Mask
-from rtseg.labels import LabelSet
+from rtseg.frame import Mask
+from rtseg.labels import VOID, LabelSet
 from rtseg.sinks import PICTURE_SUFFIXES, VIDEO_SUFFIXES, SinkOptions
 from rtseg.sinks.encoding import Encoder
 from rtseg.sinks.pictures import PictureFiles

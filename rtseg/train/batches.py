@@ -21,7 +21,8 @@ from torch.utils.data import Dataset as TorchDataset
 from rtseg.datasets import Sample
 from rtseg.datasets.contract import Table
 from rtseg.errors import DatasetError, RtsegError
-from rtseg.frame import VOID, Image, Mask
+from rtseg.frame import Image, Mask
+from rtseg.labels import VOID
 from rtseg.nets.build import segmentation
 from rtseg.train.options import TrainOptions
 from rtseg.zoo import InputSpec

@@ -16,8 +16,8 @@ from rtseg.datasets.checks import check
 from rtseg.datasets.classes import ClassMap
 from rtseg.datasets.split import describe_split, split_dataset
 from rtseg.errors import DatasetError, DownloadError, ModelError, UsageError
-from rtseg.frame import VOID, Mask
-from rtseg.labels import LabelSet
+from rtseg.frame import Mask
+from rtseg.labels import VOID, LabelSet
 from rtseg.nets import find_model
 from rtseg.nets.build import backbone_weights, build
 from rtseg.nets.state import read_checkpoint

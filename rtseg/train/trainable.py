@@ -18,9 +18,8 @@ from rtseg.backends import parse_device
 from rtseg.datasets import Sample
 from rtseg.datasets.contract import Table
 from rtseg.errors import BackendError, DeviceError, UsageError
-from rtseg.frame import VOID
 from rtseg.gpu import cuda_missing, has_cuda
-from rtseg.labels import LabelSet
+from rtseg.labels import VOID, LabelSet
 from rtseg.metrics import ConfusionMatrix
 from rtseg.nets.build import segmentation
 from rtseg.system import GPU_UNUSED, native_precisions, nvidia_driver
