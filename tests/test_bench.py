@@ -18,6 +18,7 @@ import pytest
 
 from rtseg.backends import open_backend
 from rtseg.backends.stub import StubBackend
+from rtseg.bench import clocks
 from rtseg.bench.clocks import (
     CLOCKS,
     LEAST_PASSES,
@@ -59,7 +60,7 @@ from rtseg.contracts import BackendInfo
 from rtseg.effects import ViewOptions, open_effect
 from rtseg.errors import BackendError, RtsegError, SinkError, UsageError
 from rtseg.measure import batch_of
-from rtseg.nets import find_model
+from rtseg.nets import find_model, flops
 from rtseg.nets.flops import COPIED_BYTES, arithmetic_peak, copy_peak, network_flops, onnx_flops
 from rtseg.segmenter import Segmenter
 from rtseg.sinks import open_sink
@@ -333,7 +334,7 @@ def test_a_live_source_is_no_clip() -> None:
 def test_without_a_clip_the_portrait_becomes_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rtseg.bench.clocks.PORTRAIT_SECONDS", 0.2)
+    monkeypatch.setattr(clocks, "PORTRAIT_SECONDS", 0.2)
     info = clip_info(str(write_portrait(tmp_path)))
     assert (info.width, info.height, info.frame_count) == (1280, 720, 6)
 
@@ -481,7 +482,7 @@ def test_of_several_products_the_best_is_the_peak() -> None:
 
 def test_the_peak_is_that_of_products_or_convolutions_whichever_is_better(monkeypatch) -> None:
     seconds = {2: 0.5, 4: 0.25}  # of a product, which has two axes, and of a convolution
-    monkeypatch.setattr("rtseg.nets.flops._quickest", lambda work, cuda: seconds[work().ndim])
+    monkeypatch.setattr(flops, "_quickest", lambda work, cuda: seconds[work().ndim])
     product, convolution = 2 * 1536**3 / 0.5, 18 * 256**2 * 64**2 / 0.25
     assert arithmetic_peak("cpu", "fp32", 1) == convolution > product
     seconds[4] = 5.0
@@ -502,7 +503,7 @@ def test_copies_are_counted_as_read_and_written(monkeypatch) -> None:
         copied.append(work())
         return 0.5
 
-    monkeypatch.setattr("rtseg.nets.flops._quickest", half_a_second)
+    monkeypatch.setattr(flops, "_quickest", half_a_second)
     assert copy_peak("cpu", 1) == 2 * COPIED_BYTES["cpu"] / 0.5
     assert copied[0].numel() == COPIED_BYTES["cpu"]
     assert copy_peak("mps") is None
@@ -510,8 +511,8 @@ def test_copies_are_counted_as_read_and_written(monkeypatch) -> None:
 
 def test_the_arithmetic_of_a_known_network_is_what_was_published() -> None:
     model = find_model("lraspp_mobilenet_v3_large", weights="random")
-    flops = network_flops(model, (512, 512))
-    assert flops == pytest.approx(3.95e9, rel=0.02)
+    found = network_flops(model, (512, 512))
+    assert found == pytest.approx(3.95e9, rel=0.02)
     assert network_flops(find_model("stub"), SIZE) is None
 
 
