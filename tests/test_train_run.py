@@ -486,12 +486,22 @@ def test_the_moving_average_is_what_is_kept(robo: Path, small: Path, tmp_path: P
 def run_command(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "rtseg", "train", *arguments]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment)
+    return subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=environment,
+        start_new_session=True,
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_ctrl_c_saves_and_leaves_130(robo: Path, small: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_process_group_saves_and_ends_the_run(
+    number: signal.Signals, code: int, robo: Path, small: Path, tmp_path: Path
+) -> None:
     flags = ["--size", "64", "--epochs", "500", "--workers", "2", "-d", "cpu", "--patience", "0"]
     with run_command("--data", str(robo), "-m", str(small), *flags, folder=tmp_path) as process:
         assert process.stderr is not None
@@ -499,10 +509,10 @@ def test_ctrl_c_saves_and_leaves_130(robo: Path, small: Path, tmp_path: Path) ->
         for line in process.stderr:
             lines.append(line)
             if line.startswith("epoch    2"):
-                process.send_signal(signal.SIGINT)
-    assert process.returncode == 130
+                os.killpg(process.pid, number)
+    assert process.returncode == code
     assert "resume   rtseg train --out run --resume\n" in lines
-    assert not [line for line in lines if "Traceback" in line]
+    assert not [line for line in lines if "Traceback" in line or "error" in line]
     folder = RunFolder(tmp_path / "run")
     assert read_checkpoint(folder.best)[0] is not None
     assert folder.curves.exists()

@@ -315,10 +315,14 @@ def one_opencv_thread() -> Iterator[None]:
 
 
 def _init_worker(worker: int) -> None:
-    """In a worker: one thread, and Ctrl-C ignored, which the main process handles."""
+    """In a worker: one thread; signals are ignored, as the main process handles them.
+
+    A worker that dies of a signal to the process group is an error in the main process at any
+    moment, even in the middle of a step. Workers whose main process dies end by themselves.
+    """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def usual_workers(cores: int, images: int) -> int:
