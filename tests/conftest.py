@@ -19,6 +19,10 @@ if not ON_GPU:
     # before anything imports Triton: its kernels are then run by the processor, step by step
     os.environ["TRITON_INTERPRET"] = "1"
 
+# before anything imports torch: its threads that wait for work sleep instead of spinning, which
+# takes the cores from other threads and programs of a test
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 DEVICE = "cuda" if ON_GPU else "cpu"
 
 on_the_device = (
