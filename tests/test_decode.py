@@ -31,9 +31,11 @@ def tied(
     scores: np.ndarray, size: tuple[int, int], where: np.ndarray, *, align_corners: bool = False
 ) -> bool:
     """Whether the two best scores are equal, at float precision, wherever the masks differ."""
-    planes = np.stack([enlarge(plane, size, align_corners=align_corners) for plane in scores])
-    best = np.sort(planes, axis=0)[:, where]
-    return not where.any() or bool(np.allclose(best[-1], best[-2], atol=1e-5))
+    if not where.any():
+        return True
+    planes = [enlarge(plane, size, align_corners=align_corners)[where] for plane in scores]
+    best = np.sort(planes, axis=0)
+    return bool(np.allclose(best[-1], best[-2], atol=1e-5))
 
 
 def random_scores(shape: tuple[int, int, int]) -> np.ndarray:
