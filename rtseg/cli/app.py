@@ -76,9 +76,9 @@ def _dispatch(arguments: Sequence[str], stop: Stop) -> int:
     """Find the verb, read its flags, and run it."""
     from cyclopts import CycloptsError
 
-    from rtseg.cli.commands import build_app, prepare, usage_error
+    from rtseg.cli.commands import build_app, prepare, usage_error, verb_of
 
-    app = build_app(stop)
+    app = build_app(stop, verb_of(arguments))
     tokens = prepare(app, arguments)
     try:
         command, bound, _ = app.parse_args(tokens, print_error=False, exit_on_error=False)

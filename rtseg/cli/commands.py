@@ -11,21 +11,7 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from rtseg._version import __version__
 from rtseg.cli.flags import collect, print_config, takes, with_config
-from rtseg.cli.options import (
-    BENCH,
-    CAMERAS,
-    DEMO,
-    DOCTOR,
-    EVAL,
-    EXPORT,
-    RUN,
-    TRAIN,
-    BenchFlags,
-    DemoFlags,
-    EvalFlags,
-    ExportFlags,
-    Flags,
-)
+from rtseg.cli.options import LAYOUTS, RUN, BenchFlags, DemoFlags, EvalFlags, ExportFlags, Flags
 from rtseg.cli.process import Stop
 from rtseg.errors import SinkError, SourceError, UsageError
 from rtseg.session import keys
@@ -56,62 +42,71 @@ _STDIN = "(standard input)"
 """Stands for a lone "-" while the flags are parsed; where none belongs, an error names it so."""
 
 
-def build_app(stop: Stop) -> App:
-    """The program's verbs; `stop` is what a run listens to."""
+def build_app(stop: Stop, verb: str | None = None) -> App:
+    """The program's verbs.
+
+    Args:
+        stop: what a run listens to.
+        verb: the only one that gets its flags, to start sooner; None gives all of them theirs.
+    """
+
+    def takes_flags_of(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+        return takes(LAYOUTS[name] if verb in (None, name) else ())
+
     app = App(
         name="rtseg", version=__version__, help=HELP, help_epilogue=KEYS, help_format="plaintext"
     )
 
-    @takes(RUN)
+    @takes_flags_of("run")
     def run(**given: Any) -> int:
         """Segment a camera, clip, stream or image, or several at once (the default)."""
         if "input" in given:
             given["input"] = tuple("-" if one == _STDIN else one for one in given["input"])
         return _run(collect(Flags, RUN, with_config(RUN, given)), stop)
 
-    @takes(BENCH)
+    @takes_flags_of("bench")
     def bench(**given: Any) -> int:
         """Time models on backends: model only, pipeline, whole loop; side by side, in rounds."""
         from rtseg.cli.bench import bench
 
-        return bench(collect(BenchFlags, BENCH, given), stop)
+        return bench(collect(BenchFlags, LAYOUTS["bench"], given), stop)
 
-    @takes(EVAL)
+    @takes_flags_of("eval")
     def evaluate(**given: Any) -> int:
         """Measure models on labelled images: IoU per class, mean IoU, and more."""
         from rtseg.cli.eval import evaluate
 
-        return evaluate(collect(EvalFlags, EVAL, given), stop)
+        return evaluate(collect(EvalFlags, LAYOUTS["eval"], given), stop)
 
-    @takes(TRAIN)
+    @takes_flags_of("train")
     def train(**given: Any) -> int:
         """Fine-tune a model on labelled images; needs rtseg[train]."""
         from rtseg.cli.train import train
 
         return train(given, stop)
 
-    @takes(EXPORT)
+    @takes_flags_of("export")
     def export(**given: Any) -> int:
         """Write a model as an ONNX file, and prove that its masks are the same."""
         from rtseg.cli.export import export_file
 
-        return export_file(collect(ExportFlags, EXPORT, given), stop)
+        return export_file(collect(ExportFlags, LAYOUTS["export"], given), stop)
 
-    @takes(CAMERAS)
+    @takes_flags_of("cameras")
     def cameras(*, measure: bool = True, json: bool = False) -> int:
         """List the cameras, their modes and the rate each really gives."""
         from rtseg.cli.cameras import print_cameras
 
         return stop.attend(lambda: print_cameras(measure=measure, as_json=json))
 
-    @takes(DOCTOR)
+    @takes_flags_of("doctor")
     def doctor(*, json: bool = False) -> int:
         """Report what this machine has: versions, devices, providers, display, codecs, cache."""
         from rtseg.cli.doctor import examine
 
         return stop.attend(lambda: examine(as_json=json))
 
-    @takes(DEMO)
+    @takes_flags_of("demo")
     def demo(**given: Any) -> int:
         """Segment an image of a person, panned and zoomed into a clip."""
         from rtseg.cli.demo import run_demo
@@ -168,6 +163,14 @@ def _models_app(stop: Stop) -> App:
     for verb in (show, download, verify):
         app.command(verb)
     return app
+
+
+def verb_of(arguments: Sequence[str]) -> str | None:
+    """The verb whose flags the arguments need; None if all do."""
+    if "--install-completion" in arguments:
+        return None
+    first = arguments[0] if arguments else "run"
+    return first if first in (*LAYOUTS, "models") else "run"
 
 
 def prepare(app: App, arguments: Sequence[str]) -> list[str]:
