@@ -116,8 +116,8 @@ def build_app(stop: Stop, verb: str | None = None) -> App:
     app.default(run)
     app.command(run, name="run")
     app.command(_models_app(stop))
-    for verb in (train, bench, export, cameras, doctor, demo):
-        app.command(verb)
+    for command in (train, bench, export, cameras, doctor, demo):
+        app.command(command)
     app.command(evaluate, name="eval")
     for name in app:
         if not name.startswith("-") and name not in WITH_A_WINDOW:
