@@ -132,6 +132,13 @@ def test_a_file_may_hold_values_as_they_are_typed(capsys: Capture, tmp_path: Pat
     assert (found["scale"], found["mean"]) == (1 / 255, [0.5, 0.5, 0.5])
     assert (found["classes"], found["output"]) == (["a", "b", "c"], ["x.mp4"])
     assert (found["timeout"], found["alpha"]) == (3.0, 0.5)
+    file.write_text("imgsz = 384\nmean = 0.5\nscale = 2\nstart = 3\n")
+    found = config_of(capsys, "--config", str(file))
+    assert (found["imgsz"], found["mean"]) == ([384, 384], [0.5, 0.5, 0.5])
+    assert (found["scale"], found["start"]) == (2.0, 3.0)
+    for wrong in ("imgsz = true", "imgsz = 0", "mean = [1, 2]", "size = 64"):
+        file.write_text(wrong + "\n")
+        assert main(["--config", str(file), "x.mp4", "--print-config"]) == 2
 
 
 def test_standard_input_may_stand_among_other_sources(capsys: Capture) -> None:

@@ -307,7 +307,12 @@ class Flag:
         texts = value if isinstance(value, list) else [value]
         if (self.form or self.is_list) and all(isinstance(text, str) for text in texts):
             return self.parse(texts)
-        return typed(self.names[0], self.hint, value)
+        try:
+            return typed(self.names[0], self.hint, value)
+        except UsageError:
+            if self.form is None or type(value) not in (int, float):
+                raise
+            return self.parse([str(value)])  # one number, where several may be meant
 
 
 @cache
