@@ -183,7 +183,10 @@ def opened_auto() -> Backend:
     return open_backend("auto", find_model(NAME, weights="random"), input_size=SIZE)
 
 
-@pytest.mark.parametrize("architecture", [NAME, "deeplabv3_mobilenet_v3_large"])
+@pytest.mark.parametrize(
+    "architecture",
+    [NAME, pytest.param("deeplabv3_mobilenet_v3_large", marks=pytest.mark.slow)],
+)
 def test_torch_and_onnx_give_the_same_mask(architecture: str) -> None:
     model = find_model(architecture, weights="random")
     masks = []

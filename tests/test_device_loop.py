@@ -160,7 +160,10 @@ class Pictures(Sink):
         self.images.append(rendered.image)
 
 
-@pytest.mark.parametrize("view", ["overlay", "side", "contours", "mask"])
+@pytest.mark.parametrize(
+    "view",
+    ["overlay", "contours", *(pytest.param(v, marks=pytest.mark.slow) for v in ("side", "mask"))],
+)
 def test_every_view_draws_what_it_draws_of_the_processors_scores(view: str) -> None:
     drawn = []
     for keeps in (False, True):

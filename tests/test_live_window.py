@@ -75,6 +75,7 @@ class Program:
             assert self.process.poll() is None, self.process.communicate()[1]
             if seen := look():
                 return seen
+            time.sleep(0.05)  # the program needs the cores more
         raise AssertionError("it was never seen")
 
     def ask(self, *command: str) -> str:

@@ -85,13 +85,16 @@ def test_other_normalisation_and_colour_order() -> None:
     torch.testing.assert_close(enlarged, expected, rtol=0, atol=1e-9)
 
 
-def test_random_weights_are_seeded_usual_in_size_and_leave_the_callers_numbers_alone() -> None:
+@pytest.mark.parametrize("name", [NAME, pytest.param("fcn_resnet50", marks=pytest.mark.slow)])
+def test_random_weights_are_seeded_usual_in_size_and_leave_the_callers_numbers_alone(
+    name: str,
+) -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    first = SeamNetwork(build_random("fcn_resnet50", 5), spec_of("fcn_resnet50"))
+    first = SeamNetwork(build_random(name, 5), spec_of(name))
     assert torch.equal(torch.rand(3), expected)
-    second = SeamNetwork(build_random("fcn_resnet50", 5), spec_of("fcn_resnet50"))
+    second = SeamNetwork(build_random(name, 5), spec_of(name))
     image = pictures((64, 64))
     with torch.no_grad():
         logits = first(image)

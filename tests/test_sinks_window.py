@@ -116,8 +116,17 @@ class Shown:
 
 
 @pytest.mark.needs_display
-@pytest.mark.parametrize("mode", ["write", "idle"])
-@pytest.mark.parametrize("key", ["q", "shift+q", "Escape"])
+@pytest.mark.parametrize(
+    ("key", "mode"),
+    [
+        ("q", "idle"),
+        ("shift+q", "write"),
+        ("Escape", "write"),
+        pytest.param("q", "write", marks=pytest.mark.slow),
+        pytest.param("shift+q", "idle", marks=pytest.mark.slow),
+        pytest.param("Escape", "idle", marks=pytest.mark.slow),
+    ],
+)
 def test_keys_close_it(key, mode, show) -> None:
     shown = show(mode)
     shown.ask("xdotool", "mousemove", "100", "100", "windowfocus", shown.window)
