@@ -16,9 +16,9 @@ from rtseg.errors import RtsegError
 from rtseg.frame import Frame, Segmentation
 from rtseg.labels import palette
 from rtseg.nets import default_model, find_model
-from rtseg.options import Policy
+from rtseg.options import Policy, keeps_newest
 from rtseg.segmenter import Segmenter
-from rtseg.session.engine import Channel, Engine, keeps_newest
+from rtseg.session.engine import Channel, Engine
 from rtseg.session.fastest import open_measured
 from rtseg.session.loop import TICK_SECONDS
 from rtseg.session.loop import stream as stream_source

@@ -25,6 +25,17 @@ ACTIVATIONS = ("none", "logits", "softmax", "sigmoid", "probabilities")
 T = TypeVar("T")
 
 
+def keeps_newest(policy: str, live: bool) -> bool:
+    """Whether newer frames replace unread ones: by default those of live sources.
+
+    Raises:
+        UsageError: there is no such policy.
+    """
+    if policy not in ("auto", "newest", "all"):
+        raise UsageError(f"unknown policy {policy!r}", found="there are auto, newest, all")
+    return live if policy == "auto" else policy == "newest"
+
+
 def option(
     default: Any,
     *,

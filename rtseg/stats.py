@@ -240,6 +240,14 @@ class Stats:
         drops = {"camera": self.missed, "cap": self.capped, **self._lost}
         self.dropped_by = {cause: number for cause, number in drops.items() if number}
 
+    def add_up(self, parts: Iterable[Stats]) -> None:
+        """Make the numbers of frames the sums of those of several sources."""
+        produced, causes = 0, Counter[str]()
+        for stats in parts:
+            produced += stats.produced
+            causes.update(stats.dropped_by)
+        self.produced, self.dropped_by = produced, dict(causes)
+
     def finish(self) -> None:
         """After the last `count`: frames still in flight were dropped by the stop."""
         if left := self.produced - self.shown - self.dropped:

@@ -14,9 +14,9 @@ from rtseg import threads
 from rtseg.contracts import Backend, BackendInfo, Rendered, Sink, Source, SourceInfo
 from rtseg.errors import BackendError, SinkError, SourceError, UsageError
 from rtseg.frame import Frame
+from rtseg.options import keeps_newest
 from rtseg.segmenter import Segmenter
-from rtseg.session import engine
-from rtseg.session.engine import keeps_newest
+from rtseg.session import inference
 from rtseg.session.loop import Control, run, stream
 from rtseg.stats import Stats
 from rtseg.zoo import ModelSpec
@@ -301,7 +301,7 @@ def test_lanes_are_for_files_and_a_live_frame_has_the_network_alone(live, at_onc
 def test_where_cores_are_few_a_live_network_waits_for_the_drawing(
     cores: int, device: str, live: bool, in_turns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "usable_cores", lambda: cores)
+    monkeypatch.setattr(inference, "usable_cores", lambda: cores)
     calls, begun, stretched = [], threading.Condition(), []
 
     def see() -> None:

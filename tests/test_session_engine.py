@@ -18,7 +18,7 @@ from rtseg.contracts import Backend, BackendInfo, Source, SourceInfo
 from rtseg.errors import BackendError, SourceError, UsageError
 from rtseg.frame import Frame
 from rtseg.segmenter import Segmenter
-from rtseg.session import engine as engine_module
+from rtseg.session import sharing
 from rtseg.session.engine import (
     Channel,
     Engine,
@@ -156,7 +156,7 @@ def test_what_all_have_newest_makes_one_batch_and_nobody_is_waited_for() -> None
 def test_sources_do_not_part_into_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two come while the first two are in the network: from then on all four go together, though
     results are taken only a while after the network is free."""
-    monkeypatch.setattr(engine_module, "LINGER_SECONDS", 5.0)
+    monkeypatch.setattr(sharing, "LINGER_SECONDS", 5.0)
     backend, busy, nobody = Echo(batches=True), threading.Event(), threading.Event()
 
     def work() -> None:

@@ -20,9 +20,10 @@ from rtseg.effects import VIEWS
 from rtseg.errors import RtsegError
 from rtseg.files import write_file
 from rtseg.labels import LabelSet
+from rtseg.options import keeps_newest
 from rtseg.segmenter import Segmenter
 from rtseg.session import keys
-from rtseg.session.engine import Channel, add_up, keeps_newest
+from rtseg.session.engine import Channel
 from rtseg.session.grid import Film
 from rtseg.session.loop import summarise
 from rtseg.session.sources import Unopened
@@ -586,7 +587,7 @@ def grid_figures(
     channels: Sequence[Channel], segmenter: Segmenter, totals: Stats
 ) -> dict[str, Any]:
     """What `--metrics` writes: a report for each source, and the figures of all together."""
-    add_up(totals, channels)
+    totals.add_up(channel.stats for channel in channels)
     together = asdict(summarise(channels[0].source, segmenter, totals))
     of_one = ("source", "outages", "hung", "propagated", "keyframes", "network_fps")
     sources = [_of(channel, segmenter) for channel in channels]

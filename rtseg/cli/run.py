@@ -27,9 +27,10 @@ from rtseg.labels import LabelSet
 from rtseg.labels import palette as colours_of
 from rtseg.nets import default_model, find_model, shipped
 from rtseg.nets.weights import weights_path
+from rtseg.options import keeps_newest
 from rtseg.segmenter import Segmenter
 from rtseg.session.controls import Controls, open_controls
-from rtseg.session.engine import Channel, Engine, keeps_newest
+from rtseg.session.engine import Channel, Engine
 from rtseg.session.fastest import open_measured
 from rtseg.session.grid import (
     ByTimestamp,

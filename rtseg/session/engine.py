@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-
 from rtseg.contracts import Source
-from rtseg.errors import RtsegError, UsageError
+from rtseg.errors import RtsegError
 from rtseg.frame import Frame, Segmentation
 from rtseg.segmenter import Pair, Segmenter
-from rtseg.session.inference import TimedPair, inferring, warm_up
-from rtseg.session.sharing import Shared, SharedSegmenter
-from rtseg.stats import Clock, Pace, Stats
-from rtseg.system import usable_cores
+from rtseg.session.inference import crowded, inferring, warm_up
+from rtseg.session.sharing import SharedNetwork, SharedSegmenter
+from rtseg.stats import Pace, Stats
 from rtseg.temporal import TemporalOptions
 from rtseg.threads import Flow, RoundRobin
-
-MANY_CORES = 4
-"""With that many, drawing takes little from a network that runs on all of them."""
-
-LINGER_SECONDS = 0.02
-"""A batch waits at most that long for the results of the last one to be used: otherwise the
-sources split into two groups, each in the network while the other is not."""
-
-
-def keeps_newest(policy: str, live: bool) -> bool:
-    """Whether newer frames replace unread ones: by default those of live sources.
-
-    Raises:
-        UsageError: there is no such policy.
-    """
-    if policy not in ("auto", "newest", "all"):
-        raise UsageError(f"unknown policy {policy!r}", found="there are auto, newest, all")
-    return live if policy == "auto" else policy == "newest"
 
 
 class Result(NamedTuple):
@@ -80,39 +58,28 @@ class Channel:
     error: RtsegError | None = None
 
     def frames(self) -> Iterator[Frame]:
-        """The frames of the source, timed and counted, each at its time if `paced`."""
-        frames = timed(self.source, self.stats)
-        return self._on_time(frames) if self.paced else frames
-
-    def _on_time(self, frames: Iterator[Frame]) -> Iterator[Frame]:
-        clock = self.source.clock
-        pace = Pace(clock)
-        for frame in frames:
-            self.source.wait(pace.seconds_left(frame.pts))
-            yield replace(frame, captured_at=clock.now())
-
-
-def timed(source: Source, stats: Stats) -> Iterator[Frame]:
-    """The frames of a source; times each read, and counts gaps in a live source's numbers."""
-    expected = None
-    since = stats.clock.now()
-    for frame in source:
-        stats.add("capture", stats.clock.now() - since)
-        if source.info.live and expected is not None:
-            stats.missed += max(0, frame.index - expected)
-        expected = frame.index + 1
+        """The frames of the source, each at its time if `paced`; times each read, and counts gaps
+        in a live source's numbers."""
+        source, stats, clock = self.source, self.stats, self.stats.clock
+        pace = Pace(source.clock)
+        expected = None
+        since = clock.now()
+        for frame in source:
+            stats.add("capture", clock.now() - since)
+            if source.info.live and expected is not None:
+                stats.missed += max(0, frame.index - expected)
+            expected = frame.index + 1
+            stats.capped = source.capped
+            if self.paced:
+                source.wait(pace.seconds_left(frame.pts))
+                frame = replace(frame, captured_at=source.clock.now())
+            yield frame
+            since = clock.now()
         stats.capped = source.capped
-        yield frame
-        since = stats.clock.now()
-    stats.capped = source.capped
 
 
 class _Lane:
-    """The threads of one channel: its capture, and its inference.
-
-    Args:
-        alone: whether there is no other source, and the network is its own.
-    """
+    """The threads of one channel: its capture, and its inference."""
 
     def __init__(
         self, number: int, channel: Channel, engine: Engine, ready: RoundRobin[Pair]
@@ -129,9 +96,7 @@ class _Lane:
         self.segmenter, turn = engine.segmenter, None
         if engine.shared is not None:
             newer = channel.newest and not channel.temporal.propagate
-            shared = SharedSegmenter(
-                engine.segmenter, engine.shared, self.frames if newer else None
-            )
+            shared = SharedSegmenter(engine.shared, self.frames if newer else None)
             self.segmenter, turn = shared, shared.turn
         self._inferring = inferring(
             self.frames,
@@ -213,21 +178,16 @@ class Engine:
         self.channels = list(channels)
         self.segmenter = segmenter
         self.crowded = crowded(segmenter)
-        self.shared: Shared[tuple[Frame, Clock], TimedPair] | None = None
-        if shared or len(self.channels) > 1:
-            backend = segmenter.backend
-            lanes = 1 if backend.batches else min(backend.lanes, max(1, len(self.channels)))
-            self.shared = Shared(
-                self._together,
-                width=max(1, len(self.channels)) if backend.batches else 1,
-                lanes=lanes,
-                linger_seconds=0.0 if held else LINGER_SECONDS,
-            )
+        several = shared or len(self.channels) > 1
+        self.shared = SharedNetwork(segmenter, len(self.channels), held=held) if several else None
         self._ready: RoundRobin[Pair] = RoundRobin()
         self._lanes: dict[int, _Lane] = {}
 
     def __enter__(self) -> Engine:
-        self._warm_up()
+        for channel in self.channels:
+            warm_up(channel.temporal)
+        if self.shared is not None:
+            self.shared.warm_up()
         lanes = [self._lane(number) for number in range(len(self.channels))]
         for lane in lanes:
             lane.start()
@@ -251,7 +211,7 @@ class Engine:
             raise ValueError("an engine of one source takes no other; make it with shared=True")
         self.channels.append(channel)
         number = len(self.channels) - 1
-        self.shared.widen(number + 1 if self.segmenter.backend.batches else 1)
+        self.shared.widen(number + 1)
         warm_up(channel.temporal)
         self._lane(number).start()
         return number
@@ -313,25 +273,6 @@ class Engine:
         self._lanes[number] = lane
         return lane
 
-    def _together(self, items: Sequence[tuple[Frame, Clock]]) -> list[TimedPair]:
-        """Frames of several sources through the network in one call."""
-        frames, clocks = zip(*items, strict=True)
-        pairs, preprocess, infer = self.segmenter.together(frames, clocks[0])
-        return [(pair, preprocess, infer) for pair in pairs]
-
-    def _warm_up(self) -> None:
-        """Compile what will run, and run every size of batch that may come: libraries prepare for
-        each size the first time they meet it."""
-        for channel in self.channels:
-            warm_up(channel.temporal)
-        width = len(self.channels) if self.segmenter.backend.batches else 1
-        blank = Frame(np.zeros((*self.segmenter.input_size, 3), np.uint8), 0, 0.0, 0.0)
-        counts = range(2, width + 1)
-        powers = [count for count in counts if count.bit_count() == 1]
-        # a backend that prepares for some sizes serves down to half as many with the same
-        for count in dict.fromkeys((*powers, *reversed(counts))):
-            self.segmenter.together([blank] * count, Clock())
-
     def _note_ends(self) -> None:
         for number, lane in self._lanes.items():
             if lane.channel.ended or not lane.results.over:
@@ -349,21 +290,3 @@ class Engine:
         lane.channel.ended = True
         if self.shared is not None:
             self.shared.gone(lane.segmenter)
-
-
-def crowded(segmenter: Segmenter) -> bool:
-    """Whether the network needs every core, so that drawing beside it would slow both down.
-
-    On two cores drawing takes half of what the network has. One after the other they give as many
-    frames, and each is younger, as neither stage delays the other.
-    """
-    return segmenter.info.device == "cpu" and usable_cores() < MANY_CORES
-
-
-def add_up(totals: Stats, channels: Sequence[Channel]) -> None:
-    """Bring the numbers of frames of all channels together up to date."""
-    totals.produced = sum(channel.stats.produced for channel in channels)
-    causes: Counter[str] = Counter()
-    for channel in channels:
-        causes.update(channel.stats.dropped_by)
-    totals.dropped_by = dict(causes)

@@ -16,11 +16,15 @@ from rtseg.frame import Carried, Frame, Segmentation
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.session.propagation import KeyframeNetwork, carried_live, carried_recorded
 from rtseg.stats import Clock, Stats
+from rtseg.system import usable_cores
 from rtseg.temporal import TemporalOptions
 from rtseg.temporal.idle import IdleDetector
 from rtseg.temporal.keyframes import carry
 from rtseg.temporal.smooth import Smoother
 from rtseg.threads import Flow, Slot, parallel_map
+
+MANY_CORES = 4
+"""With that many, drawing takes little from a network that runs on all of them."""
 
 Turn = Callable[[Frame], AbstractContextManager[Frame]]
 """Waits for a network that several sources share, and gives the newest frame at that moment."""
@@ -115,6 +119,15 @@ def _propagating(
     finally:
         if results.hung:
             stats.hung.append(results.name)
+
+
+def crowded(segmenter: Segmenter) -> bool:
+    """Whether the network needs every core, so that drawing beside it would slow both down.
+
+    On two cores drawing takes half of what the network has. One after the other they give as many
+    frames, and each is younger, as neither stage delays the other.
+    """
+    return segmenter.info.device == "cpu" and usable_cores() < MANY_CORES
 
 
 def warm_up(options: TemporalOptions) -> None:

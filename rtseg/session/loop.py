@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from rtseg.contracts import Effect, Rendered, Sink, Source
-from rtseg.options import Policy
+from rtseg.options import Policy, keeps_newest
 from rtseg.segmenter import Pair, Segmenter
-from rtseg.session.engine import Channel, Engine, Result, add_up, keeps_newest
+from rtseg.session.engine import Channel, Engine, Result
 from rtseg.stats import Pace, Report, Stats
 from rtseg.system import usable_cores
 from rtseg.temporal import TemporalOptions
@@ -161,7 +161,7 @@ class Loop:
         for result in shown:
             self._count(result)
         if self.several:
-            add_up(self.totals, self.engine.channels)
+            self.totals.add_up(channel.stats for channel in self.engine.channels)
         self.on_tick()
 
     def _take(self, result: Result) -> bool:

@@ -8,12 +8,19 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from rtseg.contracts import Backend
 from rtseg.frame import Frame, Image, Segmentation
 from rtseg.labels import LabelSet
 from rtseg.segmenter import Pair, Segmenter
+from rtseg.session.inference import TimedPair
 from rtseg.stats import Clock
 from rtseg.threads import Flow
+
+LINGER_SECONDS = 0.02
+"""A batch waits at most that long for the results of the last one to be used: otherwise the
+sources split into two groups, each in the network while the other is not."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -230,21 +237,53 @@ class SegmenterProxy(Segmenter):
         return self.target.together(frames, clock)
 
 
+class SharedNetwork(Shared[tuple[Frame, Clock], TimedPair]):
+    """The network of several sources: in one batch where it gains by batches, else in turns.
+
+    Args:
+        count: sources to begin with.
+        held: whether results are kept for a while before they are used; no batch waits for them.
+    """
+
+    def __init__(self, segmenter: Segmenter, count: int, *, held: bool = False) -> None:
+        self.segmenter, self.batches = segmenter, segmenter.backend.batches
+        super().__init__(
+            self._together,
+            width=max(1, count) if self.batches else 1,
+            lanes=1 if self.batches else min(segmenter.backend.lanes, max(1, count)),
+            linger_seconds=0.0 if held else LINGER_SECONDS,
+        )
+
+    def warm_up(self) -> None:
+        """Run every size of batch that may come: libraries prepare for each size the first time
+        they meet it."""
+        blank = Frame(np.zeros((*self.segmenter.input_size, 3), np.uint8), 0, 0.0, 0.0)
+        counts = range(2, self._width + 1)
+        powers = [count for count in counts if count.bit_count() == 1]
+        # a backend that prepares for some sizes serves down to half as many with the same
+        for count in dict.fromkeys((*powers, *reversed(counts))):
+            self.segmenter.together([blank] * count, Clock())
+
+    def widen(self, width: int) -> None:
+        """Let that many sources share a batch, if the network gains by batches."""
+        super().widen(width if self.batches else 1)
+
+    def _together(self, items: Sequence[tuple[Frame, Clock]]) -> list[TimedPair]:
+        """Frames of several sources through the network in one call."""
+        frames, clocks = zip(*items, strict=True)
+        pairs, preprocess, infer = self.segmenter.together(frames, clocks[0])
+        return [(pair, preprocess, infer) for pair in pairs]
+
+
 class SharedSegmenter(SegmenterProxy):
     """A segmenter as one of several sources sees it, which take turns in its network.
 
     Args:
-        shared: the network's turns; called with (frame, clock).
         frames: where newer frames may lie when the turn comes; None to keep the frame.
     """
 
-    def __init__(
-        self,
-        target: Segmenter,
-        shared: Shared[tuple[Frame, Clock], tuple[Pair, float, float]],
-        frames: Flow[Frame] | None,
-    ) -> None:
-        super().__init__(target)
+    def __init__(self, shared: SharedNetwork, frames: Flow[Frame] | None) -> None:
+        super().__init__(shared.segmenter)
         self._shared, self._frames = shared, frames
 
     @contextmanager
