@@ -26,7 +26,7 @@ from rtseg.errors import SinkError, UsageError
 from rtseg.labels import VOC
 from rtseg.sinks import SinkOptions, open_sink, video
 from rtseg.sinks.encoding import CONTAINERS, Timeline
-from rtseg.sinks.video import Muxer, count_frames
+from rtseg.sinks.muxing import Muxer, count_frames
 from rtseg.sources import open_source
 
 RATES = [

@@ -19,7 +19,7 @@ from rtseg.errors import UsageError
 from rtseg.frame import Frame
 from rtseg.sinks import SinkOptions
 from rtseg.system import usable_cores
-from rtseg.yuv import BT601, LIMITED, i420, luma
+from rtseg.yuv import BT601, LIMITED, Tags, i420, luma, output_tags
 
 JITTER_SECONDS = 0.00105
 """Containers that count milliseconds (Matroska, FLV) round a frame's time, and the first's."""
@@ -146,8 +146,8 @@ CONTAINERS = {
 
 def find_encoder(
     suffix: str, codec: str | None, crf: int | None, *, alpha: bool = False
-) -> tuple[Encoder, dict[str, str]]:
-    """The encoder for a container, and its options.
+) -> Encoder:
+    """The encoder for a container, with its options.
 
     Args:
         alpha: whether it must keep an alpha channel.
@@ -172,12 +172,17 @@ def find_encoder(
             found=f"this FFmpeg ({av.__version__}) lacks {ENCODERS[name].library}",
         )
     encoder = encoders[name]
-    return encoder, {**encoder.options, **_quality(name, encoder, crf)}
+    return replace(encoder, options={**encoder.options, **_quality(name, encoder, crf)})
 
 
 def check_video(path: Path, options: SinkOptions, alpha: bool) -> None:
     """Raise UsageError if a video cannot be encoded so."""
     find_encoder(path.suffix.lower(), options.codec, options.crf, alpha=alpha)
+
+
+def colour_tags(encoder: Encoder, info: SourceInfo) -> Tags:
+    """Those of the source; JPEG has BT.601 only."""
+    return output_tags(None if encoder.pix_fmt.startswith("yuvj") else info.colour_tags)
 
 
 def no_alpha(where: str) -> UsageError:

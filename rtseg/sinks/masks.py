@@ -44,10 +44,7 @@ class MaskSink(Sink):
         self._video: VideoFile | None = None
         self._files: PictureFiles | None = None
         if suffix in LOSSLESS and not path.is_dir():
-            encoder = LOSSLESS[suffix]
-            self._video = VideoFile(
-                path, info, encoder, encoder.options, overwrite=options.overwrite
-            )
+            self._video = VideoFile(path, info, LOSSLESS[suffix], overwrite=options.overwrite)
         elif suffix in VIDEO_SUFFIXES or (suffix in PICTURE_SUFFIXES and suffix != ".png"):
             raise UsageError(
                 f"cannot write masks to {path}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
 from collections import deque
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,25 @@ from numpy.typing import NDArray
 from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.draw import letterbox
 from rtseg.errors import SinkError
-from rtseg.files import OutputFile, cannot_write, reason
+from rtseg.files import OutputFile, cannot_write
 from rtseg.frame import Frame
 from rtseg.labels import LabelSet
 from rtseg.sinks import SinkOptions
-from rtseg.sinks.audio import AUDIO_ERRORS, Audio
-from rtseg.sinks.encoding import CONTAINERS, Encoder, Timeline, find_encoder, video_frame
+from rtseg.sinks.encoding import (
+    CONTAINERS,
+    Encoder,
+    Timeline,
+    colour_tags,
+    find_encoder,
+    video_frame,
+)
+from rtseg.sinks.muxing import AUDIO_ERRORS, WRITE_ERRORS, Audio, Muxer, count_frames
 from rtseg.stats import Clock
 from rtseg.text import counted
 from rtseg.threads import Writer
-from rtseg.yuv import FULL, LIMITED, Tags, output_tags
-
-WRITE_ERRORS = (av.FFmpegError, OSError)
 
 SIZE_ERRORS = (ValueError, av.error.ExternalError, NotImplementedError)
 """What encoders raise for a size that they do not support."""
-
-LOOKAHEAD = 32
-"""Frames that an encoder takes, at these settings, before the first packet comes out."""
 
 
 class VideoSink(Sink):
@@ -50,8 +50,8 @@ class VideoSink(Sink):
         self._encoder_for = path.suffix.lower(), options.codec, options.crf
         self._alpha: bool | None = None  # whether the file has an alpha channel
         self._flattened = 0
-        encoder, settings = find_encoder(*self._encoder_for)
-        self._file = VideoFile(path, info, encoder, settings, overwrite=options.overwrite)
+        encoder = find_encoder(*self._encoder_for)
+        self._file = VideoFile(path, info, encoder, overwrite=options.overwrite)
         if options.audio != "none" and info.media is not None and not info.live:
             self._file.audio = Audio(info.media, info.media_start)
 
@@ -66,7 +66,7 @@ class VideoSink(Sink):
         transparent = rendered.picture.shape[2] == 4
         if self._alpha is None:
             if transparent:
-                self._file.set_encoder(*find_encoder(*self._encoder_for, alpha=True))
+                self._file.encoder = find_encoder(*self._encoder_for, alpha=True)
             self._alpha = transparent
         self._flattened += transparent and not self._alpha
         self._file.add(rendered.picture if self._alpha else rendered.image, rendered.frame)
@@ -94,22 +94,15 @@ class VideoFile:
     constant rate (AVI) repeats an image across a gap and leaves out those that come too fast.
 
     Attributes:
+        encoder: may be replaced before the first image.
         frames: images encoded.
         audio: added to the file; set before the first image.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        info: SourceInfo,
-        encoder: Encoder,
-        settings: dict[str, str],
-        *,
-        overwrite: bool,
-    ) -> None:
+    def __init__(self, path: Path, info: SourceInfo, encoder: Encoder, *, overwrite: bool) -> None:
         self._target = OutputFile(path, overwrite=overwrite)
         self._container = CONTAINERS[path.suffix.lower()]
-        self._info, self._encoder, self._settings = info, encoder, settings
+        self._info, self.encoder = info, encoder
         self._timeline = Timeline(info)
         self._time_base = self._timeline.time_base
         if not self._container.variable:
@@ -124,10 +117,6 @@ class VideoFile:
         self.frames = 0
         self.audio: Audio | None = None
 
-    def set_encoder(self, encoder: Encoder, settings: dict[str, str]) -> None:
-        """Use another encoder; before the first image."""
-        self._encoder, self._settings = encoder, settings
-
     def add(self, image: NDArray[np.uint8], frame: Frame) -> None:
         """Encode (H, W, 3) uint8 BGR, (H, W, 4) BGRA or (H, W) indices at the time of `frame`.
 
@@ -138,7 +127,9 @@ class VideoFile:
             self._size = image.shape[0], image.shape[1]
         # converted here: the image may be a buffer that its owner fills again
         fitted = letterbox(image, self._size)
-        picture = video_frame(fitted, self._encoder.pix_fmt, self._colour_tags[0])
+        picture = video_frame(
+            fitted, self.encoder.pix_fmt, colour_tags(self.encoder, self._info)[0]
+        )
         self._thread.put((picture, self._timeline.tick(frame), self._timeline.end))
 
     def encoded(self) -> Iterator[float]:
@@ -207,7 +198,15 @@ class VideoFile:
 
     def _open(self, width: int, height: int) -> Muxer:
         try:
-            return self._start(width, height)
+            return Muxer(
+                self._target.part,
+                self.encoder,
+                self._info,
+                (width, height),
+                self._timeline.rate,
+                self._time_base,
+                self.audio,
+            )
         except AUDIO_ERRORS as error:
             if self.audio:  # the container may refuse the audio alone
                 self.audio.drop(error)
@@ -216,37 +215,9 @@ class VideoFile:
                 raise
             raise SinkError(
                 f"cannot write {self._target.path}",
-                found=f"{self._encoder.library} does not support {width}x{height}",
+                found=f"{self.encoder.library} does not support {width}x{height}",
                 do="Try another --codec or suffix, or write pictures: frames_%06d.png",
             ) from error
-
-    def _start(self, width: int, height: int) -> Muxer:
-        """Write the header, with a video stream and those of the audio."""
-        encoder, suffix = self._encoder, self._target.path.suffix.lower()
-        output = av.open(
-            str(self._target.part), "w", container_options=dict(self._container.options)
-        )
-        stream: Any = output.add_stream(encoder.library, rate=self._timeline.rate)
-        context = stream.codec_context
-        stream.width, stream.height, stream.pix_fmt = width, height, encoder.pix_fmt
-        context.options, context.bit_rate = dict(self._settings), encoder.bit_rate
-        context.time_base = stream.time_base = self._time_base
-        context.sample_aspect_ratio = self._info.sample_aspect_ratio
-        if encoder.library == "libx265" and suffix in (".mp4", ".mov"):
-            context.codec_tag = "hvc1"  # Apple's players require it
-        if encoder.pix_fmt.startswith("yuv"):
-            context.colorspace, context.color_primaries, context.color_trc = self._colour_tags
-            context.color_range = FULL if encoder.pix_fmt.startswith("yuvj") else LIMITED
-        if self.audio:
-            self.audio.add_to(output, self._container)
-        output.start_encoding()
-        return Muxer(output, stream, self._time_base, self.audio)
-
-    @property
-    def _colour_tags(self) -> Tags:
-        """Those of the source; JPEG has BT.601 only."""
-        jpeg = self._encoder.pix_fmt.startswith("yuvj")
-        return output_tags(None if jpeg else self._info.colour_tags)
 
     def _close(self) -> None:
         if self._closed:
@@ -286,82 +257,3 @@ class VideoFile:
         except SinkError as error:
             return error.do or error.found
         return f"The {self.frames} frames until then are in it." if self.frames else ""
-
-
-def count_frames(path: Path) -> int:
-    """Number of frames of a video, counted by reading it; 0 if it has no video stream.
-
-    Raises:
-        SinkError: it cannot be opened as a video.
-    """
-    try:
-        with av.open(str(path)) as container:
-            packets = container.demux(video=0) if container.streams.video else ()
-            return sum(1 for packet in packets if packet.size)
-    except WRITE_ERRORS as error:
-        raise SinkError(
-            f"what was written cannot be read back: {reason(error)}", do=f"It is kept as {path}."
-        ) from error
-
-
-class Muxer:
-    """Encodes pictures and writes the packets with their durations, interleaved with audio.
-
-    Args:
-        output: the open `av` container, its header written.
-        stream: its video stream.
-        time_base: seconds per tick.
-    """
-
-    def __init__(self, output: Any, stream: Any, time_base: Fraction, audio: Audio | None) -> None:
-        self._output, self._stream = output, stream
-        self._time_base, self._audio = time_base, audio
-        self._held: Any = None  # a packet is written once the next is known, and so its duration
-        self._frames = self._bytes = 0
-
-    def encode(self, picture: Any, tick: int) -> Iterable[Any]:
-        """Give the encoder an `av.VideoFrame`; returns the packets that come out."""
-        picture.pts, picture.time_base = tick, self._time_base
-        packets: Iterable[Any] = self._stream.encode(picture)
-        self._frames += 1
-        return packets
-
-    def mux(self, packets: Iterable[Any]) -> None:
-        """Write packets of the video, and the audio that is due with them."""
-        for packet in packets:
-            if self._held is not None:
-                self._held.duration = packet.pts - self._held.pts
-                self._write(self._held)
-            self._held = packet
-
-    def bytes_to_finish(self) -> int:
-        """Bytes that `finish` may write: frames still in the encoder, and the index."""
-        mean = self._bytes // max(1, self._frames - LOOKAHEAD)
-        return LOOKAHEAD * mean + 64 * self._frames
-
-    def finish(self, end: int) -> None:
-        """Write what is left: packets, the last of which ends at tick `end`, audio, the index."""
-        self.mux(self._stream.encode(None))
-        if self._held is not None:
-            self._held.duration = end - self._held.pts
-            self._write(self._held)
-            self._held = None
-        if self._audio is not None:
-            self._write_audio(self._audio.rest(Fraction(end) * self._time_base))
-        self._output.close()
-
-    def _write(self, packet: Any) -> None:
-        due = (packet.pts + packet.duration) * self._time_base
-        self._bytes += packet.size
-        self._output.mux(packet)
-        if self._audio is not None:
-            self._write_audio(self._audio.until(due))
-
-    def _write_audio(self, packets: Iterable[Any]) -> None:
-        for packet in packets:
-            try:
-                self._output.mux(packet)
-            except ValueError as error:  # the container refuses the packet; not a full disk
-                assert self._audio is not None
-                self._audio.drop(error)
-                return

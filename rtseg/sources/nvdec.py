@@ -24,7 +24,7 @@ REMEDY = "Leave out --decoder nvdec to decode it on the CPU"
 
 
 class NvdecPlayer:
-    """A `rtseg.sources.video.Player` whose images are `rtseg.decode.device.DevicePicture`.
+    """A `rtseg.sources.capture.Player` whose images are `rtseg.decode.device.DevicePicture`.
 
     FFmpeg drives the GPU's decoder in torch's CUDA context, so that an image is copied once, within
     the GPU's memory.

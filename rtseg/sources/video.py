@@ -5,27 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
-
-import cv2
 
 from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError
-from rtseg.frame import Frame, Image, Picture
-from rtseg.sources.capture import network_params, open_capture
+from rtseg.frame import Frame
+from rtseg.sources.capture import open_player
 from rtseg.sources.options import SourceOptions
-from rtseg.sources.probe import (
-    display_name,
-    missing_bytes,
-    not_a_video,
-    packet_times,
-    probe,
-    shown_count,
-)
+from rtseg.sources.probe import display_name, missing_bytes, packet_times, probe, shown_count
 from rtseg.stats import Clock
-
-DECODE_TRIES = 8
-"""Reads that must fail before a file counts as ended: after damage, more frames may come."""
 
 SEEK_AHEAD_SECONDS = 1.0
 """A seek aims this much before the start; the frames between are decoded and dropped."""
@@ -151,80 +138,3 @@ class VideoSource(Source):
 
     def _release(self) -> None:
         self._player.release()
-
-
-class Player(Protocol):
-    """An open video, at its first image; images come upright.
-
-    Attributes:
-        turned: whether they are rotated by 90 or 270 degrees for that.
-        note: to be shown to the user; "" for nothing.
-    """
-
-    turned: bool
-    note: str
-
-    def read(self) -> Picture | None:
-        """The next image that can be decoded; None at the end."""
-
-    def position(self) -> float:
-        """Time of the last image in seconds; the time of the first may be any."""
-
-    def seek(self, seconds: float) -> None:
-        """Continue with an image at or before `seconds` from the first one, or near there."""
-
-    def release(self) -> None:
-        """Close the file."""
-
-
-class OpenCVPlayer:
-    """Decodes on the CPU.
-
-    Raises:
-        SourceError: OpenCV has no decoder for it.
-    """
-
-    note = ""
-
-    def __init__(self, target: str, timeout: float) -> None:
-        params = network_params(timeout) if "://" in target else {}
-        params.pop(cv2.CAP_PROP_N_THREADS, None)
-        capture = open_capture(target, cv2.CAP_FFMPEG, params)
-        if capture is None:
-            raise not_a_video(target, "no decoder for it")
-        self._capture = capture
-        self.turned = capture.get(cv2.CAP_PROP_ORIENTATION_META) in (90, 270)
-
-    def read(self) -> Image | None:
-        """As `Player`; OpenCV reports damage like the end."""
-        for _ in range(DECODE_TRIES):
-            good, image = self._capture.read()
-            if good:
-                return image
-        return None
-
-    def position(self) -> float:
-        """As `Player`."""
-        return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
-
-    def seek(self, seconds: float) -> None:
-        """As `Player`."""
-        self._capture.set(cv2.CAP_PROP_POS_MSEC, seconds * 1000)
-
-    def release(self) -> None:
-        """As `Player`."""
-        self._capture.release()
-
-
-def open_player(target: str, options: SourceOptions) -> Player:
-    """The player that `options.decoder` names, without a fallback.
-
-    Raises:
-        SourceError: it cannot decode this file.
-        DeviceError: NVDEC was requested, and there is none.
-    """
-    if options.decoder == "opencv":
-        return OpenCVPlayer(target, options.timeout)
-    from rtseg.sources.nvdec import NvdecPlayer
-
-    return NvdecPlayer(target, options)

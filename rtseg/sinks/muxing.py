@@ -1,8 +1,10 @@
-"""Audio of the source's file or stream, copied or re-encoded into the file written from it."""
+"""What a video file consists of: encoded pictures, and the audio of the source's file or stream,
+copied or re-encoded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +16,16 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
-from rtseg.sinks.encoding import Container
+from rtseg.contracts import SourceInfo
+from rtseg.errors import SinkError
+from rtseg.files import reason
+from rtseg.sinks.encoding import CONTAINERS, Container, Encoder, colour_tags
+from rtseg.yuv import FULL, LIMITED
+
+WRITE_ERRORS = (av.FFmpegError, OSError)
+
+LOOKAHEAD = 32
+"""Frames that an encoder takes, at these settings, before the first packet comes out."""
 
 AUDIO_ERRORS = (av.FFmpegError, OSError, ValueError, IndexError)
 """What FFmpeg and PyAV raise for tracks that a container cannot hold."""
@@ -31,6 +42,118 @@ SEEK_FROM_SECONDS = 2.0
 
 TIMEOUT_SECONDS = 10.0
 """Without a byte from a URL for this long, its audio is dropped."""
+
+
+class Muxer:
+    """A video file being written: encodes pictures, and interleaves their packets with audio.
+
+    Args:
+        path: the file, whose suffix is one of `CONTAINERS`.
+        info: of the source, whose pixel shape and colours the file has.
+        size: (width, height) of the pictures.
+        rate: nominal frames per second.
+        time_base: seconds per tick.
+
+    Raises:
+        av.FFmpegError, OSError, ValueError: the encoder refuses the size, or the container the
+            audio.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        encoder: Encoder,
+        info: SourceInfo,
+        size: tuple[int, int],
+        rate: Fraction,
+        time_base: Fraction,
+        audio: Audio | None,
+    ) -> None:
+        suffix = path.suffix.lower()
+        container = CONTAINERS[suffix]
+        output = av.open(str(path), "w", container_options=dict(container.options))
+        stream: Any = output.add_stream(encoder.library, rate=rate)
+        (stream.width, stream.height), stream.pix_fmt = size, encoder.pix_fmt
+        context = stream.codec_context
+        context.options, context.bit_rate = dict(encoder.options), encoder.bit_rate
+        context.time_base = stream.time_base = time_base
+        context.sample_aspect_ratio = info.sample_aspect_ratio
+        if encoder.library == "libx265" and suffix in (".mp4", ".mov"):
+            context.codec_tag = "hvc1"  # Apple's players require it
+        if encoder.pix_fmt.startswith("yuv"):
+            tags = colour_tags(encoder, info)
+            context.colorspace, context.color_primaries, context.color_trc = tags
+            context.color_range = FULL if encoder.pix_fmt.startswith("yuvj") else LIMITED
+        if audio:
+            audio.add_to(output, container)
+        output.start_encoding()
+        self._output, self._stream = output, stream
+        self._time_base, self._audio = time_base, audio
+        self._held: Any = None  # a packet is written once the next is known, and so its duration
+        self._frames = self._bytes = 0
+
+    def encode(self, picture: Any, tick: int) -> Iterable[Any]:
+        """Give the encoder an `av.VideoFrame`; returns the packets that come out."""
+        picture.pts, picture.time_base = tick, self._time_base
+        packets: Iterable[Any] = self._stream.encode(picture)
+        self._frames += 1
+        return packets
+
+    def mux(self, packets: Iterable[Any]) -> None:
+        """Write packets of the video, and the audio that is due with them."""
+        for packet in packets:
+            if self._held is not None:
+                self._held.duration = packet.pts - self._held.pts
+                self._write(self._held)
+            self._held = packet
+
+    def bytes_to_finish(self) -> int:
+        """Bytes that `finish` may write: frames still in the encoder, and the index."""
+        mean = self._bytes // max(1, self._frames - LOOKAHEAD)
+        return LOOKAHEAD * mean + 64 * self._frames
+
+    def finish(self, end: int) -> None:
+        """Write what is left: packets, the last of which ends at tick `end`, audio, the index."""
+        self.mux(self._stream.encode(None))
+        if self._held is not None:
+            self._held.duration = end - self._held.pts
+            self._write(self._held)
+            self._held = None
+        if self._audio is not None:
+            self._write_audio(self._audio.rest(Fraction(end) * self._time_base))
+        self._output.close()
+
+    def _write(self, packet: Any) -> None:
+        due = (packet.pts + packet.duration) * self._time_base
+        self._bytes += packet.size
+        self._output.mux(packet)
+        if self._audio is not None:
+            self._write_audio(self._audio.until(due))
+
+    def _write_audio(self, packets: Iterable[Any]) -> None:
+        for packet in packets:
+            try:
+                self._output.mux(packet)
+            except ValueError as error:  # the container refuses the packet; not a full disk
+                assert self._audio is not None
+                self._audio.drop(error)
+                return
+
+
+def count_frames(path: Path) -> int:
+    """Number of frames of a video, counted by reading it; 0 if it has no video stream.
+
+    Raises:
+        SinkError: it cannot be opened as a video.
+    """
+    try:
+        with av.open(str(path)) as container:
+            packets = container.demux(video=0) if container.streams.video else ()
+            return sum(1 for packet in packets if packet.size)
+    except WRITE_ERRORS as error:
+        raise SinkError(
+            f"what was written cannot be read back: {reason(error)}", do=f"It is kept as {path}."
+        ) from error
 
 
 class Audio:
