@@ -23,6 +23,11 @@ def has_cuda() -> bool:
         return torch.cuda.is_available()
 
 
+def has_gpu() -> bool:
+    """Whether torch can use a GPU here, NVIDIA's or Apple's."""
+    return has_cuda() or torch.backends.mps.is_available()
+
+
 def cuda_missing(number: int) -> str:
     """Why CUDA device `number` cannot be used; "" when it can."""
     if torch.version.cuda is None and torch.version.hip is None:

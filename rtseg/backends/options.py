@@ -1,4 +1,4 @@
-"""The table of backends, and how a network is run; imports no library."""
+"""The table of backends, what each can run, and how a network is run; imports no library."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
 from importlib.util import find_spec
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rtseg.errors import UsageError
 from rtseg.options import ACTIVATIONS, COLOUR_ORDERS, LAYOUTS, check, option
+from rtseg.system import gpu_is_likely
+
+if TYPE_CHECKING:
+    from rtseg.zoo import Model
 
 
 @dataclass(frozen=True)
@@ -272,6 +276,56 @@ def backend_on(family: str, format: str) -> str:
     """The first backend that runs a `Model.format` on a family of devices; else "onnx"."""
     fitting = (n for n, k in BACKENDS.items() if family in k.devices and format in k.formats)
     return next(fitting, "onnx")
+
+
+def default_backend(model: Model, family: str) -> str:
+    """What "auto" stands for, without measuring anything."""
+    if model.format == "none":
+        return "stub"
+    if family not in ("auto", "cpu", "cuda"):
+        return backend_on(family, model.format)
+    # importing torch to ask for a GPU takes two seconds
+    if model.format == "onnx" or family == "cpu" or not gpu_is_likely():
+        return "onnx"
+    from rtseg.gpu import has_gpu
+
+    return "torch" if has_gpu() else "onnx"
+
+
+def check_backend(name: str, model: Model, options: BackendOptions) -> None:
+    """Raise UsageError for a network, device or precision that the backend does not take.
+
+    A backend of the CPU alone is not refused for its device: it runs there with a note.
+    """
+    kind = BACKENDS[name]
+    if model.format not in kind.formats:
+        fitting = [other for other, row in BACKENDS.items() if model.format in row.formats]
+        raise UsageError(
+            f"backend {name} for {model.spec.name}",
+            found=f"{name} cannot load it; {', '.join(fitting)} can",
+            do=f"Use --backend {fitting[0]}, or auto",
+        )
+    if kind.devices != ("cpu",):
+        _check_value("device", options.family, name, {n: k.devices for n, k in BACKENDS.items()})
+    precisions = {n: k.precisions for n, k in BACKENDS.items()}
+    _check_value("precision", options.precision, name, precisions)
+    if not kind.installed:
+        raise UsageError(
+            f"the {name} backend was requested",
+            found=f"{kind.module} is not installed",
+            do=f"Install it: {kind.install}",
+        )
+
+
+def _check_value(what: str, value: str, name: str, table: Mapping[str, tuple[str, ...]]) -> None:
+    if value in ("auto", *table[name]):
+        return
+    others = [other for other, values in table.items() if value in values and other != "stub"]
+    raise UsageError(
+        f"{what} {value} for the {name} backend",
+        found=f"it has {', '.join(table[name])}",
+        do=f"Use --backend {others[0]}, or another {what}",
+    )
 
 
 def package_versions() -> dict[str, str]:

@@ -31,11 +31,6 @@ FRAMES_AT_ONCE = 8
 """Frames of a recording in one batch on a GPU."""
 
 
-def has_gpu() -> bool:
-    """Whether torch can use a GPU here."""
-    return has_cuda() or torch.backends.mps.is_available()
-
-
 class TorchBackend(Backend):
     """One network in eager PyTorch, channels last.
 

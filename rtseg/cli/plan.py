@@ -15,8 +15,9 @@ from rtseg.effects import ViewOptions
 from rtseg.errors import SinkError, UsageError
 from rtseg.files import cannot_write, check_new, check_parent, check_replaceable
 from rtseg.labels import palette
-from rtseg.sinks import find_kind, is_folder, is_many, split_prefix
+from rtseg.sinks import find_kind, split_prefix
 from rtseg.sinks.display import display_available
+from rtseg.sinks.options import is_folder, is_many
 from rtseg.sources import SourceOptions, file_stem, source_kind
 from rtseg.text import distinct
 

@@ -187,23 +187,6 @@ def enlarge(plane: F32, size: tuple[int, int], *, align_corners: bool = False) -
     return rows[:, left] * (1 - weight_x) + rows[:, right] * weight_x
 
 
-def cell_at(
-    scores: Scores, size: tuple[int, int], x: int, y: int, *, align_corners: bool = False
-) -> tuple[Scores, F32]:
-    """The four samples around one pixel of `size` (height, width), and their weights in it.
-
-    Returns:
-        (C, 2, 2) float32, and (2, 2) float32 that sum to 1.
-    """
-    tops, weights_y = axis(scores.shape[1], size[0], align_corners)
-    lefts, weights_x = axis(scores.shape[2], size[1], align_corners)
-    rows = np.minimum(tops[y] + np.arange(2), scores.shape[1] - 1)
-    columns = np.minimum(lefts[x] + np.arange(2), scores.shape[2] - 1)
-    across = np.array([1 - weights_x[x], weights_x[x]])
-    down = np.array([1 - weights_y[y], weights_y[y]])
-    return scores[:, rows[:, None], columns], np.outer(down, across).astype(np.float32)
-
-
 def axis(small: int, large: int, align_corners: bool) -> tuple[I32, F32]:
     """For each of `large` pixels: the sample before it among `small`, and the next one's weight."""
     # float32, in torch's order of operations: ties fall the same way

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.contracts import Rendered
-from rtseg.decode import cell_at
+from rtseg.decode import F32, Scores, axis
 from rtseg.frame import Segmentation
 from rtseg.stats import Clock
 
@@ -51,7 +51,7 @@ def class_at(segmentation: Segmentation, x: int, y: int) -> PointedClass:
     Args:
         x, y: column and row of the frame.
     """
-    corners, weights = cell_at(
+    corners, weights = _cell_at(
         segmentation.scores, segmentation.size, x, y, align_corners=segmentation.align_corners
     )
     scores = (corners * weights).sum((1, 2))
@@ -91,3 +91,20 @@ def _margins(corners: NDArray[np.float32], index: int) -> NDArray[np.float32]:
     top = others.max(0)
     rest = top + np.log(np.exp(others - top).sum(0))
     return np.asarray(corners[index] - rest, np.float32)
+
+
+def _cell_at(
+    scores: Scores, size: tuple[int, int], x: int, y: int, *, align_corners: bool = False
+) -> tuple[Scores, F32]:
+    """The four samples around one pixel of `size` (height, width), and their weights in it.
+
+    Returns:
+        (C, 2, 2) float32, and (2, 2) float32 that sum to 1.
+    """
+    tops, weights_y = axis(scores.shape[1], size[0], align_corners)
+    lefts, weights_x = axis(scores.shape[2], size[1], align_corners)
+    rows = np.minimum(tops[y] + np.arange(2), scores.shape[1] - 1)
+    columns = np.minimum(lefts[x] + np.arange(2), scores.shape[2] - 1)
+    across = np.array([1 - weights_x[x], weights_x[x]])
+    down = np.array([1 - weights_y[y], weights_y[y]])
+    return scores[:, rows[:, None], columns], np.outer(down, across).astype(np.float32)

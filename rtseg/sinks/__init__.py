@@ -6,46 +6,35 @@ A new sink is one file with a class, and one row of `SINKS`.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rtseg.errors import UsageError
+from rtseg.sinks.options import (
+    VIDEO_SUFFIXES,
+    SinkOptions,
+    pictures_path,
+    stdout_path,
+    video_path,
+    virtual_path,
+)
 
 if TYPE_CHECKING:
     from rtseg.contracts import Sink, SourceInfo
     from rtseg.labels import LabelSet
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
-NUMBER = re.compile(r"%0?\d*d")
-"""The field of a numbered pattern, `frames_%06d.png`."""
-
-
-@dataclass(frozen=True)
-class SinkOptions:
-    """How to write.
-
-    Attributes:
-        overwrite: Replace existing files.
-        codec: Video codec: h264, hevc, vp9, vp8, mjpeg, ffv1 or prores.
-        crf: Video quality; lower means better quality and a larger file.
-        audio: copy keeps the source's audio, none drops it.
-        rle: Include COCO run-length masks in the JSON lines.
-        title: Window title.
-        pix_fmt: Pixel format of raw frames.
-    """
-
-    overwrite: bool = False
-    codec: str | None = None
-    crf: int | None = None
-    audio: Literal["copy", "none"] = "copy"
-    rle: bool = False
-    title: str = "rtseg"
-    pix_fmt: str = "bgr24"
+__all__ = [
+    "SINKS",
+    "SinkKind",
+    "SinkOptions",
+    "find_kind",
+    "open_sink",
+    "split_prefix",
+    "target_help",
+]
 
 
 def _no_match(target: str) -> Path | None:
@@ -99,39 +88,10 @@ class SinkKind:
             _resolve(self.checker)(path, options, alpha)
 
 
-def is_folder(target: str) -> bool:
-    """Whether a target means a folder: it ends in a slash, or is one."""
-    return target.endswith(("/", "\\")) or (bool(target) and Path(target).is_dir())
-
-
-def is_many(path: Path) -> bool:
-    """Whether a path means several files: a folder, or a numbered pattern."""
-    folder = path.is_dir() or (not path.suffix and not path.exists())
-    return folder or NUMBER.search(path.name) is not None
-
-
-def _match_video(target: str) -> Path | None:
-    path = Path(target)
-    return path if path.suffix.lower() in VIDEO_SUFFIXES and not is_folder(target) else None
-
-
-def _match_pictures(target: str) -> Path | None:
-    path = Path(target)
-    return path if is_folder(target) or path.suffix.lower() in PICTURE_SUFFIXES else None
-
-
-def _match_stdout(target: str) -> Path | None:
-    return Path(target) if target == "-" else None
-
-
-def _match_virtual(target: str) -> Path | None:
-    return Path() if target == "virtual" else None
-
-
 SINKS: dict[str, SinkKind] = {
     "video": SinkKind(
         "rtseg.sinks.video:VideoSink",
-        match=_match_video,
+        match=video_path,
         help="out" + " ".join(VIDEO_SUFFIXES),
         is_file=True,
         options=frozenset({"codec", "crf", "audio"}),
@@ -139,7 +99,7 @@ SINKS: dict[str, SinkKind] = {
     ),
     "pictures": SinkKind(
         "rtseg.sinks.pictures:PictureSink",
-        match=_match_pictures,
+        match=pictures_path,
         help="folder/, frames_%06d.png",
         is_file=True,
         many_files=True,
@@ -148,7 +108,7 @@ SINKS: dict[str, SinkKind] = {
     ),
     "raw": SinkKind(
         "rtseg.sinks.raw:RawSink",
-        match=_match_stdout,
+        match=stdout_path,
         help="- (raw)",
         is_file=True,
         options=frozenset({"pix_fmt"}),
@@ -156,7 +116,7 @@ SINKS: dict[str, SinkKind] = {
     ),
     "virtual": SinkKind(
         "rtseg.sinks.virtual:VirtualSink",
-        match=_match_virtual,
+        match=virtual_path,
         prefix=True,
         help="virtual[:DEVICE] (a virtual camera)",
         is_watched=True,
@@ -196,7 +156,10 @@ SINKS: dict[str, SinkKind] = {
 
 
 def open_sink(
-    target: str, info: SourceInfo, labels: LabelSet, options: SinkOptions = SinkOptions()
+    target: str,
+    info: SourceInfo,
+    labels: LabelSet,
+    options: SinkOptions = SinkOptions(),  # noqa: B008 - frozen
 ) -> Sink:
     """Open the sink that `target` names, for frames of the source that `info` describes.
 
@@ -253,12 +216,3 @@ def split_prefix(target: str) -> tuple[str, str]:
 def target_help() -> str:
     """The forms of target that `-o` takes."""
     return ", ".join(kind.help for kind in SINKS.values() if kind.help)
-
-
-def opaque(place: str) -> UsageError:
-    """The error for frames with alpha and a place where no format could hold it."""
-    return UsageError(
-        f"a transparent background in {place}",
-        found="it cannot hold transparency",
-        do="Give a colour, as --background '#00b140'",
-    )

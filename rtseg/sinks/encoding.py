@@ -17,7 +17,7 @@ from rtseg.contracts import SourceInfo
 from rtseg.draw import even
 from rtseg.errors import UsageError
 from rtseg.frame import Frame
-from rtseg.sinks import SinkOptions
+from rtseg.sinks.options import SinkOptions
 from rtseg.system import usable_cores
 from rtseg.yuv import BT601, LIMITED, Tags, i420, luma, output_tags
 

@@ -11,7 +11,7 @@ from rtseg.figures import check_suffix, new_figure, plain_text, show_image
 from rtseg.files import OutputFile, cannot_write
 from rtseg.frame import Image, Segmentation
 from rtseg.labels import Colour, LabelSet
-from rtseg.sinks import SinkOptions
+from rtseg.sinks.options import SinkOptions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,7 +15,7 @@ from rtseg.errors import UsageError
 from rtseg.files import OutputFile, cannot_write, discard_output
 from rtseg.frame import Mask
 from rtseg.labels import LabelSet
-from rtseg.sinks import SinkOptions
+from rtseg.sinks.options import SinkOptions
 
 SUFFIXES = (".jsonl", ".json", ".ndjson")
 

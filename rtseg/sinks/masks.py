@@ -12,8 +12,8 @@ from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.errors import UsageError
 from rtseg.frame import Mask
 from rtseg.labels import VOID, LabelSet
-from rtseg.sinks import PICTURE_SUFFIXES, VIDEO_SUFFIXES, SinkOptions
 from rtseg.sinks.encoding import Encoder
+from rtseg.sinks.options import PICTURE_SUFFIXES, VIDEO_SUFFIXES, SinkOptions
 from rtseg.sinks.pictures import PictureFiles
 from rtseg.sinks.video import VideoFile
 

@@ -14,8 +14,8 @@ from rtseg.errors import SinkError, UsageError
 from rtseg.files import atomic, cannot_write, check_new, check_parent
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
-from rtseg.sinks import NUMBER, PICTURE_SUFFIXES, SinkOptions
 from rtseg.sinks.encoding import no_alpha
+from rtseg.sinks.options import NUMBER, PICTURE_SUFFIXES, SinkOptions
 from rtseg.text import counted
 
 JPEG_QUALITY = 95

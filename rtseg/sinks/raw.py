@@ -16,7 +16,7 @@ from rtseg.errors import UsageError
 from rtseg.files import cannot_write, discard_output
 from rtseg.frame import Image
 from rtseg.labels import LabelSet
-from rtseg.sinks import SinkOptions, opaque
+from rtseg.sinks.options import SinkOptions, opaque
 
 PIXEL_FORMATS: dict[str, Callable[[Image], Any]] = {
     "bgr24": lambda image: image,

@@ -18,7 +18,6 @@ from rtseg.errors import SinkError
 from rtseg.files import OutputFile, cannot_write
 from rtseg.frame import Frame
 from rtseg.labels import LabelSet
-from rtseg.sinks import SinkOptions
 from rtseg.sinks.encoding import (
     CONTAINERS,
     Encoder,
@@ -28,6 +27,7 @@ from rtseg.sinks.encoding import (
     video_frame,
 )
 from rtseg.sinks.muxing import AUDIO_ERRORS, WRITE_ERRORS, Audio, Muxer, count_frames
+from rtseg.sinks.options import SinkOptions
 from rtseg.stats import Clock
 from rtseg.text import counted
 from rtseg.threads import Writer

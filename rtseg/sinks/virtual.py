@@ -15,7 +15,7 @@ from rtseg.draw import banner, even, letterbox
 from rtseg.errors import SinkError, UsageError
 from rtseg.frame import Image
 from rtseg.labels import LabelSet
-from rtseg.sinks import SinkOptions, opaque
+from rtseg.sinks.options import SinkOptions, opaque
 from rtseg.text import counted
 
 DEFAULT_RATE = 30.0

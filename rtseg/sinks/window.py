@@ -17,7 +17,6 @@ from rtseg.errors import SinkError
 from rtseg.frame import Image
 from rtseg.labels import LabelSet
 from rtseg.matte import over_checkerboard
-from rtseg.sinks import SinkOptions
 from rtseg.sinks.display import (
     Screen,
     display_available,
@@ -25,6 +24,7 @@ from rtseg.sinks.display import (
     has_own_qt,
     prepare_qt,
 )
+from rtseg.sinks.options import SinkOptions
 
 Point = tuple[float, float]
 """(x, y) in 0..1, from the left and from the top of the finished image."""

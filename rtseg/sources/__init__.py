@@ -5,15 +5,24 @@ A new source is one file with a class, and one row of `SOURCES`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtseg.errors import SourceError, UsageError
-from rtseg.sources.options import SourceOptions, check_decoder, public_name
+from rtseg.errors import UsageError
+from rtseg.sources.options import (
+    SourceOptions,
+    address_stem,
+    camera_stem,
+    check_decoder,
+    is_camera,
+    is_pictures,
+    is_stdin,
+    is_video,
+    path_stem,
+)
 
 if TYPE_CHECKING:
     from rtseg.contracts import Source
@@ -29,8 +38,6 @@ __all__ = [
     "source_kind",
     "target_help",
 ]
-
-GLOB = re.compile(r"[*?\[]")
 
 
 def _no_match(target: str) -> bool:
@@ -73,95 +80,41 @@ class SourceKind:
         return bool(colon and scheme.lower() in self.schemes) or self.match(target)
 
 
-def _match_video(target: str) -> bool:
-    return not _is_address(target)
-
-
-def _match_pictures(target: str) -> bool:
-    from rtseg.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, is_image
-
-    if _is_address(target):
-        return False
-    path = Path(target)
-    try:
-        path.stat()
-    except FileNotFoundError:
-        pass
-    except OSError as error:  # the name is too long, a folder is closed
-        raise SourceError(
-            f"cannot open {target}", found=(error.strerror or str(error)).lower()
-        ) from error
-    named_so = path.suffix.lower() in IMAGE_SUFFIXES | HEIF_SUFFIXES
-    if path.is_file():
-        return named_so or (not path.suffix and is_image(path))
-    return named_so or path.is_dir() or target.endswith(("/", "\\")) or bool(GLOB.search(target))
-
-
-def _match_camera(target: str) -> bool:
-    return target.isdecimal() or target.startswith(("/dev/video", "/dev/v4l/"))
-
-
-def _match_stdin(target: str) -> bool:
-    return target == "-"
-
-
-def _is_address(target: str) -> bool:
-    return re.match(r"[a-z][\w+.-]*://", target, re.IGNORECASE) is not None
-
-
-def _path_stem(target: str) -> str:
-    return _as_name(Path(target).stem) or "source"
-
-
-def _camera_stem(target: str) -> str:
-    number = target.removeprefix("/dev/video")
-    return f"camera_{number}" if number.isdecimal() else Path(target).name
-
-
-def _address_stem(target: str) -> str:
-    address = public_name(target).partition("://")[2].partition("?")[0]
-    return _as_name(address.rpartition("@")[2])
-
-
-def _as_name(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", text).strip("_")
-
-
 SOURCES: dict[str, SourceKind] = {
     "video": SourceKind(
         "rtseg.sources.video:VideoSource",
-        match=_match_video,
+        match=is_video,
         help="video",
         options=frozenset({"decoder"}),
         is_path=True,
-        stem=_path_stem,
+        stem=path_stem,
     ),
     "pictures": SourceKind(
         "rtseg.sources.pictures:PictureSource",
-        match=_match_pictures,
+        match=is_pictures,
         help="picture, folder, glob",
         options=frozenset({"fps"}),
         is_path=True,
         is_pictures=True,
-        stem=_path_stem,
+        stem=path_stem,
     ),
     "camera": SourceKind(
         "rtseg.sources.camera:CameraSource",
-        match=_match_camera,
+        match=is_camera,
         help="camera number",
         options=frozenset({"width", "height", "fps", "fourcc"}),
-        stem=_camera_stem,
+        stem=camera_stem,
     ),
     "stream": SourceKind(
         "rtseg.sources.stream:open_stream",
         schemes=frozenset("rtsp rtsps rtmp rtmps http https udp rtp tcp srt".split()),
         help="address",
         options=frozenset({"decoder"}),
-        stem=_address_stem,
+        stem=address_stem,
     ),
     "stdin": SourceKind(
         "rtseg.sources.raw:RawSource",
-        match=_match_stdin,
+        match=is_stdin,
         help="- (raw frames on stdin)",
         options=frozenset({"size", "pix_fmt", "fps"}),
         is_piped=True,

@@ -1,15 +1,17 @@
-"""How a source is opened and what is taken from it."""
+"""How a source is opened, what is taken from it, and what a target names."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
-from rtseg.errors import UsageError
+from rtseg.errors import SourceError, UsageError
 from rtseg.options import check, flag, option
 
 MAX_SIDE = 32768
+GLOB = re.compile(r"[*?\[]")
 PIX_FMTS = ("bgr24", "rgb24", "gray", "yuv420p", "nv12")
 """Pixel formats of raw frames."""
 
@@ -108,3 +110,68 @@ def public_name(address: str) -> str:
     name = re.sub(rf"^([\w+]+://[^/?#@:]*):{port}.*@(?=[^@/?#]*(?:[/?#]|$))", r"\1@", address)
     secret = r"((?:^|[?&])[^=&]*(?:pass|pwd|token|secret|key|auth|sig)[^=&]*=)[^&#]*"
     return re.sub(secret, r"\1***", name, flags=re.IGNORECASE)
+
+
+def is_video(target: str) -> bool:
+    """Whether a target is the path of a file, which may be a video."""
+    return not _is_address(target)
+
+
+def is_pictures(target: str) -> bool:
+    """Whether a target is a picture, a folder or a glob.
+
+    Raises:
+        SourceError: it is a path that cannot be looked up.
+    """
+    from rtseg.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, is_image
+
+    if _is_address(target):
+        return False
+    path = Path(target)
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # the name is too long, a folder is closed
+        raise SourceError(
+            f"cannot open {target}", found=(error.strerror or str(error)).lower()
+        ) from error
+    named_so = path.suffix.lower() in IMAGE_SUFFIXES | HEIF_SUFFIXES
+    if path.is_file():
+        return named_so or (not path.suffix and is_image(path))
+    return named_so or path.is_dir() or target.endswith(("/", "\\")) or bool(GLOB.search(target))
+
+
+def is_camera(target: str) -> bool:
+    """Whether a target is a camera: its number, or its device."""
+    return target.isdecimal() or target.startswith(("/dev/video", "/dev/v4l/"))
+
+
+def is_stdin(target: str) -> bool:
+    """Whether a target is standard input."""
+    return target == "-"
+
+
+def _is_address(target: str) -> bool:
+    return re.match(r"[a-z][\w+.-]*://", target, re.IGNORECASE) is not None
+
+
+def path_stem(target: str) -> str:
+    """What files written from a path are called: "clip"."""
+    return _as_name(Path(target).stem) or "source"
+
+
+def camera_stem(target: str) -> str:
+    """What files written from a camera are called: "camera_0"."""
+    number = target.removeprefix("/dev/video")
+    return f"camera_{number}" if number.isdecimal() else Path(target).name
+
+
+def address_stem(target: str) -> str:
+    """What files written from an address are called: "host_stream"."""
+    address = public_name(target).partition("://")[2].partition("?")[0]
+    return _as_name(address.rpartition("@")[2])
+
+
+def _as_name(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", text).strip("_")
