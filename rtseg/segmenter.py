@@ -20,6 +20,9 @@ from rtseg.zoo import ModelSpec
 Pair = tuple[Frame, Segmentation]
 """A segmentation always travels with the frame it came from."""
 
+TimedPair = tuple[Pair, float, float]
+"""A pair, and the seconds of preparing its frame and of running the network on it."""
+
 
 class Segmenter:
     """Segments single images or streams of frames with one network.

@@ -1,8 +1,7 @@
 """All threads of rtseg: "run this iterable over there, let me iterate it here".
 
-`Flow` is one producer and one reader; `RoundRobin` reads several flows; `Slot` hands one item to a
-producer. `Writer` is the reverse of a flow, and `parallel_map` a map over several threads. Nothing
-else in rtseg starts a thread.
+`Flow` is one producer and one reader; `Slot` hands one item to a producer. `Writer` is the reverse
+of a flow, and `parallel_map` a map over several threads. Nothing else in rtseg starts a thread.
 """
 
 from __future__ import annotations
@@ -215,42 +214,6 @@ class Flow(Generic[T]):
             if self._in_step:
                 self._changed.wait_for(lambda: self._stopped or self._goes_on)
             return not self._stopped
-
-
-class RoundRobin(Generic[T]):
-    """Reads several flows in one thread: at most one item of each flow at a time."""
-
-    def __init__(self) -> None:
-        self._flows: dict[int, Flow[T]] = {}
-        self._changed = threading.Condition()
-
-    def add(self, number: int, flow: Flow[T]) -> None:
-        """Read a flow too; it must not run yet."""
-        flow.share(self._changed)
-        with self._changed:
-            self._flows[number] = flow
-
-    def remove(self, number: int) -> None:
-        """Read a flow no longer."""
-        with self._changed:
-            del self._flows[number]
-
-    def take(self, seconds: float) -> list[tuple[int, T]]:
-        """Items that are there, with the numbers of their flows; empty if none comes in time.
-
-        Waits for at most `seconds`, and not at all once every flow is over.
-        """
-        taken: list[tuple[int, T]] = []
-        with self._changed:
-            self._changed.wait_for(lambda: self._fill(taken) or self._over(), seconds)
-        return taken
-
-    def _over(self) -> bool:
-        return all(flow.over for flow in self._flows.values())
-
-    def _fill(self, taken: list[tuple[int, T]]) -> bool:
-        taken += [(n, item) for n, f in self._flows.items() if (item := f.take()) is not None]
-        return bool(taken)
 
 
 class Slot(Generic[T]):

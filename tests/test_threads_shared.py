@@ -9,8 +9,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from rtseg.session.sharing import Shared, Stopped
-from rtseg.threads import Flow, RoundRobin
+from rtseg.session.sharing import RoundRobin, Shared, Stopped
+from rtseg.threads import Flow
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from rtseg.errors import RtsegError
 from rtseg.frame import Frame, Segmentation
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.session.inference import crowded, inferring, warm_up
-from rtseg.session.sharing import SharedNetwork, SharedSegmenter
+from rtseg.session.sharing import RoundRobin, SharedNetwork, SharedSegmenter
 from rtseg.stats import Pace, Stats
 from rtseg.temporal import TemporalOptions
-from rtseg.threads import Flow, RoundRobin
+from rtseg.threads import Flow
 
 
 class Result(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 
 from rtseg.errors import RtsegError
 from rtseg.frame import Carried, Frame, Segmentation
-from rtseg.segmenter import Pair, Segmenter
+from rtseg.segmenter import Pair, Segmenter, TimedPair
 from rtseg.session.propagation import KeyframeNetwork, carried_live, carried_recorded
 from rtseg.stats import Clock, Stats
 from rtseg.system import usable_cores
@@ -28,9 +28,6 @@ MANY_CORES = 4
 
 Turn = Callable[[Frame], AbstractContextManager[Frame]]
 """Waits for a network that several sources share, and gives the newest frame at that moment."""
-
-TimedPair = tuple[Pair, float, float]
-"""A pair, and the seconds of preparing its frame and of running the network on it."""
 
 
 @contextmanager

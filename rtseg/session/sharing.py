@@ -1,4 +1,7 @@
-"""One network for several sources, whose threads use it in fair turns or in one batch."""
+"""What the threads of a session share: one network, in fair turns or in one batch, and one reader.
+
+None of this starts a thread, see `rtseg.threads`.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,7 @@ import numpy as np
 from rtseg.contracts import Backend
 from rtseg.frame import Frame, Image, Segmentation
 from rtseg.labels import LabelSet
-from rtseg.segmenter import Pair, Segmenter
-from rtseg.session.inference import TimedPair
+from rtseg.segmenter import Pair, Segmenter, TimedPair
 from rtseg.stats import Clock
 from rtseg.threads import Flow
 
@@ -24,6 +26,42 @@ sources split into two groups, each in the network while the other is not."""
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class RoundRobin(Generic[T]):
+    """Reads several flows in one thread: at most one item of each flow at a time."""
+
+    def __init__(self) -> None:
+        self._flows: dict[int, Flow[T]] = {}
+        self._changed = threading.Condition()
+
+    def add(self, number: int, flow: Flow[T]) -> None:
+        """Read a flow too; it must not run yet."""
+        flow.share(self._changed)
+        with self._changed:
+            self._flows[number] = flow
+
+    def remove(self, number: int) -> None:
+        """Read a flow no longer."""
+        with self._changed:
+            del self._flows[number]
+
+    def take(self, seconds: float) -> list[tuple[int, T]]:
+        """Items that are there, with the numbers of their flows; empty if none comes in time.
+
+        Waits for at most `seconds`, and not at all once every flow is over.
+        """
+        taken: list[tuple[int, T]] = []
+        with self._changed:
+            self._changed.wait_for(lambda: self._fill(taken) or self._over(), seconds)
+        return taken
+
+    def _over(self) -> bool:
+        return all(flow.over for flow in self._flows.values())
+
+    def _fill(self, taken: list[tuple[int, T]]) -> bool:
+        taken += [(n, item) for n, f in self._flows.items() if (item := f.take()) is not None]
+        return bool(taken)
 
 
 class Stopped(Exception):  # noqa: N818 - an end, not an error
