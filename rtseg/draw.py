@@ -16,11 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.decode import BlendTable, blend_table, paint, start_painting
+from rtseg.decode import ONE, PERIOD, BlendTable, paint, start_painting
 from rtseg.frame import Image, Mask
 from rtseg.labels import VOID, Colour, LabelSet
-
-__all__ = ["BlendTable", "blend_table"]
 
 Bgr = tuple[int, int, int]
 Corner = Literal["top left", "top right", "bottom left", "bottom right", "centre"]
@@ -100,6 +98,19 @@ def even(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if not (bottom or right):
         return image
     return cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+
+
+def blend_table(colours: NDArray[np.uint8], alphas: NDArray[np.float64]) -> BlendTable:
+    """A table that mixes each class's colour into the image with the class's alpha.
+
+    Args:
+        colours: (256, 3) uint8 BGR.
+        alphas: (256,) float in 0..1: 0 leaves the image as it is, 1 replaces it, exactly.
+    """
+    parts = np.rint(alphas * ONE).astype(np.int32)
+    offset = colours.astype(np.int32) * parts[:, np.newaxis] + ONE // 2
+    repeated = np.tile(offset, (1, PERIOD // 3))
+    return BlendTable((ONE - parts).astype(np.float32), repeated.astype(np.float32))
 
 
 def overlay_table(labels: LabelSet, alpha: float) -> BlendTable:

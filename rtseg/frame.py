@@ -129,7 +129,7 @@ class Segmentation:
         size: (height, width) of the frame, and so of the mask.
         kind: of the scores; both decode alike, they differ in `probability`.
         selected: classes to keep; the others become background, or VOID if there is none.
-        align_corners: where the scores lie on the frame; see `decode_mask`.
+        align_corners: where the scores lie on the frame; see `rtseg.decode.decode`.
         carried: where the scores come from, if the network did not see this very frame.
 
     Attributes:
@@ -174,15 +174,8 @@ class Segmentation:
         return self._like(selected=selected)
 
     def _like(self, **others: Any) -> Segmentation:
-        same = {
-            "scores": self.scores,
-            "labels": self.labels,
-            "size": self.size,
-            "kind": self.kind,
-            "selected": self.selected,
-            "align_corners": self.align_corners,
-            "carried": self.carried,
-        }
+        names = ("scores", "labels", "size", "kind", "selected", "align_corners", "carried")
+        same = {name: getattr(self, name) for name in names}
         return Segmentation(**{**same, **others})
 
     @cached_property
@@ -203,11 +196,11 @@ class Segmentation:
     @cached_property
     def counts(self) -> NDArray[np.int64]:
         """(256,) int64: number of pixels of the mask with each value."""
-        from rtseg.decode import count_pixels
+        from rtseg.decode import NOTHING, paint
 
         mask = self.mask  # decoding it counts as well
         counted: NDArray[np.int64] | None = self.__dict__.get("counts")
-        return count_pixels(mask) if counted is None else counted
+        return paint(mask, NOTHING) if counted is None else counted
 
     def over(
         self, picture: Picture, table: BlendTable, canvas: Image | None = None, left: int = 0
@@ -256,17 +249,15 @@ class Segmentation:
         self, held: HeldScores, table: BlendTable, canvas: Image | None, left: int
     ) -> Image:
         """The mask drawn on the device, over the frame that is there already."""
+        from rtseg.decode import start_painting
+
         kept = self.labels.lookup_table(self.selected)
         drawn = held.over(kept, table, align_corners=self.align_corners)
         self.__dict__["counts"], self._fetch_mask = drawn.counts, drawn.mask
         if canvas is None and left == 0:
             image: Image = drawn.image
             return image
-        height, width = self.size
-        if canvas is None:
-            canvas = np.empty((height, left + width, 3), np.uint8)
-        canvas[:, left : left + width] = drawn.image
-        return canvas
+        return start_painting(drawn.image, table, canvas, left)[1]
 
     @cached_property
     def shares(self) -> dict[int, float]:
@@ -300,8 +291,7 @@ class Segmentation:
         return (0.5 * (1.0 + np.tanh(0.5 * margin))).astype(np.float32)
 
     def __repr__(self) -> str:
-        held = self.scores if self._held is None else self._held
-        classes, height, width = held.shape
+        classes, height, width = self.given.shape
         return (
             f"<Segmentation {self.size[1]}x{self.size[0]} of {classes} classes, "
             f"decoded from {width}x{height}>"

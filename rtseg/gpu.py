@@ -23,9 +23,18 @@ def has_cuda() -> bool:
         return torch.cuda.is_available()
 
 
-def has_gpu() -> bool:
-    """Whether torch can use a GPU here, NVIDIA's or Apple's."""
-    return has_cuda() or torch.backends.mps.is_available()
+def best_device() -> str:
+    """The family of devices that torch runs fastest on here: "cuda", "mps" or "cpu"."""
+    return "cuda" if has_cuda() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def device_missing(family: str, number: int) -> str:
+    """Why device `number` of a family cannot be used; "" when it can."""
+    if family == "cuda":
+        return cuda_missing(number)
+    if family == "mps" and not torch.backends.mps.is_available():
+        return f"torch {torch.__version__} finds no Apple GPU"
+    return ""
 
 
 def cuda_missing(number: int) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.contracts import Backend
-from rtseg.decode import decode_mask
+from rtseg.decode import decode
 from rtseg.draw import resized
 from rtseg.errors import RtsegError
 from rtseg.frame import Image, Mask
@@ -79,7 +79,7 @@ def backend_agreement(backend: Backend, reference: Backend, batches: Sequence[Ba
     align = reference.spec.align_corners
 
     def mask(one: Backend, batch: Batch) -> Mask:
-        return decode_mask(one(batch)[0], (batch.shape[1], batch.shape[2]), align_corners=align)
+        return decode(one(batch)[0], (batch.shape[1], batch.shape[2]), align_corners=align)[0]
 
     return mask_agreement((mask(backend, batch), mask(reference, batch)) for batch in batches)
 

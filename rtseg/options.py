@@ -1,4 +1,5 @@
-"""What all options are made of: a field that knows its choices and its range, and one check.
+"""What options and tables are made of: a field that knows its choices and its range, one check, and
+what a row imports.
 
 Options are frozen dataclasses. One line per field, under "Attributes" of the class, is both its
 documentation and its text in `--help`; see `rtseg.cli.flags`.
@@ -10,6 +11,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import field, fields
 from functools import cache
+from importlib import import_module
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from rtseg.errors import UsageError
@@ -23,6 +25,12 @@ ACTIVATIONS = ("none", "logits", "softmax", "sigmoid", "probabilities")
 """What a network file that does not describe itself may be told to have."""
 
 T = TypeVar("T")
+
+
+def imported(place: str) -> Any:
+    """What "module:name" stands for, as rows of tables have it; imports the module."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
 
 
 def keeps_newest(policy: str, live: bool) -> bool:

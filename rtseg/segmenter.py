@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import cv2
@@ -14,7 +14,7 @@ from rtseg.draw import resized
 from rtseg.frame import Frame, HeldScores, Image, Segmentation
 from rtseg.labels import LabelSet
 from rtseg.matte.refine import Refined, warm_up
-from rtseg.stats import Clock, Stats
+from rtseg.stats import Clock
 from rtseg.zoo import ModelSpec
 
 Pair = tuple[Frame, Segmentation]
@@ -25,7 +25,7 @@ TimedPair = tuple[Pair, float, float]
 
 
 class Segmenter:
-    """Segments single images or streams of frames with one network.
+    """Segments images and frames with one network.
 
     Args:
         backend: the network, loaded and warm; closed with the segmenter.
@@ -82,17 +82,6 @@ class Segmenter:
         (scores,) = self.backend(self._batch([image])) if segment is None else segment([image])
         segmentation = self._segmentation(scores, (image.shape[0], image.shape[1]))
         return Refined(segmentation, image) if self.refine else segmentation
-
-    def stream(self, frames: Iterable[Frame], stats: Stats | None = None) -> Iterator[Pair]:
-        """Segment frames one after another, as they come, and pair each with its result, which
-        `finished` completes.
-        """
-        stats = stats or Stats()
-        for frame in frames:
-            (pair,), preprocess, infer = self.together((frame,), stats.clock)
-            stats.add("preprocess", preprocess)
-            stats.add("infer", infer)
-            yield pair
 
     def finished(self, pair: Pair) -> Pair:
         """The pair as it is shown, once nothing more is done to its scores."""

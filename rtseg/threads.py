@@ -11,8 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,6 +34,9 @@ class Flow(Generic[T]):
         in_step: begin the next item only after the reader called `go_on` for the last one.
         name: of the thread, for debugging.
         interrupt: called once on stop, from the reader's thread; makes `items` end soon.
+
+    Attributes:
+        error: what the producer raised, for readers that `take` instead of iterating.
     """
 
     def __init__(
@@ -63,14 +65,9 @@ class Flow(Generic[T]):
         self._held = False
         self._goes_on = False
         self._ended = False
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
         # a daemon: a driver that never returns must not keep the process alive
         self._thread = threading.Thread(target=self._produce, name=f"rtseg-{name}", daemon=True)
-
-    @property
-    def discarded(self) -> int:
-        """Items that were unread when the flow was stopped."""
-        return self.produced - self.delivered - self.replaced
 
     @property
     def hung(self) -> bool:
@@ -81,11 +78,6 @@ class Flow(Generic[T]):
     def over(self) -> bool:
         """Whether nothing more will come: the producer has ended and every item was read."""
         return self._stopped or (self._ended and not self._buffer)
-
-    @property
-    def error(self) -> BaseException | None:
-        """What the producer raised, for readers that `take` instead of iterating."""
-        return self._error
 
     def take(self) -> T | None:
         """The next item if there is one, else None; does not wait."""
@@ -143,8 +135,8 @@ class Flow(Generic[T]):
                 if item is None and (self._stopped or self._ended):
                     break
             yield item
-        if self._error is not None and not self._stopped:
-            raise self._error
+        if self.error is not None and not self._stopped:
+            raise self.error
 
     def share(self, condition: threading.Condition) -> None:
         """Notify this condition of every change; only before the flow runs."""
@@ -178,7 +170,7 @@ class Flow(Generic[T]):
                 if not self._put(item):
                     break
         except BaseException as error:  # handed to the reader, whatever it is
-            self._error = error
+            self.error = error
         finally:
             self._close_items()
             with self._changed:
@@ -192,7 +184,7 @@ class Flow(Generic[T]):
             if close is not None:
                 close()
         except BaseException as error:
-            self._error = self._error or error
+            self.error = self.error or error
 
     def _put(self, item: T) -> bool:
         """Hand over one item; False once nobody reads any more."""
@@ -347,8 +339,3 @@ def parallel_map(
             raise failure
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def lock() -> AbstractContextManager[Any]:
-    """A `with` that lets in one thread at a time."""
-    return threading.Lock()

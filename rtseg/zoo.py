@@ -67,7 +67,7 @@ class ModelSpec:
         parameters: in millions.
         output_name: the output of a foreign ONNX file to read; "" is its first.
         output_layout: layout of that output.
-        align_corners: whether the corner scores lie on the corner pixels; see `decode_mask`.
+        align_corners: whether the corner scores lie on the corner pixels, see `decode`.
     """
 
     name: str

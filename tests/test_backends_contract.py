@@ -14,7 +14,7 @@ from rtseg.backends import BACKENDS, open_backend, ort
 from rtseg.backends.base import fit_size
 from rtseg.backends.ort import OnnxBackend
 from rtseg.contracts import Backend
-from rtseg.decode import decode_mask
+from rtseg.decode import decode
 from rtseg.errors import BackendError, DeviceError, ModelError, UsageError
 from rtseg.frame import Frame
 from rtseg.nets import find_model
@@ -194,7 +194,7 @@ def test_torch_and_onnx_give_the_same_mask(architecture: str) -> None:
         backend = open_backend(name, model, input_size=(160, 224), device="cpu")
         assert "random weights" in backend.info.notes[0]
         masks.append(
-            [decode_mask(backend(pictures(1, (160, 224), s))[0], (480, 640)) for s in (1, 2)]
+            [decode(backend(pictures(1, (160, 224), s))[0], (480, 640))[0] for s in (1, 2)]
         )
     assert len(np.unique(masks[0])) > 2
     assert np.mean(np.array(masks[0]) == np.array(masks[1])) >= 0.9999

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from rtseg.backends import open_backend
 from rtseg.backends.base import InputEncoder
-from rtseg.decode import decode_mask
+from rtseg.decode import decode
 from rtseg.errors import DeviceError, ModelError, UsageError
 from rtseg.labels import PERSON, VOC
 from rtseg.nets import find_model
@@ -88,7 +88,7 @@ def test_real_networks_run_with_their_sidecars(data: Path, tmp_path: Path, name:
     if model.spec.output == "probabilities":
         assert scores.min() > -1e-3
         np.testing.assert_allclose(scores.sum(1), 1, atol=1e-3)
-    mask = decode_mask(scores[0], (512, 512))
+    mask = decode(scores[0], (512, 512))[0]
     person = model.spec.labels.index("person")
     assert 0.25 < (mask == person).mean() < 0.65
     assert mask[120, 230] == mask[330, 150] == person  # her face, her suit

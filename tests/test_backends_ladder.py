@@ -24,6 +24,7 @@ from rtseg.errors import ModelError, UsageError
 from rtseg.frame import Frame, Picture
 from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
+from rtseg.session.inference import one_by_one
 from rtseg.stats import ManualClock, Stats
 from rtseg.zoo import MODELS
 
@@ -236,7 +237,7 @@ def test_frames_that_stay_on_a_device_count_by_the_time_it_took() -> None:
     backend.attend(stats)
     picture = np.zeros((72, 128, 3), np.uint8)
     frames = [Frame(picture, index, index / 30, 0.0) for index in range(2 * WINDOW)]
-    pairs = list(Segmenter(backend).stream(iter(frames), stats))
+    pairs = list(one_by_one(iter(frames), Segmenter(backend), stats))
     sizes = [segmentation.scores.shape[1:] for _, segmentation in pairs]
     assert (sizes[0], sizes[-1]) == ((48, 84), (30, 54))
     assert dict(stats.inputs) == {

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtseg.decode import count_pixels, decode, decode_mask, enlarge
+from rtseg.decode import NOTHING, decode, enlarge, paint
 from rtseg.draw import blend, overlay_table
 from rtseg.frame import Segmentation
 from rtseg.labels import VOC, LabelSet
@@ -72,7 +72,7 @@ def checkerboard(shape: tuple[int, int, int]) -> np.ndarray:
 )
 def test_equals_the_full_computation(make, shape, size, align_corners) -> None:
     scores = make(shape)
-    wrong = decode_mask(scores, size, align_corners=align_corners) != full(
+    wrong = decode(scores, size, align_corners=align_corners)[0] != full(
         scores, size, align_corners=align_corners
     )
     assert wrong.mean() <= 1e-4
@@ -88,24 +88,24 @@ def test_equals_the_full_computation(make, shape, size, align_corners) -> None:
 )
 def test_any_size(classes, small, size, seed) -> None:
     scores = np.random.default_rng(seed).normal(size=(classes, *small)).astype(np.float32)
-    assert tied(scores, size, decode_mask(scores, size) != full(scores, size))
+    assert tied(scores, size, decode(scores, size)[0] != full(scores, size))
 
 
 def test_a_class_that_wins_at_no_corner_can_win_inside() -> None:
     scores = np.array([[[1.0, 0.0]], [[0.0, 1.0]], [[0.9, 0.9]]], np.float32)
-    mask = decode_mask(scores, (1, 100))
+    mask = decode(scores, (1, 100))[0]
     assert set(np.unique(mask)) == {0, 1, 2}
     assert (mask == full(scores, (1, 100))).all()
 
 
 def test_ties_go_to_the_lower_class() -> None:
-    assert (decode_mask(np.zeros((4, 3, 3), np.float32), (10, 10)) == 0).all()
+    assert (decode(np.zeros((4, 3, 3), np.float32), (10, 10))[0] == 0).all()
 
 
 def test_the_table_is_applied_on_the_way() -> None:
     scores, table = random_scores((5, 8, 8)), np.arange(256, dtype=np.uint8)
     table[[1, 3]] = [0, 255]
-    plain, mapped = decode_mask(scores, (50, 60)), decode_mask(scores, (50, 60), table)
+    plain, mapped = decode(scores, (50, 60))[0], decode(scores, (50, 60), table)[0]
     assert {1, 3} <= set(np.unique(plain))
     assert (mapped == table[plain]).all()
 
@@ -113,12 +113,12 @@ def test_the_table_is_applied_on_the_way() -> None:
 @pytest.mark.parametrize("shape", [(3, 4), (0, 4, 4), (256, 2, 2), (3, 0, 4)])
 def test_wrong_shapes_are_refused(shape) -> None:
     with pytest.raises(ValueError, match="scores are"):
-        decode_mask(np.zeros(shape, np.float32), (4, 4))
+        decode(np.zeros(shape, np.float32), (4, 4))[0]
 
 
 def test_not_a_number_does_not_crash() -> None:
     scores = np.full((3, 5, 5), np.nan, np.float32)
-    assert decode_mask(scores, (20, 20)).shape == (20, 20)
+    assert decode(scores, (20, 20))[0].shape == (20, 20)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.4, 0.731, 1.0])
@@ -134,7 +134,7 @@ def test_painting_in_the_same_pass_equals_decoding_then_blending(make, shape, si
     at_once, one_by_one = Segmentation(scores, VOC, size), Segmentation(scores, VOC, size)
     painted = at_once.over(image, table)
     assert "mask" in at_once.__dict__, "decoded on the way"
-    assert (at_once.mask == decode_mask(scores, size)).all()
+    assert (at_once.mask == decode(scores, size)[0]).all()
     assert (painted == blend(image, one_by_one.mask, table)).all()
     assert (painted == one_by_one.over(image, table)).all()
 
@@ -166,7 +166,7 @@ def test_pixels_are_counted_as_they_are_decoded_and_of_any_mask() -> None:
         mask, counts = decode(make((7, 20, 30)), (123, 257))
         expected = np.bincount(mask.ravel(), minlength=256)
         assert (counts == expected).all()
-        assert (count_pixels(mask) == expected).all()
+        assert (paint(mask, NOTHING) == expected).all()
 
 
 def test_a_picture_of_another_size_is_not_painted_over() -> None:
@@ -195,7 +195,7 @@ def test_natural_pictures(data: Path) -> None:
     for path in pictures:
         small = cv2.resize(cv2.imread(str(path)), (513, 513))[None, :, :, ::-1]
         (scores,) = session.run(None, {"image": np.ascontiguousarray(small)})
-        wrong += int((decode_mask(scores[0], (720, 1280)) != full(scores[0], (720, 1280))).sum())
+        wrong += int((decode(scores[0], (720, 1280))[0] != full(scores[0], (720, 1280))).sum())
         total += 720 * 1280
     assert len(pictures) >= 5
     assert wrong / total <= 1 - EXACT

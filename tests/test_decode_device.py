@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from rtseg.decode import BlendTable, blend_table, decode, start_painting
-from rtseg.draw import overlay_table, resized
+from rtseg.decode import BlendTable, decode, start_painting
+from rtseg.draw import blend_table, overlay_table, resized
 from rtseg.frame import Segmentation
 from rtseg.labels import VOID, LabelSet
 

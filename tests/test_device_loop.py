@@ -21,7 +21,7 @@ from rtseg.errors import BackendError, DeviceError, SourceError, UsageError
 from rtseg.frame import Frame, Image
 from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
-from rtseg.session.inference import several_at_once
+from rtseg.session.inference import one_by_one, several_at_once
 from rtseg.session.loop import run
 from rtseg.sources import SourceOptions, open_source
 from rtseg.stats import Clock, Stats
@@ -77,7 +77,8 @@ def frames(count: int = 5) -> list[Frame]:
 
 def scores(segmenter: Segmenter, ahead: bool) -> list[np.ndarray]:
     given = iter(frames())
-    pairs = several_at_once(given, segmenter, Stats()) if ahead else segmenter.stream(given)
+    segmented = several_at_once if ahead else one_by_one
+    pairs = segmented(given, segmenter, Stats())
     return [s.scores for _, s in pairs]
 
 

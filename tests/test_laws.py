@@ -25,7 +25,7 @@ FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 EDGES = FLOORS[2]
 
 ALLOWED = {
-    "threading": {"threads", "session.sharing"},
+    "threading": {"threads", "session.sharing", "backends.ladder"},
     "concurrent": {"threads", "measure"},
     "torch": {
         "nets",

@@ -18,7 +18,7 @@ from rtseg.errors import UsageError
 from rtseg.frame import Frame
 from rtseg.labels import PERSON
 from rtseg.segmenter import Segmenter
-from rtseg.session.inference import several_at_once
+from rtseg.session.inference import one_by_one, several_at_once
 from rtseg.stats import Stats
 from rtseg.zoo import InputSpec, ModelSpec
 
@@ -171,7 +171,7 @@ def test_frames_that_come_one_by_one_are_segmented_as_they_come() -> None:
             given.append(index)
             yield Frame(np.zeros((40, 60, 3), np.uint8), index, index / 30, 0.0)
 
-    for frame, _ in Segmenter(Alone((32, 32))).stream(frames()):
+    for frame, _ in one_by_one(frames(), Segmenter(Alone((32, 32))), Stats()):
         assert given == list(range(frame.index + 1)), "no frame is waited for"
 
 

@@ -21,7 +21,7 @@ from rtseg.frame import Carried, Frame, Segmentation
 from rtseg.labels import LabelSet
 from rtseg.nets import find_model
 from rtseg.segmenter import Pair, Segmenter
-from rtseg.session.inference import idling
+from rtseg.session.inference import idling, one_by_one
 from rtseg.session.propagation import KeyframeNetwork, carried_live
 from rtseg.sinks import open_sink
 from rtseg.stats import Stats
@@ -303,7 +303,7 @@ class AtOnce:
         while True:
             fresh = self.asked[self.answered :]
             self.answered += len(fresh)
-            yield next(self.segmenter.stream(fresh)) if fresh else None
+            yield next(one_by_one(fresh, self.segmenter, Stats())) if fresh else None
 
 
 @pytest.mark.parametrize("idle", [False, True])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,9 +21,10 @@ from rtseg.frame import Carried, Frame, Segmentation
 from rtseg.labels import VOID, LabelSet
 from rtseg.nets import find_model
 from rtseg.segmenter import Pair, Segmenter
+from rtseg.session.inference import one_by_one
 from rtseg.session.propagation import KeyframeNetwork, carried_live
 from rtseg.sources.synthetic import Scene, SyntheticSource, read_number
-from rtseg.stats import Stats
+from rtseg.stats import Clock, Stats
 from rtseg.temporal import TemporalOptions
 from rtseg.threads import Flow, Slot
 
@@ -67,13 +68,13 @@ class Failing(Segmenter):
 
     def __init__(self, at: int) -> None:
         super().__init__(open_backend("stub", find_model("stub")))
-        self.at = at
+        self.at, self.looks = at, 0
 
-    def stream(self, frames: Iterable[Frame], stats: Stats | None = None) -> Iterator[Pair]:
-        for count, pair in enumerate(super().stream(frames, stats)):
-            if count == self.at:
-                raise BackendError("out of memory")
-            yield pair
+    def together(self, frames: Sequence[Frame], clock: Clock) -> tuple[list[Pair], float, float]:
+        if self.looks == self.at:
+            raise BackendError("out of memory")
+        self.looks += 1
+        return super().together(frames, clock)
 
 
 class Listing(Sink):
@@ -211,7 +212,7 @@ class Late:
         assert seconds == 0
         while True:
             due = self.asked and self.now >= self.asked[0].index + self.frames
-            yield next(self.segmenter.stream([self.asked.pop(0)])) if due else None
+            yield next(one_by_one([self.asked.pop(0)], self.segmenter, Stats())) if due else None
 
 
 def live(source: Source, delay: int, every: int | None = None) -> tuple[list[Pair], Stats]:

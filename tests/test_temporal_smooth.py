@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from rtseg.decode import decode_mask
+from rtseg.decode import decode
 from rtseg.errors import UsageError
 from rtseg.sources.synthetic import Scene
 from rtseg.temporal import TemporalOptions
@@ -55,7 +55,7 @@ def test_a_noisy_edge_holds_still_where_the_picture_does(classes: int) -> None:
     grain = [rng.integers(-3, 4, picture.shape) for _ in said]
     pictures = [np.clip(picture + one, 0, 255).astype(np.uint8) for one in grain]
     shown = [smooth(s, p, i / 30) for i, (s, p) in enumerate(zip(said, pictures, strict=True))]
-    plain, still = ([decode_mask(s, SIZE) for s in scores] for scores in (said, shown))
+    plain, still = ([decode(s, SIZE)[0] for s in scores] for scores in (said, shown))
     assert changes(still[5:]) < 0.25 * changes(plain[5:])
 
 
@@ -66,7 +66,7 @@ def test_the_stronger_the_stiller() -> None:
     for strength in (0.0, 0.3, 0.6, 1.0):
         smooth = Smoother(strength)
         shown = [smooth(scores, picture, i / 30) for i, scores in enumerate(said)]
-        moved.append(changes([decode_mask(scores, SIZE) for scores in shown[5:]]))
+        moved.append(changes([decode(scores, SIZE)[0] for scores in shown[5:]]))
     assert moved == sorted(moved, reverse=True)
     assert moved[3] < 0.5 * moved[1]
 
@@ -94,7 +94,7 @@ def test_a_moving_shape_does_not_lag(strength: float, cost: float) -> None:
         scores = scores_of(truth)
         out = smooth(scores, scene.image_of(index), index / 30)
         for agreed, these in ((plain, scores), (shown, out)):
-            mask = decode_mask(these, SIZE)
+            mask = decode(these, SIZE)[0]
             agreed.append(((mask == truth) & (truth > 0)).sum() / ((mask > 0) | (truth > 0)).sum())
     assert np.mean(shown) > np.mean(plain) - cost
     assert min(shown) > min(plain) - cost
@@ -147,9 +147,9 @@ def test_an_edge_that_trembles_about_its_place_stays_there() -> None:
     for index in range(40):
         scores = halves()
         scores[1] += 0.2 * (-1) ** (index // 4)  # slowly, so that no average takes it away
-        masks.append(decode_mask(smooth(scores, picture, index / 30), SIZE))
+        masks.append(decode(smooth(scores, picture, index / 30), SIZE)[0])
     assert changes(masks[10:]) == 0
-    plain = [decode_mask(halves() + np.float32([[[0]], [[x]]]), SIZE) for x in (-0.2, 0.2)]
+    plain = [decode(halves() + np.float32([[[0]], [[x]]]), SIZE)[0] for x in (-0.2, 0.2)]
     assert changes(plain) > 0.005
 
 
@@ -165,7 +165,7 @@ def test_an_edge_that_moves_with_the_picture_is_not_trailed(speed: int) -> None:
         scores[1] = np.clip(2 * (places - edge), -6, 6)
         seen = panorama[:, index * speed :][:, : SIZE[1]]
         shown = smooth(scores, seen, index / 30)
-        masks = [decode_mask(these, SIZE)[40:140].mean() for these in (scores, shown)]
+        masks = [decode(these, SIZE)[0][40:140].mean() for these in (scores, shown)]
         behind.append((masks[0] - masks[1]) * CELLS[1])
     assert abs(np.mean(behind[5:])) < 0.33, "cells"
 
@@ -179,7 +179,7 @@ def test_grain_on_a_plain_wall_does_not_move_an_edge() -> None:
     scores, masks = np.stack([0 * sure, sure]), []
     for index in range(40):
         grainy = np.clip(plain + dice.normal(0, 4, plain.shape), 0, 255).astype(np.uint8)
-        masks.append(decode_mask(smooth(scores, grainy, index / 30), SIZE))
+        masks.append(decode(smooth(scores, grainy, index / 30), SIZE)[0])
     assert changes(masks) == 0
 
 
@@ -193,7 +193,7 @@ def test_an_edge_that_drifts_is_not_trailed() -> None:
         scores = np.zeros((2, *CELLS), np.float32)
         scores[1] = np.clip(2 * (places - edge), -6, 6)
         shown = smooth(scores, picture, index / 30)
-        masks = [decode_mask(these, SIZE).mean() for these in (scores, shown)]
+        masks = [decode(these, SIZE)[0].mean() for these in (scores, shown)]
         behind.append((masks[0] - masks[1]) * CELLS[1])
     assert max(behind[20:]) < 0.8
 

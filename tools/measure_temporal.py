@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 
 import rtseg
-from rtseg.decode import decode_mask
+from rtseg.decode import decode
 from rtseg.frame import Frame, Segmentation
 from rtseg.metrics import Flicker, static_in_images, static_in_labels
 from rtseg.segmenter import Pair, Segmenter
@@ -121,7 +121,7 @@ class Clip:
         scores = np.stack([said.scores for said in self.recorded.said])
         align = self.recorded.said[0].align_corners
         means = (scores[max(0, i - 2) : i + 3].mean(0) for i in range(len(scores)))
-        return [decode_mask(mean, self.frames[0].size, align_corners=align) for mean in means]
+        return [decode(mean, self.frames[0].size, align_corners=align)[0] for mean in means]
 
     def off(self, masks: list[np.ndarray]) -> float:
         """Share of pixels with another class than in the middle of what comes before and after."""
@@ -146,7 +146,7 @@ def smooth(clip: Clip, asked: argparse.Namespace) -> Iterator[str]:
             since = thread_time()
             scores = smoother(said.scores, frame.image, frame.pts)
             seconds += thread_time() - since
-            masks.append(decode_mask(scores, frame.size, align_corners=said.align_corners))
+            masks.append(decode(scores, frame.size, align_corners=said.align_corners)[0])
         flicker = clip.flicker(masks)
         iou = f"{clip.iou(masks, shown):8.2%}" if clip.labels else "       -"
         milliseconds = 1e3 * seconds / len(masks)

@@ -207,7 +207,7 @@ def agreement(model: str, weights: Path, size: str, args: argparse.Namespace) ->
     import torch
 
     import rtseg
-    from rtseg.decode import decode_mask
+    from rtseg.decode import decode
 
     network = untouched(model)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -223,7 +223,7 @@ def agreement(model: str, weights: Path, size: str, args: argparse.Namespace) ->
             with torch.inference_mode():
                 logits = network(torch.from_numpy(np.ascontiguousarray(scaled)))["out"]
             expected = logits[0].argmax(0).numpy()
-            same.append((expected == decode_mask(segmenter.backend(batch)[0], imgsz)).mean())
+            same.append((expected == decode(segmenter.backend(batch)[0], imgsz)[0]).mean())
     return float(np.mean(same))
 
 

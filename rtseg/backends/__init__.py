@@ -5,35 +5,24 @@ A new backend is one file with a class, and one row in `BACKENDS`.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rtseg.backends.options import (
     BACKENDS,
-    DEVICES,
     NAMES,
-    PRECISIONS,
     BackendKind,
     BackendOptions,
     check_backend,
     default_backend,
-    parse_device,
 )
 from rtseg.errors import UsageError
+from rtseg.options import imported
 
 if TYPE_CHECKING:
     from rtseg.contracts import Backend
     from rtseg.zoo import Model
 
-__all__ = [
-    "BACKENDS",
-    "DEVICES",
-    "PRECISIONS",
-    "BackendKind",
-    "BackendOptions",
-    "open_backend",
-    "parse_device",
-]
+__all__ = ["BACKENDS", "BackendKind", "BackendOptions", "open_backend"]
 
 
 def open_backend(
@@ -66,6 +55,5 @@ def open_backend(
     from rtseg.backends.base import input_size_of
 
     size = input_size_of(model.spec, input_size)
-    module, _, attribute = BACKENDS[name].open.partition(":")
-    opened: Backend = getattr(import_module(module), attribute)(model, size, how)
+    opened: Backend = imported(BACKENDS[name].open)(model, size, how)
     return opened

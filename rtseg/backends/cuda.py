@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from rtseg.backends.base import WARM_UP_RUNS
-from rtseg.decode import blend_table
 from rtseg.decode.device import DeviceScores, Span, shrink, upload
+from rtseg.draw import blend_table
 from rtseg.errors import first_line
 from rtseg.frame import Picture
 from rtseg.gpu import on_device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,7 +18,6 @@ from rtseg.contracts import Backend
 from rtseg.errors import UsageError
 from rtseg.frame import HeldScores, Picture
 from rtseg.stats import Clock, Stats
-from rtseg.threads import lock
 from rtseg.zoo import ModelSpec
 
 Size = tuple[int, int]
@@ -127,7 +127,7 @@ class AdaptiveBackend(Backend):
         self._clock = clock or Clock()
         self._stats: Stats | None = None
         self._sources: Sequence[Stats] = ()
-        self._lock = lock()
+        self._lock = threading.Lock()
         if all(rung.segment is not None for rung in rungs):
             self.segment = self._segment
 

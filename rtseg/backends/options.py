@@ -287,9 +287,9 @@ def default_backend(model: Model, family: str) -> str:
     # importing torch to ask for a GPU takes two seconds
     if model.format == "onnx" or family == "cpu" or not gpu_is_likely():
         return "onnx"
-    from rtseg.gpu import has_gpu
+    from rtseg.gpu import best_device
 
-    return "torch" if has_gpu() else "onnx"
+    return "onnx" if best_device() == "cpu" else "torch"
 
 
 def check_backend(name: str, model: Model, options: BackendOptions) -> None:

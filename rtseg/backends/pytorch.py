@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +15,12 @@ from rtseg.backends.base import WARM_UP_RUNS, check_batch, fallback_note, noise
 from rtseg.backends.options import BackendOptions
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import MORE_MEMORY, BackendError, DeviceError, UsageError, first_line
-from rtseg.frame import Picture
-from rtseg.gpu import cuda_missing, device_failures, has_cuda
+from rtseg.frame import HeldScores, Picture
+from rtseg.gpu import best_device, cuda_missing, device_failures, device_missing
 from rtseg.nets.build import SeamNetwork
 from rtseg.nets.state import load_network
 from rtseg.system import GPU_UNUSED, limited_cores, nvidia_driver
 from rtseg.zoo import Model
-
-if TYPE_CHECKING:
-    from rtseg.decode.device import DeviceScores
 
 NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 DTYPES = {name: dtype for dtype, name in NAMES.items()} | {"tf32": torch.float32}
@@ -144,11 +141,12 @@ class TorchBackend(Backend):
         self._loop = loop
         self.segment, self.frames_at_once = self._segment, FRAMES_AT_ONCE
 
-    def _segment(self, pictures: Sequence[Picture]) -> list[DeviceScores]:
+    def _segment(self, pictures: Sequence[Picture]) -> Sequence[HeldScores]:
         try:
-            return self._loop(pictures)
+            held: list[HeldScores] = self._loop(pictures)
         except device_failures() as error:
             raise self._failed(error) from error
+        return held
 
     def _failed(self, error: Exception) -> BackendError | DeviceError:
         device = self._offset.device
@@ -205,15 +203,12 @@ class TorchBackend(Backend):
 
 def _find_device(options: BackendOptions) -> tuple[torch.device, str | None]:
     """The device that will run, and a note if it is not the requested one."""
-    family, number, strict = options.family, options.number, options.strict_device
-    cuda, mps = has_cuda(), torch.backends.mps.is_available()
+    family, number = options.family, options.number
     if family == "auto":
-        family = "cuda" if cuda else "mps" if mps else "cpu"
+        family = best_device()
         if family == "cpu" and nvidia_driver():
             return torch.device("cpu"), f"{GPU_UNUSED}: {cuda_missing(0)}"
-    if family == "cuda" and (found := cuda_missing(number)):
-        return torch.device("cpu"), fallback_note(f"cuda:{number}", found, strict)
-    if family == "mps" and not mps:
-        found = f"torch {torch.__version__} finds no Apple GPU"
-        return torch.device("cpu"), fallback_note("mps", found, strict)
+    elif found := device_missing(family, number):
+        wanted = f"cuda:{number}" if family == "cuda" else family
+        return torch.device("cpu"), fallback_note(wanted, found, options.strict_device)
     return torch.device(family, number) if family == "cuda" else torch.device(family), None

@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -31,6 +30,7 @@ from rtseg.effects import ViewOptions, open_effect
 from rtseg.errors import BackendError, RtsegError
 from rtseg.frame import Frame
 from rtseg.measure import mask_agreement
+from rtseg.options import imported
 from rtseg.segmenter import Segmenter
 from rtseg.sinks import open_sink
 from rtseg.sources import open_source
@@ -388,8 +388,7 @@ def serve() -> None:
 
 def _serve_object(questions: BinaryIO, answers: BinaryIO) -> None:
     place, arguments = pickle.load(questions)
-    module, _, name = place.partition(":")
-    kind, served = _attempt_call(lambda: getattr(import_module(module), name)(**arguments))
+    kind, served = _attempt_call(lambda: imported(place)(**arguments))
     _reply(answers, kind, None if kind == "value" else served)
     while kind == "value":
         method, given = pickle.load(questions)

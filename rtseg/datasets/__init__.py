@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 from rtseg.datasets.contract import Dataset, Layout, Problem, Sample
 from rtseg.datasets.folders import SPLITS, read_lines, subfolders
 from rtseg.errors import DatasetError, UsageError
+from rtseg.options import imported
 from rtseg.text import listed
 
 __all__ = [
@@ -87,8 +87,7 @@ def named_samples(dataset: Dataset, path: Path) -> tuple[Sample, ...]:
 
 
 def _layout(name: str) -> Layout:
-    module, _, attribute = DATASETS[name].partition(":")
-    layout: Layout = getattr(import_module(module), attribute)
+    layout: Layout = imported(DATASETS[name])
     return layout
 
 

@@ -73,31 +73,6 @@ NOTHING = Painting(np.empty(0, np.float32), np.empty((0, 0), np.float32), np.emp
 """Paints nothing."""
 
 
-def decode_mask(
-    scores: Scores,
-    size: tuple[int, int],
-    table: U8 | None = None,
-    *,
-    align_corners: bool = False,
-) -> U8:
-    """Arg-max of `scores` enlarged to `size`.
-
-    Args:
-        scores: (C, h, w) float32, C from 1 to 255; h and w at least 1.
-        size: (height, width) of the mask.
-        table: (256,) uint8, applied to each class on its way into the mask.
-        align_corners: whether the outermost scores belong to the centres of the outermost pixels,
-            as for networks from TensorFlow, or to squares that tile the frame, as for PyTorch's.
-
-    Returns:
-        (height, width) uint8 class indices. Ties go to the lower index.
-
-    Raises:
-        ValueError: `scores` has another shape or number of classes.
-    """
-    return decode(scores, size, table, align_corners=align_corners)[0]
-
-
 def decode(
     scores: Scores,
     size: tuple[int, int],
@@ -106,13 +81,22 @@ def decode(
     *,
     align_corners: bool = False,
 ) -> tuple[U8, Counts]:
-    """As `decode_mask`; in the same pass, pixels are counted and an image is painted.
+    """Arg-max of `scores` enlarged to `size`; in the same pass, pixels are counted and painted.
 
     Args:
+        scores: (C, h, w) float32, C from 1 to 255; h and w at least 1.
+        size: (height, width) of the mask.
+        table: (256,) uint8, applied to each class on its way into the mask.
         painting: of an image of `size`.
+        align_corners: whether the outermost scores belong to the centres of the outermost pixels,
+            as for networks from TensorFlow, or to squares that tile the frame, as for PyTorch's.
 
     Returns:
-        The mask, and how many of its pixels have each value.
+        (height, width) uint8 class indices, ties going to the lower index; and how many of its
+        pixels have each value.
+
+    Raises:
+        ValueError: `scores` has another shape or number of classes.
     """
     if scores.ndim != 3 or 0 in scores.shape or scores.shape[0] > 255:
         raise ValueError(f"scores are (C, h, w) with 1 to 255 classes, got {scores.shape}")
@@ -128,24 +112,6 @@ def paint(mask: U8, painting: Painting) -> Counts:
     """Paint an image by the classes of `mask`, (H, W) uint8; counts its pixels."""
     counts: Counts = _paint_mask(read_only(mask), painting)
     return counts
-
-
-def count_pixels(mask: U8) -> Counts:
-    """How many pixels of `mask`, (H, W) uint8, have each value."""
-    return paint(mask, NOTHING)
-
-
-def blend_table(colours: U8, alphas: NDArray[np.float64]) -> BlendTable:
-    """A table that mixes each class's colour into the image with the class's alpha.
-
-    Args:
-        colours: (256, 3) uint8 BGR.
-        alphas: (256,) float in 0..1: 0 leaves the image as it is, 1 replaces it, exactly.
-    """
-    parts = np.rint(alphas * ONE).astype(np.int32)
-    offset = colours.astype(np.int32) * parts[:, np.newaxis] + ONE // 2
-    repeated = np.tile(offset, (1, PERIOD // 3))
-    return BlendTable((ONE - parts).astype(np.float32), repeated.astype(np.float32))
 
 
 def start_painting(

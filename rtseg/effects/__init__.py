@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from rtseg.errors import UsageError
-from rtseg.options import check, option
+from rtseg.options import check, imported, option
 
 if TYPE_CHECKING:
     from rtseg.contracts import BackendInfo, Effect, Source
@@ -104,8 +103,7 @@ def open_view(options: ViewOptions, labels: LabelSet) -> Effect:
         UsageError: the background's file cannot be read.
     """
     kind = VIEWS[options.view]
-    module, _, name = kind.open.partition(":")
-    view: Effect = getattr(import_module(module), name)(labels, options)
+    view: Effect = imported(kind.open)(labels, options)
     if options.background == "none" or kind.is_matte:
         return view
     from rtseg.effects.background import Background

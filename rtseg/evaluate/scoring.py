@@ -16,7 +16,8 @@ import numpy as np
 from rtseg.contracts import BackendInfo, SourceInfo
 from rtseg.datasets import Sample
 from rtseg.datasets.classes import ClassMap
-from rtseg.draw import BlendTable, bgr_colours, blend, blend_table, foreground, panel
+from rtseg.decode import BlendTable
+from rtseg.draw import bgr_colours, blend, blend_table, foreground, panel
 from rtseg.errors import DatasetError, UsageError
 from rtseg.evaluate.networks import Network, Size
 from rtseg.evaluate.sets import LabelledSet, pick

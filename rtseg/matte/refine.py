@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from rtseg.decode import decode
-from rtseg.draw import BlendTable, resized
+from rtseg.decode import BlendTable, decode
+from rtseg.draw import resized
 from rtseg.frame import Image, Mask, Picture, Segmentation
 from rtseg.labels import PERSON, VOID
 from rtseg.matte import Matting

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import sys
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rtseg.errors import ModelError, first_line
+from rtseg.options import imported
 from rtseg.zoo import FAMILIES, Family, InputSpec, ModelSpec, WeightsSpec
 
 SEED = 0
@@ -57,7 +57,7 @@ class SeamNetwork(nn.Module):
         self.backbone = network.get_submodule("backbone")
         self.classifier = network.get_submodule("classifier")
         if family.head:
-            self.classifier = _resolve(family.head)(self.classifier)
+            self.classifier = imported(family.head)(self.classifier)
         self._output = family.output
         self._fold_input(spec.input)
         if folded:
@@ -119,7 +119,7 @@ def build(architecture: str, num_classes: int, *, aux: bool = False) -> nn.Modul
     Raises:
         ModelError: rtseg does not build this architecture.
     """
-    builder = _resolve(family_of(architecture).build)
+    builder = imported(family_of(architecture).build)
     network: nn.Module = builder(architecture, num_classes, aux=aux)
     return network.eval()
 
@@ -163,14 +163,8 @@ def backbone_weights(architecture: str) -> WeightsSpec:
     """
     if not (place := family_of(architecture).backbone_weights):
         raise ModelError(f"no backbone weights are published for {architecture}")
-    found: WeightsSpec = _resolve(place)(architecture)
+    found: WeightsSpec = imported(place)(architecture)
     return found
-
-
-def _resolve(place: str) -> Any:
-    """What "module:name" names."""
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
 
 
 # --- torchvision's networks ----------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from statistics import median
 
@@ -73,8 +74,8 @@ def inferring(
     elif turn is not None:
         pairs = smoothly(_in_turn(incoming, segmenter, stats, turn))
     else:
-        one_by_one = segmenter.stream(incoming, stats)
-        pairs = smoothly(one_by_one if latest else several_at_once(incoming, segmenter, stats))
+        segmented = one_by_one if latest else several_at_once
+        pairs = smoothly(segmented(incoming, segmenter, stats))
     pairs = (segmenter.finished(pair) for pair in pairs)
     flow = Flow(pairs, latest=latest, in_step=in_step, name=name, interrupt=frames.stop)
     prepare(flow)
@@ -95,7 +96,7 @@ def _propagating(
 ) -> Iterator[Flow[Pair]]:
     """One thread carries scores from frame to frame, another runs the network on keyframes."""
     requests: Slot[Frame] = Slot()
-    results = Flow(segmenter.stream(requests, stats), name=name, interrupt=requests.close)
+    results = Flow(one_by_one(requests, segmenter, stats), name=name, interrupt=requests.close)
 
     def interrupt() -> None:
         frames.stop()
@@ -136,28 +137,41 @@ def warm_up(options: TemporalOptions) -> None:
         carry(np.zeros((2, 2, 2), np.float32), np.zeros((2, 2, 2), np.float32))
 
 
+def one_by_one(frames: Iterable[Frame], segmenter: Segmenter, stats: Stats) -> Iterator[Pair]:
+    """Segment frames as they come, and pair each with its result."""
+    for frame in frames:
+        yield _counted(_timed(frame, segmenter, stats.clock), stats)
+
+
 def several_at_once(frames: Iterable[Frame], segmenter: Segmenter, stats: Stats) -> Iterator[Pair]:
     """Segment frames that are ready, as those of a recording, and pair each with its result.
 
     A backend with several lanes works on as many frames at once; one that keeps frames on its
     device is given the next ones before it has finished; any other takes one after another.
     """
-    backend, clock = segmenter.backend, stats.clock
-
-    def timed(frame: Frame) -> TimedPair:
-        (pair,), preprocess, infer = segmenter.together((frame,), clock)
-        return pair, preprocess, infer
-
+    backend = segmenter.backend
     if backend.segment is not None:
-        results = _in_batches(frames, segmenter, clock)
+        results = _in_batches(frames, segmenter, stats.clock)
     elif backend.lanes > 1:
+        timed = partial(_timed, segmenter=segmenter, clock=stats.clock)
         results = parallel_map(frames, timed, backend.lanes)
     else:
-        results = map(timed, frames)
-    for pair, preprocess, infer in results:
-        stats.add("preprocess", preprocess)
-        stats.add("infer", infer)
-        yield pair
+        yield from one_by_one(frames, segmenter, stats)
+        return
+    for result in results:
+        yield _counted(result, stats)
+
+
+def _timed(frame: Frame, segmenter: Segmenter, clock: Clock) -> TimedPair:
+    (pair,), preprocess, infer = segmenter.together((frame,), clock)
+    return pair, preprocess, infer
+
+
+def _counted(result: TimedPair, stats: Stats) -> Pair:
+    pair, preprocess, infer = result
+    stats.add("preprocess", preprocess)
+    stats.add("infer", infer)
+    return pair
 
 
 def _in_batches(frames: Iterable[Frame], segmenter: Segmenter, clock: Clock) -> Iterator[TimedPair]:
@@ -209,10 +223,8 @@ def _in_turn(
     """Frames through a shared network, each chosen when its turn comes."""
     for waiting in frames:
         with turn(waiting) as frame:
-            (pair,), preprocess, infer = segmenter.together((frame,), stats.clock)
-        stats.add("preprocess", preprocess)
-        stats.add("infer", infer)
-        yield pair
+            result = _timed(frame, segmenter, stats.clock)
+        yield _counted(result, stats)
 
 
 def smoothed(pairs: Iterator[Pair], strength: float, stats: Stats) -> Iterator[Pair]:
@@ -244,7 +256,7 @@ def idling(
     """
     idle = Idle(segmenter)
     next_frame = _Single()
-    pairs = smoothly(segmenter.stream(next_frame, stats))
+    pairs = smoothly(one_by_one(next_frame, segmenter, stats))
     for waiting in frames:
         with turn(waiting) as frame:
             with stats.stage("compare"):

@@ -8,33 +8,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rtseg.errors import UsageError
+from rtseg.options import imported
 from rtseg.sinks.options import (
     VIDEO_SUFFIXES,
-    SinkOptions,
     pictures_path,
     stdout_path,
     video_path,
     virtual_path,
 )
+from rtseg.sinks.options import SinkOptions as SinkOptions
 
 if TYPE_CHECKING:
     from rtseg.contracts import Sink, SourceInfo
     from rtseg.labels import LabelSet
-
-__all__ = [
-    "SINKS",
-    "SinkKind",
-    "SinkOptions",
-    "find_kind",
-    "open_sink",
-    "split_prefix",
-    "target_help",
-]
 
 
 def _no_match(target: str) -> Path | None:
@@ -85,7 +75,7 @@ class SinkKind:
             UsageError: it cannot be opened with these options, or cannot hold transparency.
         """
         if self.checker:
-            _resolve(self.checker)(path, options, alpha)
+            imported(self.checker)(path, options, alpha)
 
 
 SINKS: dict[str, SinkKind] = {
@@ -171,14 +161,8 @@ def open_sink(
     if path.is_file() and os.path.realpath(path) in map(os.path.realpath, info.pictures):
         raise UsageError(f"{path} is part of the source itself", do="Give the output another name")
     kind.check(path, options, False)
-    sink: Sink = _resolve(kind.open)(path, info, labels, options)
+    sink: Sink = imported(kind.open)(path, info, labels, options)
     return sink
-
-
-def _resolve(place: str) -> Callable[..., Any]:
-    module, _, name = place.partition(":")
-    found: Callable[..., Any] = getattr(import_module(module), name)
-    return found
 
 
 def find_kind(target: str) -> tuple[SinkKind, Path]:

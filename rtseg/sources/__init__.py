@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtseg.errors import UsageError
+from rtseg.options import imported
+from rtseg.sources.options import SourceOptions as SourceOptions
 from rtseg.sources.options import (
-    SourceOptions,
     address_stem,
     camera_stem,
     check_decoder,
@@ -27,17 +27,6 @@ from rtseg.sources.options import (
 if TYPE_CHECKING:
     from rtseg.contracts import Source
     from rtseg.stats import Clock
-
-__all__ = [
-    "SOURCES",
-    "SourceKind",
-    "SourceOptions",
-    "file_stem",
-    "kind_of",
-    "open_source",
-    "source_kind",
-    "target_help",
-]
 
 
 def _no_match(target: str) -> bool:
@@ -188,8 +177,7 @@ def open_source(
     kind = source_kind(target)
     if "decoder" not in kind.options:
         check_decoder(options, f"{target} is not one")
-    module, _, name = kind.open.partition(":")
-    constructor: Callable[..., Source] = getattr(import_module(module), name)
+    constructor: Callable[..., Source] = imported(kind.open)
 
     def opened() -> Source:
         return span(constructor(str(target), options, clock), options.start, options.end)

@@ -11,7 +11,6 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
-from importlib import import_module
 from typing import Protocol
 
 import cv2
@@ -19,6 +18,7 @@ import cv2
 from rtseg.contracts import Source
 from rtseg.errors import SourceError
 from rtseg.frame import Frame, Image, Picture
+from rtseg.options import imported
 from rtseg.sources.options import SourceOptions, exact_rate
 from rtseg.sources.wrappers import RateCap
 from rtseg.stats import Clock
@@ -191,8 +191,7 @@ def open_player(target: str, options: SourceOptions) -> Player:
         SourceError: it cannot decode this file.
         DeviceError: NVDEC was requested, and there is none.
     """
-    module, _, name = PLAYERS[options.decoder.partition(":")[0]].partition(":")
-    player: Player = getattr(import_module(module), name)(target, options)
+    player: Player = imported(PLAYERS[options.decoder.partition(":")[0]])(target, options)
     return player
 
 

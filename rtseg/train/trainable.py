@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from rtseg.backends import parse_device
+from rtseg.backends.options import parse_device
 from rtseg.datasets import Sample
 from rtseg.datasets.contract import Table
 from rtseg.errors import BackendError, DeviceError, UsageError
