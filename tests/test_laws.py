@@ -24,6 +24,23 @@ FLOORS = {
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 EDGES = FLOORS[2]
 
+CORE_PATH = (
+    "contracts.py",
+    "frame.py",
+    "segmenter.py",
+    "session/engine.py",
+    "threads.py",
+    "decode/__init__.py",
+    "sources/__init__.py",
+    "sources/video.py",
+    "backends/__init__.py",
+    "backends/pytorch.py",
+    "effects/__init__.py",
+    "sinks/__init__.py",
+    "sinks/video.py",
+)
+"""What a newcomer reads in an hour, in order; `docs/architecture.md` walks it."""
+
 ALLOWED = {
     "threading": {"threads", "session.sharing", "backends.ladder"},
     "concurrent": {"threads", "measure"},
@@ -186,6 +203,20 @@ def import_circles() -> list[set[str]]:
 
 def test_no_modules_import_one_another() -> None:
     assert import_circles() == []
+
+
+def test_the_core_path_is_short() -> None:
+    lines = {name: len((PACKAGE / name).read_text("utf-8").splitlines()) for name in CORE_PATH}
+    assert len(lines) <= 13
+    assert sum(lines.values()) <= 3000, lines
+
+
+def test_the_tour_walks_the_core_path_in_order() -> None:
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text("utf-8")
+    tour = text.partition("## The core path")[2].partition("Three more files")[0]
+    assert [line.split("`")[1] for line in tour.splitlines() if line.startswith("| `")] == [
+        f"rtseg/{name}" for name in CORE_PATH
+    ]
 
 
 def test_no_module_is_named_like_its_library() -> None:
