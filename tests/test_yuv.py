@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sink_frames import info, rendered, write
 
-from rtseg.sinks.encoding import video_frame
+from rtseg.sinks.encoding import Encoder, video_frame
 from rtseg.yuv import BT601, MATRICES, i420, is_converted, luma
 
 COLOURS = [(0, 0, 200), (0, 200, 0), (200, 0, 0), (200, 200, 0), (0, 200, 200), (200, 0, 200),
@@ -165,7 +165,8 @@ def test_a_source_that_names_no_matrix_stays_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("pix_fmt", "bits"), [("yuva420p", 8), ("yuva444p10le", 10)])
 def test_pictures_with_alpha_have_the_colours_of_those_without(pix_fmt: str, bits: int) -> None:
     alpha = np.full((64, 256, 1), 200, np.uint8)
-    frame = video_frame(np.concatenate([patches(), alpha], axis=2), pix_fmt, 1)
+    picture = np.concatenate([patches(), alpha], axis=2)
+    frame = video_frame(picture, Encoder("", pix_fmt), info(colour_tags=(1, 1, 1, 1)))
     assert frame.format.name == pix_fmt
     light = patches()[0, 16::32] / 255 @ [0.0722, 0.7152, 0.2126]
     assert np.abs(values(frame.planes[0], bits)[32, 16::32] - (16 + 219 * light)).max() <= 1.5

@@ -214,18 +214,19 @@ def _is_installed(name: str) -> bool:
     return ENCODERS[name].library in codecs_available
 
 
-def video_frame(image: NDArray[np.uint8], pix_fmt: str, matrix: int = BT601) -> Any:
-    """An `av.VideoFrame` for an encoder that takes `pix_fmt`.
+def video_frame(image: NDArray[np.uint8], encoder: Encoder, info: SourceInfo) -> Any:
+    """An `av.VideoFrame` as the encoder takes it, in the colours of the source.
 
     Args:
         image: (H, W, 3) uint8 BGR, (H, W, 4) uint8 BGRA, or (H, W) uint8 class indices. For formats
             with subsampled chroma an odd last row or column is doubled.
-        matrix: FFmpeg's number of the YUV matrix, the one by which the source was decoded.
     """
+    pix_fmt = encoder.pix_fmt
     if image.ndim == 2:
         if pix_fmt == "gray":
             return av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "gray")
         return av.VideoFrame.from_ndarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), "bgr24")
+    matrix = colour_tags(encoder, info)[0]
     is_bt601 = luma(matrix) == luma(BT601)
     if pix_fmt.startswith("yuv") and "444" not in pix_fmt:
         image = even(image)

@@ -55,8 +55,8 @@ class Muxer:
         time_base: seconds per tick.
 
     Raises:
-        av.FFmpegError, OSError, ValueError: the encoder refuses the size, or the container the
-            audio.
+        av.FFmpegError, OSError, ValueError: the file cannot be written, or the encoder does not
+            support the size. Audio that the container refuses is dropped.
     """
 
     def __init__(
@@ -69,6 +69,21 @@ class Muxer:
         time_base: Fraction,
         audio: Audio | None,
     ) -> None:
+        self._time_base, self._audio = time_base, audio
+        self._held: Any = None  # a packet is written once the next is known, and so its duration
+        self._frames = self._bytes = 0
+        try:
+            self._begin(path, encoder, info, size, rate)
+        except AUDIO_ERRORS as error:
+            if not audio:
+                raise
+            audio.drop(error)  # the container may refuse it alone
+            self._begin(path, encoder, info, size, rate)
+
+    def _begin(
+        self, path: Path, encoder: Encoder, info: SourceInfo, size: tuple[int, int], rate: Fraction
+    ) -> None:
+        """Write the header, with a video stream and those of the audio."""
         suffix = path.suffix.lower()
         container = CONTAINERS[suffix]
         output = av.open(str(path), "w", container_options=dict(container.options))
@@ -76,7 +91,7 @@ class Muxer:
         (stream.width, stream.height), stream.pix_fmt = size, encoder.pix_fmt
         context = stream.codec_context
         context.options, context.bit_rate = dict(encoder.options), encoder.bit_rate
-        context.time_base = stream.time_base = time_base
+        context.time_base = stream.time_base = self._time_base
         context.sample_aspect_ratio = info.sample_aspect_ratio
         if encoder.library == "libx265" and suffix in (".mp4", ".mov"):
             context.codec_tag = "hvc1"  # Apple's players require it
@@ -84,13 +99,10 @@ class Muxer:
             tags = colour_tags(encoder, info)
             context.colorspace, context.color_primaries, context.color_trc = tags
             context.color_range = FULL if encoder.pix_fmt.startswith("yuvj") else LIMITED
-        if audio:
-            audio.add_to(output, container)
+        if self._audio:
+            self._audio.add_to(output, container)
         output.start_encoding()
         self._output, self._stream = output, stream
-        self._time_base, self._audio = time_base, audio
-        self._held: Any = None  # a packet is written once the next is known, and so its duration
-        self._frames = self._bytes = 0
 
     def encode(self, picture: Any, tick: int) -> Iterable[Any]:
         """Give the encoder an `av.VideoFrame`; returns the packets that come out."""

@@ -18,15 +18,8 @@ from rtseg.errors import SinkError
 from rtseg.files import OutputFile, cannot_write
 from rtseg.frame import Frame
 from rtseg.labels import LabelSet
-from rtseg.sinks.encoding import (
-    CONTAINERS,
-    Encoder,
-    Timeline,
-    colour_tags,
-    find_encoder,
-    video_frame,
-)
-from rtseg.sinks.muxing import AUDIO_ERRORS, WRITE_ERRORS, Audio, Muxer, count_frames
+from rtseg.sinks.encoding import CONTAINERS, Encoder, Timeline, find_encoder, video_frame
+from rtseg.sinks.muxing import WRITE_ERRORS, Audio, Muxer, count_frames
 from rtseg.sinks.options import SinkOptions
 from rtseg.stats import Clock
 from rtseg.text import counted
@@ -127,9 +120,7 @@ class VideoFile:
             self._size = image.shape[0], image.shape[1]
         # converted here: the image may be a buffer that its owner fills again
         fitted = letterbox(image, self._size)
-        picture = video_frame(
-            fitted, self.encoder.pix_fmt, colour_tags(self.encoder, self._info)[0]
-        )
+        picture = video_frame(fitted, self.encoder, self._info)
         self._thread.put((picture, self._timeline.tick(frame), self._timeline.end))
 
     def encoded(self) -> Iterator[float]:
@@ -207,12 +198,7 @@ class VideoFile:
                 self._time_base,
                 self.audio,
             )
-        except AUDIO_ERRORS as error:
-            if self.audio:  # the container may refuse the audio alone
-                self.audio.drop(error)
-                return self._open(width, height)
-            if not isinstance(error, SIZE_ERRORS):
-                raise
+        except SIZE_ERRORS as error:
             raise SinkError(
                 f"cannot write {self._target.path}",
                 found=f"{self.encoder.library} does not support {width}x{height}",
