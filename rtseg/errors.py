@@ -16,7 +16,7 @@ The number is the exit code of the command line.
 
 from __future__ import annotations
 
-MORE_MEMORY = "Take a smaller --imgsz or network, or --device cpu"
+MORE_MEMORY = "Use a smaller --imgsz or model, or --device cpu"
 """Advice if a device runs out of memory."""
 
 

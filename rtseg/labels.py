@@ -57,9 +57,7 @@ class LabelSet:
             return folded.index(text.casefold())
         if text.isdecimal() and int(text) < len(self):
             return int(text)
-        raise UsageError(
-            f"unknown class {text!r}", found="this network has " + ", ".join(self.names)
-        )
+        raise UsageError(f"unknown class {text!r}", found="the model has " + ", ".join(self.names))
 
     def select(self, classes: Iterable[str | int]) -> frozenset[int]:
         """The indices of classes; raises UsageError if one does not exist."""
@@ -247,7 +245,7 @@ def palette(text: str, count: int) -> tuple[Colour, ...]:
         raise UsageError(
             f"palette {text!r} for {count} classes",
             found=f"it has {len(colours)} colours",
-            do="Add colours, or use random:0, which has any number.",
+            do="Add colours, or use random:0, which has as many as needed.",
         )
     return colours[:count]
 
@@ -277,7 +275,7 @@ def random_colours(seed: int, count: int) -> tuple[Colour, ...]:
 def _seed(text: str) -> int:
     if not text.isdecimal():
         raise UsageError(
-            f"palette random:{text}", found="the seed is not a whole number, as in random:7"
+            f"palette random:{text}", found="the seed is not a whole number, such as random:7"
         )
     return int(text)
 

@@ -40,7 +40,7 @@ def keeps_newest(policy: str, live: bool) -> bool:
         UsageError: there is no such policy.
     """
     if policy not in ("auto", "newest", "all"):
-        raise UsageError(f"unknown policy {policy!r}", found="there are auto, newest, all")
+        raise UsageError(f"unknown policy {policy!r}", found="choices are auto, newest, all")
     return live if policy == "auto" else policy == "newest"
 
 
@@ -76,7 +76,7 @@ def check(options: Any) -> None:
         for each in value if isinstance(value, tuple) and choices else (value,):
             if choices and each not in choices:
                 known = ", ".join(map(str, choices))
-                raise UsageError(f"{flag(one.name)} {each}", found=f"there are {known}")
+                raise UsageError(f"{flag(one.name)} {each}", found=f"choices are {known}")
         least, most = rules.get("least", -math.inf), rules.get("most", math.inf)
         limited = math.isfinite(least) or math.isfinite(most)
         if limited and not (least <= value <= most and value < math.inf):
@@ -110,7 +110,9 @@ def from_values(cls: type[T], values: Mapping[str, Any]) -> T:
     """
     hints = get_type_hints(cls)
     if unknown := [name for name in values if name not in hints]:
-        raise UsageError(f"unknown setting {unknown[0]!r}", found="there are " + ", ".join(hints))
+        raise UsageError(
+            f"unknown setting {unknown[0]!r}", found="settings are " + ", ".join(hints)
+        )
     return cls(**{name: typed(flag(name), hints[name], value) for name, value in values.items()})
 
 
@@ -134,7 +136,7 @@ def typed(name: str, hint: Any, value: Any) -> Any:
                 return value  # `check` says which there are
         elif get_origin(kind) is not tuple and _is(kind, value):
             return float(value) if kind is float else value
-    raise UsageError(f"{name} {value!r} cannot be read")
+    raise UsageError(f"{name} {value!r} is not valid")
 
 
 def _is(kind: Any, value: Any) -> bool:

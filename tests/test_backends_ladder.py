@@ -354,7 +354,10 @@ def test_the_stub_runs_at_every_rung() -> None:
     [
         (("--target-fps", "20"), "it is not live"),
         (("--target-fps", "0", "--live"), "--target-fps 0: it must be"),
-        (("--target-fps", "20", "--live", "--propagate"), "propagation keeps the rate"),
+        (
+            ("--target-fps", "20", "--live", "--propagate"),
+            "propagation already keeps the frame rate",
+        ),
     ],
 )
 def test_it_is_refused_where_it_makes_no_sense(

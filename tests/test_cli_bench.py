@@ -191,21 +191,21 @@ def test_faster_than_before_is_all_well(older: Callable[[float], Path], capsys: 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("-b", "nonsense"), "--backend nonsense: there are auto"),
+        (("-b", "nonsense"), "--backend nonsense: choices are auto"),
         (("--precision", "fp7"), "--precision fp7"),
         (("-d", "abacus"), "unknown device 'abacus'"),
         (("--imgsz", "big"), "--imgsz 'big'"),
         (("--rounds", "0"), "--rounds 0"),
         (("--duration", "-1"), "--duration -1"),
-        (("--threshold", "ten"), "--threshold 'ten' cannot be read. Give a share, as 10%"),
+        (("--threshold", "ten"), "--threshold 'ten' is not valid. Use a share, such as 10%"),
         (("--max-pictures", "3"), "without --data"),
         (("--plot", "a.txt"), "cannot write a figure to a.txt"),
         (("-o", "no/where.json"), "there is no folder no"),
-        (("-m", "nonsense", "-i", CLIP), "unknown network 'nonsense'"),
-        (("-m", ","), "names nothing"),
+        (("-m", "nonsense", "-i", CLIP), "unknown model 'nonsense'"),
+        (("-m", ","), "is empty"),
         (("--compare", "none.json"), "cannot compare with none.json"),
         (("--data", "nosuch"), "cannot open nosuch: no such file"),
-        (("--threshold", "200%"), "it must be a share from 0 to 1. Write 10%"),
+        (("--threshold", "200%"), "it must be a share from 0 to 1. Use 10%"),
         (("-i", "test://?live=1"), "it is live"),
     ],
 )
@@ -240,7 +240,7 @@ def test_a_threshold_is_a_share_or_a_percentage(text: str, share: float) -> None
 
 
 def test_a_threshold_of_ten_is_neither() -> None:
-    with pytest.raises(UsageError, match="Write 10% or"):
+    with pytest.raises(UsageError, match="Use 10% or"):
         BenchReport(threshold=10)
 
 
@@ -299,6 +299,6 @@ def test_what_ran_before_and_fails_now_is_exit_code_5(
     before = str(older(1e-6))
     monkeypatch.setattr(worker.Subject, "measure", refuse)
     assert main([*STUB, "--compare", before]) == 5
-    assert "combinations that ran before fail now: stub stub fp32 cpu 64x64: it broke" in (
+    assert "combinations that used to run now fail: stub stub fp32 cpu 64x64: it broke" in (
         capsys.readouterr().err
     )

@@ -54,9 +54,9 @@ CASES: list[tuple[tuple[str, ...], int, str]] = [
     (("a.mp4", "--policy", "some"), 2, "--policy"),
     (("a.mp4", "--width", "wide"), 2, "--width"),
     (("a.mp4", "--every", "0", *NULL), 2, "every"),
-    (("a.mp4", "--every", "1.5", *NULL), 2, "'1.5' cannot be read. Give a whole number"),
+    (("a.mp4", "--every", "1.5", *NULL), 2, "'1.5' is not valid. Use a whole number"),
     (("a.mp4", "--decoder", "gpu", *NULL), 2, "it must be opencv, nvdec or nvdec:N"),
-    (("a.mp4", "--max-frames", "2.7", *NULL), 2, "'2.7' cannot be read. Give a whole number"),
+    (("a.mp4", "--max-frames", "2.7", *NULL), 2, "'2.7' is not valid. Use a whole number"),
     (("a.mp4", "--start", "soon", *NULL), 2, "--start 'soon'"),
     (("a.mp4", "--start", "5", "--end", "3", *NULL), 2, "end"),
     (("a.mp4", "--imgsz", "0x9", *NULL), 2, "--imgsz '0x9'"),
@@ -74,7 +74,7 @@ CASES: list[tuple[tuple[str, ...], int, str]] = [
     (("a.mp4", "-o", "x.mp4", "-o", "x.mp4"), 2, "twice"),
     (("a.mp4", "-o", "x.mp4", "-o", "nothing/../x.mp4"), 2, "twice"),
     (("a.mp4", "-o", "x/", "--mask-output", "x/"), 2, "twice"),
-    (("a.mp4", "--classes", ",", *NULL), 2, "names nothing"),
+    (("a.mp4", "--classes", ",", *NULL), 2, "is empty"),
     (("a.mp4", "-o", "-", "--json", "-"), 2, "twice"),
     (("a.mp4", "--json", "x.jsonl", "--metrics", "x.jsonl"), 2, "twice"),
     (("a.mp4", "-o", "x.mp4", "--codec", "vp9"), 2, "'vp9' for .mp4"),
@@ -84,7 +84,7 @@ CASES: list[tuple[tuple[str, ...], int, str]] = [
     (("gopher://host/x", *NULL), 2, "gopher"),
     (("test://?nonsense=1", *NULL), 2, "nonsense"),
     (("-", *NULL), 2, "size"),
-    (("models", "show", "nonsense"), 2, "unknown network 'nonsense'"),
+    (("models", "show", "nonsense"), 2, "unknown model 'nonsense'"),
     (("models", "download"), 2, "--all"),
     (("models", "nonsense"), 2, "nonsense"),
     (("demo", "--seconds", "0", "--no-show"), 2, "--seconds"),
@@ -251,7 +251,7 @@ def test_a_library_that_does_not_load_is_no_error_of_ours(
     monkeypatch.setattr(app, "_dispatch", bare)
     assert app.main(["x"]) == 1
     err = capsys.readouterr().err
-    assert err.startswith(f"rtseg: error: a library does not load: {error}. ")
+    assert err.startswith(f"rtseg: error: cannot load a library: {error}. ")
     assert words in err
 
 

@@ -152,7 +152,7 @@ def test_a_mean_iou_below_the_threshold_is_exit_5(capsys: Capture, least: str, c
 
 
 BAD: list[tuple[list[str], str]] = [
-    ([*NET], "nothing to measure on"),
+    ([*NET], "nothing to measure"),
     (["--data", "nowhere", *NET], "no such file or folder"),
     (["--data", "net.toml", *NET], "net.toml"),
     ([*SET, "-m", "none.onnx"], "none.onnx"),
@@ -167,7 +167,7 @@ BAD: list[tuple[list[str], str]] = [
         [*SET, *NET, "--show-class", "cat"],
         "unknown class 'cat' in --show-class: classes are background, box, disc",
     ),
-    ([*SET, *NET, "--min-share", "disc"], "--min-share 'disc' cannot be read"),
+    ([*SET, *NET, "--min-share", "disc"], "--min-share 'disc' is not valid"),
     ([*SET, *NET, "--min-share", "disc=5"], "share from 0 to 1"),
     ([*SET, *NET, "--min-share", "cat=0.1"], "unknown class 'cat'"),
     ([*SET, *NET, "--min-share", "disc=0.9"], "no image of set is left"),

@@ -112,6 +112,6 @@ def test_help_names_the_flags(capsys: Capture) -> None:
         assert flag in out
 
 
-def test_the_stub_is_no_network(capsys: Capture) -> None:
+def test_the_stub_is_not_exported(capsys: Capture) -> None:
     assert main(["export", "-m", "stub", "-o", "net.onnx"]) == 2
-    assert "it is not a network" in capsys.readouterr().err
+    assert "it is not a model with weights" in capsys.readouterr().err

@@ -191,7 +191,7 @@ def test_help_is_grouped_and_complete() -> None:
         env={"COLUMNS": "100", "TERM": "dumb"},
     )
     assert done.stderr == ""
-    groups = ["Commands", "Source", "Network", "View", "Output", "Run"]
+    groups = ["Commands", "Source", "Model", "View", "Output", "Run"]
     places = [done.stdout.index(f"─ {group} ─") for group in groups]
     assert places == sorted(places)
     names = [word for word in EVERYTHING if word.startswith("--")]

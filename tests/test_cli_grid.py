@@ -261,7 +261,9 @@ def test_the_sources_of_a_grid_keep_a_rate_each_with_one_input(capsys: Capture) 
     assert sum(total["inputs"].values()) >= total["frames"] > 40
     assert list(total["inputs"]) == ["96x160", "48x80"], "at once the smallest"
     assert total["steps"] == 1
-    assert f"input stepped 1 time (96x160 {total['inputs']['96x160']}" in capsys.readouterr().err
+    assert (
+        f"input size changed 1 time (96x160 {total['inputs']['96x160']}" in capsys.readouterr().err
+    )
 
 
 def test_the_rate_of_a_source_that_ended_is_for_the_others(monkeypatch) -> None:

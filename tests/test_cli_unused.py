@@ -99,8 +99,8 @@ def test_sound_that_a_repeated_recording_cannot_keep_is_told_of(tmp_path: Path) 
     clip, silent = with_sound(tmp_path / "a.mp4"), with_sound(tmp_path / "b.mp4", sound=False)
     loop: dict[str, Any] = {"loop": True, "max_frames": 9}
     film: dict[str, Any] = {"input": (clip,), "output": ("out.mp4",)}
-    assert told(**film, **loop) == ["no sound with --loop"]
-    assert told(**film, live=True) == ["no sound with --live"]
+    assert told(**film, **loop) == ["audio is not kept with --loop"]
+    assert told(**film, live=True) == ["audio is not kept with --live"]
     assert told(**{**film, "input": (silent,)}, **loop) == []
     assert told(**film) == []
     assert told(**{**film, "output": ("pictures/",)}, **loop) == []

@@ -82,7 +82,7 @@ def test_the_hud_shows_drops_by_cause() -> None:
     stats.dropped_by = {"capture": 10, "display": 2}
     lines = hud_lines(stats)
     assert columns(lines[0])["dropped"] == "12"
-    assert "dropped: network busy 10, drawing busy 2" in lines
+    assert "dropped: model busy 10, drawing busy 2" in lines
 
 
 def test_the_hud_names_the_networks_size_as_imgsz_takes_it() -> None:

@@ -200,7 +200,7 @@ def test_an_alpha_outside_0_to_1_is_refused(alpha: float) -> None:
 
 
 def test_an_unknown_view_is_refused_with_those_there_are() -> None:
-    with pytest.raises(UsageError, match=r"--view heatmap: there are overlay.*cutout"):
+    with pytest.raises(UsageError, match=r"--view heatmap: choices are overlay.*cutout"):
         ViewOptions("heatmap")
 
 

@@ -479,7 +479,7 @@ def test_an_exported_file_can_be_exported_again(model: Model, tmp_path: Path) ->
 def test_nonsense_is_refused(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     for options, words in (
-        ({"precision": "bf16"}, "--precision bf16: there are fp32, fp16, int8"),
+        ({"precision": "bf16"}, "--precision bf16: choices are fp32, fp16, int8"),
         ({"calibration": ("a",)}, "only int8 needs it"),
         ({"min_agreement": 99.0}, "it must be 0 to 1"),
         ({"opset": 9}, "13 to 20"),
@@ -489,7 +489,7 @@ def test_nonsense_is_refused(model: Model, tmp_path: Path) -> None:
             export(model, path, **options)
     with pytest.raises(UsageError, match=r"Name it NAME\.onnx"):
         export(model, tmp_path / "net.pth")
-    with pytest.raises(ModelError, match="it is not a network"):
+    with pytest.raises(ModelError, match="it is not a model with weights"):
         export(find_model("stub"), path)
     with pytest.raises(SourceError):
         export(model, path, samples=str(tmp_path / "absent.mp4"))

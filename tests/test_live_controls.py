@@ -201,7 +201,7 @@ def test_an_unknown_key_names_the_help_and_changes_nothing(tmp_path: Path) -> No
     before = controls.state
     for key in ("x", "other", "\x07"):
         controls.press(key)
-        assert "h lists the keys" in controls.notices.text
+        assert "press h for the keys" in controls.notices.text
     assert controls.state == before
 
 

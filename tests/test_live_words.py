@@ -35,7 +35,7 @@ def running(**recent: float) -> Stats:
 
 def test_a_late_picture_names_what_it_waited_for() -> None:
     lines = Captions(Camera(), running(age=0.3, infer=0.18, draw=0.02)).lines()
-    assert lines == ["late by 300 ms: the network takes 180 ms"]
+    assert lines == ["late by 300 ms: the model takes 180 ms"]
     lines = Captions(Camera(), running(age=0.3, infer=0.03, draw=0.12)).lines()
     assert lines == ["late by 300 ms: drawing takes 120 ms"]
 
@@ -51,10 +51,10 @@ def test_drops_are_told_while_they_happen_with_their_reason() -> None:
     stats.dropped_by = {"capture": 100, "camera": 3}
     stats.clock.time += 2.5  # type: ignore[attr-defined]
     (line,) = captions.lines()
-    assert line.startswith("50 frames a second left out: the network manages")
+    assert line.startswith("50 frames per second dropped: the model manages")
     stats.clock.time += 2.5  # type: ignore[attr-defined]
     stats.dropped_by = {"capture": 100, "camera": 13}
-    assert captions.lines() == ["5 frames a second left out: the camera skips them"]
+    assert captions.lines() == ["5 frames per second dropped: the camera skips them"]
     stats.clock.time += 2.5  # type: ignore[attr-defined]
     assert captions.lines() == [], "they have stopped"
     stats.dropped_by = {"capture": 100, "camera": 13, "pause": 500}

@@ -276,7 +276,7 @@ def test_state_dict_needs_its_name_and_labels(tmp_path: Path) -> None:
     state = build(NAME, 2).state_dict()
     path = tmp_path / "bare.pth"
     torch.save({"model": {f"module.{key}": value for key, value in state.items()}}, path)
-    with pytest.raises(ModelError, match=r"cannot tell which network .*--model NAME --weights"):
+    with pytest.raises(ModelError, match=r"cannot tell which model .*--model NAME --weights"):
         find_model(path)
     with pytest.raises(ModelError, match=r"it has 2 classes, .* has 21"):
         load_network(find_model(NAME, weights=path))
@@ -381,7 +381,7 @@ def test_missing_files_and_wrong_kinds(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="no such file"):
             find_model(NAME, weights=tmp_path / name)
     (tmp_path / "x.onnx").write_bytes(b"junk")
-    with pytest.raises(ModelError, match="an ONNX file is a whole network"):
+    with pytest.raises(ModelError, match="an ONNX file is a whole model"):
         find_model(NAME, weights=tmp_path / "x.onnx")
     with pytest.raises(ModelError, match="has its own"):
         find_model(tmp_path / "x.onnx", weights="random")

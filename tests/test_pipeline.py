@@ -125,7 +125,7 @@ def test_policy() -> None:
     assert not keeps_newest("auto", live=False)
     assert not keeps_newest("all", live=True)
     assert keeps_newest("newest", live=False)
-    with pytest.raises(UsageError, match="there are auto, newest, all"):
+    with pytest.raises(UsageError, match="choices are auto, newest, all"):
         keeps_newest("some", live=True)
 
 

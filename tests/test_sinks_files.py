@@ -43,7 +43,7 @@ def test_a_folder_names_pictures_by_stem_or_number(tmp_path) -> None:
         "cat.png",
         "dog_000002.png",
     ]
-    assert summary == f"5 pictures to {tmp_path}/out"
+    assert summary == f"5 images to {tmp_path}/out"
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])

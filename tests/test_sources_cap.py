@@ -104,6 +104,4 @@ def test_the_processor_s_share_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     report = json.loads(figures.read_text())
     assert 0 < report["cpu_share"] <= 1.05
     assert report["cores"] >= 1
-    assert (
-        f"processor {report['cpu_share']:.0%} of {report['cores']} core" in capsys.readouterr().err
-    )
+    assert f"CPU {report['cpu_share']:.0%} of {report['cores']} core" in capsys.readouterr().err

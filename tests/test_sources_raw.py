@@ -122,7 +122,7 @@ def test_an_end_before_the_first_frame(monkeypatch: pytest.MonkeyPatch, content:
     ("options", "words"),
     [
         ({}, "Give --size"),
-        ({"size": (2, 2), "pix_fmt": "p010"}, "--pix-fmt p010: there are bgr24"),
+        ({"size": (2, 2), "pix_fmt": "p010"}, "--pix-fmt p010: choices are bgr24"),
         ({"size": (3, 2), "pix_fmt": "yuv420p"}, "yuv420p of 3x2: its sides are even"),
         ({"size": (2, 3), "pix_fmt": "nv12"}, "nv12 of 2x3"),
     ],

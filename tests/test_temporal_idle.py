@@ -324,7 +324,7 @@ def test_the_hud_says_since_when_the_network_rests() -> None:
     labels = LabelSet(("a", "b"), ((0, 0, 0), (1, 1, 1)))
     carried = Carried(4, 3, idle=True)
     said = Segmentation(np.zeros((2, 1, 1), np.float32), labels, (9, 9), carried=carried)
-    assert mark_lines(stats, said) == ["idle, network ran 3 frames ago"]
+    assert mark_lines(stats, said) == ["idle, model ran 3 frames ago"]
     stats.start()
     for idle in (False, True, True, True):
         stats.show(0.0, idle=idle)

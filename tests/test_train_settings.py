@@ -45,7 +45,7 @@ def test_the_toml_has_the_learning_rate_that_was_meant(tmp_path: Path) -> None:
         ({"size": (16, 512)}, "--size 16x512"),
         ({"size": [64]}, "--size"),
         ({"scale": (2.0, 0.5)}, "--scale 2,0.5"),
-        ({"optimizer": "lion"}, "--optimizer lion: there are adam, adamw, sgd"),
+        ({"optimizer": "lion"}, "--optimizer lion: choices are adam, adamw, sgd"),
         ({"epochs": 1.5}, "--epochs 1.5"),
         ({"epochs": True}, "--epochs True"),
         ({"nonsense": 1}, "unknown setting 'nonsense'"),
@@ -69,9 +69,9 @@ def test_train_without_a_dataset_says_what_to_give(capsys: Capture) -> None:
 
 def test_a_size_that_cannot_be_read_is_named(capsys: Capture) -> None:
     assert main(["train", "--data", "x", "--size", "big"]) == 2
-    assert "--size 'big' cannot be read" in capsys.readouterr().err
+    assert "--size 'big' is not valid" in capsys.readouterr().err
     assert main(["train", "--data", "x", "--scale", "1"]) == 2
-    assert "--scale '1' cannot be read" in capsys.readouterr().err
+    assert "--scale '1' is not valid" in capsys.readouterr().err
 
 
 def test_without_lightning_the_message_gives_the_pip_command(

@@ -173,7 +173,7 @@ def test_weights_of_another_network_are_refused(small: Path, tmp_path: Path) -> 
 def test_what_cannot_be_trained_is_refused(small: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot train stub"):
         start("stub", None, LABELS, aux=True, seed=0)
-    with pytest.raises(ModelError, match="unknown network"):
+    with pytest.raises(ModelError, match="unknown model"):
         start("resnet", None, LABELS, aux=True, seed=0)
     with pytest.raises(UsageError, match="a checkpoint has its own weights"):
         start(str(small), "backbone", LABELS, aux=True, seed=0)

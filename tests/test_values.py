@@ -47,7 +47,7 @@ def test_voc_colours_are_the_published_ones() -> None:
 def test_classes_by_name_or_number() -> None:
     assert VOC.index("Person") == VOC.index("15") == VOC.index(15) == 15
     assert VOC.select(["dog", 12, "cat"]) == {12, 8}
-    with pytest.raises(UsageError, match="unknown class 'unicorn': this network has background"):
+    with pytest.raises(UsageError, match="unknown class 'unicorn': the model has background"):
         VOC.index("unicorn")
     with pytest.raises(UsageError, match="unknown class '21'"):
         VOC.index(21)

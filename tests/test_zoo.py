@@ -82,7 +82,7 @@ def test_finding_by_name_loads_no_library() -> None:
 def test_unknown_names_list_the_known_and_the_near() -> None:
     with pytest.raises(ModelError, match=r"'fcn_resnet'.*deeplabv3_resnet50.*Did you mean fcn_"):
         find_model("fcn_resnet")
-    with pytest.raises(ModelError, match=r"'zzz'.*A file ends in \.onnx"):
+    with pytest.raises(ModelError, match=r"'zzz'.*A file must end in \.onnx"):
         find_model("zzz")
 
 
@@ -150,7 +150,7 @@ def test_another_packages_models_folder_is_not_ours(installed: Path) -> None:
     ("name", "weights"), [("stub", None), ("fcn_resnet50", "random"), ("fcn_resnet50", None)]
 )
 def test_flags_for_a_network_that_brings_what_they_say_are_refused(name: str, weights) -> None:
-    with pytest.raises(UsageError, match=rf"--labels, --mean for {name}: the network describes"):
+    with pytest.raises(UsageError, match=rf"--labels, --mean for {name}: the model describes"):
         find_model(name, weights=weights, input_flags={"labels": "a,b", "mean": 0, "std": None})
     if weights or name == "stub":
         find_model(name, weights=weights, input_flags={"labels": None})

@@ -1185,7 +1185,7 @@ def quiet(text: str, *, live: bool = False) -> str:
     if live:
         text = re.sub(r"\d+(\.\d+)?", "#", text)
         text = re.sub(
-            r", (dropped|idle at|input stepped) #( of them)?( times?)?( \([^)]*\))?", "", text
+            r", (dropped #|# of them idle|input size changed #( times?)?)( \([^)]*\))?", "", text
         )
     text = re.sub(r"(?<=\S) {2,}|(?<=[\s]) +(?=[+-]?#)", " ", text)
     dropped = ("running", "auto ", "         encode ")
@@ -1221,7 +1221,8 @@ NOISE = tuple(
         (r"^( {9}.+ \d+) +\d+\.\d+ +\d+( +[\d.#-]+( ms)?)+", r"\1 #"),
         (r"^((torch|onnx|openvino) \w+ +\S+) +\d+\.\d$", r"\1 #"),
         (r"measured now|remembered, measured DATE", "measured"),
-        (r"(dropped|idle at|of them|repeated) \d+( of \d+)?", r"\1 #"),
+        (r"(dropped|of them|repeated) \d+( of \d+)?", r"\1 #"),
+        (r"\d+ (of them )?idle", r"# \1idle"),
         (r"\((capture|stop|wait|cap|late)[^)]*\)", r"(\1 #)"),
     )
 )

@@ -47,7 +47,7 @@ def open_backend(
         DeviceError: the device failed, or is missing and `strict_device` is set.
     """
     if name not in NAMES:
-        raise UsageError(f"unknown backend {name!r}", found="there are " + ", ".join(NAMES))
+        raise UsageError(f"unknown backend {name!r}", found="choices are " + ", ".join(NAMES))
     how = BackendOptions(**options)
     if name == "auto":
         name = default_backend(model, how.family)

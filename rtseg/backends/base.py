@@ -101,7 +101,7 @@ def check_batch(batch: NDArray[np.uint8], input_size: tuple[int, int]) -> None:
     if batch.ndim != 4 or batch.shape[1:] != (*input_size, 3):
         height, width = input_size
         raise BackendError(
-            f"a batch of shape {batch.shape}", found=f"the network takes (N, {height}, {width}, 3)"
+            f"a batch of shape {batch.shape}", found=f"the model takes (N, {height}, {width}, 3)"
         )
 
 

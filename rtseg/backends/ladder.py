@@ -87,7 +87,7 @@ def open_adaptive(
             raise UsageError(
                 f"a target frame rate with {first.spec.name}",
                 found=f"its input is {height}x{width}, and there is no smaller one",
-                do="Leave --target-fps out",
+                do="Remove --target-fps",
             )
         for size in sizes[1:]:
             rungs.append(load(size))

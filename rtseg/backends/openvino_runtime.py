@@ -74,7 +74,7 @@ class OpenVinoBackend(Backend):
         if running != wanted:
             notes.append(f"{wanted} was requested, but this CPU runs {running}")
         if not warm_up(self):
-            notes.append("the network gives infinite or undefined scores")
+            notes.append("the model gives infinite or undefined scores")
         self.info = BackendInfo(
             "openvino", "cpu", running, "OpenVINO CPU", tuple(notes), self._kept
         )

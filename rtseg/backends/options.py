@@ -151,7 +151,7 @@ def parse_device(text: str) -> tuple[str, int]:
     if match and match[1] in DEVICES and (match[2] is None or match[1] in NUMBERED):
         return match[1], int(match[2] or 0)
     names = (f"{family}[:N]" if family == "cuda" else family for family in DEVICES)
-    raise UsageError(f"unknown device {text!r}", found="there are " + ", ".join(names))
+    raise UsageError(f"unknown device {text!r}", found="choices are " + ", ".join(names))
 
 
 def check_size(name: str, size: object) -> None:
@@ -162,7 +162,7 @@ def check_size(name: str, size: object) -> None:
         raise UsageError(
             f"{name}={size!r}",
             found="it is not (height, width) in pixels",
-            do="Give two whole numbers, as (360, 640)",
+            do="Use two whole numbers, such as (360, 640)",
         )
 
 
@@ -172,9 +172,9 @@ class BackendOptions:
 
     Attributes:
         device: auto, cpu, cuda[:N], mps; with onnx also tensorrt, directml, coreml.
-        precision: Arithmetic of the network; auto is what suits the device best.
-        threads: CPU threads of the network; default is the library's choice.
-        strict_device: Fail (exit 4) rather than run on another device.
+        precision: Numeric precision; auto picks what suits the device best.
+        threads: CPU threads of the model; default is the library's choice.
+        strict_device: Fail (exit 4) instead of running on another device.
         lanes: Frames of a recording to work on at once, where the backend gains by that.
         beside: Another thread uses the GPU meanwhile, such as a decoder.
 
@@ -216,20 +216,20 @@ class NetworkOptions(BackendOptions):
 
     Attributes:
         model: A name of `rtseg models`, an ONNX file, a checkpoint, or a folder of `rtseg train`.
-        weights: Weights file, or "random" to time a network.
-        backend: Library that runs the network.
-        imgsz: Input size HxW or one number; auto, the default, follows the frame's shape.
+        weights: Weights file, or "random" for timing only.
+        backend: Library that runs the model.
+        imgsz: Input size: HxW, one number, or auto (default), which follows the frame's shape.
         refine: Refine mask edges from image colours.
-        labels: Foreign ONNX: class names, a file or a comma list.
-        layout: Foreign ONNX: order of the axes.
-        colour: Foreign ONNX: colour order.
-        mean: Foreign ONNX: one number or R,G,B.
-        std: Foreign ONNX: one number or R,G,B.
-        scale: Foreign ONNX: factor before mean and std, as 1/255.
-        activation: Foreign ONNX: what its output holds.
-        align_corners: Foreign ONNX: its outermost scores lie on the outermost pixels.
-        classes: Keep these classes, by name or number; comma list or repeated.
-        palette: voc, cityscapes, ade20k, random:SEED, or a file of colours.
+        labels: Foreign ONNX: class names, as a file or comma-separated.
+        layout: Foreign ONNX: axis order.
+        colour: Foreign ONNX: channel order.
+        mean: Foreign ONNX: mean to subtract, one number or R,G,B.
+        std: Foreign ONNX: standard deviation to divide by, one number or R,G,B.
+        scale: Foreign ONNX: factor applied before mean and std, such as 1/255.
+        activation: Foreign ONNX: activation of its output.
+        align_corners: Foreign ONNX: its corner scores lie on the corner pixels.
+        classes: Keep these classes, by name or number; comma-separated or repeated.
+        palette: Class colours: voc, cityscapes, ade20k, random:SEED, or a file.
 
     Raises:
         UsageError: there is no such device or choice, or a size makes no sense.

@@ -105,7 +105,7 @@ class OnnxBackend(Backend):
             self._open(model, precision, providers, threads)
             finite = warm_up(self)
         if not finite:
-            notes.append("the network gives infinite or undefined scores")
+            notes.append("the model gives infinite or undefined scores")
         self.info = BackendInfo("onnx", self._device(), precision, running, tuple(notes), kept)
         self.gains_by_lanes = running == PROVIDERS["cpu"]
         self.lanes = options.lanes if self.gains_by_lanes else 1
@@ -278,12 +278,12 @@ def open_session(
         if any(kind in type(error).__name__ for kind in ("Protobuf", "Graph", "NoSuch", "NoModel")):
             # of "..., Error No Op registered for X" the end is for people
             found = first_line(error).partition(", Error ")[2] or "not a valid ONNX file"
-            raise ModelError(f"cannot load the network {name}", found=found) from error
+            raise ModelError(f"cannot load the model {name}", found=found) from error
         if providers != [PROVIDERS["cpu"]]:
             raise DeviceError(
                 f"{names_of(providers)[0]} cannot load {name}", found=first_line(error)
             ) from error
-        raise ModelError(f"cannot load the network {name}", found=first_line(error)) from error
+        raise ModelError(f"cannot load the model {name}", found=first_line(error)) from error
 
 
 def _open_first(path: Path, providers: list[Any], threads: int) -> onnxruntime.InferenceSession:

@@ -112,7 +112,7 @@ def resolve_precision(asked: str, model: Model, provider: str) -> str:
             raise UsageError(
                 f"precision {asked} for {model.spec.name}",
                 found=f"its file is in {found}",
-                do="Leave --precision out, or name a file in that precision",
+                do="Remove --precision, or use a file in that precision",
             )
         return found
     if asked in ("bf16", "int8"):

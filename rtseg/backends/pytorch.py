@@ -114,7 +114,7 @@ class TorchBackend(Backend):
                 do=MORE_MEMORY if full else "",
             ) from error
         if not finite:
-            notes.append("the network gives infinite or undefined scores in fp32 too")
+            notes.append("the model gives infinite or undefined scores in fp32 too")
         # A CPU gains nothing by batches: 31 ms an image, alone and in batches of four (288x512, two
         # cores with AVX2). One small image does not fill a GPU.
         self.batches = device.type == "cuda"

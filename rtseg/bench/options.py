@@ -17,18 +17,18 @@ class BenchOptions:
     """What `rtseg bench` times: every combination of model, backend, precision and input size.
 
     Attributes:
-        model: Names of `rtseg models`, or files; comma list or repeated.
-        backend: torch, onnx, ... or auto; default all that are installed.
+        model: Names of `rtseg models`, or files; comma-separated or repeated.
+        backend: torch, onnx, ... or auto; default all installed ones.
         precision: auto, fp32, tf32, fp16, bf16, int8; default auto.
-        imgsz: Input sizes HxW or one number; auto, the default, follows the clip's shape.
-        input: Video or images; default a portrait, panned.
-        duration: Seconds of each clock in each round.
-        frames: End each clock after this many frames, too.
-        rounds: Rounds in which all combinations take turns.
-        encode: End the loop in an H.264 file, or nowhere.
+        imgsz: Input sizes: HxW, one number, or auto (default), which follows the clip's shape.
+        input: Video or images; default a panned portrait.
+        duration: Seconds for each clock (model, pipeline, loop) in each round.
+        frames: Also end each clock after this many frames.
+        rounds: Number of rounds; all combinations take turns in each.
+        encode: Encode the loop's output as H.264; --no-encode discards it.
         clocks: Keys of `rtseg.bench.clocks.CLOCKS`.
         data: Labelled images for the mean IoU.
-        max_pictures: At most this many of them, evenly spaced.
+        max_pictures: Use at most this many of them, evenly spaced.
 
     Raises:
         UsageError: a value makes no sense, or without another.
@@ -50,4 +50,4 @@ class BenchOptions:
     def __post_init__(self) -> None:
         check(self)
         if self.max_pictures is not None and self.data is None:
-            raise UsageError("--max-pictures without --data", do="Give labelled images with --data")
+            raise UsageError("--max-pictures without --data", do="Add labelled images with --data")

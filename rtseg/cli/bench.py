@@ -296,7 +296,7 @@ def _require_any(record: Record, failure: RtsegError | None) -> None:
 def _check_lost(found: Comparison | None) -> None:
     """Raise ThresholdError if something that ran before fails."""
     if found is not None and found.lost:
-        raise ThresholdError("combinations that ran before fail now", found="; ".join(found.lost))
+        raise ThresholdError("combinations that used to run now fail", found="; ".join(found.lost))
 
 
 def _check_speed(found: Comparison | None, threshold: float) -> None:

@@ -25,7 +25,7 @@ rtseg clip.mp4 -o out.mp4   a clip, into a file
 rtseg rtsp://host/stream    a stream
 rtseg 0 clip.mp4            several at once, in a grid
 
-Without a verb, rtseg runs; give a file that is named like a verb with -i.
+The default command is run. Use -i for a file that is named like a command.
 """
 
 KEYS = f"Keys in the window:\n\n{keys.as_text()}"
@@ -66,14 +66,14 @@ def build_app(stop: Stop, verb: str | None = None) -> App:
 
     @takes_flags_of("bench")
     def bench(**given: Any) -> int:
-        """Time models on backends: model only, pipeline, whole loop; side by side, in rounds."""
+        """Benchmark models and backends: model only, pipeline and whole loop, in rounds."""
         from rtseg.cli.bench import bench
 
         return bench(collect(BenchFlags, LAYOUTS["bench"], given), stop)
 
     @takes_flags_of("eval")
     def evaluate(**given: Any) -> int:
-        """Measure models on labelled images: IoU per class, mean IoU, and more."""
+        """Evaluate models on labelled images: IoU per class, mean IoU, and more."""
         from rtseg.cli.eval import evaluate
 
         return evaluate(collect(EvalFlags, LAYOUTS["eval"], given), stop)
@@ -87,21 +87,21 @@ def build_app(stop: Stop, verb: str | None = None) -> App:
 
     @takes_flags_of("export")
     def export(**given: Any) -> int:
-        """Write a model as an ONNX file, and prove that its masks are the same."""
+        """Export a model to ONNX, and check that its masks stay the same."""
         from rtseg.cli.export import export_file
 
         return export_file(collect(ExportFlags, LAYOUTS["export"], given), stop)
 
     @takes_flags_of("cameras")
     def cameras(*, measure: bool = True, json: bool = False) -> int:
-        """List the cameras, their modes and the rate each really gives."""
+        """List cameras with their modes and measured frame rates."""
         from rtseg.cli.cameras import print_cameras
 
         return stop.attend(lambda: print_cameras(measure=measure, as_json=json))
 
     @takes_flags_of("doctor")
     def doctor(*, json: bool = False) -> int:
-        """Report what this machine has: versions, devices, providers, display, codecs, cache."""
+        """Check versions, devices, providers, display, codecs and cache."""
         from rtseg.cli.doctor import examine
 
         return stop.attend(lambda: examine(as_json=json))
@@ -136,7 +136,7 @@ def _models_app(stop: Stop) -> App:
         return stop.attend(list_models)
 
     def show(name: str) -> int:
-        """Show all that is known about one model."""
+        """Show everything about one model."""
         from rtseg.cli.models import show_model
 
         return stop.attend(lambda: show_model(name))
@@ -144,7 +144,7 @@ def _models_app(stop: Stop) -> App:
     def download(
         *names: str,
         everything: Annotated[
-            bool, Parameter(name="--all", help="All of them.", negative=())
+            bool, Parameter(name="--all", help="Download all of them.", negative=())
         ] = False,
     ) -> int:
         """Download published weights into the cache."""
@@ -189,7 +189,7 @@ def _check_verb(word: str, verbs: Iterable[str]) -> None:
     if word.isalpha() and not Path(word).exists():
         known = OTHER_WORDS.get(word.lower())
         for meant in [known] if known else get_close_matches(word, verbs, n=1, cutoff=0.6):
-            found = "there is no such verb, nor such a file"
+            found = "no such command or file"
             raise UsageError(f"cannot run {word}", found=found, do=f"Did you mean rtseg {meant}?")
 
 

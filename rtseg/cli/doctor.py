@@ -48,7 +48,7 @@ def examine(*, as_json: bool = False) -> int:
             print(f"  {'!' if do else ' '} {what:<27} {_short(found)}")
             to_do += [f"{what}: {do}"] if do else []
     print()
-    for line in to_do or ["all is well"]:
+    for line in to_do or ["no problems found"]:
         print(f"{'! ' if to_do else ''}{line}")
     return 0
 
@@ -70,7 +70,7 @@ def _versions() -> Iterator[Finding]:
         yield Finding(package, version or "not installed", do)
     for kind in {kind.module: kind for kind in BACKENDS.values() if kind.module}.values():
         versions = [f"{name} {found}" for name in kind.packages if (found := _version(name))]
-        missing = "not installed (an extra)" if kind.extra else "not installed"
+        missing = "not installed (optional)" if kind.extra else "not installed"
         do = "" if versions or kind.extra else kind.install
         yield Finding(kind.module, ", ".join(versions) or missing, do)
     for module in MODULES:

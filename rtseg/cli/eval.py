@@ -104,8 +104,8 @@ def make_plan(flags: EvalFlags) -> EvalPlan:
         sets = tuple(replace(spec, max_pictures=options.max_pictures) for spec in sets)
     if not sets and not options.clip:
         raise UsageError(
-            "nothing to measure on",
-            do="Give labelled images: rtseg eval --data DIR, or a video: --clip FILE",
+            "nothing to measure",
+            do="Add labelled images with --data DIR, or a video with --clip FILE",
         )
     InputPolicy.parse(options.imgsz)
     network = with_half(flags.network, half=flags.report.half)
@@ -133,7 +133,7 @@ def _networks(flags: EvalFlags, suite: Suite) -> tuple[NetworkSpec, ...]:
         name = "--weights" if weights else flag(next(iter(given)))
         raise UsageError(
             f"{name} with {len(models)} models",
-            do="Give one -m, or describe each in a TOML file beside it",
+            do="Use one -m, or describe each model in a TOML file beside it",
         )
     return (*suite.networks, *(NetworkSpec(model, settings=given) for model in models))
 
@@ -232,7 +232,7 @@ def _check_smooth(sets: Sequence[LabelledSet], options: EvalOptions) -> None:
         raise UsageError(
             f"--smooth {options.smooth:g}",
             found="no set has sequences of frames",
-            do="Leave it out, or add a video with --clip",
+            do="Remove it, or add a video with --clip",
         )
 
 

@@ -57,7 +57,7 @@ def read(form: Form, flag: str, text: str) -> Any:
     try:
         return form.read(text)
     except (ValueError, ZeroDivisionError):
-        raise UsageError(f"{flag} {text!r} cannot be read", do=form.hint) from None
+        raise UsageError(f"{flag} {text!r} is not valid", do=form.hint) from None
 
 
 def _clock_time(text: str) -> float:
@@ -127,17 +127,17 @@ def _commas(text: str) -> tuple[str, ...]:
 
 
 WORD = Form(str)
-WHOLE = Form(int, "Give a whole number")  # cyclopts by itself would round 1.5
-TIME = Form(_clock_time, "Give seconds, as 12.5, or 1:02.5")
-WIDTH_HEIGHT = Form(_two_sides, "Give WIDTHxHEIGHT, as 1280x720")
-SIZE = Form(_size, "Give HxW, as 384x640, or one number")
-INPUT_SIZE = Form(_input_size, "Give HxW, as 384x640, one number, or auto")
+WHOLE = Form(int, "Use a whole number")  # cyclopts by itself would round 1.5
+TIME = Form(_clock_time, "Use seconds, such as 12.5, or 1:02.5")
+WIDTH_HEIGHT = Form(_two_sides, "Use WIDTHxHEIGHT, such as 1280x720")
+SIZE = Form(_size, "Use HxW, such as 384x640, or one number")
+INPUT_SIZE = Form(_input_size, "Use HxW, such as 384x640, one number, or auto")
 INPUT_SIZES = Form(lambda text: tuple(map(_input_size, _commas(text))), INPUT_SIZE.hint, many=True)
-NUMBER = Form(_number, "Give a number, as 0.5 or 1/255")
-SHARE = Form(_share, "Give a share, as 10% or 0.1")
-CLASS_SHARE = Form(_class_share, "Give a class and a share from 0 to 1, as person=0.05")
-PAIR = Form(_pair, "Give two numbers with a comma between, as 0.5,2")
-TRIPLE = Form(_triple, "Give one number, or three with commas between")
+NUMBER = Form(_number, "Use a number, such as 0.5 or 1/255")
+SHARE = Form(_share, "Use a share, such as 10% or 0.1")
+CLASS_SHARE = Form(_class_share, "Use a class and a share from 0 to 1, such as person=0.05")
+PAIR = Form(_pair, "Use two numbers separated by a comma, such as 0.5,2")
+TRIPLE = Form(_triple, "Use one number, or three separated by commas")
 COMMAS = Form(_commas, many=True)
 
 FORMS = {int: WHOLE, tuple[float, float]: PAIR, tuple[float, float, float]: TRIPLE}
@@ -271,7 +271,7 @@ class Flag:
     def shown_default(self) -> str | None:
         """The default as help shows it; None where it goes without saying."""
         default = self.field.default
-        obvious = default is None or isinstance(default, (bool, tuple))
+        obvious = default in (None, "") or isinstance(default, (bool, tuple))
         return None if obvious or self.spelling.depends else str(default)
 
     @property
@@ -295,7 +295,7 @@ class Flag:
         if not self.is_list:
             return found[0]
         if not (values := tuple(chain(*found) if form.many else found)):
-            raise UsageError(f"{self.names[0]} {','.join(texts)!r} names nothing")
+            raise UsageError(f"{self.names[0]} {','.join(texts)!r} is empty")
         return values
 
     def from_file(self, value: Any) -> Any:
@@ -450,7 +450,7 @@ def _from_file(layout: Layout, path: Path) -> dict[str, Any]:
             )
         flag = spellings.get(name) or spellings.get("--" + name.replace("_", "-"))
         if flag is None:
-            raise UsageError(f"--config {path}", found=f"there is no flag {name!r}")
+            raise UsageError(f"--config {path}", found=f"unknown flag {name!r}")
         if value != []:
             values[flag.name] = flag.from_file(value)
     return values
@@ -469,5 +469,5 @@ def print_config(flags: Any, layout: Layout, without: Iterable[str]) -> str:
         if flag.spelling.positional and len(value) < 2:
             value = value[0] if value else None
         values[flag.names[0].removeprefix("--")] = value
-    heading = "# rtseg --config FILE repeats this run; the command line wins over the file"
+    heading = "# rtseg --config FILE repeats this run; the command line takes precedence"
     return f"{heading}\n{to_toml(values)}"

@@ -30,25 +30,25 @@ class RunFlags:
     Attributes:
         input: Sources; several are shown as a grid:
         camera: Camera number or device path.
-        models: Networks that m cycles through in the window; comma list or repeated.
-        half: The same as --precision fp16.
-        remeasure: Measure again which backend is fastest, and replace the remembered result.
-        grid: Show a single source as a grid, too.
-        output: Where results go; repeatable:
-        mask_output: Class indices: a video, or a folder of PNGs.
-        json: One JSON line per frame: share per class.
-        figure: Figure of one picture: original, classes, legend.
-        show: Open a window; the default without outputs.
-        screenshots: Folder for what s and r save in the window; default the current one.
+        models: Models that the m key cycles through; comma-separated or repeated.
+        half: Same as --precision fp16.
+        remeasure: Measure again which backend is fastest, and save the result.
+        grid: Use the grid even for a single source.
+        output: Where to write the result; repeatable:
+        mask_output: Write class indices to a video or a folder of PNGs.
+        json: Write one JSON line per frame, with the share of each class.
+        figure: Write a figure of the first frame: original, classes, legend.
+        show: Open a window; default if there are no outputs.
+        screenshots: Folder for screenshots (s) and recordings (r) made in the window.
         policy: Frames to keep: auto is newest for live sources, all for files.
-        target_fps: Live: keep this rate, by a smaller network input if necessary.
-        no_smooth: The same as --smooth 0.
-        metrics: Write the figures of the report to this JSON file.
-        verbose: Print how long opening took, and more figures.
-        quiet: Print nothing but errors.
-        debug: Show the traceback of an error.
-        config: TOML file with the names of these flags; the command line wins.
-        print_config: Print a TOML file that repeats this run, and stop.
+        target_fps: Live sources: keep this frame rate, shrinking the model input if needed.
+        no_smooth: Same as --smooth 0.
+        metrics: Write the figures of the report to a JSON file.
+        verbose: Print opening times and more figures.
+        quiet: Print only warnings and errors.
+        debug: Print the traceback of an error.
+        config: Read flags from a TOML file; the command line takes precedence.
+        print_config: Print a TOML file that repeats this run, and exit.
     """
 
     input: tuple[str, ...] = option((), forms=sources.target_help())
@@ -104,12 +104,12 @@ class Flags:
 RUN = (
     Row("Source", RunFlags, "input camera"),
     Row("Source", SourceOptions),
-    Row("Network", NetworkOptions, "model"),
-    Row("Network", RunFlags, "models"),
-    Row("Network", NetworkOptions, "weights backend device precision"),
-    Row("Network", RunFlags, "half"),
-    Row("Network", NetworkOptions),
-    Row("Network", RunFlags, "remeasure"),
+    Row("Model", NetworkOptions, "model"),
+    Row("Model", RunFlags, "models"),
+    Row("Model", NetworkOptions, "weights backend device precision"),
+    Row("Model", RunFlags, "half"),
+    Row("Model", NetworkOptions),
+    Row("Model", RunFlags, "remeasure"),
     Row("View", ViewOptions),
     Row("View", NetworkOptions, "classes palette"),
     Row("View", RunFlags, "grid"),
@@ -128,7 +128,7 @@ def with_half(network: NetworkOptions, *, half: bool) -> NetworkOptions:
         UsageError: another one was given.
     """
     if half and network.precision not in ("auto", "fp16"):
-        raise UsageError(f"--half and --precision {network.precision} contradict", do="Give one")
+        raise UsageError(f"--half with --precision {network.precision}", do="Use only one of them")
     return replace(network, precision="fp16") if half else network
 
 
@@ -147,11 +147,11 @@ class EvalReport:
     """What only the command line of `rtseg eval` has.
 
     Attributes:
-        half: The same as --precision fp16.
-        json: Write every figure to this JSON file, - for stdout.
+        half: Same as --precision fp16.
+        json: Write all figures to this JSON file; - is stdout.
         overwrite: Replace existing files.
-        quiet: Print only the table, and errors.
-        debug: Show the traceback of an error.
+        quiet: Print only the table and errors.
+        debug: Print the traceback of an error.
     """
 
     half: bool = False
@@ -174,11 +174,11 @@ class EvalFlags:
 EVAL = (
     Row("Labelled images", EvalOptions, "data clip max_frames suite root format split classes"),
     Row("Labelled images", EvalOptions, "min_share names max_pictures"),
-    Row("Network", EvalOptions, "model imgsz"),
-    Row("Network", EvalReport, "half"),
-    Row("Network", NetworkOptions, without="model imgsz classes palette"),
-    Row("Figures", EvalOptions),
-    Row("Figures", EvalReport),
+    Row("Model", EvalOptions, "model imgsz"),
+    Row("Model", EvalReport, "half"),
+    Row("Model", NetworkOptions, without="model imgsz classes palette"),
+    Row("Results", EvalOptions),
+    Row("Results", EvalReport),
 )
 
 
@@ -187,11 +187,11 @@ class TrainRun:
     """What only the command line of `rtseg train` has.
 
     Attributes:
-        config: TOML file with the names of these flags, as a run's config.toml; the command line
-            wins.
-        resume: Go on with the run in the folder.
+        config: Read flags from a TOML file, such as a run's config.toml; the command line takes
+            precedence.
+        resume: Resume the run in the folder.
         overwrite: Replace the run in the folder.
-        quiet: Print nothing but errors.
+        quiet: Print only warnings and errors.
     """
 
     config: str | None = None
@@ -202,7 +202,7 @@ class TrainRun:
 
 TRAIN = (
     Row("Labelled images", TrainOptions, "dataset format classes"),
-    Row("Network", TrainOptions, "model weights size"),
+    Row("Model", TrainOptions, "model weights size"),
     Row("Training", TrainOptions),
     Row("Augmentation", TrainOptions, "rotation brightness contrast flip noise scale"),
     Row("Run", TrainOptions, "out device devices precision workers seed"),
@@ -215,15 +215,15 @@ class BenchReport:
     """What only the command line of `rtseg bench` has.
 
     Attributes:
-        worst_case: Time the pipeline with checkerboard logits, too.
-        format: Format of stdout, and of files whose name does not say.
-        output: Write .json, .csv, .md or .txt, too; repeatable.
-        plot: Write a chart: .png, .svg, .pdf, .jpg.
-        compare: Print the change against an older .json.
-        threshold: Exit with 5 if --compare finds any clock slower by more than this share, as 10%.
+        worst_case: Also time the pipeline with checkerboard logits.
+        format: Format of stdout, and of files without a known suffix.
+        output: Also write a .json, .csv, .md or .txt file; repeatable.
+        plot: Write a chart as .png, .svg, .pdf or .jpg.
+        compare: Print the changes since an older .json file.
+        threshold: Exit with 5 if --compare finds any clock slower by more than this, such as 10%.
         overwrite: Replace existing files.
-        quiet: Print only the figures, and errors.
-        debug: Show the traceback of an error.
+        quiet: Print only the figures and errors.
+        debug: Print the traceback of an error.
     """
 
     worst_case: bool = False
@@ -240,7 +240,7 @@ class BenchReport:
         check(self)
         if not 0 <= self.threshold < 1:
             found = "it must be a share from 0 to 1"
-            raise UsageError(f"--threshold {self.threshold:g}", found=found, do="Write 10% or 0.1")
+            raise UsageError(f"--threshold {self.threshold:g}", found=found, do="Use 10% or 0.1")
 
 
 @dataclass(frozen=True)
@@ -255,15 +255,15 @@ class BenchFlags:
 
 
 BENCH = (
-    Row("Network", BenchOptions, "model"),
-    Row("Network", NetworkOptions, "weights"),
-    Row("Network", BenchOptions, "backend precision imgsz"),
-    Row("Network", NetworkOptions, "device threads strict_device"),
-    Row("Clip and clocks", BenchOptions, "input duration frames rounds encode"),
-    Row("Clip and clocks", BenchReport, "worst_case"),
-    Row("Clip and clocks", ViewOptions, "view alpha"),
-    Row("Figures", BenchOptions),
-    Row("Figures", BenchReport),
+    Row("Model", BenchOptions, "model"),
+    Row("Model", NetworkOptions, "weights"),
+    Row("Model", BenchOptions, "backend precision imgsz"),
+    Row("Model", NetworkOptions, "device threads strict_device"),
+    Row("Clip and timing", BenchOptions, "input duration frames rounds encode"),
+    Row("Clip and timing", BenchReport, "worst_case"),
+    Row("Clip and timing", ViewOptions, "view alpha"),
+    Row("Results", BenchOptions),
+    Row("Results", BenchReport),
 )
 
 
@@ -272,8 +272,8 @@ class ExportReport:
     """What only the command line of `rtseg export` has.
 
     Attributes:
-        output: The file to write, as net.onnx.
-        quiet: Print only the table, and errors.
+        output: File to write, such as net.onnx.
+        quiet: Print only the table and errors.
     """
 
     output: str | None = None
@@ -294,8 +294,8 @@ EXPORT = (
     Row("File", NetworkOptions, "model weights"),
     Row("File", ExportReport, "output"),
     Row("File", ExportOptions),
-    Row("Proof", ExportOptions, "samples calibration min_agreement keep"),
-    Row("Proof", ExportReport),
+    Row("Verification", ExportOptions, "samples calibration min_agreement keep"),
+    Row("Verification", ExportReport),
 )
 
 
@@ -304,10 +304,10 @@ class DemoFlags:
     """What `rtseg demo` has.
 
     Attributes:
-        seconds: Length of the clip.
+        seconds: Length of the clip in seconds.
         no_show: Write rtseg-demo.mp4 instead of opening a window.
-        output: Write this instead, as rtseg -o does.
-        overwrite: Replace what -o names.
+        output: Write this instead of opening a window, as rtseg -o does.
+        overwrite: Replace existing files.
     """
 
     seconds: float = option(10.0, least=0.1)
@@ -324,7 +324,7 @@ class CamerasFlags:
     """What `rtseg cameras` has.
 
     Attributes:
-        measure: Read each for a second, and report the rate that really comes.
+        measure: Measure the frame rate of each camera for a second.
         json: Print JSON.
     """
 
@@ -337,7 +337,7 @@ class DoctorFlags:
     """What `rtseg doctor` has.
 
     Attributes:
-        json: Print JSON, to attach to a bug report.
+        json: Print JSON, for a bug report.
     """
 
     json: bool = False

@@ -83,13 +83,17 @@ def _check_pairs(flags: Flags) -> None:
     if run.target_fps is not None and flags.temporal.propagate:
         raise UsageError(
             "--target-fps with --propagate",
-            found="propagation keeps the rate by itself",
-            do="Leave one of them out",
+            found="propagation already keeps the frame rate",
+            do="Use only one of them",
         )
     if run.remeasure and flags.network.backend != "auto":
-        raise UsageError(f"--remeasure with -b {flags.network.backend}", do="Leave one of them out")
+        raise UsageError(
+            f"--remeasure with -b {flags.network.backend}",
+            found="it is for --backend auto",
+            do="Use only one of them",
+        )
     if run.no_smooth and smooth:
-        raise UsageError(f"--smooth {smooth:g} and --no-smooth", do="Give one of them")
+        raise UsageError(f"--smooth {smooth:g} and --no-smooth", do="Use only one of them")
 
 
 def _view(flags: Flags, files: Sequence[str], *, hud: bool) -> ViewOptions:
@@ -119,7 +123,7 @@ def check_folder(flag: str, text: str) -> None:
     """Raise UsageError unless a folder is there, or can be made when it is needed."""
     path = Path(text).expanduser()
     if path.exists() and not path.is_dir():
-        raise UsageError(f"{flag} {text}", found="it is a file", do="Name a folder")
+        raise UsageError(f"{flag} {text}", found="it is a file", do="Use a folder")
     if not path.parent.is_dir():
         raise UsageError(f"{flag} {text}", found=f"there is no folder {path.parent}")
 
@@ -137,7 +141,7 @@ def require_display() -> None:
     """
     if reason := display_available():
         raise SinkError(
-            "a window was asked for",
+            "cannot open a window",
             found=reason,
             do="Write a file with -o out.mp4, or run with --no-show",
         )
@@ -146,7 +150,7 @@ def require_display() -> None:
 def _source(flags: Flags) -> str:
     camera, named = flags.run.camera, flags.run.input
     if camera is not None and named:
-        raise UsageError(f"two sources: {named[0]} and --camera {camera}", do="Give one")
+        raise UsageError(f"two sources: {named[0]} and --camera {camera}", do="Use only one")
     if not flags.sources:
         raise UsageError(
             "no source given",
@@ -181,7 +185,7 @@ def check_outputs(files: Sequence[str], flags: Flags, source: str) -> None:
         place = os.path.realpath(path)
         if place in taken:
             name = "stdout" if str(path) == "-" else path
-            raise UsageError(f"{name} is given twice as an output", do="Give each another name")
+            raise UsageError(f"{name} is given twice as an output", do="Give each its own name")
         taken.add(place)
         kind.check(path, flags.sink, False)
         if str(path) != "-" and not (kind.many_files and is_many(path)):
@@ -191,7 +195,9 @@ def check_outputs(files: Sequence[str], flags: Flags, source: str) -> None:
 def _check_file(path: Path, source: str, overwrite: bool) -> None:
     try:
         if path.is_file() and Path(source).exists() and path.samefile(source):
-            raise UsageError(f"{path} is the source itself", do="Give the output another name")
+            raise UsageError(
+                f"{path} is the source itself", do="Choose another name for the output"
+            )
         check_new(path, overwrite)
         check_parent(path)
         check_replaceable(path)
@@ -287,8 +293,8 @@ def split(flags: Flags) -> tuple[list[str], list[str]]:
         if not (is_folder(output.mask_output) or FIELD.search(output.mask_output)):
             raise UsageError(
                 f"--mask-output {output.mask_output} for several sources",
-                found="each has masks of its own",
-                do="Name a folder/, or put {name} or {n} into the file's name",
+                found="each has its own masks",
+                do="Use a folder/, or put {name} or {n} in the file name",
             )
         own.append(f"mask:{output.mask_output}")
     return own, films
@@ -329,12 +335,12 @@ def _check_sources(targets: Sequence[str], flags: Flags) -> None:
         raise UsageError(
             f"{len(targets)} sources",
             found=f"a grid has at most {MOST}",
-            do='For many pictures name their folder, or quote their pattern: "shots/*.png"',
+            do='For many images pass their folder, or a quoted pattern: "shots/*.png"',
         )
     if sum(source_kind(target).is_piped for target in targets) > 1:
-        raise UsageError("standard input is named twice as a source", do="Name it once")
+        raise UsageError("standard input is given twice as a source", do="Use - only once")
     if flags.run.figure is not None:
-        raise UsageError("--figure with a grid", found="it is for one source", do="Leave it out")
+        raise UsageError("--figure with a grid", found="it is for one source", do="Remove it")
 
 
 def _check_outputs(

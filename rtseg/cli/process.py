@@ -143,7 +143,7 @@ def refused(error: Exception) -> str | None:
         return None
     # ctypes raises an OSError without a number, as others do for things of their own
     if isinstance(error, ImportError) or (error.errno is None and LIBRARY.search(str(error))):
-        return f"a library does not load: {error}. {advice(error)}"
+        return f"cannot load a library: {error}. {advice(error)}"
     if error.errno is None:
         return None
     words = "cannot write stdout" if error.filename is None else f"cannot use {error.filename}"

@@ -248,7 +248,7 @@ def start(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter) -> Non
     if targets := [target for target in plan.outputs if target != "window:"]:
         say("output", ", ".join(map(_describe_target, targets)))
     if plan.window:
-        say("window", "h lists the keys, q or Esc ends")
+        say("window", "press h for the keys, q or Esc to quit")
 
 
 def ties(temporal: TemporalOptions, *, single: bool = False) -> None:
@@ -274,10 +274,12 @@ def report(
         for line in stage_table(figures, verbose=flags.run.verbose):
             print(" " * _COLUMN + line, file=sys.stderr)
         _say_all("wrote", (sink.summary() for sink in sinks))
-        _say_all("figures", [f"in {flags.run.metrics}"] if flags.run.metrics else [])
+        _say_all("metrics", [flags.run.metrics] if flags.run.metrics else [])
     _say_all("warning", source.warnings)
     _say_all("note", [seen.summary()] if figures.frames else [])
-    _say_all("warning", (f"thread {name!r} did not stop; abandoned" for name in figures.hung))
+    _say_all(
+        "warning", (f"thread {name!r} did not stop and was abandoned" for name in figures.hung)
+    )
 
 
 def describe_source(info: SourceInfo) -> str:
@@ -327,7 +329,7 @@ def describe_frames(figures: Report) -> str:
         parts.append(f"{figures.propagated} of them propagated")
         parts.append(f"model {figures.network_fps:.1f} fps (keyframes: {causes})")
     if figures.idle:
-        parts.append(f"idle at {figures.idle} of them (unchanged images)")
+        parts.append(f"{figures.idle} of them idle (unchanged images)")
         parts.append(f"model {figures.network_fps:.1f} fps")
     if figures.dropped:
         causes = ", ".join(f"{cause} {count}" for cause, count in figures.dropped_by.items())
@@ -337,14 +339,14 @@ def describe_frames(figures: Report) -> str:
     if figures.outages:
         parts.append(counted(figures.outages, "outage"))
     if figures.cores:
-        parts.append(f"processor {figures.cpu_share:.0%} of {counted(figures.cores, 'core')}")
+        parts.append(f"CPU {figures.cpu_share:.0%} of {counted(figures.cores, 'core')}")
     return ", ".join(parts)
 
 
 def describe_inputs(inputs: Mapping[str, int], steps: int) -> str:
     """How often the input size changed to keep the frame rate, and frames by size."""
     sizes = ", ".join(f"{size} {count}" for size, count in inputs.items())
-    return f"input stepped {counted(steps, 'time')} ({sizes})"
+    return f"input size changed {counted(steps, 'time')} ({sizes})"
 
 
 def stage_table(figures: Report, *, verbose: bool = False) -> list[str]:
@@ -509,7 +511,7 @@ def _lost_sound(flags: Flags, plan: Plan) -> Iterator[str]:
         from rtseg.sinks.muxing import has_audio
 
         if has_audio(Path(plan.source)):
-            yield f"no sound with {' and '.join(again)}"
+            yield f"audio is not kept with {' and '.join(again)}"
 
 
 # The report of a grid
@@ -554,16 +556,17 @@ def _kept(flags: Flags, channel: Channel) -> str:
     if channel.source.info.frame_count == 1:
         return "one image"
     if isinstance(channel.source, Replay):
-        return "file: at its own speed, late frames dropped"
+        return "file: played at its own speed, late frames dropped"
     return describe_policy(flags.run.policy, channel.source.info.live, channel.paced)
 
 
 def images_left_out(film: Film) -> None:
     """Report that writing the grid was too slow for its rate."""
     if film.left_out:
-        pictures = counted(film.left_out, "repeated picture")
+        images = counted(film.left_out, "repeated image")
         say(
-            "note", f"{pictures} left out of the grid, which took too long to write; its times hold"
+            "note",
+            f"{images} left out of the grid, as writing was too slow; its timing is unaffected",
         )
 
 
@@ -623,8 +626,8 @@ def report_grid(
         say(
             "done",
             f"{counted(total['frames'], 'frame')} of {counted(len(rows), 'source')} in "
-            f"{length(total['seconds'])}, {total['fps']:.1f} fps together{stepped}, "
-            f"processor {total['cpu_share']:.0%} of {counted(total['cores'], 'core')}{lost}",
+            f"{length(total['seconds'])}, {total['fps']:.1f} fps in total{stepped}, "
+            f"CPU {total['cpu_share']:.0%} of {counted(total['cores'], 'core')}{lost}",
         )
         for line in source_table(rows):
             say("", line)
@@ -632,12 +635,12 @@ def report_grid(
             if text := sink.summary():
                 say("wrote", text)
         if flags.run.metrics:
-            say("figures", f"in {flags.run.metrics}")
+            say("metrics", flags.run.metrics)
     for channel in channels:
         for warning in channel.source.warnings:
             say("warning", _named(channel.name, warning))
         for name in channel.stats.hung:
-            say("warning", f"thread {name!r} did not stop; abandoned")
+            say("warning", f"thread {name!r} did not stop and was abandoned")
 
 
 def source_table(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -648,7 +651,7 @@ def source_table(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     age, infer = row["age_ms"], row["stages_ms"].get("infer", {})
-    notes = [f"idle at {row['idle']}"] if row["idle"] else []
+    notes = [f"{row['idle']} idle"] if row["idle"] else []
     notes += [f"{row['propagated']} propagated"] if row["propagated"] else []
     notes += [counted(row["outages"], "outage")] if row["outages"] else []
     notes += ["lost"] if row["error"] else []

@@ -121,7 +121,7 @@ def run_plan(flags: Flags, plan: Plan | GridPlan, stop: Stop) -> int:
         for source in moving:
             check_rate(flags, source.info)
         info = sources[0].info if grid is None else common_info(sources)
-        with _timed("network", flags):
+        with _timed("model", flags):
             several = grid is not None
             segmenter = stop.attend(
                 lambda: load_segmenter(
@@ -543,8 +543,8 @@ def check_rate(flags: Flags, info: SourceInfo) -> None:
     if rate is not None and not keeps_newest(flags.run.policy, info.live):
         raise UsageError(
             f"--target-fps {rate:g} for {info.name}",
-            found="it is not live: every frame is kept, however long it takes",
-            do="Add --live to replay a recording as a camera, or leave it out",
+            found="it is not live, so every frame is kept",
+            do="Add --live to replay it like a camera, or remove --target-fps",
         )
 
 
@@ -563,7 +563,7 @@ def _open_named_or_fastest(
 
     def on_measure(candidates: str) -> None:
         if not flags.run.quiet:
-            say("auto", f"measuring {candidates}: once for this network and size on this machine")
+            say("auto", f"measuring {candidates}, once per model and input size")
 
     return open_measured(
         model,

@@ -64,7 +64,7 @@ def options_of(given: dict[str, Any], run: TrainRun) -> TrainOptions:
     """
     for other in ("overwrite", "config"):
         if run.resume and getattr(run, other):
-            raise UsageError(f"--resume and --{other} exclude each other", do="Give one of them")
+            raise UsageError(f"--resume with --{other}", do="Use only one of them")
     asked = of_class(TrainOptions, with_config(TRAIN, given))
     if "dataset" in asked:  # so that the run can be resumed from another folder
         asked["dataset"] = str(Path(asked["dataset"]).expanduser().absolute())

@@ -53,12 +53,12 @@ class ViewOptions:
     Attributes:
         view: What to draw; default overlay, or cutout with --background.
         alpha: Opacity of the colours, 0 to 1.
-        legend: Name the classes in view.
-        hud: Draw speed, age and device; default in a window only.
-        background: Behind what is found: none, blur, blur:1 to blur:20, transparent, a colour
+        legend: List the visible classes.
+        hud: Draw frame rate, age and device; default in a window only.
+        background: Replace the background: none, blur, blur:1 to blur:20, transparent, a colour
             (name or '#rrggbb'), an image or a video.
-        feather: With a background: fade the edge inwards over this many pixels more.
-        matte_threshold: With a background: keep from this probability on, 0 to 1; lower keeps more.
+        feather: With --background: fade the edge inwards over this many more pixels.
+        matte_threshold: With --background: least probability to keep, 0 to 1; lower keeps more.
 
     Raises:
         UsageError: there is no such view or background, or a number is out of range.

@@ -18,7 +18,7 @@ UNKNOWN = "-"
 
 CAUSES = {
     "camera": "skipped by the camera",
-    "capture": "network busy",
+    "capture": "model busy",
     "display": "drawing busy",
     "pause": "paused",
 }
@@ -140,7 +140,7 @@ def mark_lines(stats: Stats | None, segmentation: Segmentation) -> list[str]:
     if carried.key is None:
         return ["!no keyframe yet"]
     if carried.idle:
-        return [f"idle, network ran {counted(carried.frames, 'frame')} ago"]
+        return [f"idle, model ran {counted(carried.frames, 'frame')} ago"]
     frames = counted(abs(carried.frames), "frame")
     return [f"propagated, key {frames} {'ago' if carried.frames >= 0 else 'ahead'}"]
 
@@ -148,11 +148,11 @@ def mark_lines(stats: Stats | None, segmentation: Segmentation) -> list[str]:
 def _keyframe_lines(stats: Stats | None) -> list[str]:
     """The network's own rate, when it does not run on every frame."""
     if stats and stats.idle:
-        return [f"network\t{stats.network_fps:.1f} fps\tidle\t{stats.idle / stats.shown:.0%}"]
+        return [f"model\t{stats.network_fps:.1f} fps\tidle\t{stats.idle / stats.shown:.0%}"]
     if not stats or not stats.keyframes:
         return []
     count = sum(dict(stats.keyframes).values())
-    return [f"network\t{stats.network_fps:.1f} fps\tkeyframes\t{count}"]
+    return [f"model\t{stats.network_fps:.1f} fps\tkeyframes\t{count}"]
 
 
 def _drop_lines(stats: Stats | None) -> list[str]:

@@ -58,7 +58,7 @@ class InputPolicy:
         sides = re.fullmatch(r"([1-9][0-9]*)(?:[xX]([1-9][0-9]*))?", text)
         if sides is None:
             do = "Give HxW, as 384x640, one number, auto, exact, or long:N"
-            raise UsageError(f"--imgsz {text!r} cannot be read", do=do)
+            raise UsageError(f"--imgsz {text!r} is not valid", do=do)
         return cls("fixed", size=(int(sides[1]), int(sides[2] or sides[1])))
 
     def size_for(self, spec: ModelSpec, height: int, width: int) -> Size:

@@ -16,27 +16,26 @@ class EvalOptions:
     """What `rtseg eval` measures.
 
     Attributes:
-        data: A folder or file of labelled images; several may follow.
-        clip: A video without labels, or a folder of frames, for its flicker; several may follow.
+        data: Folder or file of labelled images; several may follow.
+        clip: Unlabelled video or folder of frames to measure flicker on; several may follow.
         max_frames: Stop each --clip after this many frames.
-        suite: TOML file that names sets and models; see rtseg/evaluate/sets.py.
-        root: Folder that paths in the suite are relative to, instead of its own.
+        suite: TOML file of sets and models; see rtseg/evaluate/sets.py.
+        root: Folder that paths in the suite are relative to; default its own.
         format: Layout of --data: auto, coco, cityscapes, voc, ...
         split: Split of --data, or all; default val, else test, else everything.
-        classes: Which class of --data is which of the model's, as person=*; repeatable.
-        min_share: Only images of --data in which a class covers at least a share, as person=0.05.
-        names: Only images of --data that this file names, one a line.
-        max_pictures: At most this many images of each set, evenly spaced.
+        classes: Map classes of --data to the model's, such as person=*; repeatable.
+        min_share: Only images of --data in which a class has at least this share: person=0.05.
+        names: Only images of --data that are listed in this file, one per line.
+        max_pictures: Use at most this many images of each set, evenly spaced.
         model: Names of `rtseg models`, or files; several may follow.
         imgsz: Input size: auto (as in rtseg run, in the usual shape nearest to the image's), exact
             (the image's own shape), HxW, one number, or long:N (long side N, shape kept).
-        show_class: Give this class's IoU a column of the table; repeatable.
-        smooth: Measure sequences and clips once more with temporal smoothing of this strength, 0
-            to 1.
-        boundary: Measure the boundary F-score, too.
+        show_class: Add a column with the IoU of this class; repeatable.
+        smooth: Also measure sequences and clips with temporal smoothing of this strength, 0 to 1.
+        boundary: Also measure the boundary F-score.
         min_miou: Exit with 5 if any mean IoU is below this, 0 to 1.
         confusion: Write the confusion matrix as an image.
-        worst: Keep this many of the worst images; needs --worst-to.
+        worst: Save this many of the worst images; needs --worst-to.
         worst_to: Folder for the worst images: truth and prediction.
 
     Raises:
@@ -77,7 +76,7 @@ class EvalOptions:
         if self.max_frames is not None and not self.clip:
             raise UsageError("--max-frames without --clip", do="Use --max-pictures for images")
         if (self.worst is None) != (self.worst_to is None):
-            do = "Give both: how many, and where"
+            do = "Use both: how many, and where"
             raise UsageError("--worst and --worst-to need each other", do=do)
         given = [name for name in ONLY_DATA if getattr(self, name) not in (None, (), "auto")]
         if given and not self.data:

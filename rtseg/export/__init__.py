@@ -22,10 +22,10 @@ class ExportOptions:
     """How to export a model.
 
     Attributes:
-        imgsz: Input size HxW or one number; default is the model's own.
-        precision: Arithmetic of the model; int8 leaves sensitive layers in float.
-        dynamic_batch: Leave the number of images at a time open.
-        opset: Version of ONNX's operators, 13 to 20; default 18, or a foreign file's own.
+        imgsz: Input size: HxW or one number; default is the model's own.
+        precision: Numeric precision; int8 leaves sensitive layers in float.
+        dynamic_batch: Allow any batch size.
+        opset: ONNX opset, 13 to 20; default 18, or a foreign file's own.
         overwrite: Replace an existing file.
         samples: Clip, folder or image to compare on; default --calibration, or the demo clip.
         calibration: int8: clips, folders or images to calibrate on; default --samples.

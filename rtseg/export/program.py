@@ -134,7 +134,7 @@ def _require_exportable(model: Model, path: Path, options: ExportOptions) -> Non
             f"cannot export to {path}", found="the suffix must be .onnx", do="Name it NAME.onnx"
         )
     if model.format == "none":
-        raise ModelError(f"cannot export {model.spec.name}", found="it is not a network")
+        raise ModelError(f"cannot export {model.spec.name}", found="it is not a model with weights")
     if model.format == "onnx" and options.opset is not None:
         raise UsageError(
             f"opset {options.opset} for {model.spec.name}",

@@ -88,7 +88,7 @@ def find_model(
     path = shipped().get(text) or _in_run(Path(text).expanduser())
     if path.suffix not in SUFFIXES:
         raise _unknown(text)
-    _require_file(path, f"cannot open the network {text}")
+    _require_file(path, f"cannot open the model {text}")
     if path.suffix == ".onnx":
         return _from_onnx(path, weights, input_flags)
     return _from_checkpoint(path, weights, input_flags)
@@ -99,17 +99,17 @@ def _in_run(path: Path) -> Path:
     if not path.is_dir():
         return path
     if not (path / BEST).is_file():
-        raise ModelError(f"cannot open the network {path}", found=f"the folder has no {BEST}")
+        raise ModelError(f"cannot open the model {path}", found=f"the folder has no {BEST}")
     return path / BEST
 
 
 def _unknown(text: str) -> ModelError:
     names = [*shipped(), *MODELS]
     near = difflib.get_close_matches(text, names, n=2, cutoff=0.5)
-    files = "A file ends in .onnx, .pth, .pt or .safetensors"
+    files = "A file must end in .onnx, .pth, .pt or .safetensors"
     return ModelError(
-        f"unknown network {text!r}",
-        found="there are " + ", ".join(names),
+        f"unknown model {text!r}",
+        found="models are " + ", ".join(names),
         do=f"Did you mean {' or '.join(near)}?" if near else files,
     )
 
@@ -125,7 +125,8 @@ def _stub(query: str) -> Model:
     delay = options.pop("delay", "0")
     if options:
         raise ModelError(
-            f"unknown option {next(iter(options))!r} of the stub", found="there is delay=100ms"
+            f"unknown option {next(iter(options))!r} of the stub",
+            found="its only option is delay=100ms",
         )
     return Model(MODELS["stub"], None, "none", delay_seconds=_seconds(delay))
 
@@ -137,7 +138,7 @@ def _seconds(text: str) -> float:
             value = number(text.removesuffix(suffix), "delay") * factor
             break
     if not 0 <= value <= 3600:
-        raise ModelError(f"delay={text}", found="it is a time such as 100ms or 0.1s")
+        raise ModelError(f"delay={text}", found="it must be a time such as 100ms or 0.1s")
     return value
 
 
@@ -158,8 +159,8 @@ def _named(
     if path.suffix == ".onnx":
         raise ModelError(
             f"weights {path} for {spec.name}",
-            found="an ONNX file is a whole network",
-            do=f"Name it as the network: --model {path}",
+            found="an ONNX file is a whole model",
+            do=f"Use it as the model: --model {path}",
         )
     own = _spec_of(path)
     if own is not None and own.architecture != spec.architecture:
@@ -179,7 +180,7 @@ def _from_onnx(path: Path, weights: str | Path | None, flags: Mapping[str, Any] 
         raise ModelError(
             f"weights {weights} for {path}",
             found="an ONNX file has its own",
-            do="Leave --weights out, or name the architecture as the network",
+            do="Remove --weights, or pass the architecture with --model",
         )
     spec, notes = onnx_spec(path, flags)
     return Model(spec, path, "onnx", notes)
@@ -195,9 +196,9 @@ def _from_checkpoint(
         spec = _changed(replace(base, weights=None, miou=None, dataset="", licence=""), settings)
     if spec is None:
         raise ModelError(
-            f"cannot tell which network {path} is",
+            f"cannot tell which model {path} belongs to",
             found="it holds weights only",
-            do=f"Name the network: --model NAME --weights {path}",
+            do=f"Name the model: --model NAME --weights {path}",
         )
     if weights is not None and str(weights) != RANDOM:
         raise ModelError(

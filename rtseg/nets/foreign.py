@@ -273,8 +273,8 @@ def refuse_flags(flags: Mapping[str, Any] | None, name: str) -> None:
     if given:
         raise UsageError(
             f"{', '.join(f'--{key}' for key in given)} for {name}",
-            found="the network describes its own input and classes",
-            do=f"Leave {'them' if len(given) > 1 else 'it'} out",
+            found="the model describes its own input and classes",
+            do=f"Remove {'them' if len(given) > 1 else 'it'}",
         )
 
 
@@ -338,7 +338,7 @@ def _check(where: str, values: Settings) -> None:
     for key, value in values.items():
         if key not in KEYS:
             known = ", ".join(sorted(KEYS))
-            raise ModelError(f"unknown setting {key!r} in {where}", found=f"there are {known}")
+            raise ModelError(f"unknown setting {key!r} in {where}", found=f"settings are {known}")
         if key in CHOICES and value not in CHOICES[key]:
             choices = ", ".join(map(str, CHOICES[key]))
             raise ModelError(f"{key} = {value!r} in {where}", found=f"it is one of {choices}")

@@ -70,13 +70,13 @@ def read_facts(path: Path) -> OnnxFacts:
     numbers = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in numbers]
     if not (graph.node or graph.input or graph.output):
-        found = "there is no network in it" if path.stat().st_size else "it is empty"
+        found = "there is no model in it" if path.stat().st_size else "it is empty"
         raise ModelError(f"cannot use {path}", found=found, do="Export it again")
     if len(inputs) != 1 or not graph.output:
         raise ModelError(
             f"cannot use {path}",
             found=f"it has {len(inputs)} inputs and {len(graph.output)} outputs",
-            do="A segmentation network takes one image and gives its classes",
+            do="A segmentation model takes one image and returns its classes",
         )
     return OnnxFacts(
         _dims(inputs[0]),

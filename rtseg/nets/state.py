@@ -105,7 +105,7 @@ def load_state(network: nn.Module, spec: ModelSpec, state: State, path: Path) ->
         raise ModelError(
             asked,
             found=_differences(missing, unexpected, shapes),
-            do="Name the network that these weights belong to with --model",
+            do="Name the model that these weights belong to with --model",
         )
     network.load_state_dict(given, strict=False)
 

@@ -144,7 +144,7 @@ def _failed(weights: WeightsSpec, path: Path, reason: str) -> DownloadError:
     return DownloadError(
         f"cannot download {weights.url}",
         found=reason,
-        do=f"Put the file at {path}, or use a network that ships (rtseg models lists them), "
+        do=f"Put the file at {path}, or use a shipped model (see rtseg models), "
         "or time this one with --weights random",
     )
 

@@ -130,7 +130,7 @@ class Controls(Control):
         key = find_key(name)
         if key is None:
             called = repr(name) if len(name) == 1 and name.isprintable() else "that key"
-            self.notices.show(f"{called} does nothing; h lists the keys")
+            self.notices.show(f"{called} does nothing; press h for the keys")
             return
         try:
             getattr(self, key.action)(*([int(name)] if key.action == "solo_number" else []))

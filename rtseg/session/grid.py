@@ -260,7 +260,7 @@ class Cell:
         late = channel.source.info.live and waited > SILENT_SECONDS
         carried = self._result.segmentation.carried if self._result is not None else None
         if carried is not None:
-            kind += ", network rests" if carried.idle else ", propagated"
+            kind += ", model idle" if carried.idle else ", propagated"
         return CellState(kind, warning=f"no frame for {int(waited)} s" if late else "")
 
     def _at_the_end(self) -> CellState:

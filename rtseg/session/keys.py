@@ -27,27 +27,27 @@ class Key(NamedTuple):
 
 KEYS = (
     Key(("q", "\x1b"), "q, Esc", "quit", "quit"),
-    Key((" ",), "space", "pause", "pause, resume"),
+    Key((" ",), "space", "pause", "pause or resume"),
     Key((".",), ".", "step", "one frame forward"),
     Key(("\t",), "Tab", "next_view", "next view"),
     Key(("c",), "c", "contours", "contours"),
     Key(("b",), "b", "next_background", "next background"),
     Key(("+", "="), "+", "more_opacity", "more colour"),
     Key(("-", "_"), "-", "less_opacity", "less colour"),
-    Key(tuple("123456789"), "1-9", "solo_number", "one class alone, all"),
+    Key(tuple("123456789"), "1-9", "solo_number", "one class only, or all"),
     Key(("e",), "e", "edges", "refine mask edges"),
     Key(("l",), "l", "legend", "class names"),
-    Key(("f",), "f", "hud", "figures: a line, all, none"),
+    Key(("f",), "f", "hud", "figures: line, all or none"),
     Key(("m",), "m", "next_model", "next model"),
     Key(("s",), "s", "screenshot", "save a screenshot"),
-    Key(("r",), "r", "record", "record, stop"),
+    Key(("r",), "r", "record", "start or stop recording"),
     Key(("F11", "z"), "F11, z", "full_screen", "full screen"),
     Key(("h", "?"), "h", "help", "this help"),
 )
 
 MOUSE = (
     ("pointer", "class and probability"),
-    ("click", "that class alone, all"),
+    ("click", "that class only, or all"),
 )
 
 _BY_NAME = {name: key for key in KEYS for name in key.names}

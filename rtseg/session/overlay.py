@@ -32,7 +32,7 @@ FEW_A_SECOND = 2.0
 """Drops below this rate are not mentioned."""
 
 BUSY_STAGES = {
-    "infer": "the network",
+    "infer": "the model",
     "preprocess": "preparing the image",
     "draw": "drawing",
     "write": "showing and writing",
@@ -86,11 +86,11 @@ class Captions:
         rate = self._dropping.get(cause, 0) / self._interval
         if rate < FEW_A_SECOND or cause not in REASONS:
             return ""
-        return f"{rate:.0f} frames a second left out: {REASONS[cause](self._stats)}"
+        return f"{rate:.0f} frames per second dropped: {REASONS[cause](self._stats)}"
 
 
 def _network(stats: Stats) -> str:
-    return f"the network manages {stats.fps_now:.0f} a second"
+    return f"the model manages {stats.fps_now:.0f} fps"
 
 
 REASONS: dict[str, Callable[[Stats], str]] = {

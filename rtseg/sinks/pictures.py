@@ -41,7 +41,7 @@ class PictureSink(Sink):
 
     def summary(self) -> str:
         """Number of images and where they are."""
-        return self._files.summary("picture")
+        return self._files.summary("image")
 
 
 def check_pictures(path: Path, options: SinkOptions, alpha: bool) -> None:

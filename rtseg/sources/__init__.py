@@ -81,7 +81,7 @@ SOURCES: dict[str, SourceKind] = {
     "pictures": SourceKind(
         "rtseg.sources.pictures:PictureSource",
         match=is_pictures,
-        help="picture, folder, glob",
+        help="image, folder, glob",
         options=frozenset({"fps"}),
         is_path=True,
         is_pictures=True,
@@ -97,7 +97,7 @@ SOURCES: dict[str, SourceKind] = {
     "stream": SourceKind(
         "rtseg.sources.stream:open_stream",
         schemes=frozenset("rtsp rtsps rtmp rtmps http https udp rtp tcp srt".split()),
-        help="address",
+        help="URL",
         options=frozenset({"decoder"}),
         stem=address_stem,
     ),

@@ -21,24 +21,24 @@ class SourceOptions:
     """How a source is opened, and what is taken from it; each kind uses what applies to it.
 
     Attributes:
-        width: Ask the camera for this width, in pixels.
-        height: Ask the camera for this height, in pixels.
-        fps: Ask the camera for this rate; also the rate of raw frames and pictures.
-        fourcc: Ask the camera for this pixel format; default MJPG if its rate is no lower.
+        width: Width to request from the camera, in pixels.
+        height: Height to request from the camera, in pixels.
+        fps: Frame rate to request from the camera; also the rate of raw frames and images.
+        fourcc: Pixel format to request from the camera; default MJPG unless it is slower.
         size: Size of raw frames on stdin, such as 1280x720.
         pix_fmt: Pixel format of raw frames on stdin and stdout.
         mirror: Flip horizontally, after --rotate.
         rotate: Rotate clockwise by this many degrees.
         loop: Restart at the end.
         live: Replay a recording like a camera, by the clock: late frames are dropped.
-        fps_cap: Drop frames that come faster than this rate; cameras skip decoding them.
+        fps_cap: Drop frames above this rate; cameras skip decoding them.
         start: Start at this time: seconds, or 1:02.5.
         end: Stop before this time: seconds, or 1:02.5.
         max_frames: Stop after this many frames.
         every: Keep every Nth frame.
         decoder: Decoder of video files: opencv, or nvdec[:N] on an NVIDIA GPU.
         reconnect: Reconnect to a lost camera or stream instead of failing.
-        timeout: Seconds of silence after which a camera or stream counts as lost.
+        timeout: Seconds without a frame after which a camera or stream counts as lost.
 
     Raises:
         UsageError: a value makes no sense.

@@ -17,11 +17,11 @@ class TemporalOptions:
     """How consecutive frames share segmentations; by default each frame is segmented alone.
 
     Attributes:
-        smooth: Steady the masks over time: 0 (off) to 1; default 0.8 in a window or live, else 0.
-        propagate: Run the network on keyframes only, and carry their masks to the frames between.
-        key_every: With --propagate: a keyframe every N frames; default one every 1.5 s, or as
-            the network keeps up live.
-        idle: Pause the network while the image does not change; default live.
+        smooth: Smooth the masks over time: 0 (off) to 1; default 0.8 in a window or live, else 0.
+        propagate: Run the model on keyframes only, and carry their masks to the frames between.
+        key_every: With --propagate: a keyframe every N frames; default every 1.5 s, or live as
+            often as the model keeps up.
+        idle: Pause the model while the image does not change; default for live sources.
 
     Raises:
         UsageError: a value is out of range, or `key_every` is given without `propagate`.

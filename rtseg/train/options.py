@@ -19,37 +19,37 @@ class TrainOptions:
 
     Attributes:
         dataset: Folder or file of labelled images.
-        format: Its layout: auto, coco, cityscapes, voc, ...
-        classes: Merge or leave out classes, as person=man,woman or ignore=sky; repeatable.
-        model: One of torchvision's six, or a checkpoint.
-        weights: pretrained (the default, or a checkpoint's own), backbone (ImageNet), scratch, or
-            a file of weights.
-        size: Size of crops and of the finished network's input, HxW or one number.
+        format: Layout of --data: auto, coco, cityscapes, voc, ...
+        classes: Merge or ignore classes, such as person=man,woman or ignore=sky; repeatable.
+        model: One of torchvision's six architectures, or a checkpoint.
+        weights: Initial weights: pretrained (the default, or a checkpoint's own), backbone
+            (ImageNet), scratch, or a file.
+        size: Size of crops and of the trained model's input, HxW or one number.
         epochs: Passes over the images.
         batch_size: Images per step and device.
         optimizer: Optimizer.
         lr: Learning rate; default 0.0001, with sgd 0.001.
         weight_decay: Weight decay.
         momentum: Momentum of sgd.
-        schedule: How the learning rate falls; poly (power 0.9) and cosine end at 0.
+        schedule: Learning rate schedule; poly (power 0.9) and cosine end at 0.
         aux_weight: Weight of the auxiliary head's loss; 0 leaves the head out.
-        class_weights: none, auto (median frequency), or one number per class with commas between.
-        monitor: What the best checkpoint is best in, on validation images.
-        patience: Stop after this many epochs without improvement; 0 never does.
+        class_weights: Weights in the loss: none, auto (median frequency), or numbers with commas.
+        monitor: Validation metric that decides which checkpoint is best.
+        patience: Stop after this many epochs without improvement; 0 never stops.
         max_steps: Stop after this many steps.
-        ema: Keep a moving average of the weights with this decay, as 0.999, and validate that.
+        ema: Keep a moving average of the weights with this decay, such as 0.999, and validate it.
         rotation: Rotate by up to this many degrees; 0 is off.
         brightness: Change brightness by up to this share; 0 is off.
         contrast: Change contrast by up to this share; 0 is off.
         flip: Mirror this share of the images; 0 is off.
         noise: Add Gaussian noise of up to this standard deviation; white is 1, 0 is off.
-        scale: Range of sizes at which images are cropped, as 0.5,2; at 1 one just fits.
+        scale: Range of scales of the images before cropping, such as 0.5,2; at 1 one just fits.
         out: The run folder.
         device: auto, cpu, cuda[:N], mps.
-        devices: How many, each with a process and a batch of its own.
+        devices: Number of devices, each with its own process and batch.
         precision: Mixed precision; auto is bf16 on NVIDIA GPUs and CPUs that have it.
-        workers: Processes that read images; default one per core, at most 8.
-        seed: Decides everything random.
+        workers: Processes that load images; default one per core, at most 8.
+        seed: Random seed.
 
     Raises:
         UsageError: no dataset was given, or a value makes no sense.

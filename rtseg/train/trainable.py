@@ -109,7 +109,7 @@ def _precision(family: str, requested: str) -> str:
         raise UsageError(
             f"--precision fp16 on {family}",
             found="its loss scaling needs an NVIDIA GPU",
-            do="Take bf16 or fp32",
+            do="Use bf16 or fp32",
         )
     return requested
 
