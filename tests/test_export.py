@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from rtseg.errors import ModelError, SinkError, SourceError, ThresholdError, Usa
 from rtseg.export import ExportOptions, program
 from rtseg.export import int8 as int8_module
 from rtseg.export.int8 import Quantiser, quantise
-from rtseg.export.program import RejectedError, _Reference, export_network
+from rtseg.export.program import Exported, RejectedError, _Reference, export_network
 from rtseg.export.samples import MAX_FRAMES, parity_samples, quantising_samples, spread
 from rtseg.labels import PERSON
 from rtseg.nets import find_model
@@ -72,18 +73,23 @@ def export(model: Model, path: Path, **options: Any):
 # --- our own networks --------------------------------------------------------------------------
 
 
-def test_the_file_agrees_with_torch_and_needs_no_flag(model: Model, tmp_path: Path) -> None:
-    exported = export(model, tmp_path / "net.onnx")
-    assert (exported.path, exported.size) == (tmp_path / "net.onnx", SIZE)
+@pytest.fixture(scope="module")
+def exported(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The network as net.onnx in fp32, in a folder of its own."""
+    return export(model, tmp_path_factory.mktemp("exported") / "net.onnx")
+
+
+def test_the_file_agrees_with_torch_and_needs_no_flag(exported: Exported) -> None:
+    assert (exported.path.name, exported.size) == ("net.onnx", SIZE)
     assert (exported.original, exported.parity.frames) == ("torch fp32", 6)
     assert exported.parity.mean >= 0.999
     assert exported.parity.worst <= exported.parity.mean
     assert list(exported.milliseconds) == ["torch fp32", "onnx fp32"]
     assert min(exported.milliseconds.values()) > 0
-    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
-    found = find_model(tmp_path / "net.onnx")
+    assert list(exported.path.parent.iterdir()) == [exported.path]
+    found = find_model(exported.path)
     assert (found.spec.name, found.spec.input.size, found.notes) == (NAME, SIZE, ())
-    size = (tmp_path / "net.onnx").stat().st_size / 1e6
+    size = exported.path.stat().st_size / 1e6
     assert exported.megabytes == {"onnx fp32": size}
 
 
@@ -125,7 +131,7 @@ def test_int8_is_per_channel_and_says_which_layers_stayed_in_float(
     assert find_model(tmp_path / "net.onnx").spec.name == NAME
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_dynamic_batch_takes_several_pictures_at_once(
     model: Model, tmp_path: Path, precision: str
 ) -> None:
@@ -466,9 +472,8 @@ def test_an_old_opset_is_raised_where_the_precision_asks_for_it(
     assert found == 11 if precision == "fp32" else found >= 13
 
 
-def test_an_exported_file_can_be_exported_again(model: Model, tmp_path: Path) -> None:
-    export(model, tmp_path / "one.onnx")
-    one = find_model(tmp_path / "one.onnx")
+def test_an_exported_file_can_be_exported_again(exported: Exported, tmp_path: Path) -> None:
+    one = find_model(exported.path)
     assert export(one, tmp_path / "two.onnx").parity.largest == 0
     assert find_model(tmp_path / "two.onnx").spec == one.spec
 
@@ -542,14 +547,14 @@ def documented_code() -> str:
 
 
 def test_the_documented_lines_run_what_we_export(
-    model: Model, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
+    exported: Exported, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import rtseg
 
     code = documented_code()
     assert len([line for line in code.splitlines() if line.strip()]) <= 12
     assert "rtseg" not in re.sub(r'"rtseg"', "", code), "plain ONNX Runtime, and the metadata"
-    export(model, tmp_path / "net.onnx")
+    shutil.copy(exported.path, tmp_path)
     picture = pictures(1, (120, 200))[0]
     cv2.imwrite(str(tmp_path / "photo.png"), picture)
     monkeypatch.chdir(tmp_path)
