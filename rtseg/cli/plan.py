@@ -148,9 +148,6 @@ def require_display() -> None:
 
 
 def _source(flags: Flags) -> str:
-    camera, named = flags.run.camera, flags.run.input
-    if camera is not None and named:
-        raise UsageError(f"two sources: {named[0]} and --camera {camera}", do="Use only one")
     if not flags.sources:
         raise UsageError(
             "no source given",
