@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
@@ -315,14 +316,16 @@ def one_opencv_thread() -> Iterator[None]:
 
 
 def _init_worker(worker: int) -> None:
-    """In a worker: one thread; signals are ignored, as the main process handles them.
+    """In a worker: one thread; Ctrl-C ignored, and a process group of its own.
 
-    A worker that dies of a signal to the process group is an error in the main process at any
-    moment, even in the middle of a step. Workers whose main process dies end by themselves.
+    The main process handles signals to its group: a worker that died of one would be an error
+    there at any moment, even in the middle of a step. It ends workers that hang by SIGTERM.
     """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform != "win32":
+        os.setpgid(0, 0)
 
 
 def usual_workers(cores: int, images: int) -> int:
