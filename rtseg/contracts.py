@@ -33,6 +33,7 @@ class SourceInfo:
         live: whether it goes on while nobody reads.
         pictures: the files that the frames come from, if any; no sink may replace them.
         media: the file, or the address of the recording, whose audio belongs to the frames.
+        track: FFmpeg's number of the video stream of `media`; None for the one it chooses.
         media_start: seconds into `media`, from its first picture, at which pts 0 lies.
         sample_aspect_ratio: width of a pixel over its height.
         colour_tags: (colorspace, primaries, transfer, range) of the stream as FFmpeg numbers, so
@@ -48,6 +49,7 @@ class SourceInfo:
     live: bool = False
     pictures: tuple[Path, ...] = ()
     media: Path | str | None = None
+    track: int | None = None
     media_start: float = 0.0
     sample_aspect_ratio: Fraction = Fraction(1)
     colour_tags: tuple[int, int, int, int] | None = None

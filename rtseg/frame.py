@@ -52,6 +52,7 @@ class Frame:
         pts: presentation time in seconds from the source's first frame.
         captured_at: monotonic seconds at which the image was taken or read.
         name: of the image if it has one (a file's stem), otherwise "".
+        lasts: seconds for which it is shown; 0 where the source does not tell.
 
     Raises:
         ValueError: the image has another shape or dtype.
@@ -62,6 +63,7 @@ class Frame:
     pts: float
     captured_at: float
     name: str = ""
+    lasts: float = 0.0
 
     def __post_init__(self) -> None:
         image = self.picture

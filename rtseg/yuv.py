@@ -59,8 +59,22 @@ def luma(number: int) -> Luma:
     return MATRICES.get(number, MATRICES[BT601])
 
 
+DECODED = frozenset((0, UNSPECIFIED, *MATRICES))
+"""Matrices that swscale converts to RGB; 0 is RGB itself."""
+
+
+def nearest_matrix(tags: tuple[int, ...]) -> int:
+    """What a matrix that is not in `DECODED` is taken for: that of the same primaries.
+
+    Args:
+        tags: (matrix, primaries, ...) as FFmpeg's numbers.
+    """
+    wide = tags[0] in (10, 13, 14, 15) or tags[1] == 9  # BT.2020, ICtCp and IPT-C2
+    return 9 if wide else BT709 if tags[1] == BT709 else BT601
+
+
 def is_converted(tags: tuple[int, ...]) -> bool:
-    """Whether OpenCV converts a video with (matrix, primaries, transfer, ...) to BT.709."""
+    """Whether a video with (matrix, primaries, transfer, ...) is converted to BT.709."""
     return tags[1] in WIDE or tags[2] in HDR
 
 

@@ -482,7 +482,7 @@ def load_segmenter(
         model,
         input_size=network.imgsz or fit_size(model.spec, info.width, info.height),
         lanes=lanes or _lanes(flags, plan, info),
-        beside=flags.source.decoder != "opencv",
+        beside=flags.source.decoder.startswith("nvdec"),
         sources=sources,
     )
     return Segmenter(backend, labels=labels, selected=selected, refine=network.refine)

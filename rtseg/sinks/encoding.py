@@ -265,6 +265,7 @@ class Timeline:
         self._first: float | None = None
         self._last = -1
         self._gap = self._ticks_per_frame
+        self._lasts = 0.0
 
     def tick(self, frame: Frame) -> int:
         """The time of the next frame, in ticks from the first."""
@@ -274,19 +275,23 @@ class Timeline:
         tick = max(self._snap(seconds - self._first), self._last + 1)
         if self._last >= 0:
             self._gap = tick - self._last
-        self._last = tick
+        self._last, self._lasts = tick, frame.lasts
         return tick
 
     @property
     def end(self) -> int:
         """The tick at which the last frame ends.
 
-        At a constant rate it lasts one frame. At a variable rate it lasts as long as the frame
+        As its source declares. Otherwise, at a constant rate, it lasts one frame. At a variable rate it lasts as long as the frame
         before it, but at most a nominal frame, or one second if live, where the nominal rate may be
         far off: a longer gap was a pause.
         """
-        if self._constant:
-            return self._last + self._ticks_per_frame
+        declared = round(self._lasts / self.time_base)
+        if self._constant:  # not the rounding of a container's clock
+            much = abs(declared - self._ticks_per_frame) > self._ticks_per_frame / 4
+            return self._last + (declared if declared and much else self._ticks_per_frame)
+        if declared:
+            return self._last + declared
         longest = self.time_base.denominator if self._live else self._ticks_per_frame
         return self._last + min(self._gap, longest)
 

@@ -74,7 +74,7 @@ SOURCES: dict[str, SourceKind] = {
         "rtseg.sources.video:VideoSource",
         match=is_video,
         help="video",
-        options=frozenset({"decoder"}),
+        options=frozenset({"decoder", "stream", "deinterlace", "fps"}),
         is_path=True,
         stem=path_stem,
     ),
@@ -98,7 +98,7 @@ SOURCES: dict[str, SourceKind] = {
         "rtseg.sources.stream:open_stream",
         schemes=frozenset("rtsp rtsps rtmp rtmps http https udp rtp tcp srt".split()),
         help="URL",
-        options=frozenset({"decoder"}),
+        options=frozenset({"decoder", "stream", "deinterlace"}),
         stem=address_stem,
     ),
     "stdin": SourceKind(

@@ -1,8 +1,4 @@
-"""OpenCV captures, opened in one place: the players of files, and the live source that cameras and
-streams share.
-
-A new player is one file with a class, and one row of `PLAYERS`.
-"""
+"""OpenCV captures, opened in one place, and the live source that cameras and streams share."""
 
 from __future__ import annotations
 
@@ -11,14 +7,12 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
-from typing import Protocol
 
 import cv2
 
 from rtseg.contracts import Source
 from rtseg.errors import SourceError
-from rtseg.frame import Frame, Image, Picture
-from rtseg.options import imported
+from rtseg.frame import Frame, Image
 from rtseg.sources.options import SourceOptions, exact_rate
 from rtseg.sources.wrappers import RateCap
 from rtseg.stats import Clock
@@ -37,12 +31,6 @@ MAX_WAIT_SECONDS = 8.0
 DECODE_TRIES = 8
 """Frames in a row that cannot be decoded before a device that keeps delivering counts as lost, and
 a file as ended: after damage, more frames may come."""
-
-PLAYERS = {
-    "opencv": "rtseg.sources.capture:OpenCVPlayer",
-    "nvdec": "rtseg.sources.nvdec:NvdecPlayer",
-}
-"""Name in `SourceOptions.decoder` -> "module:class", called as (target, options)."""
 
 
 def open_capture(
@@ -117,82 +105,6 @@ def fourcc_text(code: float) -> str:
 def _is_text(name: str) -> bool:
     """Whether the name of a file is valid text, without the bytes that Python escapes."""
     return name.encode("utf-8", "replace") == name.encode("utf-8", "surrogateescape")
-
-
-class Player(Protocol):
-    """An open video, at its first image; images come upright.
-
-    Attributes:
-        turned: whether they are rotated by 90 or 270 degrees for that.
-        note: to be shown to the user; "" for nothing.
-    """
-
-    turned: bool
-    note: str
-
-    def read(self) -> Picture | None:
-        """The next image that can be decoded; None at the end."""
-
-    def position(self) -> float:
-        """Time of the last image in seconds; the time of the first may be any."""
-
-    def seek(self, seconds: float) -> None:
-        """Continue with an image at or before `seconds` from the first one, or near there."""
-
-    def release(self) -> None:
-        """Close the file."""
-
-
-class OpenCVPlayer:
-    """Decodes on the CPU.
-
-    Raises:
-        SourceError: OpenCV has no decoder for it.
-    """
-
-    note = ""
-
-    def __init__(self, target: str, options: SourceOptions) -> None:
-        params = network_params(options.timeout) if "://" in target else {}
-        params.pop(cv2.CAP_PROP_N_THREADS, None)
-        capture = open_capture(target, cv2.CAP_FFMPEG, params)
-        if capture is None:
-            from rtseg.sources.probe import not_a_video
-
-            raise not_a_video(target, "no decoder for it")
-        self._capture = capture
-        self.turned = capture.get(cv2.CAP_PROP_ORIENTATION_META) in (90, 270)
-
-    def read(self) -> Image | None:
-        """As `Player`; OpenCV reports damage like the end."""
-        for _ in range(DECODE_TRIES):
-            good, image = self._capture.read()
-            if good:
-                return image
-        return None
-
-    def position(self) -> float:
-        """As `Player`."""
-        return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
-
-    def seek(self, seconds: float) -> None:
-        """As `Player`."""
-        self._capture.set(cv2.CAP_PROP_POS_MSEC, seconds * 1000)
-
-    def release(self) -> None:
-        """As `Player`."""
-        self._capture.release()
-
-
-def open_player(target: str, options: SourceOptions) -> Player:
-    """The player that `options.decoder` names, without a fallback.
-
-    Raises:
-        SourceError: it cannot decode this file.
-        DeviceError: NVDEC was requested, and there is none.
-    """
-    player: Player = imported(PLAYERS[options.decoder.partition(":")[0]])(target, options)
-    return player
 
 
 class LiveSource(Source):

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 from rtseg.errors import SourceError, UsageError
 from rtseg.options import check, flag, option
@@ -36,7 +37,9 @@ class SourceOptions:
         end: Stop before this time: seconds, or 1:02.5.
         max_frames: Stop after this many frames.
         every: Keep every Nth frame.
-        decoder: Decoder of video files: opencv, or nvdec[:N] on an NVIDIA GPU.
+        decoder: Decoder of video files: ffmpeg, opencv, or nvdec[:N] on an NVIDIA GPU.
+        stream: Number of the video track of a file, from 0; default is the one players choose.
+        deinterlace: Deinterlace frames of video files: auto those that are flagged, on all, or off.
         reconnect: Reconnect to a lost camera or stream instead of failing.
         timeout: Seconds without a frame after which a camera or stream counts as lost.
 
@@ -59,7 +62,9 @@ class SourceOptions:
     end: float | None = None
     max_frames: int | None = option(None, least=1)
     every: int = option(1, least=1)
-    decoder: str = "opencv"
+    decoder: str = "ffmpeg"
+    stream: int | None = option(None, least=0)
+    deinterlace: Literal["auto", "on", "off"] = "auto"
     reconnect: bool = True
     timeout: float = option(10.0, least=1e-3, most=1e6)
 
@@ -67,8 +72,8 @@ class SourceOptions:
         check(self)
         for side in self.size or ():
             _require(1 <= side <= MAX_SIDE, "size", side, f"1 to {MAX_SIDE}")
-        nvdec = re.fullmatch(r"opencv|nvdec(:\d{1,3})?", self.decoder)
-        _require(nvdec is not None, "decoder", self.decoder, "opencv, nvdec or nvdec:N")
+        nvdec = re.fullmatch(r"ffmpeg|opencv|nvdec(:\d{1,3})?", self.decoder)
+        _require(nvdec is not None, "decoder", self.decoder, "ffmpeg, opencv, nvdec or nvdec:N")
         if self.fourcc is not None:
             four = len(self.fourcc) == 4 and self.fourcc.isascii()
             _require(four, "fourcc", self.fourcc, "four letters, as MJPG")
@@ -86,7 +91,7 @@ def check_decoder(options: SourceOptions, found: str) -> None:
     Raises:
         UsageError: `options` name one.
     """
-    if options.decoder != "opencv":
+    if options.decoder != "ffmpeg":
         raise UsageError(f"--decoder {options.decoder} is for video files", found=found)
 
 

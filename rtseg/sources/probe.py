@@ -3,36 +3,103 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
 
 from rtseg.errors import SourceError
 from rtseg.files import reason
-from rtseg.sources.options import public_name
+from rtseg.frame import Picture
+from rtseg.media import TRACK_ERRORS, Joiner, choose_video, is_joined, open_media
+from rtseg.options import imported
+from rtseg.sources.options import SourceOptions, public_name
 
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 """IDs of a Matroska file's first element and of the element that holds its content (RFC 9559)."""
 
 
-@dataclass(frozen=True)
-class Probe:
-    """The header of a video.
+class Header(NamedTuple):
+    """What a video declares of itself.
 
     Attributes:
-        frame_rate: mean frames per second, exact; None when not given.
+        track: FFmpeg's number of the stream.
+        frame_rate: frames per second, exact; None when not given.
         frame_count: as declared; None when it is not (never estimated).
         sample_aspect_ratio: width of a stored pixel over its height, before any rotation.
         colour_tags: (colorspace, primaries, transfer, range) as FFmpeg numbers.
     """
 
+    track: int
     frame_rate: Fraction | None
     frame_count: int | None
     sample_aspect_ratio: Fraction
     colour_tags: tuple[int, int, int, int]
+
+
+class Shot(NamedTuple):
+    """A decoded frame.
+
+    Attributes:
+        picture: upright.
+        at: its time in seconds by the file's clock; None where the file has no times.
+        lasts: seconds for which the file says it is shown; 0 where it does not.
+    """
+
+    picture: Picture
+    at: float | None
+    lasts: float = 0.0
+
+
+class Player(Protocol):
+    """An open video, at its first frame.
+
+    Attributes:
+        header: what the file declares.
+        turned: whether its frames are turned by 90 or 270 degrees to be upright.
+        damaged: packets that could not be decoded.
+        trouble: why it could not be read to its end; "" if it could.
+    """
+
+    header: Header
+    turned: bool
+    damaged: int
+    trouble: str
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the user should know; grows while the file is read."""
+
+    def read(self) -> Shot | None:
+        """The next frame that can be decoded, upright; None at the end."""
+
+    def seek(self, seconds: float) -> None:
+        """Continue with a frame at or before `seconds` from the first one, or near there."""
+
+    def release(self) -> None:
+        """Close the file."""
+
+
+PLAYERS = {
+    "ffmpeg": "rtseg.sources.ffmpeg:FFmpegPlayer",
+    "opencv": "rtseg.sources.opencv:OpenCVPlayer",
+    "nvdec": "rtseg.sources.nvdec:NvdecPlayer",
+}
+"""Decoder -> "module:class", called as (target, options)."""
+
+
+def open_player(target: str, options: SourceOptions) -> Player:
+    """The player that `options.decoder` names, without a fallback.
+
+    Raises:
+        SourceError: it cannot decode this file.
+        DeviceError: NVDEC was requested, and there is none.
+    """
+    player: Player = imported(PLAYERS[options.decoder.partition(":")[0]])(target, options)
+    return player
 
 
 def display_name(target: str) -> str:
@@ -40,22 +107,17 @@ def display_name(target: str) -> str:
     return public_name(target) if "://" in target else Path(target).name
 
 
-def probe(target: str, timeout: float) -> Probe:
-    """Read the header of a file, or of a recording behind an address.
+def probe(target: str, options: SourceOptions) -> Header:
+    """The header of a file, or of a recording behind an address.
 
     Raises:
-        SourceError: it is missing, empty, unreadable, not a video, or has no video stream.
+        SourceError: it is not a video, or has no video stream.
+        UsageError: it has no track of the number in `options`.
     """
-    if "://" not in target:
-        _check_file(Path(target))
     try:
-        with av.open(target, timeout=timeout if "://" in target else None) as container:
-            if not container.streams.video:
-                raise SourceError(
-                    f"cannot play {display_name(target)}", found="it has no video stream"
-                )
-            return _header(container.streams.video[0])
-    except (av.FFmpegError, OSError, UnicodeError) as error:
+        with open_media(target, options.timeout) as container:
+            return header_of(choose_video(container, display_name(target), options.stream))
+    except TRACK_ERRORS as error:
         raise not_a_video(target, reason(error)) from error
 
 
@@ -82,37 +144,43 @@ def refusal(address: str, timeout: float) -> str | None:
     return None
 
 
-def packet_times(target: str, timeout: float) -> tuple[float, ...]:
+def packet_times(target: str, options: SourceOptions) -> tuple[float, ...]:
     """Presentation times of all frames, in seconds from the first, without decoding them.
 
     Empty when the file does not hold them, as raw streams do not.
     """
+    join = Joiner()
     try:
-        with av.open(target, timeout=timeout if "://" in target else None) as container:
-            stream = container.streams.video[0]
+        with open_media(target, options.timeout) as container:
+            stream = choose_video(container, display_name(target), options.stream)
+            others = container.streams.audio if is_joined(container) else ()
+            packets = []
+            for packet in container.demux(stream, *others):
+                if others:
+                    join(packet)
+                if packet.stream is stream and packet.size and not packet.is_discard:
+                    packets.append(packet)
             base = Fraction(stream.time_base or 1)
-            packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
-            ticks = [p.pts for p in packets if p.pts is not None]
-            complete = len(ticks) == len(packets)
-    except (av.FFmpegError, OSError):  # damaged: the decoder will show how far it gets
+            ticks = [packet.pts for packet in packets if packet.pts is not None]
+    except TRACK_ERRORS:  # damaged: the decoder will show how far it gets
         return ()
-    if not ticks or not complete:
+    if not ticks or len(ticks) < len(packets):
         return ()
     first = min(ticks)
     return tuple(float((tick - first) * base) for tick in sorted(ticks))
 
 
-def shown_count(target: str, timeout: float) -> int:
+def shown_count(target: str, options: SourceOptions) -> int:
     """The number of frames to be shown by the index of a file; 0 where it has none.
 
     The header also counts frames that an edit list hides, and the empty chunks that fill pauses in
     AVI. The packets do not include those that are cut off.
     """
     try:
-        with av.open(target, timeout=timeout if "://" in target else None) as container:
-            entries = container.streams.video[0].index_entries
-            return sum(bool(entry.size) and not entry.is_discard for entry in entries)
-    except (av.FFmpegError, OSError):
+        with open_media(target, options.timeout) as container:
+            stream = choose_video(container, display_name(target), options.stream)
+            return sum(bool(each.size) and not each.is_discard for each in stream.index_entries)
+    except TRACK_ERRORS:
         return 0
 
 
@@ -140,7 +208,8 @@ def _sized(head: bytes, at: int) -> tuple[int, int]:
     return (0 if size == bits else size), at + length
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raise SourceError for a path that is missing, empty, a pipe or cannot be read."""
     asked = f"cannot open {path}"
     if not path.exists():
         raise SourceError(asked, found="there is no such file", do="Check the path")
@@ -160,17 +229,22 @@ def _check_file(path: Path) -> None:
         raise SourceError(asked, found="the file is empty")
 
 
-def _header(stream: av.VideoStream) -> Probe:
+def header_of(stream: Any) -> Header:
+    """What an `av.VideoStream` declares."""
     context = stream.codec_context
     rate = stream.average_rate or stream.guessed_rate
-    return Probe(
-        Fraction(rate) if rate else None,  # PyAV 19 has its own fraction type
-        stream.frames or None,
-        Fraction(stream.sample_aspect_ratio or 1),
-        (
+    tags = (0, 0, 0, 0)
+    if context is not None:
+        tags = (
             int(context.colorspace),
             int(context.color_primaries),
             int(context.color_trc),
             int(context.color_range),
-        ),
+        )
+    return Header(
+        stream.index,
+        Fraction(rate) if rate else None,  # PyAV 19 has its own fraction type
+        stream.frames or None,
+        Fraction(stream.sample_aspect_ratio or 1),
+        tags,
     )

@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from fractions import Fraction
+from dataclasses import replace
 from pathlib import Path
 
 from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError
-from rtseg.frame import Frame
-from rtseg.sources.capture import open_player
+from rtseg.frame import Frame, Picture
 from rtseg.sources.options import SourceOptions
-from rtseg.sources.probe import display_name, missing_bytes, packet_times, probe, shown_count
+from rtseg.sources.probe import (
+    Shot,
+    check_file,
+    display_name,
+    missing_bytes,
+    open_player,
+    packet_times,
+    shown_count,
+)
 from rtseg.stats import Clock
+from rtseg.text import counted
 
 SEEK_AHEAD_SECONDS = 1.0
 """A seek aims this much before the start; the frames between are decoded and dropped."""
 
 SAME_TIME_SECONDS = 1e-3
 
+SHORTEST_SECONDS = 5e-3
+"""A duration below this is a tick that stands for an unknown one."""
+
 
 class VideoSource(Source):
     """A video file, upright: its rotation is applied.
 
-    `info` comes from the header, the times from each frame, at constant or variable rate; pts is 0
-    at the first frame wherever the file starts. With `options.start`, frames before it may be
-    missing. A file that ends before its declared count is reported in `warnings`.
+    `info` comes from the header and the first frame, the times from each frame, at constant or
+    variable rate; pts is 0 at the first frame wherever the file starts. With `options.start`,
+    frames before it may be missing. Damage, a file that ends before its declared count, and a size
+    that changes are reported in `warnings`.
 
     Attributes:
         times: presentation times of all frames in seconds; empty when the whole file is wanted or
@@ -35,6 +47,8 @@ class VideoSource(Source):
         SourceError: it is missing, empty, unreadable, not a video, or has no frame.
     """
 
+    _reported = False
+
     def __init__(
         self,
         target: str,
@@ -43,44 +57,50 @@ class VideoSource(Source):
     ) -> None:
         super().__init__(clock)
         self._target, self._options = target, options
-        self._header = probe(target, options.timeout)
-        is_part = options.start is not None or options.end is not None
-        self.times = packet_times(target, options.timeout) if is_part else ()
+        if "://" not in target:
+            check_file(Path(target))
         self._begin()
-        self.info = self._describe()
-        if options.start and self.times:
-            self._seek(options.start)
+        try:
+            self.info = self._describe()
+            is_part = options.start is not None or options.end is not None
+            self.times = packet_times(target, options) if is_part else ()
+            if options.start and self.times:
+                self._seek(options.start)
+        except BaseException:
+            self._player.release()
+            raise
 
     def _begin(self) -> None:
         """Open the file and read its first frame."""
         self._player = open_player(self._target, self._options)
-        self._index, self._pts = 0, 0.0
+        self._index, self._pts, self._lasts, self._lasts_hold = -1, 0.0, 0.0, True
         self._held = self._player.read()
         if self._held is None:
+            trouble = self._player.trouble
             self._player.release()
             raise SourceError(
                 f"cannot play {display_name(self._target)}",
-                found="none of its frames can be decoded",
+                found="none of its frames can be decoded" + (f" ({trouble})" if trouble else ""),
                 do="Check that it plays elsewhere",
             )
-        self._zero = self._player.position()
+        self._zero = self._held.at or 0.0
 
     def _describe(self) -> SourceInfo:
         assert self._held is not None
-        height, width = self._held.shape[:2]
-        header, aspect = self._header, self._header.sample_aspect_ratio
-        if self._player.turned:
-            aspect = 1 / aspect
+        height, width = self._held.picture.shape[:2]
+        header = self._player.header
+        aspect = header.sample_aspect_ratio
         return SourceInfo(
             display_name(self._target),
             width,
             height,
             header.frame_rate,
-            len(self.times) or header.frame_count,
+            header.frame_count,
             media=self._target if "://" in self._target else Path(self._target),
-            sample_aspect_ratio=aspect,
+            track=header.track,
+            sample_aspect_ratio=1 / aspect if self._player.turned else aspect,
             colour_tags=header.colour_tags,
-            notes=(self._player.note,) if self._player.note else (),
+            notes=tuple(self._player.notes),
         )
 
     def _seek(self, seconds: float) -> None:
@@ -90,51 +110,78 @@ class VideoSource(Source):
             return
         self._player.seek(aim)
         self._held = self._player.read()
-        landed = self._player.position() - self._zero
+        at = None if self._held is None else self._held.at
+        landed = float("inf") if at is None else at - self._zero
         index = bisect_left(self.times, landed - SAME_TIME_SECONDS)
         found = index < len(self.times) and abs(self.times[index] - landed) < SAME_TIME_SECONDS
-        if self._held is None or landed > seconds or not found:
+        if landed > seconds or not found:
             self._player.release()
             self._begin()
             return
-        self._index, self._pts = index, landed
+        self._index, self._pts = index - 1, landed
 
     def _read(self) -> Frame | None:
-        image, self._held = self._held, None
-        if image is None:
-            image = self._player.read()
-            if image is None:
-                self._check_count()
-                return None
-            self._pts = self._next_pts()
-        frame = Frame(image, self._index, self._pts, self.clock.now())
+        shot, self._held = self._held, None
+        shot = shot or self._player.read()
+        if shot is None:
+            self._report_faults()
+            return None
         self._index += 1
-        return frame
+        lasts = self._time(shot)
+        self._check_size(shot.picture)
+        return Frame(shot.picture, self._index, self._pts, self.clock.now(), lasts=lasts)
 
-    def _next_pts(self) -> float:
-        """The time of this frame; one frame after the last where it is not later."""
-        pts = self._player.position() - self._zero
-        if pts > self._pts:
-            return pts
-        return self._pts + float(1 / (self._header.frame_rate or Fraction(25)))
+    def _time(self, shot: Shot) -> float:
+        """Move on to the time of a frame; returns how long it is shown, 0 if that is not known.
 
-    def _check_count(self) -> None:
-        count = self._header.frame_count
-        if count is not None and self._index < count and not self.warnings:
-            shown = shown_count(self._target, self._options.timeout)
-            # fewer than were read: the file has no index, and lists packets as they are read
-            count = count if shown < self._index else shown
-            if self._index < count:
-                self.warnings.append(
-                    f"{self.info.name} ended after {self._index} of its {count} frames: "
-                    "it is damaged or cut off"
-                )
-        missing = 0 if "://" in self._target else missing_bytes(Path(self._target))
-        if missing and not self.warnings:
+        A time that is not later than the last is taken for one frame later. A declared duration is
+        believed as long as those before it were what the times say.
+        """
+        step = 1 / float(self.info.frame_rate or 25)
+        pts = None if shot.at is None else shot.at - self._zero
+        if self._index and (pts is None or pts <= self._pts):
+            pts = self._pts + step
+        gap, self._pts = (pts or 0.0) - self._pts, pts or 0.0
+        if self._index and abs(gap - self._lasts) > max(SAME_TIME_SECONDS, gap / 50):
+            self._lasts_hold = False
+        self._lasts = shot.lasts
+        return shot.lasts if self._lasts_hold and shot.lasts > SHORTEST_SECONDS else 0.0
+
+    def _check_size(self, picture: Picture) -> None:
+        height, width = picture.shape[:2]
+        if (width, height) != (self.info.width, self.info.height):
             self.warnings.append(
-                f"{self.info.name} ended after {self._index} frames: "
-                f"it is cut off, {missing} bytes are missing"
+                f"{self.info.name} is {width}x{height} from frame {self._index} on, "
+                f"{self.info.width}x{self.info.height} before"
             )
+            self.info = replace(self.info, width=width, height=height)
+
+    def _report_faults(self) -> None:
+        """Warn of what could not be read or shown as it is, once."""
+        if self._reported:
+            return
+        self._reported = True
+        player, name, shown = self._player, self.info.name, self._index + 1
+        self.warnings += [f"{name}: {note}" for note in player.notes if note not in self.info.notes]
+        count = player.header.frame_count
+        if count is not None and shown < count:
+            declared = shown_count(self._target, self._options)
+            # fewer than were read: the file has no index, and lists packets as they are read
+            count = count if declared < shown else declared
+        missing = 0 if "://" in self._target else missing_bytes(Path(self._target))
+        if count is not None and shown < count:
+            self.warnings.append(
+                f"{name} ended after {shown} of its {count} frames: it is damaged or cut off"
+            )
+        elif missing:
+            self.warnings.append(
+                f"{name} ended after {shown} frames: it is cut off, {missing} bytes are missing"
+            )
+        elif player.damaged:
+            packets = counted(player.damaged, "packet")
+            self.warnings.append(f"{name} is damaged: {packets} could not be decoded")
+        elif player.trouble:
+            self.warnings.append(f"{name} could not be read to its end: {player.trouble}")
 
     def _release(self) -> None:
         self._player.release()

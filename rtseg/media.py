@@ -1,0 +1,297 @@
+"""Media files and recordings as FFmpeg reads them: their tracks, one timeline, upright pictures.
+
+What shows the picture of a file and what copies its sound read it on their own. Both choose tracks
+and count time by the rules of this module, which are those of the `ffmpeg` command, so that picture
+and sound stay together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import cv2  # isort: skip - ahead of av, see rtseg/sinks/window.py
+import av
+import numpy as np
+from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
+
+from rtseg.errors import SourceError, UsageError
+from rtseg.frame import Image
+from rtseg.yuv import BT709, DECODED, is_converted, nearest_matrix
+
+TRACK_ERRORS = (av.FFmpegError, OSError, ValueError, LookupError, UnicodeError)
+"""What FFmpeg and PyAV raise for files and tracks that they cannot make sense of."""
+
+JUMP_SECONDS = 10
+"""Times of a broadcast or stream that jump ahead by more than this are joined: there was a cut."""
+
+BACK_SECONDS = Fraction(1, 10)
+"""Times that jump back by more than this are joined likewise."""
+
+AGREES = 0.15
+"""Share by which the interval of a declared frame rate may differ from those between frames."""
+
+DEFAULT_BONUS = 25_000_000
+"""Pixels by which a track that is flagged default counts as larger, as in the `ffmpeg` command."""
+
+PAPER = 255
+"""What transparent pixels are laid over: white, as in pictures."""
+
+
+# --- files and tracks ----------------------------------------------------------------------------
+
+
+def open_media(target: str, timeout: float | None = None, **options: Any) -> Any:
+    """An open `av.container.InputContainer`.
+
+    Args:
+        target: a path, which may contain colons, or an address.
+        timeout: seconds of silence after which an address fails.
+        options: of `av.open`.
+
+    Raises:
+        av.FFmpegError, OSError, UnicodeError: it cannot be opened.
+    """
+    if "://" in target:
+        return av.open(target, timeout=timeout, metadata_errors="replace", **options)
+    # absolute, as FFmpeg takes "12:30.mp4" for an address
+    return av.open(str(Path(target).absolute()), metadata_errors="replace", **options)
+
+
+def is_cover(stream: Any) -> bool:
+    """Whether a video track is one picture that belongs to the sound."""
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def video_tracks(container: Any) -> list[Any]:
+    """The video tracks of a file, without cover pictures."""
+    return [stream for stream in container.streams.video if not is_cover(stream)]
+
+
+def choose_video(container: Any, name: str, number: int | None = None) -> Any:
+    """The video track to play: the default one, else the largest, or `number` among them.
+
+    Raises:
+        SourceError: there is none.
+        UsageError: there is no such number.
+    """
+    tracks = video_tracks(container)
+    if not tracks:
+        sound = " but sound" if container.streams.audio else ""
+        raise SourceError(f"cannot play {name}", found=f"it has no video stream{sound}")
+    if number is None:
+        return max(tracks, key=_rank)
+    if not 0 <= number < len(tracks):
+        raise UsageError(f"--stream {number} for {name}", found=f"it has {described(tracks)}")
+    return tracks[number]
+
+
+def described(tracks: Sequence[Any]) -> str:
+    """Video tracks for people: "2 video tracks: 0 (160x90), 1 (640x360)"."""
+    sizes = ", ".join(f"{n} ({track.width}x{track.height})" for n, track in enumerate(tracks))
+    return f"{len(tracks)} video track{'s' * (len(tracks) > 1)}: {sizes}"
+
+
+def _rank(stream: Any) -> tuple[bool, int]:
+    default = bool(stream.disposition & Disposition.default)
+    known = stream.codec_context is not None
+    pixels = stream.width * stream.height if known else 0
+    return known, pixels + DEFAULT_BONUS * default
+
+
+def audio_tracks(container: Any, video: Any) -> list[Any]:
+    """The audio tracks that belong to a video track: all, or those of its programme or variant."""
+    tracks = list(container.streams.audio)
+    if not _has_programmes(container) or len(video_tracks(container)) < 2:
+        return tracks
+    best = container.streams.best
+    own = [track for track in tracks if best("video", track) is video]
+    if own:
+        return own
+    nearest = best("audio", video)  # of any programme, if its own has none
+    return [nearest] if nearest is not None and best("video", nearest) is video else []
+
+
+def _has_programmes(container: Any) -> bool:
+    return bool(
+        {"mpegts", "hls", "dash", "rtp", "applehttp"} & set(container.format.name.split(","))
+    )
+
+
+# --- time ----------------------------------------------------------------------------------------
+
+
+def is_joined(container: Any) -> bool:
+    """Whether the times of such a file may jump where it was joined or cut."""
+    return av.format.Flags.ts_discont in av.format.Flags(container.format.flags)
+
+
+class Joiner:
+    """Moves the packets of a joined file so that its times go on where they would jump.
+
+    By the rule of the `ffmpeg` command: where the decoding time of a track jumps back, or ahead by
+    more than ten seconds, all later packets are moved so that it goes on. Tracks that are read in
+    separate passes stay together only if every pass sees the packets of all of them.
+    """
+
+    def __init__(self) -> None:
+        self._offset = Fraction(0)
+        self._last: dict[int, Fraction] = {}
+        self._expected: dict[int, Fraction] = {}
+
+    def __call__(self, packet: Any) -> None:
+        """Move the next packet, in place."""
+        if packet.size and packet.dts is not None:
+            base, track = packet.time_base, packet.stream_index
+            at = packet.dts * base + self._offset
+            if track in self._expected:
+                ahead = at - self._expected[track]
+                if ahead > JUMP_SECONDS or at < self._last[track] - BACK_SECONDS:
+                    self._offset -= ahead
+                    at -= ahead
+            self._last[track] = at
+            self._expected[track] = at + (packet.duration or 0) * base
+        _shift(packet, self._offset)
+
+
+def _shift(packet: Any, offset: Fraction) -> None:
+    if not offset:
+        return
+    ticks = round(offset / packet.time_base)
+    if packet.pts is not None:
+        packet.pts += ticks
+    if packet.dts is not None:
+        packet.dts += ticks
+
+
+def believed_rate(stream: Any, times: Sequence[float]) -> Fraction | None:
+    """The frame rate of a video track: a declared one if the times agree, else that of the times.
+
+    Headers of browsers' and cameras' recordings give ticks per second (1000, 90000).
+
+    Args:
+        times: of its first frames, in seconds, sorted; fewer than three prove nothing.
+    """
+    declared = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
+    steps = [after - before for before, after in pairwise(times)]
+    if len(steps) < 2 or times[-1] <= times[0]:
+        return next((rate for rate in declared if rate <= 1000), None)
+    mean, middle = (times[-1] - times[0]) / len(steps), median(steps)
+    low, high = sorted((mean, middle))
+    for rate in declared:
+        if low * (1 - AGREES) <= 1 / rate <= high * (1 + AGREES):
+            return rate
+    return Fraction(1 / mean).limit_denominator(1001)
+
+
+# --- pictures ------------------------------------------------------------------------------------
+
+
+class Converter:
+    """Turns decoded `av.VideoFrame`s into upright BGR images.
+
+    By the matrix, range, primaries and transfer of each frame: wide-gamut and HDR colours become
+    BT.709 as FFmpeg's swscale maps them; a matrix that it does not know is taken for the nearest
+    one. Transparent pixels are laid over white. Frames are turned and mirrored by their display
+    matrix, to the nearest quarter turn, as players do.
+
+    Attributes:
+        notes: what was not converted as it is tagged, to be shown to the user.
+    """
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: Any) -> Image:
+        """(H, W, 3) uint8 BGR, C-contiguous.
+
+        Raises:
+            av.FFmpegError, OSError, ValueError: FFmpeg cannot convert it.
+        """
+        image = self._upright(self._bgr(frame), frame)
+        return np.ascontiguousarray(image)
+
+    def _bgr(self, frame: Any) -> Image:
+        matrix, tags = frame.colorspace, (frame.colorspace, frame.color_primaries, frame.color_trc)
+        how: dict[str, int] = {}
+        if matrix not in DECODED:
+            frame.colorspace = nearest_matrix(tags)
+            self._note(
+                f"its colour matrix (number {matrix}) is not known to the converter; "
+                "colours are approximate"
+            )
+        if is_converted(tags):
+            how = {"dst_color_primaries": BT709, "dst_color_trc": BT709}
+        alpha = any(component.is_alpha for component in frame.format.components)
+        converted = self._reformatter.reformat(
+            frame, format="bgra" if alpha else "bgr24", threads=1, **how
+        )
+        image: Any = converted.to_ndarray()
+        return over_paper(image) if alpha else image
+
+    def _upright(self, image: Image, frame: Any) -> Image:
+        matrix = display_matrix(frame)
+        if matrix is None:
+            return image
+        if is_skewed(matrix):
+            self._note("its display matrix is not a quarter turn; the nearest one is shown")
+        return turned(image, matrix)
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+Matrix = tuple[float, float, float, float]
+"""(a, b, c, d): a stored pixel (x, y) is displayed at (a x + c y, b x + d y), y downwards."""
+
+
+def display_matrix(frame: Any) -> Matrix | None:
+    """The display matrix of a frame, without its translation; None for frames without one."""
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            a, b, _, c, d = np.frombuffer(data, np.int32)[:5] / 65536
+            if (a, b, c, d) != (1, 0, 0, 1) and any((a, b, c, d)):
+                return float(a), float(b), float(c), float(d)
+    return None
+
+
+def swaps_sides(matrix: Matrix | None) -> bool:
+    """Whether width and height change places."""
+    if matrix is None:
+        return False
+    a, b, c, d = map(abs, matrix)
+    return b + c > a + d
+
+
+def is_skewed(matrix: Matrix) -> bool:
+    """Whether it does more than turn by quarters, mirror and scale."""
+    a, b, c, d = map(abs, matrix)
+    return min(a + d, b + c) > 0.02 * max(a + d, b + c)
+
+
+def turned(image: Image, matrix: Matrix) -> Image:
+    """(H, W, 3) uint8 turned and mirrored by the nearest quarter turn of a display matrix."""
+    a, b, c, d = matrix
+    if swaps_sides(matrix):
+        image, (across, down) = cv2.transpose(image), (c, b)
+    else:
+        across, down = a, d
+    if across < 0 and down < 0:
+        return cv2.flip(image, -1)
+    if across < 0:
+        return cv2.flip(image, 1)
+    return cv2.flip(image, 0) if down < 0 else image
+
+
+def over_paper(image: Image) -> Image:
+    """(H, W, 3) uint8 BGR: (H, W, 4) BGRA, not premultiplied, over white."""
+    alpha = image[..., 3:].astype(np.uint16)
+    mixed = image[..., :3] * alpha + PAPER * (255 - alpha)
+    return ((mixed + 127) // 255).astype(np.uint8)

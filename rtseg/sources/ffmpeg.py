@@ -1,0 +1,288 @@
+"""Video files and recordings decoded on the CPU by FFmpeg, through PyAV."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import islice
+from typing import Any
+
+import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
+import av
+from av.filter import Graph
+
+from rtseg.errors import SourceError
+from rtseg.files import reason
+from rtseg.frame import Picture
+from rtseg.media import (
+    TRACK_ERRORS,
+    Converter,
+    Joiner,
+    believed_rate,
+    choose_video,
+    described,
+    display_matrix,
+    is_joined,
+    open_media,
+    swaps_sides,
+    video_tracks,
+)
+from rtseg.sources.options import SourceOptions, exact_rate
+from rtseg.sources.probe import Header, Shot, display_name, header_of, not_a_video
+from rtseg.system import usable_cores
+
+PEEKED_PACKETS = 40
+"""Packets whose times tell whether a declared frame rate can be believed."""
+
+READ_TRIES = 8
+"""Failures in a row after which a damaged file counts as ended."""
+
+MAX_THREADS = 16
+"""Each frame thread holds a decoded frame."""
+
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""FFmpeg's own decoders of these leave the alpha channel out."""
+
+DEINTERLACER = "bwdif"
+
+
+class FFmpegPlayer:
+    """A `rtseg.sources.probe.Player` of the track that `options.stream` or the file itself names.
+
+    Packets that cannot be decoded are left out and counted. Interlaced frames are deinterlaced as
+    `options.deinterlace` says: one picture for each frame.
+
+    Raises:
+        SourceError: it is not a video, or FFmpeg has no decoder for it.
+        UsageError: it has no such track.
+    """
+
+    def __init__(self, target: str, options: SourceOptions, hwaccel: Any = None) -> None:
+        self._name, self._options = display_name(target), options
+        try:
+            self._container = open_media(target, options.timeout, hwaccel=hwaccel)
+        except TRACK_ERRORS as error:
+            raise not_a_video(target, reason(error)) from error
+        try:
+            self._begin()
+        except BaseException:
+            self.release()
+            raise
+
+    def _begin(self) -> None:
+        self._stream = choose_video(self._container, self._name, self._options.stream)
+        self._decoder = self._open_decoder()
+        self._joined = is_joined(self._container)
+        self._convert = Converter()
+        self._deinterlacer: Deinterlacer | None = None
+        self.damaged, self.trouble = 0, ""
+        self._packets = self._demux()
+        self._peeked, self._times = self._peek()
+        self._frames = self._decoded()
+        self.damaged = 0
+        """Packets that could not be decoded."""
+        self.trouble = ""
+        """Why the file could not be read to its end; "" if it could."""
+        first = next(self._frames, None)
+        self._first: Any = first
+        self.header = self._describe(first)
+        self._zero = 0.0 if first is None or first.pts is None else first.time
+        self.turned = first is not None and swaps_sides(display_matrix(first))
+
+    def _open_decoder(self) -> Any:
+        context = self._stream.codec_context
+        if context is None:
+            raise SourceError(f"cannot play {self._name}", found="FFmpeg has no decoder for it")
+        library = ALPHA_DECODERS.get(context.name)
+        if library and self._stream.metadata.get("alpha_mode") == "1":
+            decoder = av.CodecContext.create(library, "r")
+            decoder.extradata = context.extradata
+            return decoder
+        if not context.is_open:
+            context.thread_type = "AUTO"
+            context.thread_count = min(usable_cores(), MAX_THREADS)
+        return context
+
+    def _describe(self, first: Any) -> Header:
+        header = header_of(self._stream)
+        rate = believed_rate(self._stream, self._times)
+        self._untimed = not self._times  # as raw streams are
+        if self._untimed:
+            asked, guessed = self._options.fps, self._stream.guessed_rate
+            rate = exact_rate(asked) if asked else Fraction(guessed) if guessed else rate
+        tags = header.colour_tags
+        if first is not None:
+            tags = (first.colorspace, first.color_primaries, first.color_trc, first.color_range)
+        return header._replace(
+            frame_rate=rate, colour_tags=(int(tags[0]), int(tags[1]), int(tags[2]), int(tags[3]))
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """To be shown to the user."""
+        tracks = video_tracks(self._container)
+        several = [
+            f"it has {described(tracks)}; playing {tracks.index(self._stream)}, see --stream"
+        ]
+        interlaced = [f"interlaced, so deinterlaced by {DEINTERLACER}; see --deinterlace"]
+        return [
+            *(several if len(tracks) > 1 else ()),
+            *(interlaced if self._deinterlacer is not None else ()),
+            *self._convert.notes,
+        ]
+
+    def read(self) -> Shot | None:
+        """As `Player`.
+
+        Raises:
+            SourceError: a frame cannot be converted.
+        """
+        frame, self._first = self._first, None
+        frame = frame or next(self._frames, None)
+        if frame is None:
+            return None
+        at = None if frame.pts is None or self._untimed else float(frame.pts * frame.time_base)
+        lasts = float((frame.duration or 0) * frame.time_base)
+        return Shot(self._picture(frame), at, lasts)
+
+    def _picture(self, frame: Any) -> Picture:
+        try:
+            return self._convert(frame)
+        except TRACK_ERRORS as error:
+            raise SourceError(
+                f"cannot show {self._name}",
+                found=f"FFmpeg cannot convert {frame.format.name} frames: {reason(error)}",
+            ) from error
+
+    def seek(self, seconds: float) -> None:
+        """As `Player`: to the last keyframe before."""
+        self._container.seek(int((seconds + self._zero) * av.time_base))
+        self._decoder.flush_buffers()
+        self._peeked.clear()
+        self._deinterlacer = None
+        self._packets, self._first = self._demux(), None
+        self._frames = self._decoded()
+
+    def release(self) -> None:
+        """As `Player`."""
+        self._container.close()
+
+    def _peek(self) -> tuple[deque[Any], list[float]]:
+        """The first packets, before any of them is decoded, and their times in order."""
+        peeked = deque(islice(self._packets, PEEKED_PACKETS))
+        times = []
+        for packet in peeked:
+            ticks = packet.dts if packet.pts is None else packet.pts
+            if packet.size and ticks is not None:
+                times.append(float(ticks * packet.time_base))
+        return peeked, sorted(times)
+
+    def _demux(self) -> Iterator[Any]:
+        """Packets of the track, on one timeline; after an error it goes on, but not for ever."""
+        failed, join = 0, Joiner()
+        audio = self._container.streams.audio if self._joined else ()
+        while failed < READ_TRIES:
+            packets = self._container.demux(self._stream, *audio)
+            try:
+                for packet in packets:
+                    if self._joined:
+                        join(packet)
+                    if packet.stream is self._stream:  # the empty ones at the end too
+                        failed = 0
+                        yield packet
+                return
+            except TRACK_ERRORS as error:
+                failed, self.trouble = failed + 1, reason(error)
+
+    def _decoded(self) -> Iterator[Any]:
+        """Frames as they are shown."""
+        for frame in self._raw():
+            if self._deinterlacer is not None or self._is_interlaced(frame):
+                if self._deinterlacer is None or not self._deinterlacer.fits(frame):
+                    yield from self._finish_deinterlacing()
+                    self._deinterlacer = Deinterlacer(
+                        frame, always=self._options.deinterlace == "on"
+                    )
+                yield from self._deinterlacer(frame)
+            else:
+                yield frame
+        yield from self._finish_deinterlacing()
+
+    def _is_interlaced(self, frame: Any) -> bool:
+        how = self._options.deinterlace
+        return how == "on" or (how == "auto" and frame.interlaced_frame)
+
+    def _finish_deinterlacing(self) -> Iterable[Any]:
+        return () if self._deinterlacer is None else self._deinterlacer.finish()
+
+    def _raw(self) -> Iterator[Any]:
+        """Frames as they are decoded."""
+        while True:
+            packet = self._peeked.popleft() if self._peeked else next(self._packets, None)
+            if packet is None:
+                return
+            try:
+                frames = self._decoder.decode(packet)
+            except TRACK_ERRORS as error:
+                self._damage(error)
+                continue
+            self._damage(None)
+            yield from frames
+
+    def _damage(self, error: Exception | None) -> None:
+        """Note whether a packet could be decoded."""
+        if error is not None:
+            self.damaged += 1
+            self.trouble = self.trouble or reason(error)
+
+
+class Deinterlacer:
+    """FFmpeg's deinterlacer for frames of one size and format, one picture for each.
+
+    Args:
+        frame: an `av.VideoFrame` of that size and format.
+        always: whether frames that are not flagged interlaced are deinterlaced too.
+    """
+
+    def __init__(self, frame: Any, *, always: bool) -> None:
+        self._kind = self._kind_of(frame)
+        graph = Graph()
+        source = graph.add(
+            "buffer",
+            video_size=f"{frame.width}x{frame.height}",
+            pix_fmt=frame.format.name,
+            time_base=str(frame.time_base),
+            pixel_aspect="1/1",
+            colorspace=str(int(frame.colorspace)),
+            range=str(int(frame.color_range)),
+        )
+        which = "all" if always else "interlaced"
+        filtered = graph.add(DEINTERLACER, f"mode=send_frame:parity=auto:deint={which}")
+        graph.link_nodes(source, filtered, graph.add("buffersink")).configure()
+        self._graph = graph
+
+    def fits(self, frame: Any) -> bool:
+        """Whether it can take such a frame."""
+        return self._kind_of(frame) == self._kind
+
+    def __call__(self, frame: Any) -> Iterator[Any]:
+        """The pictures that are complete with this frame; each waits for the frame after it."""
+        self._graph.push(frame)
+        return self._pull()
+
+    def finish(self) -> Iterator[Any]:
+        """The last picture."""
+        self._graph.push(None)
+        return self._pull()
+
+    def _pull(self) -> Iterator[Any]:
+        while True:
+            try:
+                yield self._graph.pull()
+            except (av.BlockingIOError, av.EOFError):
+                return
+
+    @staticmethod
+    def _kind_of(frame: Any) -> tuple[Any, ...]:
+        return frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range
