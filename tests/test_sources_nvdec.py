@@ -26,7 +26,7 @@ from rtseg.errors import DeviceError, SourceError, UsageError
 from rtseg.frame import Frame, Picture
 from rtseg.segmenter import Segmenter
 from rtseg.session.loop import run
-from rtseg.sources import SourceOptions, nvdec, open_source, video
+from rtseg.sources import SourceOptions, open_source, video
 from rtseg.sources.nvdec import NvdecPlayer
 from rtseg.sources.options import SourceOptions as Options
 from rtseg.sources.synthetic import read_number
@@ -269,11 +269,11 @@ def test_what_the_gpu_refuses_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     def refuses(*_, hwaccel, **__):
         raise NotImplementedError("No supported hardware config for <av.Codec('h264')>")
 
-    monkeypatch.setattr(nvdec.av, "open", refuses)
+    monkeypatch.setattr(av, "open", refuses)
     with pytest.raises(DeviceError, match=r"NVDEC cannot decode clip\.mp4: no supported") as caught:
         NvdecPlayer(str(clip), NVDEC, accelerator=Software())
     assert caught.value.exit_code == 4
-    monkeypatch.setattr(nvdec.av, "open", lambda target, **_: opened(target))
+    monkeypatch.setattr(av, "open", lambda target, **_: opened(target))
     with pytest.raises(DeviceError, match="its frames come from the CPU, as yuv420p"):
         NvdecPlayer(str(clip), NVDEC, accelerator=Software())
 
@@ -297,14 +297,10 @@ def test_a_gpu_that_is_lost_while_it_decodes_is_no_end_of_the_file(tmp_path: Pat
     player = Stand(str(numbered(tmp_path / "clip.mp4", frames=30)), NVDEC)
 
     class Lost:
-        def decode(self) -> list[av.VideoFrame]:
+        def decode(self, packet: av.Packet) -> list[av.VideoFrame]:
             raise OSError("Generic error in an external library")
 
-    player._cuda = True
-    player._container.close()
-    player._container = SimpleNamespace(
-        demux=lambda stream: iter([Lost()] * 30), close=lambda: None
-    )
+    player._cuda, player._decoder = True, Lost()
     player._first, player._frames = None, player._decoded()
     with pytest.raises(DeviceError, match=r"cannot decode clip\.mp4: generic error in an external"):
         player.read()
@@ -318,7 +314,7 @@ def test_what_is_no_video_file_has_no_such_decoder(target: str) -> None:
 
 @pytest.mark.parametrize("decoder", ["cuda", "nvdec:", "nvdec:x", ""])
 def test_decoders_that_are_none(decoder: str) -> None:
-    with pytest.raises(UsageError, match="opencv, nvdec or nvdec:N"):
+    with pytest.raises(UsageError, match="ffmpeg, opencv, nvdec or nvdec:N"):
         SourceOptions(decoder=decoder)
 
 

@@ -282,9 +282,9 @@ class Timeline:
     def end(self) -> int:
         """The tick at which the last frame ends.
 
-        As its source declares. Otherwise, at a constant rate, it lasts one frame. At a variable rate it lasts as long as the frame
-        before it, but at most a nominal frame, or one second if live, where the nominal rate may be
-        far off: a longer gap was a pause.
+        As its source declares. Otherwise, at a constant rate, it lasts one frame. At a variable
+        rate it lasts as long as the frame before it, but at most a nominal frame, or one second if
+        live, where the nominal rate may be far off: a longer gap was a pause.
         """
         declared = round(self._lasts / self.time_base)
         if self._constant:  # not the rounding of a container's clock

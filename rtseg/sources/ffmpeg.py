@@ -60,6 +60,7 @@ class FFmpegPlayer:
 
     def __init__(self, target: str, options: SourceOptions, hwaccel: Any = None) -> None:
         self._name, self._options = display_name(target), options
+        self._container: Any = None
         try:
             self._container = open_media(target, options.timeout, hwaccel=hwaccel)
         except TRACK_ERRORS as error:
@@ -166,7 +167,8 @@ class FFmpegPlayer:
 
     def release(self) -> None:
         """As `Player`."""
-        self._container.close()
+        if self._container is not None:
+            self._container.close()
 
     def _peek(self) -> tuple[deque[Any], list[float]]:
         """The first packets, before any of them is decoded, and their times in order."""
