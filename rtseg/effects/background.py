@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +20,14 @@ from rtseg.frame import Frame, Image, Segmentation
 from rtseg.images import is_image, read_image
 from rtseg.matte import Matte, MatteOptions, Matting
 from rtseg.matte.fit import weigh_background
+from rtseg.media import (
+    TRACK_ERRORS,
+    Converter,
+    choose_video,
+    display_matrix,
+    open_media,
+    swaps_sides,
+)
 
 DEFAULT_BLUR = 3.0
 MAX_BLUR = 20.0
@@ -250,9 +257,10 @@ class VideoBackdrop:
         self._last_pts = self._seconds = 0.0
         self._length: float | None = None  # in seconds, known once the end was reached
         self._drawn: tuple[Any, tuple[int, int], Image] | None = None
+        self._convert = Converter()
         try:
             self._rewind()
-        except (av.FFmpegError, OSError, StopIteration, IndexError) as error:
+        except (SourceError, StopIteration, *TRACK_ERRORS) as error:
             raise UsageError(
                 f"background {path}",
                 found="it cannot be read as an image or a video",
@@ -266,12 +274,13 @@ class VideoBackdrop:
         self._last_pts = frame.pts
         try:
             return self._fitted(self._due(self._seconds).picture, frame.size)
-        except (av.FFmpegError, OSError) as error:
+        except TRACK_ERRORS as error:
             raise SourceError(f"cannot decode background {self._path}", found=str(error)) from error
 
     def _rewind(self) -> None:
-        self._container = av.open(str(self._path))
-        self._pictures = timed_pictures(self._container)
+        self._container = open_media(str(self._path))
+        self._stream = choose_video(self._container, self._path.name)
+        self._pictures = timed_pictures(self._container, self._stream)
         self._current: TimedPicture = next(self._pictures)
         self._next: TimedPicture | None = next(self._pictures, None)
 
@@ -289,21 +298,22 @@ class VideoBackdrop:
 
     def _duration(self) -> float:
         """Seconds for which the last picture is shown."""
-        stream, picture = self._container.streams.video[0], self._current.picture
+        picture, rate = self._current.picture, self._stream.average_rate
         if picture.duration and picture.time_base:
             return float(picture.duration * picture.time_base)
-        return float(1 / stream.average_rate) if stream.average_rate else DEFAULT_SECONDS
+        return float(1 / rate) if rate else DEFAULT_SECONDS
 
     def _fitted(self, picture: Any, size: tuple[int, int]) -> Image:
         if self._drawn is None or self._drawn[0] is not picture or self._drawn[1] != size:
-            aspect = self._container.streams.video[0].sample_aspect_ratio or 1
-            self._drawn = picture, size, _cover_decoded(picture, float(aspect), size)
+            aspect = float(self._stream.sample_aspect_ratio or 1)
+            if swaps_sides(display_matrix(picture)):
+                aspect = 1 / aspect
+            self._drawn = picture, size, cover(self._convert(picture), size, aspect)
         return self._drawn[2]
 
 
-def timed_pictures(container: Any) -> Iterator[TimedPicture]:
-    """The pictures of a video, the first at 0 seconds."""
-    stream = container.streams.video[0]
+def timed_pictures(container: Any, stream: Any) -> Iterator[TimedPicture]:
+    """The pictures of a video track, the first at 0 seconds."""
     stream.thread_type = "AUTO"
     first: float | None = None
     for number, picture in enumerate(container.decode(stream)):
@@ -313,20 +323,15 @@ def timed_pictures(container: Any) -> Iterator[TimedPicture]:
         yield TimedPicture(seconds - first, picture)
 
 
-def cover(image: Image, size: tuple[int, int]) -> Image:
-    """(H, W, 3) uint8 scaled, undistorted, to cover `size` (height, width), centre crop."""
-    height, width = _cover_size((image.shape[0], image.shape[1]), size)
+def cover(image: Image, size: tuple[int, int], aspect: float = 1.0) -> Image:
+    """(H, W, 3) uint8 scaled, undistorted, to cover `size` (height, width), centre crop.
+
+    Args:
+        aspect: width of its pixels over their height.
+    """
+    height, width = _cover_size((image.shape[0], image.shape[1] * aspect), size)
     how = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
     return _crop_centre(cv2.resize(image, (width, height), interpolation=how), size)
-
-
-def _cover_decoded(picture: Any, aspect: float, size: tuple[int, int]) -> Image:
-    """A decoded `av.VideoFrame`, upright and with square pixels, that covers `size`."""
-    quarters = round((picture.rotation % 360) / 90)
-    target = (size[1], size[0]) if quarters % 2 else size
-    height, width = _cover_size((picture.height, picture.width * aspect), target)
-    scaled = picture.reformat(width=width, height=height, format="bgr24", interpolation="BILINEAR")
-    return _crop_centre(np.rot90(scaled.to_ndarray(), quarters), size)
 
 
 def _cover_size(image: tuple[float, float], size: tuple[int, int]) -> tuple[int, int]:

@@ -187,7 +187,8 @@ class Loop:
                 return False
             if self.control.look() != look:
                 rendered = replace(rendered)  # drawn before somebody chose another look
-            self._last_ends = result.frame.pts + 1 / float(channel.source.info.frame_rate or 25)
+            lasts = result.frame.lasts or 1 / float(channel.source.info.frame_rate or 25)
+            self._last_ends = result.frame.pts + lasts
         if not self.several:
             self.control.shows(rendered)
         with channel.stats.stage("write"):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from heapq import heappop, heappush
 from itertools import islice
 from typing import Any
 
@@ -77,6 +78,8 @@ class FFmpegPlayer:
         self._joined = is_joined(self._container)
         self._convert = Converter()
         self._deinterlacer: Deinterlacer | None = None
+        self._has_no_pts = self._container.format.name == "avi"
+        self._times_left: list[int] = []
         self.damaged, self.trouble = 0, ""
         self._packets = self._demux()
         self._peeked, self._times = self._peek()
@@ -161,6 +164,7 @@ class FFmpegPlayer:
         self._container.seek(int((seconds + self._zero) * av.time_base))
         self._decoder.flush_buffers()
         self._peeked.clear()
+        self._times_left.clear()
         self._deinterlacer = None
         self._packets, self._first = self._demux(), None
         self._frames = self._decoded()
@@ -224,13 +228,23 @@ class FFmpegPlayer:
             packet = self._peeked.popleft() if self._peeked else next(self._packets, None)
             if packet is None:
                 return
+            if not packet.size and packet.dts is not None:
+                continue  # the frame before is shown on
             try:
                 frames = self._decoder.decode(packet)
             except TRACK_ERRORS as error:
                 self._damage(error)
                 continue
             self._damage(None)
-            yield from frames
+            yield from self._by_decoding(packet, frames) if self._has_no_pts else frames
+
+    def _by_decoding(self, packet: Any, frames: Sequence[Any]) -> Sequence[Any]:
+        """Frames of a container that has decoding times only: the nth shown has the nth of them."""
+        if packet.size and packet.dts is not None:
+            heappush(self._times_left, packet.dts)
+        for frame in frames:
+            frame.pts = heappop(self._times_left) if self._times_left else None
+        return frames
 
     def _damage(self, error: Exception | None) -> None:
         """Note whether a packet could be decoded."""

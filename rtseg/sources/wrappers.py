@@ -209,7 +209,7 @@ class Loop(Wrapper):
             return None
         self._yielded += 1
         index, pts = self._index + frame.index, self._pts + frame.pts
-        step = float(1 / (self.info.frame_rate or DEFAULT_RATE))
+        step = frame.lasts or float(1 / (self.info.frame_rate or DEFAULT_RATE))
         self._next_index, self._next_pts = index + 1, pts + step
         return replace(frame, index=index, pts=pts)
 
