@@ -1,0 +1,374 @@
+"""Videos as the world has them: what is shown is right, or refused; never stray memory."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import product
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from clips import PATCHES, close, joined, patches, seen, write_clip
+
+from rtseg.errors import SourceError, UsageError
+from rtseg.frame import Frame
+from rtseg.media import Converter, believed_rate, choose_video
+from rtseg.sources import SourceOptions, open_source
+
+
+def frames_of(path: Path, **options: object) -> list[Frame]:
+    with open_source(path, SourceOptions(**options)) as source:
+        return list(source)
+
+
+INTERLACED = [
+    ("libx264", "mp4", "yuv420p"),
+    ("mpeg2video", "mpg", "yuv420p"),
+    ("mpeg2video", "ts", "yuv422p"),
+    ("mpeg4", "avi", "yuv420p"),
+    ("prores_ks", "mov", "yuv422p10le"),
+    ("ffv1", "mkv", "yuv420p"),
+]
+
+
+@pytest.mark.parametrize(("codec", "suffix", "pix_fmt"), INTERLACED)
+def test_interlaced_frames_are_deinterlaced_one_picture_for_each(
+    tmp_path: Path, codec: str, suffix: str, pix_fmt: str
+) -> None:
+    path = write_clip(
+        tmp_path / f"i.{suffix}", codec=codec, pix_fmt=pix_fmt, images=fields_of_a_bar(8),
+        interlaced=True,
+        options={"crf": "5"} if codec == "libx264" else {"qscale": "2", "flags": "+qscale"},
+    )  # fmt: skip
+    with open_source(path) as source:
+        pictures = list(source)
+        assert any("deinterlaced" in note for note in source.info.notes)
+        assert not source.warnings
+    assert [frame.pts for frame in pictures] == pytest.approx([n / 25 for n in range(8)], abs=1e-3)
+    woven = frames_of(path, deinterlace="off")
+    assert len(woven) == 8
+    comb, picture = (
+        np.abs(np.diff(f[4].image[20:-20].astype(int), axis=0)) for f in (woven, pictures)
+    )
+    assert comb.mean() > 20 > 8 > picture.mean()
+
+
+def fields_of_a_bar(count: int) -> list[np.ndarray]:
+    """Interlaced pictures of a white bar that moves by 8 pixels from field to field."""
+    images = [np.full((96, 128, 3), 40, np.uint8) for _ in range(count)]
+    for number, image in enumerate(images):
+        for field in range(2):
+            at = 8 * (2 * number + field) % 96
+            image[field::2, at : at + 24] = 220
+    return images
+
+
+def test_progressive_frames_are_left_alone(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "p.mkv", codec="ffv1", pix_fmt="bgr0")
+    with open_source(path) as source:
+        assert source.info.notes == ()
+        assert close(seen(next(iter(source)).image), PATCHES, by=0)
+    assert close(seen(frames_of(path, deinterlace="on")[3].image), PATCHES, by=1)
+
+
+@pytest.mark.parametrize("matrix", [1, 2, 4, 5, 6, 7, 9])
+@pytest.mark.parametrize("full", [1, 2])
+def test_colours_by_the_matrix_and_range_of_the_file(
+    tmp_path: Path, matrix: int, full: int
+) -> None:
+    tags = (matrix, 2, 2, full)
+    path = write_clip(tmp_path / "c.mkv", codec="ffv1", pix_fmt="yuv444p", tags=tags)
+    (frame, *_) = frames_of(path)
+    assert close(seen(frame.image), PATCHES, by=3)
+
+
+@pytest.mark.parametrize("matrix", [8, 10, 11, 12, 13, 14, 15])
+def test_a_matrix_that_cannot_be_converted_is_said_and_approximated(
+    tmp_path: Path, matrix: int
+) -> None:
+    path = write_clip(tmp_path / "c.mkv", codec="ffv1", tags=(matrix, 2, 2, 1))
+    with open_source(path) as source:
+        assert any(f"number {matrix}" in note for note in source.info.notes)
+        assert close(seen(next(iter(source)).image), PATCHES, by=40)
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_high_dynamic_range_becomes_bt709(tmp_path: Path, transfer: int) -> None:
+    path = write_clip(
+        tmp_path / "h.mkv", codec="ffv1", pix_fmt="yuv420p10le", tags=(9, 9, transfer, 1)
+    )
+    with open_source(path) as source:
+        red, _, _, grey = seen(next(iter(source)).image)
+        assert source.info.colour_tags[1:3] == (9, transfer)
+    assert red[0] > 240 > 120 > red[1], "PQ and HLG of a plain picture are bright"
+    assert max(grey) - min(grey) <= 6
+
+
+TURNS = [
+    turn
+    for turn in product((-1, 0, 1), repeat=4)
+    if abs(turn[0] * turn[3] - turn[1] * turn[2]) == 1 and sum(map(abs, turn)) == 2
+]
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_display_matrices_turn_and_mirror(tmp_path: Path, turn: tuple[int, ...]) -> None:
+    a, b, c, d = turn
+    path = write_clip(tmp_path / "t.mp4", display=turn, options={"crf": "5"})
+    with open_source(path) as source:
+        image = next(iter(source)).image
+        assert (source.info.height, source.info.width) == image.shape[:2]
+    assert image.shape[:2] == ((96, 128) if a else (128, 96))
+    corners = {}  # where each quarter's middle comes to lie, around the middle
+    for place in range(4):
+        x, y = 2 * (place % 2) - 1, 2 * (place // 2) - 1
+        corners[a * x + c * y, b * x + d * y] = PATCHES[place]
+    wanted = [corners[-1, -1], corners[1, -1], corners[-1, 1], corners[1, 1]]
+    assert close(seen(image), wanted)
+
+
+def test_a_skewed_display_matrix_is_the_nearest_quarter_turn(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "s.mp4", display=(1, 0, 0.5, 1), options={"crf": "5"})
+    with open_source(path) as source:
+        assert close(seen(next(iter(source)).image), PATCHES)
+        assert "display matrix" in source.info.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "pix_fmt"),
+    [
+        ("libvpx-vp9", "webm", "yuva420p"),
+        ("libvpx", "webm", "yuva420p"),
+        ("prores_ks", "mov", "yuva444p10le"),
+        ("qtrle", "mov", "argb"),
+        ("png", "mov", "rgba"),
+        ("ffv1", "mkv", "bgra"),
+    ],
+)
+def test_transparent_pixels_lie_over_white(
+    tmp_path: Path, codec: str, suffix: str, pix_fmt: str
+) -> None:
+    image = np.dstack([patches(), np.full((96, 128), 255, np.uint8)])
+    image[:48, :64, 3], image[:48, 64:, 3] = 0, 128
+    path = write_clip(
+        tmp_path / f"a.{suffix}", codec=codec, pix_fmt=pix_fmt, images=[image] * 4,
+        options={"auto-alt-ref": "0"} if codec.startswith("libvpx") else {},
+    )  # fmt: skip
+    found = seen(frames_of(path)[1].image)
+    half = tuple((127 * 255 + 128 * n) // 255 for n in PATCHES[1])
+    assert close(found, [(255, 255, 255), half, *PATCHES[2:]], by=12)
+
+
+def test_a_size_that_changes_gives_frames_of_their_own_size(tmp_path: Path) -> None:
+    small = write_clip(tmp_path / "a.ts", frames=5)
+    large = write_clip(tmp_path / "b.ts", images=[patches(180, 120)] * 5)
+    path = joined(tmp_path / "both.ts", small, large)
+    with open_source(path) as source:
+        sizes = [frame.size for frame in source]
+        assert source.warnings == ["both.ts is 120x180 from frame 5 on, 128x96 before"]
+        assert (source.info.width, source.info.height) == (120, 180)
+    assert sizes == [(96, 128)] * 5 + [(180, 120)] * 5
+
+
+@pytest.mark.parametrize("offsets", [(0, 0), (0, 100), (100, 0), (50, 49)])
+def test_times_of_joined_recordings_go_on(tmp_path: Path, offsets: tuple[int, int]) -> None:
+    parts = [
+        write_clip(
+            tmp_path / f"{number}.ts",
+            frames=50,
+            container_options={"output_ts_offset": str(offset)},
+        )
+        for number, offset in enumerate(offsets)
+    ]
+    path = joined(tmp_path / "joined.ts", *parts)
+    times = [frame.pts for frame in frames_of(path)]
+    assert times == pytest.approx([n / 25 for n in range(100)], abs=0.041)
+    tail = frames_of(path, start=3.0)
+    assert len(tail) == pytest.approx(25, abs=1)
+    assert tail[0].index == pytest.approx(75, abs=1)
+
+
+def test_a_variable_rate_keeps_its_times_and_the_last_duration(tmp_path: Path) -> None:
+    times = [0, 100, 133, 400, 460, 2000]
+    path = write_clip(tmp_path / "v.mkv", times=times, frames=6, options={"bf": "2"})
+    assert [frame.pts for frame in frames_of(path)] == pytest.approx([t / 1000 for t in times])
+
+
+def test_a_gif_lasts_as_long_as_its_delays(tmp_path: Path) -> None:
+    import PIL.Image
+
+    path = tmp_path / "a.gif"
+    images = [PIL.Image.fromarray(np.full((48, 64, 3), n * 60, np.uint8)) for n in range(4)]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=[100, 100, 100, 3000])
+    frames = frames_of(path)
+    assert [frame.pts for frame in frames] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert frames[-1].lasts == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("avi", "libx264"), ("avi", "mpeg4")])
+def test_avi_frames_that_are_reordered_have_the_times_of_their_places(
+    tmp_path: Path, suffix: str, codec: str
+) -> None:
+    path = write_clip(tmp_path / "b.avi", codec=codec, frames=30, options={"bf": "2"})
+    times = [frame.pts for frame in frames_of(path)]
+    assert times == pytest.approx([n / 25 for n in range(30)])
+
+
+@pytest.mark.parametrize("rate", [1000, 90000, 60000])
+def test_a_rate_of_ticks_is_not_believed(rate: int) -> None:
+    class Stream:
+        average_rate = guessed_rate = Fraction(rate)
+
+    assert believed_rate(Stream(), [0.0, 0.04, 0.081, 0.12, 0.16]) == pytest.approx(25, rel=0.02)
+    assert (
+        believed_rate(Stream(), []) is (None if rate > 1000 else Stream.average_rate)
+        or rate == 1000
+    )
+
+
+def test_a_rate_that_the_times_agree_with_is_exact() -> None:
+    class Stream:
+        average_rate, guessed_rate = Fraction(30000, 1001), Fraction(30)
+
+    assert believed_rate(Stream(), [n / 29.97 for n in range(20)]) == Fraction(30000, 1001)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg2video"])
+def test_a_raw_stream_has_the_rate_of_its_header_or_of_the_flag(tmp_path: Path, codec: str) -> None:
+    suffix = {"libx264": "h264", "libx265": "hevc", "mpeg2video": "m2v"}[codec]
+    path = write_clip(tmp_path / f"r.{suffix}", codec=codec, frames=30, rate=50)
+    frames = frames_of(path)
+    assert len(frames) == 30
+    assert frames[-1].pts == pytest.approx(29 / 50, abs=0.02)
+    if codec != "mpeg2video":  # which has times
+        assert frames_of(path, fps=10)[-1].pts == pytest.approx(2.9)
+
+
+def two_tracks(path: Path, sizes: list[tuple[int, int]], default: int | None) -> Path:
+    with av.open(str(path), "w") as container:
+        streams = []
+        for number, (height, width) in enumerate(sizes):
+            stream = container.add_stream("libx264", rate=25)
+            stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+            if default is not None:
+                flag = av.stream.Disposition.default if number == default else 0
+                stream.disposition = av.stream.Disposition(flag)
+            streams.append(stream)
+        for number in range(6):
+            for stream, (height, width) in zip(streams, sizes, strict=True):
+                frame = av.VideoFrame.from_ndarray(patches(height, width), "rgb24")
+                frame.pts, frame.time_base = number, Fraction(1, 25)
+                container.mux(stream.encode(frame))
+        for stream in streams:
+            container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(("default", "width"), [(None, 320), (0, 160), (1, 320), (2, 64)])
+def test_the_default_track_is_played_else_the_largest(
+    tmp_path: Path, default: int | None, width: int
+) -> None:
+    path = two_tracks(tmp_path / "m.mkv", [(120, 160), (240, 320), (48, 64)], default)
+    with open_source(path) as source:
+        assert source.info.width == width
+        assert "3 video tracks" in source.info.notes[0]
+        assert len(list(source)) == 6
+    with open_source(path, SourceOptions(stream=2)) as source:
+        assert source.info.width == 64
+    with pytest.raises(UsageError, match=r"it has 3 video tracks: 0 \(160x120\)") as caught:
+        open_source(path, SourceOptions(stream=3))
+    assert caught.value.exit_code == 2
+
+
+def test_a_cover_picture_is_not_a_video(tmp_path: Path) -> None:
+    path = tmp_path / "song.m4a"
+    with av.open(str(path), "w", format="mp4") as container:
+        sound = container.add_stream("aac", rate=8000, layout="mono")
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        picture = av.VideoFrame.from_ndarray(patches(64, 64), "rgb24").reformat(format="yuvj420p")
+        container.mux(cover.encode(picture))
+        container.mux(cover.encode())
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        silence.sample_rate = 8000
+        container.mux(sound.encode(silence))
+        container.mux(sound.encode())
+    with av.open(str(path)) as container:
+        assert len(container.streams.video) == 1
+    with pytest.raises(SourceError, match="no video stream but sound"):
+        open_source(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["12:30:05.mkv", "Talk: part 1.mkv", "a%03d.mkv", "-x.mkv", "ünï 名.mkv"]
+)
+def test_names_that_ffmpeg_would_take_for_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write_clip(tmp_path / name, frames=3)
+    monkeypatch.chdir(tmp_path)
+    assert len(frames_of(Path(name))) == 3
+
+
+def test_files_without_an_ending_are_read_by_their_content(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", frames=3).rename(tmp_path / "clip")
+    assert len(frames_of(path)) == 3
+
+
+@pytest.mark.parametrize("codec", ["libsvtav1", "libaom-av1"])
+def test_av1_is_read(tmp_path: Path, codec: str) -> None:
+    if codec not in av.codec.codecs_available:
+        pytest.skip(f"this FFmpeg has no {codec}")
+    path = write_clip(tmp_path / "a.mp4", codec=codec, frames=4, options={"crf": "20"})
+    assert close(seen(frames_of(path)[1].image), PATCHES, by=10)
+
+
+@pytest.mark.parametrize("kind", ["interlaced", "matrix"])
+def test_opencv_refuses_what_it_would_show_as_stray_memory(tmp_path: Path, kind: str) -> None:
+    path = write_clip(
+        tmp_path / "x.mp4",
+        interlaced=kind == "interlaced",
+        tags=(8, 2, 2, 1) if kind == "matrix" else None,
+    )
+    with pytest.raises(SourceError, match="OpenCV cannot convert") as caught:
+        open_source(path, SourceOptions(decoder="opencv"))
+    assert "--decoder ffmpeg" in caught.value.do
+    plain = write_clip(tmp_path / "p.mp4")
+    assert close(seen(frames_of(plain, decoder="opencv")[0].image), PATCHES)
+
+
+def test_damage_in_the_middle_is_counted_and_the_rest_kept(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "d.mkv", codec="ffv1", pix_fmt="bgr0", frames=20)
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    content = bytearray(path.read_bytes())
+    at, size = packets[10]
+    content[at + size // 3 : at + size // 3 + 40] = bytes(40)
+    path.write_bytes(content)
+    with open_source(path) as source:
+        frames = list(source)
+        assert len(frames) >= 18
+        assert frames[-1].pts == pytest.approx(19 / 25)
+
+
+def test_frames_are_converted_or_refused_but_never_left_unwritten() -> None:
+    convert = Converter()
+    for pix_fmt in sorted(av.codec.Codec("ffv1", "w").video_formats, key=lambda f: f.name):
+        if "f32" in pix_fmt.name or "f16" in pix_fmt.name or pix_fmt.name == "rgb48le":
+            continue  # FFmpeg makes none of these itself
+        frame = av.VideoFrame.from_ndarray(patches(), "rgb24").reformat(format=pix_fmt.name)
+        image = convert(frame)
+        assert image.flags.c_contiguous
+        assert image.shape == (96, 128, 3)
+        grey = "gray" in pix_fmt.name or pix_fmt.name.startswith("ya")
+        assert grey or close(seen(image), PATCHES, by=8), pix_fmt.name
+
+
+def test_choosing_names_what_there_is(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "one.mkv", frames=2)
+    with av.open(str(path)) as container:
+        assert choose_video(container, "one.mkv", 0).index == 0
+        with pytest.raises(UsageError, match="it has 1 video track: 0"):
+            choose_video(container, "one.mkv", 1)
