@@ -189,6 +189,21 @@ def test_times_of_joined_recordings_go_on(tmp_path: Path, offsets: tuple[int, in
     assert tail[0].index == pytest.approx(75, abs=1)
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "ts", "webm"])
+def test_a_part_far_into_a_file_is_exact(tmp_path: Path, suffix: str) -> None:
+    images = [np.full((48, 64, 3), 20 + n % 200, np.uint8) for n in range(250)]
+    codec = "libvpx" if suffix == "webm" else "libx264"
+    path = write_clip(
+        tmp_path / f"long.{suffix}", codec=codec, images=images, options={"g": "50", "bf": "2"}
+    )
+    whole = frames_of(path)
+    part = frames_of(path, start=7.0, end=8.0)
+    assert [frame.index for frame in part] == list(range(175, 200))
+    assert [f.pts for f in part] == pytest.approx([f.pts - whole[175].pts for f in whole[175:200]])
+    for frame in part:
+        assert np.array_equal(frame.image, whole[frame.index].image)
+
+
 def test_a_variable_rate_keeps_its_times_and_the_last_duration(tmp_path: Path) -> None:
     times = [0, 100, 133, 400, 460, 2000]
     path = write_clip(tmp_path / "v.mkv", times=times, frames=6, options={"bf": "2"})

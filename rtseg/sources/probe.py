@@ -17,6 +17,7 @@ from rtseg.frame import Picture
 from rtseg.media import TRACK_ERRORS, Joiner, choose_video, is_joined, open_media
 from rtseg.options import imported
 from rtseg.sources.options import SourceOptions, public_name
+from rtseg.text import counted
 
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 """IDs of a Matroska file's first element and of the element that holds its content (RFC 9559)."""
@@ -130,6 +131,15 @@ def not_a_video(target: str, reason: str) -> SourceError:
     )
 
 
+def without_frames(target: str, trouble: str) -> SourceError:
+    """The error for a video of which nothing can be decoded."""
+    return SourceError(
+        f"cannot play {display_name(target)}",
+        found="none of its frames can be decoded" + (f" ({trouble})" if trouble else ""),
+        do="Check that it plays elsewhere",
+    )
+
+
 def refusal(address: str, timeout: float) -> str | None:
     """The answer of a server that gives no video, such as "404 Not Found"; None without one."""
     try:
@@ -182,6 +192,27 @@ def shown_count(target: str, options: SourceOptions) -> int:
             return sum(bool(each.size) and not each.is_discard for each in stream.index_entries)
     except TRACK_ERRORS:
         return 0
+
+
+def fault_of(player: Player, target: str, options: SourceOptions, shown: int) -> str | None:
+    """What is wrong with a video that was read to its end, for the user; None if nothing is.
+
+    Args:
+        shown: frames that it gave.
+    """
+    name, count = display_name(target), player.header.frame_count
+    if count is not None and shown < count:
+        declared = shown_count(target, options)
+        # fewer than were read: the file has no index, and lists packets as they are read
+        count = count if declared < shown else declared
+        if shown < count:
+            return f"{name} ended after {shown} of its {count} frames: it is damaged or cut off"
+    if "://" not in target and (missing := missing_bytes(Path(target))):
+        return f"{name} ended after {shown} frames: it is cut off, {missing} bytes are missing"
+    if player.damaged:
+        packets = counted(player.damaged, "packet")
+        return f"{name} is damaged: {packets} could not be decoded"
+    return f"{name} could not be read to its end: {player.trouble}" if player.trouble else None
 
 
 def missing_bytes(path: Path) -> int:

@@ -7,20 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from rtseg.contracts import Source, SourceInfo
-from rtseg.errors import SourceError
 from rtseg.frame import Frame, Picture
 from rtseg.sources.options import SourceOptions
 from rtseg.sources.probe import (
     Shot,
     check_file,
     display_name,
-    missing_bytes,
+    fault_of,
     open_player,
     packet_times,
-    shown_count,
+    without_frames,
 )
 from rtseg.stats import Clock
-from rtseg.text import counted
 
 SEEK_AHEAD_SECONDS = 1.0
 """A seek aims this much before the start; the frames between are decoded and dropped."""
@@ -47,8 +45,6 @@ class VideoSource(Source):
         SourceError: it is missing, empty, unreadable, not a video, or has no frame.
     """
 
-    _reported = False
-
     def __init__(
         self,
         target: str,
@@ -59,16 +55,12 @@ class VideoSource(Source):
         self._target, self._options = target, options
         if "://" not in target:
             check_file(Path(target))
+        is_part = options.start is not None or options.end is not None
+        self.times = packet_times(target, options) if is_part else ()
         self._begin()
-        try:
-            self.info = self._describe()
-            is_part = options.start is not None or options.end is not None
-            self.times = packet_times(target, options) if is_part else ()
-            if options.start and self.times:
-                self._seek(options.start)
-        except BaseException:
-            self._player.release()
-            raise
+        self.info = self._describe()
+        if options.start and self.times:
+            self._seek(options.start)
 
     def _begin(self) -> None:
         """Open the file and read its first frame."""
@@ -76,13 +68,8 @@ class VideoSource(Source):
         self._index, self._pts, self._lasts, self._lasts_hold = -1, 0.0, 0.0, True
         self._held = self._player.read()
         if self._held is None:
-            trouble = self._player.trouble
             self._player.release()
-            raise SourceError(
-                f"cannot play {display_name(self._target)}",
-                found="none of its frames can be decoded" + (f" ({trouble})" if trouble else ""),
-                do="Check that it plays elsewhere",
-            )
+            raise without_frames(self._target, self._player.trouble)
         self._zero = self._held.at or 0.0
 
     def _describe(self) -> SourceInfo:
@@ -95,7 +82,7 @@ class VideoSource(Source):
             width,
             height,
             header.frame_rate,
-            header.frame_count,
+            len(self.times) or header.frame_count,
             media=self._target if "://" in self._target else Path(self._target),
             track=header.track,
             sample_aspect_ratio=1 / aspect if self._player.turned else aspect,
@@ -118,7 +105,7 @@ class VideoSource(Source):
             self._player.release()
             self._begin()
             return
-        self._index, self._pts = index - 1, landed
+        self._index, self._pts = index - 1, self.times[index - 1] if index else 0.0
 
     def _read(self) -> Frame | None:
         shot, self._held = self._held, None
@@ -142,7 +129,7 @@ class VideoSource(Source):
         if self._index and (pts is None or pts <= self._pts):
             pts = self._pts + step
         gap, self._pts = (pts or 0.0) - self._pts, pts or 0.0
-        if self._index and abs(gap - self._lasts) > max(SAME_TIME_SECONDS, gap / 50):
+        if self._lasts and abs(gap - self._lasts) > max(SAME_TIME_SECONDS, gap / 50):
             self._lasts_hold = False
         self._lasts = shot.lasts
         return shot.lasts if self._lasts_hold and shot.lasts > SHORTEST_SECONDS else 0.0
@@ -157,31 +144,11 @@ class VideoSource(Source):
             self.info = replace(self.info, width=width, height=height)
 
     def _report_faults(self) -> None:
-        """Warn of what could not be read or shown as it is, once."""
-        if self._reported:
-            return
-        self._reported = True
-        player, name, shown = self._player, self.info.name, self._index + 1
-        self.warnings += [f"{name}: {note}" for note in player.notes if note not in self.info.notes]
-        count = player.header.frame_count
-        if count is not None and shown < count:
-            declared = shown_count(self._target, self._options)
-            # fewer than were read: the file has no index, and lists packets as they are read
-            count = count if declared < shown else declared
-        missing = 0 if "://" in self._target else missing_bytes(Path(self._target))
-        if count is not None and shown < count:
-            self.warnings.append(
-                f"{name} ended after {shown} of its {count} frames: it is damaged or cut off"
-            )
-        elif missing:
-            self.warnings.append(
-                f"{name} ended after {shown} frames: it is cut off, {missing} bytes are missing"
-            )
-        elif player.damaged:
-            packets = counted(player.damaged, "packet")
-            self.warnings.append(f"{name} is damaged: {packets} could not be decoded")
-        elif player.trouble:
-            self.warnings.append(f"{name} could not be read to its end: {player.trouble}")
+        """Warn of what could not be read or shown as it is."""
+        notes = (note for note in self._player.notes if note not in self.info.notes)
+        self.warnings += [f"{self.info.name}: {note}" for note in notes]
+        if fault := fault_of(self._player, self._target, self._options, self._index + 1):
+            self.warnings.append(fault)
 
     def _release(self) -> None:
         self._player.release()
