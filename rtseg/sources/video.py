@@ -145,10 +145,10 @@ class VideoSource(Source):
 
     def _report_faults(self) -> None:
         """Warn of what could not be read or shown as it is."""
-        notes = (note for note in self._player.notes if note not in self.info.notes)
-        self.warnings += [f"{self.info.name}: {note}" for note in notes]
-        if fault := fault_of(self._player, self._target, self._options, self._index + 1):
-            self.warnings.append(fault)
+        notes = [f"{self.info.name}: {n}" for n in self._player.notes if n not in self.info.notes]
+        fault = fault_of(self._player, self._target, self._options, self._index + 1)
+        found = [*notes, *([fault] if fault else [])]
+        self.warnings += [text for text in found if text not in self.warnings]
 
     def _release(self) -> None:
         self._player.release()
