@@ -7,6 +7,7 @@ end. `atomic` is the context manager for that, `write_file` writes one text or b
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from rtseg.errors import SinkError, UsageError
 RESERVE_BYTES = 1 << 18
 """Kept free on the disk, so that a file can still be finished when the disk fills up."""
 
+SHORTEST_LIMIT = 143
+"""Bytes of a file name that every file system allows; this is eCryptfs, most others allow 255."""
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -29,12 +33,36 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # not made by tempfile, whose files only their owner may read
-    part = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    part = _beside(path, f"-{secrets.token_hex(4)}")
     try:
         yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _beside(path: Path, mark: str, named: Path | None = None) -> Path:
+    """A hidden name beside `path`, with `mark` and the suffix of `named` (default `path`).
+
+    A long name is replaced by a digest of it, as the mark would make it too long to be allowed.
+    """
+    named = named or path
+    stem, suffix = named.stem, named.suffix
+    if len(os.fsencode(named.name)) + len(mark) + 1 > SHORTEST_LIMIT:
+        stem = hashlib.sha256(os.fsencode(named.name)).hexdigest()[:16]
+        suffix = suffix if len(os.fsencode(suffix)) < 16 else ""
+    return path.with_name(f".{stem}{mark}{suffix}")
+
+
+def cut_name(stem: str, suffix: str, limit: int = 255) -> str:
+    """`stem` and `suffix` as a file name of at most `limit` bytes; what is too long of `stem` goes.
+
+    A multi-byte character is left out as a whole.
+    """
+    room = limit - len(os.fsencode(suffix))
+    while len(os.fsencode(stem)) > room:
+        stem = stem[:-1]
+    return stem + suffix
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -64,7 +92,7 @@ class OutputFile:
         self.path = path
         self._place = Path(os.path.realpath(path))  # write through a link, perhaps to another disk
         # the same in every run: one that was killed leaves at most one file
-        self.part = self._place.with_name(f".{path.stem}.part{path.suffix}")
+        self.part = _beside(self._place, ".part", path)
         self._overwrite = overwrite
         check_new(path, overwrite)
         check_parent(self._place if path.is_symlink() else path)

@@ -35,25 +35,60 @@ HEIF_SUFFIXES = frozenset((".heic", ".heif"))
 """Read only where the package pillow-heif is installed."""
 
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .bmp .webp .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif".split()
+    ".jpg .jpeg .jpe .jfif .mpo .png .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm"
+    " .jp2 .j2k .jpx .jpc .avif .tga .qoi".split()
 ) | (HEIF_SUFFIXES if find_spec("pillow_heif") else frozenset())
-"""Names of image files in a folder. GIF is not among them: it plays as a video."""
+"""Names of image files. GIF is not among them: it may be a video."""
 
 PAPER = "white"
 """What transparent pixels are laid over."""
 
 SIGNATURES = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|II\*\0|MM\0\*|RIFF....WEBP|BM|P[1-6]\s"
-    rb"|\0\0\0\x0cjP  |\xff\x4f\xff\x51|....ftyp(?:avi[fs]|hei[cxms]|hev[cx]|mif1|msf1)",
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|II[*+]\0|MM\0[*+]|RIFF....WEBP|GIF8[79]a|qoif"
+    rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|P[1-6]\s+[\d#]"
+    rb"|\0\0\0\x0cjP  |\xff\x4f\xff\x51|....ftyp(?:avi[fs]|hei[cfxms]|hev[cxms]|mif1|msf1)",
     re.DOTALL,
 )
+TGA_FOOTER = b"TRUEVISION-XFILE.\0"
+
+FOREIGN = {
+    "a raw photo; develop it to JPEG or PNG": re.compile(
+        rb"....ftypcrx|II\*\0....CR|IIR[OS]|MMOR|IIU\0|FUJIFILMCCD-RAW", re.DOTALL
+    ),
+    "a JPEG XL image; convert it to JPEG or PNG": re.compile(
+        rb"\xff\x0a|\0\0\0\x0cJXL ", re.DOTALL
+    ),
+    "a Photoshop document; save it as PNG": re.compile(rb"8BPS\0"),
+}
+"""Images that are refused -> what their first bytes are; FFmpeg would show a part of some."""
+
+VIDEO = re.compile(
+    rb"....(?:ftyp|moov|mdat|wide|free|skip)|\x1a\x45\xdf\xa3|RIFF....AVI |OggS|FLV|GIF8"
+    rb"|\0\0\x01[\xb0\xb3\xb5\xba]|G.{187}G|\x30\x26\xb2\x75|\0\0\0?\x01[\x09\x67\x40\x42]",
+    re.DOTALL,
+)
+"""First bytes of videos, also of those that images share; `is_image` decides."""
+
+HEAD_BYTES = 192
+"""Enough for all of these."""
+
 OPAQUE = re.compile(rb"\xff\xd8|RIFF....WEBPVP8 |BM.{26}\x18", re.DOTALL)
 """JPEG, simple WebP and 24-bit BMP: without transparency, and decoded twice as fast by OpenCV."""
 
 PNG, JPEG = b"\x89PNG", b"\xff\xd8"
-HEIF = re.compile(rb"....ftyp(?:hei[cxms]|hev[cx]|mif1|msf1)", re.DOTALL)
+HEIF = re.compile(rb"....ftyp(?:hei[cfxms]|hev[cxms]|mif1|msf1)", re.DOTALL)
+NEEDS_HEIF = (
+    "a HEIC image, which needs the package pillow-heif: "
+    'pip install "rtseg[heic]", or convert it to JPEG'
+)
+
+NEXT_JPEG = b"\xff\xd9\xff\xd8\xff"
+"""The end of a JPEG and the start of the next one, as in a stream of them."""
+SEARCHED_BYTES = 4 << 20
+"""In which the second image of such a stream is looked for."""
 
 ORIENTATION, WIDTH, LENGTH = 0x0112, 0x0100, 0x0101
+SUBFILE, SUBFILES, DNG_VERSION = 0x00FE, 0x014A, 0xC612
 """Tags of EXIF and TIFF."""
 
 DAMAGE = (SyntaxError, EOFError, RuntimeError, LookupError, TypeError, struct.error, zlib.error)
@@ -79,12 +114,73 @@ class StoredImage(NamedTuple):
 
 
 def is_image(path: Path) -> bool:
-    """Whether the first bytes of a file are those of an image; False if it cannot be read."""
+    """Whether a file is an image by its content, also one that is refused when it is read.
+
+    An animated GIF and a stream of JPEGs are videos. False if the file cannot be read.
+    """
     try:
         with path.open("rb") as file:
-            return SIGNATURES.match(file.read(16)) is not None
+            head = file.read(HEAD_BYTES)
+            if head.startswith(JPEG):
+                return not _is_motion_jpeg(head + file.read(SEARCHED_BYTES))
+            if SIGNATURES.match(head) or _foreign(head):
+                return not (head.startswith(b"GIF8") and is_animated(path))
+            if len(head) == HEAD_BYTES:
+                file.seek(-len(TGA_FOOTER), 2)
+                return file.read() == TGA_FOOTER
+            return head.endswith(TGA_FOOTER)
     except OSError:
         return False
+
+
+def is_image_content(content: bytes) -> bool:
+    """Whether the content of a file, or the beginning of it, is that of an image."""
+    return SIGNATURES.match(content) is not None or bool(_foreign(content))
+
+
+def holds_video(path: Path) -> bool:
+    """Whether the first bytes of a file that is not an image are those of a common video."""
+    try:
+        head = _head(path)
+    except OSError:
+        return False
+    return VIDEO.match(head) is not None or (head.startswith(JPEG) and not is_image(path))
+
+
+def refusal(path: Path) -> str:
+    """Why a file cannot be used as an image, such as "not an image"; "" if its header is right."""
+    if path.suffix.lower() == ".gif" and is_animated(path):
+        return "animated"
+    try:
+        head = _head(path)
+        if foreign := _foreign(head):
+            return foreign
+        if not is_image(path):
+            return "not an image"
+        with _opened(path):
+            return ""
+    except OSError as error:
+        return reason(error).lower()
+    except ValueError as error:
+        return str(error).removeprefix("it is ")
+
+
+def is_animated(path: Path) -> bool:
+    """Whether an image file holds more than one frame; False if it cannot be read."""
+    try:
+        with _opened(path) as image:
+            return bool(getattr(image, "is_animated", False))
+    except (OSError, ValueError):
+        return False
+
+
+def _is_motion_jpeg(content: bytes) -> bool:
+    """Whether JPEGs follow one another; those of a camera's multi-picture file are listed in it."""
+    return NEXT_JPEG in content and b"MPF\0" not in content[:65536]
+
+
+def _foreign(head: bytes) -> str:
+    return next((words for words, start in FOREIGN.items() if start.match(head)), "")
 
 
 def read_image(path: Path, failure: type[RtsegError]) -> Image:
@@ -111,6 +207,8 @@ def decode_image(content: bytes) -> Image:
         raise ValueError("it is damaged: a checksum in it is wrong")
     if _is_cut_off(content):
         raise ValueError("the file is cut off")
+    if foreign := _foreign(content[:HEAD_BYTES]):
+        raise ValueError(f"it is {foreign}")
     if OPAQUE.match(content):
         return _decoded_by_opencv(content)
     return _decoded_by_pillow(content)
@@ -207,6 +305,8 @@ def _opened(file: Path | BytesIO) -> Iterator[PillowImage]:
             # damaged EXIF does not matter, damaged pixels raise; 100 megapixels are not an attack
             warnings.filterwarnings("ignore", module=r"PIL\.")
             with Pillow.open(file) as image:
+                if _is_raw(image):
+                    raise ValueError(f"it is {next(iter(FOREIGN))}")
                 yield image
     except Pillow.UnidentifiedImageError as error:
         raise ValueError(_unidentified(file)) from error
@@ -220,6 +320,12 @@ def _opened(file: Path | BytesIO) -> Iterator[PillowImage]:
         raise ValueError(f"it is damaged: {error}".lower()) from error
 
 
+def _is_raw(image: PillowImage) -> bool:
+    """Whether it is the preview in a raw photo, whose full image follows."""
+    tags = getattr(image, "tag_v2", {})
+    return DNG_VERSION in tags or (tags.get(SUBFILE, 0) == 1 and SUBFILES in tags)
+
+
 @cache
 def _register_heif() -> None:
     if find_spec("pillow_heif"):
@@ -227,17 +333,17 @@ def _register_heif() -> None:
 
 
 def _unidentified(file: Path | BytesIO) -> str:
-    head = file.getvalue()[:16] if isinstance(file, BytesIO) else _head(file)
+    head = file.getvalue()[:HEAD_BYTES] if isinstance(file, BytesIO) else _head(file)
     if not head:
         return "the file is empty"
     if HEIF.match(head):
-        return "it is a HEIC image, which needs the package pillow-heif"
+        return f"it is {NEEDS_HEIF}"
     return "it is damaged, or not an image"
 
 
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(32)
+        return file.read(HEAD_BYTES)
 
 
 def _decoded_by_opencv(content: bytes) -> Image:

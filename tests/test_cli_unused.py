@@ -73,7 +73,7 @@ def test_what_is_used_is_not_told_of(target: str, flags: dict) -> None:
 
 
 def test_a_window_uses_what_its_keys_may_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "require_display", lambda: None)
+    monkeypatch.setattr(plan, "require_display", lambda *_: None)
     assert told(feather=4, models=("stub",), output=(), screenshots="s") == []
 
 

@@ -13,19 +13,24 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
-import cv2
+import cv2  # isort: skip - ahead of av
+import av
 import numpy as np
 import pytest
 from fakes import FakeDevice, Plugged
 from test_sources_video import numbered
 
+from rtseg.cli.app import main
 from rtseg.errors import SourceError
 from rtseg.frame import Frame
 from rtseg.sources import SourceOptions, open_source
+from rtseg.sources import http as web
 from rtseg.sources.options import public_name
 from rtseg.sources.synthetic import read_number
 from rtseg.stats import Clock, ManualClock
@@ -150,7 +155,7 @@ def test_interrupt_ends_the_wait_for_a_lost_stream() -> None:
 def test_a_server_that_says_no_at_first_is_an_error() -> None:
     with serving(cameras()) as port, pytest.raises(SourceError) as caught:
         open_source(f"http://me:pw@127.0.0.1:{port}/x?token=abc", QUICK)
-    assert "127.0.0.1 answers: 404 Not Found. Check the path, the user and" in str(caught.value)
+    assert "127.0.0.1 answers: 404 Not Found. Check the path" in str(caught.value)
     assert "pw" not in str(caught.value)
     assert "abc" not in str(caught.value)
 
@@ -166,13 +171,20 @@ class Refusing(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
-    [(401, "401 Unauthorized"), (410, "4XX Client Error"), (503, "5XX Server Error")],
+    ("status", "said", "do"),
+    [
+        (401, "401 Unauthorized", "Check the user and the password"),
+        (403, "403 Forbidden", "Check the user and the password"),
+        (404, "404 Not Found", "Check the path"),
+        (410, "410 Gone", "Check the path"),
+        (503, "503 Service Unavailable", ""),
+    ],
 )
-def test_how_a_server_refuses_is_told(status: int, said: str) -> None:
+def test_how_a_server_refuses_is_reported(status: int, said: str, do: str) -> None:
     with serving(Refusing) as port, pytest.raises(SourceError) as caught:
         open_source(f"http://127.0.0.1:{port}/{status}/live", QUICK)
-    assert f"127.0.0.1 answers: {said}. Check the path" in str(caught.value)
+    assert caught.value.found == f"127.0.0.1 answers: {said}"
+    assert do in caught.value.do
 
 
 def test_how_an_rtsp_server_refuses_is_told() -> None:
@@ -208,7 +220,7 @@ def test_a_page_is_not_video() -> None:
             self.end_headers()
             self.wfile.write(page)
 
-    with serving(Page) as port, pytest.raises(SourceError, match="what it sends is not video"):
+    with serving(Page) as port, pytest.raises(SourceError, match="it is a web page, not a video"):
         open_source(f"http://127.0.0.1:{port}/", QUICK)
 
 
@@ -287,10 +299,274 @@ def test_the_wait_doubles_up_to_eight_seconds(monkeypatch: pytest.MonkeyPatch) -
         ("http://host/x?mail=a:b@c", "http://host/x?mail=a:b@c"),
         ("udp://@:1234", "udp://@:1234"),
         ("rtsp://host:554/a@b", "rtsp://host:554/a@b"),
+        ("rtsp://me:se#cr@host/live", "rtsp://me@host/live"),
+        ("rtsp://me:se?cr@host/live", "rtsp://me@host/live"),
+        ("rtsp://me:12#34@host/live", "rtsp://me@host/live"),
+        ("rtsp://me:12/34@10.0.0.5:554/live", "rtsp://me@10.0.0.5:554/live"),
+        ("rtsp:/me:secret@host/live", "rtsp:/me@host/live"),
+        (" rtsp://me:secret@host/live", " rtsp://me@host/live"),
+        ("rtsp://me:se[cr@host/live", "rtsp://me@host/live"),
+        ("http://[::1]:8080/x?a=b@c", "http://[::1]:8080/x?a=b@c"),
+        ("http://host/?loginuse=me&loginpas=888", "http://host/?loginuse=me&loginpas=***"),
+        ("rtsp://host/user=me_password=pw_channel=1.sdp", "rtsp://host/user=me_password=***"),
+        ("12:30:05.mp4", "12:30:05.mp4"),
+        ("Talk: part 1 @home.mp4", "Talk: part 1 @home.mp4"),
     ],
 )
 def test_names_hold_no_password(address: str, name: str) -> None:
     assert public_name(address) == name
+
+
+RAW_PASSWORDS = [
+    "Ge#heim", "Ge/heim", "Ge?heim", "Ge@he/im", "Ge:he#im", "12#heim", "12/heim", "#heim", "/heim",
+    "Ge[heim", "Ge\u2100heim",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("password", RAW_PASSWORDS)
+@pytest.mark.parametrize("scheme", ["rtsp", "http", "rtmp"])
+def test_a_password_that_is_not_encoded_is_refused_and_not_shown(
+    scheme: str, password: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    address = f"{scheme}://admin:{password}@127.0.0.1:9/x"
+    with pytest.raises(SourceError, match="%") as caught:
+        open_source(address, QUICK)
+    assert main([address, "-m", "stub", "--no-show", "--debug"]) == 3
+    assert main([address, address, "-m", "stub", "--no-show"]) == 3
+    assert main([f" {address} ".replace("://", ":/"), "-m", "stub", "--no-show"]) == 3
+    printed = str(caught.value) + "".join(capfd.readouterr())
+    assert "admin" in printed
+    assert "heim" not in printed
+
+
+def test_a_password_that_is_encoded_reaches_the_server(tmp_path: Path) -> None:
+    heard: list[str | None] = []
+
+    class Locked(Answering):
+        def do_GET(self) -> None:
+            heard.append(self.headers["Authorization"])
+            if heard[-1] is None:
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+                self.end_headers()
+                return
+            self.answer("multipart/x-mixed-replace; boundary=x", part("image/jpg", jpeg(90)) * 9)
+
+    with serving(Locked) as port:
+        address = f"http://me:a%23%2F%3Ab@127.0.0.1:{port}/"
+        with open_source(address, SourceOptions(timeout=5, reconnect=False)) as source:
+            assert source.info.name == f"http://me@127.0.0.1:{port}/"
+            assert abs(next(iter(source)).image.mean() - 90) < 2
+    assert heard[-1] == "Basic " + b64encode(b"me:a#/:b").decode()
+
+
+def jpeg(level: int, size: tuple[int, int] = (64, 96)) -> bytes:
+    return cv2.imencode(".jpg", np.full((*size, 3), level, np.uint8))[1].tobytes()
+
+
+def part(kind: str | None, content: bytes, *, length: bool = True, delimiter: str = "x") -> bytes:
+    head = f"--{delimiter}\r\n"
+    head += f"Content-Type: {kind}\r\n" if kind is not None else ""
+    head += f"Content-Length: {len(content)}\r\n" if length else ""
+    return head.encode() + b"\r\n" + content + b"\r\n"
+
+
+class Answering(http.server.BaseHTTPRequestHandler):
+    """Answers with what a subclass gives to `answer`; reads no ranges."""
+
+    def answer(self, kind: str, *pieces: bytes, length: int | None = None) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        if length is not None:
+            self.send_header("Content-Length", str(length))
+        self.end_headers()
+        try:
+            for piece in pieces:
+                self.wfile.write(piece)
+        except OSError:
+            pass  # the client has what it wants
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+MIXED = "multipart/x-mixed-replace; boundary="
+
+
+@pytest.mark.parametrize(
+    ("header", "kind", "length", "delimiter"),
+    [
+        (f"{MIXED}x", "image/jpg", True, "x"),
+        (f"{MIXED}x", None, True, "x"),
+        (f"{MIXED}x", None, False, "x"),
+        (f"{MIXED}x", "image/pjpeg; charset=utf-8", False, "x"),
+        (f'{MIXED}"--x"', "image/jpg", True, "x"),
+        (f"{MIXED}--x", "application/octet-stream", False, "x"),
+        (f"{MIXED}announced", "image/jpg", True, "another"),
+        ("multipart/x-mixed-replace", "image/jpg", True, "x"),
+        (f"{MIXED}x", "image/png", True, "x"),
+    ],
+)
+def test_parts_of_any_kind_are_read(
+    header: str, kind: str | None, length: bool, delimiter: str
+) -> None:
+    class Camera(Answering):
+        def do_GET(self) -> None:
+            levels = range(20, 220, 10)
+            pieces = [jpeg(level) for level in levels]
+            if kind == "image/png":
+                flat = [np.full((64, 96, 3), level, np.uint8) for level in levels]
+                pieces = [cv2.imencode(".png", image)[1].tobytes() for image in flat]
+            parts = [part(kind, piece, length=length, delimiter=delimiter) for piece in pieces]
+            self.answer(header, *parts)
+
+    with serving(Camera) as port:
+        options = SourceOptions(timeout=5.0, reconnect=False)
+        with open_source(f"http://127.0.0.1:{port}/", options) as source:
+            assert (source.info.live, source.info.width, source.info.height) == (True, 96, 64)
+            got = []
+            with pytest.raises(SourceError, match="was lost"):
+                got.extend(frame.image.mean() for frame in source)
+    steps = np.diff(got)
+    assert len(got) >= 15
+    assert np.abs(steps - 10).max() < 3  # none is lost or repeated
+    assert abs(got[-1] - 210) < 2
+
+
+def test_odd_parts_drop_and_come_back_at_another_size() -> None:
+    sizes = [(64, 96), (64, 96), (32, 48)]  # FFmpeg's request is the first
+
+    class Camera(Answering):
+        def do_GET(self) -> None:
+            if not sizes:
+                self.send_error(503)
+                return
+            size = sizes.pop(0)
+            text = part("text/plain", b"still here")
+            damaged = part("image/jpg", jpeg(90, size)[:-20])
+            self.answer(f"{MIXED}x", *[text + damaged + part("image/jpg", jpeg(90, size))] * 8)
+
+    with serving(Camera) as port:
+        address = f"http://127.0.0.1:{port}/"
+        with open_source(address, QUICK, clock=Hurried()) as source:
+            seen = []
+            for frame in source:
+                seen.append(frame.size)
+                if frame.size == (32, 48):
+                    break
+            assert source.outages == 1
+    assert list(dict.fromkeys(seen)) == [(64, 96), (32, 48)]
+    assert len(seen) >= 6
+
+
+def test_parts_that_stop_coming_count_as_lost_in_time() -> None:
+    ended = threading.Event()
+
+    class Camera(Answering):
+        def do_GET(self) -> None:
+            self.answer(f"{MIXED}x", *[part("image/jpg", jpeg(90))] * 4)
+            ended.wait(20)
+
+    with serving(Camera) as port:
+        options = SourceOptions(timeout=0.5, reconnect=False)
+        begun = time.monotonic()
+        with open_source(f"http://127.0.0.1:{port}/", options) as source:
+            with pytest.raises(SourceError, match="was lost"):
+                list(source)
+            assert time.monotonic() - begun < 10
+        ended.set()
+
+
+def test_parts_that_are_no_images_are_named() -> None:
+    class Events(Answering):
+        def do_GET(self) -> None:
+            self.answer(f"{MIXED}x", *[part("text/xml", b"<event/>")] * 30)
+
+    with serving(Events) as port, pytest.raises(SourceError, match="its parts are text/xml"):
+        open_source(f"http://127.0.0.1:{port}/", QUICK)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".avif", ".gif"])
+@pytest.mark.parametrize("kind", ["image/jpeg", "application/octet-stream"])
+def test_an_image_at_an_address_is_shown_once(suffix: str, kind: str) -> None:
+    image = np.full((48, 64, 3), 255, np.uint8)
+    image[:24] = (0, 0, 255)
+    content = cv2.imencode(suffix, image)[1].tobytes()
+
+    class Snapshots(Answering):
+        def do_GET(self) -> None:
+            self.answer(kind, content, length=len(content))
+
+    with serving(Snapshots) as port, open_source(f"http://127.0.0.1:{port}/now", QUICK) as source:
+        assert (source.info.live, source.info.frame_count) == (False, 1)
+        (frame,) = source
+    assert np.abs(frame.image.astype(int) - image)[2:20].max() <= 3
+    assert np.abs(frame.image.astype(int) - image)[28:].max() <= 3
+
+
+def index_at_its_end(path: Path) -> bytes:
+    """A clip whose index FFmpeg writes at its end, too long for what FFmpeg keeps in memory."""
+    noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "10", "g": "5"})
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for level in range(40):
+            image = np.roll(noise, 7 * level, (0, 1))
+            image[:40] = level * 6
+            picture = av.VideoFrame.from_ndarray(image, "bgr24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    content = path.read_bytes()
+    assert content.rindex(b"moov") > content.index(b"mdat")
+    assert len(content) > 100_000
+    return content
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_a_recording_that_cannot_be_read_from_the_middle_is_fetched(
+    tmp_path: Path, length: bool
+) -> None:
+    content = index_at_its_end(tmp_path / "a.mp4")
+
+    class Plain(Answering):
+        def do_GET(self) -> None:
+            self.answer("video/mp4", content, length=len(content) if length else None)
+
+    with serving(Plain) as port:
+        address = f"http://me:pw@127.0.0.1:{port}/a.mp4"
+        with open_source(address, QUICK) as source:
+            frames = list(source)
+            assert source.info.name == f"http://me@127.0.0.1:{port}/a.mp4"
+            assert "fetched whole" in source.info.notes[-1]
+            assert Path(str(source.info.media)).stat().st_size == len(content)
+        with open_source(address, SourceOptions(start=1.0)) as part:
+            assert abs(next(iter(part)).image[:30].mean() - 150) < 5
+    assert len(frames) == 40
+    assert [f.pts for f in frames] == pytest.approx([i / 25 for i in range(40)])
+    for number, frame in enumerate(frames):
+        assert abs(frame.image[:30].mean() - number * 6) < 5
+
+
+def test_what_is_too_large_or_breaks_off_is_not_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = index_at_its_end(tmp_path / "a.mp4")
+
+    class Breaking(Answering):
+        def do_GET(self) -> None:
+            self.answer("video/mp4", content[:-1000], length=len(content))
+
+    with serving(Breaking) as port:
+        address = f"http://127.0.0.1:{port}/a.mp4"
+        with pytest.raises(SourceError, match=r"the connection broke after 0\.\d MB"):
+            open_source(address, QUICK)
+        monkeypatch.setattr(web, "MAX_FETCHED_BYTES", 1000)
+        with pytest.raises(SourceError, match="Download the file"):
+            open_source(address, QUICK)
+        monkeypatch.undo()
+        monkeypatch.setattr(web.shutil, "disk_usage", lambda folder: SimpleNamespace(free=99))
+        with pytest.raises(SourceError, match="has no room for it"):
+            open_source(address, QUICK)
 
 
 def test_a_recording_over_http_is_read_like_a_file(tmp_path: Path) -> None:

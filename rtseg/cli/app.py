@@ -59,9 +59,12 @@ def _first_failure(error: RtsegError) -> RtsegError:
 
 
 def _failed(error: BaseException, words: str, exit_code: int, debug: bool) -> int:
+    from rtseg.sources.options import without_passwords
+
     if debug:
-        traceback.print_exception(error)
-    print("rtseg: error:", " ".join(words.split()), file=sys.stderr)
+        trace = "".join(traceback.format_exception(error))
+        print(without_passwords(trace), end="", file=sys.stderr)
+    print("rtseg: error:", without_passwords(" ".join(words.split())), file=sys.stderr)
     return exit_code
 
 

@@ -19,6 +19,7 @@ from rtseg.sinks import find_kind, split_prefix
 from rtseg.sinks.display import display_available
 from rtseg.sinks.options import is_folder, is_many
 from rtseg.sources import SourceOptions, file_stem, source_kind
+from rtseg.sources.options import public_name
 from rtseg.text import distinct
 
 
@@ -63,7 +64,7 @@ def make_plan(flags: Flags) -> Plan:
     if window is None:
         window = not files and not run.metrics
     if window or any(find_kind(target)[0].needs_display for target in files):
-        require_display()
+        require_display(source)
     return Plan(
         source=source,
         source_options=_for_outputs(flags.source, files, flags, window=window),
@@ -133,17 +134,21 @@ def _is_watched(window: bool, files: Sequence[str]) -> bool:
     return bool(window or files) and all(find_kind(target)[0].is_watched for target in files)
 
 
-def require_display() -> None:
+def require_display(source: str | None = None) -> None:
     """Refuse a window where none can be shown.
+
+    Args:
+        source: whose frames would be shown; None for several.
 
     Raises:
         SinkError: there is no display.
     """
     if reason := display_available():
+        output = "a file with -o out.mp4"
+        if source is not None and source_kind(source).is_pictures:
+            output = "a file with -o out.png" if _is_still(source) else "a folder with -o out/"
         raise SinkError(
-            "cannot open a window",
-            found=reason,
-            do="Write a file with -o out.mp4, or run with --no-show",
+            "cannot open a window", found=reason, do=f"Write {output}, or run with --no-show"
         )
 
 

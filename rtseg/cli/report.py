@@ -268,7 +268,7 @@ def edges(segmenter: Segmenter) -> None:
 def report(
     flags: Flags, figures: Report, sinks: Sequence[Sink], seen: Seen, source: Source
 ) -> None:
-    """Report the result of a run; warnings and missing classes even if quiet."""
+    """Report the result of a run; warnings even if quiet."""
     if not flags.run.quiet:
         say("done", describe_frames(figures))
         for line in stage_table(figures, verbose=flags.run.verbose):
@@ -276,7 +276,8 @@ def report(
         _say_all("wrote", (sink.summary() for sink in sinks))
         _say_all("metrics", [flags.run.metrics] if flags.run.metrics else [])
     _say_all("warning", source.warnings)
-    _say_all("note", [seen.summary()] if figures.frames else [])
+    if not flags.run.quiet:
+        _say_all("note", [seen.summary()] if figures.frames else [])
     _say_all(
         "warning", (f"thread {name!r} did not stop and was abandoned" for name in figures.hung)
     )

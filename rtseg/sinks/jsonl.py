@@ -103,11 +103,10 @@ class JsonLinesSink(Sink):
 def describe(rendered: Rendered, *, rle: bool = False) -> dict[str, Any]:
     """The JSON object of a frame."""
     frame, segmentation = rendered.frame, rendered.segmentation
-    line: dict[str, Any] = {"source": rendered.source} if rendered.source else {}
+    line: dict[str, Any] = {"source": _text(rendered.source)} if rendered.source else {}
     line |= {"frame": frame.index, "pts": round(frame.pts, 6)}
     if frame.name:
-        # file systems allow names that are not valid text, which UTF-8 cannot hold
-        line["name"] = frame.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        line["name"] = _text(frame.name)
     if segmentation.carried is not None:
         why = "idle" if segmentation.carried.idle else "propagated"
         line |= {why: True, "key": segmentation.carried.key}
@@ -119,6 +118,11 @@ def describe(rendered: Rendered, *, rle: bool = False) -> dict[str, Any]:
         for entry in line["classes"]:
             entry["rle"] = run_lengths(segmentation.mask, entry["id"])
     return line
+
+
+def _text(name: str) -> str:
+    """A name as valid text, which file systems do not require: other bytes become U+FFFD."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def run_lengths(mask: Mask, index: int) -> dict[str, Any]:

@@ -39,8 +39,13 @@ class SinkOptions:
 
 
 def is_folder(target: str) -> bool:
-    """Whether a target means a folder: it ends in a slash, or is one."""
-    return target.endswith(("/", "\\")) or (bool(target) and Path(target).is_dir())
+    """Whether a target means a folder: it ends in a slash, is one, or is new and has no suffix."""
+    if target.endswith(("/", "\\")):
+        return True
+    if not target or target in ("-", "virtual"):
+        return False
+    path = Path(target)
+    return path.is_dir() or (not path.suffix and not path.exists())
 
 
 def is_many(path: Path) -> bool:

@@ -11,7 +11,7 @@ import cv2
 
 from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.errors import SinkError, UsageError
-from rtseg.files import atomic, cannot_write, check_new, check_parent
+from rtseg.files import atomic, cannot_write, check_new, check_parent, cut_name
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
 from rtseg.sinks.encoding import no_alpha
@@ -123,10 +123,11 @@ class PictureFiles:
     def _path_for(self, frame: Frame) -> Path:
         if self._is_folder:
             name = re.sub(r"[\\/:\0]", "_", frame.name) or f"{frame.index:06d}"
+            name = cut_name(name, ".png")
             if name.casefold() in self._used:
-                name = f"{name}_{frame.index:06d}"
+                name = cut_name(name.removesuffix(".png"), f"_{frame.index:06d}.png")
             self._used.add(name.casefold())
-            return self.path / f"{name}.png"
+            return self.path / name
         if self._is_single:
             if self.count:
                 raise SinkError(

@@ -22,6 +22,8 @@ from rtseg.sources.options import (
     is_stdin,
     is_video,
     path_stem,
+    public_name,
+    trimmed,
 )
 
 if TYPE_CHECKING:
@@ -125,7 +127,7 @@ def kind_of(target: str | int | Path) -> str:
         UsageError: it is empty, or an address of no kind.
         SourceError: it is a path that cannot be looked up.
     """
-    text = str(target)
+    text = trimmed(target)
     if not text.strip():
         raise UsageError("no source was named", do="Name a camera, a file, a folder or an address")
     for name, kind in reversed(SOURCES.items()):
@@ -176,10 +178,11 @@ def open_source(
 
     kind = source_kind(target)
     if "decoder" not in kind.options:
-        check_decoder(options, f"{target} is not one")
+        check_decoder(options, f"{public_name(str(target))} is not one")
+    text = trimmed(target)
     constructor: Callable[..., Source] = imported(kind.open)
 
     def opened() -> Source:
-        return span(constructor(str(target), options, clock), options.start, options.end)
+        return span(constructor(text, options, clock), options.start, options.end)
 
     return select(opened(), None if kind.is_piped else opened, options)

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from rtseg.errors import SourceError, UsageError
+from rtseg.files import cut_name
 from rtseg.options import check, flag, option
 
 MAX_SIDE = 32768
+MAX_STEM_BYTES = 240
+"""Of the names of files written from a source."""
 GLOB = re.compile(r"[*?\[]")
 PIX_FMTS = ("bgr24", "rgb24", "gray", "yuv420p", "nv12")
 """Pixel formats of raw frames."""
@@ -109,12 +113,76 @@ def _require(holds: bool, name: str, value: object, wanted: str) -> None:
         raise UsageError(f"{flag(name)} {value}", found=f"it must be {wanted}")
 
 
+SCHEME = r"\s*(?:(?:rtsp|rtmp|http|udp|rtp|tcp|srt)s?:/*|[a-z][\w+.-]*:/+)"
+USER = re.compile(
+    rf"({SCHEME}[^/?#@:\[]*):(.*)@(?=([^@/?#]*)(?:[/?#]|$))", re.IGNORECASE | re.DOTALL
+)
+"""Scheme and user, password, host: "rtsp://me:se/cr@host" has the password "se/cr"."""
+PORT = re.compile(r"\d+(?:[/?]|$)")
+SECRET = re.compile(
+    r"((?:pass?|pwd?|psw|token|secret|key|auth|sig|cred|code|session|jwt)[^=&?#/]*=)[^&#;]*",
+    re.IGNORECASE,
+)
+ADDRESS = re.compile(r"[a-z][\w+.-]*:/{1,3}[^\s'\"]+", re.IGNORECASE)
+
+
 def public_name(address: str) -> str:
     """The address without its password, and without values of the query that look like one."""
-    port = r"(?!\d+(?:[/?#]|$))"  # host:554/a@b has no password
-    name = re.sub(rf"^([\w+]+://[^/?#@:]*):{port}.*@(?=[^@/?#]*(?:[/?#]|$))", r"\1@", address)
-    secret = r"((?:^|[?&])[^=&]*(?:pass|pwd|token|secret|key|auth|sig)[^=&]*=)[^&#]*"
-    return re.sub(secret, r"\1***", name, flags=re.IGNORECASE)
+    found = _user(address)
+    name = address if found is None else found[1] + address[found.end() - 1 :]
+    return SECRET.sub(r"\1***", name)
+
+
+def without_passwords(text: str) -> str:
+    """A text in which all addresses are replaced by their `public_name`."""
+    return ADDRESS.sub(lambda address: public_name(address[0]), text)
+
+
+def check_address(address: str) -> None:
+    """Refuse an address that cannot be taken apart, without a word of its password.
+
+    Raises:
+        SourceError: its password has characters that must be written otherwise, or it has no host.
+    """
+    asked = f"cannot open {public_name(address)}"
+    found, scheme = _user(address), address.partition(":")[0]
+    if found is not None and re.search(r"[/?#]", found[2]):
+        raise SourceError(
+            asked,
+            found="its user or password contains /, ? or #, which end the name of a host",
+            do="Write / as %2F, ? as %3F and # as %23",
+        )
+    if "://" not in address:
+        raise SourceError(asked, found="it is not an address", do=f"Write {scheme}://HOST/PATH")
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # its text names what it does not like, which may be the password
+        raise SourceError(
+            asked,
+            found="it contains characters that addresses cannot",
+            do="Write those of the user and the password as %XX, such as @ as %40 and [ as %5B",
+        ) from None
+    try:
+        port, host = parts.port, parts.hostname
+    except ValueError:
+        raise SourceError(
+            asked,
+            found="what stands for its port is not one",
+            do="Write a : in the password as %3A, a / as %2F, a ? as %3F and a # as %23",
+        ) from None
+    if not host and not port and parts.scheme not in ("udp", "rtp"):
+        raise SourceError(asked, found="the address names no host")
+
+
+def _user(address: str) -> re.Match[str] | None:
+    """The match of `USER`, unless what follows the first colon is a port."""
+    found = USER.match(address)
+    if found is None or not PORT.match(found[2]):
+        return found
+    # host:554/a@b; but me:12/34@10.0.0.5:554 is a password that begins with digits
+    before = re.sub(SCHEME, "", found[1], count=1, flags=re.IGNORECASE)
+    is_host = "." in before or before == "localhost"
+    return found if re.search(r"[.:]|localhost", found[3]) and not is_host else None
 
 
 def is_video(target: str) -> bool:
@@ -128,7 +196,7 @@ def is_pictures(target: str) -> bool:
     Raises:
         SourceError: it is a path that cannot be looked up.
     """
-    from rtseg.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, is_image
+    from rtseg.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, holds_video, is_image
 
     if _is_address(target):
         return False
@@ -142,8 +210,8 @@ def is_pictures(target: str) -> bool:
             f"cannot open {target}", found=(error.strerror or str(error)).lower()
         ) from error
     named_so = path.suffix.lower() in IMAGE_SUFFIXES | HEIF_SUFFIXES
-    if path.is_file():
-        return named_so or (not path.suffix and is_image(path))
+    if path.is_file():  # content counts, not the name
+        return is_image(path) or (named_so and not holds_video(path))
     return named_so or path.is_dir() or target.endswith(("/", "\\")) or bool(GLOB.search(target))
 
 
@@ -155,6 +223,12 @@ def is_camera(target: str) -> bool:
 def is_stdin(target: str) -> bool:
     """Whether a target is standard input."""
     return target == "-"
+
+
+def trimmed(target: str | int | Path) -> str:
+    """An address without the spaces that were copied with it; other targets as they are."""
+    text = str(target)
+    return text.strip() if _is_address(text.strip()) else text
 
 
 def _is_address(target: str) -> bool:
@@ -179,4 +253,5 @@ def address_stem(target: str) -> str:
 
 
 def _as_name(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", text).strip("_")
+    """Text as part of a file name, short enough that a number and a suffix can follow."""
+    return cut_name(re.sub(r"[^\w.-]+", "_", text).strip("_"), "", MAX_STEM_BYTES)

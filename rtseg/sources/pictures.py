@@ -11,10 +11,10 @@ from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError, UsageError
 from rtseg.files import reason
 from rtseg.frame import Frame, Image
-from rtseg.images import IMAGE_SUFFIXES, count_images, read_image
+from rtseg.images import IMAGE_SUFFIXES, count_images, decode_image, read_image, refusal
 from rtseg.sources.options import SourceOptions, exact_rate
 from rtseg.stats import Clock
-from rtseg.text import natural_key
+from rtseg.text import counted, listed, natural_key
 
 NOMINAL_RATE = Fraction(25)
 """pts counts pictures at this rate, unless the options give one."""
@@ -24,14 +24,14 @@ class PictureSource(Source):
     """Pictures as frames, each named by its file's stem; sizes may differ between them.
 
     Of a file with several images, such as an animated WebP or a TIFF with pages, the first is
-    taken, with a warning.
+    taken, with a warning. Other files of a folder or glob are left out, with a note.
 
     Args:
         target: a picture, a folder (without its subfolders), or a glob.
 
     Raises:
         SourceError: there is no picture, or one cannot be read.
-        UsageError: the glob matches files that are not pictures.
+        UsageError: the glob matches files that are not images alone.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class PictureSource(Source):
         clock: Clock | None = None,
     ) -> None:
         super().__init__(clock)
-        self._paths = find_pictures(target)
+        self._paths, note = find_pictures(target)
         self._index = 0
         rate = None if options.fps is None else exact_rate(options.fps)
         self._rate = rate or NOMINAL_RATE
@@ -49,7 +49,13 @@ class PictureSource(Source):
         height, width = self._held.shape[:2]
         name = self._paths[0].name if len(self._paths) == 1 else target
         self.info = SourceInfo(
-            name, width, height, rate, len(self._paths), pictures=tuple(self._paths)
+            name,
+            width,
+            height,
+            rate,
+            len(self._paths),
+            pictures=tuple(self._paths),
+            notes=(note,) if note else (),
         )
 
     def _read(self) -> Frame | None:
@@ -73,16 +79,40 @@ class PictureSource(Source):
             )
 
 
-def find_pictures(target: str) -> list[Path]:
-    """The pictures of a path or glob, `2.png` before `10.png`.
+class Snapshot(Source):
+    """One picture that is already in memory, as a server sent it.
+
+    Args:
+        content: of the image file.
+
+    Raises:
+        SourceError: it is damaged, or not an image.
+    """
+
+    def __init__(self, name: str, content: bytes, clock: Clock | None = None) -> None:
+        super().__init__(clock)
+        try:
+            self._image: Image | None = decode_image(content)
+        except ValueError as error:
+            raise SourceError(f"cannot read the image {name}", found=str(error)) from error
+        height, width = self._image.shape[:2]
+        self.info = SourceInfo(name, width, height, frame_count=1)
+
+    def _read(self) -> Frame | None:
+        image, self._image = self._image, None
+        return None if image is None else Frame(image, 0, 0.0, self.clock.now())
+
+
+def find_pictures(target: str) -> tuple[list[Path], str]:
+    """The pictures of a path or glob, `2.png` before `10.png`; and what was left out, or "".
 
     Raises:
         SourceError: there is none.
-        UsageError: the glob matches files that are not pictures.
+        UsageError: the glob matches files that are not images alone.
     """
     path = Path(target)
     if path.is_file():
-        return [path]
+        return [path], ""
     if path.is_dir():
         return _in_folder(path)
     if not re.search(r"[*?\[]", target):
@@ -93,25 +123,57 @@ def find_pictures(target: str) -> list[Path]:
     files = sorted((p for p in found if p.is_file()), key=natural_key)
     if not files:
         raise SourceError(f"no file matches {target}")
-    others = [p.name for p in files if p.suffix.lower() not in IMAGE_SUFFIXES]
-    if others:
+    pictures, others = _sorted_out(files)
+    if not pictures and set(others) == {"not an image"}:
+        more = f" and {len(files) - 1} more" * (len(files) > 1)
         raise UsageError(
             f"a glob is for pictures: {target}",
-            found=f"it matches {others[0]}" + (f" and {len(files) - 1} more" * (len(files) > 1)),
+            found=f"it matches {files[0].name}{more}",
             do="Name one video at a time",
         )
-    return files
+    if not pictures:
+        raise SourceError(f"no pictures match {target}", found=_left_out(others))
+    return pictures, _left_out(others)
 
 
-def _in_folder(folder: Path) -> list[Path]:
+def _in_folder(folder: Path) -> tuple[list[Path], str]:
     try:
-        files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+        entries = [p for p in folder.iterdir() if not p.name.startswith(".")]
     except OSError as error:
         raise SourceError(f"cannot open {folder}", found=reason(error).lower()) from error
-    pictures = sorted((p for p in files if not p.name.startswith(".")), key=natural_key)
+    entries.sort(key=natural_key)
+    pictures, others = _sorted_out([p for p in entries if not p.is_dir()])
     if not pictures:
         raise SourceError(
             f"no pictures in {folder}",
-            found="it has no file ending in " + " ".join(sorted(IMAGE_SUFFIXES)),
+            found=_left_out(others)
+            or "it has no file ending in " + " ".join(sorted(IMAGE_SUFFIXES)),
         )
-    return pictures
+    if folders := [p.name for p in entries if p.is_dir()]:
+        others["subfolders"] = folders
+    return pictures, _left_out(others)
+
+
+def _sorted_out(files: list[Path]) -> tuple[list[Path], dict[str, list[str]]]:
+    """The pictures among files, and the names of the others by why they are left out.
+
+    The usual suffixes are trusted: an image that turns out to be damaged is an error.
+    """
+    pictures: list[Path] = []
+    others: dict[str, list[str]] = {}
+    for path in files:
+        trusted = path.suffix.lower() in IMAGE_SUFFIXES
+        if trusted or not (why := refusal(path)):
+            pictures.append(path)
+        else:
+            others.setdefault(why, []).append(path.name)
+    return pictures, others
+
+
+def _left_out(others: dict[str, list[str]]) -> str:
+    """Files that are left out, by why: "left out 3 files: a.txt, b.mp4 (not an image); ..."."""
+    if not others:
+        return ""
+    groups = "; ".join(f"{listed(names, 3)} ({why})" for why, names in others.items())
+    count = sum(len(names) for why, names in others.items() if why != "subfolders")
+    return f"left out {counted(count, 'file')}: {groups}" if count else f"left out {groups}"

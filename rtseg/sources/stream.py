@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 import cv2
@@ -11,7 +13,7 @@ from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError, UsageError
 from rtseg.files import reason
 from rtseg.sources.capture import LiveSource, network_params, nominal_rate, open_capture
-from rtseg.sources.options import SourceOptions, check_decoder, public_name
+from rtseg.sources.options import SourceOptions, check_address, check_decoder, public_name
 from rtseg.stats import Clock
 
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
@@ -21,68 +23,131 @@ MAX_RECORDED_FRAMES = 1e9
 
 
 def open_stream(target: str, options: SourceOptions, clock: Clock | None = None) -> Source:
-    """A live stream; or a recording, where an HTTP server gives a frame count.
+    """A live stream; or a recording or an image, where an HTTP server gives one.
 
     A recording is read like a file: every frame, at its own time, ending at its end.
 
     Raises:
         SourceError: nothing answers, or what answers is not video.
     """
+    check_address(target)
+    if urlsplit(target).scheme.lower() not in ("http", "https"):
+        return _by_ffmpeg(target, options, clock, is_http=False)
+    try:
+        return _by_ffmpeg(target, options, clock, is_http=True)
+    except SourceError as error:
+        given = error  # not the context of what follows: the answer of the server is the reason
+    return _by_http(target, options, clock, given)
+
+
+def _by_ffmpeg(
+    target: str, options: SourceOptions, clock: Clock | None, *, is_http: bool
+) -> Source:
+    asked = f"cannot open {public_name(target)}"
     capture = open_capture(target, cv2.CAP_FFMPEG, network_params(options.timeout))
     if capture is None:
+        if is_http:
+            raise SourceError(asked, found="what it sends is not video")
         raise cannot_open(target, options.timeout)
-    may_be_recorded = urlsplit(target).scheme.lower() in ("http", "https")
-    if may_be_recorded and 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < MAX_RECORDED_FRAMES:
+    if is_http and 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < MAX_RECORDED_FRAMES:
         from rtseg.sources.video import VideoSource
 
         capture.release()
         return VideoSource(target, options, clock)
     try:
         check_decoder(options, f"{public_name(target)} is a live stream")
-    except UsageError:
+        if is_http and not (capture.grab() and capture.grab()):
+            raise SourceError(asked, found="no video came")  # or one image
+    except (SourceError, UsageError):
         capture.release()
         raise
     return StreamSource(target, options, clock, capture)
 
 
+def _by_http(
+    target: str, options: SourceOptions, clock: Clock | None, given: SourceError
+) -> Source:
+    """What FFmpeg does not show of a web server.
+
+    Args:
+        given: FFmpeg's reason, raised where there is no better one.
+    """
+    from rtseg.sources.http import NETWORK_ERRORS, Parts, open_answer, request
+
+    def parts() -> Parts | None:
+        try:
+            answer = request(target, options.timeout)
+        except (SourceError, *NETWORK_ERRORS):
+            return None
+        if answer.is_multipart:
+            return Parts(answer, options.timeout, clock)
+        answer.response.close()
+        return None
+
+    try:
+        answer = request(target, options.timeout)
+        if not answer.is_multipart:
+            return open_answer(answer, target, options, clock, given)
+    except NETWORK_ERRORS:
+        raise cannot_open(target, options.timeout) from None
+    capture = Parts(answer, options.timeout, clock)
+    try:
+        check_decoder(options, f"{public_name(target)} is a live stream")
+        return StreamSource(target, options, clock, capture, parts)
+    except SourceError as error:
+        if capture.others:
+            raise SourceError(
+                f"cannot open {public_name(target)}",
+                found=f"its parts are {capture.others}, not images",
+            ) from error
+        raise
+    except UsageError:
+        capture.release()
+        raise
+
+
 class StreamSource(LiveSource):
-    """A live stream that is already open; when lost, it is reopened until it is back."""
+    """A live stream that is already open; when lost, it is reopened until it is back.
+
+    Args:
+        capture: a `cv2.VideoCapture`, or what has its `grab`, `retrieve` and `release`.
+        reopen: opens another one; by default as FFmpeg does.
+    """
 
     def __init__(
         self,
         target: str,
         options: SourceOptions,
         clock: Clock | None,
-        capture: cv2.VideoCapture,
+        capture: Any,
+        reopen: Callable[[], Any] | None = None,
     ) -> None:
         super().__init__(options, clock)
         self._target = target
         self._timeout = options.timeout
         self._capture = capture
+        self._reopener = reopen
         # the first image is discarded: it will be old when a frame is needed
         first = self._grab()
         if first is None:
             self._release()
             raise cannot_open(target, options.timeout)
         height, width = first[0].shape[:2]
-        rate = nominal_rate(capture)
+        rate = None if reopen is not None else nominal_rate(capture)
         self.info = SourceInfo(public_name(target), width, height, rate, live=True)
 
-    def _open(self) -> cv2.VideoCapture | None:
+    def _open(self) -> Any:
+        if self._reopener is not None:
+            return self._reopener()
         return open_capture(self._target, cv2.CAP_FFMPEG, network_params(self._timeout))
 
 
 def cannot_open(address: str, timeout: float) -> SourceError:
     """Why an address gives no video, as far as a connection to its port tells."""
     asked = f"cannot open {public_name(address)}"
-    try:
-        parts = urlsplit(address)
-        port = parts.port or PORTS.get(parts.scheme.lower())
-    except ValueError as error:
-        return SourceError(asked, found=str(error))
-    if not parts.hostname:
-        return SourceError(asked, found="the address names no host")
-    if port is None or parts.scheme in ("udp", "rtp", "srt"):
+    parts = urlsplit(address)
+    port = parts.port or PORTS.get(parts.scheme.lower())
+    if not parts.hostname or port is None or parts.scheme in ("udp", "rtp", "srt"):
         return SourceError(asked, found=f"no video came within {timeout:g} s")
     try:
         socket.create_connection((parts.hostname, port), min(timeout, 3.0)).close()
