@@ -36,7 +36,7 @@ HEIF_SUFFIXES = frozenset((".heic", ".heif"))
 
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm"
-    " .jp2 .j2k .jpx .jpc .avif .tga .qoi".split()
+    " .jp2 .j2k .jpx .jpc .avif .tga .qoi .pcx .sgi .dds".split()
 ) | (HEIF_SUFFIXES if find_spec("pillow_heif") else frozenset())
 """Names of image files. GIF is not among them: it may be a video."""
 
@@ -78,8 +78,8 @@ OPAQUE = re.compile(rb"\xff\xd8|RIFF....WEBPVP8 |BM.{26}\x18", re.DOTALL)
 PNG, JPEG = b"\x89PNG", b"\xff\xd8"
 HEIF = re.compile(rb"....ftyp(?:hei[cfxms]|hev[cxms]|mif1|msf1)", re.DOTALL)
 NEEDS_HEIF = (
-    "a HEIC image, which needs the package pillow-heif: "
-    'pip install "rtseg[heic]", or convert it to JPEG'
+    "a HEIC image, which needs the package pillow-heif: pip install pillow-heif, "
+    "or convert it to JPEG"
 )
 
 NEXT_JPEG = b"\xff\xd9\xff\xd8\xff"
@@ -144,7 +144,7 @@ def holds_video(path: Path) -> bool:
         head = _head(path)
     except OSError:
         return False
-    return VIDEO.match(head) is not None or (head.startswith(JPEG) and not is_image(path))
+    return VIDEO.match(head) is not None
 
 
 def refusal(path: Path) -> str:
@@ -242,12 +242,16 @@ def stored_size(path: Path, failure: type[RtsegError]) -> tuple[tuple[int, int],
 def count_images(path: Path) -> int:
     """How many images a readable file holds: frames of an animation, pages of a TIFF.
 
-    The further images that cameras put into a JPEG (previews, depth) do not count.
+    The further images that cameras put into a JPEG (previews, depth) do not count, those of a
+    stream of JPEGs do, as far as `SEARCHED_BYTES` go.
     """
     try:
         with _opened(path) as image:
-            jpeg = image.format in ("JPEG", "MPO")
-            return 1 if jpeg else getattr(image, "n_frames", 1)
+            if image.format not in ("JPEG", "MPO"):
+                return getattr(image, "n_frames", 1)
+        with path.open("rb") as file:
+            content = file.read(SEARCHED_BYTES)
+        return 1 + content.count(NEXT_JPEG) if _is_motion_jpeg(content) else 1
     except ValueError:
         return 1
 

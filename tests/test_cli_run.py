@@ -10,6 +10,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import cv2  # isort: skip - ahead of av
 import av
 import numpy as np
 import pytest
@@ -90,9 +91,39 @@ def test_the_report_has_the_figures(capsys: Capture) -> None:
     assert "p50 p95 p99" in " ".join(said.split())
 
 
-def test_quiet_says_nothing(capsys: Capture) -> None:
+def test_quiet_says_nothing(inside: Path, capsys: Capture) -> None:
     assert main([*CLIP, "-o", "x.mp4", "-q"]) == 0
+    cv2.imwrite("grey.png", np.full((40, 60, 3), 9, np.uint8))  # no class is seen in it
+    (inside / "words.txt").touch()
+    assert main(["grey.png", *STUB, "-o", "y.png", "-q"]) == 0
+    assert main([".", *STUB, "-o", "z/", "-q"]) == 0
+    assert main(["grey.png", "x.mp4", *STUB, "-o", "grid/", "-q"]) == 0
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_new_name_without_a_suffix_is_a_folder(inside: Path) -> None:
+    assert main([*CLIP, "-o", "overlays", "--mask-output", "masks", "-q"]) == 0
+    assert len(list((inside / "overlays").glob("*.png"))) == 12
+    assert len(list((inside / "masks").glob("*.png"))) == 12
+    cv2.imwrite("a.png", np.zeros((40, 60, 3), np.uint8))
+    assert main(["a.png", *STUB, "-o", "one", "--mask-output", "one_mask", "-q"]) == 0
+    assert [path.name for path in (inside / "one").iterdir()] == ["a.png"]
+    assert main(["a.png", *CLIP, "-o", "grid", "--mask-output", "grid_masks", "-q"]) == 0
+    assert {path.suffix for path in (inside / "grid").iterdir()} == {".png", ".mp4"}
+    assert {path.suffix for path in (inside / "grid_masks").iterdir()} == {".png", ".mkv"}
+    (inside / "file").touch()
+    assert main([*CLIP, "-o", "file"]) == 2
+
+
+def test_without_a_display_the_suggestion_suits_the_source(inside: Path, capsys: Capture) -> None:
+    cv2.imwrite("a.png", np.zeros((40, 60, 3), np.uint8))
+    for source, suggestion in {
+        "a.png": "-o out.png",
+        ".": "-o out/",
+        CLIP[0]: "-o out.mp4",
+    }.items():
+        assert main([source, *STUB]) == 1
+        assert f"{suggestion}, or" in capsys.readouterr().err
 
 
 def test_metrics_have_exactly_the_keys_of_the_report(inside: Path) -> None:

@@ -20,6 +20,7 @@ from sink_frames import info, rendered, segmentation, write
 
 from rtseg.contracts import Rendered
 from rtseg.errors import SinkError, UsageError
+from rtseg.files import OutputFile, atomic, cut_name
 from rtseg.frame import Frame
 from rtseg.labels import PERSON, VOC, VOID, LabelSet
 from rtseg.sinks import open_sink
@@ -328,3 +329,35 @@ def test_a_name_that_is_no_text_leaves_the_line_text(tmp_path) -> None:
     write(f"json:{tmp_path}/out.jsonl", [rendered(0, name=name)], info())
     line = json.loads((tmp_path / "out.jsonl").read_text("utf-8"))
     assert line["name"] == "lat\ufffd"
+
+
+@pytest.mark.parametrize("letter", ["o", "\u957f"])
+@pytest.mark.parametrize(
+    ("prefix", "suffix"),
+    [
+        *(("", suffix) for suffix in (".mp4", ".mkv", ".webm", ".avi", ".png", "_%d.jpg")),
+        *(("mask:", suffix) for suffix in (".mkv", "_%d.png")),
+        ("json:", ".jsonl"),
+        ("figure:", ".png"),
+        ("", "/"),
+    ],
+)
+def test_names_of_255_bytes(prefix: str, suffix: str, letter: str, tmp_path: Path) -> None:
+    name = cut_name(letter * 255, suffix, 256 if suffix == "/" else 255)
+    write(f"{prefix}{tmp_path}/{name}", [rendered(0)], info(frame_count=1))
+    (written,) = tmp_path.iterdir()
+    assert written.name == name.rstrip("/").replace("%d", "0")
+
+
+def test_temporary_names_are_as_short_as_they_must_be(tmp_path: Path) -> None:
+    first = OutputFile(tmp_path / "out.mp4", overwrite=False)
+    assert first.part.name == ".out.part.mp4"
+    parts = {
+        OutputFile(tmp_path / f"{name}.mp4", overwrite=False).part.name
+        for name in ("a" * 251, "a" * 250 + "b", "\u957f" * 83)
+    }
+    assert len(parts) == 3
+    assert all(len(name) < 50 and name.endswith(".part.mp4") for name in parts)
+    with atomic(tmp_path / f"x.{'s' * 253}") as part:
+        part.touch()
+    assert (tmp_path / f"x.{'s' * 253}").exists()

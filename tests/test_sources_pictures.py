@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
 import struct
+import sys
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 
-import cv2
+import cv2  # isort: skip - ahead of av
+import av
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from rtseg.cli.app import main
 from rtseg.errors import SourceError, UsageError
+from rtseg.files import cut_name
+from rtseg.images import HEIF_SUFFIXES, IMAGE_SUFFIXES
 from rtseg.sources import SourceOptions, open_source
 from rtseg.text import natural_key
 
@@ -260,6 +268,230 @@ def test_a_glob_of_videos_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(UsageError, match=r"it matches a.mp4 and 1 more. Name one video at a time"):
         open_source(f"{tmp_path}/*.mp4")
+
+
+def painted() -> np.ndarray:
+    """(40, 60, 3) BGR: red above left, green below right, else white."""
+    image = np.full((40, 60, 3), 255, np.uint8)
+    image[:20, :30] = (0, 0, 255)
+    image[20:, 30:] = (0, 180, 0)
+    return image
+
+
+def encoded(kind: str, *more: np.ndarray, **options: object) -> bytes:
+    """`painted`, and further images, as a file of Pillow's `kind`."""
+    images = [Pillow.fromarray(each[..., ::-1]) for each in (painted(), *more)]
+    buffer = BytesIO()
+    if more:
+        options |= {"save_all": True, "append_images": images[1:]}
+    images[0].save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def is_painted(image: np.ndarray) -> bool:
+    if image.shape != (40, 60, 3):
+        return False
+    difference = np.abs(image.astype(int) - painted())
+    return bool(max(difference[4:16, 4:26].max(), difference[24:36, 34:56].max()) <= 6)
+
+
+KINDS = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    **{kind: {} for kind in ("PNG", "GIF", "TGA", "QOI", "BMP", "TIFF", "PPM", "JPEG2000")},
+    "WEBP": {"quality": 100},
+    "AVIF": {"quality": 95, "subsampling": "4:4:4"},
+}
+
+
+@pytest.mark.parametrize("name", ["a", "a.dat", "a.jfif", "a.jpg", "a.png", "a.mp4", "a.gif"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_is_known_by_its_content(tmp_path: Path, kind: str, name: str) -> None:
+    (tmp_path / name).write_bytes(encoded(kind, **KINDS[kind]))
+    with open_source(tmp_path / name) as source:
+        assert source.info.frame_count == 1
+        assert source.info.pictures == (tmp_path / name,)
+        (frame,) = source
+    assert is_painted(frame.image)
+    out = tmp_path / "out.png"
+    assert main([str(tmp_path / name), "-m", "stub", "--alpha", "0", "-o", str(out), "-q"]) == 0
+    assert is_painted(cv2.imread(str(out)))
+
+
+@pytest.mark.parametrize("kind", ["PCX", "SGI", "DDS", "TGA"])
+def test_formats_without_a_signature_are_known_by_their_name(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind.lower()}"
+    content = encoded(kind)
+    path.write_bytes(content.removesuffix(b"TRUEVISION-XFILE.\0"))
+    assert is_painted(only(path))
+
+
+@pytest.mark.parametrize("name", ["a", "a.dat", "a.JFIF", "a.mp4"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_of_any_name_is_upright(tmp_path: Path, name: str, orientation: int) -> None:
+    stored = painted()
+    if orientation in (5, 6, 7, 8):
+        stored = np.rot90(stored, {5: 1, 6: 1, 7: -1, 8: -1}[orientation])
+    if orientation in (3, 4):
+        stored = np.rot90(stored, 2)
+    if orientation in (2, 4):
+        stored = stored[:, ::-1]
+    if orientation in (5, 7):
+        stored = stored[::-1]
+    jpeg = cv2.imencode(".jpg", stored, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    (tmp_path / name).write_bytes(with_exif(jpeg, orientation))
+    assert is_painted(only(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["clip.jpg", "clip.png", "clip.heic", "clip", "clip.tga"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".ts", ".gif"])
+def test_a_video_that_is_called_an_image_is_a_video(tmp_path: Path, suffix: str, name: str) -> None:
+    path = tmp_path / f"clip{suffix}"
+    if suffix == ".gif":
+        path.write_bytes(encoded("GIF", 255 - painted(), duration=[200, 600]))
+    else:
+        source = "test://?size=96x64&fps=5&frames=8"
+        codec = ["--codec", "mjpeg"] if suffix == ".avi" else []
+        written = path.with_suffix(".mp4") if suffix == ".ts" else path
+        assert main([source, "-m", "stub", *codec, "-o", str(written), "-q"]) == 0
+        if suffix == ".ts":
+            remux(written, path)
+    path.rename(tmp_path / name)
+    with open_source(tmp_path / name) as source:
+        assert not source.info.pictures
+        times = [frame.pts for frame in source]
+    expected = [0.0, 0.2] if suffix == ".gif" else [number / 5 for number in range(8)]
+    assert times == pytest.approx(expected, abs=2e-3)
+
+
+def remux(path: Path, copy: Path) -> None:
+    with av.open(str(path)) as old, av.open(str(copy), "w", format="mpegts") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                new.mux(packet)
+
+
+def test_a_stream_of_jpegs(tmp_path: Path) -> None:
+    content = b"".join(cv2.imencode(".jpg", flat(level))[1].tobytes() for level in (20, 90, 160))
+    for name in ("a.mjpeg", "a.dat"):
+        (tmp_path / name).write_bytes(content)
+        with open_source(tmp_path / name) as source:
+            means = [frame.image.mean() for frame in source]
+        assert means == pytest.approx([20, 90, 160], abs=3)
+    (tmp_path / "a.jpg").write_bytes(content)  # FFmpeg takes one image from a file of this name
+    with open_source(tmp_path / "a.jpg") as source:
+        assert len(list(source)) == 1
+    assert source.warnings[0].startswith("a.jpg holds 3 images, of which only the first is used")
+    (tmp_path / "b.mjpeg").write_bytes(encoded("JPEG"))
+    assert only(tmp_path / "b.mjpeg").shape == (40, 60, 3)
+    (tmp_path / "mpo.dat").write_bytes(encoded("MPO", 255 - painted(), quality=95))
+    assert is_painted(only(tmp_path / "mpo.dat"))
+
+
+def raw_photo() -> bytes:
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    tags = ImageFileDirectory_v2()
+    tags[254], tags[330] = 1, 8  # a preview; the photo itself is in a sub-file
+    return encoded("TIFF", tiffinfo=tags)
+
+
+FOREIGN = {
+    "a.nef": (raw_photo(), "a raw photo"),
+    "a.cr3": (b"\0\0\0\x18ftypcrx " + bytes(300), "a raw photo"),
+    "a.raf": (b"FUJIFILMCCD-RAW 0201" + bytes(300), "a raw photo"),
+    "a.jxl": (b"\xff\x0a" + bytes(300), "a JPEG XL image"),
+    "a.jpg": (b"\0\0\0\x0cJXL \r\n" + bytes(300), "a JPEG XL image"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_would_show_a_preview_is_refused(tmp_path: Path, name: str) -> None:
+    content, words = FOREIGN[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=words):
+        open_source(tmp_path / name)
+
+
+@pytest.mark.skipif(HEIF_SUFFIXES <= IMAGE_SUFFIXES, reason="pillow-heif is installed")
+@pytest.mark.parametrize("brand", ["heic", "heix", "mif1", "hevc", "msf1", "heim"])
+@pytest.mark.parametrize("name", ["a.heic", "a.HEIF", "a.jpg", "a", "a.mp4"])
+def test_heic_is_refused_whole_whatever_its_name(tmp_path: Path, name: str, brand: str) -> None:
+    content = b"\0\0\0\x18ftyp" + brand.encode() + bytes(300)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match="pip install pillow-heif, or convert it to JPEG"):
+        open_source(tmp_path / name)
+
+
+def mixed(folder: Path) -> None:
+    for number, (kind, suffix) in enumerate(
+        [("JPEG", ".JPG"), ("PNG", ".jfif"), ("GIF", ".gif"), ("AVIF", ".avif"), ("JPEG", "")]
+    ):
+        (folder / f"{number}{suffix}").write_bytes(encoded(kind))
+    (folder / "moving.gif").write_bytes(encoded("GIF", 255 - painted()))
+    (folder / "words.txt").write_text("BM are the first letters of a bitmap")
+    (folder / "P1.csv").write_text("P1 is a name")
+    (folder / "clip.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(300))
+    (folder / "empty").touch()
+    (folder / ".hidden").touch()
+
+
+def test_a_folder_reports_what_it_leaves_out(tmp_path: Path) -> None:
+    mixed(tmp_path)
+    (tmp_path / "sub").mkdir()
+    if not HEIF_SUFFIXES <= IMAGE_SUFFIXES:
+        (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(300))
+    with open_source(tmp_path) as source:
+        assert [frame.name for frame in source] == ["0", "1", "2", "3", "4"]
+    (note,) = source.info.notes
+    assert note.startswith(f"left out {6 if 'phone' in note else 5} files: ")
+    assert "clip.mp4, empty, P1.csv and 1 more (not an image)" in note
+    assert "moving.gif (animated)" in note
+    assert "sub (subfolders)" in note
+    if "phone" in note:
+        assert "phone.heic (a HEIC image, which needs the package pillow-heif" in note
+
+
+def test_a_glob_reports_what_it_leaves_out(tmp_path: Path) -> None:
+    mixed(tmp_path)
+    with open_source(f"{tmp_path}/[0-9mw]*") as source:
+        assert len(list(source)) == 5
+    assert source.info.notes == (
+        "left out 2 files: moving.gif (animated); words.txt (not an image)",
+    )
+    with open_source(f"{tmp_path}/[0-9]*") as source:
+        assert source.info.notes == ()
+    with pytest.raises(SourceError, match=r"no pictures match .*moving.gif \(animated\)"):
+        open_source(f"{tmp_path}/*.gif*"[:-1].replace("*.gif", "m*.gif"))
+
+
+@pytest.mark.parametrize("length", [10, 200, 251, 255])
+@pytest.mark.parametrize("letter", ["n", "\u957f"])
+def test_names_of_any_legal_length(tmp_path: Path, letter: str, length: int) -> None:
+    name = cut_name(letter * length, "", length)
+    (tmp_path / name).write_bytes(encoded("JPEG"))
+    out = tmp_path / "out"
+    assert main([str(tmp_path / name), "-m", "stub", "-o", f"{out}/", "-q"]) == 0
+    (written,) = out.iterdir()
+    assert written.name == cut_name(name, ".png")
+    assert len(os.fsencode(written.name)) <= 255
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text elsewhere")
+def test_a_name_in_another_encoding(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    name = os.fsdecode(b"caf\xe9\xff")
+    for folder, suffix in ((tmp_path, ""), (tmp_path, ".jpg")):
+        (folder / f"{name}{suffix}").write_bytes(encoded("JPEG"))
+    one, two = f"{tmp_path}/{name}", f"{tmp_path}/{name}.jpg"
+    stub = ["-m", "stub", "--no-show"]
+    assert main([one, *stub, "-o", f"{one}.png", "--json", f"{one}.jsonl"]) == 0
+    assert main([one, two, *stub, "-o", f"{one}-out/", "--json", f"{one}-2.jsonl"]) == 0
+    assert main([f"{one}.none", *stub]) == 3
+    assert "caf" in capfd.readouterr().err
+    lines = Path(f"{one}-2.jsonl").read_text("utf-8").splitlines()
+    assert sorted(json.loads(line)["source"][:3] for line in lines) == ["caf", "caf"]
+    assert len(list(Path(f"{one}-out").iterdir())) == 2
 
 
 def test_a_damaged_png_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
