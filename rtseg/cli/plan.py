@@ -19,7 +19,6 @@ from rtseg.sinks import find_kind, split_prefix
 from rtseg.sinks.display import display_available
 from rtseg.sinks.options import is_folder, is_many
 from rtseg.sources import SourceOptions, file_stem, source_kind
-from rtseg.sources.options import public_name
 from rtseg.text import distinct
 
 
