@@ -22,7 +22,6 @@ from rtseg.sources.options import (
     is_stdin,
     is_video,
     path_stem,
-    public_name,
     trimmed,
 )
 
@@ -178,7 +177,7 @@ def open_source(
 
     kind = source_kind(target)
     if "decoder" not in kind.options:
-        check_decoder(options, f"{public_name(str(target))} is not one")
+        check_decoder(options, f"{target} is not one")
     text = trimmed(target)
     constructor: Callable[..., Source] = imported(kind.open)
 
