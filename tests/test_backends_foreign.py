@@ -266,6 +266,59 @@ def test_class_indices_become_scores(tmp_path: Path, dims: list[int]) -> None:
     assert np.array_equal(scores.argmax(1), picture.argmax(3))
 
 
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_class_indices_of_any_dtype_become_scores(tmp_path: Path, dtype: int, layout: str) -> None:
+    nodes = [
+        helper.make_node("ArgMax", ["x"], ["i"], axis=1, keepdims=1),
+        helper.make_node("Cast", ["i"], ["c"], to=dtype),
+        helper.make_node("Transpose", ["c"], ["y"], perm=[0, 2, 3, 1])
+        if layout == "NHWC"
+        else helper.make_node("Identity", ["c"], ["y"]),
+    ]
+    given = [1, 32, 48, 1] if layout == "NHWC" else [1, 1, 32, 48]
+    path = network(tmp_path / "arg.onnx", taken=[1, 3, 32, 48], given=given, nodes=nodes, out=dtype)
+    with pytest.raises(ModelError, match=r"cannot tell the classes .*--labels"):
+        find_model(path)
+    model = find_model(path, input_flags={"labels": "r,g,b", "scale": 1})
+    picture = np.random.default_rng(0).integers(0, 256, (1, 32, 48, 3), np.uint8)
+    scores = open_backend("onnx", model, device="cpu")(picture)
+    assert np.array_equal(scores.argmax(1), picture.argmax(3))
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT64])
+def test_masks_of_0_and_255_are_two_classes(tmp_path: Path, dtype: int) -> None:
+    first = helper.make_tensor("f", TensorProto.INT64, [1], [0])
+    half = helper.make_tensor("h", TensorProto.FLOAT, [], [127.5])
+    full = helper.make_tensor("s", TensorProto.FLOAT, [], [255.0])
+    nodes = [
+        helper.make_node("Gather", ["x", "f"], ["r"], axis=1),
+        helper.make_node("Greater", ["r", "h"], ["b"]),
+        helper.make_node("Cast", ["b"], ["n"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["n", "s"], ["m"]),
+        helper.make_node("Cast", ["m"], ["y"], to=dtype),
+    ]
+    path = network(
+        tmp_path / "mask.onnx", taken=[1, 3, 32, 48], given=[1, 1, 32, 48], nodes=nodes,
+        numbers=(first, half, full), out=dtype,
+    )  # fmt: skip
+    model = find_model(path, input_flags={"labels": "background,person", "scale": 1})
+    picture = np.random.default_rng(0).integers(0, 256, (1, 32, 48, 3), np.uint8)
+    scores = open_backend("onnx", model, device="cpu")(picture)
+    assert np.array_equal(scores.argmax(1), picture[..., 0] > 127)
+
+
+def test_one_channel_of_scores_is_refused_for_more_than_two_labels(tmp_path: Path) -> None:
+    first = helper.make_tensor("i", TensorProto.INT64, [1], [0])
+    path = network(
+        tmp_path / "one.onnx", taken=[1, 3, 32, 48], given=[1, 1, 32, 48],
+        nodes=[helper.make_node("Gather", ["x", "i"], ["y"], axis=1)], numbers=(first,),
+    )  # fmt: skip
+    model = find_model(path, input_flags={"labels": "a,b,c", "scale": "1/255"})
+    with pytest.raises(ModelError, match="3 labels need 3 channels, or whole class indices"):
+        open_backend("onnx", model, device="cpu")
+
+
 def test_softmax_is_seen(tmp_path: Path) -> None:
     nodes = [helper.make_node("Softmax", ["x"], ["y"], axis=1)]
     assert find_model(echo(tmp_path / "soft.onnx", nodes=nodes)).spec.output == "probabilities"

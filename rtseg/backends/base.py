@@ -159,14 +159,21 @@ def as_scores(output: NDArray, spec: ModelSpec) -> NDArray[np.float32]:
     """A network's output as (N, C, h, w) float32, C being the number of its labels.
 
     One channel p, of a network with two classes, becomes (1 - p, p), or as a logit (0, p). Class
-    indices, which some networks give, become one-hot.
+    indices, which some networks give as whole numbers of any dtype, become one-hot; of two classes
+    the second is any number but 0, as in masks of 0 and 255.
 
     Raises:
         BackendError: the output's shape does not fit the labels.
     """
     count = len(spec.labels)
-    if output.dtype.kind in "iu" and (output.ndim == 3 or 1 in (output.shape[1], output.shape[-1])):
-        return _one_hot(output, count)
+    single = output.ndim == 3 or 1 in (output.shape[1], output.shape[-1])
+    if single and (output.dtype.kind in "iu" or count > 2):
+        if not np.array_equal(whole := np.rint(output), output):
+            raise BackendError(
+                f"{spec.name} gave one channel of scores",
+                found=f"its {count} labels need {count} channels, or whole class indices",
+            )
+        return _one_hot(whole, count)
     if output.ndim == 4 and spec.output_layout == "NHWC":
         output = output.transpose(0, 3, 1, 2)
     scores = np.ascontiguousarray(output, np.float32)
@@ -186,5 +193,7 @@ def _one_hot(indices: NDArray, count: int) -> NDArray[np.float32]:
     """Scores of (N, h, w), (N, 1, h, w) or (N, h, w, 1) class indices."""
     if indices.ndim == 4:
         indices = indices.squeeze(1 if indices.shape[1] == 1 else 3)
+    if count == 2:
+        indices = indices != 0
     classes = np.arange(count).reshape(1, -1, 1, 1)
     return (indices[:, None] == classes).astype(np.float32)

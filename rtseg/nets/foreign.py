@@ -116,6 +116,8 @@ def _activation(maker: str, assumed: list[str]) -> str:
     """The activation, by the operator that computes the output."""
     if maker in ("softmax", "sigmoid"):
         return maker
+    if maker == "argmax":
+        return "none"
     assumed.append("an output of logits")
     return "none"
 
@@ -176,8 +178,12 @@ def _output(
     assumed: list[str],
 ) -> tuple[LabelSet, Layout]:
     labels, dims = labels_of(settings), facts.outputs[name]
-    indices = facts.kinds[name].startswith(("int", "uint")) and (len(dims) == 3 or 1 in dims[1:])
-    if indices:  # class indices do not tell how many classes there are
+    whole = facts.kinds[name].startswith(("int", "uint")) or facts.makers.get(name) == "argmax"
+    single = len(dims) == 3 or 1 in dims[1:]
+    if labels is not None and len(labels) > 2 and single and not whole:
+        assumed.append("an output of class indices")
+        whole = True
+    if whole and single:  # class indices do not tell how many classes there are
         return labels or _labels(path, None, assumed), "NCHW"
     if len(dims) != 4:
         raise ModelError(
