@@ -12,6 +12,7 @@ import torch
 
 from rtseg.backends import BACKENDS, open_backend, ort
 from rtseg.backends.base import fit_size
+from rtseg.backends.ladder import ladder_sizes
 from rtseg.backends.ort import OnnxBackend
 from rtseg.contracts import Backend
 from rtseg.decode import decode
@@ -302,6 +303,16 @@ def test_fit_size_keeps_shape_and_area(frame: tuple[int, int]) -> None:
     assert 0.85 * area < height * width <= area
     shape = min(max(frame[0] / frame[1], 0.25), 4)
     assert abs(width / height / shape - 1) < 0.04
+
+
+@pytest.mark.parametrize("frame", [(1280, 720), (480, 640), (513, 513)])
+def test_a_network_made_for_one_pixel_more_runs_at_such_sizes(frame: tuple[int, int]) -> None:
+    spec = ModelSpec("odd", "onnx", input=InputSpec((513, 513)))
+    height, width = fit_size(spec, *frame)
+    assert height % 16 == width % 16 == 1
+    assert height * width <= 513 * 513
+    for rung in ladder_sizes(spec, (height, width)):
+        assert {side % 16 for side in rung} == {1}
 
 
 def test_fixed_networks_keep_their_size() -> None:

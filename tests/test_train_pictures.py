@@ -79,8 +79,8 @@ def test_outside_a_picture_is_the_mean_colour_and_no_class() -> None:
 
 
 def test_each_amount_can_be_turned_off() -> None:
-    image, mask = blots()
-    still = replace(CALM, size=(80, 120), rotation=0, flip=0, scale=(1.0, 1.0))
+    image, mask = blots(size=(80, 112))
+    still = replace(CALM, size=(80, 112), rotation=0, flip=0, scale=(1.0, 1.0))
     picture, labels = augment.training(still, SPEC)(image, mask)
     assert (undone(picture) == image[..., ::-1]).all()
     assert (labels.numpy() == mask).all()
@@ -88,8 +88,8 @@ def test_each_amount_can_be_turned_off() -> None:
 
 @pytest.mark.parametrize("amount", ["brightness", "contrast", "noise", "rotation", "flip"])
 def test_each_amount_changes_the_picture(amount: str) -> None:
-    image, mask = blots()
-    still = replace(CALM, size=(80, 120), rotation=0, flip=0, scale=(1.0, 1.0))
+    image, mask = blots(size=(80, 112))
+    still = replace(CALM, size=(80, 112), rotation=0, flip=0, scale=(1.0, 1.0))
     changed = replace(still, **{amount: 20.0 if amount == "rotation" else 1.0})
     with seeded(1):
         picture, labels = augment.training(changed, SPEC)(image, mask)

@@ -74,6 +74,15 @@ def test_a_size_that_cannot_be_read_is_named(capsys: Capture) -> None:
     assert "--scale '1' is not valid" in capsys.readouterr().err
 
 
+def test_a_size_between_multiples_of_16_is_refused() -> None:
+    assert TrainOptions(dataset="x").size == (512, 512)
+    assert TrainOptions(dataset="x", size=(513, 257)).size == (513, 257)
+    for size, near in (((500, 500), "496x496"), ((512, 513), "512x512"), ((40, 33), "32x32")):
+        with pytest.raises(UsageError, match="multiples of 16") as caught:
+            TrainOptions(dataset="x", size=size)
+        assert near in caught.value.do
+
+
 def test_without_lightning_the_message_gives_the_pip_command(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -7,15 +7,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.backends.options import MAX_SIDE, MIN_SIDE
+from rtseg.backends.options import MAX_SIDE, MIN_SIDE, STRIDE
 from rtseg.contracts import Backend
 from rtseg.errors import BackendError, DeviceError, ModelError, UsageError
 from rtseg.zoo import InputSpec, ModelSpec
 
 WARM_UP_RUNS = 3
-
-STRIDE = 16
-"""Sides of an input are multiples of it, which the networks' coarsest stride divides evenly."""
 
 MAX_ASPECT = 4.0
 """Longest input shape, as one side over the other."""
@@ -68,10 +65,14 @@ def fit_size(spec: ModelSpec, frame_width: int, frame_height: int) -> tuple[int,
     no more. Both sides are multiples of 16, at least 32; of those with no more pixels than the
     network was made for, the one whose shape and area come nearest. Frames more than four times as
     long as wide are squeezed to that. A network of one fixed size keeps it.
+
+    A network made for sides of one pixel more than multiples of 16, as 513, gets such sides: where
+    its coarsest samples lie on the image differs, and it has learned to make up for that.
     """
     if spec.input.fixed:
         return spec.input.size
-    area = spec.input.size[0] * spec.input.size[1]
+    more = odd_pixel(spec.input.size)
+    area = (spec.input.size[0] - more) * (spec.input.size[1] - more)
     shape = min(max(frame_width / frame_height, 1 / MAX_ASPECT), MAX_ASPECT)
     # beyond this side the other one would be under its minimum
     sides = range(MIN_SIDE, area // MIN_SIDE + 1, STRIDE)
@@ -82,7 +83,15 @@ def fit_size(spec: ModelSpec, frame_width: int, frame_height: int) -> tuple[int,
         return distortion + 0.25 * math.log(area / (height * width))
 
     sizes = [(h, w) for h in sides for w in _multiples_near(h * shape, area // h)]
-    return min(sizes, key=loss, default=spec.input.size)
+    if not sizes:
+        return spec.input.size
+    height, width = min(sizes, key=loss)
+    return height + more, width + more
+
+
+def odd_pixel(size: tuple[int, int]) -> int:
+    """1 if both sides are one pixel more than multiples of 16, else 0."""
+    return int(all(side % STRIDE == 1 for side in size))
 
 
 def _multiples_near(width: float, limit: int) -> list[int]:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.backends.base import fit_size
-from rtseg.backends.options import MIN_SIDE
+from rtseg.backends.base import fit_size, odd_pixel
+from rtseg.backends.options import MIN_SIDE, STRIDE
 from rtseg.contracts import Backend
 from rtseg.errors import UsageError
 from rtseg.frame import HeldScores, Picture
@@ -51,7 +51,7 @@ OTHER_STAGES = ("preprocess", "smooth")
 def ladder_sizes(spec: ModelSpec, first: Size) -> list[Size]:
     """Input sizes of the shape of `first`, from it downwards; it alone if the network has one size.
 
-    Sides are multiples of 16, as `fit_size` chooses them.
+    Sides are such as `fit_size` chooses them.
     """
     if spec.input.fixed:
         return [first]
@@ -59,6 +59,8 @@ def ladder_sizes(spec: ModelSpec, first: Size) -> list[Size]:
     sizes = [first]
     for factor in FACTORS[1:]:
         area = round(height * factor), round(width * factor)
+        if odd_pixel(spec.input.size):
+            area = area[0] // STRIDE * STRIDE + 1, area[1] // STRIDE * STRIDE + 1
         size = fit_size(replace(spec, input=replace(spec.input, size=area)), width, height)
         if min(size) >= MIN_SIDE and size[0] * size[1] < sizes[-1][0] * sizes[-1][1]:
             sizes.append(size)

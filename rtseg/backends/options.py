@@ -137,6 +137,9 @@ NUMBERED = ("cuda", "tensorrt")
 MIN_SIDE, MAX_SIDE = 32, 8192
 """Of a network's input, in pixels."""
 
+STRIDE = 16
+"""Sides of an input are multiples of it, which the networks' coarsest stride divides evenly."""
+
 MAX_COUNT = 1024
 """More threads or lanes than any machine has cores; libraries start as many as they are told."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from rtseg.backends.options import MAX_SIDE, MIN_SIDE
+from rtseg.backends.options import MAX_SIDE, MIN_SIDE, STRIDE
 from rtseg.errors import UsageError
 from rtseg.options import check, option
 from rtseg.toml import to_toml
@@ -60,7 +60,7 @@ class TrainOptions:
     classes: tuple[str, ...] = ()
     model: str = "deeplabv3_resnet50"
     weights: str | None = None
-    size: tuple[int, int] = (513, 513)
+    size: tuple[int, int] = (512, 512)
     epochs: int = option(10, least=1, most=1_000_000)
     batch_size: int = option(8, least=1, most=65536)
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", choices=LEARNING_RATES)
@@ -97,6 +97,12 @@ class TrainOptions:
         if not MIN_SIDE <= min(height, width) <= max(height, width) <= MAX_SIDE:
             found = f"each side is {MIN_SIDE} to {MAX_SIDE} pixels"
             raise UsageError(f"--size {height}x{width}", found=found)
+        if not all(side % STRIDE == 0 for side in self.size) and not all(
+            side % STRIDE == 1 for side in self.size
+        ):
+            found = f"networks run at sides that are multiples of {STRIDE}, or of one pixel more"
+            near = "x".join(str(max(MIN_SIDE, round(side / STRIDE) * STRIDE)) for side in self.size)
+            raise UsageError(f"--size {height}x{width}", found=found, do=f"Use {near}")
         least, most = self.scale
         if not 0.05 <= least <= most <= 20:
             found = "it is the least and the most, 0.05 to 20"
