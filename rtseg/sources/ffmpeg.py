@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
+from av.codec import codecs_available
 from av.filter import Graph
 
 from rtseg.errors import SourceError
@@ -45,14 +46,33 @@ MAX_THREADS = 16
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """FFmpeg's own decoders of these leave the alpha channel out."""
 
+STRICT_DECODERS = {"vp8": "libvpx"}
+"""FFmpeg's own decoders of these show what a damaged packet leaves of a frame as if it were whole,
+the rest being memory that nobody wrote."""
+
+SLICE_THREADS = frozenset({"ffv1"})
+"""Codecs of which frame threads conceal damage with frames that are not decoded yet."""
+
+SPOILS_NEXT = frozenset({"mpeg1video", "mpeg2video", "wmv1", "wmv2"})
+"""Decoders that predict from a frame that they began and could not decode."""
+
+MOST_SPOILED = 300
+"""Frames after which one is shown even though no keyframe came: the longest usual interval."""
+
+KEPT_PACKETS = 24
+"""More packets than a decoder holds back beyond those in its threads, with room."""
+
+MOST_KEPT = 1000
+
 DEINTERLACER = "bwdif"
 
 
 class FFmpegPlayer:
     """A `rtseg.sources.probe.Player` of the track that `options.stream` or the file itself names.
 
-    Packets that cannot be decoded are left out and counted. Interlaced frames are deinterlaced as
-    `options.deinterlace` says: one picture for each frame.
+    Packets that cannot be decoded are left out and counted, and so are frames of which parts would
+    be memory that nobody wrote; frames that FFmpeg conceals by their neighbours are kept.
+    Interlaced frames are deinterlaced as `options.deinterlace` says: one picture for each frame.
 
     Raises:
         SourceError: it is not a video, or FFmpeg has no decoder for it.
@@ -61,6 +81,7 @@ class FFmpegPlayer:
 
     def __init__(self, target: str, options: SourceOptions, hwaccel: Any = None) -> None:
         self._name, self._options = display_name(target), options
+        self._target, self._hwaccel = target, hwaccel
         self._container: Any = None
         try:
             self._container = open_media(target, options.timeout, hwaccel=hwaccel)
@@ -74,38 +95,41 @@ class FFmpegPlayer:
 
     def _begin(self) -> None:
         self._stream = choose_video(self._container, self._name, self._options.stream)
-        self._decoder = self._open_decoder()
+        self._decoder = self._open_decoder(self._stream)
+        self._independent = self._decoder.codec.intra_only
+        self._spoils_next = self._decoder.name in SPOILS_NEXT
+        self._spoiled, self._tail = 0, Tail(self._decoder.thread_count)
         self._joined = is_joined(self._container)
         self._convert = Converter()
         self._deinterlacer: Deinterlacer | None = None
         self._has_no_pts = self._container.format.name == "avi"
         self._times_left: list[int] = []
-        self.damaged, self.trouble = 0, ""
+        self.damaged, self.concealed, self.trouble = 0, 0, ""
         self._packets = self._demux()
         self._peeked, self._times = self._peek()
         self._frames = self._decoded()
-        self.damaged = 0
-        """Packets that could not be decoded."""
-        self.trouble = ""
-        """Why the file could not be read to its end; "" if it could."""
         first = next(self._frames, None)
         self._first: Any = first
         self.header = self._describe(first)
         self._zero = 0.0 if first is None or first.pts is None else first.time
         self.turned = first is not None and swaps_sides(display_matrix(first))
 
-    def _open_decoder(self) -> Any:
-        context = self._stream.codec_context
+    def _open_decoder(self, stream: Any, threads: int | None = None) -> Any:
+        context = stream.codec_context
         if context is None:
             raise SourceError(f"cannot play {self._name}", found="FFmpeg has no decoder for it")
-        library = ALPHA_DECODERS.get(context.name)
-        if library and self._stream.metadata.get("alpha_mode") == "1":
+        library = STRICT_DECODERS.get(context.name)
+        if stream.metadata.get("alpha_mode") == "1":
+            library = ALPHA_DECODERS.get(context.name)
+        if library in codecs_available and self._hwaccel is None:
             decoder = av.CodecContext.create(library, "r")
             decoder.extradata = context.extradata
             return decoder
         if not context.is_open:
-            context.thread_type = "AUTO"
-            context.thread_count = min(usable_cores(), MAX_THREADS)
+            context.thread_type = "SLICE" if context.name in SLICE_THREADS else "AUTO"
+            context.thread_count = threads or min(usable_cores(), MAX_THREADS)
+            if context.codec.intra_only:  # others conceal damage only if they go on after it
+                context.options = {"err_detect": "explode"}
         return context
 
     def _describe(self, first: Any) -> Header:
@@ -165,7 +189,8 @@ class FFmpegPlayer:
         self._decoder.flush_buffers()
         self._peeked.clear()
         self._times_left.clear()
-        self._deinterlacer = None
+        self._tail.clear()
+        self._deinterlacer, self._spoiled = None, 0
         self._packets, self._first = self._demux(), None
         self._frames = self._decoded()
 
@@ -230,13 +255,50 @@ class FFmpegPlayer:
                 return
             if not packet.size and packet.dts is not None:
                 continue  # the frame before is shown on
-            try:
-                frames = self._decoder.decode(packet)
-            except TRACK_ERRORS as error:
-                self._damage(error)
-                continue
-            self._damage(None)
-            yield from self._by_decoding(packet, frames) if self._has_no_pts else frames
+            self._tail.sent(packet)
+            yield from self._whole(self._decode(packet))
+            if not packet.size and self._tail.lacks and "://" not in self._target:
+                yield from self._whole(self._rest(packet))
+
+    def _decode(self, packet: Any) -> Sequence[Any]:
+        try:
+            frames: Sequence[Any] = self._decoder.decode(packet)
+        except TRACK_ERRORS as error:
+            self._damage(error)
+            if self._spoils_next:
+                self._spoiled = MOST_SPOILED
+            return ()
+        self._damage(None)
+        self._tail.gave(frames)
+        return self._by_decoding(packet, frames) if self._has_no_pts else frames
+
+    def _rest(self, end: Any) -> Iterator[Any]:
+        """The frames behind damage at the end, where the threads of a decoder stop at an error."""
+        after = self._tail.last
+        with open_media(self._target) as container:
+            decoder = self._open_decoder(container.streams[self._stream.index], threads=1)
+            for packet in (*self._tail.packets(), end):
+                try:
+                    frames = decoder.decode(packet)
+                except TRACK_ERRORS as error:
+                    self.damaged = self.damaged or 1
+                    self.trouble = self.trouble or reason(error)
+                    continue
+                frames = [f for f in frames if f.pts is not None and f.pts > after]
+                yield from self._by_decoding(end, frames) if self._has_no_pts else frames
+
+    def _whole(self, frames: Iterable[Any]) -> Iterator[Any]:
+        """Frames without parts that were not decoded."""
+        for frame in frames:
+            if self._independent and frame.is_corrupt:
+                self.damaged += 1
+            elif self._spoiled and not frame.key_frame:
+                self._spoiled -= 1
+                self.damaged += 1
+            else:
+                self._spoiled = 0
+                self.concealed += frame.is_corrupt
+                yield frame
 
     def _by_decoding(self, packet: Any, frames: Sequence[Any]) -> Sequence[Any]:
         """Frames of a container that has decoding times only: the nth shown has the nth of them."""
@@ -251,6 +313,54 @@ class FFmpegPlayer:
         if error is not None:
             self.damaged += 1
             self.trouble = self.trouble or reason(error)
+
+
+class Tail:
+    """The packets that may still be in a decoder, from a keyframe on.
+
+    Attributes:
+        last: time of the last frame that came out, in ticks.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._least = threads + KEPT_PACKETS if threads > 1 else 0
+        self._intervals: deque[list[Any]] = deque()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._intervals.clear()
+        self._sent, self._given, self.last = 0, 0, -(1 << 63)
+
+    def sent(self, packet: Any) -> None:
+        """Note a packet that is given to the decoder, unless it is the empty one at the end."""
+        if not self._least or not packet.size:
+            return
+        self._sent += 1
+        kept = self._intervals
+        if packet.is_keyframe:
+            kept.append([])
+        if kept:
+            kept[-1].append(packet)
+            count = sum(map(len, kept))
+            while count - len(kept[0]) >= self._least:
+                count -= len(kept.popleft())
+            if count > MOST_KEPT:
+                kept.clear()
+
+    def gave(self, frames: Sequence[Any]) -> None:
+        """Note frames that came out."""
+        self._given += len(frames)
+        self.last = max([self.last, *(frame.pts for frame in frames if frame.pts is not None)])
+
+    @property
+    def lacks(self) -> bool:
+        """Whether fewer frames came out than packets were given."""
+        return self._given < self._sent
+
+    def packets(self) -> list[Any]:
+        """All that are kept."""
+        return [packet for interval in self._intervals for packet in interval]
 
 
 class Deinterlacer:

@@ -32,7 +32,7 @@ class OpenCVPlayer:
     """
 
     notes: tuple[str, ...] = ()
-    damaged = 0
+    damaged = concealed = 0
     trouble = ""
 
     def __init__(self, target: str, options: SourceOptions) -> None:

@@ -62,12 +62,14 @@ class Player(Protocol):
         header: what the file declares.
         turned: whether its frames are turned by 90 or 270 degrees to be upright.
         damaged: packets that could not be decoded.
+        concealed: frames of which parts were guessed.
         trouble: why it could not be read to its end; "" if it could.
     """
 
     header: Header
     turned: bool
     damaged: int
+    concealed: int
     trouble: str
 
     @property
@@ -212,6 +214,9 @@ def fault_of(player: Player, target: str, options: SourceOptions, shown: int) ->
     if player.damaged:
         packets = counted(player.damaged, "packet")
         return f"{name} is damaged: {packets} could not be decoded"
+    if player.concealed:
+        frames = counted(player.concealed, "frame")
+        return f"{name} is damaged: {frames} {'were' if player.concealed > 1 else 'was'} concealed"
     return f"{name} could not be read to its end: {player.trouble}" if player.trouble else None
 
 
