@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.errors import UsageError
-from rtseg.text import listed
+from rtseg.text import listed, read_text
 
 Colour = tuple[int, int, int]
 """(red, green, blue), 0 to 255."""
@@ -296,7 +296,7 @@ def _file_colours(path: Path) -> tuple[Colour, ...]:
                 found="neither a palette nor a file",
                 do="Use voc, cityscapes, ade20k, random:SEED or a colour file.",
             )
-        text = path.read_text("utf-8-sig")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"colour file {str(path)!r}", found=f"cannot be read: {error}") from error
     colours = _json_colours(text, path) if path.suffix == ".json" else _line_colours(text, path)

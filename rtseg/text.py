@@ -1,9 +1,52 @@
-"""Counts, lists and tables as plain text, and natural order of names."""
+"""Counts, lists and tables as plain text, natural order of names, and text files."""
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Byte order mark -> encoding; UTF-32 first, as its mark begins with that of UTF-16."""
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, or in the encoding that its byte order mark names.
+
+    PowerShell, .NET and Notepad begin their files with such a mark.
+
+    Raises:
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is not text.
+    """
+    content = path.read_bytes()
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def first_characters(path: Path, count: int = 65536) -> str:
+    """The beginning of a text file, and its end if it is longer; "" if it is not text.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(count)
+        rest = path.stat().st_size - len(content)
+        if rest > 0:
+            file.seek(-min(rest, 4096), 2)
+            content += file.read()
+    mark = next((mark for mark in _MARKS if content.startswith(mark)), b"")
+    if mark and _MARKS[mark] != "utf-8-sig":
+        return content[: count // 4 * 4].decode(_MARKS[mark], "ignore")
+    return "" if b"\0" in content else content.removeprefix(mark).decode("utf-8", "ignore")
 
 
 def counted(count: int, what: str, many: str = "") -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rtseg.errors import RtsegError, UsageError
+from rtseg.text import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,7 +24,7 @@ def read_toml(path: Path, error: type[RtsegError] = UsageError) -> dict[str, Any
         UsageError: it cannot be read or is not TOML; `error` names another type.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(read_text(path))
     except OSError as failure:
         raise error(f"cannot read {path}", found=failure.strerror or str(failure)) from failure
     except UnicodeDecodeError as failure:

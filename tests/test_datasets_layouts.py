@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import pickle
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -265,6 +267,125 @@ def test_files_that_call_one_category_by_two_names_are_refused(tmp_path: Path) -
         open_dataset(tmp_path)
 
 
+MARKS = {
+    "utf-8": codecs.BOM_UTF8,
+    "utf-16-le": codecs.BOM_UTF16_LE,
+    "utf-16-be": codecs.BOM_UTF16_BE,
+}
+
+
+@pytest.mark.parametrize("encoding", MARKS)
+@pytest.mark.parametrize("layout", ["coco", "masks-csv", "voc", "folder"])
+def test_text_may_begin_with_a_byte_order_mark(layout: str, encoding: str, tmp_path: Path) -> None:
+    folder = MAKERS[layout](tmp_path / "set")
+    plain = open_dataset(folder)
+    for path in folder.rglob("*"):
+        if path.suffix in (".json", ".csv", ".txt"):
+            text = path.read_text("utf-8").replace("\n", "\r\n")
+            path.write_bytes(MARKS[encoding] + text.encode(encoding))
+    marked = open_dataset(folder)
+    assert (marked.problems, marked.labels, counts(marked)) == ((), plain.labels, counts(plain))
+
+
+def coco_folder(
+    folder: Path, change: Callable[[dict], None], count: int = 6, images: str = "images"
+) -> Dataset:
+    """Images and one JSON, changed; opened."""
+    content = coco_json(list(draw(count)))
+    for picture in draw(count):
+        write(folder / images / f"{picture.name}.jpg", picture.image)
+    change(content)
+    (folder / "labels.json").write_text(json.dumps(content))
+    return open_dataset(folder)
+
+
+def drawn(dataset: Dataset) -> float:
+    """The largest share of a mask that is not as drawn."""
+    pictures = {picture.name: picture.mask for picture in draw(12)}
+    return max((s.read_mask() != pictures[s.name]).mean() for s in dataset.samples)
+
+
+@pytest.mark.parametrize("crowds", [1.0, 0.8])
+@pytest.mark.parametrize("flag", [1, True])
+def test_crowds_are_objects_where_most_annotations_are(
+    tmp_path: Path, crowds: float, flag: int | bool
+) -> None:
+    def mark(content: dict) -> None:
+        for annotation in content["annotations"][: round(crowds * len(content["annotations"]))]:
+            annotation["iscrowd"] = flag
+
+    dataset = coco_folder(tmp_path, mark)
+    assert drawn(dataset) < 0.03
+    assert any("crowds (iscrowd): taken as objects" in note for note in dataset.notes)
+
+
+def test_a_category_all_of_whose_annotations_are_crowds_is_one_of_objects(tmp_path: Path) -> None:
+    def mark(content: dict) -> None:
+        for annotation in content["annotations"]:
+            annotation["iscrowd"] = int(annotation["category_id"] == 7)
+        content["annotations"] += [  # many others
+            {**content["annotations"][0], "id": 100 + n, "category_id": 3, "iscrowd": 0}
+            for n in range(20)
+        ]
+
+    dataset = coco_folder(tmp_path, mark, 12)
+    assert drawn(dataset) < 0.03
+    assert "8 of 8 annotations of some categories" in dataset.notes[0]
+
+
+def test_a_few_crowds_stay_unlabelled(tmp_path: Path) -> None:
+    def mark(content: dict) -> None:
+        content["annotations"][0]["iscrowd"] = 1
+
+    dataset = coco_folder(tmp_path, mark)
+    assert (dataset.samples[0].read_mask() == VOID).any()
+    assert dataset.notes == ()
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_coordinates_from_0_to_1_are_scaled_to_the_images(tmp_path: Path, sized: bool) -> None:
+    def shrink(content: dict) -> None:
+        for annotation in content["annotations"]:
+            (polygon,) = annotation["segmentation"]
+            shares = np.reshape(polygon, (-1, 2)) / (64, 48)
+            annotation["segmentation"] = [shares.ravel().tolist()]
+        for image in content["images"] if not sized else ():
+            image["width"] = image["height"] = 0.0
+
+    dataset = coco_folder(tmp_path, shrink)
+    assert drawn(dataset) < 0.03
+    assert dataset.problems == ()
+    assert dataset.notes == ("coordinates in labels.json go from 0 to 1: scaled to the images",)
+
+
+def test_coordinates_of_two_units_are_a_problem(tmp_path: Path) -> None:
+    def shrink(content: dict) -> None:
+        for annotation in content["annotations"][:3]:
+            (polygon,) = annotation["segmentation"]
+            annotation["segmentation"] = [[value / 64 for value in polygon]]
+
+    (problem,) = coco_folder(tmp_path, shrink).problems
+    assert problem.message.endswith("from 0 to 1, others are in pixels: 1, 2, 3")
+
+
+@pytest.mark.parametrize("splits", [(), ("train", "validation")])
+def test_fiftyones_labels_and_data_are_found(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    for split in splits or (".",):
+        assert drawn(coco_folder(tmp_path / split, lambda content: None, images="data")) < 0.03
+    dataset = open_dataset(tmp_path)
+    assert dataset.problems == ()
+    assert counts(dataset) == ({"train": 6, "val": 6} if splits else {"": 6})
+
+
+def test_images_that_are_nowhere_are_reported_with_where_they_were_looked_for(
+    tmp_path: Path,
+) -> None:
+    folder = make_coco(tmp_path, splits=("train",))
+    (folder / "train2017").rename(folder / "elsewhere")
+    with pytest.raises(DatasetError, match=r"images that do not exist in .*: 00_0000\.jpg"):
+        open_dataset(folder)
+
+
 # Pascal VOC
 
 
@@ -377,6 +498,59 @@ def test_a_mask_of_no_kind_of_cityscapes_is_refused(tmp_path: Path) -> None:
         sample.read_mask()
 
 
+@pytest.mark.parametrize("place", ["list", "lists", "list/cityscapes", "."])
+@pytest.mark.parametrize("suffix", ["lst", "txt"])
+@pytest.mark.parametrize("blank", ["\t", " "])
+def test_cityscapes_lists_may_be_in_a_folder_of_lists(
+    tmp_path: Path, place: str, suffix: str, blank: str
+) -> None:
+    make_cityscapes(tmp_path, splits=("train", "val", "test"))
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(tmp_path / "gtFine" / "test")
+    for split, most in (("train", 3), ("val", 2), ("test", 9)):
+        pictures = sorted((tmp_path / "leftImg8bit" / split).rglob("*.png"))[:most]
+        names = [path.relative_to(tmp_path).as_posix() for path in pictures]
+        masks = [name.replace("leftImg8bit/", "gtFine/") for name in names]
+        masks = [name.replace("leftImg8bit.png", "gtFine_labelIds.png") for name in masks]
+        pairs = zip(names, masks, strict=True)
+        lines = names if split == "test" else [f"{a}{blank}{b}" for a, b in pairs]
+        (tmp_path / place / f"{split}.{suffix}").write_text("\n".join(lines) + "\n")
+    dataset = open_dataset(tmp_path)
+    assert dataset.problems == ()
+    assert counts(dataset) == {"train": 3, "val": 2}
+    assert any("test" in note and "images has a mask" in note for note in dataset.notes)
+
+
+@pytest.mark.parametrize("kind", ["labelIds", "labelTrainIds"])
+def test_frames_of_one_name_in_two_splits_keep_their_own_masks(tmp_path: Path, kind: str) -> None:
+    pictures = {"train": list(draw(3, seed=0)), "val": list(draw(3, seed=1))}
+    values = np.array([7, 24, 26] if kind == "labelIds" else [0, 11, 13], np.uint8)
+    for split, drawn in pictures.items():
+        for number, picture in enumerate(drawn):
+            stem = f"{split}/city/city_000000_{number:06}"
+            write(tmp_path / "leftImg8bit" / f"{stem}_leftImg8bit.png", picture.image)
+            write(tmp_path / "gtFine" / f"{stem}_gtFine_{kind}.png", values[picture.mask])
+    dataset = open_dataset(tmp_path)
+    assert dataset.problems == ()
+    assert counts(dataset) == {"train": 3, "val": 3}
+    for sample, picture in zip(
+        dataset.samples, [*pictures["train"], *pictures["val"]], strict=True
+    ):
+        assert (sample.read_mask() == np.array([0, 11, 13], np.uint8)[picture.mask]).all()
+
+
+def test_an_image_does_not_take_the_mask_of_another_split(tmp_path: Path) -> None:
+    make_cityscapes(tmp_path)
+    stem = "train/trainville/trainville_000000_000000"
+    mask = tmp_path / "gtFine" / f"{stem}_gtFine_labelIds.png"
+    moved = tmp_path / "gtFine" / "val" / "trainville" / mask.name
+    moved.parent.mkdir()
+    mask.rename(moved)
+    dataset = open_dataset(tmp_path)
+    assert len(dataset) == 11
+    assert {problem.split for problem in dataset.problems} == {"train", "val"}
+
+
 # Roboflow's PNG masks
 
 
@@ -418,6 +592,11 @@ def _folders(root: Path, image: str, mask: str, count: int = 3) -> Path:
         ("test/{}.png", "test_labels/{}_L.png", "test"),
         ("images/{}.jpg", "masks/{}_mask.png", ""),
         ("{}.jpg", "{}_mask.png", ""),
+        ("img_dir/train/{}.jpg", "ann_dir/train/{}.png", "train"),
+        ("img_dir/{}.jpg", "ann_dir/{}.png", ""),
+        ("val/image_dir/{}.jpg", "val/label_dir/{}.png", "val"),
+        ("data/{}.jpg", "labels/{}.png", ""),
+        ("data/train/{}.jpg", "data/train_labels/{}.png", "train"),
     ],
 )
 def test_usual_folders_of_pictures_and_masks_pair_up(

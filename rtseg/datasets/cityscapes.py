@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -38,8 +39,9 @@ _ENDING = re.compile(r"_gt(?:Fine|Coarse)_(\w+)$")
 
 def index_cityscapes(root: Path) -> Dataset:
     """Every image with its labelIds mask, or its labelTrainIds mask if there are only those."""
-    images = {path.stem.removesuffix(f"_{IMAGES}"): path for path in images_under(root / IMAGES)}
+    images = {_key(root, path): path for path in images_under(root / IMAGES)}
     kind, masks = _masks(root)
+    masks = _matched(images, masks)
     pairs = [_pair(root, key, images[key], masks[key]) for key in images if key in masks]
     problems, notes = _without_masks(root, images, masks, kind)
     problems += [
@@ -53,15 +55,39 @@ def index_cityscapes(root: Path) -> Dataset:
     return Dataset(root, "cityscapes", CITYSCAPES, samples, all_problems, (*notes, *list_notes))
 
 
+def _key(root: Path, path: Path) -> str:
+    """The folders below `IMAGES` or `MASKS`, and the name: cities of two splits share names."""
+    folders = path.relative_to(root).parts[1:-1]
+    return "/".join((*folders, _ENDING.sub("", path.stem.removesuffix(f"_{IMAGES}"))))
+
+
+def _matched(images: dict[str, Path], masks: dict[str, Path]) -> dict[str, Path]:
+    """The masks by the keys of their images.
+
+    A mask that lies in another folder than its image belongs to it if no other image and no other
+    mask has the name, and no two splits are mixed.
+    """
+    named: dict[str, list[str]] = defaultdict(list)
+    for key in {**images, **masks}:
+        named[key.rpartition("/")[2]].append(key)
+    moved = {}
+    for one, *others in named.values():
+        if len(others) != 1 or one in masks or others[0] in images:
+            continue
+        if len({SPLITS.get(key.split("/")[0].casefold(), "") for key in (one, *others)} - {""}) < 2:
+            moved[others[0]] = one
+    return {moved.get(key, key): path for key, path in masks.items()}
+
+
 def _masks(root: Path) -> tuple[str, dict[str, Path]]:
-    """The kind of the masks, and each mask by the name of its image; fine before coarse."""
+    """The kind of the masks, and each mask by its key; fine before coarse."""
     folders = [root / name for name in MASKS if (root / name).is_dir()]
     files = [path for folder in folders for path in images_under(folder)]
     for kind in KINDS:
         found: dict[str, Path] = {}
         for path in files:
             if _kind(path) == kind:
-                found.setdefault(_ENDING.sub("", path.stem), path)
+                found.setdefault(_key(root, path), path)
         if found:
             return kind, found
     return KINDS[0], {}
@@ -98,7 +124,7 @@ def _values(kind: str) -> Values:
 
 
 def _pair(root: Path, key: str, image: Path, mask: Path) -> Pair:
-    match = _FRAME.fullmatch(key)
+    match = _FRAME.fullmatch(key.rpartition("/")[2])
     return Pair(key, image, mask, _split(root, image), match[1] if match else "")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from rtseg.datasets.contract import Table
 from rtseg.errors import DatasetError, UsageError
 from rtseg.labels import VOID, Colour, LabelSet, random_colours
-from rtseg.text import listed
+from rtseg.text import listed, read_text
 
 NAME_FILES = (
     "labelmap.txt label_map.txt classes.json classes.txt labels.json labels.txt names.txt "
@@ -134,7 +134,7 @@ def read_names(path: Path) -> Names:
         DatasetError: the file cannot be read, or holds no names.
     """
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_text(path)
         if path.suffix == ".json":
             return Names(_json_names(json.loads(text)), None, path)
         lines = [line.strip() for line in text.splitlines()]

@@ -6,7 +6,7 @@ import json
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,15 +29,25 @@ from rtseg.errors import DatasetError
 from rtseg.frame import Mask
 from rtseg.images import image_size
 from rtseg.labels import VOID
-from rtseg.text import listed, natural_key
+from rtseg.text import first_characters, listed, natural_key, read_text
 
 ROBOFLOW = "_annotations.coco.json"
 OWN = "instances_"
 """Prefix of COCO's own files of objects; captions and keypoints lie beside them."""
 
 FILES = ("*.json", "annotations/*.json", f"*/{ROBOFLOW}", "*/annotations/*.json")
+"""Where files lie; others may lie in a folder named like a split, as FiftyOne's do."""
+
+MOSTLY = 0.5
+"""Crowds are objects if more than this share of all annotations are crowds."""
+
+FEW = 5
+"""Crowds of a category are objects, too, if it has this many annotations, and nearly all are."""
 
 Record = dict[str, Any]
+
+Runs = dict[str, Any]
+"""pycocotools' compressed run lengths: {"size": [h, w], "counts": bytes}."""
 
 
 def is_key(value: Any) -> bool:
@@ -60,7 +70,8 @@ def find_files(root: Path) -> list[tuple[Path, str]]:
     """The COCO JSON files below a folder, or the file itself, each with its split ("" if none)."""
     if root.is_file():
         return [(root, _split_of(root))] if root.suffix.lower() == ".json" else []
-    found = sorted({path for pattern in FILES for path in root.glob(pattern)})
+    of_splits = [path for path in root.glob("*/*.json") if path.parent.name.casefold() in SPLITS]
+    found = sorted({*of_splits, *(path for pattern in FILES for path in root.glob(pattern))})
     found = [path for path in found if path.is_file() and _is_coco(path)]
     own = [path for path in found if path.name.startswith(OWN)]
     return [(path, _split_of(path)) for path in own or found]
@@ -69,12 +80,14 @@ def find_files(root: Path) -> list[tuple[Path, str]]:
 def _is_coco(path: Path) -> bool:
     if path.name == ROBOFLOW or path.name.startswith(OWN):
         return True
+    keys = ('"images"', '"annotations"', '"categories"')
     try:
-        content = path.read_bytes()
-    except OSError:
+        if re.search(r'"shapes"\s*:\s*\[', first_characters(path)):  # labelme's, often large
+            return False
+        content = read_text(path)
+    except (OSError, UnicodeDecodeError):
         return False
-    keys = (b'"images"', b'"annotations"', b'"categories"')
-    return content.lstrip()[:1] == b"{" and all(key in content for key in keys)
+    return content.lstrip()[:1] == "{" and all(key in content for key in keys)
 
 
 def _split_of(path: Path) -> str:
@@ -94,7 +107,7 @@ def read_file(path: Path, split: str) -> CocoFile:
     """
     asked = f"cannot read {path}"
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise DatasetError(asked, found=f"it is not JSON: {error}") from error
     needed = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", "name")}
@@ -180,9 +193,15 @@ class ImageFinder:
         bases = [beside, *([beside.parent] if root.is_file() or beside != root else [])]
         raw = re.sub(rf"^{OWN}|\.json$", "", file.path.name)
         folders = [raw, file.split, *(k for k, v in SPLITS.items() if v == file.split), "default"]
-        ends = [f"{start}{folder}" for start in ("", "images/") for folder in folders if folder]
-        self._folders = [base / end for base in bases for end in (*ends, "images", ".")]
+        starts = ("", "images/", "data/")
+        ends = [f"{start}{folder}" for start in starts for folder in folders if folder]
+        self._folders = [base / end for base in bases for end in (*ends, "images", "data", ".")]
         self._folders = [folder for folder in self._folders if folder.is_dir()]
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where it looks."""
+        return list(dict.fromkeys(self._folders))
 
     def find(self, file_name: str) -> Path | None:
         """The image by its file name, or by the last part of it; None if it does not exist."""
@@ -196,10 +215,6 @@ class ImageFinder:
         return None
 
 
-Runs = dict[str, Any]
-"""pycocotools' compressed run lengths: {"size": [h, w], "counts": bytes}."""
-
-
 @dataclass(frozen=True)
 class Outline:
     """The outline of one annotated object.
@@ -207,12 +222,36 @@ class Outline:
     Attributes:
         number: the annotation's id.
         class_index: of the dataset's labels; VOID for a crowd, which is not scored.
-        segmentation: as in the JSON: polygons or run lengths, compressed or not.
+        segmentation: as in the JSON: polygons or run lengths, compressed or not; or `Pixels`.
     """
 
     number: Any
     class_index: int
     segmentation: Any
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """An object as pixels of the image.
+
+    Attributes:
+        left, top: where they begin in the image, which may cut them off.
+        read: returns them as (h, w) bool; raises ValueError.
+    """
+
+    left: int
+    top: int
+    read: Callable[[], NDArray[np.bool_]] = field(repr=False)
+
+    def runs(self, height: int, width: int) -> Runs:
+        """As compressed run lengths of the whole image."""
+        pixels = self.read()[max(0, -self.top) :, max(0, -self.left) :]
+        top, left = max(0, self.top), max(0, self.left)
+        canvas = np.zeros((height, width), np.uint8, order="F")
+        part = canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]]
+        part[:] = pixels[: part.shape[0], : part.shape[1]]
+        packed: Runs = runs.encode(canvas)
+        return packed
 
 
 @dataclass(frozen=True)
@@ -222,17 +261,21 @@ class Outlines:
     Attributes:
         path: the JSON file.
         size: (height, width) given by the file, or None.
+        shares: whether coordinates are shares of the width and height, 0 to 1, and not pixels.
+        layered: whether later objects lie over earlier ones, whatever their size.
     """
 
     path: Path
     image_path: Path
     size: tuple[int, int] | None
     outlines: tuple[Outline, ...]
+    shares: bool = False
+    layered: bool = False
 
     def __call__(self) -> Mask:
         """(H, W) uint8: smaller objects over larger ones, all of them over crowds (255).
 
-        Of two objects of equal size, the later one in the file is on top.
+        Of two objects of equal size, the later one in the file is on top, as always if `layered`.
 
         Raises:
             DatasetError: an outline cannot be read, or the image has another size.
@@ -245,7 +288,8 @@ class Outlines:
         columns = np.full((width, height), table[0], np.uint8)  # column-major, like run lengths
         shown = [outline for outline in self.outlines if table[outline.class_index] != table[0]]
         drawn = [(outline, self._runs(outline, height, width)) for outline in shown]
-        drawn.sort(key=lambda pair: (pair[0].class_index != VOID, -int(runs.area(pair[1]))))
+        if not self.layered:
+            drawn.sort(key=lambda pair: (pair[0].class_index != VOID, -int(runs.area(pair[1]))))
         for outline, lengths in drawn:
             np.copyto(columns, table[outline.class_index], where=_decoded(lengths))
         return fit_to_image(
@@ -253,8 +297,13 @@ class Outlines:
         )
 
     def _runs(self, outline: Outline, height: int, width: int) -> Runs:
+        segmentation = outline.segmentation
         try:
-            return run_lengths(outline.segmentation, height, width)
+            if isinstance(segmentation, Pixels):
+                return segmentation.runs(height, width)
+            if self.shares and isinstance(segmentation, list):
+                segmentation = [_scaled(part, height, width) for part in segmentation]
+            return run_lengths(segmentation, height, width)
         except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise DatasetError(
                 f"cannot use annotation {outline.number} of {self.path}", found=str(error)
@@ -289,6 +338,14 @@ def run_lengths(segmentation: Any, height: int, width: int) -> Runs:
         raise ValueError(f"its runs cover {sum(lengths)} of {height * width} pixels")
     packed: Runs = runs.frPyObjects({"size": size, "counts": lengths}, height, width)
     return packed
+
+
+def _scaled(polygon: Any, height: int, width: int) -> Any:
+    """A polygon in pixels, from shares of the width and height."""
+    if not _is_polygon(polygon):
+        return polygon
+    points = np.asarray(polygon, float).reshape(-1, 2) * (width, height)
+    return points.ravel().tolist()
 
 
 def _unpacked(text: str) -> list[int]:
@@ -331,6 +388,7 @@ def _is_polygon(part: Any) -> bool:
     return isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0
 
 
+_ABSENT = "images that do not exist"
 _SHARED_IDS = "ids shared by several images, whose objects are therefore ambiguous"
 
 
@@ -346,6 +404,7 @@ class _Found:
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
     images: dict[str, tuple[str, Outlines]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def index_coco(root: Path) -> Dataset:
@@ -358,8 +417,9 @@ def index_coco(root: Path) -> Dataset:
     files = list(_readable(root, found.problems))
     categories = Categories.of(files)
     found.keys = _keys(files)
+    objects, notes = _objects_among_crowds(files)
     for file in files:
-        _add(file, categories.class_of, root, found)
+        _add(file, categories.class_of, root, found, objects)
     keys = sorted(found.images, key=lambda k: (split_rank(found.images[k][0]), natural_key(k)))
     samples = tuple(
         Sample(name, outlines.image_path, outlines, split)
@@ -368,7 +428,51 @@ def index_coco(root: Path) -> Dataset:
         )
     )
     labels = label_set(categories.names, files[0].path)
-    return Dataset(root, "coco", labels, samples, tuple(found.problems), tuple(categories.notes))
+    all_notes = (*categories.notes, *notes, *found.notes)
+    return Dataset(root, "coco", labels, samples, tuple(found.problems), all_notes)
+
+
+def _objects_among_crowds(files: Sequence[CocoFile]) -> tuple[set[Any], list[str]]:
+    """The categories whose crowds are objects, and a note.
+
+    A crowd is a region of objects that nobody outlined one by one, and is not scored. Some tools,
+    such as CVAT's brush and pycococreator, mark every object that they store as run lengths.
+    """
+    total: Counter[Any] = Counter()
+    crowds: Counter[Any] = Counter()
+    for annotation in (each for file in files for each in file.annotations):
+        category = annotation.get("category_id")
+        if is_key(category) and has_outline(annotation.get("segmentation")):
+            total[category] += 1
+            crowds[category] += bool(annotation.get("iscrowd"))
+    if crowds.total() > MOSTLY * total.total():
+        objects = set(crowds)
+    else:
+        objects = {n for n in total if total[n] >= FEW and crowds[n] >= 0.9 * total[n]}
+    count = sum(crowds[number] for number in objects)
+    if not count:
+        return set(), []
+    of = sum(total[number] for number in objects)
+    where = "annotations" if len(objects) == len(total) else "annotations of some categories"
+    return objects, [f"{count} of {of} {where} are marked as crowds (iscrowd): taken as objects"]
+
+
+def _in_shares(file: CocoFile) -> tuple[bool, list[Any]]:
+    """Whether all polygons have coordinates from 0 to 1, or else which annotations do.
+
+    Of polygons in pixels, one may lie in the first pixel; where many do, the file mixes units.
+    """
+    small, count = [], 0
+    for annotation in file.annotations:
+        segmentation = annotation.get("segmentation")
+        if isinstance(segmentation, list) and has_outline(segmentation):
+            count += 1
+            numbers = [v for part in segmentation if _is_polygon(part) for v in part]
+            if all(isinstance(v, (int, float)) and -0.01 <= v <= 1.01 for v in numbers):
+                small.append(annotation.get("id"))
+    if count and len(small) == count:
+        return True, []
+    return False, small if len(small) > 0.1 * count else []
 
 
 def _readable(root: Path, problems: list[Problem]) -> Iterator[CocoFile]:
@@ -391,27 +495,42 @@ def _readable(root: Path, problems: list[Problem]) -> Iterator[CocoFile]:
         raise failures[0]
 
 
-def _add(file: CocoFile, class_of: dict[Any, int], root: Path, found: _Found) -> None:
-    """Add the images and problems of one file."""
-    outlines, wrong = _outlines(file, class_of)
+def _add(
+    file: CocoFile, class_of: dict[Any, int], root: Path, found: _Found, objects: set[Any]
+) -> None:
+    """Add the images, problems and notes of one file.
+
+    Args:
+        objects: the categories whose crowds are objects.
+    """
+    outlines, wrong = _outlines(file, class_of, objects)
     finder = ImageFinder(file, root)
+    shares, mixed = _in_shares(file)
+    if shares:
+        found.notes.append(f"coordinates in {file.path.name} go from 0 to 1: scaled to the images")
+    if mixed:
+        wrong["annotations with coordinates from 0 to 1, others are in pixels"] += mixed
     for image in file.images:
         path = finder.find(image["file_name"])
         key = found.keys[file.split, str(image["file_name"])]
         if path is None:
-            wrong["images that do not exist"].append(image["file_name"])
+            wrong[_ABSENT].append(image["file_name"])
         elif key in found.images:
             wrong["images named twice"].append(image["file_name"])
         else:
             size = _size(image)
-            here = Outlines(file.path, path, size, tuple(outlines.get(image["id"], ())))
+            here = Outlines(file.path, path, size, tuple(outlines.get(image["id"], ())), shares)
             found.images[key] = file.split, here
     if not file.images:
         found.problems.append(
             Problem(file.path, "it names no images: the split is empty", file.split)
         )
+    if len(wrong[_ABSENT]) == len(file.images):
+        wrong[f"{_ABSENT} in {listed(finder.folders)}"] = wrong.pop(_ABSENT)
     found.problems += [
-        Problem(file.path, f"{what}: {listed(which)}", file.split) for what, which in wrong.items()
+        Problem(file.path, f"{what}: {listed(which)}", file.split)
+        for what, which in wrong.items()
+        if which
     ]
 
 
@@ -430,7 +549,7 @@ def _keys(files: Iterable[CocoFile]) -> dict[tuple[str, str], str]:
 
 
 def _outlines(
-    file: CocoFile, class_of: dict[Any, int]
+    file: CocoFile, class_of: dict[Any, int], objects: set[Any]
 ) -> tuple[dict[Any, list[Outline]], dict[str, list[Any]]]:
     """Outlines by the id of their image, and unusable annotations by reason."""
     counts = Counter(image["id"] for image in file.images)
@@ -447,7 +566,8 @@ def _outlines(
         elif not has_outline(segmentation):
             wrong["annotations without an outline (a box is not enough)"].append(number)
         else:
-            index = VOID if annotation.get("iscrowd") else class_of[category]
+            crowd = annotation.get("iscrowd") and category not in objects
+            index = VOID if crowd else class_of[category]
             outlines[annotation["image_id"]].append(Outline(number, index, segmentation))
     return outlines, wrong
 

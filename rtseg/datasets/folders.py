@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TypeAlias
 
 import cv2
@@ -34,7 +34,7 @@ from rtseg.errors import DatasetError
 from rtseg.frame import Mask
 from rtseg.images import IMAGE_SUFFIXES
 from rtseg.labels import VOID, Colour, LabelSet, voc_colours
-from rtseg.text import counted, listed, natural_key
+from rtseg.text import counted, listed, natural_key, read_text
 
 SPLITS = {
     "train": "train", "training": "train", "trn": "train",
@@ -43,15 +43,19 @@ SPLITS = {
 }  # fmt: skip
 """Names of splits in folders and lists -> ours."""
 
-LIST_FOLDERS = (".", "splits", "lists", "list", "ImageSets", "ImageSets/*")
+LIST_FOLDERS = (".", "splits", "lists", "list", "list/*", "ImageSets", "ImageSets/*")
 """Where split lists may lie, relative to the dataset's folder."""
 
+LIST_SUFFIXES = (".txt", ".lst")
+
 IMAGES = frozenset(
-    "images image img imgs frames jpegimages pictures photos rgb input inputs".split()
+    "images image img imgs frames jpegimages pictures photos rgb input inputs "
+    "images_dir image_dir img_dir imgs_dir".split()
 )
 MASKS = frozenset(
     "masks mask labels label annotations annotation annot annots gt gts groundtruth ground_truth "
-    "segmentation segmentations segmentationclass seg segs target targets".split()
+    "segmentation segmentations segmentationclass seg segs target targets "
+    "masks_dir mask_dir labels_dir label_dir annotations_dir ann_dir seg_dir gt_dir".split()
 )
 
 MOST_MASKS_READ = 500
@@ -222,7 +226,7 @@ def repeated(values: Iterable[str]) -> list[str]:
 def read_lines(path: Path) -> list[str]:
     """The lines of a list file, without blank ones; raises DatasetError."""
     try:
-        return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DatasetError(f"cannot read the list {path}", found=reason) from error
@@ -297,8 +301,12 @@ Files = dict[tuple[str, ...], list[Path]]
 def _images_and_masks(root: Path) -> tuple[Files, Files]:
     images: Files = defaultdict(list)
     masks: Files = defaultdict(list)
+    beside = {folder.name.casefold() for folder in subfolders(root)}
     for path in images_under(root):
-        folders, is_mask = _role(path.relative_to(root).parent)
+        parts = path.relative_to(root).parent.parts
+        if parts[:1] == ("data",) and beside & MASKS:  # FiftyOne's, beside labels/
+            parts = ("images", *parts[1:])
+        folders, is_mask = _role(PurePosixPath(*parts))
         (masks if is_mask else images)[(*folders, path.stem)].append(path)
     for key in [key for key in images if key not in masks]:
         base = _mask_base(key)
@@ -311,7 +319,7 @@ def _images_and_masks(root: Path) -> tuple[Files, Files]:
     return dict(images), dict(masks)
 
 
-def _role(folder: Path) -> tuple[tuple[str, ...], bool]:
+def _role(folder: PurePath) -> tuple[tuple[str, ...], bool]:
     """The folders that an image and its mask share, and whether this folder holds masks."""
     parts = list(folder.parts)
     for at in reversed(range(len(parts))):
@@ -524,17 +532,20 @@ def assign_lists(
     for path, split in lists.items():
         _read_list(root, path, split, by_name, splits)
     left = len({pair.key for pair in pairs} - set(splits.pairs))
+    if not splits.pairs and not splits.problems:  # only lists of images without masks
+        return pairs, [], tuple(splits.notes)
     note = "splits come from " + listed([path.relative_to(root) for path in lists])
-    notes = (note, *([f"{counted(left, 'labelled image')} left out: in no list"] if left else []))
-    return list(splits.pairs.values()), splits.problems, notes
+    left_out = [f"{counted(left, 'labelled image')} left out: in no list"] if left else []
+    return list(splits.pairs.values()), splits.problems, (note, *splits.notes, *left_out)
 
 
 @dataclass
 class _Splits:
-    """The listed pairs, each in the split of the first list that names it, and problems."""
+    """The listed pairs, each in the split of the first list that names it, problems and notes."""
 
     pairs: dict[str, Pair] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, pair: Pair, list_path: Path) -> None:
         before = self.pairs.get(pair.key)
@@ -550,8 +561,10 @@ def _split_lists(root: Path) -> dict[Path, str]:
     found = {
         path: SPLITS[path.stem.casefold()]
         for folder in LIST_FOLDERS
-        for path in sorted(root.glob(f"{folder}/*.txt") if folder != "." else root.glob("*.txt"))
-        if path.stem.casefold() in SPLITS
+        for path in sorted(
+            (root / folder).glob("*") if "*" not in folder else root.glob(f"{folder}/*")
+        )
+        if path.stem.casefold() in SPLITS and path.suffix.casefold() in LIST_SUFFIXES
     }
     return dict(sorted(found.items(), key=lambda item: ("train val test".find(item[1]), item[0])))
 
@@ -563,12 +576,15 @@ def _read_list(
     if not lines:
         splits.problems.append(Problem(path, "the list is empty", split))
     splits.problems += [Problem(path, f"{name} is listed twice", split) for name in repeated(lines)]
-    for line in lines:
-        found = list(_pairs_of_line(root, line, by_name))
-        if not found:
+    found = {line: list(_pairs_of_line(root, line, by_name)) for line in lines}
+    if lines and all(not pairs and (root / line).is_file() for line, pairs in found.items()):
+        splits.notes.append(f"{path.name} left out: none of its {len(lines)} images has a mask")
+        return
+    for line, pairs in found.items():
+        if not pairs:
             message = f"there is no labelled image named {line}"
             splits.problems.append(Problem(path, message, split))
-        for pair in found:
+        for pair in pairs:
             splits.add(replace(pair, split=split), path)
 
 

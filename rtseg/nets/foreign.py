@@ -10,6 +10,7 @@ from rtseg.errors import ModelError, UsageError
 from rtseg.labels import PERSON, VOC, LabelSet, voc_colours
 from rtseg.nets.onnx_file import Dims, OnnxFacts, read_facts
 from rtseg.options import ACTIVATIONS, COLOUR_ORDERS, LAYOUTS
+from rtseg.text import read_text
 from rtseg.toml import read_toml
 from rtseg.zoo import InputSpec, ModelSpec
 
@@ -353,7 +354,7 @@ def _check(where: str, values: Settings) -> None:
 def _names(given: Any) -> tuple[str, ...]:
     if isinstance(given, str) and "," not in given:
         try:
-            given = Path(given).read_text("utf-8").splitlines()
+            given = read_text(Path(given)).splitlines()
         except (OSError, ValueError) as error:
             known = " or ".join(NAMED_LABELS)
             raise ModelError(

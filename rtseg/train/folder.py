@@ -17,7 +17,7 @@ from rtseg.errors import DatasetError, UsageError
 from rtseg.files import cannot_write, write_file
 from rtseg.nets.find import BEST
 from rtseg.options import from_values
-from rtseg.text import counted, listed
+from rtseg.text import counted, listed, read_text
 from rtseg.toml import read_toml
 from rtseg.train.options import TrainOptions
 
@@ -204,7 +204,7 @@ class RunFolder:
             DatasetError: the file cannot be read, or a sample no longer exists.
         """
         try:
-            named = json.loads(self.split.read_text("utf-8"))
+            named = json.loads(read_text(self.split))
             lists = {name: list(named[name]) for name in ("train", "val", "test")}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DatasetError(f"cannot read {self.split}", found=str(error)) from error
