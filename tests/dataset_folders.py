@@ -229,11 +229,122 @@ def _dump(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value))
 
 
+def _points(outline: NDArray[np.int32]) -> list[list[float]]:
+    return outline.astype(float).tolist()
+
+
+def make_labelme(folder: Path, count: int = 8, size: tuple[int, int] = SIZE, seed: int = 0) -> Path:
+    """labelme: `a.json` beside `a.jpg`, as it saves them."""
+    for picture in draw(count, size, seed):
+        write(folder / f"{picture.name}.jpg", picture.image)
+        shapes = [
+            {
+                "label": NAMES[shape],
+                "points": _points(outline),
+                "group_id": None,
+                "shape_type": "polygon",
+                "flags": {},
+            }
+            for shape, outline in picture.outlines
+        ]
+        value = {
+            "version": "5.4.1",
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": f"{picture.name}.jpg",
+            "imageData": None,
+            "imageHeight": size[0],
+            "imageWidth": size[1],
+        }
+        _dump(folder / f"{picture.name}.json", value)
+    return folder
+
+
+def make_cvat(
+    folder: Path,
+    count: int = 8,
+    size: tuple[int, int] = SIZE,
+    seed: int = 0,
+    *,
+    splits: Sequence[str] = (),
+) -> Path:
+    """ "CVAT for images 1.1": annotations.xml, and images/ with a folder per subset, if any."""
+    labels = "".join(f"<label><name>{name}</name></label>" for name in NAMES[1:])
+    text = f"<annotations><meta><task><labels>{labels}</labels></task></meta>"
+    for split, pictures in _of_splits(splits or ("",), count, size, seed):
+        for number, picture in enumerate(pictures):
+            write(folder / "images" / split / f"{picture.name}.jpg", picture.image)
+            subset = f' subset="{split}"' if split else ""
+            text += f'<image id="{number}" name="{picture.name}.jpg"{subset} '
+            text += f'width="{size[1]}" height="{size[0]}">'
+            for shape, outline in picture.outlines:
+                points = ";".join(f"{x:.2f},{y:.2f}" for x, y in outline)
+                text += f'<polygon label="{NAMES[shape]}" points="{points}" z_order="0"/>'
+            text += "</image>"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "annotations.xml").write_text('<?xml version="1.0"?>' + text + "</annotations>")
+    return folder
+
+
+def make_supervisely(
+    folder: Path,
+    count: int = 8,
+    size: tuple[int, int] = SIZE,
+    seed: int = 0,
+    *,
+    splits: Sequence[str] = ("train", "val"),
+) -> Path:
+    """Supervisely: meta.json, and img/ and ann/ in a folder per dataset."""
+    _dump(folder / "meta.json", {"classes": [{"title": name} for name in NAMES[1:]], "tags": []})
+    for split, pictures in _of_splits(splits, count, size, seed):
+        for picture in pictures:
+            write(folder / split / "img" / f"{picture.name}.jpg", picture.image)
+            objects = [
+                {
+                    "classTitle": NAMES[shape],
+                    "geometryType": "polygon",
+                    "points": {"exterior": _points(outline), "interior": []},
+                }
+                for shape, outline in picture.outlines
+            ]
+            value = {"tags": [], "size": {"height": size[0], "width": size[1]}, "objects": objects}
+            _dump(folder / split / "ann" / f"{picture.name}.jpg.json", value)
+    return folder
+
+
+def make_yolo(
+    folder: Path,
+    count: int = 8,
+    size: tuple[int, int] = SIZE,
+    seed: int = 0,
+    *,
+    splits: Sequence[str] = ("train", "val"),
+) -> Path:
+    """Ultralytics' YOLO for segmentation: images/train, labels/train and data.yaml."""
+    for split, pictures in _of_splits(splits, count, size, seed):
+        for picture in pictures:
+            write(folder / "images" / split / f"{picture.name}.jpg", picture.image)
+            lines = [
+                " ".join([str(shape - 1), *(f"{v:.6f}" for v in (outline / size[::-1]).ravel())])
+                for shape, outline in picture.outlines
+            ]
+            path = folder / "labels" / split / f"{picture.name}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(f"{line}\n" for line in lines))
+    text = "".join(f"{split}: images/{split}\n" for split in splits)
+    (folder / "data.yaml").write_text(f"path: .  # here\n{text}\nnames:\n  0: disc\n  1: box\n")
+    return folder
+
+
 MAKERS = {
     "coco": make_coco,
     "masks-csv": make_roboflow_masks,
     "cityscapes": make_cityscapes,
     "voc": make_voc,
+    "labelme": make_labelme,
+    "cvat": make_cvat,
+    "supervisely": make_supervisely,
+    "yolo": make_yolo,
     "folder": make_folder,
 }
 """Row of `DATASETS` -> what makes a small set of that layout."""

@@ -1,4 +1,4 @@
-"""Labelled images in any of the layouts of `DATASETS`, each of which is one module."""
+"""Labelled images in any of the layouts of `DATASETS`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ DATASETS: dict[str, str] = {
     "masks-csv": "rtseg.datasets.masks_csv:LAYOUT",
     "cityscapes": "rtseg.datasets.cityscapes:LAYOUT",
     "voc": "rtseg.datasets.voc:LAYOUT",
+    "labelme": "rtseg.datasets.exports:LABELME",
+    "cvat": "rtseg.datasets.exports:CVAT",
+    "supervisely": "rtseg.datasets.exports:SUPERVISELY",
+    "yolo": "rtseg.datasets.exports:YOLO",
     "folder": "rtseg.datasets.folders:LAYOUT",
 }
 """Format -> the `Layout` that reads it; with several that match a path, the first is used."""
@@ -100,10 +104,23 @@ def _index(root: Path, format: str) -> Dataset:
         if len(inner) != 1:  # an unpacked archive is often one folder in another
             raise _unknown_layout(root)
         folder = inner[0]
-    return _layout(name).index(folder)
+    try:
+        return _layout(name).index(folder)
+    except DatasetError as error:
+        if (name == "folder" or root.is_file()) and (named := _refused(root)):
+            raise named from error
+        raise
+
+
+def _refused(root: Path) -> DatasetError | None:
+    from rtseg.datasets.exports import refused
+
+    return refused(root)
 
 
 def _unknown_layout(root: Path) -> DatasetError:
+    if named := _refused(root):
+        return named
     layouts = "".join(f"\n  {name}: {_layout(name).description}" for name in DATASETS)
     return DatasetError(
         f"no labelled images of a known layout in {root}", found="looked for" + layouts

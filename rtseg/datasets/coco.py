@@ -82,12 +82,16 @@ def _is_coco(path: Path) -> bool:
         return True
     keys = ('"images"', '"annotations"', '"categories"')
     try:
-        if re.search(r'"shapes"\s*:\s*\[', first_characters(path)):  # labelme's, often large
+        if _is_labelme(path):  # often large
             return False
         content = read_text(path)
     except (OSError, UnicodeDecodeError):
         return False
     return content.lstrip()[:1] == "{" and all(key in content for key in keys)
+
+
+def _is_labelme(path: Path) -> bool:
+    return re.search(r'"shapes"\s*:\s*\[', first_characters(path)) is not None
 
 
 def _split_of(path: Path) -> str:
@@ -291,7 +295,7 @@ class Outlines:
         if not self.layered:
             drawn.sort(key=lambda pair: (pair[0].class_index != VOID, -int(runs.area(pair[1]))))
         for outline, lengths in drawn:
-            np.copyto(columns, table[outline.class_index], where=_decoded(lengths))
+            np.copyto(columns, table[outline.class_index], where=decoded(lengths))
         return fit_to_image(
             np.ascontiguousarray(columns.T), f"the outlines of {self.path}", self.image_path
         )
@@ -367,7 +371,7 @@ def _unpacked(text: str) -> list[int]:
     return lengths
 
 
-def _decoded(lengths: Runs) -> NDArray[np.bool_]:
+def decoded(lengths: Runs) -> NDArray[np.bool_]:
     """(W, H) bool, transposed."""
     with warnings.catch_warnings():
         # pycocotools' own arrays are older than the copy keyword of numpy 2
@@ -581,7 +585,7 @@ def _size(image: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def _matches(path: Path) -> bool:
-    return bool(find_files(path))
+    return bool(find_files(path)) and not (path.is_file() and _is_labelme(path))
 
 
 LAYOUT = Layout(

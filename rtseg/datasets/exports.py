@@ -1,0 +1,693 @@
+"""Annotation tools' own files: labelme, CVAT's XML, Supervisely, YOLO; and others, by name.
+
+Each of these has outlines for every image, which `Outlines` paints as those of COCO. Exports that
+are not read are in `REFUSED`, with what to export instead.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtseg.datasets.classes import BACKGROUND, fold, is_background, label_set, read_names
+from rtseg.datasets.coco import Outline, Outlines, Pixels, decoded, run_lengths
+from rtseg.datasets.contract import Dataset, Layout, Problem, Sample
+from rtseg.datasets.folders import (
+    SPLITS,
+    images_in,
+    images_under,
+    read_lines,
+    short_names,
+    split_rank,
+)
+from rtseg.errors import DatasetError
+from rtseg.images import IMAGE_SUFFIXES
+from rtseg.labels import VOID
+from rtseg.text import counted, first_characters, listed, natural_key, read_text
+
+IGNORED = fold("__ignore__")
+"""labelme's name, folded, of regions that belong to no class."""
+
+NO_AREA = "objects without an outline (boxes, lines and points are not enough)"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One image and its outlines.
+
+    Attributes:
+        file: where the outlines are.
+        objects: (number, class name, segmentation as in `Outline`).
+        size: (height, width) given by the file, or None.
+        key: unique in the dataset.
+    """
+
+    file: Path
+    image: Path
+    objects: list[tuple[Any, str, Any]]
+    size: tuple[int, int] | None
+    split: str
+    key: str
+
+
+@dataclass
+class _Found:
+    """The drawings found so far."""
+
+    root: Path
+    drawings: dict[str, Drawing] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(
+        self,
+        file: Path,
+        image: Path | None,
+        objects: Iterable[tuple[Any, str, Any]],
+        *,
+        size: tuple[int, int] | None = None,
+        split: str = "",
+        name: str = "",
+    ) -> None:
+        """Add an image, and problems if it does not exist or objects have no area.
+
+        Args:
+            image: None if there is no such file.
+            objects: with None as the segmentation of an object without an area.
+            split: that of a folder of the image, if "".
+            name: of the image in the file.
+        """
+        if image is None:
+            self.problems.append(Problem(file, f"its image {name} does not exist", split))
+            return
+        key = _key(self.root, image)
+        split = SPLITS.get(split.casefold(), split) or _split_of(key)
+        if key in self.drawings:
+            self.problems.append(Problem(file, f"{name or key} is annotated twice", split))
+            return
+        objects = list(objects)
+        lost = [number for number, _, segmentation in objects if segmentation is None]
+        if lost:
+            self.problems.append(Problem(file, f"{NO_AREA}: {listed(lost)}", split))
+        whole = [each for each in objects if each[2] is not None]
+        self.drawings[key] = Drawing(file, image, whole, size, split, key)
+
+    def dataset(
+        self, format: str, names: Sequence[str] = (), *, shares: bool = False, layered: bool = False
+    ) -> Dataset:
+        """The drawings as a dataset.
+
+        Args:
+            names: the classes, in order; without them, those in use by name.
+            shares, layered: as in `Outlines`.
+
+        Raises:
+            DatasetError: no object has a class.
+        """
+        drawn = sorted(
+            self.drawings.values(), key=lambda one: (split_rank(one.split), natural_key(one.key))
+        )
+        used = {name for one in drawn for _, name, _ in one.objects}
+        known = [*names, *sorted(used - set(names), key=natural_key)]
+        known = [name for name in known if fold(name) != IGNORED]
+        nothing = next(filter(is_background, known), BACKGROUND)
+        classes = [nothing, *(name for name in known if name != nothing)]
+        if len(classes) < 2 and drawn:
+            raise DatasetError(f"no outlines in {self.root}", found="no object has a class")
+        index_of = {name: index for index, name in enumerate(classes)}
+        samples = [
+            Sample(
+                name,
+                one.image,
+                Outlines(
+                    one.file,
+                    one.image,
+                    one.size,
+                    tuple(Outline(n, index_of.get(c, VOID), s) for n, c, s in one.objects),
+                    shares,
+                    layered,
+                ),
+                one.split,
+            )
+            for name, one in zip(short_names([one.key for one in drawn]), drawn, strict=True)
+        ]
+        labels = label_set(classes if drawn else (BACKGROUND, "object"), self.root)
+        notes = tuple(self.notes)
+        return Dataset(self.root, format, labels, tuple(samples), tuple(self.problems), notes)
+
+
+def _key(root: Path, image: Path) -> str:
+    """Folders and stem, without folders that only say that these are images."""
+    base = root if root.is_dir() else root.parent
+    try:
+        path = image.relative_to(base)
+    except ValueError:
+        path = Path(image.name)
+    parts = [part for part in path.parts[:-1] if part.casefold() not in ("images", "img")]
+    return PurePosixPath(*parts, path.stem).as_posix()
+
+
+def _split_of(key: str) -> str:
+    """The split that a folder names, as in train or train2017; else ""."""
+    folders = (re.sub(r"[\d_-]+$", "", part.casefold()) for part in key.split("/")[:-1])
+    return next((SPLITS[name] for name in folders if name in SPLITS), "")
+
+
+def _find_image(folders: Iterable[Path], *names: str) -> Path | None:
+    """The first file that exists, by its path or the last part of it."""
+    tried = [PurePosixPath(name.replace("\\", "/")) for name in names if name]
+    for folder in folders:
+        for path in tried:
+            for one in (folder / path, folder / path.name):
+                if one.suffix.lower() in IMAGE_SUFFIXES and one.is_file():
+                    return one
+    return None
+
+
+def _read_json(path: Path) -> Any:
+    """The content of a JSON file; raises DatasetError."""
+    try:
+        return json.loads(read_text(path))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"cannot read {path}", found=f"it is not JSON: {error}") from error
+
+
+def _flat(points: Any) -> list[float] | None:
+    """[[x, y], ...] as [x, y, ...]; None for less than a triangle or for something else."""
+    try:
+        flat = [float(value) for x, y in points for value in (x, y)]
+    except (TypeError, ValueError):
+        return None
+    return flat if len(flat) >= 6 else None
+
+
+def _ellipse(x: float, y: float, width: float, height: float) -> list[float]:
+    """A polygon of 64 corners; `width` and `height` are radii."""
+    angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    ring = np.stack([x + width * np.cos(angles), y + height * np.sin(angles)], axis=1)
+    return [float(value) for value in ring.ravel()]
+
+
+def _png(text: str, packed: bool) -> NDArray[np.bool_]:
+    """(h, w) bool from a PNG as base64 text: opaque pixels, else those above 0.
+
+    Args:
+        packed: compressed by zlib as well.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        content = base64.b64decode(text)
+        with Image.open(BytesIO(zlib.decompress(content) if packed else content)) as image:
+            opaque = image.mode in ("RGBA", "LA") or "transparency" in image.info
+            plane = image.convert("RGBA").getchannel("A") if opaque else image.convert("L")
+            return np.asarray(plane) > 0
+    except (zlib.error, UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"its bitmap cannot be read: {error}") from error
+
+
+# labelme
+
+
+def index_labelme(root: Path) -> Dataset:
+    """Every JSON file that names its image; objects lie over one another as in the file."""
+    found = _Found(root)
+    files = [root] if root.is_file() else sorted(root.rglob("*.json"))
+    for path in files:
+        try:
+            value = _read_json(path)
+        except DatasetError as error:
+            found.problems.append(Problem(path, error.found))
+            continue
+        if isinstance(value, dict) and isinstance(value.get("shapes"), list):
+            names = [str(value.get("imagePath") or ""), *_same_stem(path)]
+            objects = [_labelme_object(n, each) for n, each in enumerate(value["shapes"], 1)]
+            beside = (path.parent, path.parent.parent / "images", path.parent.parent)
+            found.add(path, _find_image(beside, *names), objects, name=names[0])
+    if root.is_dir():
+        used = {drawing.image.resolve() for drawing in found.drawings.values()}
+        if left := sum(path.resolve() not in used for path in images_under(root)):
+            found.notes.append(f"{counted(left, 'image')} without a JSON file left out")
+    lists = [root / name for name in ("labels.txt", "classes.txt")]
+    named = next((read_names(path).names for path in lists if path.is_file()), ())
+    return found.dataset("labelme", named, layered=True)
+
+
+def _same_stem(path: Path) -> list[str]:
+    images = images_in(path.parent)
+    return [images[path.stem].name] if path.stem in images else []
+
+
+def _labelme_object(number: int, shape: Any) -> tuple[int, str, Any]:
+    points, kind = shape.get("points") or [], shape.get("shape_type") or "polygon"
+    outline: Any = None
+    if kind == "mask" and shape.get("mask"):
+        x, y = points[0]
+        outline = Pixels(round(x), round(y), partial(_png, shape["mask"], packed=False))
+    elif kind == "rectangle" and len(points) == 2:
+        (x0, y0), (x1, y1) = points
+        outline = [[x0, y0, x1, y0, x1, y1, x0, y1]]
+    elif kind == "circle" and len(points) == 2:
+        (x, y), (there_x, there_y) = points
+        radius = float(np.hypot(there_x - x, there_y - y))
+        outline = [_ellipse(x, y, radius, radius)]
+    elif kind in ("polygon", "rectangle", "oriented_rectangle") and (flat := _flat(points)):
+        outline = [flat]
+    return number, str(shape.get("label")), outline
+
+
+def _is_labelme(path: Path) -> bool:
+    text = _beginning(path)
+    keys = r'"(?:imagePath|imageData|flags|lineColor)"'
+    return bool(re.search(r'"shapes"\s*:\s*\[', text) and re.search(keys, text))
+
+
+# CVAT
+
+
+def index_cvat(root: Path) -> Dataset:
+    """Every image of "CVAT for images"; objects lie over one another by their z order.
+
+    Raises:
+        DatasetError: a file cannot be read, or is of a video.
+    """
+    found = _Found(root)
+    labels: dict[str, None] = {}
+    for path in _xml_files(root):
+        try:
+            tree = ElementTree.parse(path).getroot()
+        except (OSError, ElementTree.ParseError) as error:
+            raise DatasetError(f"cannot read {path}", found=f"it is not XML: {error}") from error
+        labels.update(dict.fromkeys(e.text or "" for e in tree.findall("./meta//label/name")))
+        bases = [
+            path.parent,
+            *([path.parent.parent] if root.is_file() or path.parent != root else []),
+        ]
+        for image in tree.iter("image"):
+            name, subset = image.get("name") or "", image.get("subset") or ""
+            ends = ("images", f"images/{subset}", subset, ".")
+            file = _find_image([base / end for base in bases for end in ends], name)
+            size = round(float(image.get("height") or 0)), round(float(image.get("width") or 0))
+            split = SPLITS.get(subset.casefold(), "")
+            ordered = sorted(image, key=lambda shape: int(shape.get("z_order") or 0))
+            objects = [_cvat_object(n, e) for n, e in enumerate(ordered, 1) if e.tag != "tag"]
+            found.add(path, file, objects, size=size if all(size) else None, split=split, name=name)
+    return found.dataset("cvat", list(filter(None, labels)), layered=True)
+
+
+def _cvat_object(number: int, shape: ElementTree.Element) -> tuple[int, str, Any]:
+    outline: Any = None
+    if shape.tag == "polygon":
+        points = (pair.split(",") for pair in (shape.get("points") or "").split(";"))
+        flat = _flat(points)
+        outline = [flat] if flat else None
+    elif shape.tag == "ellipse":
+        outline = [_ellipse(*(float(shape.get(name) or 0) for name in ("cx", "cy", "rx", "ry")))]
+    elif shape.tag == "mask":
+        left, top, width, height = (
+            round(float(shape.get(name) or 0)) for name in ("left", "top", "width", "height")
+        )
+        lengths = tuple(int(text) for text in (shape.get("rle") or "").split(","))
+        outline = Pixels(left, top, partial(_rows, lengths, height, width))
+    return number, shape.get("label") or "", outline
+
+
+def _rows(lengths: Sequence[int], height: int, width: int) -> NDArray[np.bool_]:
+    """(h, w) bool from run lengths along the rows, beginning with pixels outside."""
+    if sum(lengths) != height * width or min(lengths) < 0:
+        raise ValueError(f"its runs cover {sum(lengths)} of {height * width} pixels")
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(height, width)
+
+
+def _xml_files(root: Path) -> list[Path]:
+    files = [root] if root.is_file() else _some(root, (".xml",), most=100)
+    return [path for path in files if _is_cvat(path)]
+
+
+def _is_cvat(path: Path) -> bool:
+    text = _beginning(path)
+    return path.suffix.lower() == ".xml" and "<annotations" in text and "<image " in text
+
+
+# Supervisely
+
+
+def index_supervisely(root: Path) -> Dataset:
+    """Every `ann/a.jpg.json` with its `img/a.jpg`; objects lie over one another as in the file.
+
+    Raises:
+        DatasetError: the project's meta.json cannot be read.
+    """
+    found = _Found(root)
+    meta = (root if _is_project(root) else root.parent) / "meta.json"
+    classes = _read_json(meta).get("classes") or []
+    for path in sorted(file for folder in _ann_folders(root) for file in folder.glob("*.json")):
+        try:
+            value = _read_json(path)
+            objects = [
+                _supervisely_object(n, each, value["size"])
+                for n, each in enumerate(value["objects"], 1)
+            ]
+            size = int(value["size"]["height"]), int(value["size"]["width"])
+        except DatasetError as error:
+            found.problems.append(Problem(path, error.found))
+            continue
+        except (KeyError, TypeError) as error:
+            found.problems.append(Problem(path, f"it is not of Supervisely: {error!r}"))
+            continue
+        tags = [str(tag.get("name", "")).casefold() for tag in value.get("tags") or []]
+        split = next((SPLITS[tag] for tag in tags if tag in SPLITS), "")
+        images = path.parent.parent / "img"
+        same = images_in(images).get(path.stem)
+        names = [path.stem, *([same.name] if same else [])]
+        found.add(
+            path, _find_image([images], *names), objects, size=size, split=split, name=names[0]
+        )
+    return found.dataset("supervisely", [str(one["title"]) for one in classes], layered=True)
+
+
+def _supervisely_object(number: int, one: Any, size: Any) -> tuple[int, str, Any]:
+    outline: Any = None
+    if one.get("geometryType") == "bitmap":
+        left, top = one["bitmap"]["origin"]
+        outline = Pixels(left, top, partial(_png, one["bitmap"]["data"], packed=True))
+    elif one.get("geometryType") == "polygon" and (flat := _flat(one["points"]["exterior"])):
+        holes = [hole for hole in map(_flat, one["points"].get("interior") or []) if hole]
+        outline = [flat]
+        if holes:
+            shape = int(size["height"]), int(size["width"])
+            outline = Pixels(0, 0, partial(_with_holes, flat, holes, *shape))
+    return number, str(one.get("classTitle")), outline
+
+
+def _with_holes(
+    outer: list[float], holes: list[list[float]], height: int, width: int
+) -> NDArray[np.bool_]:
+    """(H, W) bool: a polygon without its holes."""
+    whole, cut = (decoded(run_lengths(part, height, width)).T for part in ([outer], holes))
+    return np.logical_and(whole, ~cut)
+
+
+def _ann_folders(root: Path) -> list[Path]:
+    found = [*root.glob("ann"), *root.glob("*/ann"), *root.glob("*/*/ann"), *root.glob("*/*/*/ann")]
+    return sorted(path for path in found if (path.parent / "img").is_dir())
+
+
+def _is_project(path: Path) -> bool:
+    return '"classes"' in _beginning(path / "meta.json")
+
+
+def _is_supervisely(path: Path) -> bool:
+    return (_is_project(path) or _is_project(path.parent)) and bool(_ann_folders(path))
+
+
+# YOLO
+
+
+def index_yolo(root: Path) -> Dataset:
+    """Every image whose folder has labels; smaller objects lie over larger ones.
+
+    An image without a file of labels has no objects, if others in its folder have labels.
+
+    Raises:
+        DatasetError: there are no class names, or only boxes.
+    """
+    base = root if root.is_dir() else root.parent
+    found = _Found(base)
+    settings = _yolo_settings(root)
+    names = _yolo_names(base, settings)
+    without: dict[str, int] = defaultdict(int)
+    counts = [0, 0]
+    for image in images_under(base):
+        labels = _label_file(base, image)
+        if labels is None:
+            continue
+        folder = image.relative_to(base).parent.as_posix()
+        if not labels.is_file() and not any(labels.parent.glob("*.txt")):
+            without[folder] += 1
+            continue
+        wrong, objects = [], []
+        for number, line in enumerate(read_lines(labels) if labels.is_file() else (), 1):
+            words = line.split()
+            name = _class_name(words[0], names)
+            counts[len(words) == 5] += 1
+            if name is None:
+                wrong.append(number)
+            else:
+                objects.append((f"line {number}", name, _yolo_outline(words[1:])))
+        split = _yolo_split(image, base, settings)
+        if wrong:
+            message = f"its class is not one of {len(names)}, in line {listed(wrong)}"
+            found.problems.append(Problem(labels, message, split))
+        found.add(labels, image, objects, split=split)
+    if counts[1] and not counts[0]:
+        raise DatasetError(
+            f"cannot use the labels in {base}",
+            found="they are YOLO boxes for detection, without outlines",
+            do="Export the dataset for segmentation (YOLO polygons, COCO or masks).",
+        )
+    if without:
+        rest = listed([f"{count} in {folder}/" for folder, count in without.items()])
+        found.notes.append(f"images without labels are left out: {rest}")
+    return found.dataset("yolo", names, shares=True)
+
+
+def _label_file(base: Path, image: Path) -> Path | None:
+    """labels/a.txt for images/a.jpg; None if there is no such folder."""
+    parts = image.relative_to(base).parts
+    for at in reversed(range(len(parts) - 1)):
+        if parts[at].casefold() == "images":
+            other = base.joinpath(*parts[:at], "labels", *parts[at + 1 :]).with_suffix(".txt")
+            return other if other.parent.is_dir() else None
+    return None
+
+
+def _yolo_outline(words: Sequence[str]) -> list[list[float]] | None:
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        return None
+    return [values] if len(values) >= 6 and len(values) % 2 == 0 else None
+
+
+def _class_name(word: str, names: Sequence[str]) -> str | None:
+    return names[int(word)] if word.isdecimal() and int(word) < len(names) else None
+
+
+def _yolo_names(base: Path, settings: dict[str, list[str]]) -> list[str]:
+    if names := settings.get("names"):
+        return names
+    for path in (base / "classes.txt", base / "labels" / "classes.txt", base / "obj.names"):
+        if path.is_file():
+            return list(read_names(path).names)
+    raise DatasetError(
+        f"no class names for the YOLO labels in {base}",
+        do="Put a data.yaml with names, or a classes.txt, beside the folders.",
+    )
+
+
+def _yolo_split(image: Path, base: Path, settings: dict[str, list[str]]) -> str:
+    """The split whose folder in data.yaml holds the image; "" leaves it to folders' names."""
+    folder = f"/{image.relative_to(base).parent.as_posix()}/"
+    for split in ("train", "val", "test"):
+        for value in settings.get(split) or []:
+            part = re.sub(r"^(?:\.{1,2}/)+", "", value.replace("\\", "/")).strip("/")
+            if part and part != "images" and f"/{part}/" in folder:
+                return split
+    return ""
+
+
+def _yolo_settings(root: Path) -> dict[str, list[str]]:
+    """The values of data.yaml by their keys, as far as rtseg needs them; see `_yaml_values`."""
+    files = (
+        [root] if root.is_file() else [*sorted(root.glob("*.yaml")), *sorted(root.glob("*.yml"))]
+    )
+    for path in files:
+        found: dict[str, str] = {}
+        key = ""
+        for line in read_text(path).splitlines():
+            line = re.sub(r"(^|\s)#.*", "", line).rstrip()
+            if re.match(r"[\w-]+\s*:", line):
+                key, _, rest = line.partition(":")
+                found[key.strip()] = rest
+            elif key and line:
+                found[key.strip()] += "\n" + line
+        if "names" in found or root.is_file():
+            return {key: _yaml_values(text) for key, text in found.items()}
+    return {}
+
+
+def _yaml_values(text: str) -> list[str]:
+    """A plain value, a list or a mapping of numbers, in either of YAML's ways of writing them."""
+    text = text.strip()
+    if text[:1] in ("[", "{"):
+        rows = re.findall(r"""(?:[^,'"]|'[^']*'|"[^"]*")+""", text[1:].rstrip("]}"))
+    else:
+        rows = [re.sub(r"^-\s+", "", row.strip()) for row in text.splitlines()]
+    rows = [row.strip() for row in rows if row.strip()]
+    pairs = [re.fullmatch(r"""['"]?(\d+)['"]?\s*:\s*(.+)""", row) for row in rows]
+    if rows and all(pairs):
+        rows = [match[2] for match in sorted(filter(None, pairs), key=lambda match: int(match[1]))]
+    return [row.strip().strip("'\"") for row in rows]
+
+
+def _is_yolo(path: Path) -> bool:
+    """Whether labels/ beside images/ hold text files of numbers."""
+    base = path if path.is_dir() else path.parent
+    if path.is_file() and path.suffix.lower() not in (".yaml", ".yml"):
+        return False
+    files = [
+        file for file in _some(base, (".txt",), most=20) if "labels" in file.relative_to(base).parts
+    ]
+    return any(re.match(_YOLO_LINE, _beginning(file)) for file in files)
+
+
+_YOLO_LINE = r"\s*\d+(?:\s+-?\d*\.?\d+){4}"
+
+
+# Recognition
+
+
+def _beginning(path: Path) -> str:
+    """The beginning of a text file; "" if it cannot be read."""
+    try:
+        return first_characters(path)
+    except OSError:
+        return ""
+
+
+def _some(root: Path, suffixes: Sequence[str], most: int = 3) -> list[Path]:
+    """The first files with these suffixes in the folder, and in each of three levels below."""
+    found: list[Path] = []
+    level = [root]
+    for _ in range(4):
+        below: list[Path] = []
+        for folder in level:
+            try:
+                entries = list(os.scandir(folder))
+            except OSError:
+                continue  # the layout that needs it reports it
+            below += sorted(Path(entry.path) for entry in entries if entry.is_dir())
+            for suffix in suffixes:
+                names = sorted(e.name for e in entries if e.name.lower().endswith(suffix))
+                found += [folder / name for name in names[:most] if (folder / name).is_file()]
+        level = below
+    return found
+
+
+def _any_json(path: Path, is_one: Callable[[Path], bool]) -> bool:
+    if path.is_file():
+        return path.suffix.lower() == ".json" and is_one(path)
+    return any(map(is_one, _some(path, (".json",))))
+
+
+class Refused(NamedTuple):
+    """An export that is recognised and not read.
+
+    Attributes:
+        name: of the tool and format.
+        suffixes: of its files.
+        text: a regular expression that the beginning of a file matches; "" for any content.
+        do: what to export instead.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    text: str
+    do: str
+
+
+_AS_COCO = "Export it as COCO."
+_NOT_BOXES = "It has boxes only: export outlines, as COCO with polygons or as masks."
+
+REFUSED = (
+    Refused(
+        "Label Studio export",
+        (".json",),
+        r'"(?:polygonlabels|brushlabels|rectanglelabels|keypointlabels|completed_by)"',
+        "Export it as COCO (polygons), or as PNG masks (brush).",
+    ),
+    Refused("VGG Image Annotator project", (".json",), r'"shape_attributes"|"_via_', _AS_COCO),
+    Refused(
+        "Labelbox export", (".json", ".ndjson", ".jsonl"), r'"data_row"|"Labeled Data"', _AS_COCO
+    ),
+    Refused("Datumaro export", (".json",), r'"dm_format_version"', _AS_COCO),
+    Refused("FiftyOne dataset", (".json",), r'"filepath"\s*:[\s\S]*"_cls"|"_cls"', _AS_COCO),
+    Refused("V7 Darwin export", (".json",), r"darwin-json-schema|darwin_json", _AS_COCO),
+    Refused("SuperAnnotate export", (".json",), r'"instances"[\s\S]*"className"', _AS_COCO),
+    Refused(
+        "COCO panoptic file", (".json",), r'"segments_info"', "Use the instances_*.json beside it."
+    ),
+    Refused("CreateML export", (".json",), r'"coordinates"\s*:\s*\{', _NOT_BOXES),
+    Refused(
+        "CVAT video export",
+        (".xml",),
+        r"<annotations[\s\S]*<track ",
+        'Export it as COCO or "Segmentation mask".',
+    ),
+    Refused("CVAT backup", (".json",), r'"data_chunk_size"|"start_frame"', _AS_COCO),
+    Refused("Pascal VOC detection set", (".xml",), r"<annotation[\s\S]*<bndbox", _NOT_BOXES),
+    Refused(
+        "set of YOLO labels without images/ and labels/",
+        (".txt",),
+        rf"\A{_YOLO_LINE}",
+        "Export it as YOLO for segmentation, or as COCO.",
+    ),
+    Refused("TFRecord file", (".tfrecord", ".tfrecords"), "", _AS_COCO),
+    Refused("Parquet or Arrow table", (".parquet", ".arrow"), "", "Save its images and masks."),
+    Refused("archive", (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"), "", "Unpack it."),
+)
+"""Exports that are refused by name."""
+
+
+def refused(root: Path) -> DatasetError | None:
+    """An error that names the export that a folder or file is, or None."""
+    suffixes = {suffix for row in REFUSED for suffix in row.suffixes}
+    for path in [root] if root.is_file() else _some(root, tuple(suffixes)):
+        text = _beginning(path)
+        for row in REFUSED:
+            if not row.text and root.is_dir() and any(images_under(root)):
+                continue
+            if path.suffix.lower() in row.suffixes and re.search(row.text, text):
+                article = "an" if row.name[0] in "aeiou" else "a"
+                return DatasetError(
+                    f"cannot use {root}",
+                    found=f"this is {article} {row.name} ({path.name})",
+                    do=row.do,
+                )
+    return None
+
+
+def _matches_labelme(path: Path) -> bool:
+    return _any_json(path, _is_labelme)
+
+
+def _matches_cvat(path: Path) -> bool:
+    return bool(_xml_files(path))
+
+
+LABELME = Layout("a JSON file of labelme beside each image", _matches_labelme, index_labelme)
+CVAT = Layout('annotations.xml ("CVAT for images") and its images', _matches_cvat, index_cvat)
+SUPERVISELY = Layout(
+    "meta.json, and folders with img/a.jpg and ann/a.jpg.json", _is_supervisely, index_supervisely
+)
+YOLO = Layout(
+    "images/a.jpg, labels/a.txt with polygons, and data.yaml with names", _is_yolo, index_yolo
+)
