@@ -5,6 +5,8 @@ matplotlib is imported when the first figure is made.
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
+
+
+def import_matplotlib() -> None:
+    """Import matplotlib, whatever backend `MPLBACKEND` names.
+
+    A notebook sets it for the processes it starts, too, in which its backend may not exist: then
+    matplotlib cannot be imported.
+    """
+    if "matplotlib" in sys.modules:
+        return
+    named = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib  # noqa: F401
+    finally:
+        if named is not None:
+            os.environ["MPLBACKEND"] = named
 
 
 def check_suffix(path: Path) -> None:
@@ -32,6 +50,7 @@ def new_figure(width: float, height: float, *, constrained: bool = False) -> Fig
     Args:
         constrained: let matplotlib arrange the axes.
     """
+    import_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -64,6 +83,7 @@ def show_image(axes: Any, image: Image) -> None:
 
     Small images keep hard pixels.
     """
+    import_matplotlib()
     from matplotlib.image import AxesImage
 
     height, width = image.shape[:2]
@@ -77,6 +97,7 @@ def show_image(axes: Any, image: Image) -> None:
 
 def plain_text(text: str) -> str:
     """`text` without mathematics, and letters that the font lacks spelled as `u4eba`."""
+    import_matplotlib()
     from matplotlib import font_manager
 
     font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))

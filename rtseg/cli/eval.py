@@ -29,7 +29,15 @@ from rtseg.evaluate.networks import InputPolicy, Network, describe_inputs
 from rtseg.evaluate.options import EvalOptions
 from rtseg.evaluate.report import class_rows, report, write_confusion
 from rtseg.evaluate.scoring import ClipScore, Score, class_map, score, score_clip
-from rtseg.evaluate.sets import LabelledSet, NetworkSpec, SetSpec, Suite, open_set, read_suite
+from rtseg.evaluate.sets import (
+    LabelledSet,
+    NetworkSpec,
+    SetSpec,
+    Suite,
+    check_classes,
+    open_set,
+    read_suite,
+)
 from rtseg.figures import check_suffix
 from rtseg.files import check_new, check_parent
 from rtseg.nets import default_model, find_model
@@ -209,11 +217,13 @@ def _name(spec: NetworkSpec, among: Sequence[NetworkSpec]) -> str:
 def _check_classes(
     sets: Sequence[LabelledSet], networks: Sequence[Network], options: EvalOptions
 ) -> None:
-    """Raise before anything runs if a set and a model have no class in common."""
+    """Raise before anything runs if a set and a model share no class, or a set shows only one."""
     known: set[str] = set()
     for network in networks:
         for chosen in sets:
-            labels = class_map(network, chosen).labels
+            classes = class_map(network, chosen)
+            labels = classes.labels
+            check_classes(chosen, classes)
             known |= set(labels.names)
             for name in chosen.spec.min_share:
                 labels.index(name)

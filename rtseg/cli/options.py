@@ -201,7 +201,7 @@ class TrainRun:
 
 
 TRAIN = (
-    Row("Labelled images", TrainOptions, "dataset format classes"),
+    Row("Labelled images", TrainOptions, "dataset format split classes"),
     Row("Model", TrainOptions, "model weights size"),
     Row("Training", TrainOptions),
     Row("Augmentation", TrainOptions, "rotation brightness contrast flip noise scale"),

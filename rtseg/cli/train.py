@@ -92,8 +92,8 @@ class TrainProgress(Callback):
         self._download = DownloadProgress(stop, quiet=quiet)
 
     def note(self, heading: str, text: str) -> None:
-        """Print a line."""
-        if not self._quiet:
+        """Print a line; with --quiet, warnings only."""
+        if heading == "warning" or not self._quiet:
             self._progress.clear()
             say(heading, text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from rtseg.datasets.contract import Dataset, Layout, Problem, Sample
 from rtseg.datasets.folders import SPLITS, read_lines, subfolders
 from rtseg.errors import DatasetError, UsageError
 from rtseg.options import imported
-from rtseg.text import listed
+from rtseg.text import listed, read_text
 
 __all__ = [
     "DATASETS",
@@ -72,12 +73,17 @@ def layout_of(path: str | Path) -> str | None:
 
 
 def named_samples(dataset: Dataset, path: Path) -> tuple[Sample, ...]:
-    """The samples that a text file lists by name, one per line, in the dataset's order.
+    """The samples that a file lists, in the dataset's order.
+
+    Args:
+        path: text with one name per line; or the split.json of a training run, whose splits the
+            samples then have.
 
     Raises:
         DatasetError: the file cannot be read or is empty, or a name is unknown.
     """
-    wanted = read_lines(path)
+    splits = _read_splits(path) if path.suffix.lower() == ".json" else {}
+    wanted = list(splits) or read_lines(path)
     unknown = sorted(set(wanted) - {sample.name for sample in dataset.samples})
     if unknown or not wanted:
         example = dataset.samples[0].name
@@ -87,7 +93,24 @@ def named_samples(dataset: Dataset, path: Path) -> tuple[Sample, ...]:
             do=f"Write names like {example}, one per line.",
         )
     kept = set(wanted)
-    return tuple(sample for sample in dataset.samples if sample.name in kept)
+    return tuple(
+        replace(sample, split=splits.get(sample.name, sample.split))
+        for sample in dataset.samples
+        if sample.name in kept
+    )
+
+
+def _read_splits(path: Path) -> dict[str, str]:
+    """Sample name -> split, from the split.json of a training run; raises DatasetError."""
+    try:
+        named = json.loads(read_text(path))
+        return {name: split for split in ("train", "val", "test") for name in named[split]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"cannot read {path}",
+            found=f"it is not the split.json of a run: {error}",
+            do="Give that, or a text file with one name per line.",
+        ) from error
 
 
 def _layout(name: str) -> Layout:

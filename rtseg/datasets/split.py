@@ -1,21 +1,39 @@
-"""Training, validation and test splits: the dataset's own, or random ones by seed."""
+"""Training, validation and test splits: the dataset's own, or new ones by seed; and their leaks."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
 from rtseg.datasets.contract import Dataset, Sample
 from rtseg.errors import DatasetError
-from rtseg.text import counted
+from rtseg.frame import Image
+from rtseg.text import counted, listed
 
 Shares = tuple[float, float, float]
 """Shares of train, val and test; together 1."""
 
 SHARES: Shares = (0.8, 0.1, 0.1)
+
+Classes = Mapping[str, Collection[int]]
+"""Sample name -> the classes in its mask."""
+
+_ROBOFLOW_COPY = re.compile(r"_(?:jpe?g|png|bmp|webp|tiff?)\.rf\.[0-9A-Za-z]{6,}$", re.IGNORECASE)
+"""What Roboflow appends to the name of each augmented copy of an image."""
+
+_LOOK = (8, 8)
+"""(rows, columns) of cells whose brightness is compared."""
+
+_LOOK_LEVELS = 2
+"""Images look the same if no cell differs by more levels, of 255; compression changes one."""
 
 
 def split_dataset(
@@ -49,10 +67,74 @@ def split_dataset(
     return {**random, "test": own["test"]}
 
 
+def new_split(
+    dataset: Dataset, classes: Classes, *, seed: int, shares: Shares
+) -> dict[str, tuple[Sample, ...]]:
+    """As `split_dataset`, whatever splits the dataset has, and with the classes spread evenly.
+
+    Every class is in about the same share of the images of each split. The rarest class is dealt
+    first, each group to the split that lacks most of it: Sechidis, Tsoumakas and Vlahavas, "On the
+    Stratification of Multi-Label Data", ECML PKDD 2011.
+
+    Raises:
+        DatasetError: there are too few images (or groups of copies) to hold some back.
+    """
+    samples = dataset.samples
+    groups = _groups(samples)
+    sizes = Counter(groups[sample.name] for sample in samples)
+    if len(sizes) < 2:
+        raise _cannot_split(dataset, samples)
+    holds: dict[str, Counter[int]] = {group: Counter() for group in sizes}
+    for sample in samples:
+        holds[groups[sample.name]].update(set(classes.get(sample.name, ())))
+    place = _deal(_shuffled(sizes, seed), sizes, holds, shares)
+    return {
+        split: tuple(sample for sample in samples if place[groups[sample.name]] == split)
+        for split in ("train", "val", "test")
+    }
+
+
+def _deal(
+    order: list[str],
+    sizes: Mapping[str, int],
+    holds: Mapping[str, Counter[int]],
+    shares: Shares,
+) -> dict[str, str]:
+    """The split of each group; none with a share is left empty if there are enough groups."""
+    splits = dict(zip(("train", "val", "test"), shares, strict=True))
+    whole = sum((holds[group] for group in order), Counter[int]())
+    lacks = {
+        split: {each: share * whole[each] for each in whole} for split, share in splits.items()
+    }
+    room = {split: share * sum(sizes.values()) for split, share in splits.items()}
+    left, place = sorted(order, key=lambda group: -sizes[group]), dict[str, str]()
+    while left:
+        counts = sum((holds[group] for group in left), Counter[int]())
+        rarest = min(counts, key=lambda each: (counts[each], each), default=None)
+        for group in [g for g in left if rarest is None or holds[g][rarest]]:
+            needs = {s: (lacks[s].get(rarest, 0.0) if rarest is not None else 0.0) for s in splits}
+            split = max(splits, key=lambda s: (round(needs[s], 6), round(room[s], 6), splits[s]))
+            place[group] = split
+            room[split] -= sizes[group]
+            for each, count in holds[group].items():
+                lacks[split][each] -= count
+            left.remove(group)
+    for split in ("val", "test"):
+        trained = [group for group in order if place[group] == "train"]
+        if splits[split] > 0 and split not in place.values() and len(trained) > 1:
+            place[min(trained, key=lambda group: sizes[group])] = split
+    return place
+
+
+def describe_shares(shares: Shares) -> str:
+    """ "80/10/10"."""
+    return "/".join(f"{100 * share:g}" for share in shares)
+
+
 def describe_split(dataset: Dataset, *, seed: int, shares: Shares = SHARES) -> str:
     """One line on where the splits of `split_dataset` come from."""
     if not dataset.splits:
-        percent = "/".join(f"{100 * share:.0f}" for share in shares)
+        percent = describe_shares(shares)
         return f"the dataset has no splits: {percent} train, val and test at random (seed {seed})"
     text = "the dataset's own splits"
     if "val" not in dataset.splits:
@@ -75,12 +157,7 @@ def _random_split(
     sizes = Counter(groups[sample.name] for sample in samples)
     order = _shuffled(sizes, seed)
     if len(order) < 2:
-        raise DatasetError(
-            f"cannot split {dataset.root}",
-            found=f"it has {counted(len(samples), 'image')}"
-            + (_why_together(samples) if samples[1:] else ""),
-            do="Use a dataset with images to train on and others to validate with.",
-        )
+        raise _cannot_split(dataset, samples)
     val = _first_groups(order, sizes, shares[1] * len(samples), keep=1)
     test = _first_groups(order[len(val) :], sizes, shares[2] * len(samples), keep=1)
     place = {**dict.fromkeys(val, "val"), **dict.fromkeys(test, "test")}
@@ -90,6 +167,15 @@ def _random_split(
         )
         for split in ("train", "val", "test")
     }
+
+
+def _cannot_split(dataset: Dataset, samples: Sequence[Sample]) -> DatasetError:
+    return DatasetError(
+        f"cannot split {dataset.root}",
+        found=f"it has {counted(len(samples), 'image')}"
+        + (_why_together(samples) if samples[1:] else ""),
+        do="Use a dataset with images to train on and others to validate with.",
+    )
 
 
 def _why_together(samples: Sequence[Sample]) -> str:
@@ -117,13 +203,27 @@ def _groups(samples: Iterable[Sample]) -> dict[str, str]:
 
 def _group(sample: Sample) -> str:
     # these strings are hashed: changing them would change every random split
-    return f"sequence {sample.sequence}" if sample.sequence else f"picture {sample.name}"
+    if sample.sequence:
+        return f"sequence {sample.sequence}"
+    return f"picture {original_of(sample) or sample.name}"
+
+
+def original_of(sample: Sample) -> str:
+    """The name of the image that this is one of Roboflow's copies of; "" if it is none."""
+    name = stem = sample.image_path.stem
+    while match := _ROBOFLOW_COPY.search(name):  # copies that were uploaded and copied again
+        name = name[: match.start()]
+    return name if name != stem else ""
 
 
 def _same_files(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
     """Samples whose image files are identical; only files of equal size are read."""
     for same_size in _grouped(samples, lambda path: path.stat().st_size):
-        yield from _grouped(same_size, lambda path: hashlib.sha256(path.read_bytes()).digest())
+        yield from _grouped(same_size, _digest)
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def _grouped(
@@ -153,3 +253,88 @@ def _first_groups(
         taken.append(group)
         held += sizes[group]
     return taken
+
+
+# Leaks
+
+
+def leaks(
+    parts: Mapping[str, Sequence[Sample]], measured: Sequence[str] = ("val", "test")
+) -> tuple[str, ...]:
+    """Warnings about images of the measured splits that have a copy in another one.
+
+    Copies are identical files, and Roboflow's copies of one original. Only files that have the size
+    of a measured one are read.
+    """
+    split_of = {sample.name: split for split, part in parts.items() for sample in part}
+    samples = [each for part in parts.values() for each in part]
+    originals: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        if original := original_of(sample):
+            originals[original].append(sample)
+    same = [
+        group
+        for same_size in _grouped(samples, lambda path: path.stat().st_size)
+        if any(split_of[sample.name] in measured for sample in same_size)
+        for same_start in _grouped(same_size, _start)
+        for group in _grouped(same_start, _digest)
+    ]
+    return _warnings([*same, *originals.values()], split_of, "copies of images", measured)
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4096)
+
+
+def alike(
+    parts: Mapping[str, Sequence[Sample]], looks: Mapping[str, NDArray[np.uint8]]
+) -> tuple[str, ...]:
+    """Warnings about images of different splits that look the same.
+
+    Args:
+        looks: of every sample by its name, as `look` returns it.
+    """
+    split_of = {sample.name: split for split, part in parts.items() for sample in part}
+    samples = [each for part in parts.values() for each in part if each.name in looks]
+    samples.sort(key=lambda sample: int(looks[sample.name].sum()))
+    if not samples:
+        return ()
+    cells = np.stack([looks[sample.name] for sample in samples]).astype(np.int16)
+    sums = cells.sum(axis=1, dtype=np.int64)
+    ends = np.searchsorted(sums, sums + _LOOK_LEVELS * cells.shape[1], side="right")
+    place = np.array([list(parts).index(split_of[sample.name]) for sample in samples])
+    pairs = []
+    for index, sample in enumerate(samples):
+        near = slice(index + 1, ends[index])
+        same = np.abs(cells[near] - cells[index]).max(axis=1, initial=0) <= _LOOK_LEVELS
+        for at in np.flatnonzero(same & (place[near] != place[index]))[:4]:
+            pairs.append([sample, samples[index + 1 + int(at)]])
+    return _warnings(pairs, split_of, "images that look the same")
+
+
+def look(image: Image) -> NDArray[np.uint8]:
+    """(64,) uint8: the brightness of an image in a coarse grid, for `alike`."""
+    small = cv2.resize(image, _LOOK[::-1], interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).ravel(), np.uint8)
+
+
+def _warnings(
+    groups: Iterable[Sequence[Sample]],
+    split_of: Mapping[str, str],
+    what: str,
+    measured: Sequence[str] = ("val", "test"),
+) -> tuple[str, ...]:
+    """One line per pair of splits that share images."""
+    found: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for group in groups:
+        for split, other in (("val", "train"), ("test", "train"), ("test", "val")):
+            theirs = [sample for sample in group if split_of[sample.name] == other]
+            for sample in group if theirs and split in measured else ():
+                if split_of[sample.name] == split:
+                    found[split, other][sample.name] = theirs[0].name
+    return tuple(
+        f"{split} and {other} share {what}, which flatters the figures ({len(names)}): "
+        + listed([f"{name} ({copy})" for name, copy in names.items()], 3)
+        for (split, other), names in found.items()
+    )

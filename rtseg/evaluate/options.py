@@ -25,7 +25,8 @@ class EvalOptions:
         split: Split of --data, or all; default val, else test, else everything.
         classes: Map classes of --data to the model's, such as person=*; repeatable.
         min_share: Only images of --data in which a class has at least this share: person=0.05.
-        names: Only images of --data that are listed in this file, one per line.
+        names: Only images of --data that are listed in this file, one per line; or a run's
+            split.json, for its splits.
         max_pictures: Use at most this many images of each set, evenly spaced.
         model: Names of `rtseg models`, or files; several may follow.
         imgsz: Input size: auto (as in rtseg run, in the usual shape nearest to the image's), exact

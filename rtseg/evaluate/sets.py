@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from rtseg.datasets import Dataset, Problem, Sample, named_samples, open_dataset
-from rtseg.datasets.checks import check_masks
+from rtseg.datasets.checks import check_masks, degenerate
 from rtseg.datasets.classes import ClassMap
 from rtseg.datasets.folders import SPLITS
+from rtseg.datasets.split import leaks
 from rtseg.errors import DatasetError, UsageError
 from rtseg.images import IMAGE_SUFFIXES
 from rtseg.text import counted, listed
@@ -32,7 +33,8 @@ class SetSpec:
         split: "" takes val, else test, else everything; "all" takes everything.
         classes: entries of `ClassMap.between`.
         min_share: class -> share of the image, 0 to 1, that it must cover in the truth.
-        names: a text file with the names of the images to take, one per line.
+        names: a text file with the names of the images to take, one per line; or the split.json of
+            a training run, for its splits.
         max_pictures: take this many, spread evenly over the set; 0 takes all.
     """
 
@@ -53,6 +55,7 @@ class LabelledSet:
     Attributes:
         split: the split used; "" if the dataset has none, or all are used.
         samples: those of the split, and of `names` if given; `pick` takes fewer.
+        present: the values in their masks.
     """
 
     name: str
@@ -60,6 +63,7 @@ class LabelledSet:
     dataset: Dataset
     split: str
     samples: tuple[Sample, ...]
+    present: frozenset[int]
 
     def describe(self) -> str:
         """The set in one line."""
@@ -86,13 +90,15 @@ def open_set(spec: SetSpec) -> LabelledSet:
     samples = tuple(sample for sample in named if split in ("", sample.split))
     stems = {sample.image_path.stem for sample in samples} if spec.names else None
     known = [problem for problem in dataset.problems if _concerns(problem, split, stems)]
-    problems = [*known, *check_masks(samples)]
+    present: set[int] = set()
+    problems = [*known, *check_masks(samples, present)]
     if problems:
         raise DatasetError(_summary(spec.path, [str(problem) for problem in problems]))
     if not samples:
         raise DatasetError(f"{spec.path} has no images to measure")
     name = spec.name or spec.path.resolve().name
-    return LabelledSet(name, spec, _with_note(dataset), split, samples)
+    dataset = _with_notes(dataset, _leaks(named, split))
+    return LabelledSet(name, spec, dataset, split, samples, frozenset(present))
 
 
 def _concerns(problem: Problem, split: str, stems: set[str] | None) -> bool:
@@ -107,14 +113,33 @@ def _concerns(problem: Problem, split: str, stems: set[str] | None) -> bool:
     return stems is None or not of_one_image or problem.path.stem in stems
 
 
-def _with_note(dataset: Dataset) -> Dataset:
-    """The dataset with a note on its problems, none of which concerns the chosen images."""
-    if not dataset.problems:
-        return dataset
-    others = listed([str(problem) for problem in dataset.problems], 1)
-    return replace(
-        dataset, notes=(*dataset.notes, f"problems in images that are not measured: {others}")
-    )
+def _with_notes(dataset: Dataset, notes: Sequence[str]) -> Dataset:
+    """The dataset with these notes, and one on its problems, none of which concerns the images."""
+    if dataset.problems:
+        others = listed([str(problem) for problem in dataset.problems], 1)
+        notes = (f"problems in images that are not measured: {others}", *notes)
+    return replace(dataset, notes=(*dataset.notes, *notes))
+
+
+def _leaks(samples: Sequence[Sample], split: str) -> tuple[str, ...]:
+    """Warnings about measured images that are copies of others."""
+    parts: dict[str, list[Sample]] = {}
+    for sample in samples:
+        parts.setdefault(sample.split, []).append(sample)
+    return leaks(parts, (split,)) if split and len(parts) > 1 else ()
+
+
+def check_classes(chosen: LabelledSet, classes: ClassMap) -> None:
+    """Raise DatasetError if the truth has less than two of the scored classes.
+
+    Every figure would be perfect, or empty, whatever the model predicts.
+    """
+    if why := degenerate(chosen.present, classes):
+        raise DatasetError(
+            f"cannot measure on {chosen.name}",
+            found=f"in {counted(len(chosen.samples), 'image')}, {why}",
+            do="Measure on images that show at least two classes, or choose other --classes.",
+        )
 
 
 def pick(

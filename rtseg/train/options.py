@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -20,6 +21,8 @@ class TrainOptions:
     Attributes:
         dataset: Folder or file of labelled images.
         format: Layout of --data: auto, coco, cityscapes, voc, ...
+        split: Split anew, such as 80/10/10 (train/val/test), with equal shares of each class;
+            default is the dataset's own splits, or 80/10/10 at random.
         classes: Merge or ignore classes, such as person=man,woman or ignore=sky; repeatable.
         model: One of torchvision's six architectures, or a checkpoint.
         weights: Initial weights: pretrained (the default, or a checkpoint's own), backbone
@@ -57,6 +60,7 @@ class TrainOptions:
 
     dataset: str = ""
     format: str = "auto"
+    split: str = ""
     classes: tuple[str, ...] = ()
     model: str = "deeplabv3_resnet50"
     weights: str | None = None
@@ -107,6 +111,27 @@ class TrainOptions:
         if not 0.05 <= least <= most <= 20:
             found = "it is the least and the most, 0.05 to 20"
             raise UsageError(f"--scale {least:g},{most:g}", found=found)
+
+        if self.split:
+            _ = self.shares
+
+    @property
+    def shares(self) -> tuple[float, float, float] | None:
+        """Shares of train, val and test in `split`, which sum to 1; None to keep the splits."""
+        if not self.split:
+            return None
+        try:
+            parts = [float(part) for part in self.split.split("/")]
+        except ValueError:
+            parts = []
+        whole = sum(parts)
+        if len(parts) not in (2, 3) or not all(0 <= part < math.inf for part in parts):
+            whole = math.nan
+        if not (math.isclose(whole, 100) or math.isclose(whole, 1)) or 0 in parts[:2]:
+            found = "it is percent of train, val and, if any, test, which sum to 100"
+            raise UsageError(f"--split {self.split}", found=found, do="Write 80/10/10")
+        train, val, test = (*(part / whole for part in parts), 0.0)[:3]
+        return train, val, test
 
     @property
     def learning_rate(self) -> float:

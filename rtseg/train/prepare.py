@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rtseg.datasets import Dataset, Sample, open_dataset
-from rtseg.datasets.checks import check
+from rtseg.datasets.checks import check, degenerate, values_of
 from rtseg.datasets.classes import ClassMap
-from rtseg.datasets.split import describe_split, split_dataset
+from rtseg.datasets.split import (
+    alike,
+    describe_shares,
+    describe_split,
+    leaks,
+    look,
+    new_split,
+    split_dataset,
+)
 from rtseg.errors import DatasetError, DownloadError, ModelError, UsageError
-from rtseg.frame import Mask
+from rtseg.frame import Image, Mask
 from rtseg.labels import VOID, LabelSet
 from rtseg.nets import find_model
 from rtseg.nets.build import backbone_weights, build
@@ -33,6 +43,8 @@ KINDS = ("pretrained", "backbone", "scratch")
 
 _PREFIXES = {"features.": "", "fc.": None, "classifier.": None}
 """Prefixes of keys in ImageNet weights -> in a backbone; None drops their own classifier."""
+
+_OWN_DATA = "trained on your images, whose terms apply as well"
 
 BATCH_NORM_MOMENTUM = 0.1
 """torch's own. With the 0.01 of torchvision's MobileNet, running statistics remember a hundred
@@ -74,7 +86,12 @@ def start(
     """
     base, state, source = _origin(model, weights, progress)
     spec = replace(
-        MODELS[base.architecture], labels=labels, input=_input(base.input), weights=None, miou=None
+        MODELS[base.architecture],
+        labels=labels,
+        input=_input(base.input),
+        weights=None,
+        miou=None,
+        licence=_licence(base, from_weights=state is not None),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -85,6 +102,12 @@ def start(
     asked = f"cannot start {base.architecture} from {source}"
     new, kept = _transplant(network, state, base.architecture, keep_head=same, asked=asked)
     return Start(network, spec, (("weights", f"{source}; {kept}"), ("head", _head(new, labels))))
+
+
+def _licence(base: ModelSpec, *, from_weights: bool) -> str:
+    """The licence of the weights that training starts from; that of the data is the user's."""
+    first = (base.weights.licence if base.weights else base.licence) if from_weights else ""
+    return first if first.endswith(_OWN_DATA) else "; ".join(filter(None, (first, _OWN_DATA)))
 
 
 def resumed(state: Mapping[str, Any], labels: LabelSet, *, aux: bool) -> Start:
@@ -133,9 +156,14 @@ def _origin(
         path = _fetch(spec.weights, "backbone", progress)
         return spec, read_checkpoint(path)[1], f"{path.name}, pretrained on {spec.dataset}"
     if weights == "backbone":
-        path = _fetch(backbone_weights(model), "pretrained", progress)
+        found = backbone_weights(model)
+        path = _fetch(found, "pretrained", progress)
         state = _as_backbone(read_checkpoint(path)[1])
-        return spec, state, f"{path.name}, the backbone pretrained on ImageNet"
+        return (
+            replace(spec, weights=found),
+            state,
+            f"{path.name}, the backbone pretrained on ImageNet",
+        )
     return _from_file(spec, Path(str(weights)).expanduser())
 
 
@@ -170,7 +198,8 @@ def _from_file(spec: ModelSpec, path: Path) -> tuple[ModelSpec, Mapping[str, Ten
         raise ModelError(
             f"weights {path} for {spec.name}", found=f"they are for {own.architecture}"
         )
-    return own or spec, state, str(path)
+    unknown = replace(spec, weights=None, licence=f"that of {path.name}")
+    return own or unknown, state, str(path)
 
 
 def _fetch(weights: WeightsSpec, other: str, progress: Progress | None) -> Path:
@@ -271,10 +300,14 @@ def prepare(
         folder.check_free(overwrite=overwrite)
     dataset = open_dataset(options.dataset, format=options.format)
     classes = ClassMap.between(dataset.labels, None, options.classes)
-    labelled = _checked(dataset, classes, callback) if main else None
-    split, origin = _split(options, dataset, folder if resume else None)
-    if labelled is not None:
-        _check_labelled(dataset, split, labelled, callback)
+    if options.shares is not None:
+        dataset = replace(dataset, samples=tuple(replace(s, split="") for s in dataset.samples))
+    contents = _checked(dataset, callback) if main else None
+    split, origin = _split(options, dataset, folder if resume else None, contents, classes)
+    if contents is not None:
+        _check_labelled(dataset, split, contents, classes, callback)
+        for warning in (*leaks(split), *alike(split, contents.looks)):
+            callback.note("warning", warning)
     started = _open_start(options, classes, state, callback)
     spec = _spec(started, options, dataset)
     _check_batch_size(options, spec.architecture)
@@ -290,17 +323,30 @@ def prepare(
     return Prepared(options, folder, dataset, classes, split, started.network, spec, state)
 
 
-def _checked(dataset: Dataset, classes: ClassMap, callback: Callback) -> set[str]:
-    """Check every sample; returns the names of those with a pixel of a trained class.
+@dataclass
+class Contents:
+    """What is in the samples, by their names.
+
+    Attributes:
+        values: the values in each mask.
+        looks: as `look` returns it.
+    """
+
+    values: dict[str, set[int]] = field(default_factory=dict)
+    looks: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+
+def _checked(dataset: Dataset, callback: Callback) -> Contents:
+    """Check every sample, and return what is in them.
 
     Raises:
         DatasetError: there are problems, which `callback` received.
     """
-    labelled: set[str] = set()
+    contents = Contents()
 
-    def on_sample(sample: Sample, mask: Mask) -> None:
-        if (classes.from_dataset[mask] != VOID).any():
-            labelled.add(sample.name)
+    def on_sample(sample: Sample, image: Image, mask: Mask) -> None:
+        contents.values[sample.name] = values_of(mask)
+        contents.looks[sample.name] = look(image)
 
     problems = check(dataset, progress=callback.on_check, on_sample=on_sample)
     for problem in problems:
@@ -308,33 +354,62 @@ def _checked(dataset: Dataset, classes: ClassMap, callback: Callback) -> set[str
     if problems:
         count = counted(len(problems), "problem")
         raise DatasetError(f"cannot train on {dataset.root}", found=f"{count}, listed above")
-    return labelled
+    return contents
 
 
-def _check_labelled(dataset: Dataset, split: Split, labelled: set[str], callback: Callback) -> None:
-    """Raise DatasetError if the train or val masks have no labelled pixel.
+def _check_labelled(
+    dataset: Dataset, split: Split, contents: Contents, classes: ClassMap, callback: Callback
+) -> None:
+    """Raise DatasetError if train or val has no labelled pixel, or train only one class.
 
-    The test split may have none, like Cityscapes', whose labels are secret: a note says so.
+    The test split may have no labelled pixel, like Cityscapes', whose labels are secret: a note
+    says so. Another says that val or test has one class only.
     """
     for name, samples in split.items():
-        if not samples or any(sample.name in labelled for sample in samples):
+        present = {value for sample in samples for value in contents.values[sample.name]}
+        why = degenerate(present, classes)
+        if not samples or not why:
             continue
-        found = f"no {name} image has a labelled pixel of a trained class"
+        labelled = bool(set(classes.from_dataset[list(present)].tolist()) - {VOID})
+        if labelled and name != "train":
+            callback.note("warning", f"{name} says little: {why}")
+            continue
+        found = f"in {name}, {why}"
+        if not labelled:
+            found = f"no {name} image has a labelled pixel of a trained class"
         if name == "test":
             callback.note("note", f"{found}: it will not be measured")
             continue
+        if not labelled:
+            found += f": all of its {len(samples)} masks are 255 or ignored"
         raise DatasetError(
             f"cannot train on {dataset.root}",
-            found=f"{found}: all of its {len(samples)} masks are 255 or ignored",
+            found=found,
             do="Label some of them, or choose other --classes.",
         )
 
 
-def _split(options: TrainOptions, dataset: Dataset, earlier: RunFolder | None) -> tuple[Split, str]:
+def _split(
+    options: TrainOptions,
+    dataset: Dataset,
+    earlier: RunFolder | None,
+    contents: Contents | None,
+    classes: ClassMap,
+) -> tuple[Split, str]:
+    """The splits, and a line on where they come from; `contents` is None in other processes."""
     if earlier is not None:
         return earlier.read_split(dataset), f"from {earlier.split}"
-    split = split_dataset(dataset, seed=options.seed)
-    return split, describe_split(dataset, seed=options.seed)
+    if options.shares is None:
+        split = split_dataset(dataset, seed=options.seed)
+        return split, describe_split(dataset, seed=options.seed)
+    values = (
+        contents.values if contents else {s.name: values_of(s.read_mask()) for s in dataset.samples}
+    )
+    held = {
+        name: {int(classes.from_dataset[v]) for v in vs} - {VOID} for name, vs in values.items()
+    }
+    split = new_split(dataset, held, seed=options.seed, shares=options.shares)
+    return split, f"{describe_shares(options.shares)} by classes (--split, seed {options.seed})"
 
 
 def _open_start(

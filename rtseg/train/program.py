@@ -309,9 +309,9 @@ def draw_curves(path: Path, rows: Sequence[Row]) -> None:
     Raises:
         SinkError: the file cannot be written.
     """
+    figure = new_figure(10, 4, constrained=True)
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(10, 4, constrained=True)
     losses, scores = figure.subplots(1, 2)
     epochs = [row.epoch for row in rows]
     losses.plot(epochs, [row.train_loss for row in rows], ".-", label="train")

@@ -18,6 +18,7 @@ from rtseg.backends.options import parse_device
 from rtseg.datasets import Sample
 from rtseg.datasets.contract import Table
 from rtseg.errors import BackendError, DeviceError, UsageError
+from rtseg.figures import import_matplotlib
 from rtseg.gpu import cuda_missing, has_cuda
 from rtseg.labels import VOID, LabelSet
 from rtseg.metrics import ConfusionMatrix
@@ -26,8 +27,10 @@ from rtseg.system import GPU_UNUSED, native_precisions, nvidia_driver
 from rtseg.train.batches import Batch, Loader, batches
 from rtseg.train.options import TrainOptions
 
-# Fabric and torchmetrics import torchvision, which may need help where its operators do not load.
+# Fabric and torchmetrics import torchvision, which may need help where its operators do not load,
+# and matplotlib.
 segmentation()
+import_matplotlib()
 
 from lightning.fabric import Fabric  # noqa: E402
 from torchmetrics import SumMetric  # noqa: E402
