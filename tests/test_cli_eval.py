@@ -306,3 +306,36 @@ def test_the_references_on_the_person_sets(data: Path) -> None:
         assert found[name, deeplab] == pytest.approx(expected, abs=0.01)
     for name, expected in {"people": 0.900, "voc": 0.620, "clothing": 0.866}.items():
         assert found[name, selfie] == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (255, "no pixel has a label of a scored class"),
+        (0, "all labelled pixels are of one class, background"),
+        (1, "all labelled pixels are of one class, disc"),
+    ],
+)
+def test_a_degenerate_set_is_refused(value: int, words: str, capsys: Capture) -> None:
+    for mask in Path("set/masks").iterdir():
+        write(mask, np.full((48, 64), value, np.uint8))
+    assert main(["eval", *SET, *NET, "--json", "out.json"]) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not Path("out.json").exists()
+
+
+def test_a_set_whose_classes_are_all_ignored_is_refused(capsys: Capture) -> None:
+    classes = [f"ignore={name}" for name in ("disc", "box")]
+    flags = [part for each in classes for part in ("--classes", each)]
+    assert main(["eval", *SET, *NET, *flags]) == 2
+
+
+def test_measured_images_with_copies_in_train_are_warned_about(capsys: Capture) -> None:
+    make_folder(Path("both"), 4, splits=("train", "val"))
+    for part in ("images/{}.jpg", "masks/{}.png"):
+        source = Path("both/train") / part.format("00_0001")
+        (Path("both/val") / part.format("copy")).write_bytes(source.read_bytes())
+    assert main(["eval", "--data", "both", *NET]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "val and train share copies of images" in said
+    assert "(1): copy (00_0001)" in said

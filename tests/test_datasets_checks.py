@@ -13,6 +13,7 @@ import pytest
 from dataset_folders import (
     MAKERS,
     NAMES,
+    draw,
     make_cityscapes,
     make_coco,
     make_folder,
@@ -24,7 +25,7 @@ from dataset_folders import (
 
 from rtseg.datasets import DATASETS, Dataset, Problem, Sample, open_dataset
 from rtseg.datasets.checks import check
-from rtseg.datasets.split import describe_split, split_dataset
+from rtseg.datasets.split import alike, describe_split, leaks, look, new_split, split_dataset
 from rtseg.errors import DatasetError
 from rtseg.labels import PERSON
 
@@ -356,6 +357,104 @@ def test_what_cannot_be_split_is_refused(tmp_path: Path) -> None:
         split_dataset(open_dataset(twice), seed=0)
     with pytest.raises(DatasetError, match="it has only val"):
         split_dataset(open_dataset(make_voc(tmp_path / "voc"), split="val"), seed=0)
+
+
+def roboflow_copies(folder: Path, count: int = 30, copies: int = 3) -> Dataset:
+    """An export of which everything is in train/: augmented copies of each image."""
+    for picture in draw(count, (16, 24)):
+        for copy in range(copies):
+            name = f"{picture.name}_jpg.rf.{copy:x}{picture.name.encode().hex()}"
+            shade = np.clip(picture.image.astype(int) + 9 * copy, 0, 255).astype(np.uint8)
+            write(folder / "train" / f"{name}.jpg", shade)
+            write(folder / "train" / f"{name}_mask.png", picture.mask)
+    rows = "".join(f"{value}, {name}\n" for value, name in enumerate(NAMES))
+    (folder / "train" / "_classes.csv").write_text("Pixel Value, Class\n" + rows)
+    return open_dataset(folder)
+
+
+def originals(samples: tuple[Sample, ...]) -> set[str]:
+    return {sample.name.partition("_jpg.rf.")[0] for sample in samples}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("anew", [True, False])
+def test_roboflows_copies_of_an_image_stay_together(tmp_path: Path, seed: int, anew: bool) -> None:
+    dataset = roboflow_copies(tmp_path)
+    assert dataset.splits == ("train",)
+    classes = {sample.name: set(np.unique(sample.read_mask())) for sample in dataset.samples}
+    if anew:
+        parts = new_split(dataset, classes, seed=seed, shares=(0.8, 0.1, 0.1))
+        assert sizes(parts) == [72, 9, 9]
+    else:
+        parts = split_dataset(dataset, seed=seed)
+        assert sizes(parts) == [81, 9, 0]
+    found = [originals(part) for part in parts.values()]
+    assert sum(map(len, found)) == len(set.union(*found)) == 30
+    assert leaks(parts) == ()
+
+
+def test_copies_of_copies_are_known_by_their_first_name(tmp_path: Path) -> None:
+    image = write(tmp_path / "a_jpg.rf.0123456789abcdef_jpg.rf.fedcba9876543210.jpg", DOT)
+    other = write(tmp_path / "a_png.rf.Zz0123456789abcdef.jpg", DOT + 1)
+    first, second = (Sample(path.stem, path, lambda: DOT[..., 0]) for path in (image, other))
+    (warning,) = leaks({"train": (first,), "val": (second,)})
+    assert "val and train share copies" in warning
+
+
+DOT = np.zeros((4, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_new_split_has_every_class_in_every_part(tmp_path: Path, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    samples = tuple(
+        Sample(f"{n:03}", tmp_path / f"{n}.png", lambda: DOT[..., 0]) for n in range(200)
+    )
+    classes = {
+        s.name: {0, *np.flatnonzero(generator.random(3) < (0.9, 0.3, 0.08)) + 1} for s in samples
+    }
+    dataset = Dataset(tmp_path, "by hand", PERSON, samples)
+    parts = new_split(dataset, classes, seed=seed, shares=(0.8, 0.1, 0.1))
+    assert np.abs(np.subtract(sizes(parts), (160, 20, 20))).max() <= 3
+    for each in range(4):
+        whole = sum(each in held for held in classes.values())
+        for split, share in (("train", 0.8), ("val", 0.1), ("test", 0.1)):
+            count = sum(each in classes[sample.name] for sample in parts[split])
+            assert abs(count - share * whole) <= 2.5
+    turned = replace(dataset, samples=samples[::-1])
+    again = new_split(turned, classes, seed=seed, shares=(0.8, 0.1, 0.1))
+    assert {split: set(names(part)) for split, part in again.items()} == {
+        split: set(names(part)) for split, part in parts.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("count", "shares", "wanted"),
+    [
+        (2, (0.8, 0.1, 0.1), [1, 1, 0]),
+        (5, (0.8, 0.1, 0.1), [3, 1, 1]),
+        (10, (0.9, 0.1, 0.0), [9, 1, 0]),
+    ],
+)
+def test_a_new_split_leaves_no_part_empty(
+    tmp_path: Path, count: int, shares: tuple[float, float, float], wanted: list[int]
+) -> None:
+    dataset = open_dataset(make_folder(tmp_path, count, (16, 24)))
+    assert sizes(new_split(dataset, {}, seed=0, shares=shares)) == wanted
+    one = replace(dataset, samples=dataset.samples[:1])
+    with pytest.raises(DatasetError, match="it has 1 image"):
+        new_split(one, {}, seed=0, shares=shares)
+
+
+def test_images_that_look_the_same_are_found_in_other_splits_only() -> None:
+    pictures = [picture.image for picture in draw(4)]
+    here = Path("a.png")
+    samples = [Sample(str(n), here, lambda: DOT[..., 0]) for n in range(6)]
+    brighter = [*pictures, pictures[0] + 1, pictures[1] // 2]
+    looks = {s.name: look(image) for s, image in zip(samples, brighter, strict=True)}
+    (warning,) = alike({"train": samples[:4], "val": samples[4:]}, looks)
+    assert warning.endswith("(1): 4 (0)")
+    assert alike({"train": samples, "val": ()}, looks) == ()
 
 
 def test_every_real_set_can_be_split(data: Path) -> None:

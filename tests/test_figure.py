@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -185,3 +188,61 @@ def test_no_global_figure_is_left_behind(tmp_path: Path) -> None:
     written(tmp_path / "figure.png", rendered())
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or pyplot.get_fignums() == []
+
+
+DRAWN = {
+    "run": """
+from rtseg.sinks.figure import draw_figure
+image = np.zeros((48, 64, 3), np.uint8)
+figure = draw_figure(image, image, [("thing", 0.5, (0, 0, 255))], "a clip")
+""",
+    "eval": """
+from rtseg.evaluate.report import draw_confusion
+from rtseg.evaluate.scoring import Score
+from rtseg.labels import PERSON
+from rtseg.metrics import ConfusionMatrix
+matrix = ConfusionMatrix(2)
+matrix.update(np.array([[0, 1]], np.uint8), np.array([[0, 1]], np.uint8))
+figure = draw_confusion(Score("set", "net", PERSON, (), "", 1, 1, matrix))
+""",
+    "bench": """
+from rtseg.bench.record import Record
+from rtseg.bench.report import draw_plot
+machine = dict.fromkeys(["rtseg", "git", "python", "os", "cpu", "gpu", "date"], "x")
+figure = draw_plot(Record(machine | {"cores": 1, "load_average": 0.1, "versions": {}},
+    {"name": "clip", "width": 64, "height": 48, "frame_rate": "30", "frame_count": 1},
+    {"rounds": 1, "seconds": 1.0, "frames": None, "threads": None, "view": "overlay",
+     "alpha": 0.4, "loop_ends_in": "h264", "data": None, "samples": 1}))
+""",
+    "train": """
+from rtseg.train.folder import Row
+from rtseg.train.program import Labelled, draw_curves, draw_samples
+from rtseg.labels import PERSON
+row = Row(1, 1, 1e-4, 0.5, 0.5, 0.5, 0.5, 0.5, (0.5, 0.5), 1.0, True)
+draw_curves(Path("curves.png"), [row])
+image, mask = np.zeros((48, 64, 3), np.uint8), np.ones((48, 64), np.uint8)
+draw_samples(Path("figure.png"), [Labelled("a", image, mask, mask)], PERSON)
+figure = None
+""",
+}
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline"])
+@pytest.mark.parametrize("verb", DRAWN)
+def test_figures_are_drawn_whatever_backend_the_environment_names(
+    verb: str, backend: str, tmp_path: Path
+) -> None:
+    """A notebook sets MPLBACKEND for the processes it starts, and its backend may be absent."""
+    code = f"""
+from pathlib import Path
+import os, sys
+import numpy as np
+{DRAWN[verb]}
+from rtseg.figures import save_figure
+if figure is not None:
+    save_figure(figure, Path("figure.png"))
+assert os.environ["MPLBACKEND"] == {backend!r}
+"""
+    environment = {**os.environ, "MPLBACKEND": backend}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

@@ -26,6 +26,8 @@ import rtseg
 from rtseg.cli.app import main
 from rtseg.errors import DatasetError, DeviceError, UsageError
 from rtseg.nets.state import read_checkpoint
+from rtseg.options import from_values
+from rtseg.toml import read_toml
 from rtseg.train import TrainOptions, program, trainable
 from rtseg.train.folder import RunFolder
 from rtseg.train.program import Result, train
@@ -290,6 +292,47 @@ def test_a_dataset_without_splits_is_split_by_seed_and_written_down(
     assert [len(split[name]) for name in ("train", "val", "test")] == [8, 1, 1]
     assert "80/10/10" in split["from"]
     assert "seed 0" in split["from"]
+
+
+def test_split_splits_anew_and_eval_takes_the_split(
+    small: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    dataset = make_roboflow(tmp_path / "robo", count=8)  # 8 + 4 + 4, in three splits
+    told = Told()
+    options = quick(dataset, small, tmp_path / "run", max_steps=1, split="50/25/25")
+    train(options, callback=told)
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert [len(split[name]) for name in ("train", "val", "test")] == [8, 4, 4]
+    assert split["from"] == "50/25/25 by classes (--split, seed 0)"
+    assert split["from"] in told.said("split")
+    assert (
+        from_values(TrainOptions, read_toml(tmp_path / "run" / "config.toml")).split == "50/25/25"
+    )
+    names = tmp_path / "run" / "split.json"
+    for given, name in ((), "val"), (("--split", "test"), "test"):
+        command = ["eval", "--data", str(dataset), "--names", str(names), *given]
+        assert main([*command, "-m", str(tmp_path / "run" / "best.pth"), "--json", "-"]) == 0
+        (found,) = json.loads(capsys.readouterr().out)["results"]
+        assert found["pictures"] == found["pictures_in_set"] == len(split[name])
+
+
+def test_a_set_of_one_class_is_refused(small: Path, tmp_path: Path) -> None:
+    dataset = make_folder(tmp_path / "folder", count=4, splits=("train", "val"))
+    for mask in (dataset / "train" / "masks").iterdir():
+        cv2.imwrite(str(mask), np.zeros((48, 64), np.uint8))
+    with pytest.raises(DatasetError, match="in train, all labelled pixels are of one class, back"):
+        train(quick(dataset, small, tmp_path / "run"))
+
+
+def test_images_that_leak_into_val_are_warned_about(small: Path, tmp_path: Path) -> None:
+    dataset = make_folder(tmp_path / "folder", count=4, splits=("train", "val"))
+    image = cv2.imread(str(dataset / "train" / "images" / "00_0000.jpg"))
+    cv2.imwrite(
+        str(dataset / "val" / "images" / "01_0001.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 60]
+    )
+    told = Told()
+    train(quick(dataset, small, tmp_path / "run", max_steps=1), callback=told)
+    assert "(1): 01_0001 (00_0000)" in told.said("warning")
 
 
 def test_classes_can_be_merged(robo: Path, small: Path, tmp_path: Path) -> None:

@@ -50,11 +50,31 @@ def test_the_toml_has_the_learning_rate_that_was_meant(tmp_path: Path) -> None:
         ({"epochs": True}, "--epochs True"),
         ({"nonsense": 1}, "unknown setting 'nonsense'"),
         ({"dataset": ""}, "no dataset given"),
+        ({"split": "80/10"}, "--split 80/10"),
+        ({"split": "80/30/-10"}, "--split 80/30/-10"),
+        ({"split": "100/0/0"}, "--split 100/0/0"),
+        ({"split": "a/b"}, "--split a/b"),
+        ({"split": "nan/1"}, "--split nan/1"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(values: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=re.escape(words)):
         from_values(TrainOptions, {"dataset": "x", **values})
+
+
+@pytest.mark.parametrize(
+    ("split", "shares"),
+    [
+        ("", None),
+        ("80/10/10", (0.8, 0.1, 0.1)),
+        ("90/10", (0.9, 0.1, 0.0)),
+        ("0.7/0.2/0.1", (0.7, 0.2, 0.1)),
+    ],
+)
+def test_split_is_shares_of_train_val_and_test(
+    split: str, shares: tuple[float, float, float] | None
+) -> None:
+    assert TrainOptions("x", split=split).shares == (shares and pytest.approx(shares))
 
 
 def test_every_option_is_a_flag() -> None:

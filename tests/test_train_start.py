@@ -133,6 +133,27 @@ def test_what_ships_is_a_start_that_needs_no_download() -> None:
     assert torch.equal(begun.network.state_dict()[key], shipped[key].float())
 
 
+@pytest.mark.parametrize(
+    ("model", "weights", "licence"),
+    [("person", None, "Apache-2.0; "), (SMALLEST, "scratch", "")],
+)
+def test_the_licence_is_that_of_the_first_weights_and_of_the_images(
+    model: str, weights: str | None, licence: str
+) -> None:
+    begun = start(model, weights, LABELS, aux=False, seed=0)
+    assert begun.spec.licence == f"{licence}trained on your images, whose terms apply as well"
+
+
+def test_the_licence_of_a_checkpoint_is_kept_as_it_is(tmp_path: Path) -> None:
+    begun = start("person", None, LABELS, aux=False, seed=0)
+    save_checkpoint(tmp_path / "first.pth", begun.spec, begun.network.state_dict())
+    again = start(str(tmp_path / "first.pth"), None, LABELS, aux=False, seed=0)
+    assert again.spec.licence == begun.spec.licence
+    torch.save(begun.network.state_dict(), tmp_path / "bare.pth")
+    bare = start(SMALLEST, str(tmp_path / "bare.pth"), LABELS, aux=False, seed=0)
+    assert bare.spec.licence.startswith("that of bare.pth; trained on")
+
+
 def test_scratch_is_said_plainly_and_repeats_by_seed() -> None:
     one, same, other = (
         start(SMALLEST, "scratch", LABELS, aux=True, seed=seed) for seed in (3, 3, 4)
