@@ -48,6 +48,14 @@ def first_characters(path: Path, count: int = 65536) -> str:
         return content[: count // 4 * 4].decode(_MARKS[mark], "ignore")
     return "" if b"\0" in content else content.removeprefix(mark).decode("utf-8", "ignore")
 
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, and the bytes of file names that are not valid text."""
+
+
+def printable(text: str) -> str:
+    """A text in which `UNPRINTABLE` characters are escaped, as "\\n"."""
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 def counted(count: int, what: str, many: str = "") -> str:
     """ "1 frame", "2 frames"; `many` is the plural if it is not formed with s, as "classes"."""

@@ -116,6 +116,25 @@ class Shown:
 
 
 @pytest.mark.needs_display
+def test_the_title_may_be_a_name_in_another_encoding(display: str) -> None:
+    code = (
+        "from sink_frames import *\n"
+        'title = SinkOptions(title="caf\\udce9 \\x1b[31m")\n'
+        'with open_sink("window:", info(), VOC, title) as sink: sink.write(rendered(0))\n'
+    )
+    here = Path(__file__).parent
+    path = f"{here}{os.pathsep}{here.parent}"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "DISPLAY": display, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.needs_display
 @pytest.mark.parametrize(
     ("key", "mode"),
     [

@@ -487,8 +487,14 @@ def test_a_name_in_another_encoding(tmp_path: Path, capfd: pytest.CaptureFixture
     stub = ["-m", "stub", "--no-show"]
     assert main([one, *stub, "-o", f"{one}.png", "--json", f"{one}.jsonl"]) == 0
     assert main([one, two, *stub, "-o", f"{one}-out/", "--json", f"{one}-2.jsonl"]) == 0
+    strange = tmp_path / "new\nline\x1b[31m.jpg"
+    strange.write_bytes(encoded("JPEG"))
+    assert main([str(strange), *stub, "-o", f"{one}-3.png"]) == 0
     assert main([f"{one}.none", *stub]) == 3
-    assert "caf" in capfd.readouterr().err
+    printed = capfd.readouterr().err
+    assert r"caf\udce9" in printed
+    assert r"new\nline\x1b[31m.jpg" in printed
+    assert "\x1b" not in printed
     lines = Path(f"{one}-2.jsonl").read_text("utf-8").splitlines()
     assert sorted(json.loads(line)["source"][:3] for line in lines) == ["caf", "caf"]
     assert len(list(Path(f"{one}-out").iterdir())) == 2

@@ -16,6 +16,7 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import md5
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -339,15 +340,17 @@ def test_a_password_that_is_not_encoded_is_refused_and_not_shown(
     assert "heim" not in printed
 
 
-def test_a_password_that_is_encoded_reaches_the_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["Basic", "Digest"])
+def test_a_password_that_is_encoded_reaches_the_server(scheme: str) -> None:
     heard: list[str | None] = []
+    challenge = {"Basic": 'Basic realm="camera"', "Digest": 'Digest realm="camera", nonce="n"'}
 
     class Locked(Answering):
         def do_GET(self) -> None:
             heard.append(self.headers["Authorization"])
             if heard[-1] is None:
                 self.send_response(401)
-                self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+                self.send_header("WWW-Authenticate", challenge[scheme])
                 self.end_headers()
                 return
             self.answer("multipart/x-mixed-replace; boundary=x", part("image/jpg", jpeg(90)) * 9)
@@ -357,7 +360,12 @@ def test_a_password_that_is_encoded_reaches_the_server(tmp_path: Path) -> None:
         with open_source(address, SourceOptions(timeout=5, reconnect=False)) as source:
             assert source.info.name == f"http://me@127.0.0.1:{port}/"
             assert abs(next(iter(source)).image.mean() - 90) < 2
-    assert heard[-1] == "Basic " + b64encode(b"me:a#/:b").decode()
+    if scheme == "Basic":
+        assert heard[-1] == "Basic " + b64encode(b"me:a#/:b").decode()
+    else:
+        first = md5(b"me:camera:a#/:b").hexdigest()
+        second = md5(b"GET:/").hexdigest()
+        assert f'response="{md5(f"{first}:n:{second}".encode()).hexdigest()}"' in str(heard[-1])
 
 
 def jpeg(level: int, size: tuple[int, int] = (64, 96)) -> bytes:

@@ -60,11 +60,13 @@ def _first_failure(error: RtsegError) -> RtsegError:
 
 def _failed(error: BaseException, words: str, exit_code: int, debug: bool) -> int:
     from rtseg.sources.options import without_passwords
+    from rtseg.text import printable
 
+    words = without_passwords(" ".join(words.split()))
     if debug:
         trace = "".join(traceback.format_exception(error))
         print(without_passwords(trace), end="", file=sys.stderr)
-    print("rtseg: error:", without_passwords(" ".join(words.split())), file=sys.stderr)
+    print("rtseg: error:", printable(words), file=sys.stderr)
     return exit_code
 
 

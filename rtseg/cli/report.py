@@ -32,7 +32,7 @@ from rtseg.sources import source_kind
 from rtseg.sources.wrappers import Replay
 from rtseg.stats import Clock, Report, Stats
 from rtseg.temporal import TemporalOptions
-from rtseg.text import aligned, counted
+from rtseg.text import aligned, counted, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -48,6 +48,7 @@ STALLED_SECONDS = 1.0
 
 def say(heading: str, text: str) -> None:
     """Print a heading and a text on stderr, in two columns; wrapped on a terminal."""
+    text = printable(text)
     lines = [text]
     if sys.stderr.isatty():
         room = max(40, shutil.get_terminal_size().columns - _COLUMN)

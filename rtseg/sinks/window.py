@@ -25,6 +25,7 @@ from rtseg.sinks.display import (
     prepare_qt,
 )
 from rtseg.sinks.options import SinkOptions
+from rtseg.text import printable
 
 Point = tuple[float, float]
 """(x, y) in 0..1, from the left and from the top of the finished image."""
@@ -81,7 +82,7 @@ class WindowSink(Sink):
         if reason := display_available() or _av_first():
             raise no_window(reason)
         self.events = WindowEvents(key=self._quit_by)
-        self._title = options.title
+        self._title = printable(options.title)  # OpenCV crashes on what is not text
         self._pixel_aspect = float(info.sample_aspect_ratio)
         self._rendered: Rendered | None = None
         self._canvas: Image | None = None
