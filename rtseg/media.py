@@ -58,7 +58,11 @@ def open_media(target: str, timeout: float | None = None, **options: Any) -> Any
         av.FFmpegError, OSError, UnicodeError: it cannot be opened.
     """
     if "://" in target:
-        return av.open(target, timeout=timeout, metadata_errors="replace", **options)
+        try:
+            return av.open(target, timeout=timeout, metadata_errors="replace", **options)
+        except av.FFmpegError as error:  # its text holds the address, and so the password
+            kind: Any = type(error)
+            raise kind(error.errno, error.strerror) from None
     # absolute, as FFmpeg takes "12:30.mp4" for an address
     return av.open(str(Path(target).absolute()), metadata_errors="replace", **options)
 

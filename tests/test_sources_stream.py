@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from test_sources_video import numbered
 from rtseg.cli.app import main
 from rtseg.errors import SourceError
 from rtseg.frame import Frame
+from rtseg.media import open_media
 from rtseg.sources import SourceOptions, open_source
 from rtseg.sources import http as web
 from rtseg.sources.options import public_name
@@ -316,6 +318,29 @@ def test_the_wait_doubles_up_to_eight_seconds(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_names_hold_no_password(address: str, name: str) -> None:
     assert public_name(address) == name
+
+
+def test_no_error_in_a_chain_holds_the_password(tmp_path: Path) -> None:
+    """As a program that uses rtseg may log its traceback."""
+    content = index_at_its_end(tmp_path / "a.mp4")
+
+    class Damaged(Answering):
+        def do_GET(self) -> None:
+            self.answer("video/mp4", content[: len(content) // 2], length=len(content) // 2)
+
+    with serving(Damaged) as damaged, serving(Refusing) as refusing:
+        for address in (
+            f"http://me:secret@127.0.0.1:{damaged}/a.mp4",
+            f"http://me:secret@127.0.0.1:{refusing}/404/x",
+            f"rtsp://me:secret@127.0.0.1:{free_port()}/x",
+        ):
+            with pytest.raises(SourceError) as caught:
+                open_source(address, QUICK)
+            assert "secret" not in "".join(traceback.format_exception(caught.value))
+    with pytest.raises(av.FFmpegError) as raised:
+        open_media(f"http://me:secret@127.0.0.1:{free_port()}/x", 5)
+    assert "refused" in str(raised.value)
+    assert "secret" not in "".join(traceback.format_exception(raised.value, chain=True)[-1:])
 
 
 RAW_PASSWORDS = [
