@@ -48,6 +48,7 @@ def first_characters(path: Path, count: int = 65536) -> str:
         return content[: count // 4 * 4].decode(_MARKS[mark], "ignore")
     return "" if b"\0" in content else content.removeprefix(mark).decode("utf-8", "ignore")
 
+
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, and the bytes of file names that are not valid text."""
 
