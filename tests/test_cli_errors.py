@@ -55,7 +55,7 @@ CASES: list[tuple[tuple[str, ...], int, str]] = [
     (("a.mp4", "--width", "wide"), 2, "--width"),
     (("a.mp4", "--every", "0", *NULL), 2, "every"),
     (("a.mp4", "--every", "1.5", *NULL), 2, "'1.5' is not valid. Use a whole number"),
-    (("a.mp4", "--decoder", "gpu", *NULL), 2, "it must be opencv, nvdec or nvdec:N"),
+    (("a.mp4", "--decoder", "gpu", *NULL), 2, "it must be ffmpeg, opencv, nvdec or nvdec:N"),
     (("a.mp4", "--max-frames", "2.7", *NULL), 2, "'2.7' is not valid. Use a whole number"),
     (("a.mp4", "--start", "soon", *NULL), 2, "--start 'soon'"),
     (("a.mp4", "--start", "5", "--end", "3", *NULL), 2, "end"),
