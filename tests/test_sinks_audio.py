@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from sink_frames import clip_info, info, packets, picture, rendered, sound, write
 
-from rtseg.sinks import muxing
+from rtseg.sinks import audio
 from rtseg.sources import SourceOptions, open_source
 
 CLIPS = [
@@ -212,7 +212,7 @@ def test_an_error_while_decoding_is_told_and_ends_the_sound(tmp_path, monkeypatc
     def fail(*_: object) -> None:
         raise av.error.InvalidDataError(1, "Invalid data found")
 
-    monkeypatch.setattr(muxing.EncodedTrack, "_encode", fail)
+    monkeypatch.setattr(audio.EncodedTrack, "_encode", fail)
     assert "sound incomplete: Invalid data found" in copy(source, path)
     assert len(packets(path, "video")) == 100
 
@@ -279,7 +279,7 @@ def test_a_fault_of_any_kind_in_the_sound_is_told_and_the_picture_kept(
     def fails(*_: object) -> None:
         raise TypeError("unsupported operand")
 
-    monkeypatch.setattr(muxing.CopiedTrack, "take", fails)
+    monkeypatch.setattr(audio.CopiedTrack, "take", fails)
     assert "unsupported operand" in copy(tone(tmp_path / "in.mp4"), tmp_path / "out.mp4")
     assert len(packets(tmp_path / "out.mp4", "video")) == 100
 

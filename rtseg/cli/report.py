@@ -510,7 +510,7 @@ def _lost_sound(flags: Flags, plan: Plan) -> Iterator[str]:
     kind = source_kind(plan.source)
     is_video = kind.is_path and not kind.is_pictures
     if again and videos and flags.sink.audio == "copy" and is_video:
-        from rtseg.sinks.muxing import has_audio
+        from rtseg.sinks.audio import has_audio
 
         if has_audio(Path(plan.source)):
             yield f"audio is not kept with {' and '.join(again)}"

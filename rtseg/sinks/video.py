@@ -18,8 +18,9 @@ from rtseg.errors import SinkError
 from rtseg.files import OutputFile, cannot_write
 from rtseg.frame import Frame
 from rtseg.labels import LabelSet
+from rtseg.sinks.audio import Audio
 from rtseg.sinks.encoding import CONTAINERS, Encoder, Timeline, find_encoder, video_frame
-from rtseg.sinks.muxing import WRITE_ERRORS, Audio, Muxer, count_frames
+from rtseg.sinks.muxing import WRITE_ERRORS, Muxer, count_frames
 from rtseg.sinks.options import SinkOptions
 from rtseg.stats import Clock
 from rtseg.text import counted
@@ -46,7 +47,7 @@ class VideoSink(Sink):
         encoder = find_encoder(*self._encoder_for)
         self._file = VideoFile(path, info, encoder, overwrite=options.overwrite)
         if options.audio != "none" and info.media is not None and not info.live:
-            self._file.audio = Audio(info.media, info.media_start)
+            self._file.audio = Audio(info.media, info.media_start, info.track)
 
     def write(self, rendered: Rendered) -> None:
         """Encode one image; the first decides whether the file has an alpha channel.
@@ -148,9 +149,7 @@ class VideoFile:
         text = f"{counted(self.frames, 'frame')} to {self._target.path}"
         if self._left_out:
             text += f" ({self._left_out} left out: {self._target.path.suffix} has a constant rate)"
-        if self.audio is not None and self.audio.trouble:
-            text += f"; sound incomplete: {self.audio.trouble}"
-        return text
+        return "; ".join([text, *(self.audio.faults if self.audio is not None else ())])
 
     # The rest runs in the thread, or after it has ended.
 
@@ -163,11 +162,11 @@ class VideoFile:
             if self._muxer is None:
                 self._muxer = self._open(picture.width, picture.height)
             if self._container.variable:
-                self._encode(self._muxer, picture, tick)
-                self._end = end
+                self._encode(self._muxer, picture, tick + self._muxer.lead)
+                self._end = end + self._muxer.lead
             else:
                 slot = round(tick * self._timeline.time_base / self._time_base)
-                self._fill(self._muxer, picture, slot)
+                self._fill(self._muxer, picture, slot + self._muxer.lead)
         except WRITE_ERRORS as error:
             raise cannot_write(self._target.path, error, self._salvage()) from error
         self._seconds.append(self._clock.now() - since)
@@ -178,7 +177,7 @@ class VideoFile:
             self._left_out += 1
             return
         while self.frames < slot:
-            self._encode(muxer, self._previous, self.frames)
+            self._encode(muxer, self._previous or picture, self.frames)
         self._encode(muxer, picture, slot)
         self._previous = picture
 
