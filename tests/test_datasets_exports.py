@@ -169,6 +169,9 @@ def test_cvats_subsets_are_splits(tmp_path: Path) -> None:
 
 def test_the_boxes_of_cvat_are_a_problem(tmp_path: Path) -> None:
     good = '<polygon label="a" points="0,0;9,0;9,9"/>'
+    assert (
+        cvat(tmp_path, good).problems == open_dataset(tmp_path / "annotations.xml").problems == ()
+    )
     (problem,) = cvat(tmp_path, good + '<box label="a" xtl="1" ytl="1" xbr="5" ybr="5"/>').problems
     assert problem.message.endswith("are not enough): 2")
 
@@ -277,6 +280,14 @@ def test_yolo_boxes_are_refused_and_single_ones_are_problems(tmp_path: Path) -> 
         open_dataset(tmp_path)
 
 
+def test_yolo_poses_are_not_taken_for_outlines(tmp_path: Path) -> None:
+    make_yolo(tmp_path, splits=("train",))
+    with (tmp_path / "data.yaml").open("a") as file:
+        file.write("kpt_shape: [17, 3]\n")
+    with pytest.raises(DatasetError, match="YOLO poses"):
+        open_dataset(tmp_path)
+
+
 # Refused
 
 
@@ -295,6 +306,10 @@ STUDIO = [{"id": 1, "annotations": [{"result": [{"type": "polygonlabels"}], "com
         ("rows.ndjson", '{"data_row": {"id": 1}}\n{"data_row": {}}', "a Labelbox export"),
         ("default.json", '{"dm_format_version": "1.0", "items": []}', "a Datumaro export"),
         ("samples.json", '{"samples": [{"filepath": "a", "_cls": "Sample"}]}', "a FiftyOne"),
+        ("default.json", '{"categories": {"label": {"labels": []}}, "items": []}', "a Datumaro"),
+        ("tasks.csv", 'image,label\na.png,"[{""polygonlabels"": [""x""]}]"\n', "Label Studio"),
+        ("a.xml", "<annotation><object><polygon></polygon></object></annotation>", "LabelMe"),
+        ("frames/labels.txt", "0 1e-05 0.5 2.5E-1 1\n", "a set of YOLO labels"),
         ("panoptic.json", '{"annotations": [{"segments_info": []}]}', "a COCO panoptic file"),
         ("frames/a.txt", "0 0.5 0.5 0.1 0.1\n", "without images/ and labels/"),
     ],

@@ -431,6 +431,14 @@ def test_cvats_labelmap_names_the_classes_and_the_colours_of_masks_in_full_colou
         assert (named(dataset, picture.name) == picture.mask).all()
 
 
+def test_labelmes_older_voc_export_has_its_masks_in_a_folder_of_pngs(tmp_path: Path) -> None:
+    shutil.rmtree(make_voc(tmp_path) / "ImageSets")
+    (tmp_path / "SegmentationClass").rename(tmp_path / "SegmentationClassPNG")
+    (tmp_path / "SegmentationClass").mkdir()
+    (tmp_path / "SegmentationClass" / "00_0000.npy").write_bytes(b"")
+    assert counts(open_dataset(tmp_path)) == {"": 12}
+
+
 # Cityscapes
 
 
@@ -595,6 +603,8 @@ def _folders(root: Path, image: str, mask: str, count: int = 3) -> Path:
         ("img_dir/train/{}.jpg", "ann_dir/train/{}.png", "train"),
         ("img_dir/{}.jpg", "ann_dir/{}.png", ""),
         ("val/image_dir/{}.jpg", "val/label_dir/{}.png", "val"),
+        ("img_dir/{}.png", "ann_dir/{}_instance_color_RGB.png", ""),
+        ("images/{}.png", "annotations/{}_labelTrainIds.png", ""),
         ("data/{}.jpg", "labels/{}.png", ""),
         ("data/train/{}.jpg", "data/train_labels/{}.png", "train"),
     ],

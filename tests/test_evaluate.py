@@ -440,18 +440,20 @@ def test_the_worst_pictures_are_written_the_worst_first(tmp_path: Path, network:
 
 def test_what_was_not_measured_is_null_in_json(tmp_path: Path, network: Network) -> None:
     folder = make_folder(tmp_path / "set", 2)
-    for path in (folder / "masks").iterdir():
-        write(path, np.full((48, 64), 255, np.uint8))
-    found = score(network, open_set(SetSpec(folder)), boundary=True, worst=1)
+    write(folder / "masks" / "00_0000.png", np.full((48, 64), 255, np.uint8))
+    found = score(network, open_set(SetSpec(folder, max_pictures=1)), boundary=True, worst=1)
     text = json.dumps(report([found]), allow_nan=False)
     first = json.loads(text)["results"][0]
     assert first["mean_iou"] is first["pixel_accuracy"] is first["mean_boundary_f"] is None
     assert first["classes"][0] == {
         "name": "background", "iou": None, "accuracy": None, "share": None, "boundary_f": None,
     }  # fmt: skip
-    assert first["pictures"] == 2
+    assert first["pictures"] == 1
     assert found.worst is not None
     assert found.worst.kept == []
+    write(folder / "masks" / "00_0001.png", np.full((48, 64), 255, np.uint8))
+    with pytest.raises(DatasetError, match="all are 255 or ignored"):
+        score(network, open_set(SetSpec(folder)))
 
 
 @pytest.mark.parametrize("classes", [2, 21, 150])

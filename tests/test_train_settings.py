@@ -28,6 +28,13 @@ def test_settings_come_back_from_their_toml(tmp_path: Path) -> None:
     assert from_values(TrainOptions, read_toml(tmp_path / "config.toml")) == asked
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_toml_may_begin_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    text = TrainOptions("näme", epochs=3).to_toml().replace("\n", "\r\n")
+    (tmp_path / "config.toml").write_bytes(text.encode(encoding))
+    assert read_toml(tmp_path / "config.toml")["dataset"] == "näme"
+
+
 def test_the_toml_has_the_learning_rate_that_was_meant(tmp_path: Path) -> None:
     for optimizer, rate in (("adam", 1e-4), ("adamw", 1e-4), ("sgd", 1e-3)):
         (tmp_path / "config.toml").write_text(TrainOptions("x", optimizer=optimizer).to_toml())

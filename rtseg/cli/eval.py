@@ -34,7 +34,6 @@ from rtseg.evaluate.sets import (
     NetworkSpec,
     SetSpec,
     Suite,
-    check_classes,
     open_set,
     read_suite,
 )
@@ -221,9 +220,7 @@ def _check_classes(
     known: set[str] = set()
     for network in networks:
         for chosen in sets:
-            classes = class_map(network, chosen)
-            labels = classes.labels
-            check_classes(chosen, classes)
+            labels = class_map(network, chosen).labels
             known |= set(labels.names)
             for name in chosen.spec.min_share:
                 labels.index(name)

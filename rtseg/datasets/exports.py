@@ -172,7 +172,7 @@ def _find_image(folders: Iterable[Path], *names: str) -> Path | None:
     tried = [PurePosixPath(name.replace("\\", "/")) for name in names if name]
     for folder in folders:
         for path in tried:
-            for one in (folder / path, folder / path.name):
+            for one in (Path(os.path.normpath(folder / path)), folder / path.name):
                 if one.suffix.lower() in IMAGE_SUFFIXES and one.is_file():
                     return one
     return None
@@ -302,7 +302,7 @@ def index_cvat(root: Path) -> Dataset:
         ]
         for image in tree.iter("image"):
             name, subset = image.get("name") or "", image.get("subset") or ""
-            ends = ("images", f"images/{subset}", subset, ".")
+            ends = ("images", f"images/{subset}", subset, "data", ".")
             file = _find_image([base / end for base in bases for end in ends], name)
             size = round(float(image.get("height") or 0)), round(float(image.get("width") or 0))
             split = SPLITS.get(subset.casefold(), "")
@@ -432,6 +432,8 @@ def index_yolo(root: Path) -> Dataset:
     base = root if root.is_dir() else root.parent
     found = _Found(base)
     settings = _yolo_settings(root)
+    if "kpt_shape" in settings:
+        raise DatasetError(f"cannot use {root}", found="these are YOLO poses", do=_NOT_BOXES)
     names = _yolo_names(base, settings)
     without: dict[str, int] = defaultdict(int)
     counts = [0, 0]
@@ -559,7 +561,7 @@ def _is_yolo(path: Path) -> bool:
     return any(re.match(_YOLO_LINE, _beginning(file)) for file in files)
 
 
-_YOLO_LINE = r"\s*\d+(?:\s+-?\d*\.?\d+){4}"
+_YOLO_LINE = r"\s*\d+(?:\s+[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?){4}"
 
 
 # Recognition
@@ -615,12 +617,12 @@ class Refused(NamedTuple):
 
 
 _AS_COCO = "Export it as COCO."
-_NOT_BOXES = "It has boxes only: export outlines, as COCO with polygons or as masks."
+_NOT_BOXES = "Export outlines: COCO with polygons, or masks."
 
 REFUSED = (
     Refused(
         "Label Studio export",
-        (".json",),
+        (".json", ".csv", ".tsv"),
         r'"(?:polygonlabels|brushlabels|rectanglelabels|keypointlabels|completed_by)"',
         "Export it as COCO (polygons), or as PNG masks (brush).",
     ),
@@ -628,7 +630,12 @@ REFUSED = (
     Refused(
         "Labelbox export", (".json", ".ndjson", ".jsonl"), r'"data_row"|"Labeled Data"', _AS_COCO
     ),
-    Refused("Datumaro export", (".json",), r'"dm_format_version"', _AS_COCO),
+    Refused(
+        "Datumaro export",
+        (".json",),
+        r'"dm_format_version"|"categories"\s*:\s*\{\s*"label"',
+        _AS_COCO,
+    ),
     Refused("FiftyOne dataset", (".json",), r'"filepath"\s*:[\s\S]*"_cls"|"_cls"', _AS_COCO),
     Refused("V7 Darwin export", (".json",), r"darwin-json-schema|darwin_json", _AS_COCO),
     Refused("SuperAnnotate export", (".json",), r'"instances"[\s\S]*"className"', _AS_COCO),
@@ -643,6 +650,8 @@ REFUSED = (
         'Export it as COCO or "Segmentation mask".',
     ),
     Refused("CVAT backup", (".json",), r'"data_chunk_size"|"start_frame"', _AS_COCO),
+    Refused("LabelMe (MIT) file", (".xml",), r"<annotation>[\s\S]*<polygon>", _AS_COCO),
+    Refused("FiftyOne detection set", (".json",), r'"bounding_box"', _NOT_BOXES),
     Refused("Pascal VOC detection set", (".xml",), r"<annotation[\s\S]*<bndbox", _NOT_BOXES),
     Refused(
         "set of YOLO labels without images/ and labels/",

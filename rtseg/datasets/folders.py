@@ -90,7 +90,10 @@ _MASKS_OF_SPLIT = re.compile(
 )
 """`trainannot`, `val_labels`: a split's masks beside the split's images."""
 
-_MASK_STEM = re.compile(r"(.+)[_-](?:masks?|gt|labels?|seg|segmentation|l)", re.IGNORECASE)
+_MASK_STEM = re.compile(
+    r"(.+)[_-](?:masks?|gt|labels?|seg|segmentation|l|labeltrainids|instance_color_rgb)",
+    re.IGNORECASE,
+)
 """`cat_mask`: the mask of `cat`, beside it or in a folder of masks."""
 
 Colours: TypeAlias = "tuple[Colour, ...] | None"

@@ -70,7 +70,8 @@ class _Found:
 
 def index_voc(root: Path) -> Dataset:
     """Every image that a list names; without lists, every image that has a mask."""
-    found = _Found(root, _by_name(root / IMAGES), _by_name(root / MASKS))
+    folders = [root / name for name in (MASKS, f"{MASKS}PNG")]  # labelme2voc.py wrote .npy files
+    found = _Found(root, _by_name(root / IMAGES), _by_name(folders[0]) or _by_name(folders[1]))
     lists = dict(_lists(root / LISTS))
     for path, split in lists.items():
         found.add_list(path, split)

@@ -20,7 +20,7 @@ from rtseg.decode import BlendTable
 from rtseg.draw import bgr_colours, blend, blend_table, foreground, panel
 from rtseg.errors import DatasetError, UsageError
 from rtseg.evaluate.networks import Network, Size
-from rtseg.evaluate.sets import LabelledSet, pick
+from rtseg.evaluate.sets import LabelledSet, check_classes, pick
 from rtseg.files import write_file
 from rtseg.frame import Frame, Image, Mask, Segmentation
 from rtseg.images import image_size
@@ -151,10 +151,12 @@ def class_map(network: Network, chosen: LabelledSet) -> ClassMap:
     """The classes that a model and a set have in common.
 
     Raises:
-        RtsegError: there are none, or the entries name an unknown one.
+        RtsegError: there are none, the entries name an unknown one, or the truth has only one.
     """
     labels = network.model.spec.labels
-    return ClassMap.between(chosen.dataset.labels, labels, chosen.spec.classes)
+    classes = ClassMap.between(chosen.dataset.labels, labels, chosen.spec.classes)
+    check_classes(chosen, classes)
+    return classes
 
 
 def by_input(samples: Iterable[Sample], network: Network) -> list[Sample]:
