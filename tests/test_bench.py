@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
@@ -14,6 +18,7 @@ from typing import Any
 
 import av
 import numpy as np
+import psutil
 import pytest
 
 from rtseg.backends import open_backend
@@ -609,6 +614,46 @@ def test_a_question_ends_when_somebody_stops() -> None:
     polls: Iterator[bool] = iter([False, False, True])
     with pytest.raises(Stopped):
         Remote("time:sleep", {}, stop=lambda: next(polls, True))
+
+
+HOLDS_A_WORKER = """
+from rtseg.bench.worker import Remote
+asked = []
+def stop():
+    if asked:  # a moment ago
+        print(remote._process.pid, flush=True)
+    return False
+remote = Remote("rtseg.stats:Clock", {}, stop=stop)
+asked.append(remote)
+remote.call("sleep", 36000)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGHUP"])
+def test_a_process_ends_with_its_parent_even_in_the_middle_of_a_call(name: str) -> None:
+    command = [sys.executable, "-c", HOLDS_A_WORKER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        worker = psutil.Process(int(parent.stdout.readline()))
+        assert runs(worker)
+        parent.send_signal(getattr(signal, name))
+    until = time.monotonic() + 20  # it takes milliseconds, unless the machine is busy
+    while runs(worker) and time.monotonic() < until:
+        time.sleep(0.01)
+    try:
+        assert not runs(worker)
+    finally:
+        if runs(worker):
+            worker.kill()
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether it has not ended; perhaps nobody is there to read its exit code."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 # The record as text

@@ -71,7 +71,7 @@ CALLS = {
     "cv2.imdecode": {"images"},
     "print": {"cli"},
     "sys.exit": {"cli", "__main__"},
-    "os._exit": {"cli"},
+    "os._exit": {"cli", "bench.worker"},
 }
 
 

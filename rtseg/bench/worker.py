@@ -1,7 +1,8 @@
 """Each combination of a benchmark runs in a process of its own, called over a pipe.
 
 Its memory and loading are then its own, nothing that another library left running disturbs it, and
-a crash affects no other. Between calls the process waits in a read and uses no CPU time.
+a crash affects no other. Between calls the process waits in a read and uses no CPU time. It ends
+with the process that started it, even in the middle of a call.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -377,34 +378,67 @@ def _unwrap(answer: tuple[str, Any]) -> Any:
 
 
 def serve() -> None:
-    """Serve calls over stdin and stdout; what libraries print goes to stderr."""
+    """Serve calls over stdin and stdout; what libraries print goes to stderr.
+
+    Returns when the parent closes the pipe. If the pipe ends during a call, the parent is dead,
+    however it died, and this process ends in the middle of the call.
+    """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    questions = _Questions(sys.stdin.buffer)
+    with Flow(questions, name="questions") as flow:
+        try:
+            _serve_object(iter(flow), questions, answers)
+        except BrokenPipeError:
+            os._exit(1)  # the parent died: an ordinary end would write to the pipe once more
+
+
+class _Questions:
+    """What the parent sends, until it closes the pipe.
+
+    Attributes:
+        open: whether a question was read and not yet answered.
+    """
+
+    def __init__(self, pipe: BinaryIO) -> None:
+        self._pipe = pipe
+        self.open = False
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            try:
+                question = pickle.load(self._pipe)
+            except (OSError, EOFError, pickle.UnpicklingError):
+                if self.open:
+                    os._exit(1)
+                return
+            self.open = True  # here, and not where it is taken: the end may follow at once
+            yield question
+
+
+def _serve_object(flow: Iterator[Any], questions: _Questions, answers: BinaryIO) -> None:
+    served: list[Any] = []
+
+    def create(place: str, arguments: dict[str, Any]) -> None:
+        served.append(imported(place)(**arguments))
+
+    def call(method: str, arguments: Sequence[Any]) -> Any:
+        return getattr(served[0], method)(*arguments)
+
+    for name, arguments in flow:
+        act = call if served else create
+        answer = _attempt(lambda: act(name, arguments))  # noqa: B023 - at once
+        questions.open = False
+        answers.write(answer)
+        answers.flush()
+
+
+def _attempt(call: Callable[[], Any]) -> bytes:
+    """("value", result), or (name of the error, its text), pickled."""
     try:
-        _serve_object(sys.stdin.buffer, answers)
-    except (EOFError, BrokenPipeError, pickle.UnpicklingError):
-        return  # the parent is gone, or closed the pipe
-
-
-def _serve_object(questions: BinaryIO, answers: BinaryIO) -> None:
-    place, arguments = pickle.load(questions)
-    kind, served = _attempt_call(lambda: imported(place)(**arguments))
-    _reply(answers, kind, None if kind == "value" else served)
-    while kind == "value":
-        method, given = pickle.load(questions)
-        _reply(answers, *_attempt_call(lambda: getattr(served, method)(*given)))  # noqa: B023 - at once
-
-
-def _attempt_call(call: Any) -> tuple[str, Any]:
-    """("value", result), or (name of the error, its text)."""
-    try:
-        return "value", call()
+        return pickle.dumps(("value", call()))
     except RtsegError as error:
-        return type(error).__name__, str(error)
+        return pickle.dumps((type(error).__name__, str(error)))
     except Exception as error:  # a bug of a library, or ours: it goes into the row
-        return RtsegError.__name__, f"internal error: {type(error).__name__}: {error}"
-
-
-def _reply(answers: BinaryIO, kind: str, content: Any) -> None:
-    pickle.dump((kind, content), answers)
-    answers.flush()
+        text = f"internal error: {type(error).__name__}: {error}"
+        return pickle.dumps((RtsegError.__name__, text))
