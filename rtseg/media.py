@@ -58,8 +58,11 @@ def open_media(target: str, timeout: float | None = None, **options: Any) -> Any
         av.FFmpegError, OSError, UnicodeError: it cannot be opened.
     """
     if "://" in target:
+        how = {"rtsp_transport": "tcp"} if target.lower().startswith("rtsp") else {}
         try:
-            return av.open(target, timeout=timeout, metadata_errors="replace", **options)
+            return av.open(
+                target, timeout=timeout, metadata_errors="replace", options=how, **options
+            )
         except av.FFmpegError as error:  # its text holds the address, and so the password
             kind: Any = type(error)
             raise kind(error.errno, error.strerror) from None

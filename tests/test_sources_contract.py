@@ -15,7 +15,7 @@ from fakes import FakeDevice, Plugged
 
 from rtseg.contracts import Source
 from rtseg.errors import UsageError
-from rtseg.sources import SOURCES, SourceOptions, kind_of, open_source
+from rtseg.sources import SOURCES, SourceOptions, kind_of, open_source, stream
 from rtseg.stats import ManualClock
 
 Opened = Callable[[SourceOptions], Source]
@@ -36,8 +36,11 @@ def opened(
         "test": "test://?size=96x64&frames=12",
         "demo": "demo:0.5",
     }[kind]
-    if kind in ("camera", "stream"):
+    if kind == "camera":
         monkeypatch.setattr(cv2, "VideoCapture", FakeDevice([Plugged(size=(96, 64))]))
+    elif kind == "stream":
+        device = FakeDevice([Plugged(size=(96, 64))])
+        monkeypatch.setattr(stream, "LivePlayer", lambda target, options: device(target))
     elif kind == "stdin":
         content = io.BytesIO(bytes(96 * 64 * 3 * 12))
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(content)))

@@ -25,6 +25,7 @@ import cv2  # isort: skip - ahead of av
 import av
 import numpy as np
 import pytest
+from clips import write_clip
 from fakes import FakeDevice, Plugged
 from test_sources_video import numbered
 
@@ -34,6 +35,7 @@ from rtseg.frame import Frame
 from rtseg.media import open_media
 from rtseg.sources import SourceOptions, open_source
 from rtseg.sources import http as web
+from rtseg.sources.ffmpeg import LivePlayer
 from rtseg.sources.options import public_name
 from rtseg.sources.synthetic import read_number
 from rtseg.stats import Clock, ManualClock
@@ -251,18 +253,25 @@ def test_a_port_that_is_no_number() -> None:
         open_source("rtsp://host:many/live", QUICK)
 
 
-def test_a_stream_is_decoded_without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = FakeDevice([Plugged()])
-    monkeypatch.setattr(cv2, "VideoCapture", device)
-    open_source("rtsp://host/live", SourceOptions(timeout=2.5)).close()
-    ((_, backend, params),) = device.opened
-    asked = dict(zip(params[::2], params[1::2], strict=True))
-    assert backend == cv2.CAP_FFMPEG
-    assert asked == {
-        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: 2500,
-        cv2.CAP_PROP_READ_TIMEOUT_MSEC: 2500,
-        cv2.CAP_PROP_N_THREADS: 1,
-    }
+def test_a_stream_is_decoded_without_delay(tmp_path: Path) -> None:
+    """Frame threads hold frames back: each is here when the packets up to it have come."""
+    clip = write_clip(tmp_path / "a.ts", frames=30, options={"bf": "0", "g": "10"})
+    frames, packets = [0], [0]
+    player = LivePlayer(str(clip), SourceOptions(timeout=2.5))
+    assert player._decoder.thread_count == 1
+    demux = player._packets
+
+    def counted() -> Iterator[av.Packet]:
+        for packet in demux:
+            packets[0] += bool(packet.size)
+            yield packet
+
+    player._packets = counted()
+    while player.grab():
+        frames[0] += 1
+        assert packets[0] <= frames[0] + 1
+    assert frames[0] == 30
+    player.release()
 
 
 @pytest.mark.parametrize(("level", "heard"), [("", False), ("INFO", True)])
@@ -284,7 +293,7 @@ def test_the_wait_doubles_up_to_eight_seconds(monkeypatch: pytest.MonkeyPatch) -
     plugs = [Plugged(frames=1), *[None] * 6, Plugged()]
     monkeypatch.setattr(cv2, "VideoCapture", FakeDevice(plugs))
     clock = ManualClock()
-    with open_source("rtsp://host/live", clock=clock) as source:
+    with open_source("0", clock=clock) as source:
         next(iter(source))
     assert clock.time == pytest.approx(0.5 + 1 + 2 + 4 + 8 + 8 + 8)
     assert source.outages == 1

@@ -40,6 +40,9 @@ PEEKED_PACKETS = 40
 READ_TRIES = 8
 """Failures in a row after which a damaged file counts as ended."""
 
+LOST = (av.ExitError, TimeoutError, ConnectionError)
+"""What a silent or closed connection raises; ExitError is PyAV's for its timeout."""
+
 MAX_THREADS = 16
 """Each frame thread holds a decoded frame."""
 
@@ -66,6 +69,9 @@ MOST_KEPT = 1000
 
 DEINTERLACER = "bwdif"
 
+MAX_RATE = 240
+"""Above this, a live stream's rate is ticks."""
+
 
 class FFmpegPlayer:
     """A `rtseg.sources.probe.Player` of the track that `options.stream` or the file itself names.
@@ -78,6 +84,9 @@ class FFmpegPlayer:
         SourceError: it is not a video, or FFmpeg has no decoder for it.
         UsageError: it has no such track.
     """
+
+    threads = min(usable_cores(), MAX_THREADS)
+    peeked_packets = PEEKED_PACKETS
 
     def __init__(self, target: str, options: SourceOptions, hwaccel: Any = None) -> None:
         self._name, self._options = display_name(target), options
@@ -127,7 +136,7 @@ class FFmpegPlayer:
             return decoder
         if not context.is_open:
             context.thread_type = "SLICE" if context.name in SLICE_THREADS else "AUTO"
-            context.thread_count = threads or min(usable_cores(), MAX_THREADS)
+            context.thread_count = threads or self.threads
             if context.codec.intra_only:  # others conceal damage only if they go on after it
                 context.options = {"err_detect": "explode"}
         return context
@@ -201,7 +210,7 @@ class FFmpegPlayer:
 
     def _peek(self) -> tuple[deque[Any], list[float]]:
         """The first packets, before any of them is decoded, and their times in order."""
-        peeked = deque(islice(self._packets, PEEKED_PACKETS))
+        peeked = deque(islice(self._packets, self.peeked_packets))
         times = []
         for packet in peeked:
             ticks = packet.dts if packet.pts is None else packet.pts
@@ -225,6 +234,8 @@ class FFmpegPlayer:
                 return
             except TRACK_ERRORS as error:
                 failed, self.trouble = failed + 1, reason(error)
+                if isinstance(error, LOST):
+                    return
 
     def _decoded(self) -> Iterator[Any]:
         """Frames as they are shown."""
@@ -361,6 +372,37 @@ class Tail:
     def packets(self) -> list[Any]:
         """All that are kept."""
         return [packet for interval in self._intervals for packet in interval]
+
+
+class LivePlayer(FFmpegPlayer):
+    """A live stream as `rtseg.sources.capture.LiveSource` reads it, decoded without delay.
+
+    Attributes:
+        frame_rate: as it declares; None if it does not, or nonsense.
+    """
+
+    threads = 1  # each further frame thread holds a frame back
+    peeked_packets = 0
+
+    def __init__(self, target: str, options: SourceOptions) -> None:
+        super().__init__(target, options)
+        rate = self.header.frame_rate
+        self.frame_rate = rate if rate and 0.1 <= rate <= MAX_RATE else None
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether it has an end, as a recording on a web server has."""
+        return self._container.duration is not None
+
+    def grab(self) -> bool:
+        """Decode the next frame; False if there is none."""
+        first, self._first = self._first, None
+        self._grabbed = first or next(self._frames, None)
+        return self._grabbed is not None
+
+    def retrieve(self) -> tuple[bool, Picture]:
+        """True, and the frame that was grabbed, (H, W, 3) uint8 BGR."""
+        return True, self._picture(self._grabbed)
 
 
 class Deinterlacer:

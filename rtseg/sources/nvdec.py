@@ -41,7 +41,7 @@ class NvdecPlayer(FFmpegPlayer):
         self._cuda, self._failed = accelerator is not None, 0
         self._device = f"cuda:{accelerator.device_id}" if self._cuda else ""
         try:
-            super().__init__(target, options, accelerator)
+            super().__init__(target, options, hwaccel=accelerator)
         except RuntimeError as error:  # FFmpeg's decoder of this codec, dav1d for one, has no GPU
             raise self._refused(str(error)) from error
         if self._first is None and self.trouble:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
-
-import cv2
 
 from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError, UsageError
 from rtseg.files import reason
-from rtseg.sources.capture import LiveSource, network_params, nominal_rate, open_capture
+from rtseg.sources.capture import LiveSource
+from rtseg.sources.ffmpeg import LivePlayer
 from rtseg.sources.options import SourceOptions, check_address, check_decoder, public_name
+from rtseg.sources.video import VideoSource
 from rtseg.stats import Clock
 
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
-
-MAX_RECORDED_FRAMES = 1e9
-"""FFmpeg's guess for an endless stream is negative or above this."""
 
 
 def open_stream(target: str, options: SourceOptions, clock: Clock | None = None) -> Source:
@@ -44,24 +42,30 @@ def _by_ffmpeg(
     target: str, options: SourceOptions, clock: Clock | None, *, is_http: bool
 ) -> Source:
     asked = f"cannot open {public_name(target)}"
-    capture = open_capture(target, cv2.CAP_FFMPEG, network_params(options.timeout))
-    if capture is None:
+    player = _player(target, options)
+    if player is None:
         if is_http:
             raise SourceError(asked, found="what it sends is not video")
         raise cannot_open(target, options.timeout)
-    if is_http and 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < MAX_RECORDED_FRAMES:
-        from rtseg.sources.video import VideoSource
-
-        capture.release()
+    if is_http and player.is_recorded:
+        player.release()
         return VideoSource(target, options, clock)
     try:
         check_decoder(options, f"{public_name(target)} is a live stream")
-        if is_http and not (capture.grab() and capture.grab()):
+        if is_http and not (player.grab() and player.grab()):
             raise SourceError(asked, found="no video came")  # or one image
     except (SourceError, UsageError):
-        capture.release()
+        player.release()
         raise
-    return StreamSource(target, options, clock, capture)
+    return StreamSource(target, options, clock, player, partial(_player, target, options))
+
+
+def _player(target: str, options: SourceOptions) -> LivePlayer | None:
+    """An open stream; None where nothing comes, or nothing that is video."""
+    try:
+        return LivePlayer(target, options)
+    except SourceError:
+        return None
 
 
 def _by_http(
@@ -111,7 +115,7 @@ class StreamSource(LiveSource):
 
     Args:
         capture: a `cv2.VideoCapture`, or what has its `grab`, `retrieve` and `release`.
-        reopen: opens another one; by default as FFmpeg does.
+        reopen: opens another one; None where there is none.
     """
 
     def __init__(
@@ -120,11 +124,9 @@ class StreamSource(LiveSource):
         options: SourceOptions,
         clock: Clock | None,
         capture: Any,
-        reopen: Callable[[], Any] | None = None,
+        reopen: Callable[[], Any],
     ) -> None:
         super().__init__(options, clock)
-        self._target = target
-        self._timeout = options.timeout
         self._capture = capture
         self._reopener = reopen
         # the first image is discarded: it will be old when a frame is needed
@@ -133,13 +135,12 @@ class StreamSource(LiveSource):
             self._release()
             raise cannot_open(target, options.timeout)
         height, width = first[0].shape[:2]
-        rate = None if reopen is not None else nominal_rate(capture)
-        self.info = SourceInfo(public_name(target), width, height, rate, live=True)
+        rate = getattr(capture, "frame_rate", None)
+        notes = tuple(getattr(capture, "notes", ()))
+        self.info = SourceInfo(public_name(target), width, height, rate, live=True, notes=notes)
 
     def _open(self) -> Any:
-        if self._reopener is not None:
-            return self._reopener()
-        return open_capture(self._target, cv2.CAP_FFMPEG, network_params(self._timeout))
+        return self._reopener()
 
 
 def cannot_open(address: str, timeout: float) -> SourceError:
