@@ -306,9 +306,9 @@ def drawn(dataset: Dataset) -> float:
 
 
 @pytest.mark.parametrize("crowds", [1.0, 0.8])
-@pytest.mark.parametrize("flag", [1, True])
+@pytest.mark.parametrize("flag", [1, True, "1"])
 def test_crowds_are_objects_where_most_annotations_are(
-    tmp_path: Path, crowds: float, flag: int | bool
+    tmp_path: Path, crowds: float, flag: int | bool | str
 ) -> None:
     def mark(content: dict) -> None:
         for annotation in content["annotations"][: round(crowds * len(content["annotations"]))]:
@@ -335,6 +335,8 @@ def test_a_category_all_of_whose_annotations_are_crowds_is_one_of_objects(tmp_pa
 
 def test_a_few_crowds_stay_unlabelled(tmp_path: Path) -> None:
     def mark(content: dict) -> None:
+        for annotation in content["annotations"]:
+            annotation["iscrowd"] = "0"
         content["annotations"][0]["iscrowd"] = 1
 
     dataset = coco_folder(tmp_path, mark)
@@ -342,20 +344,28 @@ def test_a_few_crowds_stay_unlabelled(tmp_path: Path) -> None:
     assert dataset.notes == ()
 
 
-@pytest.mark.parametrize("sized", [True, False])
-def test_coordinates_from_0_to_1_are_scaled_to_the_images(tmp_path: Path, sized: bool) -> None:
+@pytest.mark.parametrize("sized", [64, 1, 0.0])
+def test_coordinates_from_0_to_1_are_scaled_to_the_images(tmp_path: Path, sized: float) -> None:
     def shrink(content: dict) -> None:
         for annotation in content["annotations"]:
             (polygon,) = annotation["segmentation"]
             shares = np.reshape(polygon, (-1, 2)) / (64, 48)
             annotation["segmentation"] = [shares.ravel().tolist()]
-        for image in content["images"] if not sized else ():
-            image["width"] = image["height"] = 0.0
+        for image in content["images"]:
+            image["width"], image["height"] = sized, 48 if sized == 64 else sized
 
     dataset = coco_folder(tmp_path, shrink)
     assert drawn(dataset) < 0.03
     assert dataset.problems == ()
     assert dataset.notes == ("coordinates in labels.json go from 0 to 1: scaled to the images",)
+
+
+def test_a_polygon_need_not_be_in_a_list_of_polygons(tmp_path: Path) -> None:
+    def flatten(content: dict) -> None:
+        for annotation in content["annotations"]:
+            (annotation["segmentation"],) = annotation["segmentation"]
+
+    assert drawn(coco_folder(tmp_path, flatten)) < 0.03
 
 
 def test_coordinates_of_two_units_are_a_problem(tmp_path: Path) -> None:

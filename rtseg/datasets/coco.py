@@ -123,6 +123,10 @@ def read_file(path: Path, split: str) -> CocoFile:
             missing = sum(not is_key(record.get(name)) for record in records)
             if missing:
                 raise DatasetError(asked, found=f"{missing} of its {key} have no {name}")
+    for annotation in value["annotations"]:
+        outline = annotation.get("segmentation")
+        if isinstance(outline, list) and outline and isinstance(outline[0], (int, float)):
+            annotation["segmentation"] = [outline]  # one polygon, not in a list of polygons
     return CocoFile(path, split, value["images"], value["annotations"], value["categories"])
 
 
@@ -448,7 +452,7 @@ def _objects_among_crowds(files: Sequence[CocoFile]) -> tuple[set[Any], list[str
         category = annotation.get("category_id")
         if is_key(category) and has_outline(annotation.get("segmentation")):
             total[category] += 1
-            crowds[category] += bool(annotation.get("iscrowd"))
+            crowds[category] += _is_crowd(annotation)
     if crowds.total() > MOSTLY * total.total():
         objects = set(crowds)
     else:
@@ -459,6 +463,10 @@ def _objects_among_crowds(files: Sequence[CocoFile]) -> tuple[set[Any], list[str
     of = sum(total[number] for number in objects)
     where = "annotations" if len(objects) == len(total) else "annotations of some categories"
     return objects, [f"{count} of {of} {where} are marked as crowds (iscrowd): taken as objects"]
+
+
+def _is_crowd(annotation: Record) -> bool:
+    return str(annotation.get("iscrowd") or "0").casefold() not in ("0", "false")
 
 
 def _in_shares(file: CocoFile) -> tuple[bool, list[Any]]:
@@ -522,7 +530,7 @@ def _add(
         elif key in found.images:
             wrong["images named twice"].append(image["file_name"])
         else:
-            size = _size(image)
+            size = None if shares else _size(image)  # such files may give 1 and 1
             here = Outlines(file.path, path, size, tuple(outlines.get(image["id"], ())), shares)
             found.images[key] = file.split, here
     if not file.images:
@@ -570,7 +578,7 @@ def _outlines(
         elif not has_outline(segmentation):
             wrong["annotations without an outline (a box is not enough)"].append(number)
         else:
-            crowd = annotation.get("iscrowd") and category not in objects
+            crowd = _is_crowd(annotation) and category not in objects
             index = VOID if crowd else class_of[category]
             outlines[annotation["image_id"]].append(Outline(number, index, segmentation))
     return outlines, wrong

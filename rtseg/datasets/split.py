@@ -141,6 +141,7 @@ def describe_split(dataset: Dataset, *, seed: int, shares: Shares = SHARES) -> s
         text = f"the dataset has no val split: taken from train at random (seed {seed})"
     if "test" not in dataset.splits:
         text += "; no test split"
+        text += " (--split 80/10/10 makes both)" if "val" not in dataset.splits else ""
     left = sum(sample.split == "" for sample in dataset.samples)
     return text + (f"; {counted(left, 'image')} in no split left out" if left else "")
 
