@@ -29,6 +29,7 @@ class Sound:
     Args:
         begin: seconds at which it begins.
         lost, bad: numbers of packets that are missing, or hold garbage.
+        wrong: seconds to add to the times of packets.
     """
 
     def __init__(
@@ -42,12 +43,13 @@ class Sound:
         seconds: float = SECONDS,
         lost: Iterable[int] = (),
         bad: Iterable[int] = (),
+        wrong: dict[int, float] | None = None,
         tags: dict[str, str] | None = None,
         flags: Disposition = Disposition(0),  # noqa: B008 - immutable
     ) -> None:
         self.codec, self.rate, self.layout, self.form = codec, rate, layout, form
         self.begin, self.seconds = begin, seconds
-        self.lost, self.bad = set(lost), set(bad)
+        self.lost, self.bad, self.wrong = set(lost), set(bad), wrong or {}
         self.tags, self.flags = tags or {}, flags
 
     def add_to(self, output: Any) -> None:
@@ -63,6 +65,8 @@ class Sound:
         encoded: list[Any] = []
         for frame in self._frames():
             encoded += self.stream.encode(frame)
+        for number, seconds in self.wrong.items():
+            encoded[number].pts += round(seconds / encoded[number].time_base)
         kept = [packet for n, packet in enumerate(encoded) if n not in self.lost | self.bad]
         for packet in (packet for n, packet in enumerate(encoded) if n in self.bad):
             garbage = av.Packet(bytes(8) + bytes(packet)[8:])
@@ -269,6 +273,16 @@ def test_a_damaged_packet_is_a_gap_as_long(bad, gaps, at, lasts, tmp_path) -> No
     assert f"{lasts} ms" in said
     assert f"{at} s" in said
     assert check(tmp_path / "out.mp4") == pytest.approx(SECONDS, abs=0.06)
+
+
+@pytest.mark.parametrize("number", [0, 30])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_one_wrong_time_moves_nothing(number, suffix, tmp_path) -> None:
+    source = made(tmp_path / "in.mkv", Sound("aac", wrong={number: 500.0}))
+    copied(source, tmp_path / f"out{suffix}")
+    assert check(tmp_path / f"out{suffix}") == pytest.approx(SECONDS, abs=0.06)
+    with av.open(str(tmp_path / f"out{suffix}")) as output:
+        assert output.duration / av.time_base == pytest.approx(SECONDS, abs=0.06)
 
 
 def test_a_bad_track_harms_no_other(tmp_path) -> None:

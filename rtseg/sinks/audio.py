@@ -56,6 +56,12 @@ SEEK_FROM_SECONDS = 2.0
 TIMEOUT_SECONDS = 10.0
 """Without a byte from a URL for this long, its audio is dropped."""
 
+WRONG_SECONDS = 1
+"""A single packet whose time is further from those around it has a wrong time."""
+
+MOST_AHEAD = 1000
+"""Packets that are read ahead to see that."""
+
 READ_TRIES = 8
 """Failures in a row after which a damaged file counts as ended."""
 
@@ -505,6 +511,8 @@ class Reader:
         self.trouble = ""
         self.begins: dict[int, Fraction] = {}
         self._read: deque[Any] = deque()
+        self._first: dict[int, Any] = {}
+        self._expected: dict[int, Fraction] = {}  # when the next packet of each track is due
         self._last = self._shown_until = Fraction(-1 << 40)
         self._start()
         try:
@@ -532,16 +540,45 @@ class Reader:
 
     def peek(self) -> Any:
         """The next packet of an audio track; None at the end."""
-        while not self._read:
-            packet = next(self._packets, None)
-            if packet is None:
-                return None
-            self._sort(packet)
+        if not self._read and not self._fill():
+            return None
+        self._mend(self._read[0])
         return self._read[0]
 
     def pop(self) -> None:
         """Go on to the next packet."""
-        self._read.popleft()
+        packet = self._read.popleft()
+        self._expected[packet.stream_index] = _end(packet)
+
+    def _fill(self) -> bool:
+        """Read up to the next packet of an audio track; False at the end."""
+        count = len(self._read)
+        while len(self._read) == count:
+            packet = next(self._packets, None)
+            if packet is None:
+                return False
+            self._sort(packet)
+        return True
+
+    def _mend(self, packet: Any) -> None:
+        """Correct a time that jumps, if that of the packet after it does not: it is damaged."""
+        expected = self._expected.get(packet.stream_index)
+        if expected is None or abs(_time(packet) - expected) <= WRONG_SECONDS:
+            return
+        follows = self._follower(packet)
+        if follows is None or abs(_time(follows) - expected) <= WRONG_SECONDS:
+            packet.pts = packet.dts = round(expected / packet.time_base)
+
+    def _follower(self, packet: Any) -> Any:
+        """The packet after the next one of its track; None at the end, itself if it is far away."""
+        at = 1
+        while at < len(self._read) or self._fill():
+            if self._read[at].stream_index == packet.stream_index:
+                return self._read[at]
+            at += 1
+            if at > MOST_AHEAD:
+                return packet
+        return None
 
     def seek(self, start: float) -> None:
         """Go on with a packet before `start` seconds from the first picture.
@@ -555,11 +592,13 @@ class Reader:
         with suppress(*AUDIO_ERRORS):
             self.container.seek(int((aim - 1) * av.time_base))
         self._read.clear()
+        self._expected.clear()
         self._packets = self._demux()
         first = self.peek()
         if first is None or _time(first) > aim:
             self.close()
             self._read.clear()
+            self._expected.clear()
             self._start()
 
     def shows_after(self, seconds: Fraction) -> bool:
@@ -628,11 +667,11 @@ class Reader:
         for packet in self._packets:
             self._sort(packet)
             if packet.stream_index in self._own and not packet.is_discard:
-                self.begins.setdefault(packet.stream_index, _heard(packet))
+                self._note_begin(packet)
             if packet.stream_index == self.video.index and origin is None:
                 origin = _decoded_at(packet) if untimed else self._shown(packet)
             if origin is not None:
-                if len(self.begins) == len(self._own):
+                if len(self._expected) == len(self._own):  # two packets of each are known
                     break
                 if self._last > origin + LOOKED_AHEAD_SECONDS:
                     break
@@ -641,6 +680,19 @@ class Reader:
         if origin is None:
             raise ValueError("it has no video frame to be timed by")
         return origin
+
+    def _note_begin(self, packet: Any) -> None:
+        """Note where a track begins, by its first packet unless the second one tells otherwise."""
+        index = packet.stream_index
+        if index not in self.begins:
+            self.begins[index], self._first[index] = _heard(packet), packet
+        elif index not in self._expected:
+            first = self._first[index]
+            if abs(_time(packet) - _end(first)) > WRONG_SECONDS:
+                begin = _time(packet) - (_end(first) - _time(first))
+                first.pts = first.dts = round(begin / first.time_base)
+                self.begins[index] = begin
+            self._expected[index] = _time(first)
 
     def _shown(self, packet: Any) -> Fraction | None:
         """The time of the first picture that can be decoded with this packet, None at the end."""
@@ -671,6 +723,10 @@ def _time(packet: Any) -> Fraction:
 
 def _decoded_at(packet: Any) -> Fraction:
     return Fraction(packet.dts or 0) * packet.time_base
+
+
+def _end(packet: Any) -> Fraction:
+    return _time(packet) + (packet.duration or 0) * packet.time_base
 
 
 def _heard(packet: Any) -> Fraction:
