@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,9 +22,11 @@ from rtseg.train import TrainOptions
 from rtseg.train import batches as augment
 from rtseg.train.batches import (
     InOrder,
+    Loader,
     Shuffled,
     TrainingImages,
     batches,
+    close,
     fitting_workers,
     loader,
     one_opencv_thread,
@@ -188,9 +192,21 @@ def read(count: int, workers: int) -> list[torch.Tensor]:
     spec = InputSpec((32, 32))
     pictures = TrainingImages(samples(count), IDENTITY, augment.training(settings, spec))
     order = Shuffled(count, 4, seed=1, rank=0, world=1)
-    with one_opencv_thread():
-        read = loader(pictures, order, workers=workers, pinned=False)
+    source = loader(pictures, order, workers=workers, pinned=False)
+    with one_opencv_thread(), closing_loader(source) as read:
         return [tensor for batch in batches(read) for tensor in batch]
+
+
+@contextmanager
+def closing_loader(source: Loader) -> Iterator[Loader]:
+    """The loader, closed at the end; its workers have then ended by themselves."""
+    before = multiprocessing.active_children()
+    try:
+        yield source
+    finally:
+        workers = [one for one in multiprocessing.active_children() if one not in before]
+        close(source)
+    assert [worker.exitcode for worker in workers] == [0] * source.num_workers
 
 
 def test_workers_change_nothing_but_the_speed() -> None:
@@ -203,8 +219,11 @@ def test_workers_change_nothing_but_the_speed() -> None:
 def test_a_picture_that_cannot_be_read_is_named_whoever_reads_it(workers: int) -> None:
     missing = Sample("gone", Path("gone.png"), lambda: np.zeros((8, 8), np.uint8))
     pictures = TrainingImages([missing], IDENTITY, augment.plain((32, 32), InputSpec((32, 32))))
-    with pytest.raises(DatasetError, match=r"^cannot read the image gone\.png") as failure:
-        list(batches(loader(pictures, InOrder(1, 1), workers=workers, pinned=False)))
+    with (
+        closing_loader(loader(pictures, InOrder(1, 1), workers=workers, pinned=False)) as source,
+        pytest.raises(DatasetError, match=r"^cannot read the image gone\.png") as failure,
+    ):
+        list(batches(source))
     assert "Traceback" not in str(failure.value)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -359,6 +361,31 @@ def test_every_fault_of_a_dataset_is_told_at_once_by_file(
         assert sum(file.name in line for line in said.splitlines()) == 1
     assert "3 problems, listed above" in said
     assert not (tmp_path / "run").exists()
+
+
+class Deletes(Told):
+    """Deletes the training images once they were checked."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def note(self, heading: str, text: str) -> None:
+        super().note(heading, text)
+        if heading == "plan":
+            for image in self.folder.glob("*.jpg"):
+                image.unlink()
+
+
+def test_an_image_that_is_lost_during_the_run_ends_it_and_its_workers(
+    robo: Path, small: Path, tmp_path: Path
+) -> None:
+    mine = Path(shutil.copytree(robo, tmp_path / "robo"))
+    options = quick(mine, small, tmp_path / "run", workers=1)
+    with pytest.raises(DatasetError, match="cannot read the image") as failure:
+        train(options, callback=Deletes(mine / "train"))
+    assert failure.value.exit_code == 2
+    assert multiprocessing.active_children() == []
 
 
 def test_a_test_split_whose_labels_are_secret_is_told_of(small: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from rtseg.errors import DatasetError, UsageError, first_line
 from rtseg.files import atomic, cannot_write
 from rtseg.nets.state import save_checkpoint
-from rtseg.train.batches import Loader, Shuffled, batches, mixed_seed
+from rtseg.train.batches import Loader, Shuffled, batches, close, mixed_seed
 from rtseg.train.folder import Callback, Row, RunFolder
 from rtseg.train.options import TrainOptions
 from rtseg.train.trainable import Figures, Trainable, schedule
@@ -135,6 +135,11 @@ class Loaders:
     train: Loader
     order: Shuffled
     val: Loader
+
+    def close(self) -> None:
+        """End their workers."""
+        close(self.train)
+        close(self.val)
 
 
 def total_steps(options: TrainOptions, per_epoch: int) -> int:

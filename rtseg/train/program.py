@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,7 @@ def train(
     if fabric.device.type == "cpu":
         keep_freed_memory()
     try:
-        with one_opencv_thread():
+        with one_opencv_thread(), closing(loop.loaders):
             ended = loop.run()
     except torch.OutOfMemoryError as error:
         raise DeviceError(
