@@ -14,12 +14,22 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
+CPU_INFO = Path("/proc/cpuinfo")
 
 NATIVE_FLAGS = {
     "bf16": {"avx512_bf16", "amx_bf16", "bf16"},
     "fp16": {"avx512_fp16", "amx_fp16", "asimdhp"},
 }
 """CPU flags, of x86 and Arm, of native arithmetic in 16 bits."""
+
+INT8_FLAGS = {
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx_vnni": "AVX-VNNI",
+    "amx_int8": "AMX",
+    "asimddp": "Arm dot products",
+    "i8mm": "Arm int8 matrix products",
+}
+"""CPU flags, of x86 and Arm, of native products of 8-bit numbers, and their names."""
 
 GPU_UNUSED = "the GPU is not used"
 """Start of every note about a GPU that has a driver and that no library can use."""
@@ -79,11 +89,31 @@ def native_precisions() -> frozenset[str]:
 
     Without native arithmetic, 16-bit numbers are converted to 32 bits and back, which costs time.
     """
-    info = Path("/proc/cpuinfo")
-    flags = set(info.read_text("utf-8").split()) if info.is_file() else set()
-    if platform.system() == "Darwin" and platform.machine() == "arm64":
-        flags.add("asimdhp")
+    flags = _cpu_flags() or frozenset()
     return frozenset(name for name, any_of in NATIVE_FLAGS.items() if flags & any_of)
+
+
+@cache
+def int8_instructions() -> tuple[str, ...] | None:
+    """Names of the processor's instructions for products of 8-bit numbers; None if it does not
+    tell.
+    """
+    flags = _cpu_flags()
+    return (
+        None if flags is None else tuple(INT8_FLAGS[name] for name in INT8_FLAGS if name in flags)
+    )
+
+
+def _cpu_flags() -> frozenset[str] | None:
+    """The processor's flags by their names in Linux; None if the system does not tell."""
+    if platform.system() == "Darwin" and platform.machine() == "arm64":
+        return frozenset({"asimdhp", "asimddp"})  # every one of Apple's
+    found: set[str] = set()
+    for line in _read(CPU_INFO).splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            found.update(value.split())
+    return frozenset(found) or None
 
 
 def processor() -> str:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from rtseg import system
 from rtseg.backends import open_backend
 from rtseg.errors import ModelError, SinkError, SourceError, ThresholdError, UsageError
 from rtseg.export import ExportOptions, program
@@ -567,3 +568,44 @@ def test_the_documented_lines_run_what_we_export(
     assert told["mask"].shape == (120, 200)
     assert (told["mask"] == expected).mean() > 0.999
     assert segmenter.labels.names[expected[0, 0]] in capsys.readouterr().out
+
+
+X86 = "model name\t: A sse avx_vnni processor\nflags\t\t: fpu avx2 {}\nbugs\t\t: i8mm\n"
+ARM = "Features\t: fp asimd {}\nCPU part\t: 0xd0c\n"
+
+
+@pytest.mark.parametrize(
+    ("info", "found", "words"),
+    [
+        (X86.format("avx512f avx512_vnni"), ("AVX-512 VNNI",), "although"),
+        (X86.format("avx_vnni"), ("AVX-VNNI",), "although"),
+        (X86.format("avx512_vnni amx_int8"), ("AVX-512 VNNI", "AMX"), "(AVX-512 VNNI, AMX)"),
+        (X86.format("avx512f"), (), "has no instructions"),
+        (ARM.format("asimddp"), ("Arm dot products",), "although"),
+        (ARM.format("asimddp i8mm"), ("Arm dot products", "Arm int8 matrix products"), "although"),
+        (ARM.format("asimdhp"), (), "has no instructions"),
+        ("", None, "it needs a processor"),
+    ],
+)
+def test_a_slow_int8_file_is_explained_by_what_the_processor_has(
+    info: str, found: tuple[str, ...] | None, words: str, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(system.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(system, "CPU_INFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(info)
+    system.int8_instructions.cache_clear()
+    try:
+        assert system.int8_instructions() == found
+    finally:
+        system.int8_instructions.cache_clear()
+    assert words in program.why_slow(found)
+
+
+def test_an_apple_processor_has_dot_products(monkeypatch) -> None:
+    monkeypatch.setattr(system.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(system.platform, "machine", lambda: "arm64")
+    system.int8_instructions.cache_clear()
+    try:
+        assert system.int8_instructions() == ("Arm dot products",)
+    finally:
+        system.int8_instructions.cache_clear()

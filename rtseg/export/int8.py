@@ -1,8 +1,8 @@
 """Quantise models to int8, with their most sensitive layers left in float.
 
 Static, per channel, in quantise/dequantise pairs (QDQ), by ONNX Runtime's quantiser. Weights use 7
-of their 8 bits: CPUs with AVX2 but without VNNI add two products in 16 bits, which would overflow
-with 8, and a file should give the same masks everywhere. Ranges are the minimum and maximum seen:
+of their 8 bits: x86 CPUs without VNNI or AMX add two products in 16 bits, which would overflow with
+8, and a file should give the same masks everywhere. Ranges are the minimum and maximum seen:
 on `person`, the quantiser's entropy method agreed exactly as well in 20 times the time, its
 percentiles by -0.2 to +0.5 points in 10 times the time.
 """

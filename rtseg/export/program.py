@@ -26,6 +26,7 @@ from rtseg.measure import batch_of, mask_agreement, time_each
 from rtseg.nets import find_model
 from rtseg.nets.onnx_file import OPSET, exported_spec, seal, write_onnx
 from rtseg.segmenter import Segmenter
+from rtseg.system import int8_instructions
 from rtseg.zoo import Model
 
 ROUNDS, LEAST_ROUNDS, SECONDS = 15, 3, 6.0
@@ -311,9 +312,22 @@ class _Export:
             )
         precision = self.options.precision
         if precision != "fp32" and took[f"onnx {precision}"] >= took["onnx fp32"]:
-            pays = "on GPUs" if precision == "fp16" else "on processors with VNNI or AMX"
-            notes.append(f"{precision} is not faster than fp32 on this machine; it pays off {pays}")
+            why = "; it pays off on GPUs" if precision == "fp16" else why_slow(int8_instructions())
+            notes.append(f"{precision} is not faster than fp32 on this machine{why}")
         return notes
+
+
+def why_slow(instructions: Sequence[str] | None) -> str:
+    """Whether int8 could be faster on this processor, as the end of a note.
+
+    Args:
+        instructions: the processor's for products of 8-bit numbers; None if unknown.
+    """
+    if instructions is None:
+        return "; it needs a processor with VNNI, AMX or Arm dot products"
+    if not instructions:
+        return ": the processor has no instructions for it (VNNI, AMX, Arm dot products)"
+    return f", although the processor has instructions for it ({', '.join(instructions)})"
 
 
 class _Reference:
