@@ -557,6 +557,15 @@ def test_frames_of_one_name_in_two_splits_keep_their_own_masks(tmp_path: Path, k
         assert (sample.read_mask() == np.array([0, 11, 13], np.uint8)[picture.mask]).all()
 
 
+def test_cityscapes_without_masks_is_refused_with_what_to_make(tmp_path: Path) -> None:
+    for mask in list(make_cityscapes(tmp_path).glob("gtFine/*/*/*.png")):
+        mask.rename(mask.with_name(mask.name.replace("labelIds.png", "polygons.json")))
+    for file in tmp_path.glob("gtFine/*/*/*.json"):
+        file.write_text('{"imgHeight": 48, "imgWidth": 64, "objects": []}')
+    with pytest.raises(DatasetError, match="Cityscapes polygons"):
+        open_dataset(tmp_path)
+
+
 def test_an_image_does_not_take_the_mask_of_another_split(tmp_path: Path) -> None:
     make_cityscapes(tmp_path)
     stem = "train/trainville/trainville_000000_000000"

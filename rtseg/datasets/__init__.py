@@ -154,7 +154,10 @@ def _no_samples(root: Path, format: str, dataset: Dataset) -> DatasetError:
     """The error for a dataset without samples; suggests another layout if one matches."""
     asked = f"no labelled images in {root}"
     if dataset.problems or format == "auto" or _layout(format).matches(root):
-        return DatasetError(asked, found=listed(dataset.problems, 3) or "it is empty")
+        if not dataset.problems and (named := _refused(root)):
+            return named
+        why = listed(dataset.problems, 3) or listed(dataset.notes, 3) or "it is empty"
+        return DatasetError(asked, found=why)
     other = layout_of(root)
     return DatasetError(
         asked,

@@ -640,6 +640,12 @@ REFUSED = (
     Refused("V7 Darwin export", (".json",), r"darwin-json-schema|darwin_json", _AS_COCO),
     Refused("SuperAnnotate export", (".json",), r'"instances"[\s\S]*"className"', _AS_COCO),
     Refused(
+        "set of Cityscapes polygons",
+        (".json",),
+        r'"imgHeight"[\s\S]*"objects"',
+        "Make masks of it: csCreateTrainIdLabelImgs writes *_labelTrainIds.png.",
+    ),
+    Refused(
         "COCO panoptic file", (".json",), r'"segments_info"', "Use the instances_*.json beside it."
     ),
     Refused("CreateML export", (".json",), r'"coordinates"\s*:\s*\{', _NOT_BOXES),
