@@ -86,7 +86,7 @@ def test_flags_and_their_aliases(
 EVERYTHING = """
 clip.mp4 --camera 0 --half --width 640 --height 480 --fps 29.97 --fourcc MJPG --size 64x48
 --pix-fmt rgb24 --mirror --rotate 90 --loop --start 1:02.5 --end 70 --max-frames 9 --every 2
---no-reconnect --fps-cap 12.5 --no-idle
+--no-reconnect --fps-cap 12.5 --no-idle --stream 1 --deinterlace off
 --timeout 3 -m some.onnx --weights random -b onnx -d cpu --precision fp32 --imgsz 384x640
 --threads 2
 --strict-device --labels a,b --layout NHWC --colour BGR --mean 0.5 --std 1,2,3 --scale 1/255

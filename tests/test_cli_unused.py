@@ -42,6 +42,7 @@ def test_nothing_is_said_of_flags_that_were_not_given() -> None:
         ({"width": 640, "height": 480}, "--width and --height have no effect"),
         ({"fourcc": "MJPG"}, "--fourcc has no effect on a source that is not"),
         ({"fps": 12}, "--fps has no effect on a source with a rate"),
+        ({"stream": 1, "deinterlace": "on"}, "--stream and --deinterlace have no effect on a"),
         ({"size": (64, 48)}, "--size has no effect"),
         ({"pix_fmt": "rgb24"}, "--pix-fmt has no effect"),
         ({"models": ("stub",)}, "--models has no effect without a win"),

@@ -260,6 +260,13 @@ def test_a_raw_stream_has_the_rate_of_its_header_or_of_the_flag(tmp_path: Path, 
         assert frames_of(path, fps=10)[-1].pts == pytest.approx(2.9)
 
 
+def test_a_rate_is_not_for_videos_that_have_times(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mkv")
+    with open_source(path, SourceOptions(fps=10)) as source:
+        assert source.info.frame_rate == 25
+        assert source.info.notes == ("--fps has no effect on a video with times of its own",)
+
+
 def two_tracks(path: Path, sizes: list[tuple[int, int]], default: int | None) -> Path:
     with av.open(str(path), "w") as container:
         streams = []

@@ -487,6 +487,9 @@ def _rules(flags: Flags, plan: Plan) -> tuple[_Rule, ...]:
             flags.source, "width height fourcc", "width" in used, "on a source that is not a camera"
         ),
         _Rule(flags.source, "fps", "fps" in used, "on a source with a rate of its own"),
+        _Rule(
+            flags.source, "stream deinterlace", "stream" in used, "on a source that is not a video"
+        ),
         _Rule(flags.source, "size", "size" in used, "without raw frames on stdin"),
         _Rule(flags.source, "pix_fmt", "pix_fmt" in used | read, "without raw frames"),
         _Rule(flags.run, "models", plan.window, "without a window"),

@@ -163,7 +163,9 @@ class FFmpegPlayer:
             f"it has {described(tracks)}; playing {tracks.index(self._stream)}, see --stream"
         ]
         interlaced = [f"interlaced, so deinterlaced by {DEINTERLACER}; see --deinterlace"]
+        timed = self._options.fps is not None and not self._untimed
         return [
+            *(["--fps has no effect on a video with times of its own"] if timed else ()),
             *(several if len(tracks) > 1 else ()),
             *(interlaced if self._deinterlacer is not None else ()),
             *self._convert.notes,

@@ -43,7 +43,7 @@ class SourceOptions:
         every: Keep every Nth frame.
         decoder: Decoder of video files: ffmpeg, opencv, or nvdec[:N] on an NVIDIA GPU.
         stream: Number of the video track of a file, from 0; default is the one players choose.
-        deinterlace: Deinterlace frames of video files: auto those that are flagged, on all, or off.
+        deinterlace: Deinterlace videos and streams: auto if flagged interlaced, on always, or off.
         reconnect: Reconnect to a lost camera or stream instead of failing.
         timeout: Seconds without a frame after which a camera or stream counts as lost.
 
