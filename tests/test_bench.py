@@ -46,6 +46,7 @@ from rtseg.bench.record import (
     compare,
     keep_best,
     milliseconds,
+    mismatches,
     peak_share,
     summarise,
 )
@@ -674,7 +675,7 @@ def test_other_json_is_no_record(values: Any) -> None:
 def test_csv_has_every_row_and_its_figures(full: Record) -> None:
     rows = list(csv.DictReader(io.StringIO(render(full, "csv"))))
     assert [row["backend"] for row in rows] == ["A", "B", "C"]
-    assert float(rows[0]["model_fps"]) == 4.0
+    assert float(rows[0]["model_fps"]) == float(rows[0]["model_fps_slowest"]) == 4.0
     assert float(rows[0]["loop_p99_ms"]) == 250.0
     assert rows[0]["cpu"] == "A | B"
     assert rows[2]["model_fps"] == ""
@@ -688,7 +689,7 @@ def test_every_line_of_a_markdown_table_has_the_columns_of_its_head(full: Record
     for block in blocks:
         bars = [line.replace("\\|", "").count("|") for line in block.splitlines()]
         assert len(set(bars)) == 1
-    assert "| 4.0 | 250 / 250 / 250 |" in blocks[0]
+    assert "| 4.0 (4.0-4.0) | 250 / 250 / 250 |" in blocks[0]
     assert "there is no C here" in blocks[2]
 
 
@@ -769,20 +770,92 @@ def test_a_change_is_a_share_of_the_older_speed(full: Record) -> None:
 def test_the_table_of_changes_gives_each_clock_its_line(full: Record) -> None:
     table = changes(compare(faster(full, 1.5), full))
     assert [row[3] for row in table.rows[:3]] == ["model", "pipeline", "loop"]
-    assert all(row[-1] == "+50.0%" for row in table.rows)
+    assert all(row[-3:] == ["+50.0%", "±0.0%", "faster"] for row in table.rows)
     assert "+50.0%" in plain(table)
     assert "+50.0%" in markdown(table)
 
 
-def test_another_machine_clip_or_version_is_warned_of(full: Record) -> None:
+def spread(record: Record, *rounds: float) -> Record:
+    """The record with these frames per second in the rounds of every clock."""
+    made = deepcopy(record)
+    for row in made.rows:
+        for name, figures in row.clocks.items():
+            row.clocks[name] = replace(figures, rounds=list(rounds), fps=float(np.median(rounds)))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "verdict"),
+    [
+        ((99, 100, 101), (79, 80, 81), "slower"),
+        ((99, 100, 101), (119, 120, 121), "faster"),
+        ((70, 100, 130), (60, 80, 100), "within noise"),
+        ((100, 100, 100), (60, 80, 100), "within noise"),
+        ((99, 100, 101), (99, 100, 101), ""),
+        ((100,), (79, 80, 81), ""),
+        ((100,), (80,), ""),
+    ],
+)
+def test_rounds_that_differ_among_themselves_make_a_change_noise(
+    before: tuple[float, ...], now: tuple[float, ...], verdict: str, full: Record
+) -> None:
+    found = compare(spread(full, *now), spread(full, *before))
+    assert {row[-1] for row in changes(found).rows} == {verdict}
+    slow = np.median(now) < 90 and verdict != "within noise"
+    assert len(found.slower_than(0.1)) == (6 if slow else 0)
+
+
+def test_noise_is_four_standard_errors_of_the_change(full: Record) -> None:
+    first = compare(spread(full, 90, 100, 110), spread(full, 90, 100, 110)).changes[0]
+    assert first.noise == pytest.approx(4 * (2 * 10**2 / 3) ** 0.5 / 100)
+    more = compare(spread(full, *[90, 100, 110] * 9), spread(full, *[90, 100, 110] * 9))
+    assert more.changes[0].noise < first.noise / 2.9
+    assert len(more.unsure_of(0.05)) == 6
+    assert more.unsure_of(0.1) == []
+
+
+def test_equal_speeds_seldom_seem_to_differ_and_slower_ones_seldom_do_not(full: Record) -> None:
+    random = np.random.default_rng(0)
+
+    def wrong(now: float) -> int:
+        drawn = ([random.normal(fps, 2, 3) for fps in (100, now)] for _ in range(500))
+        found = [compare(spread(full, *new), spread(full, *old)) for old, new in drawn]
+        return sum(bool(one.slower_than(0.0)) for one in found)
+
+    assert wrong(100) < 15
+    assert wrong(80) > 485
+
+
+def test_another_version_or_setting_is_warned_of(full: Record) -> None:
     other = deepcopy(full)
-    other.machine["cpu"] = "another"
     other.machine["versions"] = {"numpy": "1"}
-    other.clip["name"] = "other"
     other.settings["threads"] = 4
-    warned = "\n".join(compare(full, other).warnings)
-    for words in ("cpu was another, is A | B", "numpy was 1, is 2", "clip name", "threads was 4"):
-        assert words in warned
+    assert compare(full, other).warnings == ("threads was 4, is none", "numpy was 1, is 2")
+    assert mismatches(full, other) == []
+
+
+def test_another_machine_or_clip_cannot_be_compared(full: Record) -> None:
+    assert mismatches(full, full) == []
+    for change, words in {
+        ("machine", "cpu", "another"): "cpu was another, is A | B",
+        ("machine", "cores", 64): "cores was 64, is 2",
+        ("machine", "gpu", "A GPU, 550.1"): "gpu was A GPU, is none",
+        ("clip", "name", "other"): "clip name was other, is clip",
+        ("clip", "width", 1280): "clip width was 1280, is 64",
+        ("clip", "frame_count", 99): "clip frame_count was 99, is 12",
+    }.items():
+        other = deepcopy(full)
+        part, name, value = change
+        getattr(other, part)[name] = value
+        assert mismatches(full, other) == [words]
+
+
+def test_another_driver_is_the_same_machine(full: Record) -> None:
+    full.machine["gpu"] = "A GPU, 550.1; A GPU, 550.1"
+    other = deepcopy(full)
+    other.machine["gpu"] = "A GPU, 600.2; A GPU, 600.2"
+    assert mismatches(full, other) == []
+    assert any("600.2" in warning for warning in compare(full, other).warnings)
 
 
 def test_rows_without_a_partner_are_named(full: Record) -> None:

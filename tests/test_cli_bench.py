@@ -284,10 +284,43 @@ def test_ctrl_c_prints_what_is_done_and_says_partial(inside: Path) -> None:
 def test_what_cannot_be_held_against_the_older_record_is_no_success(
     inside: Path, capsys: Capture
 ) -> None:
-    other = [part.replace("64", "96") for part in STUB]
+    other = ["96" if part == "64" else part for part in STUB]
     assert main([*STUB, "-o", "old.json"]) == 0
+    capsys.readouterr()
     assert main([*other, "--compare", "old.json"]) == 5
-    assert "nothing to compare with" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "nothing to compare with" in err
+    assert "it has stub 64x64, not stub 96x96" in err
+    assert out == "", "nothing was measured"
+
+
+def test_a_record_of_another_clip_or_machine_is_refused_before_anything_runs(
+    older: Callable[[float], Path], capsys: Capture
+) -> None:
+    path = older(1.0)
+    made = json.loads(path.read_text())
+    made["machine"]["cpu"] = "another"
+    made["clip"]["height"] = 96
+    path.write_text(json.dumps(made))
+    assert main([*STUB, "--compare", str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert f"cannot compare with {path}: cpu was another, is " in err
+    assert "clip height was 96, is 48" in err
+    assert out == ""
+
+
+def test_what_is_slower_within_noise_is_no_failure(
+    older: Callable[[float], Path], capsys: Capture
+) -> None:
+    path = older(1e6)
+    made = json.loads(path.read_text())
+    for figures in made["rows"][0]["clocks"].values():
+        figures["rounds"] = [figures["fps"] * share for share in (0.01, 1, 1.99)]
+    path.write_text(json.dumps(made))
+    assert main([*STUB[:-1], "2", "--compare", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert "within noise" in out
+    assert "3 of 3 clocks too noisy to be sure of 10%: use more --rounds" in err
 
 
 def test_what_ran_before_and_fails_now_is_exit_code_5(

@@ -40,7 +40,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
@@ -278,19 +278,44 @@ def _version(package: str) -> str:
         return ""
 
 
+STANDARD_ERRORS = 4.0
+"""A change of fewer is noise. Of two records of three rounds at the same speed, 1 % of the clocks
+seem slower by more, and a change of 8 standard deviations of a round is found in 99.8 %
+(simulated, normal noise)."""
+
+
 @dataclass(frozen=True)
 class Change:
-    """One clock of one row, before and now, in frames per second."""
+    """One clock of one row, before and now, in frames per second.
+
+    Attributes:
+        noise: the share of `before` by which the two may differ at the same speed, from the spread
+            of their rounds; None if one of them has a single round.
+    """
 
     row: Row
     clock: str
     before: float
     now: float
+    noise: float | None = None
 
     @property
     def share(self) -> float:
         """0.1 is a tenth faster, -0.1 a tenth slower."""
         return self.now / self.before - 1
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether the rounds differ too much among themselves for this change to mean anything."""
+        return self.noise is not None and abs(self.share) <= self.noise
+
+
+def noise(before: ClockFigures, now: ClockFigures) -> float | None:
+    """The noise of a change from one clock's figures to another's, see `Change`."""
+    if min(len(before.rounds), len(now.rounds)) < 2:
+        return None
+    variance = sum(np.var(one.rounds, ddof=1) / len(one.rounds) for one in (before, now))
+    return float(STANDARD_ERRORS * np.sqrt(variance) / before.fps)
 
 
 @dataclass(frozen=True)
@@ -307,8 +332,13 @@ class Comparison:
     lost: tuple[str, ...] = ()
 
     def slower_than(self, threshold: float) -> list[Change]:
-        """The changes that are slower by more than `threshold`, 0.1 being a tenth."""
-        return [change for change in self.changes if change.share < -threshold]
+        """The changes beyond noise that are slower by more than `threshold`, 0.1 being a tenth."""
+        slower = [change for change in self.changes if change.share < -threshold]
+        return [change for change in slower if not change.within_noise]
+
+    def unsure_of(self, threshold: float) -> list[Change]:
+        """The changes whose noise would hide one of `threshold`."""
+        return [change for change in self.changes if (change.noise or 0.0) > threshold]
 
 
 def compare(now: Record, before: Record) -> Comparison:
@@ -316,11 +346,11 @@ def compare(now: Record, before: Record) -> Comparison:
     old = {row.key: row for row in before.rows if row.clocks}
     new = {row.key: row for row in now.rows if row.clocks}
     changes = [
-        Change(row, clock, old[key].clocks[clock].fps, figures.fps)
+        Change(row, clock, was.fps, figures.fps, noise(was, figures))
         for key, row in new.items()
         if key in old
         for clock, figures in row.clocks.items()
-        if clock in old[key].clocks
+        if (was := old[key].clocks.get(clock)) is not None
     ]
     alone = [
         *(f"not in the older record: {' '.join(key)}" for key in new if key not in old),
@@ -347,19 +377,37 @@ def _has_lost(row: Row, before: Row) -> bool:
 def _differences(now: Record, before: Record) -> list[str]:
     facts = [
         *((name, before.machine.get(name), now.machine.get(name)) for name in _FACTS),
-        *(("clip " + name, before.clip.get(name), now.clip.get(name)) for name in _CLIP),
         *((name, before.settings.get(name), now.settings.get(name)) for name in _SETTINGS),
         *_versions(before.machine["versions"], now.machine["versions"]),
     ]
-    found = [
+    partial = "one of the two records was stopped before its end"
+    return [*_words(facts), *([partial] if now.partial or before.partial else [])]
+
+
+def mismatches(now: Record, before: Record) -> list[str]:
+    """What makes the figures of two records incomparable: another machine, or another clip."""
+    old, new = (_without_driver(one.machine.get("gpu") or "") for one in (before, now))
+    facts = [
+        *((name, before.machine.get(name), now.machine.get(name)) for name in ("cpu", "cores")),
+        ("gpu", old, new),
+        *(("clip " + name, before.clip.get(name), now.clip.get(name)) for name in _CLIP),
+    ]
+    return _words(facts)
+
+
+def _words(facts: Iterable[tuple[str, Any, Any]]) -> list[str]:
+    return [
         f"{name} was {old or 'none'}, is {new or 'none'}" for name, old, new in facts if old != new
     ]
-    partial = "one of the two records was stopped before its end"
-    return [*found, *([partial] if now.partial or before.partial else [])]
 
 
-_FACTS = ("cpu", "cores", "gpu", "os", "python", "rtseg")
-_CLIP = ("name", "width", "height")
+def _without_driver(gpus: str) -> str:
+    """The names in what `gpu_name` returns."""
+    return "; ".join(gpu.rpartition(",")[0] or gpu for gpu in gpus.split("; "))
+
+
+_FACTS = ("gpu", "os", "python", "rtseg")
+_CLIP = ("name", "width", "height", "frame_rate", "frame_count")
 _SETTINGS = ("threads", "view", "loop_ends_in", "seconds", "frames")
 
 

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtseg.bench.clocks import CLOCKS
-from rtseg.bench.record import QUANTILES, ClockFigures, Comparison, Record, Row, is_busy
+from rtseg.bench.record import (
+    QUANTILES,
+    Change,
+    ClockFigures,
+    Comparison,
+    Record,
+    Row,
+    is_busy,
+)
 from rtseg.figures import new_figure, save_figure
 from rtseg.text import aligned
 
@@ -100,10 +108,19 @@ def changes(comparison: Comparison) -> Table:
             f"{change.before:.2f}",
             f"{change.now:.2f}",
             f"{change.share:+.1%}",
+            NONE if change.noise is None else f"±{change.noise:.1%}",
+            _verdict(change),
         ]
         for change in comparison.changes
     ]
-    return Table(["model", "runs on", "input", "clock", "fps before", "fps now", "change"], rows, 4)
+    heads = ["model", "runs on", "input", "clock", "fps before", "fps now", "change", "noise", ""]
+    return Table(heads, rows, 4)
+
+
+def _verdict(change: Change) -> str:
+    if change.noise is None or not change.share:
+        return ""
+    return "within noise" if change.within_noise else "slower" if change.share < 0 else "faster"
 
 
 def legend(record: Record) -> list[str]:
@@ -118,7 +135,7 @@ def legend(record: Record) -> list[str]:
     ]
     return [
         *lines,
-        "fps: median of the rounds; ms: p50 / p95 / p99 of all passes",
+        "fps: median of the rounds (slowest to fastest round); ms: p50 / p95 / p99 of all passes",
         "load: import the library and load the model; cold start: process start to first image",
         "memory: peak of the combination's own process (with Python, libraries and samples)",
         f"agreement: pixels with the class of torch fp32 on {_compared(record)} frames, "
@@ -200,7 +217,12 @@ def _speed_table(record: Record, rows: Sequence[Row]) -> Table:
 def _clock_cells(figures: ClockFigures | None) -> list[str]:
     if figures is None:
         return [NONE, NONE]
-    return [f"{figures.fps:.1f}", " / ".join(_milliseconds(figures.ms[n]) for n in QUANTILES)]
+    low, high = min(figures.rounds), max(figures.rounds)
+    spread = f" ({low:.1f}-{high:.1f})" if len(figures.rounds) > 1 else ""
+    return [
+        f"{figures.fps:.1f}{spread}",
+        " / ".join(_milliseconds(figures.ms[n]) for n in QUANTILES),
+    ]
 
 
 def _milliseconds(value: float) -> str:
@@ -282,6 +304,8 @@ def flat(row: Row, record: Record) -> dict[str, Any]:
 def _speed_fields(clock: str, figures: ClockFigures | None) -> dict[str, Any]:
     return {
         f"{clock}_fps": figures.fps if figures else None,
+        f"{clock}_fps_slowest": min(figures.rounds) if figures else None,
+        f"{clock}_fps_fastest": max(figures.rounds) if figures else None,
         **{f"{clock}_{name}_ms": figures.ms[name] if figures else None for name in QUANTILES},
         f"{clock}_passes": figures.passes if figures else None,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -16,9 +16,17 @@ from rtseg.backends import BACKENDS
 from rtseg.backends.base import fit_size
 from rtseg.bench.clocks import SAMPLES, clip_info, write_portrait
 from rtseg.bench.options import BenchOptions
-from rtseg.bench.record import Comparison, Record, Row, compare, is_busy, machine
+from rtseg.bench.record import (
+    Comparison,
+    Record,
+    Row,
+    compare,
+    is_busy,
+    machine,
+    mismatches,
+)
 from rtseg.bench.report import changes, markdown, plain, render, write_plot
-from rtseg.bench.rounds import measure
+from rtseg.bench.rounds import measure, new_row
 from rtseg.bench.worker import Combination
 from rtseg.cli.options import BenchFlags
 from rtseg.cli.process import Stop
@@ -42,16 +50,20 @@ def bench(flags: BenchFlags, stop: Stop) -> int:
 
     Raises:
         RtsegError: a flag has a wrong value, or nothing could be measured.
-        ThresholdError: a clock is slower than in the older record by more than `--threshold`, or
-            none can be compared.
+        UsageError: the older record is of another machine or clip.
+        ThresholdError: a clock is slower than in the older record by more than `--threshold` and
+            than noise, or none can be compared.
     """
     plan = make_plan(flags)
     with tempfile.TemporaryDirectory(prefix="rtseg-bench-") as folder:
         plan, info = stop.attend(lambda: _with_clip(plan, Path(folder)))
         record = _record(flags, plan, info)
+        _check_comparable(record, plan.before, flags.report.compare)
         if is_busy(record.machine) and not flags.report.quiet:
             say("warning", f"the machine is busy: load {record.machine['load_average']}")
         combinations = list(_combinations(flags, plan, info, record, stop))
+        if not record.rows:  # all models were found
+            _check_common(combinations, plan.before)
         with Progress(quiet=flags.report.quiet, first_line=0.0) as progress:
             on_step = partial(progress.update, unit="steps", redraw=True)
             failure = measure(
@@ -127,6 +139,39 @@ def read_record(path: Path) -> Record:
         raise UsageError(
             f"cannot compare with {path}", found=words, do="Write one with rtseg bench -o FILE.json"
         ) from error
+
+
+def _check_comparable(now: Record, before: Record | None, name: str | None) -> None:
+    """Refuse an older record of another machine or clip, before anything is measured."""
+    if before is not None and (found := mismatches(now, before)):
+        raise UsageError(
+            f"cannot compare with {name}",
+            found="; ".join(found),
+            do="Compare with a record of this clip that was made on this machine",
+        )
+
+
+def _check_common(combinations: Sequence[Combination], before: Record | None) -> None:
+    """Raise ThresholdError if no model and input size is in the older record."""
+    if before is None:
+        return
+    old = _models([row for row in before.rows if row.clocks])
+    new = _models([new_row(combination) for combination in combinations])
+    if new and not {*old} & {*new}:
+        raise _nothing_common(f"it has {', '.join(old) or 'no figures'}, not {', '.join(new)}")
+
+
+def _models(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Each model and input size."""
+    return _once(tuple(f"{row.model} {row.size}" for row in rows))
+
+
+def _nothing_common(found: str) -> ThresholdError:
+    return ThresholdError(
+        "nothing to compare with the older record",
+        found=found,
+        do="Use the same models, backends and sizes as before",
+    )
 
 
 def _check_data(options: BenchOptions) -> None:
@@ -248,6 +293,7 @@ def _show(record: Record, plan: BenchPlan, flags: BenchFlags) -> Comparison | No
     found = None if plan.before is None else compare(record, plan.before)
     if found is not None:
         print_comparison(found, flags.report.format)
+        warn_of_noise(found, flags.report.threshold)
     report_partial(record)
     return found
 
@@ -268,6 +314,16 @@ def print_comparison(found: Comparison, form: str) -> None:
     readable = form in ("table", "md")
     drawn = markdown(changes(found)) if form == "md" else plain(changes(found))
     print(f"\n{drawn}", file=sys.stdout if readable else sys.stderr)
+
+
+def warn_of_noise(found: Comparison, threshold: float) -> None:
+    """Warn if the rounds differ too much to find a change of the threshold."""
+    if unsure := found.unsure_of(threshold):
+        say(
+            "warning",
+            f"{len(unsure)} of {counted(len(found.changes), 'clock')} too noisy to be sure of "
+            f"{threshold:.0%}: use more --rounds, or a machine that is not busy",
+        )
 
 
 def report_partial(record: Record) -> None:
@@ -304,11 +360,7 @@ def _check_speed(found: Comparison | None, threshold: float) -> None:
     if found is None:
         return
     if not found.changes:
-        raise ThresholdError(
-            "nothing to compare with the older record",
-            found="the two records have no row in common",
-            do="Use the same models, backends and sizes as before",
-        )
+        raise _nothing_common("the two records have no row in common")
     slower = found.slower_than(threshold)
     if slower:
         worst = sorted(slower, key=lambda change: change.share)

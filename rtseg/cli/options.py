@@ -219,8 +219,9 @@ class BenchReport:
         format: Format of stdout, and of files without a known suffix.
         output: Also write a .json, .csv, .md or .txt file; repeatable.
         plot: Write a chart as .png, .svg, .pdf or .jpg.
-        compare: Print the changes since an older .json file.
-        threshold: Exit with 5 if --compare finds any clock slower by more than this, such as 10%.
+        compare: Print the changes since an older .json file of the same clip and machine.
+        threshold: Exit with 5 if --compare finds any clock slower by more than this, such as 10%,
+            and by more than noise.
         overwrite: Replace existing files.
         quiet: Print only the figures and errors.
         debug: Print the traceback of an error.
