@@ -11,7 +11,7 @@ import pytest
 from fuzz import KINDS, moving, rewrite, stray_share, write_whole
 
 from rtseg.sources import open_source
-from rtseg.sources.ffmpeg import Tail
+from rtseg.sources.ffmpeg import FFmpegPlayer, Tail
 
 
 def shown(path: Path) -> tuple[dict[int, np.ndarray], list[str]]:
@@ -68,7 +68,7 @@ def test_concealed_frames_are_kept_and_reported(tmp_path: Path) -> None:
 def test_frames_before_damage_at_the_end_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, lost: int
 ) -> None:
-    monkeypatch.setattr("rtseg.sources.ffmpeg.usable_cores", lambda: 8)
+    monkeypatch.setattr(FFmpegPlayer, "threads", 8)
 
     def change(contents: list[bytes]) -> None:
         contents[-lost] = b"\xff" * 5

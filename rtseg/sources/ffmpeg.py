@@ -56,8 +56,13 @@ the rest being memory that nobody wrote."""
 SLICE_THREADS = frozenset({"ffv1"})
 """Codecs of which frame threads conceal damage with frames that are not decoded yet."""
 
-SPOILS_NEXT = frozenset({"mpeg1video", "mpeg2video", "wmv1", "wmv2"})
+SPOILS_NEXT = frozenset({"mpeg1video", "mpeg2video", "wmv1", "wmv2", "ffv1"})
 """Decoders that predict from a frame that they began and could not decode."""
+
+BEGINS_ANYWHERE = frozenset(
+    "mpeg1video mpeg2video mpeg4 flv h263 msmpeg4v1 msmpeg4v2 msmpeg4 wmv1 wmv2".split()
+)
+"""Decoders that predict from a plain grey before the first keyframe; others wait for it."""
 
 MOST_SPOILED = 300
 """Frames after which one is shown even though no keyframe came: the longest usual interval."""
@@ -92,22 +97,29 @@ class FFmpegPlayer:
         self._name, self._options = display_name(target), options
         self._target, self._hwaccel = target, hwaccel
         self._container: Any = None
-        try:
-            self._container = open_media(target, options.timeout, hwaccel=hwaccel)
-        except TRACK_ERRORS as error:
-            raise not_a_video(target, reason(error)) from error
+        self._strict = True
         try:
             self._begin()
+            if self._first is None and self.damaged and "://" not in target:
+                self._strict = False  # frames with parts missing are better than none
+                self.release()
+                self._begin()
         except BaseException:
             self.release()
             raise
 
     def _begin(self) -> None:
+        try:
+            self._container = open_media(self._target, self._options.timeout, hwaccel=self._hwaccel)
+        except TRACK_ERRORS as error:
+            raise not_a_video(self._target, reason(error)) from error
         self._stream = choose_video(self._container, self._name, self._options.stream)
         self._decoder = self._open_decoder(self._stream)
         self._independent = self._decoder.codec.intra_only
         self._spoils_next = self._decoder.name in SPOILS_NEXT
-        self._spoiled, self._tail = 0, Tail(self._decoder.thread_count)
+        self._tail = Tail(self._decoder.thread_count)
+        self._await_keyframe()
+        self._decoded_from: float | None = None
         self._joined = is_joined(self._container)
         self._convert = Converter()
         self._deinterlacer: Deinterlacer | None = None
@@ -116,6 +128,7 @@ class FFmpegPlayer:
         self.damaged, self.concealed, self.trouble = 0, 0, ""
         self._packets = self._demux()
         self._peeked, self._times = self._peek()
+        self._untimed = not self._times  # as raw streams are
         self._frames = self._decoded()
         first = next(self._frames, None)
         self._first: Any = first
@@ -127,7 +140,7 @@ class FFmpegPlayer:
         context = stream.codec_context
         if context is None:
             raise SourceError(f"cannot play {self._name}", found="FFmpeg has no decoder for it")
-        library = STRICT_DECODERS.get(context.name)
+        library = STRICT_DECODERS.get(context.name) if self._strict else None
         if stream.metadata.get("alpha_mode") == "1":
             library = ALPHA_DECODERS.get(context.name)
         if library in codecs_available and self._hwaccel is None:
@@ -137,22 +150,28 @@ class FFmpegPlayer:
         if not context.is_open:
             context.thread_type = "SLICE" if context.name in SLICE_THREADS else "AUTO"
             context.thread_count = threads or self.threads
-            if context.codec.intra_only:  # others conceal damage only if they go on after it
+            if (
+                context.codec.intra_only and self._strict
+            ):  # others conceal damage only if they go on after it
                 context.options = {"err_detect": "explode"}
         return context
 
     def _describe(self, first: Any) -> Header:
         header = header_of(self._stream)
         rate = believed_rate(self._stream, self._times)
-        self._untimed = not self._times  # as raw streams are
         if self._untimed:
             asked, guessed = self._options.fps, self._stream.guessed_rate
             rate = exact_rate(asked) if asked else Fraction(guessed) if guessed else rate
         tags = header.colour_tags
         if first is not None:
             tags = (first.colorspace, first.color_primaries, first.color_trc, first.color_range)
+        late = 0.0
+        if first is not None and first.pts is not None and self._decoded_from is not None:
+            late = 0.0 if self._untimed else max(0.0, first.time - self._decoded_from)
         return header._replace(
-            frame_rate=rate, colour_tags=(int(tags[0]), int(tags[1]), int(tags[2]), int(tags[3]))
+            frame_rate=rate,
+            colour_tags=(int(tags[0]), int(tags[1]), int(tags[2]), int(tags[3])),
+            late=late,
         )
 
     @property
@@ -201,7 +220,8 @@ class FFmpegPlayer:
         self._peeked.clear()
         self._times_left.clear()
         self._tail.clear()
-        self._deinterlacer, self._spoiled = None, 0
+        self._deinterlacer = None
+        self._await_keyframe()
         self._packets, self._first = self._demux(), None
         self._frames = self._decoded()
 
@@ -269,6 +289,8 @@ class FFmpegPlayer:
             if not packet.size and packet.dts is not None:
                 continue  # the frame before is shown on
             self._tail.sent(packet)
+            if self._untimed and packet.size:
+                packet.pts = self._tail.count  # tells frames from one another, see `_rest`
             yield from self._whole(self._decode(packet))
             if not packet.size and self._tail.lacks and "://" not in self._target:
                 yield from self._whole(self._rest(packet))
@@ -280,6 +302,7 @@ class FFmpegPlayer:
             self._damage(error)
             if self._spoils_next:
                 self._spoiled = MOST_SPOILED
+                self._broken.add(packet.pts)
             return ()
         self._damage(None)
         self._tail.gave(frames)
@@ -287,7 +310,6 @@ class FFmpegPlayer:
 
     def _rest(self, end: Any) -> Iterator[Any]:
         """The frames behind damage at the end, where the threads of a decoder stop at an error."""
-        after = self._tail.last
         with open_media(self._target) as container:
             decoder = self._open_decoder(container.streams[self._stream.index], threads=1)
             for packet in (*self._tail.packets(), end):
@@ -297,21 +319,32 @@ class FFmpegPlayer:
                     self.damaged = self.damaged or 1
                     self.trouble = self.trouble or reason(error)
                     continue
-                frames = [f for f in frames if f.pts is not None and f.pts > after]
+                frames = [frame for frame in frames if self._tail.is_new(frame)]
                 yield from self._by_decoding(end, frames) if self._has_no_pts else frames
+
+    def _await_keyframe(self) -> None:
+        """Leave out what a decoder makes of frames before the first keyframe."""
+        self._begun, self._broken = False, set[int | None]()
+        self._spoiled = MOST_SPOILED if self._decoder.name in BEGINS_ANYWHERE else 0
 
     def _whole(self, frames: Iterable[Any]) -> Iterator[Any]:
         """Frames without parts that were not decoded."""
         for frame in frames:
-            if self._independent and frame.is_corrupt:
+            if self._decoded_from is None:
+                self._decoded_from = frame.time
+            if self._independent and frame.is_corrupt and self._strict:
                 self.damaged += 1
-            elif self._spoiled and not frame.key_frame:
+            elif self._spoiled and self._strict and self._is_spoiled(frame):
                 self._spoiled -= 1
-                self.damaged += 1
+                self.damaged += self._begun
             else:
-                self._spoiled = 0
+                self._spoiled, self._begun = 0, True
+                self._broken.clear()
                 self.concealed += frame.is_corrupt
                 yield frame
+
+    def _is_spoiled(self, frame: Any) -> bool:
+        return not frame.key_frame or (frame.pts is not None and frame.pts in self._broken)
 
     def _by_decoding(self, packet: Any, frames: Sequence[Any]) -> Sequence[Any]:
         """Frames of a container that has decoding times only: the nth shown has the nth of them."""
@@ -332,7 +365,7 @@ class Tail:
     """The packets that may still be in a decoder, from a keyframe on.
 
     Attributes:
-        last: time of the last frame that came out, in ticks.
+        count: packets given to the decoder.
     """
 
     def __init__(self, threads: int) -> None:
@@ -343,13 +376,16 @@ class Tail:
     def clear(self) -> None:
         """Forget all."""
         self._intervals.clear()
-        self._sent, self._given, self.last = 0, 0, -(1 << 63)
+        self.count = self._given = 0
+        self._seen = deque[int | None](maxlen=2 * MOST_KEPT)
 
     def sent(self, packet: Any) -> None:
         """Note a packet that is given to the decoder, unless it is the empty one at the end."""
-        if not self._least or not packet.size:
+        if not packet.size:
             return
-        self._sent += 1
+        self.count += 1
+        if not self._least:
+            return
         kept = self._intervals
         if packet.is_keyframe:
             kept.append([])
@@ -364,12 +400,16 @@ class Tail:
     def gave(self, frames: Sequence[Any]) -> None:
         """Note frames that came out."""
         self._given += len(frames)
-        self.last = max([self.last, *(frame.pts for frame in frames if frame.pts is not None)])
+        self._seen.extend(frame.pts for frame in frames)
+
+    def is_new(self, frame: Any) -> bool:
+        """Whether a frame did not come out before."""
+        return frame.pts is not None and frame.pts not in self._seen
 
     @property
     def lacks(self) -> bool:
         """Whether fewer frames came out than packets were given."""
-        return self._given < self._sent
+        return self._least > 0 and self._given < self.count
 
     def packets(self) -> list[Any]:
         """All that are kept."""

@@ -32,6 +32,7 @@ class Header(NamedTuple):
         frame_count: as declared; None when it is not (never estimated).
         sample_aspect_ratio: width of a stored pixel over its height, before any rotation.
         colour_tags: (colorspace, primaries, transfer, range) as FFmpeg numbers.
+        late: seconds from the first frame that can be decoded to the first that is shown.
     """
 
     track: int
@@ -39,6 +40,7 @@ class Header(NamedTuple):
     frame_count: int | None
     sample_aspect_ratio: Fraction
     colour_tags: tuple[int, int, int, int]
+    late: float = 0.0
 
 
 class Shot(NamedTuple):

@@ -84,6 +84,7 @@ class VideoSource(Source):
             header.frame_rate,
             len(self.times) or header.frame_count,
             media=self._target if "://" in self._target else Path(self._target),
+            media_start=header.late,
             track=header.track,
             sample_aspect_ratio=1 / aspect if self._player.turned else aspect,
             colour_tags=header.colour_tags,
