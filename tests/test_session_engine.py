@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 
@@ -122,35 +122,33 @@ def test_every_frame_of_every_source_comes_in_order_with_its_own_scores(kind) ->
         assert (channel.stats.produced, channel.stats.stages["infer"].count) == (count, count)
 
 
-def next_batch(engine: Engine, coming: Iterator[list[Result]], expected: set[int]) -> list[int]:
-    """Wait for a result of each of these, use them at once, and see what makes one batch."""
-    held: list[Result] = []
-    while {result.source for result in held} != expected:
-        held += next(coming)
-    for index in expected:
-        frames = engine._lanes[index].frames
-        with frames._changed:
-            assert frames._changed.wait_for(lambda frames=frames: frames._buffer, 10)
-    for result in held:
-        engine.done(result)
-    results: list[Result] = []
-    while {result.source for result in results} != expected:
-        results += next(coming)
-    for result in results:
-        engine.done(result)
-    return engine.segmenter.backend.sizes[-1:]
+def test_what_all_have_newest_makes_one_batch_and_nobody_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two sources stand ready, the third is held up: batches have two; then they have three.
 
-
-def test_what_all_have_newest_makes_one_batch_and_nobody_is_waited_for() -> None:
-    """Two sources stand ready, the third is held up: the batch has two; then it has three."""
+    No thread is too slow for its batch: one that used its result is waited for as long as it takes.
+    """
+    monkeypatch.setattr(sharing, "LINGER_SECONDS", 60.0)
+    monkeypatch.setattr(sharing.Shared, "GRACE_SECONDS", 60.0)
     gate = threading.Event()
-    late = Numbered(2, 10**6, before=lambda index: gate.wait(20) and None)
+    late = Numbered(2, 10**6, before=lambda index: gate.wait(60) and None)
     some = channels(Numbered(0, 10**6), Numbered(1, 10**6), late)
-    with Engine(some, Segmenter(Echo(batches=True))) as engine:
+    backend = Echo(batches=True)
+    with Engine(some, Segmenter(backend)) as engine:
         coming = engine.poll(0.05)
-        assert next_batch(engine, coming, {0, 1}) == [2]
+
+        def next_batches() -> list[int]:
+            """The sizes of some batches, after others in which the sources come together."""
+            enough = len(backend.sizes) + 8
+            while len(backend.sizes) < enough:
+                for result in next(coming):
+                    engine.done(result)
+            return backend.sizes[enough - 4 : enough]
+
+        assert next_batches() == [2] * 4
         gate.set()
-        assert next_batch(engine, coming, {0, 1, 2}) == [3]
+        assert next_batches() == [3] * 4
 
 
 def test_sources_do_not_part_into_groups(monkeypatch: pytest.MonkeyPatch) -> None:
