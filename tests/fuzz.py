@@ -2,7 +2,8 @@
 
 Run as a program it is a worker: it takes the files that its standard input names, one a line, and
 prints a line of JSON when it begins one and another when it is done, so that whoever reads these
-knows which file a crash or a hang belongs to.
+knows which file a crash or a hang belongs to. With "main" it runs the command line too. With
+"alone" it decodes in one thread: what FFmpeg's threads conceal depends on which is first.
 """
 
 from __future__ import annotations
@@ -257,6 +258,10 @@ def work() -> None:
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     with_main = "main" in sys.argv
+    if "alone" in sys.argv:
+        from rtseg.sources.ffmpeg import FFmpegPlayer
+
+        FFmpegPlayer.threads = 1
     for line in sys.stdin:
         path = Path(line.strip())
         print(json.dumps({"begin": str(path)}), file=out)
