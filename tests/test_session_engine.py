@@ -138,17 +138,20 @@ def test_what_all_have_newest_makes_one_batch_and_nobody_is_waited_for(
     with Engine(some, Segmenter(backend)) as engine:
         coming = engine.poll(0.05)
 
-        def next_batches() -> list[int]:
-            """The sizes of some batches, after others in which the sources come together."""
-            enough = len(backend.sizes) + 8
-            while len(backend.sizes) < enough:
+        def until(batches: int) -> list[int]:
+            """The sizes of all batches, once there are so many."""
+            while len(backend.sizes) < batches:
                 for result in next(coming):
                     engine.done(result)
-            return backend.sizes[enough - 4 : enough]
+            return backend.sizes[:batches]
 
-        assert next_batches() == [2] * 4
+        start = len(until(8))  # each may have come alone at first
+        assert until(start + 4)[start:] == [2] * 4
         gate.set()
-        assert next_batches() == [3] * 4
+        start = len(backend.sizes)
+        while until(start)[-1] != 3:
+            start += 1
+        assert until(start + 4)[start:] == [3] * 4
 
 
 def test_sources_do_not_part_into_groups(monkeypatch: pytest.MonkeyPatch) -> None:
