@@ -130,6 +130,13 @@ def test_sound_that_begins_late_stays_late(suffix, tmp_path) -> None:
     assert lag(path, chirp(4.0)[: round(0.8 * 48_000)], 0.9) == pytest.approx(-0.2, abs=0.0025)
 
 
+def test_a_packet_hours_after_the_picture_is_left_out(tmp_path) -> None:
+    lost = tone(tmp_path / "lost.mkv", codec="mp2", seconds=1, offset=1_000_000)
+    assert "42 packets left out" in copy(lost, tmp_path / "o.mp4")
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        assert container.duration < 2_000_000
+
+
 def test_packets_come_along_with_the_pictures_and_not_after_them(data, tmp_path) -> None:
     path = tmp_path / "out.mkv"
     copy(data / "videos/liveportrait_d18.mp4", path)

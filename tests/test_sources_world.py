@@ -210,6 +210,23 @@ def test_a_variable_rate_keeps_its_times_and_the_last_duration(tmp_path: Path) -
     assert [frame.pts for frame in frames_of(path)] == pytest.approx([t / 1000 for t in times])
 
 
+@pytest.mark.parametrize("astray", [1, 4, 8, 9])
+def test_a_time_far_ahead_that_the_next_frame_takes_back_is_wrong(
+    tmp_path: Path, astray: int
+) -> None:
+    path = write_clip(tmp_path / "f.flv", codec="flv1", frames=10)
+    data, at, number = bytearray(path.read_bytes()), 13, 0
+    while at < len(data):  # a tag: kind, its size, its time in 24 bits and 8 above, stream
+        if data[at] == 9:
+            data[at + 7] |= 0x20 * (number == astray)
+            number += 1
+        at += 15 + int.from_bytes(data[at + 1 : at + 4], "big")
+    assert number >= 10
+    path.write_bytes(data)
+    times = [frame.pts for frame in frames_of(path)]
+    assert times == pytest.approx([n / 25 for n in range(10)], abs=2e-3)
+
+
 def test_a_gif_lasts_as_long_as_its_delays(tmp_path: Path) -> None:
     import PIL.Image
 

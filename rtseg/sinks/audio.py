@@ -44,6 +44,9 @@ EARLY_SECONDS = Fraction(1, 10)
 MOST_EARLY_SECONDS = 3600
 """What begins more than this before the first picture has a wrong time."""
 
+MOST_LATE_SECONDS = 3600
+"""What begins more than this after the last picture has a wrong time."""
+
 LOOKED_AHEAD_SECONDS = 2
 """A track that does not begin within this much of the video does not begin before it."""
 
@@ -221,10 +224,14 @@ class Audio:
         limit = None
         while (packet := self._peek()) is not None:
             assert self._reader is not None
-            is_late = _time(packet) - self._zero >= end
-            if is_late and self._reader.shows_after(self._zero + end):
+            late = _time(packet) - self._zero - end
+            if late >= 0 and self._reader.shows_after(self._zero + end):
                 limit = end
                 break
+            if late > MOST_LATE_SECONDS:
+                self.refuse(ValueError(f"it begins {float(late):.0f} s after the picture"))
+                self._reader.pop()
+                continue
             left.append(packet)
             self._reader.pop()
         for packet in left:

@@ -72,6 +72,12 @@ KEPT_PACKETS = 24
 
 MOST_KEPT = 1000
 
+WRONG_SECONDS = 1
+"""A frame's time that is further ahead is wrong if the next frame goes back behind it."""
+
+MOST_LAST_SECONDS = 3600
+"""A last frame that is further ahead has a wrong time."""
+
 DEINTERLACER = "bwdif"
 
 MAX_RATE = 240
@@ -132,6 +138,7 @@ class FFmpegPlayer:
         self._frames = self._decoded()
         first = next(self._frames, None)
         self._first: Any = first
+        self._at: float | None = None
         self.header = self._describe(first)
         self._zero = 0.0 if first is None or first.pts is None else first.time
         self.turned = first is not None and swaps_sides(display_matrix(first))
@@ -191,7 +198,7 @@ class FFmpegPlayer:
         ]
 
     def read(self) -> Shot | None:
-        """As `Player`.
+        """As `Player`; a wrong time is left out.
 
         Raises:
             SourceError: a frame cannot be converted.
@@ -201,8 +208,22 @@ class FFmpegPlayer:
         if frame is None:
             return None
         at = None if frame.pts is None or self._untimed else float(frame.pts * frame.time_base)
+        if at is not None:
+            if self._is_astray(at):
+                at = None
+            else:
+                self._at = at
         lasts = float((frame.duration or 0) * frame.time_base)
         return Shot(self._picture(frame), at, lasts)
+
+    def _is_astray(self, at: float) -> bool:
+        """Whether a time is far ahead and not that of the next frame too, which is then read."""
+        if self._at is None or at - self._at <= WRONG_SECONDS:
+            return False
+        self._first = after = next(self._frames, None)
+        if after is None:
+            return at - self._at > MOST_LAST_SECONDS
+        return after.pts is not None and after.pts * after.time_base < at
 
     def _picture(self, frame: Any) -> Picture:
         try:
@@ -222,7 +243,7 @@ class FFmpegPlayer:
         self._tail.clear()
         self._deinterlacer = None
         self._await_keyframe()
-        self._packets, self._first = self._demux(), None
+        self._packets, self._first, self._at = self._demux(), None, None
         self._frames = self._decoded()
 
     def release(self) -> None:
