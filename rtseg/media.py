@@ -100,8 +100,12 @@ def choose_video(container: Any, name: str, number: int | None = None) -> Any:
 
 def described(tracks: Sequence[Any]) -> str:
     """Video tracks for people: "2 video tracks: 0 (160x90), 1 (640x360)"."""
-    sizes = ", ".join(f"{n} ({track.width}x{track.height})" for n, track in enumerate(tracks))
+    sizes = ", ".join(f"{n} ({_size(track)})" for n, track in enumerate(tracks))
     return f"{len(tracks)} video track{'s' * (len(tracks) > 1)}: {sizes}"
+
+
+def _size(track: Any) -> str:
+    return "unknown" if track.codec_context is None else f"{track.width}x{track.height}"
 
 
 def _rank(stream: Any) -> tuple[bool, int]:

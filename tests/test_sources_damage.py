@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fuzz import KINDS, moving, rewrite, stray_share, write_whole
 
+from rtseg.media import described
 from rtseg.sources import open_source
 from rtseg.sources.ffmpeg import FFmpegPlayer, Tail
 
@@ -99,3 +100,13 @@ def test_a_tail_without_keyframes_keeps_nothing_for_ever() -> None:
     for number in range(5000):
         tail.sent(Packet(key=number == 0))
     assert not tail.packets()
+
+
+def test_a_track_without_a_decoder_has_no_size_to_describe() -> None:
+    class Unknown:
+        codec_context = None
+
+    class Known:
+        codec_context, width, height = object(), 64, 48
+
+    assert described([Known(), Unknown()]) == "2 video tracks: 0 (64x48), 1 (unknown)"
