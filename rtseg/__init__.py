@@ -21,6 +21,11 @@ from rtseg._version import __version__
 # each session, and OpenCV takes up to a minute to open a camera on Windows (opencv/opencv#17687).
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")
+# torch's OpenMP threads spin for milliseconds at the end of each operator, and take the cores from
+# the threads that decode, draw and encode, and from those they wait for: GNU's runtime then spins
+# as briefly as it does by itself where it knows of more threads than cores.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     from rtseg.api import load as load

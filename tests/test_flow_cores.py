@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,3 +63,18 @@ def test_version_1(groups: Path) -> None:
 def test_without_control_groups_all_cores_count(groups: Path) -> None:
     assert cores.usable_cores() == 16
     assert cores.limited_cores() is None
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_of_openmp_spin_briefly_unless_the_user_decides(
+    given: dict[str, str], found: str
+) -> None:
+    code = "import os, rtseg; print(os.environ.get('GOMP_SPINCOUNT'))"
+    own = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    surroundings = {name: value for name, value in os.environ.items() if name not in own} | given
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == found
