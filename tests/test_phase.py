@@ -11,7 +11,7 @@ import pytest
 import rtseg
 
 
-def displacement(folder: Path, size: tuple[int, int], pictures: int = 16) -> np.ndarray:
+def displacement(folder: Path, size: tuple[int, int], pictures: int = 80) -> np.ndarray:
     """(x, y) in input pixels by which masks lie off their labels, over all pictures.
 
     The one motion that explains the difference best, by least squares on the gradients (Lucas and
@@ -38,7 +38,7 @@ def displacement(folder: Path, size: tuple[int, int], pictures: int = 16) -> np.
 
 @pytest.mark.slow
 @pytest.mark.needs_data
-@pytest.mark.parametrize("size", [(192, 192), (256, 256), (224, 288), (320, 320)])
+@pytest.mark.parametrize("size", [(192, 192), (224, 288), (320, 320)])
 def test_masks_lie_within_half_a_pixel_of_their_labels(data: Path, size: tuple[int, int]) -> None:
     assert np.abs(displacement(data / "people", size)).max() < 0.5
 
