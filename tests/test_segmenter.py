@@ -178,5 +178,5 @@ def test_frames_that_come_one_by_one_are_segmented_as_they_come() -> None:
 @pytest.mark.parametrize("name", ["imgsz", "frame_size"])
 @pytest.mark.parametrize("size", [(640,), 640, (0, 640), (360.0, 640), "360x640", (1, 2, 3)])
 def test_sizes_that_are_no_height_and_width_are_refused(name: str, size: object) -> None:
-    with pytest.raises(UsageError, match=rf"{name}=.*Give two whole numbers"):
+    with pytest.raises(UsageError, match=rf"{name}=.*Use two whole numbers"):
         rtseg.load("stub", **{name: size})
