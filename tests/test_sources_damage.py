@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from fuzz import KINDS, moving, rewrite, stray_share, write_whole
 
+from rtseg.cli.app import main
 from rtseg.media import described
 from rtseg.sources import open_source
 from rtseg.sources.ffmpeg import FFmpegPlayer, Tail
@@ -110,3 +113,34 @@ def test_a_track_without_a_decoder_has_no_size_to_describe() -> None:
         codec_context, width, height = object(), 64, 48
 
     assert described([Known(), Unknown()]) == "2 video tracks: 0 (64x48), 1 (unknown)"
+
+
+def test_a_track_whose_only_time_is_far_off_is_not_padded_up_to_it(tmp_path: Path) -> None:
+    whole, path, out = (tmp_path / name for name in ("whole.avi", "far.mkv", "out.mkv"))
+    write_whole(whole, KINDS["avi"])
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        streams = {s.index: target.add_stream_from_template(s) for s in source.streams}
+        other = target.add_stream("pcm_u8", rate=8000, layout="mono")
+        for number, packet in enumerate(p for p in source.demux() if p.size):
+            if number == 30:
+                late = av.Packet(bytes(800))
+                late.pts = late.dts = 40 * 86_400_000
+                late.time_base, late.stream = Fraction(1, 1000), other
+                target.mux(late)
+            packet.stream = streams[packet.stream_index]
+            target.mux(packet)
+    assert main([str(path), "-m", "stub", "--alpha", "0", "--no-show", "-o", str(out)]) == 0
+    with av.open(str(out)) as container:
+        assert container.duration < 3 * av.time_base
+
+
+def test_audio_that_makes_the_file_fail_at_its_end_loses_no_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_whole(tmp_path / "whole.mp4", KINDS["mp4"])
+    path.write_bytes(path.read_bytes().replace(b"esds", b"xsds"))
+    out = tmp_path / "out.mkv"
+    assert main([str(path), "-m", "stub", "--alpha", "0", "--no-show", "-o", str(out)]) == 0
+    assert "sound incomplete" in capsys.readouterr().err
+    with av.open(str(out)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 40

@@ -117,7 +117,12 @@ class Muxer:
             self._held = None
         if self._audio is not None:
             self._write_audio(self._audio.rest(Fraction(end) * self._time_base))
-        self._output.close()
+        try:
+            self._output.close()
+        except ValueError as error:
+            if self._audio is None:
+                raise
+            self._audio.refuse(error)
 
     def _write(self, packet: Any) -> None:
         due = (packet.pts + packet.duration) * self._time_base
