@@ -253,10 +253,7 @@ def test_a_rate_of_ticks_is_not_believed(rate: int) -> None:
         average_rate = guessed_rate = Fraction(rate)
 
     assert believed_rate(Stream(), [0.0, 0.04, 0.081, 0.12, 0.16]) == pytest.approx(25, rel=0.02)
-    assert (
-        believed_rate(Stream(), []) is (None if rate > 1000 else Stream.average_rate)
-        or rate == 1000
-    )
+    assert believed_rate(Stream(), []) == (rate if rate <= 1000 else None)
 
 
 def test_a_rate_that_the_times_agree_with_is_exact() -> None:
