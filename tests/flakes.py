@@ -2,7 +2,8 @@
 
 With `--flakes FOLDER` a test that failed is run again, alone, in a fresh process with fresh caches.
 One that passes there is a flake. Two flakes, over all runs that share FOLDER, leave the exit code
-at 0. While tests run, FOLDER/running names the current one; it stays if the process dies.
+at 0. While tests run, FOLDER/running names the one begun last; it stays if the process dies. A test
+in which a worker of pytest-xdist crashed has failed and is not run again.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if folder := config.getoption("--flakes"):
+    folder = config.getoption("--flakes")
+    if folder and not hasattr(config, "workerinput"):  # a worker reports to the one that counts
         config.pluginmanager.register(Flakes(folder))
 
 
 class Flakes:
     def __init__(self, folder: Path) -> None:
         self.running, self.found = folder / "running", folder / "found"
+        self.crashed: set[str] = set()
         self.environment = dict(os.environ)  # before a test changes it
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -41,6 +44,10 @@ class Flakes:
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.running.write_text(nodeid)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str) -> None:
+        self.crashed.add(crashitem)
 
     def pytest_sessionfinish(self) -> None:
         self.running.unlink(missing_ok=True)
@@ -55,7 +62,11 @@ class Flakes:
         )
         if exitstatus == pytest.ExitCode.TESTS_FAILED and len(failed) <= MOST_RERUNS:
             terminalreporter.section("failed tests again, alone")
-            flakes = [nodeid for nodeid in failed if self.passes_alone(nodeid, terminalreporter)]
+            flakes = [
+                nodeid
+                for nodeid in failed
+                if nodeid not in self.crashed and self.passes_alone(nodeid, terminalreporter)
+            ]
             with self.found.open("a") as file:
                 file.writelines(f"{nodeid}\n" for nodeid in flakes)
             for kind in ("failed", "error"):
@@ -74,7 +85,13 @@ class Flakes:
 
     def passes_alone(self, nodeid: str, terminalreporter: pytest.TerminalReporter) -> bool:
         """Whether a test passes, and is not skipped, in a fresh process with fresh caches."""
-        arguments = (*self.session.config.invocation_params.args, "-p", "no:cacheprovider", nodeid)
+        arguments = (
+            *self.session.config.invocation_params.args,
+            "-n0",
+            "-p",
+            "no:cacheprovider",
+            nodeid,
+        )
         with tempfile.TemporaryDirectory() as cache:
             fresh = {"XDG_CACHE_HOME": cache, "NUMBA_CACHE_DIR": cache, "PYTEST_ADDOPTS": ""}
             done = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -148,13 +149,16 @@ def test_passes():
 """
 
 
-def ci(folder: Path, *suites: str) -> tuple[int, list[str]]:
-    """Exit code and lines of .ci/run in a project with these test files."""
+WORKERS = "pytest -n 2 --dist loadfile"
+
+
+def ci(folder: Path, *suites: str, check: str = "pytest") -> tuple[int, list[str]]:
+    """Exit code and lines of .ci/run in a project with these test files, run by `check`."""
     for i, suite in enumerate(suites):
         (folder / f"test_{i}.py").write_text(suite)
     (folder / "seen.py").write_text(SEEN)
     (folder / "pytest.ini").write_text(INI)
-    for path, text in [("tools/check", "pytest"), *((f"bin/{p}", PROGRAMS[p]) for p in PROGRAMS)]:
+    for path, text in [("tools/check", check), *((f"bin/{p}", PROGRAMS[p]) for p in PROGRAMS)]:
         program = folder / path
         program.parent.mkdir(exist_ok=True)
         program.write_text(f"#!/bin/sh\n{text}\n")
@@ -204,10 +208,11 @@ def test_where_many_fail_none_is_run_again(tmp_path: Path) -> None:
     assert not any("again" in line for line in lines)
 
 
-def test_two_flakes_pass_and_are_named(tmp_path: Path) -> None:
-    code, lines = ci(tmp_path, FLAKY, SLOW)
+@pytest.mark.parametrize("check", ["pytest", WORKERS])
+def test_two_flakes_pass_and_are_named(tmp_path: Path, check: str) -> None:
+    code, lines = ci(tmp_path, FLAKY, SLOW, check=check)
     assert code == 0
-    assert flakes(lines) == ["test_0.py::test_flaky[a]", "test_0.py::test_flaky[b]"]
+    assert sorted(flakes(lines)) == ["test_0.py::test_flaky[a]", "test_0.py::test_flaky[b]"]
     assert lines[-1].startswith("1 passed, 2 deselected in")
 
 
@@ -241,3 +246,11 @@ def test_a_crash_fails_and_names_its_test(tmp_path: Path, suite: str, end: str) 
     code, lines = ci(tmp_path, PASSES, SLOW, suite)
     assert code == 1
     assert lines[-1].endswith(f"pytest died {end}")
+
+
+@pytest.mark.parametrize("suite", [CRASHES, LEAVES], ids=["signal", "exit"])
+def test_a_worker_that_crashes_fails_and_names_its_test(tmp_path: Path, suite: str) -> None:
+    code, lines = ci(tmp_path, PASSES, SLOW, suite, check=WORKERS)
+    assert code == 1
+    assert any(re.search(r"crashed while running '?test_2.py::", line) for line in lines)
+    assert not flakes(lines)
