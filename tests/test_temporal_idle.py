@@ -21,8 +21,7 @@ from rtseg.frame import Carried, Frame, Segmentation
 from rtseg.labels import LabelSet
 from rtseg.nets import find_model
 from rtseg.segmenter import Pair, Segmenter
-from rtseg.session.inference import idling, one_by_one
-from rtseg.session.propagation import KeyframeNetwork, carried_live
+from rtseg.session.inference import KeyframeNetwork, carried_live, idling, one_by_one
 from rtseg.sinks import open_sink
 from rtseg.stats import Stats
 from rtseg.temporal import TemporalOptions

@@ -21,8 +21,7 @@ from rtseg.frame import Carried, Frame, Segmentation
 from rtseg.labels import VOID, LabelSet
 from rtseg.nets import find_model
 from rtseg.segmenter import Pair, Segmenter
-from rtseg.session.inference import one_by_one
-from rtseg.session.propagation import KeyframeNetwork, carried_live
+from rtseg.session.inference import KeyframeNetwork, carried_live, one_by_one
 from rtseg.sources.synthetic import Scene, SyntheticSource, read_number
 from rtseg.stats import Clock, Stats
 from rtseg.temporal import TemporalOptions

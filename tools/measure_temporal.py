@@ -32,8 +32,8 @@ from rtseg.decode import decode
 from rtseg.frame import Frame, Segmentation
 from rtseg.metrics import Flicker, static_in_images, static_in_labels
 from rtseg.segmenter import Pair, Segmenter
+from rtseg.session.inference import KeyframeNetwork, carried_live
 from rtseg.session.loop import stream
-from rtseg.session.propagation import KeyframeNetwork, carried_live
 from rtseg.stats import Stats
 from rtseg.temporal import keyframes
 from rtseg.temporal.smooth import Smoother
