@@ -17,6 +17,7 @@ from typing import Any
 import cv2  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
@@ -257,6 +258,17 @@ class Converter:
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+
+def _unnamed(kind: Any, number: int) -> Any:
+    """A kind of side data that FFmpeg knows and PyAV does not, such as EXIF."""
+    unnamed: Any = object.__new__(kind)
+    unnamed._name_, unnamed._value_ = f"NUMBER_{number}", number
+    return unnamed
+
+
+# without it, a frame that has such side data shows none at all, but raises ValueError
+setattr(SideDataType, "_missing_", classmethod(_unnamed))  # noqa: B010
 
 
 Matrix = tuple[float, float, float, float]

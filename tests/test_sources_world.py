@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from io import BytesIO
 from itertools import product
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import av
 import numpy as np
 import pytest
 from clips import PATCHES, close, joined, patches, seen, write_clip
+from PIL import Image, ImageOps
 
 from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame
@@ -126,6 +128,29 @@ def test_display_matrices_turn_and_mirror(tmp_path: Path, turn: tuple[int, ...])
         corners[a * x + c * y, b * x + d * y] = PATCHES[place]
     wanted = [corners[-1, -1], corners[1, -1], corners[-1, 1], corners[1, 1]]
     assert close(seen(image), wanted)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["avi", "mov", "mkv", "mjpeg"])
+def test_frames_with_exif_are_upright(tmp_path: Path, suffix: str, orientation: int) -> None:
+    exif, content = Image.Exif(), BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray(patches()).save(content, "JPEG", quality=95, exif=exif)
+    path = tmp_path / f"exif.{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 96, 128, "yuvj420p"
+        for number in range(3):
+            packet = av.Packet(content.getvalue())
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream = Fraction(1, 25), stream
+            packet.is_keyframe = True
+            container.mux(packet)
+    with Image.open(content) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    images = [frame.image for frame in frames_of(path)]
+    assert [image.shape for image in images] == [upright.shape] * 3
+    assert close(seen(images[0]), seen(upright[..., ::-1]), by=2)
 
 
 def test_a_skewed_display_matrix_is_the_nearest_quarter_turn(tmp_path: Path) -> None:
