@@ -92,6 +92,18 @@ def letterbox(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uin
     return fitted
 
 
+def with_square_pixels(image: NDArray[np.uint8], aspect: float) -> NDArray[np.uint8]:
+    """(H, W, C) uint8, enlarged so that pixels whose width is `aspect` of their height are square.
+
+    For what cannot state the shape of its pixels.
+    """
+    if abs(aspect - 1) < 1e-3 or aspect <= 0:
+        return image
+    height, width = image.shape[:2]
+    size = round(width * max(1, aspect)), round(height * max(1, 1 / aspect))
+    return cv2.resize(image, size).astype(np.uint8, copy=False)
+
+
 def even(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(H, W, n) uint8 with an odd last row or column doubled, which 4:2:0 would lose."""
     bottom, right = image.shape[0] % 2, image.shape[1] % 2

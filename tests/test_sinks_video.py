@@ -157,12 +157,20 @@ def test_a_new_size_is_fitted_into_the_first_undistorted(tmp_path) -> None:
     assert second[-28:].mean() < 8
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_pixels_that_are_not_square(suffix, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [(suffix, codec) for suffix, container in CONTAINERS.items() for codec in container.codecs],
+)
+@pytest.mark.parametrize("aspect", [Fraction(16, 11), Fraction(8, 9)])
+def test_pixels_that_are_not_square(suffix, codec, aspect, tmp_path) -> None:
     path = tmp_path / f"out{suffix}"
-    write(str(path), map(rendered, range(3)), info(sample_aspect_ratio=Fraction(16, 11)))
+    write(str(path), map(rendered, range(3)), info(sample_aspect_ratio=aspect), codec=codec)
     with av.open(str(path)) as container:
-        assert container.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
+        (video,) = container.streams.video
+        *_, last = container.decode(video)
+        shape = Fraction(last.width, last.height) * (video.sample_aspect_ratio or 1)
+        assert float(shape) == pytest.approx(float(aspect * 128 / 96), rel=0.01)
+        assert min(last.width - 128, last.height - 96) >= 0
 
 
 def bars() -> np.ndarray:

@@ -14,7 +14,7 @@ from av.codec import codecs_available
 from numpy.typing import NDArray
 
 from rtseg.contracts import SourceInfo
-from rtseg.draw import even
+from rtseg.draw import even, with_square_pixels
 from rtseg.errors import UsageError
 from rtseg.frame import Frame
 from rtseg.sinks.options import SinkOptions
@@ -42,6 +42,7 @@ class Encoder:
         crf: default constant rate factor; None for a codec without one.
         crf_max: the largest one.
         bit_rate: maximum in bits per second, for the codec whose crf needs one; 0 is no maximum.
+        square: whether its files cannot state that pixels are not square.
     """
 
     library: str
@@ -50,6 +51,7 @@ class Encoder:
     crf: int | None = None
     crf_max: int = 51
     bit_rate: int = 0
+    square: bool = False
 
 
 # Half of the cores encode. x264's default is 1.5 threads per core, for which the network, which
@@ -72,13 +74,24 @@ ENCODERS = {
         crf=24,
     ),
     "vp9": Encoder(
-        "libvpx-vp9", "yuv420p", {**_VP, "cpu-used": "7", "row-mt": "1"}, crf=30, crf_max=63
+        "libvpx-vp9",
+        "yuv420p",
+        {**_VP, "cpu-used": "7", "row-mt": "1"},
+        crf=30,
+        crf_max=63,
+        square=True,
     ),
     "vp8": Encoder(
-        "libvpx", "yuv420p", {**_VP, "cpu-used": "5"}, crf=10, crf_max=63, bit_rate=8_000_000
+        "libvpx",
+        "yuv420p",
+        {**_VP, "cpu-used": "5"},
+        crf=10,
+        crf_max=63,
+        bit_rate=8_000_000,
+        square=True,
     ),
     "mjpeg": Encoder("mjpeg", "yuvj420p", {"qmin": "2", "qmax": "4"}),
-    "ffv1": Encoder("ffv1", "bgr0", {"level": "3"}),
+    "ffv1": Encoder("ffv1", "bgr0", {"level": "3"}, square=True),
     "prores": Encoder("prores_ks", "yuv422p10le", {"profile": "hq", "vendor": "apl0"}),
 }
 ALPHA_ENCODERS = {
@@ -219,13 +232,16 @@ def video_frame(image: NDArray[np.uint8], encoder: Encoder, info: SourceInfo) ->
 
     Args:
         image: (H, W, 3) uint8 BGR, (H, W, 4) uint8 BGRA, or (H, W) uint8 class indices. For formats
-            with subsampled chroma an odd last row or column is doubled.
+            with subsampled chroma an odd last row or column is doubled. Where files cannot state
+            the shape of pixels, it is enlarged so that they are square.
     """
     pix_fmt = encoder.pix_fmt
     if image.ndim == 2:
         if pix_fmt == "gray":
             return av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "gray")
         return av.VideoFrame.from_ndarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), "bgr24")
+    if encoder.square:
+        image = with_square_pixels(image, float(info.sample_aspect_ratio))
     matrix = colour_tags(encoder, info)[0]
     is_bt601 = luma(matrix) == luma(BT601)
     if pix_fmt.startswith("yuv") and "444" not in pix_fmt:

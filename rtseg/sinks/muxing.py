@@ -74,7 +74,8 @@ class Muxer:
         context = stream.codec_context
         context.options, context.bit_rate = dict(encoder.options), encoder.bit_rate
         context.time_base = stream.time_base = self._time_base
-        context.sample_aspect_ratio = info.sample_aspect_ratio
+        if not encoder.square:
+            context.sample_aspect_ratio = info.sample_aspect_ratio
         if encoder.library == "libx265" and suffix in (".mp4", ".mov"):
             context.codec_tag = "hvc1"  # Apple's players require it
         if encoder.pix_fmt.startswith("yuv"):

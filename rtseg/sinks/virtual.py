@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from rtseg.contracts import Rendered, Sink, SourceInfo
-from rtseg.draw import banner, even, letterbox
+from rtseg.draw import banner, even, letterbox, with_square_pixels
 from rtseg.errors import SinkError, UsageError
 from rtseg.frame import Image
 from rtseg.labels import LabelSet
@@ -48,7 +47,7 @@ class VirtualSink(Sink):
 
     def write(self, rendered: Rendered) -> None:
         """Send one image."""
-        image = even(_with_square_pixels(rendered.image, self._pixel_aspect))
+        image = even(with_square_pixels(rendered.image, self._pixel_aspect))
         if self._image is None and image.shape[:2] != self._size:
             self._camera.close()
             self._open(image.shape[1], image.shape[0])
@@ -113,14 +112,6 @@ def open_virtual(device: str | None, width: int, height: int, rate: float) -> An
             found=_reason(error),
             do=_what_to_do(device),
         ) from error
-
-
-def _with_square_pixels(image: Image, aspect: float) -> Image:
-    """(H, W, 3) uint8, stretched by the pixels' aspect: cameras cannot state one."""
-    if abs(aspect - 1) < 1e-3:
-        return image
-    height, width = image.shape[:2]
-    return cv2.resize(image, (max(1, round(width * aspect)), height))
 
 
 def _reason(error: RuntimeError) -> str:
