@@ -12,6 +12,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from rtseg.files import sweep
+
 MADE_BYTES = 2_000_000_000
 """Limit per kind of file that can be rebuilt in seconds: exported or compiled networks."""
 
@@ -87,6 +89,7 @@ def make_room(folder: Path, ours: str, most_bytes: int = MADE_BYTES) -> None:
     Args:
         ours: a regular expression for the full names of the files that rtseg writes there.
     """
+    sweep(folder)
     groups: dict[str, list[tuple[Path, os.stat_result]]] = {}
     for path in folder.glob("[!.]*"):
         if re.fullmatch(ours, path.name) is None:

@@ -3,19 +3,33 @@
 Every file that rtseg writes is written under a temporary name beside its own, and renamed at the
 end. `atomic` is the context manager for that, `write_file` writes one text or bytes object, and
 `OutputFile` is a file that a person named, written over a whole run.
+
+Temporary names cannot be guessed, and the files are new: nothing that lies there is followed,
+waited for or replaced. A process keeps its temporary file locked, so that one without a lock is
+known to be from a process that was killed: what `atomic` left is removed by `sweep`, and what an
+`OutputFile` left can be played or read, so `leftovers` lists it for the user.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
 import secrets
+import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from rtseg.errors import SinkError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is open cannot be renamed either
+    fcntl = None  # type: ignore[assignment]
 
 RESERVE_BYTES = 1 << 18
 """Kept free on the disk, so that a file can still be finished when the disk fills up."""
@@ -23,35 +37,134 @@ RESERVE_BYTES = 1 << 18
 SHORTEST_LIMIT = 143
 """Bytes of a file name that every file system allows; this is eCryptfs, most others allow 255."""
 
+SWEPT_SECONDS = 60
+"""Younger temporary files are not removed: another process may be about to lock them."""
+
+DIGITS = 16
+"""Hexadecimal digits of a temporary name."""
+
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+"""How file systems without hard links refuse one."""
+
+
+class _Part:
+    """A new, empty file beside `path`, locked for as long as this process has it.
+
+    It is called `.NAME-XXXXXXXXXXXXXXXX.MARK.SUFFIX` with random digits.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, path: Path, mark: str, named: Path | None = None) -> None:
+        before, after = _around(named or path, mark)
+        self.path = path.with_name(f"{before}{secrets.token_hex(DIGITS // 2)}{after}")
+        new = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+        self._open: int | None = os.open(self.path, new, 0o666)
+        if fcntl is None:
+            self.release()
+        else:
+            with suppress(OSError):  # a network file system without locks
+                fcntl.flock(self._open, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def rename(self, path: Path, *, replace: bool) -> None:
+        """Give it its name.
+
+        Raises:
+            FileExistsError: there is a file of this name, and it may not be replaced.
+            OSError: it cannot be renamed.
+        """
+        if replace:
+            self.path.replace(path)
+            return
+        try:
+            os.link(self.path, path)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+            self.path.replace(path)
+
+    def release(self) -> None:
+        """Unlock it; it may be gone or renamed."""
+        if self._open is not None:
+            os.close(self._open)
+            self._open = None
+
+    def remove(self) -> None:
+        """Remove it if it still has its temporary name."""
+        self.path.unlink(missing_ok=True)
+        self.release()
+
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, *, new: bool = False, make_folder: bool = True) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it when the block ends without an error.
 
-    Whatever interrupts the block, no incomplete file is left. The folder is created if needed. A
-    link is replaced, not followed. Several processes may write the same path at once.
+    Whatever interrupts the block, no incomplete file is left. A link is replaced, not followed.
+    Several processes may write the same path at once: the last one's file stays, whole.
+
+    Args:
+        new: replace no file; FileExistsError is raised at the end if there is one.
+        make_folder: create the folder if there is none.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # not made by tempfile, whose files only their owner may read
-    part = _beside(path, f"-{secrets.token_hex(4)}")
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    part = _Part(path, "tmp")
     try:
-        yield part
-        part.replace(path)
+        yield part.path
+        part.rename(path, replace=not new)
     finally:
-        part.unlink(missing_ok=True)
+        part.remove()
 
 
-def _beside(path: Path, mark: str, named: Path | None = None) -> Path:
-    """A hidden name beside `path`, with `mark` and the suffix of `named` (default `path`).
+def _around(path: Path, mark: str) -> tuple[str, str]:
+    """What a temporary name has before and after its digits.
 
-    A long name is replaced by a digest of it, as the mark would make it too long to be allowed.
+    A long name is replaced by a digest of it, so that the whole is not too long.
     """
-    named = named or path
-    stem, suffix = named.stem, named.suffix
-    if len(os.fsencode(named.name)) + len(mark) + 1 > SHORTEST_LIMIT:
-        stem = hashlib.sha256(os.fsencode(named.name)).hexdigest()[:16]
+    stem, suffix = path.stem, path.suffix
+    if len(os.fsencode(path.name)) + len(mark) + DIGITS + 3 > SHORTEST_LIMIT:
+        stem = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
         suffix = suffix if len(os.fsencode(suffix)) < 16 else ""
-    return path.with_name(f".{stem}{mark}{suffix}")
+    return f".{stem}-", f".{mark}{suffix}"
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Unfinished files of `path` whose processes were killed, as `OutputFile` names them."""
+    place = Path(os.path.realpath(path))
+    before, after = map(re.escape, _around(path, "part"))
+    return list(_abandoned(place.parent, f"{before}[0-9a-f]{{{DIGITS}}}{after}"))
+
+
+def sweep(folder: Path) -> None:
+    """Remove what `atomic` left in a folder in processes that were killed."""
+    old = time.time() - SWEPT_SECONDS
+    for path in _abandoned(folder, rf"\..+-[0-9a-f]{{{DIGITS}}}\.tmp(\.[^.]*)?"):
+        with suppress(OSError):
+            if path.lstat().st_mtime < old:
+                path.unlink()
+
+
+def _abandoned(folder: Path, names: str) -> Iterator[Path]:
+    """Files of this user with such names that no process has locked."""
+    if fcntl is None:
+        return
+    try:
+        found = [path for path in folder.iterdir() if re.fullmatch(names, path.name, re.DOTALL)]
+    except OSError:
+        return
+    for path in sorted(found):
+        with suppress(OSError):  # locked, gone, or not ours
+            opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                facts = os.fstat(opened)
+                if stat.S_ISREG(facts.st_mode) and facts.st_uid == os.getuid():
+                    fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    yield path
+            finally:
+                os.close(opened)
 
 
 def cut_name(stem: str, suffix: str, limit: int = 255) -> str:
@@ -82,6 +195,8 @@ class OutputFile:
     """A file that a person named; `part` is the temporary path to write to.
 
     The constructor creates the temporary file, so that a path that cannot be written fails at once.
+    Of several processes that write the same file, the last to finish wins with `overwrite`, and
+    without it the first; the file is always one of theirs, whole.
 
     Raises:
         UsageError: the path exists and may not be replaced, or its folder does not exist.
@@ -91,16 +206,15 @@ class OutputFile:
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         self.path = path
         self._place = Path(os.path.realpath(path))  # write through a link, perhaps to another disk
-        # the same in every run: one that was killed leaves at most one file
-        self.part = _beside(self._place, ".part", path)
         self._overwrite = overwrite
         check_new(path, overwrite)
         check_parent(self._place if path.is_symlink() else path)
         check_replaceable(path)
         try:
-            self.part.write_bytes(b"")
+            self._part = _Part(self._place, "part", path)
         except OSError as error:
             raise cannot_write(path, error) from error
+        self.part = self._part.path
 
     def commit(self) -> None:
         """Rename the finished file.
@@ -108,21 +222,36 @@ class OutputFile:
         Raises:
             SinkError: it cannot be renamed; the temporary file is kept and named.
         """
-        if self.path.exists() and not self._overwrite:
-            raise SinkError(
-                f"{self.path} appeared while it was being written", found=f"kept {self.part}"
-            )
+        self._rename(self._place, replace=self._overwrite)
+
+    def reject(self, path: Path) -> None:
+        """Give it this name instead, replacing a file of this name; raises as `commit`."""
+        self._rename(path, replace=True)
+
+    def _rename(self, path: Path, *, replace: bool) -> None:
         try:
-            self.part.replace(self._place)
+            self._part.rename(path, replace=replace)
+        except FileExistsError as error:
+            raise SinkError(
+                f"{self.path} appeared while it was being written", found=self.keep()
+            ) from error
         except OSError as error:
             raise SinkError(
-                f"cannot rename {self.part} to {self.path}",
-                found=f"{reason(error)}; kept {self.part}",
+                f"cannot write {self.path}", found=reason(error), do=self.keep()
             ) from error
+        self._part.remove()  # its temporary name, where it was linked to the other
+
+    def keep(self) -> str:
+        """Give up, and say in a sentence where the unfinished file is."""
+        self._part.release()
+        if self.part.exists():
+            return f"It is kept as {self.part}"
+        lost = self._place.parent if not self._place.parent.is_dir() else self.part
+        return f"Nothing of it is left, as {lost} was removed or renamed during the run"
 
     def discard(self) -> None:
-        """Remove the temporary file."""
-        self.part.unlink(missing_ok=True)
+        """Remove the temporary file, unless it has got its name."""
+        self._part.remove()
 
     def check_space(self, needed: int = 0) -> None:
         """Raise OSError while there is still space to finish what has been written.
@@ -132,7 +261,7 @@ class OutputFile:
         """
         disk = os.statvfs(self._place.parent) if hasattr(os, "statvfs") else None
         if disk is not None and disk.f_bavail * disk.f_frsize < RESERVE_BYTES + needed:
-            raise OSError(28, "No space left on device")
+            raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def check_new(path: Path, overwrite: bool) -> None:
@@ -157,6 +286,14 @@ def check_replaceable(path: Path) -> None:
             found="it is a device or a pipe, not a file",
             do="Name a file, or - for stdout",
         )
+
+
+def check_writable(path: Path) -> None:
+    """Raise SinkError if no file can be created beside `path`, by creating one and removing it."""
+    try:
+        _Part(path, "tmp").remove()
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def cannot_write(path: Path, error: BaseException, do: str = "") -> SinkError:

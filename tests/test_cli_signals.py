@@ -64,7 +64,7 @@ def test_a_signal_finishes_the_file_and_reports(tmp_path: Path, number: signal.S
     arguments = (LIVE, *STUB, "-o", "out.mp4", "--metrics", "m.json")
     with started(*arguments, folder=tmp_path) as process:
         read_until(process, "output")
-        target = tmp_path / ".out.part.mp4"
+        (target,) = tmp_path.glob(".out-*.part.mp4")
         while target.exists() and target.stat().st_size == 0 and process.poll() is None:
             pass
         process.send_signal(number)

@@ -106,7 +106,7 @@ def test_a_folder_that_cannot_be_written(target, here, monkeypatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(SinkError, match="Permission denied") as caught:
         open_sink(target, info(), VOC)

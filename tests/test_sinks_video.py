@@ -285,9 +285,9 @@ def test_mp4_begins_with_its_index(tmp_path) -> None:
 
 def test_a_file_with_missing_frames_is_not_put_in_place(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(video, "count_frames", lambda path: 4)
-    with pytest.raises(SinkError, match=r"4 of 5 frames .*kept as .*out\.part\.mp4"):
+    with pytest.raises(SinkError, match=r"4 of 5 frames .*kept as .*/\.out-\w{16}\.part\.mp4"):
         write(str(tmp_path / "out.mp4"), map(rendered, range(5)), info())
-    assert [path.name for path in tmp_path.iterdir()] == [".out.part.mp4"]
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def write_all(sink: Sink, numbers: Iterable[int]) -> None:

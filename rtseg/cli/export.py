@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rtseg.cli.options import ExportFlags
 from rtseg.cli.process import Stop
-from rtseg.cli.report import DownloadProgress, Progress, print_table, say
+from rtseg.cli.report import DownloadProgress, Progress, left_behind, print_table, say
 from rtseg.errors import UsageError
 from rtseg.export import ExportOptions
 from rtseg.export.int8 import Attempt
@@ -33,6 +33,8 @@ def export_file(flags: ExportFlags, stop: Stop) -> int:
         weights=network.weights,
         progress=DownloadProgress(stop, quiet=quiet),
     )
+    if not quiet:
+        left_behind([Path(flags.report.output)])
     try:
         with ExportProgress(stop, quiet=quiet) as progress:
             exported = export_network(model, Path(flags.report.output), options, progress)

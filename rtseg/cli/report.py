@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,7 @@ from rtseg.cli.process import Stop
 from rtseg.contracts import BackendInfo, Rendered, Sink, Source, SourceInfo
 from rtseg.effects import VIEWS
 from rtseg.errors import RtsegError
-from rtseg.files import write_file
+from rtseg.files import leftovers, write_file
 from rtseg.labels import LabelSet
 from rtseg.options import keeps_newest
 from rtseg.segmenter import Segmenter
@@ -248,8 +249,17 @@ def start(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter) -> Non
     edges(segmenter)
     if targets := [target for target in plan.outputs if target != "window:"]:
         say("output", ", ".join(map(_describe_target, targets)))
+    left_behind(find_kind(target)[1] for target in targets)
     if plan.window:
         say("window", "press h for the keys, q or Esc to quit")
+
+
+def left_behind(paths: Iterable[Path]) -> None:
+    """Report unfinished files of these outputs, of runs that were killed."""
+    for path in chain.from_iterable(map(leftovers, paths)):
+        say(
+            "note", f"{path} is what a run that was killed left; rename it to keep it, or delete it"
+        )
 
 
 def ties(temporal: TemporalOptions, *, single: bool = False) -> None:
@@ -552,6 +562,7 @@ def start_grid(
     own = [target for one in plan.plans for target in one.outputs]
     if targets := [*plan.films, *own, *([plan.json] if plan.json else [])]:
         say("output", ", ".join(targets))
+        left_behind(find_kind(target)[1] for target in targets)
     if plan.window:
         say("window", keys.summary())
 

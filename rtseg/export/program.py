@@ -171,7 +171,7 @@ def _rejected(exported: Exported, target: OutputFile, options: ExportOptions) ->
     rejected = None
     if options.keep:
         rejected = target.path.with_name(f"{target.path.stem}.rejected{target.path.suffix}")
-        target.part.replace(rejected)
+        target.reject(rejected)
     parity = exported.parity
     return RejectedError(
         f"{options.precision} agrees with {exported.original} on {parity.mean:.3%} of the pixels, "

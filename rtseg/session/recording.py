@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.errors import RtsegError
-from rtseg.files import cannot_write
+from rtseg.files import atomic, cannot_write
 from rtseg.labels import LabelSet
 from rtseg.session.state import Notices
 from rtseg.sinks import SinkOptions, open_sink
@@ -306,8 +306,9 @@ def _write(contents: dict[str, bytes], folder: Path, moment: datetime) -> list[P
         name = free_name(folder, moment, *contents)
         for ending, content in contents.items():
             path = name.with_name(f"{name.name}{ending}")
+            with atomic(path, new=True) as part:
+                part.write_bytes(content)
             written.append(path)
-            path.write_bytes(content)
     except OSError as error:
         for path in written:
             path.unlink(missing_ok=True)

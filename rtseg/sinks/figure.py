@@ -59,10 +59,11 @@ class FigureSink(Sink):
         figure = draw_figure(frame.image, overlay, rows, frame.name or self._title)
         try:
             figure.savefig(target.part, dpi=DOTS_PER_INCH)
+            target.commit()
         except OSError as error:
-            target.discard()
             raise cannot_write(self._path, error) from error
-        target.commit()
+        finally:
+            target.discard()
         self.frames = 1
 
     def close(self) -> None:

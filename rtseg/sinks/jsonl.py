@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from rtseg.contracts import Rendered, Sink, SourceInfo
-from rtseg.errors import UsageError
+from rtseg.errors import SinkError, UsageError
 from rtseg.files import OutputFile, cannot_write, discard_output
 from rtseg.frame import Mask
 from rtseg.labels import LabelSet
@@ -89,14 +90,17 @@ class JsonLinesSink(Sink):
 
     def _salvage(self) -> str:
         """After a failure: cut off the incomplete line and keep the others."""
-        if self._target is None:
+        target = self._target
+        if target is None:
             return ""
         with suppress(OSError):  # the same error again, for the rest of the line
             self._file.close()
-        complete = self._target.part.read_bytes().rpartition(b"\n")[0] + b"\n"
-        with self._target.part.open("r+b") as file:
-            file.truncate(len(complete))
-        self.close()
+        try:
+            complete = target.part.read_bytes().rpartition(b"\n")[0] + b"\n"
+            os.truncate(target.part, len(complete))
+            self.close()
+        except (OSError, SinkError):
+            return target.keep()
         return f"The {self.lines} lines until then are in it." if self.lines else ""
 
 

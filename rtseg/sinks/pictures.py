@@ -11,7 +11,16 @@ import cv2
 
 from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.errors import SinkError, UsageError
-from rtseg.files import atomic, cannot_write, check_new, check_parent, cut_name
+from rtseg.files import (
+    atomic,
+    cannot_write,
+    check_new,
+    check_parent,
+    check_replaceable,
+    check_writable,
+    cut_name,
+    sweep,
+)
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
 from rtseg.sinks.encoding import no_alpha
@@ -92,9 +101,12 @@ class PictureFiles:
         elif self._is_single:
             self._check_single(info)
             check_new(path, overwrite)
+            check_replaceable(path)
         elif not overwrite and (found := self._existing()):
             raise UsageError(f"{path} exists", found=found, do="Pass -y to overwrite.")
-        self._check_writable(path if self._is_folder else path.parent)
+        folder = path if self._is_folder else path.parent
+        check_writable(folder / path.name)
+        sweep(folder)
 
     def write(self, frame: Frame, encode: Callable[[str], bytes]) -> None:
         """Write one image; `encode` returns its bytes for a suffix.
@@ -104,11 +116,13 @@ class PictureFiles:
         """
         path = self._path_for(frame)
         try:
-            with atomic(path) as part:
+            with atomic(path, make_folder=False) as part:
                 part.write_bytes(encode(path.suffix.lower()))
         except OSError as error:
-            kept = f"Kept: {counted(self.count, 'picture')}." if self.count else ""
-            raise cannot_write(path, error, kept) from error
+            kept = f"Kept: {counted(self.count, 'picture')}."
+            if not path.parent.is_dir():
+                kept = f"{path.parent} was removed or renamed during the run"
+            raise cannot_write(path, error, kept if self.count else "") from error
         self.count += 1
 
     def close(self) -> None:
@@ -133,7 +147,7 @@ class PictureFiles:
                 raise SinkError(
                     f"{self.path} is one picture", found="the source has more", do=MANY_FORMS
                 )
-            return self.path
+            return Path(os.path.realpath(self.path))  # through a link
         return self.path.with_name(
             NUMBER.sub(lambda field: field[0] % frame.index, self.path.name, count=1)
         )
@@ -184,14 +198,6 @@ class PictureFiles:
     def _pattern(self) -> re.Pattern[str]:
         before, after = NUMBER.split(self.path.name, maxsplit=1)
         return re.compile(re.escape(before) + r"\d+" + re.escape(after))
-
-    def _check_writable(self, folder: Path) -> None:
-        probe = folder / ".rtseg.part"
-        try:
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
 
 
 class NullSink(Sink):

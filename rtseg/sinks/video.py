@@ -220,18 +220,16 @@ class VideoFile:
                 self.audio.close()
 
     def _finish(self, muxer: Muxer) -> None:
-        part = self._target.part
         try:
             muxer.finish(self._end if self._container.variable else self.frames)
+            found = count_frames(self._target.part)
         except WRITE_ERRORS as error:
-            kept = f"What could be written is kept as {part}."
-            raise cannot_write(self._target.path, error, kept) from error
-        found = count_frames(part)
+            raise cannot_write(self._target.path, error, self._target.keep()) from error
         if found != self.frames:
             raise SinkError(
                 f"{self._target.path} is incomplete",
                 found=f"{found} of {self.frames} frames can be read back",
-                do=f"It is kept as {part}.",
+                do=self._target.keep(),
             )
         self._target.commit()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from rtseg._version import __version__
 from rtseg.datasets import Dataset, Sample
 from rtseg.errors import DatasetError, UsageError
-from rtseg.files import cannot_write, write_file
+from rtseg.files import cannot_write, sweep, write_file
 from rtseg.nets.find import BEST
 from rtseg.options import from_values
 from rtseg.text import counted, listed, read_text
@@ -164,6 +164,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             for file in self._files():
                 file.unlink(missing_ok=True)
+            sweep(self.path)
         except OSError as error:
             raise cannot_write(self.path, error) from error
 
