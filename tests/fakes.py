@@ -50,7 +50,9 @@ class FakeDevice:
 
 
 class FakeCapture:
-    """What `cv2.VideoCapture(...)` returns."""
+    """What `cv2.VideoCapture(...)` returns; stands for a `LivePlayer`, too."""
+
+    is_recorded = False
 
     def __init__(self, device: FakeDevice, plug: Plugged | None) -> None:
         self.device, self.plug, self.count = device, plug, 0

@@ -32,13 +32,14 @@ def opened(
         "video": str(tmp_path / "clip.avi"),
         "pictures": str(tmp_path),
         "stream": "rtsp://user:secret@camera.example/live",
+        "http": "http://user:secret@camera.example/live",
         "stdin": "-",
         "test": "test://?size=96x64&frames=12",
         "demo": "demo:0.5",
     }[kind]
     if kind == "camera":
         monkeypatch.setattr(cv2, "VideoCapture", FakeDevice([Plugged(size=(96, 64))]))
-    elif kind == "stream":
+    elif kind in ("stream", "http"):
         device = FakeDevice([Plugged(size=(96, 64))])
         monkeypatch.setattr(stream, "LivePlayer", lambda target, options: device(target))
     elif kind == "stdin":
@@ -135,7 +136,7 @@ def test_info_is_complete_before_the_first_frame(opened: Opened) -> None:
     assert "secret" not in info.name
     assert info.width > 0
     assert info.height > 0
-    assert info.live == (info.name.startswith(("camera", "rtsp")))
+    assert info.live == (info.name.startswith(("camera", "rtsp", "http")))
 
 
 @pytest.mark.parametrize(
@@ -150,8 +151,8 @@ def test_info_is_complete_before_the_first_frame(opened: Opened) -> None:
         ("test://?size=64x48", "test"),
         ("rtsp://host/path", "stream"),
         ("RTSP://host/path", "stream"),
-        ("http://host/x.mjpg", "stream"),
-        ("https://host/x.png", "stream"),
+        ("http://host/x.mjpg", "http"),
+        ("https://host/x.png", "http"),
         ("udp://@:1234", "stream"),
         ("rtmp://host/app", "stream"),
         ("clip.mp4", "video"),

@@ -97,8 +97,14 @@ SOURCES: dict[str, SourceKind] = {
     ),
     "stream": SourceKind(
         "rtseg.sources.stream:open_stream",
-        schemes=frozenset("rtsp rtsps rtmp rtmps http https udp rtp tcp srt".split()),
+        schemes=frozenset("rtsp rtsps rtmp rtmps udp rtp tcp srt".split()),
         help="URL",
+        options=frozenset({"decoder", "stream", "deinterlace"}),
+        stem=address_stem,
+    ),
+    "http": SourceKind(
+        "rtseg.sources.http:open_http",
+        schemes=frozenset({"http", "https"}),
         options=frozenset({"decoder", "stream", "deinterlace"}),
         stem=address_stem,
     ),

@@ -1,6 +1,7 @@
-"""What FFmpeg does not read of a web server: other MJPEG, images, files that must be fetched whole.
+"""HTTP addresses: streams and recordings that FFmpeg reads, and what it does not read.
 
-Used once FFmpeg has failed, as a server may serve one client only, and once.
+That is other MJPEG, images, and files that must be fetched whole. The server is asked once FFmpeg
+has failed, as it may serve one client only, and once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import shutil
 import ssl
 import tempfile
 from dataclasses import replace
+from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -30,8 +32,9 @@ from rtseg.errors import SourceError
 from rtseg.files import RESERVE_BYTES
 from rtseg.frame import Image
 from rtseg.images import decode_image, is_image, is_image_content
-from rtseg.sources.options import SourceOptions, check_decoder, public_name
+from rtseg.sources.options import SourceOptions, check_address, check_decoder, public_name
 from rtseg.sources.pictures import Snapshot
+from rtseg.sources.stream import StreamSource, cannot_open, live_player
 from rtseg.sources.video import VideoSource
 from rtseg.stats import Clock
 
@@ -51,6 +54,72 @@ NETWORK_ERRORS = (OSError, HTTPException, ValueError)
 """What reading from a server raises; ValueError once the connection is closed."""
 
 PAGE = re.compile(rb"\s*(?:<!doctype html|<html|<head|<body)", re.IGNORECASE)
+
+
+def open_http(target: str, options: SourceOptions, clock: Clock | None = None) -> Source:
+    """A live stream; or a recording or an image, where that is what the server gives.
+
+    A recording is read like a file: every frame, at its own time, ending at its end.
+
+    Raises:
+        SourceError: nothing answers, or what answers is not video.
+    """
+    check_address(target)
+    try:
+        return _by_ffmpeg(target, options, clock)
+    except SourceError as error:
+        given = error  # not the context of what follows: the answer of the server is the reason
+    return _by_request(target, options, clock, given)
+
+
+def _by_ffmpeg(target: str, options: SourceOptions, clock: Clock | None) -> Source:
+    asked = f"cannot open {public_name(target)}"
+    if (player := live_player(target, options)) is None:
+        raise SourceError(asked, found="what it sends is not video")
+    if player.is_recorded:
+        player.release()
+        return VideoSource(target, options, clock)
+    if not (player.grab() and player.grab()):  # or one image
+        player.release()
+        raise SourceError(asked, found="no video came")
+    return StreamSource(target, options, clock, player, partial(live_player, target, options))
+
+
+def _by_request(
+    target: str, options: SourceOptions, clock: Clock | None, given: SourceError
+) -> Source:
+    """What FFmpeg does not show of a web server.
+
+    Args:
+        given: FFmpeg's reason, raised where there is no better one.
+    """
+
+    def parts() -> Parts | None:
+        try:
+            answer = request(target, options.timeout)
+        except (SourceError, *NETWORK_ERRORS):
+            return None
+        if answer.is_multipart:
+            return Parts(answer, options.timeout, clock)
+        answer.response.close()
+        return None
+
+    try:
+        answer = request(target, options.timeout)
+        if not answer.is_multipart:
+            return open_answer(answer, target, options, clock, given)
+    except NETWORK_ERRORS:
+        raise cannot_open(target, options.timeout) from None
+    capture = Parts(answer, options.timeout, clock)
+    try:
+        return StreamSource(target, options, clock, capture, parts)
+    except SourceError as error:
+        if capture.others:
+            raise SourceError(
+                f"cannot open {public_name(target)}",
+                found=f"its parts are {capture.others}, not images",
+            ) from error
+        raise
 
 
 class Answer(NamedTuple):

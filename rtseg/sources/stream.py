@@ -1,4 +1,4 @@
-"""Network streams: RTSP, RTMP, HTTP, UDP and what else FFmpeg reads from an address."""
+"""Network streams: RTSP, RTMP, UDP and what else FFmpeg reads from an address, but HTTP."""
 
 from __future__ import annotations
 
@@ -14,100 +14,29 @@ from rtseg.files import reason
 from rtseg.sources.capture import LiveSource
 from rtseg.sources.ffmpeg import LivePlayer
 from rtseg.sources.options import SourceOptions, check_address, check_decoder, public_name
-from rtseg.sources.video import VideoSource
 from rtseg.stats import Clock
 
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
 
 
 def open_stream(target: str, options: SourceOptions, clock: Clock | None = None) -> Source:
-    """A live stream; or a recording or an image, where an HTTP server gives one.
-
-    A recording is read like a file: every frame, at its own time, ending at its end.
+    """A live stream.
 
     Raises:
         SourceError: nothing answers, or what answers is not video.
     """
     check_address(target)
-    if urlsplit(target).scheme.lower() not in ("http", "https"):
-        return _by_ffmpeg(target, options, clock, is_http=False)
-    try:
-        return _by_ffmpeg(target, options, clock, is_http=True)
-    except SourceError as error:
-        given = error  # not the context of what follows: the answer of the server is the reason
-    return _by_http(target, options, clock, given)
-
-
-def _by_ffmpeg(
-    target: str, options: SourceOptions, clock: Clock | None, *, is_http: bool
-) -> Source:
-    asked = f"cannot open {public_name(target)}"
-    player = _player(target, options)
-    if player is None:
-        if is_http:
-            raise SourceError(asked, found="what it sends is not video")
+    if (player := live_player(target, options)) is None:
         raise cannot_open(target, options.timeout)
-    if is_http and player.is_recorded:
-        player.release()
-        return VideoSource(target, options, clock)
-    try:
-        check_decoder(options, f"{public_name(target)} is a live stream")
-        if is_http and not (player.grab() and player.grab()):
-            raise SourceError(asked, found="no video came")  # or one image
-    except (SourceError, UsageError):
-        player.release()
-        raise
-    return StreamSource(target, options, clock, player, partial(_player, target, options))
+    return StreamSource(target, options, clock, player, partial(live_player, target, options))
 
 
-def _player(target: str, options: SourceOptions) -> LivePlayer | None:
+def live_player(target: str, options: SourceOptions) -> LivePlayer | None:
     """An open stream; None where nothing comes, or nothing that is video."""
     try:
         return LivePlayer(target, options)
     except SourceError:
         return None
-
-
-def _by_http(
-    target: str, options: SourceOptions, clock: Clock | None, given: SourceError
-) -> Source:
-    """What FFmpeg does not show of a web server.
-
-    Args:
-        given: FFmpeg's reason, raised where there is no better one.
-    """
-    from rtseg.sources.http import NETWORK_ERRORS, Parts, open_answer, request
-
-    def parts() -> Parts | None:
-        try:
-            answer = request(target, options.timeout)
-        except (SourceError, *NETWORK_ERRORS):
-            return None
-        if answer.is_multipart:
-            return Parts(answer, options.timeout, clock)
-        answer.response.close()
-        return None
-
-    try:
-        answer = request(target, options.timeout)
-        if not answer.is_multipart:
-            return open_answer(answer, target, options, clock, given)
-    except NETWORK_ERRORS:
-        raise cannot_open(target, options.timeout) from None
-    capture = Parts(answer, options.timeout, clock)
-    try:
-        check_decoder(options, f"{public_name(target)} is a live stream")
-        return StreamSource(target, options, clock, capture, parts)
-    except SourceError as error:
-        if capture.others:
-            raise SourceError(
-                f"cannot open {public_name(target)}",
-                found=f"its parts are {capture.others}, not images",
-            ) from error
-        raise
-    except UsageError:
-        capture.release()
-        raise
 
 
 class StreamSource(LiveSource):
@@ -129,6 +58,11 @@ class StreamSource(LiveSource):
         super().__init__(options, clock)
         self._capture = capture
         self._reopener = reopen
+        try:
+            check_decoder(options, f"{public_name(target)} is a live stream")
+        except UsageError:
+            self._release()
+            raise
         # the first image is discarded: it will be old when a frame is needed
         first = self._grab()
         if first is None:
