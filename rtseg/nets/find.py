@@ -12,11 +12,11 @@ from urllib.parse import parse_qsl
 
 from rtseg.cache import sha256
 from rtseg.errors import ModelError
-from rtseg.nets.foreign import (
+from rtseg.nets.onnx_file import onnx_spec
+from rtseg.nets.settings import (
     Settings,
     labels_of,
     number,
-    onnx_spec,
     read_settings,
     refuse_flags,
     size_of,
@@ -70,7 +70,7 @@ def find_model(
         weights: a state dict, checkpoint or safetensors file for a named architecture, or
             "random" for seeded random weights; None is the published ones, downloaded once.
         input_flags: settings of a foreign file, over those of the TOML file beside it; the keys
-            are those of `rtseg.nets.foreign`.
+            are those of `rtseg.nets.settings`.
         progress: shows a download.
 
     Raises:
