@@ -40,6 +40,7 @@ from rtseg.bench.clocks import (
     write_portrait,
 )
 from rtseg.bench.options import BenchOptions
+from rtseg.bench.program import measure, new_row
 from rtseg.bench.record import (
     Agreement,
     Record,
@@ -60,7 +61,6 @@ from rtseg.bench.report import (
     tables,
     write_plot,
 )
-from rtseg.bench.rounds import measure, new_row
 from rtseg.bench.worker import Combination, Loaded, Remote, Stopped, Subject, Yardstick
 from rtseg.contracts import BackendInfo
 from rtseg.effects import ViewOptions, open_effect

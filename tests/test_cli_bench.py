@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rtseg.bench import rounds, worker
+from rtseg.bench import program, worker
 from rtseg.bench.worker import Combination
 from rtseg.cli import bench as verb
 from rtseg.cli.app import main
@@ -53,7 +53,7 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder and a cache of its own, and no other processes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(rounds, "Remote", Here)
+    monkeypatch.setattr(program, "Remote", Here)
     return tmp_path
 
 

@@ -16,6 +16,7 @@ from rtseg.backends import BACKENDS
 from rtseg.backends.base import fit_size
 from rtseg.bench.clocks import SAMPLES, clip_info, write_portrait
 from rtseg.bench.options import BenchOptions
+from rtseg.bench.program import measure, new_row
 from rtseg.bench.record import (
     Comparison,
     Record,
@@ -26,7 +27,6 @@ from rtseg.bench.record import (
     mismatches,
 )
 from rtseg.bench.report import changes, markdown, plain, render, write_plot
-from rtseg.bench.rounds import measure, new_row
 from rtseg.bench.worker import Combination
 from rtseg.cli.options import BenchFlags
 from rtseg.cli.process import Stop
