@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from rtseg.labels import LabelSet
 
 
-def _no_match(target: str) -> Path | None:
-    return None
-
-
 @dataclass(frozen=True)
 class SinkKind:
     """A row of `SINKS`: what opens a kind of sink, and all that the rest of rtseg needs to know.
@@ -52,7 +48,7 @@ class SinkKind:
     """
 
     open: str
-    match: Callable[[str], Path | None] = _no_match
+    match: Callable[[str], Path | None] = lambda target: None
     prefix: bool = False
     help: str = ""
     is_file: bool = False

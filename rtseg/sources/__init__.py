@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from rtseg.stats import Clock
 
 
-def _no_match(target: str) -> bool:
-    return False
-
-
 @dataclass(frozen=True)
 class SourceKind:
     """A row of `SOURCES`: what opens a kind of source, and what others need to know of it.
@@ -51,7 +47,7 @@ class SourceKind:
     """
 
     open: str
-    match: Callable[[str], bool] = _no_match
+    match: Callable[[str], bool] = lambda target: False
     schemes: frozenset[str] = frozenset()
     help: str = ""
     options: frozenset[str] = frozenset()
