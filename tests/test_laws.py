@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,16 @@ CORE_PATH = (
     "sinks/video.py",
 )
 """What a newcomer reads in an hour, in order; `docs/architecture.md` walks it."""
+
+KEPT_APART = {
+    "backends.ladder": "one network at several input sizes, for --target-fps",
+    "decode.kernels": "imports Triton, which only NVIDIA GPUs need",
+    "nets.flops": "needs torch, which bench may not import",
+    "session.overlay": "draws in the window alone; the controls work without one",
+    "session.recording": "sinks that open and close during a run, in a thread of their own",
+    "train.prepare": "everything that can refuse a run before it starts",
+}
+"""Modules that one other module imports and no table names, each with its reason."""
 
 ALLOWED = {
     "threading": {"threads", "session.sharing", "backends.ladder"},
@@ -204,6 +216,48 @@ def import_circles() -> list[set[str]]:
 
 def test_no_modules_import_one_another() -> None:
     assert import_circles() == []
+
+
+def imported_once() -> dict[str, str]:
+    """Modules that exactly one other imports, lazily too, and which one; not packages."""
+    importers: dict[str, list[str]] = {}
+    for name in modules():
+        for other in imported_modules(name):
+            importers.setdefault(other, []).append(name)
+    return {
+        name: importers[name][0]
+        for name in modules()
+        if len(importers.get(name, ())) == 1 and not name.endswith("__")
+    }
+
+
+def rows() -> set[str]:
+    """Modules that a table names: "rtseg.module:name" in any of them, a home of a public name, a
+    verb with its program and report, and what an option of `TemporalOptions` turns on."""
+    import rtseg
+    from rtseg.cli.options import LAYOUTS
+    from rtseg.temporal import TemporalOptions
+
+    found = {"cli.app", *rtseg._HOME.values()}
+    found |= {f"cli.{verb}" for verb in (*LAYOUTS, "models")}
+    found |= {f"{program}.{part}" for program in FLOORS[4] for part in ("program", "report")}
+    found |= {f"temporal.{option.name}" for option in fields(TemporalOptions)}
+    for module in modules():
+        for node in ast.walk(tree(module)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                row = re.fullmatch(r"rtseg\.([\w.]+):\w+", node.value)
+                found |= {row[1]} if row else set()
+    return found
+
+
+def test_a_module_that_one_other_imports_is_a_row_or_has_a_reason() -> None:
+    """A file of the core path, which must be short, may have one more to itself."""
+    once = imported_once()
+    core = {name.removesuffix(".py").replace("/", ".") for name in CORE_PATH}
+    continued = [importer for name, importer in once.items() if importer in core]
+    assert len(KEPT_APART) <= 6
+    assert len(set(continued)) == len(continued), continued
+    assert {name for name in once.keys() - rows() if once[name] not in core} == set(KEPT_APART)
 
 
 def test_the_core_path_is_short() -> None:
