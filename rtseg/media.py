@@ -34,6 +34,9 @@ JUMP_SECONDS = 10
 BACK_SECONDS = Fraction(1, 10)
 """Times that jump back by more than this are joined likewise."""
 
+WRONG_SECONDS = 30 * 3600
+"""Times of other files that are further from those before are not believed."""
+
 AGREES = 0.15
 """Share by which the interval of a declared frame rate may differ from those between frames."""
 
@@ -143,32 +146,77 @@ def is_joined(container: Any) -> bool:
     return av.format.Flags.ts_discont in av.format.Flags(container.format.flags)
 
 
+def has_no_pts(container: Any) -> bool:
+    """Whether packets have decoding times only: the nth frame that is shown has the nth of them."""
+    return bool(container.format.name == "avi")
+
+
 class Joiner:
     """Moves the packets of a joined file so that its times go on where they would jump.
 
     By the rule of the `ffmpeg` command: where the decoding time of a track jumps back, or ahead by
     more than ten seconds, all later packets are moved so that it goes on. Tracks that are read in
     separate passes stay together only if every pass sees the packets of all of them.
+
+    Attributes:
+        changed: whether it moved any.
     """
 
     def __init__(self) -> None:
+        self.changed = False
         self._offset = Fraction(0)
         self._last: dict[int, Fraction] = {}
         self._expected: dict[int, Fraction] = {}
+        self._latest: Fraction | None = None
 
     def __call__(self, packet: Any) -> None:
         """Move the next packet, in place."""
         if packet.size and packet.dts is not None:
             base, track = packet.time_base, packet.stream_index
             at = packet.dts * base + self._offset
-            if track in self._expected:
-                ahead = at - self._expected[track]
-                if ahead > JUMP_SECONDS or at < self._last[track] - BACK_SECONDS:
+            expected = self._expected.get(track, self._latest)
+            if expected is not None:
+                ahead = at - expected
+                goes_back = at < self._last.get(track, at) - BACK_SECONDS
+                if abs(ahead) > JUMP_SECONDS or goes_back:
                     self._offset -= ahead
                     at -= ahead
-            self._last[track] = at
+                    self.changed = True
+            self._last[track] = self._latest = at
             self._expected[track] = at + (packet.duration or 0) * base
         _shift(packet, self._offset)
+
+
+class WrongTimes:
+    """Removes times from packets of a file that is not joined where they are impossible.
+
+    By the rule of the `ffmpeg` command: those that are more than 30 hours from where the track was.
+
+    Attributes:
+        changed: whether it removed any.
+    """
+
+    def __init__(self) -> None:
+        self.changed = False
+        self._expected: dict[int, int] = {}
+
+    def __call__(self, packet: Any) -> None:
+        """Remove the times of the next packet, in place, if they are wrong."""
+        at, track = packet.dts, packet.stream_index
+        if not packet.size or at is None:
+            return
+        expected = self._expected.get(track, at)
+        most = WRONG_SECONDS / float(packet.time_base)
+        if abs(at - expected) > most:
+            packet.dts, at, self.changed = None, expected, True
+        if packet.pts is not None and abs(packet.pts - at) > most:
+            packet.pts, self.changed = None, True
+        self._expected[track] = at + (packet.duration or 0)
+
+
+def one_timeline(container: Any) -> Joiner | WrongTimes:
+    """What is called with each packet of a file, so that its times go on as the file does."""
+    return Joiner() if is_joined(container) else WrongTimes()
 
 
 def _shift(packet: Any, offset: Fraction) -> None:

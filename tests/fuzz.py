@@ -259,9 +259,9 @@ def work() -> None:
     os.dup2(quiet, 1)
     with_main = "main" in sys.argv
     if "alone" in sys.argv:
-        from rtseg.sources.ffmpeg import FFmpegPlayer
+        from rtseg.sources.ffmpeg import FilePlayer
 
-        FFmpegPlayer.threads = 1
+        FilePlayer.threads = 1
     for line in sys.stdin:
         path = Path(line.strip())
         print(json.dumps({"begin": str(path)}), file=out)

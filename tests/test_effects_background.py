@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import cv2  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
 import numpy as np
 import pytest
+from clips import PATCHES, close, joined, patches, seen, write_clip
+from fuzz import moving, rewrite
 
 from rtseg.effects import ViewOptions, open_effect, open_view
 from rtseg.effects.background import check_background, cover, parse_background
 from rtseg.errors import UsageError
 from rtseg.frame import Frame, Segmentation
 from rtseg.labels import PERSON
+from rtseg.sources import SourceOptions, open_source
 
 SIZE = (240, 320)
 
@@ -155,6 +159,105 @@ def test_a_video_of_any_size_covers_the_frame(size: tuple[int, int], tmp_path: P
     path = film(tmp_path / "behind.mkv", Fraction(10), 2, size)
     picture = drawn(str(path))
     assert np.abs(picture[away()].astype(int) - 10).max() <= 1
+
+
+def steps(count: int, first: int = 0) -> list[np.ndarray]:
+    """Images whose grey tells their number."""
+    return [np.full((48, 64, 3), 20 + 10 * (first + n), np.uint8) for n in range(count)]
+
+
+def joined_ts(folder: Path) -> Path:
+    parts = [
+        write_clip(
+            folder / f"{offset}.ts",
+            images=steps(10, first),
+            container_options={"output_ts_offset": str(offset)},
+        )
+        for first, offset in ((0, 100), (10, 0))
+    ]
+    return joined(folder / "joined.ts", *parts)
+
+
+def with_a_damaged_packet(folder: Path) -> Path:
+    whole = write_clip(folder / "whole.avi", codec="mjpeg", pix_fmt="yuvj420p", images=steps(20))
+
+    def change(contents: list[bytes]) -> None:
+        contents[9] = contents[9][: len(contents[9]) // 3]
+
+    return rewrite(whole, folder / "damaged.avi", change)
+
+
+LOOPS = {
+    "joined": joined_ts,
+    "interlaced": lambda folder: write_clip(folder / "i.mkv", images=steps(20), interlaced=True),
+    "damaged": with_a_damaged_packet,
+    "gif": lambda folder: write_clip(
+        folder / "g.gif", codec="gif", pix_fmt="gray", images=steps(20)
+    ),
+    "untimed": lambda folder: write_clip(folder / "raw.h264", images=steps(20)),
+}
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_a_video_of_any_kind_is_read_as_a_source_reads_it_and_loops(
+    kind: str, tmp_path: Path
+) -> None:
+    path = LOOPS[kind](tmp_path)
+    left_out = {9} if kind == "damaged" else set()
+    wanted = [max(n - (n in left_out), 0) for n in range(20)] * 2
+    effect = open_view(ViewOptions("cutout", background=str(path)), PERSON)
+    greys = [grey_behind(effect, number / 25 + 0.01) for number in range(40)]
+    assert [round((grey - 20) / 10) for grey in greys] == wanted
+
+
+def test_an_interlaced_video_is_deinterlaced_behind(tmp_path: Path) -> None:
+    images = [moving(4 * number, 320, 240) for number in range(4)]
+    for image, after in pairwise(images):
+        image[1::2] = after[1::2]  # the lower field is half a frame later
+    path = write_clip(tmp_path / "i.mkv", images=images, interlaced=True)
+    behind = drawn(str(path), scene(pts=0.041))
+    shown = {}
+    for how in ("auto", "off"):
+        with open_source(path, SourceOptions(deinterlace=how)) as source:
+            shown[how] = list(source)[1].image
+    assert (behind[away()] == shown["auto"][away()]).all()
+    assert (behind[away()] != shown["off"][away()]).any()
+
+
+def test_a_turned_and_mirrored_video_is_upright_behind(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "turned.mov", frames=2, display=(0, 1, 1, 0))
+    found = seen(drawn(str(path), scene(size=(512, 384))))
+    assert close(found, [PATCHES[n] for n in (0, 2, 1, 3)], by=8)
+
+
+@pytest.mark.parametrize("codec", ["libvpx-vp9", "libvpx", "prores_ks"])
+def test_transparent_parts_of_a_video_are_white_behind(codec: str, tmp_path: Path) -> None:
+    image = np.dstack([patches(), np.full((96, 128), 255, np.uint8)])
+    image[:48, :64, 3] = 0
+    is_prores = codec == "prores_ks"
+    path = write_clip(
+        tmp_path / ("a.mov" if is_prores else "a.webm"),
+        codec=codec,
+        pix_fmt="yuva444p10le" if is_prores else "yuva420p",
+        images=[image] * 2,
+        options={} if is_prores else {"auto-alt-ref": "0"},
+    )
+    found = seen(drawn(str(path), scene(size=(384, 512))))
+    assert close(found, [(255, 255, 255), *PATCHES[1:]], by=12)
+
+
+def test_a_size_that_changes_within_a_video_still_covers_the_frame(tmp_path: Path) -> None:
+    small = write_clip(tmp_path / "a.ts", images=steps(5))
+    tall = write_clip(
+        tmp_path / "b.ts",
+        images=[np.full((180, 60, 3), 20 + 10 * n, np.uint8) for n in range(5, 10)],
+    )
+    path = joined(tmp_path / "both.ts", small, tall)
+    effect = open_view(ViewOptions("cutout", background=str(path)), PERSON)
+    for number in range(20):
+        frame = scene(pts=number / 25 + 0.01)
+        grey = effect(frame, segmented(square()))[away()]
+        assert np.abs(grey.astype(int) - 20 - 10 * (number % 10)).max() <= 4
 
 
 def test_transparent_is_bgra_and_hides_what_was_behind() -> None:

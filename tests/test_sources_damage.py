@@ -14,8 +14,9 @@ from fuzz import KINDS, moving, rewrite, stray_share, write_whole
 
 from rtseg.cli.app import main
 from rtseg.media import described
+from rtseg.player import Tail
 from rtseg.sources import open_source
-from rtseg.sources.ffmpeg import FFmpegPlayer, Tail
+from rtseg.sources.ffmpeg import FilePlayer
 
 
 def shown(path: Path) -> tuple[dict[int, np.ndarray], list[str]]:
@@ -72,7 +73,7 @@ def test_concealed_frames_are_kept_and_reported(tmp_path: Path) -> None:
 def test_frames_before_damage_at_the_end_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, lost: int
 ) -> None:
-    monkeypatch.setattr(FFmpegPlayer, "threads", 8)
+    monkeypatch.setattr(FilePlayer, "threads", 8)
 
     def change(contents: list[bytes]) -> None:
         contents[-lost] = b"\xff" * 5

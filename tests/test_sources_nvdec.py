@@ -300,7 +300,8 @@ def test_a_gpu_that_is_lost_while_it_decodes_is_no_end_of_the_file(tmp_path: Pat
             raise OSError("Generic error in an external library")
 
     player._cuda, player._decoder = True, Lost()
-    player._first, player._frames = None, player._decoded()
+    player._frames = player._decoded()
+    player._ahead.clear()
     with pytest.raises(DeviceError, match=r"cannot decode clip\.mp4: generic error in an external"):
         player.read()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from io import BytesIO
 from itertools import product
+from math import ceil
 from pathlib import Path
 
 import av
@@ -235,21 +237,84 @@ def test_a_variable_rate_keeps_its_times_and_the_last_duration(tmp_path: Path) -
     assert [frame.pts for frame in frames_of(path)] == pytest.approx([t / 1000 for t in times])
 
 
-@pytest.mark.parametrize("astray", [1, 4, 8, 9])
-def test_a_time_far_ahead_that_the_next_frame_takes_back_is_wrong(
-    tmp_path: Path, astray: int
-) -> None:
-    path = write_clip(tmp_path / "f.flv", codec="flv1", frames=10)
+def with_times_ahead(path: Path, hours: int, astray: Sequence[int], frames: int = 30) -> Path:
+    """An FLV file of greys that tell their number, some of whose times are about so far ahead."""
+    images = [np.full((48, 64, 3), 20 + 7 * number, np.uint8) for number in range(frames)]
+    write_clip(path, codec="flv1", images=images, options={"g": "10"})
+    ahead = 1 << (hours * 3_600_000).bit_length()
     data, at, number = bytearray(path.read_bytes()), 13, 0
     while at < len(data):  # a tag: kind, its size, its time in 24 bits and 8 above, stream
         if data[at] == 9:
-            data[at + 7] |= 0x20 * (number == astray)
+            if number in astray:
+                time = int.from_bytes(data[at + 4 : at + 7], "big") + (data[at + 7] << 24) + ahead
+                data[at + 4 : at + 7] = (time & 0xFFFFFF).to_bytes(3, "big")
+                data[at + 7] = time >> 24
             number += 1
         at += 15 + int.from_bytes(data[at + 1 : at + 4], "big")
-    assert number >= 10
+    assert number >= frames
     path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("hours", [1, 100])
+@pytest.mark.parametrize("astray", [[1], [4], [29], [28, 29], [3, 4], [20, 21, 22, 23]])
+def test_times_far_ahead_that_a_later_frame_takes_back_are_wrong(
+    tmp_path: Path, astray: list[int], hours: int
+) -> None:
+    path = with_times_ahead(tmp_path / "f.flv", hours, astray)
+    whole = frames_of(path)
+    assert [frame.pts for frame in whole] == pytest.approx([n / 25 for n in range(30)], abs=2e-3)
+    part = frames_of(path, start=0.6, end=1.0)
+    assert [frame.index for frame in part] == list(range(15, 25))
+    assert [round((frame.image.mean() - 20) / 7) for frame in part] == list(range(15, 25))
+
+
+def test_times_of_days_ahead_are_wrong_however_many(tmp_path: Path) -> None:
+    path = with_times_ahead(tmp_path / "f.flv", 100, range(5, 25))
     times = [frame.pts for frame in frames_of(path)]
-    assert times == pytest.approx([n / 25 for n in range(10)], abs=2e-3)
+    assert times == pytest.approx([n / 25 for n in range(30)], abs=2e-3)
+
+
+@pytest.mark.parametrize("start", [0.3, 1.9, 2.1, 3.5])
+@pytest.mark.parametrize("offsets", [(0, 0), (0, 100), (100, 0)])
+def test_a_part_of_joined_recordings_holds_the_frames_of_the_whole(
+    tmp_path: Path, offsets: tuple[int, int], start: float
+) -> None:
+    parts = [
+        write_clip(
+            tmp_path / f"{number}.ts",
+            images=[np.full((48, 64, 3), 20 + 2 * (50 * number + n), np.uint8) for n in range(50)],
+            options={"g": "10"},
+            container_options={"output_ts_offset": str(offset)},
+        )
+        for number, offset in enumerate(offsets)
+    ]
+    path = joined(tmp_path / "joined.ts", *parts)
+    wanted = [frame for frame in frames_of(path) if frame.pts >= start - 5e-4]
+    found = frames_of(path, start=start)
+    assert [frame.index for frame in found] == [frame.index for frame in wanted]
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("start", [0.5, 2.5])
+def test_a_part_of_a_recording_that_begins_between_keyframes(tmp_path: Path, start: float) -> None:
+    images = [np.full((48, 64, 3), 20 + 2 * n, np.uint8) for n in range(100)]
+    whole = write_clip(tmp_path / "w.mkv", codec="mpeg4", images=images, options={"g": "20"})
+    path = tmp_path / "late.mkv"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(p for p in source.demux(video=0) if p.size):
+            if number >= 7:
+                packet.stream = stream
+                target.mux(packet)
+    wanted = [frame for frame in frames_of(path) if frame.pts >= start - 5e-4]
+    first = 20 + ceil(25 * start)  # the keyframe, and those up to `start`
+    assert wanted[0].image.mean() == pytest.approx(20 + 2 * first, abs=3)
+    with open_source(path, SourceOptions(start=start)) as source:
+        found = list(source)
+        assert source.info.frame_count == len(found)
+    assert [frame.index for frame in found] == [frame.index for frame in wanted]
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(found, wanted, strict=True))
 
 
 def test_a_gif_lasts_as_long_as_its_delays(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,7 @@ from rtseg.frame import Frame, Image, Segmentation
 from rtseg.images import is_image, read_image
 from rtseg.matte import Matte, MatteOptions, Matting
 from rtseg.matte.fit import weigh_background
-from rtseg.media import (
-    TRACK_ERRORS,
-    Converter,
-    choose_video,
-    display_matrix,
-    open_media,
-    swaps_sides,
-)
+from rtseg.player import FFmpegPlayer, Timeline, without_frames
 
 DEFAULT_BLUR = 3.0
 MAX_BLUR = 20.0
@@ -36,9 +29,6 @@ FORMS = f"none, blur, blur:1 to blur:{MAX_BLUR:g}, transparent, a colour, an ima
 
 BLUR_PIXELS = 2.0
 """Standard deviation at which a shrunk image is blurred; with less, its pixels would show."""
-
-DEFAULT_SECONDS = 0.04
-"""Duration of a video's last picture where the file states neither duration nor frame rate."""
 
 ROUNDING_SECONDS = 0.0005
 """Times that differ by less are equal: containers round them."""
@@ -238,10 +228,11 @@ def _blurred(planes: NDArray[np.float32], deviation: float) -> Image:
 
 
 class TimedPicture(NamedTuple):
-    """A decoded `av.VideoFrame` and its time in seconds from the first one."""
+    """An upright image of a video, its seconds from the first one, and those it is shown for."""
 
     seconds: float
-    picture: Any
+    image: Image
+    lasts: float
 
 
 class VideoBackdrop:
@@ -256,14 +247,13 @@ class VideoBackdrop:
         self._path = path
         self._last_pts = self._seconds = 0.0
         self._length: float | None = None  # in seconds, known once the end was reached
-        self._drawn: tuple[Any, tuple[int, int], Image] | None = None
-        self._convert = Converter()
+        self._drawn: tuple[Image, Image] | None = None
         try:
             self._rewind()
-        except (SourceError, StopIteration, *TRACK_ERRORS) as error:
+        except SourceError as error:
             raise UsageError(
                 f"background {path}",
-                found="it cannot be read as an image or a video",
+                found=f"it cannot be read as an image or a video: {error.found}",
                 do="Use another file",
             ) from error
 
@@ -272,55 +262,46 @@ class VideoBackdrop:
         step = frame.pts - self._last_pts
         self._seconds += step if 0 < step <= MAX_STEP_SECONDS else 0.0
         self._last_pts = frame.pts
-        try:
-            return self._fitted(self._due(self._seconds).picture, frame.size)
-        except TRACK_ERRORS as error:
-            raise SourceError(f"cannot decode background {self._path}", found=str(error)) from error
+        return self._fitted(self._due(self._seconds).image, frame.size)
 
     def _rewind(self) -> None:
-        self._container = open_media(str(self._path))
-        self._stream = choose_video(self._container, self._path.name)
-        self._pictures = timed_pictures(self._container, self._stream)
-        self._current: TimedPicture = next(self._pictures)
-        self._next: TimedPicture | None = next(self._pictures, None)
+        self._player = FFmpegPlayer(str(self._path), self._path.name)
+        self._pictures = timed_pictures(self._player)
+        first = next(self._pictures, None)
+        if first is None:
+            raise without_frames(self._path.name, self._player.trouble)
+        self._current, self._next = first, next(self._pictures, None)
 
     def _due(self, seconds: float) -> TimedPicture:
         """The last picture at or before `seconds`, taken modulo the length of the video."""
         at = seconds if self._length is None else (seconds + ROUNDING_SECONDS) % self._length
         if at < self._current.seconds:
+            self._player.release()
             self._rewind()
         while self._next is not None and self._next.seconds <= at + ROUNDING_SECONDS:
             self._current, self._next = self._next, next(self._pictures, None)
         if self._next is None and self._length is None:
-            self._length = self._current.seconds + self._duration()
+            self._length = self._current.seconds + self._current.lasts
             return self._due(seconds)
         return self._current
 
-    def _duration(self) -> float:
-        """Seconds for which the last picture is shown."""
-        picture, rate = self._current.picture, self._stream.average_rate
-        if picture.duration and picture.time_base:
-            return float(picture.duration * picture.time_base)
-        return float(1 / rate) if rate else DEFAULT_SECONDS
-
-    def _fitted(self, picture: Any, size: tuple[int, int]) -> Image:
-        if self._drawn is None or self._drawn[0] is not picture or self._drawn[1] != size:
-            aspect = float(self._stream.sample_aspect_ratio or 1)
-            if swaps_sides(display_matrix(picture)):
-                aspect = 1 / aspect
-            self._drawn = picture, size, cover(self._convert(picture), size, aspect)
-        return self._drawn[2]
+    def _fitted(self, image: Image, size: tuple[int, int]) -> Image:
+        drawn = self._drawn
+        if drawn is None or drawn[0] is not image or drawn[1].shape[:2] != size:
+            aspect = float(self._player.header.sample_aspect_ratio)
+            aspect = 1 / aspect if self._player.turned else aspect
+            self._drawn = drawn = image, cover(image, size, aspect)
+        return drawn[1]
 
 
-def timed_pictures(container: Any, stream: Any) -> Iterator[TimedPicture]:
-    """The pictures of a video track, the first at 0 seconds."""
-    stream.thread_type = "AUTO"
-    first: float | None = None
-    for number, picture in enumerate(container.decode(stream)):
-        time = picture.time
-        seconds = number / float(stream.average_rate or 25) if time is None else time
-        first = seconds if first is None else first
-        yield TimedPicture(seconds - first, picture)
+def timed_pictures(player: FFmpegPlayer) -> Iterator[TimedPicture]:
+    """The images of a video, the first at 0 seconds."""
+    timeline: Timeline | None = None
+    while (shot := player.read()) is not None:
+        timeline = timeline or Timeline(shot, player.header.frame_rate)
+        lasts = timeline.advance(shot) or timeline.step
+        assert isinstance(shot.picture, np.ndarray)
+        yield TimedPicture(timeline.pts, shot.picture, lasts)
 
 
 def cover(image: Image, size: tuple[int, int], aspect: float = 1.0) -> Image:

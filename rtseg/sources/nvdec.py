@@ -11,7 +11,7 @@ from av.codec.hwaccel import HWAccel
 from rtseg.errors import DeviceError
 from rtseg.frame import Picture
 from rtseg.media import Matrix, display_matrix
-from rtseg.sources.ffmpeg import FFmpegPlayer
+from rtseg.sources.ffmpeg import FilePlayer
 from rtseg.sources.options import SourceOptions
 from rtseg.yuv import FULL, is_converted
 
@@ -21,7 +21,7 @@ DECODE_TRIES = 8
 REMEDY = "Leave out --decoder nvdec to decode it on the CPU"
 
 
-class NvdecPlayer(FFmpegPlayer):
+class NvdecPlayer(FilePlayer):
     """A `rtseg.sources.probe.Player` whose pictures are `rtseg.decode.device.DevicePicture`.
 
     FFmpeg drives the GPU's decoder in torch's CUDA context, so that an image is copied once, within
@@ -44,10 +44,10 @@ class NvdecPlayer(FFmpegPlayer):
             super().__init__(target, options, hwaccel=accelerator)
         except RuntimeError as error:  # FFmpeg's decoder of this codec, dav1d for one, has no GPU
             raise self._refused(str(error)) from error
-        if self._first is None and self.trouble:
+        if not self._ahead and self.trouble:
             raise self._refused(self.trouble)
-        if self._first is not None:
-            self._check(self._first)
+        if self._ahead:
+            self._check(self._ahead[0])
 
     def _check(self, first: Any) -> None:
         """Refuse what would have to be converted on the CPU."""

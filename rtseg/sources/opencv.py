@@ -9,9 +9,10 @@ import cv2
 from rtseg.errors import SourceError
 from rtseg.files import reason
 from rtseg.media import TRACK_ERRORS, choose_video, open_media
+from rtseg.player import Header, Shot, header_of, not_a_video
 from rtseg.sources.capture import network_params, open_capture
 from rtseg.sources.options import SourceOptions
-from rtseg.sources.probe import Header, Shot, display_name, header_of, not_a_video
+from rtseg.sources.probe import display_name
 from rtseg.yuv import DECODED
 
 DECODE_TRIES = 8
@@ -78,7 +79,7 @@ def _checked(target: str, options: SourceOptions) -> Header:
                 if frame.colorspace not in DECODED:
                     raise _refused(target, "OpenCV cannot convert its colour matrix")
     except TRACK_ERRORS as error:
-        raise not_a_video(target, reason(error)) from error
+        raise not_a_video(display_name(target), reason(error)) from error
     return header
 
 

@@ -4,57 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
 
 from rtseg.errors import SourceError
 from rtseg.files import reason
-from rtseg.frame import Picture
-from rtseg.media import TRACK_ERRORS, Joiner, choose_video, is_joined, open_media
+from rtseg.media import TRACK_ERRORS, choose_video, has_no_pts, is_joined, one_timeline, open_media
 from rtseg.options import imported
+from rtseg.player import Header, Shot, are_steady
 from rtseg.sources.options import SourceOptions, public_name
 from rtseg.text import counted
 
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 """IDs of a Matroska file's first element and of the element that holds its content (RFC 9559)."""
-
-
-class Header(NamedTuple):
-    """What a video declares of itself.
-
-    Attributes:
-        track: FFmpeg's number of the stream.
-        frame_rate: frames per second, exact; None when not given.
-        frame_count: as declared; None when it is not (never estimated).
-        sample_aspect_ratio: width of a stored pixel over its height, before any rotation.
-        colour_tags: (colorspace, primaries, transfer, range) as FFmpeg numbers.
-        late: seconds from the first frame that can be decoded to the first that is shown.
-    """
-
-    track: int
-    frame_rate: Fraction | None
-    frame_count: int | None
-    sample_aspect_ratio: Fraction
-    colour_tags: tuple[int, int, int, int]
-    late: float = 0.0
-
-
-class Shot(NamedTuple):
-    """A decoded frame.
-
-    Attributes:
-        picture: upright.
-        at: its time in seconds by the file's clock; None where the file has no times.
-        lasts: seconds for which the file says it is shown; 0 where it does not.
-    """
-
-    picture: Picture
-    at: float | None
-    lasts: float = 0.0
 
 
 class Player(Protocol):
@@ -89,7 +54,7 @@ class Player(Protocol):
 
 
 PLAYERS = {
-    "ffmpeg": "rtseg.sources.ffmpeg:FFmpegPlayer",
+    "ffmpeg": "rtseg.sources.ffmpeg:FilePlayer",
     "opencv": "rtseg.sources.opencv:OpenCVPlayer",
     "nvdec": "rtseg.sources.nvdec:NvdecPlayer",
 }
@@ -112,38 +77,6 @@ def display_name(target: str) -> str:
     return public_name(target) if "://" in target else Path(target).name
 
 
-def probe(target: str, options: SourceOptions) -> Header:
-    """The header of a file, or of a recording behind an address.
-
-    Raises:
-        SourceError: it is not a video, or has no video stream.
-        UsageError: it has no track of the number in `options`.
-    """
-    try:
-        with open_media(target, options.timeout) as container:
-            return header_of(choose_video(container, display_name(target), options.stream))
-    except TRACK_ERRORS as error:
-        raise not_a_video(target, reason(error)) from error
-
-
-def not_a_video(target: str, reason: str) -> SourceError:
-    """The error for a file that FFmpeg cannot read."""
-    return SourceError(
-        f"cannot play {display_name(target)}",
-        found=f"it is not a video, or it is cut off ({reason.lower()})",
-        do="Check that it plays elsewhere",
-    )
-
-
-def without_frames(target: str, trouble: str) -> SourceError:
-    """The error for a video of which nothing can be decoded."""
-    return SourceError(
-        f"cannot play {display_name(target)}",
-        found="none of its frames can be decoded" + (f" ({trouble})" if trouble else ""),
-        do="Check that it plays elsewhere",
-    )
-
-
 def refusal(address: str, timeout: float) -> str | None:
     """The answer of a server that gives no video, such as "404 Not Found"; None without one."""
     try:
@@ -159,29 +92,29 @@ def refusal(address: str, timeout: float) -> str | None:
 
 
 def packet_times(target: str, options: SourceOptions) -> tuple[float, ...]:
-    """Presentation times of all frames, in seconds from the first, without decoding them.
+    """Presentation times of all frames by the clock of the file, without decoding them.
 
-    Empty when the file does not hold them, as raw streams do not.
+    Empty when the file does not hold them, as raw streams do not, and when a player would not
+    believe all of them, or not find its way by them: those of joined files, or wrong ones.
     """
-    join = Joiner()
     try:
         with open_media(target, options.timeout) as container:
             stream = choose_video(container, display_name(target), options.stream)
+            place = one_timeline(container)
             others = container.streams.audio if is_joined(container) else ()
             packets = []
             for packet in container.demux(stream, *others):
-                if others:
-                    join(packet)
+                place(packet)
                 if packet.stream is stream and packet.size and not packet.is_discard:
                     packets.append(packet)
-            base = Fraction(stream.time_base or 1)
-            ticks = [packet.pts for packet in packets if packet.pts is not None]
+            by_dts = has_no_pts(container)
+            ticks = [(each.dts if by_dts else each.pts, each.time_base) for each in packets]
+            times = [float(tick * base) for tick, base in ticks if tick is not None]
     except TRACK_ERRORS:  # damaged: the decoder will show how far it gets
         return ()
-    if not ticks or len(ticks) < len(packets):
+    if len(times) < len(packets) or place.changed or not are_steady(times):
         return ()
-    first = min(ticks)
-    return tuple(float((tick - first) * base) for tick in sorted(ticks))
+    return tuple(sorted(times))
 
 
 def shown_count(target: str, options: SourceOptions) -> int:
@@ -265,24 +198,3 @@ def check_file(path: Path) -> None:
         raise SourceError(asked, found=reason(error).lower()) from error
     if empty:
         raise SourceError(asked, found="the file is empty")
-
-
-def header_of(stream: Any) -> Header:
-    """What an `av.VideoStream` declares."""
-    context = stream.codec_context
-    rate = stream.average_rate or stream.guessed_rate
-    tags = (0, 0, 0, 0)
-    if context is not None:
-        tags = (
-            int(context.colorspace),
-            int(context.color_primaries),
-            int(context.color_trc),
-            int(context.color_range),
-        )
-    return Header(
-        stream.index,
-        Fraction(rate) if rate else None,  # PyAV 19 has its own fraction type
-        stream.frames or None,
-        Fraction(stream.sample_aspect_ratio or 1),
-        tags,
-    )

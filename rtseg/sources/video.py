@@ -8,25 +8,13 @@ from pathlib import Path
 
 from rtseg.contracts import Source, SourceInfo
 from rtseg.frame import Frame, Picture
+from rtseg.player import SAME_TIME_SECONDS, Timeline, without_frames
 from rtseg.sources.options import SourceOptions
-from rtseg.sources.probe import (
-    Shot,
-    check_file,
-    display_name,
-    fault_of,
-    open_player,
-    packet_times,
-    without_frames,
-)
+from rtseg.sources.probe import check_file, display_name, fault_of, open_player, packet_times
 from rtseg.stats import Clock
 
 SEEK_AHEAD_SECONDS = 1.0
 """A seek aims this much before the start; the frames between are decoded and dropped."""
-
-SAME_TIME_SECONDS = 1e-3
-
-SHORTEST_SECONDS = 5e-3
-"""A duration below this is a tick that stands for an unknown one."""
 
 
 class VideoSource(Source):
@@ -55,9 +43,9 @@ class VideoSource(Source):
         self._target, self._options = target, options
         if "://" not in target:
             check_file(Path(target))
-        is_part = options.start is not None or options.end is not None
-        self.times = packet_times(target, options) if is_part else ()
         self._begin()
+        is_part = options.start is not None or options.end is not None
+        self.times = self._index_times() if is_part else ()
         self.info = self._describe()
         if options.start and self.times:
             self._seek(options.start)
@@ -65,12 +53,17 @@ class VideoSource(Source):
     def _begin(self) -> None:
         """Open the file and read its first frame."""
         self._player = open_player(self._target, self._options)
-        self._index, self._pts, self._lasts, self._lasts_hold = -1, 0.0, 0.0, True
-        self._held = self._player.read()
+        self._index, self._held = -1, self._player.read()
         if self._held is None:
             self._player.release()
-            raise without_frames(self._target, self._player.trouble)
-        self._zero = self._held.at or 0.0
+            raise without_frames(display_name(self._target), self._player.trouble)
+        self._timeline = Timeline(self._held, self._player.header.frame_rate)
+
+    def _index_times(self) -> tuple[float, ...]:
+        """The times of the frames from the first one that is shown on."""
+        zero = self._timeline.zero
+        times = packet_times(self._target, self._options)
+        return tuple(at - zero for at in times[bisect_left(times, zero - SAME_TIME_SECONDS) :])
 
     def _describe(self) -> SourceInfo:
         assert self._held is not None
@@ -99,14 +92,16 @@ class VideoSource(Source):
         self._player.seek(aim)
         self._held = self._player.read()
         at = None if self._held is None else self._held.at
-        landed = float("inf") if at is None else at - self._zero
+        landed = float("inf") if at is None else at - self._timeline.zero
         index = bisect_left(self.times, landed - SAME_TIME_SECONDS)
         found = index < len(self.times) and abs(self.times[index] - landed) < SAME_TIME_SECONDS
         if landed > seconds or not found:
             self._player.release()
             self._begin()
             return
-        self._index, self._pts = index - 1, self.times[index - 1] if index else 0.0
+        self._index = index - 1
+        if index:
+            self._timeline.pts = self.times[index - 1]
 
     def _read(self) -> Frame | None:
         shot, self._held = self._held, None
@@ -115,25 +110,9 @@ class VideoSource(Source):
             self._report_faults()
             return None
         self._index += 1
-        lasts = self._time(shot)
+        lasts = self._timeline.advance(shot)
         self._check_size(shot.picture)
-        return Frame(shot.picture, self._index, self._pts, self.clock.now(), lasts=lasts)
-
-    def _time(self, shot: Shot) -> float:
-        """Move on to the time of a frame; returns how long it is shown, 0 if that is not known.
-
-        A time that is not later than the last is taken for one frame later. A declared duration is
-        believed as long as those before it were what the times say.
-        """
-        step = 1 / float(self.info.frame_rate or 25)
-        pts = None if shot.at is None else shot.at - self._zero
-        if self._index and (pts is None or pts <= self._pts):
-            pts = self._pts + step
-        gap, self._pts = (pts or 0.0) - self._pts, pts or 0.0
-        if self._lasts and abs(gap - self._lasts) > max(SAME_TIME_SECONDS, gap / 50):
-            self._lasts_hold = False
-        self._lasts = shot.lasts
-        return shot.lasts if self._lasts_hold and shot.lasts > SHORTEST_SECONDS else 0.0
+        return Frame(shot.picture, self._index, self._timeline.pts, self.clock.now(), lasts=lasts)
 
     def _check_size(self, picture: Picture) -> None:
         height, width = picture.shape[:2]
