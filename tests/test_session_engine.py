@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 
@@ -17,8 +17,8 @@ from rtseg import threads
 from rtseg.contracts import Backend, BackendInfo, Source, SourceInfo
 from rtseg.errors import BackendError, SourceError, UsageError
 from rtseg.frame import Frame
-from rtseg.segmenter import Segmenter
-from rtseg.session import sharing
+from rtseg.segmenter import Pair, Segmenter
+from rtseg.session import inference, sharing
 from rtseg.session.engine import (
     Channel,
     Engine,
@@ -306,6 +306,26 @@ def test_a_hung_source_is_named_and_the_others_go_on(monkeypatch: pytest.MonkeyP
     assert some[0].stats.hung == ["capture of source 0"]
     assert some[1].stats.hung == []
     release.set()
+
+
+def test_a_hung_propagation_is_named_with_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "JOIN_SECONDS", 0.1)
+    release, entered = threading.Event(), threading.Event()
+
+    def hang(*args: object, **options: object) -> Iterator[Pair]:
+        entered.set()
+        release.wait(30)
+        yield from ()
+
+    monkeypatch.setattr(inference, "carried_live", hang)
+    some = [
+        Channel(Numbered(n, 5, live=True), f"{n}", temporal=TemporalOptions(propagate=n == 1))
+        for n in (0, 1)
+    ]
+    with Engine(some, Segmenter(Echo())):
+        assert entered.wait(10)
+    release.set()
+    assert [channel.stats.hung for channel in some] == [[], ["propagation-1"]]
 
 
 def test_sources_that_hang_are_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,14 @@ from test_session_engine import KINDS, Echo, Numbered
 
 from rtseg.contracts import Rendered, Sink
 from rtseg.effects import ViewOptions
+from rtseg.errors import SourceError
 from rtseg.segmenter import Segmenter
 from rtseg.session.controls import Controls, open_controls
 from rtseg.session.engine import Channel, Engine
 from rtseg.session.grid import ByArrival, ByTimestamp, Grid, GridCompositor, Order, lay_out
 from rtseg.session.loop import Loop, Outlet
 from rtseg.stats import Stats
+from rtseg.temporal import TemporalOptions
 
 
 class Kept(Sink):
@@ -114,6 +116,34 @@ def test_cameras_go_on_unseen_and_give_their_newest_after_it(kind) -> None:
         assert channel.stats.age.milliseconds()["p99"] < 300
     whole(channels)
     assert totals.stages["wait"].count == 1
+
+
+@pytest.mark.parametrize("propagate", [False, True])
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_camera_that_is_lost_during_a_pause_is_noticed_during_it(lost, propagate) -> None:
+    """Where no camera is left, the run ends."""
+
+    def camera(number: int) -> Channel:
+        source = Numbered(number, 10**6, live=True)
+        temporal = TemporalOptions(propagate=propagate)
+        channel = Channel(source, f"camera {number}", temporal=temporal)
+
+        def before(index: int) -> None:
+            source.clock.sleep(0.01)
+            if channel.paused and number < lost:
+                raise SourceError(f"camera {number} was lost")
+
+        source.before = before
+        return channel
+
+    channels = [camera(0), camera(1)]
+    kept, person, _ = watched(channels, [(0.3, " "), (0.4, "q")])
+    assert len(person.pressed) == (1 if lost == 2 else 2)
+    for number, (sink, channel) in enumerate(zip(kept, channels, strict=True)):
+        error = f"camera {number} was lost" if number < lost else "None"
+        assert (str(channel.error), channel.ended) == (error, number < lost)
+        assert max(at for _, _, at in sink.frames) < person.pressed[0] + 0.1
+    whole(channels)
 
 
 def test_a_recording_that_is_watched_goes_on_where_it_stood() -> None:

@@ -235,7 +235,7 @@ class Engine:
             results = [Result(n, *pair) for n, pair in self._ready.take(seconds)]
             self.count()
             yield results
-            self._note_ends()
+            self.note_ends()
 
     def done(self, result: Result) -> None:
         """Let a source start on its next frame, as this result of it was used."""
@@ -273,16 +273,19 @@ class Engine:
         self._lanes[number] = lane
         return lane
 
-    def _note_ends(self) -> None:
+    def note_ends(self) -> None:
+        """Note which sources have ended; one that is lost during a pause is not waited for."""
         for number, lane in self._lanes.items():
-            if lane.channel.ended or not lane.results.over:
+            channel, error = lane.channel, lane.results.error or lane.frames.error
+            lost = channel.paused and channel.newest and error is not None
+            if channel.ended or not (lost or lane.results.over):
                 continue
-            error = lane.results.error
             if error is not None and (
                 error is not lane.frames.error or not isinstance(error, RtsegError)
             ):
                 raise error
-            lane.channel.error = error
+            channel.error = error
+            lane.stop()
             self._end(number)
 
     def _end(self, number: int) -> None:

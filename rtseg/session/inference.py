@@ -116,7 +116,8 @@ def _propagating(
     else:
         carried = carried_recorded(frames, network, every)
     pairs = (segmenter.finished(pair) for pair in smoothed(carried, options.smooth, stats))
-    flow = Flow(pairs, latest=latest, in_step=in_step, name="propagation", interrupt=interrupt)
+    own = name.replace("inference", "propagation")
+    flow = Flow(pairs, latest=latest, in_step=in_step, name=own, interrupt=interrupt)
     prepare(flow)
     try:
         with results, flow:

@@ -227,12 +227,13 @@ class Loop:
         clock = self.totals.clock
         since = clock.now()
         self.engine.pause()
-        while self.control.rests() and not self.over:
+        channels = self.engine.channels
+        while self.control.rests() and not self.over and not all(c.ended for c in channels):
             self.turn([])
             clock.sleep(PACE_SECONDS)
+            self.engine.note_ends()
         self.engine.resume()
-        channels = [channel.stats for channel in self.engine.channels]
-        for stats in dict.fromkeys((self.totals, *channels)):
+        for stats in dict.fromkeys((self.totals, *(channel.stats for channel in channels))):
             stats.add_pause(since)
 
     def _wait(self, pace: Pace, pts: float) -> None:
