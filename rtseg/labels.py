@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rtseg.documents import parse_json, shown
 from rtseg.errors import UsageError
 from rtseg.text import listed, read_text
 
@@ -20,6 +20,9 @@ Colour = tuple[int, int, int]
 
 VOID = 255
 """The index that stands for "no class" in a mask."""
+
+MAX_NAME = 200
+"""Limit of the length of names."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ class LabelSet:
         names: one per class, in the network's order.
         colours: RGB, as many as names.
         background: index of the background class; None if there is none.
+
+    Raises:
+        ValueError: names are empty or equal, or a colour or the background does not exist.
     """
 
     names: tuple[str, ...]
@@ -41,6 +47,16 @@ class LabelSet:
             raise ValueError(f"{len(self.names)} names but {len(self.colours)} colours")
         if not 2 <= len(self.names) <= VOID:
             raise ValueError(f"a label set has 2 to {VOID} classes, got {len(self.names)}")
+        folded = [name.casefold() for name in self.names]
+        if bad := [name for name in self.names if not name.strip() or len(name) > MAX_NAME]:
+            raise ValueError(f"a class name has 1 to {MAX_NAME} characters, got {bad[0][:40]!r}")
+        if len(set(folded)) < len(folded):
+            twice = next(name for name in self.names if folded.count(name.casefold()) > 1)
+            raise ValueError(f"two classes are called {twice!r}")
+        if not all(0 <= level <= 255 for colour in self.colours for level in colour):
+            raise ValueError("a colour is red, green and blue from 0 to 255")
+        if self.background is not None and not 0 <= self.background < len(self.names):
+            raise ValueError(f"there is no class {self.background}, which is to be the background")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -312,12 +328,7 @@ def _line_colours(text: str, path: Path) -> Iterator[Colour]:
 
 
 def _json_colours(text: str, path: Path) -> Iterator[Colour]:
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"colour file {str(path)!r}", found=f"not JSON: {error}") from error
-    if not isinstance(values, list):
-        raise UsageError(f"colour file {str(path)!r}", found="not a JSON list of colours")
+    values = parse_json(text, list[Any], f"colour file {str(path)!r}")
     for number, value in enumerate(values, 1):
         yield _colour(value, f"{path}, colour {number}")
 
@@ -332,10 +343,9 @@ def _colour(value: object, where: str) -> Colour:
         return int(value[1:3], 16), int(value[3:5], 16), int(value[5:7], 16)
     if isinstance(value, list) and len(value) == 3 and all(_is_level(part) for part in value):
         return int(value[0]), int(value[1]), int(value[2])
-    shown = " ".join(map(str, value)) if isinstance(value, list) else str(value)
     raise UsageError(
         f"bad colour at {where}",
-        found=f"{shown!r}",
+        found=shown(" ".join(map(str, value)) if isinstance(value, list) else value),
         do="Write r g b with numbers from 0 to 255, or #rrggbb.",
     )
 
@@ -343,4 +353,4 @@ def _colour(value: object, where: str) -> Colour:
 def _is_level(part: object) -> bool:
     """Whether this is a whole number from 0 to 255, as int or text."""
     text = part if isinstance(part, str) else str(part) if type(part) is int else ""
-    return text.isascii() and text.isdecimal() and int(text) <= 255
+    return text.isascii() and text.isdecimal() and len(text) < 4 and int(text) <= 255

@@ -19,10 +19,15 @@ from rtseg.errors import UsageError
 Policy = Literal["auto", "newest", "all"]
 """Which frames to keep when they come faster than they are used."""
 
-LAYOUTS = ("NCHW", "NHWC")
-COLOUR_ORDERS = ("RGB", "BGR")
-ACTIVATIONS = ("none", "logits", "softmax", "sigmoid", "probabilities")
+MIN_SIDE, MAX_SIDE = 32, 8192
+"""Of a network's input, in pixels; one of fixed size may be smaller."""
+
+Layout = Literal["NCHW", "NHWC"]
+ColourOrder = Literal["RGB", "BGR"]
+Activation = Literal["none", "logits", "softmax", "sigmoid", "probabilities"]
 """What a network file that does not describe itself may be told to have."""
+
+LAYOUTS, COLOUR_ORDERS, ACTIVATIONS = map(get_args, (Layout, ColourOrder, Activation))
 
 T = TypeVar("T")
 

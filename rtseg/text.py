@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -17,16 +18,22 @@ _MARKS = {
 """Byte order mark -> encoding; UTF-32 first, as its mark begins with that of UTF-16."""
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, most_bytes: int | None = 1 << 26) -> str:
     """The text of a file in UTF-8, or in the encoding that its byte order mark names.
 
     PowerShell, .NET and Notepad begin their files with such a mark.
 
+    Args:
+        most_bytes: refuse longer files, and devices that never end.
+
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is too long.
         UnicodeDecodeError: it is not text.
     """
-    content = path.read_bytes()
+    with path.open("rb") as file:
+        content = file.read() if most_bytes is None else file.read(most_bytes + 1)
+    if most_bytes is not None and len(content) > most_bytes:
+        raise OSError(errno.EFBIG, f"it is longer than {most_bytes / 1e6:.3g} MB", str(path))
     encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
     return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 

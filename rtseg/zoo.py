@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rtseg.labels import SHAPE_LABELS, VOC, LabelSet
+from rtseg.documents import convert, parse_json, shown
+from rtseg.errors import ModelError
+from rtseg.labels import MAX_NAME, SHAPE_LABELS, VOC, LabelSet
+from rtseg.options import MAX_SIDE
+from rtseg.text import UNPRINTABLE
 
 FORMAT = 1
 """Version of the serialised form of a `ModelSpec`."""
@@ -22,6 +27,10 @@ class InputSpec:
     Attributes:
         size: (height, width) that the network was trained or exported for.
         fixed: whether it accepts no other size.
+
+    Raises:
+        ValueError: a side is not from 1 to `MAX_SIDE`, or the numbers are not finite, or divide by
+            zero.
     """
 
     size: tuple[int, int]
@@ -32,6 +41,23 @@ class InputSpec:
     scale: float = 1 / 255
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if not 1 <= min(self.size) <= max(self.size) <= MAX_SIDE:
+            raise ValueError(f"size is {_x(self.size)}; each side is 1 to {MAX_SIDE} pixels")
+        if not all(map(math.isfinite, (self.scale, *self.mean, *self.std))):
+            raise ValueError("scale, mean and std must be finite")
+        if not min(self.scale, *self.std) > 0:
+            raise ValueError("scale and std must be greater than 0")
+
+
+def _x(size: tuple[int, int]) -> str:
+    return "x".join(map(shown, size))
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can name a network or a class: not empty, not too long, and printable."""
+    return len(text.strip()) > 0 and len(text) <= MAX_NAME and not UNPRINTABLE.search(text)
 
 
 @dataclass(frozen=True)
@@ -68,6 +94,9 @@ class ModelSpec:
         output_name: the output of a foreign ONNX file to read; "" is its first.
         output_layout: layout of that output.
         align_corners: whether the corner scores lie on the corner pixels, see `decode`.
+
+    Raises:
+        ValueError: a name is empty, too long, or cannot be printed, or a figure makes no sense.
     """
 
     name: str
@@ -84,41 +113,32 @@ class ModelSpec:
     output_layout: Literal["NCHW", "NHWC"] = "NCHW"
     align_corners: bool = False
 
+    def __post_init__(self) -> None:
+        for name in (self.name, self.architecture, *self.labels.names):
+            if not is_name(name):
+                raise ValueError(f"{shown(name)} is not a name of 1 to {MAX_NAME} characters")
+        if not all(figure is None or 0 <= figure < 1e6 for figure in (self.miou, self.parameters)):
+            raise ValueError("miou and parameters must be 0 or more")
+
     def to_json(self) -> str:
         """The spec as one line of JSON, for `from_json`."""
         return json.dumps({"rtseg": FORMAT, **asdict(self)}, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str) -> ModelSpec:
-        """Read the JSON of `to_json`.
+    def from_json(cls, text: str | bytes, where: str = "a model spec") -> ModelSpec:
+        """Read the JSON of `to_json`, which `where` has.
 
         Raises:
-            ValueError: the text is not a spec, or of a later version.
+            ModelError: the text is not a spec, or of a later version.
         """
-        try:
-            values = json.loads(text)
-            if values.pop("rtseg") > FORMAT:
-                raise ValueError("written by a later version of rtseg; upgrade it")
-            return cls(**_typed(values))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a model spec of rtseg: {error!r}") from error
-
-
-def _typed(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields' values from JSON's."""
-    labels, given = values["labels"], values["input"]
-    weights = values.get("weights")
-    triple = {key: tuple(given[key]) for key in ("size", "mean", "std")}
-    return {
-        **values,
-        "labels": LabelSet(
-            tuple(labels["names"]),
-            tuple((r, g, b) for r, g, b in labels["colours"]),
-            labels["background"],
-        ),
-        "input": InputSpec(**{**given, **triple}),
-        "weights": WeightsSpec(**weights) if weights else None,
-    }
+        values: dict[str, Any] = parse_json(text, dict, where, ModelError)
+        version = values.pop("rtseg", None)
+        if type(version) is not int or version > FORMAT:
+            later = isinstance(version, int)
+            found = "it was written by a later version of rtseg" if later else "it is not a spec"
+            do = "Upgrade rtseg" if later else "Export the model again"
+            raise ModelError(f"cannot read {where}", found=found, do=do)
+        return convert(values, cls, where, ModelError)
 
 
 @dataclass(frozen=True)

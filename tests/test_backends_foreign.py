@@ -15,7 +15,7 @@ from rtseg.backends import open_backend
 from rtseg.backends.base import InputEncoder
 from rtseg.decode import decode
 from rtseg.errors import DeviceError, ModelError, UsageError
-from rtseg.labels import PERSON, VOC
+from rtseg.labels import PERSON, VOC, LabelSet
 from rtseg.nets import find_model
 from rtseg.zoo import MODELS, InputSpec
 
@@ -186,7 +186,12 @@ def test_which_axis_of_the_output_holds_the_classes(
 def test_a_toml_file_of_other_things_beside_a_file_of_ours_does_not_change_it(
     tmp_path: Path,
 ) -> None:
-    spec = replace(MODELS["stub"], name="ours")
+    spec = replace(
+        MODELS["stub"],
+        name="ours",
+        input=InputSpec((32, 48)),
+        labels=LabelSet(tuple("abc"), VOC.colours[:3]),
+    )
     path = echo(tmp_path / "ours.onnx", metadata=spec.to_json())
     path.with_suffix(".toml").write_text('dataset = "voc"\n')
     assert find_model(path).spec == spec
@@ -345,15 +350,15 @@ def test_normalisation_of_bytes() -> None:
     ("text", "message"),
     [
         ("labels = ", r"cannot read .*net\.toml"),
-        ("lables = 3", r"unknown setting 'lables' in .*net\.toml.*labels"),
-        ('layout = "HWC"', r"layout = 'HWC'.*NCHW, NHWC"),
+        ("lables = 3", r"net\.toml: unknown field 'lables'.*labels"),
+        ('layout = "HWC"', r"net\.toml: layout is 'HWC'.*NCHW, NHWC"),
         ('labels = ["a", "b"]', r"2 labels for .*its output has 3 classes"),
         ('labels = "missing.txt"', r"cannot read the labels 'missing.txt'.*voc or person"),
-        ("labels = 7", r"labels = 7"),
+        ("labels = 7", r"labels is 7: expected text or list, got whole number"),
         ("labels = []", r"0 labels"),
         ('labels = ["a", "b", "c"]\nbackground = "d"', r"unknown class 'd'"),
-        ("std = [1, 0, 1]", r"std = \[1, 0, 1\].*No value of std may be 0"),
-        ("mean = [1, 2]", r"mean = \[1, 2\].*one number or three"),
+        ("std = [1, 0, 1]", r"std = \[1.0, 0.0, 1.0\].*greater than 0"),
+        ("mean = [1, 2]", r"mean = \[1.0, 2.0\].*one number or three"),
         ('scale = "1/0"', r"scale = '1/0'.*not a number"),
         ("size = [64, 64]", r"size \(64, 64\) for .*32x48 and no other"),
         ('size = "big"', r"size = 'big'"),

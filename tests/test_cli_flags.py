@@ -16,7 +16,11 @@ from rtseg.cli.flags import flags_of
 from rtseg.cli.options import LAYOUTS, RUN
 from rtseg.cli.reference import reference
 from rtseg.effects import VIEWS
-from rtseg.toml import tomllib
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 Capture = pytest.CaptureFixture[str]
 

@@ -12,7 +12,7 @@ import pytest
 from rtseg.backends import open_backend
 from rtseg.errors import ModelError
 from rtseg.nets import find_model, onnx_file
-from rtseg.nets.onnx_file import cached_onnx, seal, write_onnx
+from rtseg.nets.onnx_file import cached_onnx, exported_spec, seal, write_onnx
 from rtseg.zoo import Model, ModelSpec
 
 NAME = "lraspp_mobilenet_v3_large"
@@ -148,6 +148,6 @@ def test_opset_and_open_batch(model: Model, tmp_path: Path) -> None:
 def test_a_seal_replaces_the_one_before(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     write_onnx(model, SIZE, path)
-    seal(path, replace(model.spec, name="other"))
+    seal(path, replace(exported_spec(model.spec, SIZE), name="other"))
     assert find_model(path).spec.name == "other"
     assert len(onnx.load(path).metadata_props) == 1

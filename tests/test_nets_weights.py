@@ -314,7 +314,7 @@ def test_files_of_other_things_beside_a_checkpoint_do_not_change_it(
 def test_a_spec_of_a_later_version_beside_a_checkpoint_is_an_error(tmp_path: Path) -> None:
     torch.save(build(NAME, 21).state_dict(), tmp_path / "bare.pth")
     (tmp_path / "bare.json").write_text('{"rtseg": 2}')
-    with pytest.raises(ModelError, match=r"bare\.json: written by a later version"):
+    with pytest.raises(ModelError, match=r"bare\.json: it was written by a later version"):
         find_model(tmp_path / "bare.pth")
 
 

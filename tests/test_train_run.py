@@ -26,10 +26,10 @@ from training import SMALLEST, Told, one_thread, quick, small  # noqa: F401 - au
 
 import rtseg
 from rtseg.cli.app import main
+from rtseg.documents import read_toml
 from rtseg.errors import DatasetError, DeviceError, UsageError
 from rtseg.nets.state import read_checkpoint
 from rtseg.options import from_values
-from rtseg.toml import read_toml
 from rtseg.train import TrainOptions, program, trainable
 from rtseg.train.folder import RunFolder
 from rtseg.train.program import Result, train

@@ -12,9 +12,9 @@ import pytest
 from rtseg.cli.app import main
 from rtseg.cli.flags import flags_of
 from rtseg.cli.options import TRAIN
+from rtseg.documents import read_toml
 from rtseg.errors import UsageError
 from rtseg.options import from_values
-from rtseg.toml import read_toml
 from rtseg.train import TrainOptions
 
 Capture = pytest.CaptureFixture[str]

@@ -8,7 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rtseg.errors import DeviceError, RtsegError, SourceError, ThresholdError, UsageError
+from rtseg.errors import (
+    DeviceError,
+    ModelError,
+    RtsegError,
+    SourceError,
+    ThresholdError,
+    UsageError,
+)
 from rtseg.frame import Frame, Segmentation
 from rtseg.labels import PERSON, VOC, VOID, LabelSet, voc_colours
 from rtseg.stats import Durations, ManualClock, Stats
@@ -83,8 +90,8 @@ def test_a_spec_survives_json() -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"rtseg": 99}', '{"rtseg": 1, "name": "x"}'])
 def test_what_is_no_spec_is_refused(text) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - the words differ, the type is the contract
-        ModelSpec.from_json(text)
+    with pytest.raises(ModelError, match="here"):
+        ModelSpec.from_json(text, "here")
 
 
 def test_errors_say_asked_found_do_and_know_their_exit_code() -> None:

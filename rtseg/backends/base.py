@@ -7,9 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.backends.options import MAX_SIDE, MIN_SIDE, STRIDE
+from rtseg.backends.options import STRIDE
 from rtseg.contracts import Backend
 from rtseg.errors import BackendError, DeviceError, ModelError, UsageError
+from rtseg.options import MAX_SIDE, MIN_SIDE
 from rtseg.zoo import InputSpec, ModelSpec
 
 WARM_UP_RUNS = 3

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.backends.base import fit_size, odd_pixel
-from rtseg.backends.options import MIN_SIDE, STRIDE
+from rtseg.backends.options import STRIDE
 from rtseg.contracts import Backend
 from rtseg.errors import UsageError
 from rtseg.frame import HeldScores, Picture
+from rtseg.options import MIN_SIDE
 from rtseg.stats import Clock, Stats
 from rtseg.zoo import ModelSpec
 

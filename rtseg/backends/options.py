@@ -134,9 +134,6 @@ PRECISIONS = Choices(lambda: (p for kind in BACKENDS.values() for p in kind.prec
 
 NUMBERED = ("cuda", "tensorrt")
 
-MIN_SIDE, MAX_SIDE = 32, 8192
-"""Of a network's input, in pixels."""
-
 STRIDE = 16
 """Sides of an input are multiples of it, which the networks' coarsest stride divides evenly."""
 

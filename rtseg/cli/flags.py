@@ -28,9 +28,9 @@ from typing import (
 from cyclopts import Group, Parameter, Token
 from docstring_parser import parse as parse_docstring
 
+from rtseg.documents import read_toml, to_toml
 from rtseg.errors import UsageError
 from rtseg.options import choices_of, typed
-from rtseg.toml import read_toml, to_toml
 
 T = TypeVar("T")
 

@@ -14,10 +14,10 @@ from rtseg.datasets.checks import check_masks, degenerate
 from rtseg.datasets.classes import ClassMap
 from rtseg.datasets.folders import SPLITS
 from rtseg.datasets.split import leaks
+from rtseg.documents import read_toml
 from rtseg.errors import DatasetError, UsageError
 from rtseg.images import IMAGE_SUFFIXES
 from rtseg.text import counted, listed
-from rtseg.toml import read_toml
 
 MEASURED_SPLITS = ("val", "test")
 PROBLEMS_SHOWN = 20

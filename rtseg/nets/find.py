@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import json
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,10 @@ from urllib.parse import parse_qsl
 from rtseg.cache import sha256
 from rtseg.errors import ModelError
 from rtseg.nets.onnx_file import onnx_spec
-from rtseg.nets.settings import (
-    Settings,
-    labels_of,
-    number,
-    read_settings,
-    refuse_flags,
-    size_of,
-    triple,
-)
+from rtseg.nets.settings import Settings, number, read_settings, refuse_flags
 from rtseg.nets.weights import Progress, fetch
-from rtseg.zoo import MODELS, InputSpec, Model, ModelSpec
+from rtseg.text import read_text
+from rtseg.zoo import MODELS, Model, ModelSpec
 
 DEFAULT_MODEL = "person"
 CHECKPOINTS = (".safetensors", ".pth", ".pt")
@@ -135,7 +129,10 @@ def _seconds(text: str) -> float:
     """ "100ms", "0.1s" or "0.1" in seconds."""
     for suffix, factor in (("ms", 1e-3), ("s", 1.0), ("", 1.0)):
         if text.endswith(suffix):
-            value = number(text.removesuffix(suffix), "delay") * factor
+            try:
+                value = number(text.removesuffix(suffix)) * factor
+            except ValueError:
+                value = -1
             break
     if not 0 <= value <= 3600:
         raise ModelError(f"delay={text}", found="it must be a time such as 100ms or 0.1s")
@@ -191,8 +188,8 @@ def _from_checkpoint(
 ) -> Model:
     if (spec := _spec_of(path)) is not None:
         refuse_flags(flags, spec.name)
-    elif (settings := read_settings(path, flags)).get("architecture") in MODELS:
-        base = MODELS[settings["architecture"]]
+    elif (settings := read_settings(path, flags)).architecture in MODELS:
+        base = MODELS[settings.architecture]
         spec = _changed(replace(base, weights=None, miou=None, dataset="", licence=""), settings)
     if spec is None:
         raise ModelError(
@@ -219,40 +216,28 @@ def _from_checkpoint(
 
 def _changed(spec: ModelSpec, settings: Settings) -> ModelSpec:
     """The spec with a state dict's settings: labels, size, normalisation."""
-    old = spec.input
-    taken = InputSpec(
-        size=size_of(settings["size"]) if "size" in settings else old.size,
-        colour=settings.get("colour", old.colour),
-        scale=number(settings["scale"], "scale") if "scale" in settings else old.scale,
-        mean=triple(settings["mean"], "mean") if "mean" in settings else old.mean,
-        std=triple(settings["std"], "std") if "std" in settings else old.std,
-    )
-    name = str(settings.get("name", spec.name))
-    return replace(spec, name=name, labels=labels_of(settings) or spec.labels, input=taken)
+    names = ("size", "colour", "scale", "mean", "std")
+    given = {name: getattr(settings, name) for name in names}
+    taken = replace(spec.input, **{name: each for name, each in given.items() if each is not None})
+    labels = settings.labels or spec.labels
+    return replace(spec, name=settings.name or spec.name, labels=labels, input=taken)
+
+
+_IS_SPEC = re.compile(r'"rtseg"\s*:\s*-?\d+\s*[,}]')
 
 
 def _spec_of(path: Path) -> ModelSpec | None:
-    """The spec in a checkpoint, or in the JSON file beside it."""
+    """The spec in a checkpoint, or in a JSON file beside it, unless that has other data."""
     beside = path.with_suffix(".json")
-    if beside.is_file() and (text := _spec_text(beside)):
-        try:
-            return ModelSpec.from_json(text)
-        except ValueError as error:
-            raise ModelError(f"cannot read {beside}", found=str(error)) from error
+    if beside.is_file():
+        with suppress(OSError, UnicodeDecodeError):
+            if _IS_SPEC.search(text := read_text(beside)):
+                return ModelSpec.from_json(text, str(beside))
     if path.suffix == ".safetensors":
         return _safetensors_spec(path)
     from rtseg.nets.state import read_checkpoint
 
     return read_checkpoint(path)[0]
-
-
-def _spec_text(path: Path) -> str:
-    """The text of a JSON file if it is a spec; "" for others, such as scores."""
-    try:
-        values = json.loads(text := path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return ""
-    return text if isinstance(values, dict) and isinstance(values.get("rtseg"), int) else ""
 
 
 def _safetensors_spec(path: Path) -> ModelSpec | None:
@@ -262,10 +247,10 @@ def _safetensors_spec(path: Path) -> ModelSpec | None:
     try:
         with safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get("rtseg")
-        return None if text is None else ModelSpec.from_json(text)
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError) as error:
         raise ModelError(
             f"cannot read weights from {path}",
             found=f"not a valid safetensors file ({error})",
             do="Download or export them again",
         ) from error
+    return None if text is None else ModelSpec.from_json(text, f"the spec in {path}")

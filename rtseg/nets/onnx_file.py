@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -22,17 +22,10 @@ from rtseg._version import __version__
 from rtseg.cache import EXPORTED, cache_path, make_room, safe_name, sha256
 from rtseg.errors import ModelError
 from rtseg.files import atomic
-from rtseg.labels import PERSON, VOC, LabelSet, voc_colours
-from rtseg.nets.settings import (
-    Settings,
-    labels_of,
-    number,
-    output_kind,
-    read_settings,
-    refuse_flags,
-    size_of,
-    triple,
-)
+from rtseg.labels import MAX_NAME, PERSON, VOC, LabelSet, voc_colours
+from rtseg.nets.settings import Settings, Triple, output_kind, read_settings, refuse_flags
+from rtseg.options import Activation, Layout
+from rtseg.text import printable
 from rtseg.zoo import InputSpec, Model, ModelSpec
 
 INPUT_NAME, OUTPUT_NAME = "image", "logits"
@@ -50,9 +43,6 @@ WEIGHTS_KEY = "rtseg_weights_sha256"
 
 Dims = tuple[int | None, ...]
 """The axes of a tensor; None where the file leaves the length open."""
-
-Layout = Literal["NCHW", "NHWC"]
-Triple = tuple[float, float, float]
 
 DEFAULT_SIZE = (512, 512)
 MAX_CLASSES = 255
@@ -195,33 +185,52 @@ def onnx_spec(
     facts = read_facts(path)
     if facts.spec is not None:
         refuse_flags(flags, path.name)
-        try:
-            return ModelSpec.from_json(facts.spec), ()
-        except ValueError as error:
-            raise ModelError(f"cannot read the metadata of {path}", found=str(error)) from error
+        spec = ModelSpec.from_json(facts.spec, f"the metadata of {path}")
+        _check_described(path, facts, spec)
+        return spec, ()
     settings = read_settings(path, flags)
     assumed: list[str] = []
     taken = _input(path, facts, settings, assumed)
-    name = settings.get("output") or next(iter(facts.outputs))
+    name = settings.output or next(iter(facts.outputs))
+    _require_output(path, facts, name)
+    labels, layout = _output(path, facts, name, taken, settings, assumed)
+    kind = settings.activation or _activation(facts.makers.get(name, ""), assumed)
+    spec = ModelSpec(
+        name=settings.name or printable(path.stem)[:MAX_NAME],
+        architecture="onnx",
+        labels=labels,
+        input=taken,
+        output=output_kind(kind),
+        output_name=name,
+        output_layout=layout,
+        align_corners=settings.align_corners,
+    )
+    note = f"{path.name} does not describe itself fully; assumed: {', '.join(assumed)}"
+    return spec, (note,) if assumed else ()
+
+
+def _require_output(path: Path, facts: OnnxFacts, name: str) -> None:
     if name not in facts.outputs:
         raise ModelError(
             f"output {name!r} of {path}", found="its outputs are " + ", ".join(facts.outputs)
         )
-    labels, layout = _output(path, facts, name, taken, settings, assumed)
-    if "activation" not in settings:
-        settings = {**settings, "activation": _activation(facts.makers.get(name, ""), assumed)}
-    spec = ModelSpec(
-        name=str(settings.get("name", path.stem)),
-        architecture="onnx",
-        labels=labels,
-        input=taken,
-        output=output_kind(settings),
-        output_name=name,
-        output_layout=layout,
-        align_corners=settings.get("align_corners", False),
-    )
-    note = f"{path.name} does not describe itself fully; assumed: {', '.join(assumed)}"
-    return spec, (note,) if assumed else ()
+
+
+def _check_described(path: Path, facts: OnnxFacts, spec: ModelSpec) -> None:
+    """Raise ModelError where the metadata describes another network than the file holds."""
+    _require_output(path, facts, spec.output_name or next(iter(facts.outputs)))
+    dims = facts.outputs[spec.output_name or next(iter(facts.outputs))]
+    wrong = ""
+    if len(facts.input) == 4:
+        _, height, width = _axes(facts.input, spec.input.layout)
+        if any(a not in (None, b) for a, b in zip((height, width), spec.input.size, strict=True)):
+            wrong = f"input.size is {spec.input.size}, the network takes {height}x{width}"
+    if len(dims) == 4:
+        count = dims[1 if spec.output_layout == "NCHW" else 3]
+        if count is not None and count > 1 and count != len(spec.labels):
+            wrong = f"labels are {len(spec.labels)}, the network has {count} classes"
+    if wrong:
+        raise ModelError(f"cannot use the metadata of {path}", found=wrong, do="Export it again")
 
 
 def _input(path: Path, facts: OnnxFacts, settings: Settings, assumed: list[str]) -> InputSpec:
@@ -232,7 +241,7 @@ def _input(path: Path, facts: OnnxFacts, settings: Settings, assumed: list[str])
             found=f"its input has {len(dims)} axes",
             do="An image has four: N, C, H, W or N, H, W, C",
         )
-    layout: Layout = settings.get("layout") or _layout(dims, assumed)
+    layout: Layout = settings.layout or _layout(dims, assumed)
     channels, height, width = _axes(dims, layout)
     if channels not in (3, None):
         raise ModelError(
@@ -241,26 +250,20 @@ def _input(path: Path, facts: OnnxFacts, settings: Settings, assumed: list[str])
         )
     size, fixed = _size(path, (height, width), settings, assumed)
     scale, mean, std = _normalisation(facts.dtype, settings, assumed)
-    if "colour" not in settings:
+    if settings.colour is None:
         assumed.append("RGB")
-    return InputSpec(
-        size,
-        fixed,
-        layout,
-        settings.get("dtype") or ("uint8" if facts.dtype == "uint8" else "float32"),
-        settings.get("colour", "RGB"),
-        scale,
-        mean,
-        std,
-    )
+    dtype = settings.dtype or ("uint8" if facts.dtype == "uint8" else "float32")
+    try:
+        return InputSpec(size, fixed, layout, dtype, settings.colour or "RGB", scale, mean, std)
+    except ValueError as error:
+        raise ModelError(f"cannot use {path}", found=str(error)) from error
 
 
-def _activation(maker: str, assumed: list[str]) -> str:
+def _activation(maker: str, assumed: list[str]) -> Activation:
     """The activation, by the operator that computes the output."""
-    if maker in ("softmax", "sigmoid"):
-        return maker
-    if maker == "argmax":
-        return "none"
+    known: dict[str, Activation] = {"softmax": "softmax", "sigmoid": "sigmoid", "argmax": "none"}
+    if maker in known:
+        return known[maker]
     assumed.append("an output of logits")
     return "none"
 
@@ -280,7 +283,7 @@ def _axes(dims: Dims, layout: Layout) -> Dims:
 def _size(
     path: Path, found: Dims, settings: Settings, assumed: list[str]
 ) -> tuple[tuple[int, int], bool]:
-    wanted = size_of(settings["size"]) if "size" in settings else None
+    wanted = settings.size
     height, width = found
     if height is not None and width is not None:
         if wanted not in (None, (height, width)):
@@ -296,17 +299,16 @@ def _size(
 def _normalisation(
     dtype: str, settings: Settings, assumed: list[str]
 ) -> tuple[float, Triple, Triple]:
-    given = {"scale", "mean", "std"} & settings.keys()
+    given = settings.normalises
     if not given and dtype == "uint8":
         return 1.0, (0, 0, 0), (1, 1, 1)  # pixels as they are
     if not given:
         usual = InputSpec(DEFAULT_SIZE)
         assumed.append("ImageNet's mean and std")
         return usual.scale, usual.mean, usual.std
-    mean = triple(settings.get("mean", 0), "mean")
-    std = triple(settings.get("std", 1), "std")
-    if "scale" in settings:
-        return number(settings["scale"], "scale"), mean, std
+    mean, std = settings.mean or (0, 0, 0), settings.std or (1, 1, 1)
+    if settings.scale is not None:
+        return settings.scale, mean, std
     scale = 1.0 if max(std) > 2 else 1 / 255  # a larger std is of pixels from 0 to 255
     assumed.append("scale 1" if scale == 1 else "scale 1/255")
     return scale, mean, std
@@ -320,7 +322,7 @@ def _output(
     settings: Settings,
     assumed: list[str],
 ) -> tuple[LabelSet, Layout]:
-    labels, dims = labels_of(settings), facts.outputs[name]
+    labels, dims = settings.labels, facts.outputs[name]
     whole = facts.kinds[name].startswith(("int", "uint")) or facts.makers.get(name) == "argmax"
     single = len(dims) == 3 or 1 in dims[1:]
     if labels is not None and len(labels) > 2 and single and not whole:

@@ -2,32 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from rtseg.documents import convert, read_toml, shown
 from rtseg.errors import ModelError, UsageError
-from rtseg.labels import PERSON, VOC, LabelSet, voc_colours
-from rtseg.options import ACTIVATIONS, COLOUR_ORDERS, LAYOUTS
+from rtseg.labels import MAX_NAME, PERSON, VOC, LabelSet, voc_colours
+from rtseg.options import MAX_SIDE, Activation, ColourOrder, Layout
 from rtseg.text import read_text
-from rtseg.toml import read_toml
+from rtseg.zoo import is_name
 
-Settings = dict[str, Any]
-"""Of a network file, as a TOML file beside it or flags give them; `KEYS` are the keys."""
+Triple = tuple[float, float, float]
 
-KEYS = frozenset(
-    "layout colour dtype size scale mean std labels background activation output align_corners "
-    "architecture name".split()
-)
-CHOICES = {
-    "layout": LAYOUTS,
-    "colour": COLOUR_ORDERS,
-    "dtype": ("float32", "uint8"),
-    "align_corners": (True, False),
-    "activation": ACTIVATIONS,
-}
 NAMED_LABELS = {"voc": VOC, "person": PERSON}
 BACKGROUND_NAMES = {"background", "null", "nothing", "unlabelled", "unlabeled", "__background__"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is said about a network file that does not describe itself; None where nothing is.
+
+    Attributes:
+        labels: with the background that is named.
+    """
+
+    layout: Layout | None
+    colour: ColourOrder | None
+    dtype: Literal["float32", "uint8"] | None
+    size: tuple[int, int] | None
+    scale: float | None
+    mean: Triple | None
+    std: Triple | None
+    labels: LabelSet | None
+    activation: Activation | None
+    output: str | None
+    align_corners: bool
+    architecture: str | None
+    name: str | None
+
+    @property
+    def normalises(self) -> bool:
+        """Whether scale, mean or std is given."""
+        return any(each is not None for each in (self.scale, self.mean, self.std))
+
+
+@dataclass(frozen=True)
+class _Written:
+    """`Settings` as a file or flags write them."""
+
+    layout: Layout | None = None
+    colour: ColourOrder | None = None
+    dtype: Literal["float32", "uint8"] | None = None
+    size: int | str | list[int] | None = None
+    scale: float | str | None = None
+    mean: float | str | list[float | str] | None = None
+    std: float | str | list[float | str] | None = None
+    labels: str | list[str] | None = None
+    background: int | str | None = None
+    activation: Activation | None = None
+    output: str | None = None
+    align_corners: bool | None = None
+    architecture: str | None = None
+    name: str | None = None
 
 
 def read_settings(path: Path, flags: Mapping[str, Any] | None = None) -> Settings:
@@ -36,14 +75,25 @@ def read_settings(path: Path, flags: Mapping[str, Any] | None = None) -> Setting
     A flag that is None was not given.
 
     Raises:
-        ModelError: the TOML file cannot be read, or a key or choice is unknown.
+        ModelError: the TOML file cannot be read, or a key or value makes no sense.
     """
     sidecar = path.with_suffix(".toml")
-    settings = read_toml(sidecar, ModelError) if sidecar.is_file() else {}
     given = {key: value for key, value in (flags or {}).items() if value is not None}
-    for where, values in ((str(sidecar), settings), ("the flags", given)):
-        _check(where, values)
-    return {**settings, **given}
+    convert(given, _Written, "the flags", ModelError)
+    beside = read_toml(sidecar, ModelError) if sidecar.is_file() else {}
+    written = convert({**beside, **given}, _Written, str(sidecar), ModelError)
+    # not vars(), in which msgspec leaves out what is as usual
+    found = {one.name: getattr(written, one.name) for one in fields(_Written)}
+    for key, parse in _FORMS.items():
+        try:
+            found[key] = None if found[key] is None else parse(found[key])
+        except ValueError as error:
+            where = f"{key} = {shown(found[key])} for {path.name}"
+            raise ModelError(where, found=str(error)) from error
+    background = found.pop("background")
+    found["labels"] = _labels_of(written.labels, background)
+    found["align_corners"] = bool(written.align_corners)
+    return Settings(**found)
 
 
 def refuse_flags(flags: Mapping[str, Any] | None, name: str) -> None:
@@ -61,73 +111,88 @@ def refuse_flags(flags: Mapping[str, Any] | None, name: str) -> None:
         )
 
 
-def labels_of(settings: Settings) -> LabelSet | None:
-    """The classes; None if the settings do not name them.
+def _labels_of(given: str | list[str] | None, background: int | str | None) -> LabelSet | None:
+    """The classes; None if they are not named.
 
     Raises:
         ModelError: they cannot be read, are too few or too many, or lack the background's.
     """
-    given = settings.get("labels")
     if given is None:
         return None
     if isinstance(given, str) and given.lower() in NAMED_LABELS:
         found = NAMED_LABELS[given.lower()]
     else:
         found = _named(_names(given))
-    return _with_background(found, settings["background"]) if "background" in settings else found
+    return found if background is None else _with_background(found, background)
 
 
-def size_of(value: Any) -> tuple[int, int]:
+def _size_of(value: int | str | list[int]) -> tuple[int, int]:
     """(height, width) from one number, two, or a text "HxW"."""
-    parts = value.lower().split("x") if isinstance(value, str) else value
-    parts = parts if isinstance(parts, (list, tuple)) else [parts]
-    try:
-        numbers = [int(part) for part in parts]
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"size = {value!r}", found="it is height and width in pixels") from error
-    if len(numbers) not in (1, 2) or min(numbers) < 1:
-        raise ModelError(f"size = {value!r}", found="it is height and width in pixels")
+    if isinstance(value, str):
+        value = [int(side) if side.isdecimal() else 0 for side in value.lower().split("x")]
+    numbers = value if isinstance(value, list) else [value]
+    if len(numbers) not in (1, 2) or not 1 <= min(numbers) <= max(numbers) <= MAX_SIDE:
+        raise ValueError(f"it is height and width in pixels, each 1 to {MAX_SIDE}")
     return numbers[0], numbers[-1]
 
 
-def triple(value: Any, key: str) -> tuple[float, float, float]:
+def triple(value: float | str | list[float | str]) -> Triple:
     """Three numbers from one, three, or a text."""
     parts = value.split(",") if isinstance(value, str) else value
-    numbers = [number(v, key) for v in (parts if isinstance(parts, (list, tuple)) else [parts])]
-    if len(numbers) == 1:
-        numbers *= 3
-    if len(numbers) != 3 or (key == "std" and 0 in numbers):
-        do = "No value of std may be 0" if key == "std" else ""
-        raise ModelError(f"{key} = {value!r}", found="it is one number or three", do=do)
-    return numbers[0], numbers[1], numbers[2]
+    numbers = [number(part) for part in (parts if isinstance(parts, list) else [parts])]
+    if len(numbers) not in (1, 3):
+        raise ValueError("it is one number or three")
+    return numbers[0], numbers[len(numbers) // 2], numbers[-1]
 
 
-def number(value: Any, key: str) -> float:
-    """A number, or a text, which may be a fraction: "1/255"."""
+def _std(value: float | str | list[float | str]) -> Triple:
+    found = triple(value)
+    if min(found) <= 0:
+        raise ValueError("it is greater than 0")
+    return found
+
+
+def _scale(value: float | str) -> float:
+    if (found := number(value)) <= 0:
+        raise ValueError("it is greater than 0")
+    return found
+
+
+def number(value: float | str) -> float:
+    """A finite number, or a text, which may be a fraction: "1/255"; raises ValueError."""
+    above, _, below = str(value).partition("/")
     try:
-        above, _, below = str(value).partition("/")
-        return float(above) / float(below or 1)
-    except (ValueError, ZeroDivisionError) as error:
-        raise ModelError(f"{key} = {value!r}", found="not a number") from error
+        found = float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError("not a number")
+    return found
 
 
-def output_kind(settings: Settings) -> Literal["logits", "probabilities"]:
+def _name(text: str) -> str:
+    if not is_name(text):
+        raise ValueError(f"not a name of 1 to {MAX_NAME} characters")
+    return text
+
+
+_FORMS: dict[str, Callable[[Any], Any]] = {
+    "size": _size_of,
+    "scale": _scale,
+    "mean": triple,
+    "std": _std,
+    "name": _name,
+}
+"""How the settings that may be written in several ways are parsed; raises ValueError."""
+
+
+def output_kind(activation: Activation) -> Literal["logits", "probabilities"]:
     """What the output holds."""
-    probable = settings.get("activation", "none") in ("softmax", "sigmoid", "probabilities")
+    probable = activation in ("softmax", "sigmoid", "probabilities")
     return "probabilities" if probable else "logits"
 
 
-def _check(where: str, values: Settings) -> None:
-    for key, value in values.items():
-        if key not in KEYS:
-            known = ", ".join(sorted(KEYS))
-            raise ModelError(f"unknown setting {key!r} in {where}", found=f"settings are {known}")
-        if key in CHOICES and value not in CHOICES[key]:
-            choices = ", ".join(map(str, CHOICES[key]))
-            raise ModelError(f"{key} = {value!r} in {where}", found=f"it is one of {choices}")
-
-
-def _names(given: Any) -> tuple[str, ...]:
+def _names(given: str | list[str]) -> tuple[str, ...]:
     if isinstance(given, str) and "," not in given:
         try:
             given = read_text(Path(given)).splitlines()
@@ -140,8 +205,6 @@ def _names(given: Any) -> tuple[str, ...]:
             ) from error
     if isinstance(given, str):
         given = given.split(",")
-    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
-        raise ModelError(f"labels = {given!r}", found="they are a list of names")
     return tuple(name.strip() for name in given if name.strip())
 
 
@@ -152,9 +215,9 @@ def _named(names: tuple[str, ...]) -> LabelSet:
         background = 0 if names[:1] and names[0].casefold() in BACKGROUND_NAMES else None
         return LabelSet(names, voc_colours(len(names)), background)
     except ValueError as error:
-        raise ModelError(f"{len(names)} labels", found=str(error)) from error
+        raise ModelError(f"cannot use {len(names)} labels", found=str(error)) from error
 
 
-def _with_background(found: LabelSet, background: Any) -> LabelSet:
+def _with_background(found: LabelSet, background: int | str) -> LabelSet:
     index = None if str(background).casefold() == "none" else found.index(background)
     return LabelSet(found.names, found.colours, index)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -166,10 +165,9 @@ def _read_safetensors(path: Path) -> tuple[ModelSpec | None, State]:
 def _spec(path: Path, text: object) -> ModelSpec | None:
     if text is None:
         return None
-    try:
-        return ModelSpec.from_json(text if isinstance(text, str) else json.dumps(text))
-    except (ValueError, TypeError) as error:
-        raise _unreadable(path, f"its spec: {error}") from error
+    if not isinstance(text, str):
+        raise _unreadable(path, "its spec is not text")
+    return ModelSpec.from_json(text, f"the spec in {path}")
 
 
 def _unreadable(path: Path, found: str) -> ModelError:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from rtseg._version import __version__
 from rtseg.datasets import Dataset, Sample
+from rtseg.documents import read_toml
 from rtseg.errors import DatasetError, UsageError
 from rtseg.files import cannot_write, sweep, write_file
 from rtseg.nets.find import BEST
 from rtseg.options import from_values
 from rtseg.text import counted, listed, read_text
-from rtseg.toml import read_toml
 from rtseg.train.options import TrainOptions
 
 

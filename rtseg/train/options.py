@@ -6,10 +6,10 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from rtseg.backends.options import MAX_SIDE, MIN_SIDE, STRIDE
+from rtseg.backends.options import STRIDE
+from rtseg.documents import to_toml
 from rtseg.errors import UsageError
-from rtseg.options import check, option
-from rtseg.toml import to_toml
+from rtseg.options import MAX_SIDE, MIN_SIDE, check, option
 
 LEARNING_RATES: dict[str, float] = {"adam": 1e-4, "adamw": 1e-4, "sgd": 1e-3}
 
