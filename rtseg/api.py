@@ -10,6 +10,7 @@ from typing import Any
 
 from rtseg.backends import open_backend
 from rtseg.backends.base import fit_size
+from rtseg.backends.fitted import fitted
 from rtseg.backends.options import NetworkOptions, check_size
 from rtseg.contracts import Source
 from rtseg.errors import RtsegError
@@ -39,7 +40,9 @@ def load(
 
     Args:
         name_or_path: a name of `rtseg models`, an ONNX file or a checkpoint; None is the default.
-        frame_size: (height, width) of the images to come; shapes the input after them.
+        frame_size: (height, width) of the images to come, whose input is then ready; without it
+            the first image waits for its own. Images of other shapes get theirs, unless there is
+            an `imgsz`.
         options: of `NetworkOptions`: weights, backend, device, precision, imgsz, classes, refine,
             threads, lanes, strict_device, ... `backend` "auto" is the usual one for network and
             device; "fastest" measures what is installed, once for network, size and machine, as
@@ -66,6 +69,8 @@ def load(
         imgsz = fit_size(model.spec, frame_size[1], frame_size[0])
     open_it = open_measured if fastest else partial(open_backend, asked.backend)
     loaded = open_it(model, input_size=imgsz, **asked.running())
+    if asked.imgsz is None:
+        loaded = fitted(loaded, model, **asked.running())
     labels = loaded.spec.labels
     if asked.palette is not None:
         labels = labels.with_colours(palette(asked.palette, len(labels)))
@@ -116,8 +121,8 @@ def stream_many(
 
     All share the network: those that have a frame when it is free go through it in one batch where
     the backend gains by that, otherwise in fair turns; no source waits for another. Live sources
-    give their newest frame, files every frame in order. Frames have their own size; for the network
-    all are stretched to its one input size. Ends when all sources have ended.
+    give their newest frame, files every frame in order. Frames have their own size, and those of
+    one shape share a batch. Ends when all sources have ended.
 
     Args:
         sources: open sources, which stay open, or what `open_source` takes, closed at the end.

@@ -153,7 +153,7 @@ class Backend(ABC):
 
     Attributes:
         spec: the network's identity.
-        input_size: (height, width) of the batch it takes; fixed for its life.
+        input_size: (height, width) of the batch it takes.
         info: what really runs.
         lanes: how many threads may call it at once; with more than one, frames of a recording are
             segmented side by side.
@@ -176,12 +176,16 @@ class Backend(ABC):
     device shrinks, decodes and draws them itself. Returns at once; reading a result waits for it.
     None if frames are shrunk on the processor. Raises BackendError."""
 
+    def size_for(self, frame_size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the batch for frames of a (height, width)."""
+        return self.input_size
+
     @abstractmethod
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run the network.
 
         Args:
-            batch: (N, h, w, 3) uint8 **RGB**, (h, w) being `input_size`.
+            batch: (N, h, w, 3) uint8 **RGB**, (h, w) being what `size_for` gives.
 
         Returns:
             (N, C, h/s, w/s) float32 scores at the network's own output stride, C at least 2.
@@ -193,8 +197,7 @@ class Backend(ABC):
 
     def device_seconds(self, passes: int) -> list[float] | None:
         """Seconds of each of `passes` runs of the network alone, on an image on the device, by the
-        device's own clock; None if the processor's clock is right.
-        """
+        device's own clock; None if the processor's clock is right."""
         return None
 
     def close(self) -> None:  # noqa: B027 - most libraries free what is no longer referenced
@@ -222,8 +225,7 @@ class Rendered:
     @cached_property
     def picture(self) -> Image:
         """(H', W', 3) uint8 BGR or (H', W', 4) BGRA: what the effect drew, drawn once and only on
-        demand; for sinks that can keep transparency.
-        """
+        demand; for sinks that can keep transparency."""
         return self.effect(self.frame, self.segmentation)
 
     @cached_property

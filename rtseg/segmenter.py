@@ -61,7 +61,7 @@ class Segmenter:
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """(height, width) of the network's input."""
+        """(height, width) of the network's input; for the newest frame, if it follows frames."""
         return self.backend.input_size
 
     def __call__(self, image: Image) -> Segmentation:
@@ -89,7 +89,7 @@ class Segmenter:
         return (frame, Refined(segmentation, frame.picture)) if self.refine else pair
 
     def together(self, frames: Sequence[Frame], clock: Clock) -> tuple[list[Pair], float, float]:
-        """Segment frames, of any sizes, in one call of the backend.
+        """Segment frames in one call of the backend, which has one `size_for` all of them.
 
         Returns:
             Each frame with its segmentation, in order, and the seconds of preparing and of
@@ -139,7 +139,7 @@ class Segmenter:
 
     def _batch(self, images: Sequence[Image]) -> NDArray[np.uint8]:
         """(N, h, w, 3) uint8 RGB at the network's size: shrunk first, then converted from BGR."""
-        size = self.input_size
+        size = self.backend.size_for((images[0].shape[0], images[0].shape[1]))
         small = [cv2.cvtColor(resized(image, size), cv2.COLOR_BGR2RGB) for image in images]
         return small[0][np.newaxis] if len(small) == 1 else np.stack(small)
 

@@ -196,11 +196,11 @@ class Stats:
         self.add_wait(since)
         self._moments.clear()
 
-    def count_input(self, size: tuple[int, int]) -> None:
-        """Count one frame by its input size (height, width), of a network that has several."""
+    def count_input(self, size: tuple[int, int], frames: int = 1) -> None:
+        """Count frames by their input size (height, width), of a network that has several."""
         self.steps += self.input not in (None, size)
         self.input = size
-        self.inputs[size] = self.inputs.get(size, 0) + 1
+        self.inputs[size] = self.inputs.get(size, 0) + frames
 
     def start(self) -> None:
         """Start the clock of the whole loop; models are loaded and warm by now."""
@@ -312,7 +312,7 @@ class Report:
         propagated: frames with scores of a keyframe.
         keyframes: frames that the network segmented instead, by cause.
         network_fps: their rate; `fps` if every frame is segmented.
-        inputs: frames by input size (HxW), if it follows the speed.
+        inputs: frames by input size (HxW), if that follows the frames or the speed.
         steps: changes of that size.
         idle: frames at which the network rested; not part of `network_fps`.
         cpu_share: share (0..1) of all `cores` that the process used.

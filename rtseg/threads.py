@@ -86,8 +86,7 @@ class Flow(Generic[T]):
 
     def newer(self, seconds: float) -> T | None:
         """An item that arrives within `seconds`, to use instead of the last one read, which then
-        counts as replaced; None if none arrives.
-        """
+        counts as replaced; None if none arrives."""
         with self._changed:
             self._changed.wait_for(self._ready, timeout=seconds)
             item = self._take()

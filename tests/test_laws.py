@@ -55,7 +55,7 @@ KEPT_APART = {
 """Modules that one other module imports and no table names, each with its reason."""
 
 ALLOWED = {
-    "threading": {"threads", "session.sharing", "backends.ladder"},
+    "threading": {"threads", "session.sharing", "backends.fitted", "backends.ladder"},
     "concurrent": {"threads", "measure"},
     "torch": {
         "nets",

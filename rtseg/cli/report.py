@@ -33,7 +33,7 @@ from rtseg.sources import source_kind
 from rtseg.sources.wrappers import Replay
 from rtseg.stats import Clock, Report, Stats
 from rtseg.temporal import TemporalOptions
-from rtseg.text import aligned, counted, printable
+from rtseg.text import aligned, counted, listed, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -356,8 +356,8 @@ def describe_frames(figures: Report) -> str:
 
 
 def describe_inputs(inputs: Mapping[str, int], steps: int) -> str:
-    """How often the input size changed to keep the frame rate, and frames by size."""
-    sizes = ", ".join(f"{size} {count}" for size, count in inputs.items())
+    """How often the input size changed with the frame rate or the frames, and frames by size."""
+    sizes = listed([f"{size} {count}" for size, count in inputs.items()], 4)
     return f"input size changed {counted(steps, 'time')} ({sizes})"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from rtseg.backends import open_backend
 from rtseg.backends.base import fit_size
+from rtseg.backends.fitted import FittedBackend, fitted
 from rtseg.backends.ladder import AdaptiveBackend, open_adaptive
 from rtseg.backends.options import NetworkOptions
 from rtseg.cli import report
@@ -120,7 +121,7 @@ def run_plan(flags: Flags, plan: Plan | GridPlan, stop: Stop) -> int:
         moving = [source for source in sources if source.info.frame_count != 1] or sources
         for source in moving:
             check_rate(flags, source.info)
-        info = sources[0].info if grid is None else common_info(sources)
+        info = _model_info(flags, sources, grid)
         with _timed("model", flags):
             several = grid is not None
             segmenter = stop.attend(
@@ -131,6 +132,7 @@ def run_plan(flags: Flags, plan: Plan | GridPlan, stop: Stop) -> int:
                     stop,
                     lanes=_shared_lanes(flags, len(sources)) if several else None,
                     sources=len(moving),
+                    frame_sizes=_frame_sizes(sources),
                 )
             )
         stack.enter_context(segmenter)
@@ -142,6 +144,23 @@ def run_plan(flags: Flags, plan: Plan | GridPlan, stop: Stop) -> int:
         _run(session)
     lost = any(channel.error is not None for channel in channels)
     return stop.exit_code or (SourceError.exit_code if lost else 0)
+
+
+def _model_info(flags: Flags, sources: Sequence[Source], grid: GridPlan | None) -> SourceInfo:
+    """The frames that the model is opened for; a frame rate is kept at one shape for all."""
+    if grid is None:
+        return sources[0].info
+    info = common_info(sources)
+    if flags.run.target_fps is not None:
+        return info
+    height, width = _frame_sizes(sources)[0]
+    return replace(info, width=width, height=height)
+
+
+def _frame_sizes(sources: Sequence[Source]) -> list[Size]:
+    """(height, width) of the frames of those that could be opened."""
+    infos = [source.info for source in sources if not isinstance(source, Unopened)]
+    return [(info.height, info.width) for info in infos]
 
 
 @contextmanager
@@ -369,7 +388,13 @@ def _controls(session: Session, view: Any, targets: Sequence[str], hud: Hud) -> 
         lanes = _shared_lanes(flags, len(session.channels)) if session.grid is not None else None
         sharing = max(1, len(_going(session)))
         loaded = load_segmenter(
-            other, other_plan, model_info, session.stop, lanes=lanes, sources=sharing
+            other,
+            other_plan,
+            model_info,
+            session.stop,
+            lanes=lanes,
+            sources=sharing,
+            frame_sizes=_frame_sizes(sources),
         )
         there = {name.casefold() for name in loaded.labels.names}
         known = [name for name in plan.network.classes if str(name).casefold() in there]
@@ -378,7 +403,7 @@ def _controls(session: Session, view: Any, targets: Sequence[str], hud: Hud) -> 
         return loaded
 
     sources = [channel.source for channel in session.channels]
-    model_info = sources[0].info if session.grid is None else common_info(sources)
+    model_info = _model_info(flags, sources, session.grid)
     return open_controls(
         view,
         session.channels,
@@ -421,9 +446,12 @@ def _going(session: Session) -> list[Channel]:
 
 
 def _follow_rate(session: Session, segmenter: Segmenter | None = None) -> None:
-    """Let a backend that keeps a frame rate read the figures of the run, and of each source."""
+    """Let a backend of several input sizes count them, and one that keeps a frame rate read the
+    figures of the run, and of each source."""
     backend = (segmenter or session.segmenter).backend
-    if isinstance(backend, AdaptiveBackend):
+    if isinstance(backend, FittedBackend):
+        backend.attend(session.totals)
+    elif isinstance(backend, AdaptiveBackend):
         several = session.grid is not None
         backend.attend(session.totals, [each.stats for each in session.channels if several])
 
@@ -459,12 +487,14 @@ def load_segmenter(
     *,
     lanes: int | None = None,
     sources: int = 1,
+    frame_sizes: Sequence[Size] = (),
 ) -> Segmenter:
     """The network that the flags name, loaded and warm, fitted to the frames.
 
     Args:
         lanes: frames to work on at once; None is what suits the source.
         sources: how many share it.
+        frame_sizes: (height, width) of their frames.
     """
     network = plan.network
     model = find_model(
@@ -485,6 +515,8 @@ def load_segmenter(
         beside=flags.source.decoder.startswith("nvdec"),
         sources=sources,
     )
+    if isinstance(backend, FittedBackend):
+        backend.prepare(frame_sizes)
     return Segmenter(backend, labels=labels, selected=selected, refine=network.refine)
 
 
@@ -528,7 +560,7 @@ def open_for_run(
     options = network.running(**changes)
     first = _open_named_or_fastest(flags, network, info, model, input_size, options)
     if rate is None:
-        return first
+        return first if network.imgsz else fitted(first, model, **options)
     same = {**options, "precision": first.info.precision}
 
     def opened(size: Size) -> Backend:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter, OrderedDict
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from rtseg.backends import open_backend
 from rtseg.backends.base import fit_size
-from rtseg.contracts import BackendInfo
+from rtseg.backends.fitted import FittedBackend
+from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import UsageError
 from rtseg.frame import Image, Segmentation
 from rtseg.segmenter import Segmenter
@@ -97,10 +98,6 @@ def _nearest_shape(shape: float) -> float:
     return min(SHAPES, key=lambda usual: abs(math.log(shape / usual)))
 
 
-KEPT_OPEN = 4
-"""Input sizes open at once; images come sorted by size, so that few are opened twice."""
-
-
 class Network:
     """Segments images of any size with the `Segmenter` that `rtseg run` uses.
 
@@ -130,7 +127,7 @@ class Network:
         self.policy = policy or InputPolicy()
         self.info: BackendInfo | None = None
         self._backend, self._options = backend, options
-        self._open: OrderedDict[Size, Segmenter] = OrderedDict()
+        self._segmenter: Segmenter | None = None
 
     def __call__(self, image: Image) -> Segmentation:
         """Segment one (H, W, 3) uint8 BGR image.
@@ -138,31 +135,25 @@ class Network:
         Raises:
             RtsegError: the model cannot be opened at this size, or failed.
         """
-        return self.segmenter(self.input_size(image.shape[0], image.shape[1]))(image)
+        if self._segmenter is None:
+            first = self._opened(self.input_size(image.shape[0], image.shape[1]))
+            self.info = self.info or first.info
+            backend = FittedBackend(first, self._opened, self.input_size)
+            self._segmenter = Segmenter(backend, refine=self._refine)
+        return self._segmenter(image)
 
     def input_size(self, height: int, width: int) -> Size:
         """(height, width) of the input for an image of this height and width."""
         return self.policy.size_for(self.model.spec, height, width)
 
-    def segmenter(self, size: Size) -> Segmenter:
-        """The segmenter with this input size, opened if necessary.
-
-        Raises:
-            RtsegError: as `open_backend`.
-        """
-        if size not in self._open:
-            while len(self._open) >= KEPT_OPEN:
-                self._open.popitem(last=False)[1].close()
-            opened = open_backend(self._backend, self.model, input_size=size, **self._options)
-            self.info = self.info or opened.info
-            self._open[size] = Segmenter(opened, refine=self._refine)
-        self._open.move_to_end(size)
-        return self._open[size]
-
     def close(self) -> None:
         """Free the device; the next image opens it again."""
-        while self._open:
-            self._open.popitem()[1].close()
+        if self._segmenter is not None:
+            self._segmenter.close()
+        self._segmenter = None
+
+    def _opened(self, size: Size) -> Backend:
+        return open_backend(self._backend, self.model, input_size=size, **self._options)
 
     def __enter__(self) -> Network:
         return self

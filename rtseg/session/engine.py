@@ -187,7 +187,7 @@ class Engine:
         for channel in self.channels:
             warm_up(channel.temporal)
         if self.shared is not None:
-            self.shared.warm_up()
+            self.shared.warm_up([channel.source.info for channel in self.channels])
         lanes = [self._lane(number) for number in range(len(self.channels))]
         for lane in lanes:
             lane.start()
@@ -245,10 +245,8 @@ class Engine:
                 self.shared.finished(lane.segmenter)
 
     def pause(self) -> None:
-        """Show nothing for a while: recordings stand still, and so does the network.
-
-        Cameras and streams are read on; `resume` goes on with what is newest then.
-        """
+        """Show nothing for a while: recordings stand still, and so does the network; cameras and
+        streams are read on, and `resume` goes on with what is newest then."""
         self.count()
         for lane in self._lanes.values():
             lane.channel.paused = True

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import numpy as np
 
-from rtseg.contracts import Backend
+from rtseg.contracts import Backend, SourceInfo
 from rtseg.frame import Frame, Image, Segmentation
 from rtseg.labels import LabelSet
 from rtseg.segmenter import Pair, Segmenter, TimedPair
@@ -292,25 +292,37 @@ class SharedNetwork(Shared[tuple[Frame, Clock], TimedPair]):
             linger_seconds=0.0 if held else LINGER_SECONDS,
         )
 
-    def warm_up(self) -> None:
+    def warm_up(self, sources: Iterable[SourceInfo]) -> None:
         """Run every size of batch that may come: libraries prepare for each size the first time
         they meet it."""
-        blank = Frame(np.zeros((*self.segmenter.input_size, 3), np.uint8), 0, 0.0, 0.0)
         counts = range(2, self._width + 1)
         powers = [count for count in counts if count.bit_count() == 1]
         # a backend that prepares for some sizes serves down to half as many with the same
-        for count in dict.fromkeys((*powers, *reversed(counts))):
-            self.segmenter.together([blank] * count, Clock())
+        shapes = {(info.height, info.width): None for info in sources}
+        inputs = {self.segmenter.backend.size_for(shape): shape for shape in shapes}
+        for shape in inputs.values():
+            blank = Frame(np.zeros((*shape, 3), np.uint8), 0, 0.0, 0.0)
+            for count in dict.fromkeys((*powers, *reversed(counts))):
+                self.segmenter.together([blank] * count, Clock())
 
     def widen(self, width: int) -> None:
         """Let that many sources share a batch, if the network gains by batches."""
         super().widen(width if self.batches else 1)
 
     def _together(self, items: Sequence[tuple[Frame, Clock]]) -> list[TimedPair]:
-        """Frames of several sources through the network in one call."""
-        frames, clocks = zip(*items, strict=True)
-        pairs, preprocess, infer = self.segmenter.together(frames, clocks[0])
-        return [(pair, preprocess, infer) for pair in pairs]
+        """Frames of several sources through the network in one call, or one per input size."""
+        backend, clock = self.segmenter.backend, items[0][1]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for place, (frame, _) in enumerate(items):
+            # frames that a device shrinks may have any size
+            size = (0, 0) if backend.segment is not None else backend.size_for(frame.size)
+            groups.setdefault(size, []).append(place)
+        results: dict[int, TimedPair] = {}
+        for places in groups.values():
+            frames = [items[place][0] for place in places]
+            pairs, preprocess, infer = self.segmenter.together(frames, clock)
+            results.update(zip(places, ((p, preprocess, infer) for p in pairs), strict=True))
+        return [results[place] for place in range(len(items))]
 
 
 class SharedSegmenter(SegmenterProxy):
