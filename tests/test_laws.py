@@ -22,7 +22,7 @@ FLOORS = {
     1: {"cache", "contracts", "decode", "draw", "figures", "files", "frame", "gpu", "images", "jit",
         "matte", "measure", "media", "metrics", "nets", "player", "stats", "system", "temporal",
         "threads", "yuv"},
-    0: {"_version", "documents", "errors", "labels", "options", "text", "zoo"},
+    0: {"_version", "documents", "errors", "labels", "limits", "options", "text", "zoo"},
 }  # fmt: skip
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 EDGES = FLOORS[2]

@@ -35,15 +35,14 @@ def open_backend(
     """Load a network, fix its input size and warm it up.
 
     Args:
-        name: of `BACKENDS`; or "auto", which takes the stub for the stub, onnx for an ONNX file,
-            and for other networks torch if it has a GPU, else onnx, which is faster on most CPUs.
-            `rtseg.backends.auto.open_fastest` measures instead.
+        name: of `BACKENDS`; or "auto": the stub for the stub, onnx for an ONNX file, else torch on
+            a GPU and onnx on a CPU, where it is mostly faster; see also `auto.open_fastest`.
         input_size: (height, width) of the network's input; None is the size it was made for.
         options: of `BackendOptions`.
 
     Raises:
         UsageError: no such backend, device, precision or size, or this network cannot have it.
-        ModelError: the network's file is not valid.
+        ModelError: the network's file is not valid, or beyond `rtseg.limits`.
         DeviceError: the device failed, or is missing and `strict_device` is set.
     """
     if name not in NAMES:
@@ -52,8 +51,9 @@ def open_backend(
     if name == "auto":
         name = default_backend(model, how.family)
     check_backend(name, model, how)
-    from rtseg.backends.base import input_size_of
+    from rtseg.backends.base import check_network, input_size_of
 
     size = input_size_of(model.spec, input_size)
+    check_network(name, model, size)
     opened: Backend = imported(BACKENDS[name].open)(model, size, how)
     return opened

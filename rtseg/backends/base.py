@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.backends.options import STRIDE
+from rtseg.backends.options import BACKENDS, STRIDE, BackendOptions, package_versions
+from rtseg.cache import cache_path, sha256
 from rtseg.contracts import Backend
-from rtseg.errors import BackendError, DeviceError, ModelError, UsageError
-from rtseg.options import MAX_SIDE, MIN_SIDE
-from rtseg.zoo import InputSpec, ModelSpec
+from rtseg.errors import BackendError, DeviceError, ModelError, RtsegError, UsageError
+from rtseg.files import atomic
+from rtseg.limits import MODEL_GB, MODEL_SECONDS
+from rtseg.nets.onnx_file import is_plain_file
+from rtseg.options import MAX_SIDE, MIN_SIDE, imported
+from rtseg.zoo import InputSpec, Model, ModelSpec
 
 WARM_UP_RUNS = 3
 
@@ -101,6 +111,105 @@ def _multiples_near(width: float, limit: int) -> list[int]:
     below = int(width) // STRIDE * STRIDE
     clamped = {max(MIN_SIDE, min(side, limit)) for side in (below, below + STRIDE)}
     return [side for side in sorted(clamped) if side <= limit]
+
+
+# --- trials ---------------------------------------------------------------------------------------
+
+_TRIAL = "import sys; sys.path[:] = sys.argv[1:]; import rtseg.backends.base as b; b.run_trial()"
+"""The folder that the process is started in is not on the path."""
+
+
+def check_network(name: str, model: Model, size: tuple[int, int]) -> None:
+    """Refuse an ONNX file that would fill the memory or never end.
+
+    Most show by their operators and shapes that they do not. Others, such as those with loops, are
+    first run in another process, on the CPU, within limits of time and memory. The cache remembers
+    those that passed.
+
+    Args:
+        name: of the backend.
+        size: (height, width) of the network's input.
+
+    Raises:
+        ModelError: the file is beyond the limits, or the backend cannot run it.
+    """
+    if model.format != "onnx" or model.file is None or is_plain_file(model.file, size):
+        return
+    spec = model.spec.to_json()
+    limits = MODEL_GB.value(), MODEL_SECONDS.value()
+    parts = (sha256(model.file), spec, size, package_versions(), limits)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+    passed = cache_path("tried", f"{key}-{name}")
+    if passed.is_file():
+        return
+    if (before := _refused.get(key)) is not None:
+        raise ModelError(before[0], found=before[1], do=before[2])
+    try:
+        within = _runs_within_limits(name, model.file, spec, size)
+    except ModelError as error:
+        _refused[key] = error.asked, error.found, error.do
+        raise
+    if within:
+        with suppress(OSError), atomic(passed) as temporary:
+            temporary.touch()
+
+
+_refused: dict[str, tuple[str, str, str]] = {}
+"""Networks that this process has tried, by all that counts but the backend: a second backend would
+keep a person waiting as long."""
+
+
+def _runs_within_limits(name: str, file: Path, spec: str, size: tuple[int, int]) -> bool:
+    """Run a network in a process of its own; False if there is no way to."""
+    seconds, gigabytes = MODEL_SECONDS.value(), MODEL_GB.value()
+    task = json.dumps([name, str(file.absolute()), spec, size, seconds, gigabytes])
+    asked = f"cannot use {file}"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _TRIAL, *sys.path],
+            input=task,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        found = f"it does not run once within {seconds:.0f} seconds on the CPU"
+        raise ModelError(asked, found=found, do=MODEL_SECONDS.advice) from None
+    except (OSError, ValueError):  # as in a program that has no Python of its own
+        return False
+    if done.returncode == 0:
+        return True
+    with suppress(ValueError, IndexError):
+        asked, found, do = json.loads(done.stdout.splitlines()[-1])
+        full = any(word in found for word in ("allocate", "bad_alloc", "exceeds the supported"))
+        if full:
+            found = f"it needs more than {gigabytes:.0f} GB of memory"
+        raise ModelError(asked, found=found, do=MODEL_GB.advice if full else do)
+    if done.returncode < 0:
+        raise ModelError(asked, found="it crashes, or needs too much memory", do=MODEL_GB.advice)
+    return False
+
+
+def run_trial() -> None:
+    """Load and run the network that standard input describes, for `check_network`."""
+    name, file, spec, size, seconds, gigabytes = json.load(sys.stdin)
+    with suppress(ImportError, ValueError, OSError):
+        import resource  # not on Windows
+
+        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds * 64) + 1,) * 2)  # if left behind
+        resource.setrlimit(resource.RLIMIT_DATA, (int(gigabytes * 1e9),) * 2)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    model = Model(ModelSpec.from_json(spec), Path(file), "onnx")
+    try:
+        imported(BACKENDS[name].open)(model, tuple(size), BackendOptions(device="cpu"))
+    except RtsegError as error:
+        sys.stdout.write("\n" + json.dumps([error.asked, error.found, error.do]))
+        raise SystemExit(1) from error
+    except MemoryError as error:
+        sys.stdout.write("\n" + json.dumps([f"cannot use {file}", "cannot allocate", ""]))
+        raise SystemExit(1) from error
 
 
 # --- arrays --------------------------------------------------------------------------------------

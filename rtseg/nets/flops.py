@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 
 from rtseg.gpu import has_cuda
 from rtseg.nets.build import SeamNetwork, build
+from rtseg.nets.graph import check_graph, shapes_at
 from rtseg.zoo import Model
 
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -64,10 +65,9 @@ def onnx_flops(path: Path, size: tuple[int, int]) -> float | None:
     import onnx
 
     content = onnx.load(path, load_external_data=False)
-    numbers = {tensor.name: tuple(tensor.dims) for tensor in content.graph.initializer}
-    _fix_input(content.graph, numbers, size)
-    graph = onnx.shape_inference.infer_shapes(content, data_prop=True).graph
-    shapes = {v.name: _dims(v) for v in (*graph.value_info, *graph.input, *graph.output)} | numbers
+    check_graph(content, path)
+    shapes = shapes_at(content, size)
+    graph = content.graph
     counted = [_node_flops(n, shapes) for n in graph.node if n.op_type in COUNTED | UNKNOWN]
     return float(sum(c for c in counted if c)) if None not in counted else None
 
@@ -175,24 +175,7 @@ def _quickest(work: Callable[[], object], cuda: bool) -> float:
     return best
 
 
-def _fix_input(graph: Any, numbers: dict[str, Any], size: tuple[int, int]) -> None:
-    """Set the axes that the file leaves open: one image, of that size."""
-    for value in graph.input:
-        axes = value.type.tensor_type.shape.dim
-        if value.name in numbers or len(axes) != 4:
-            continue
-        last = axes[3].dim_value == 3  # NHWC
-        for axis, length in zip(axes, (1, *size, 3) if last else (1, 3, *size), strict=True):
-            axis.dim_value = axis.dim_value or length
-
-
-def _dims(value: Any) -> tuple[int, ...] | None:
-    axes = value.type.tensor_type.shape.dim
-    dims = tuple(axis.dim_value for axis in axes)
-    return dims if all(dims) else None
-
-
-def _node_flops(node: Any, shapes: dict[str, Any]) -> float | None:
+def _node_flops(node: Any, shapes: Mapping[str, Any]) -> float | None:
     taken, weight = (shapes.get(name) for name in node.input[:2])
     made = shapes.get(node.output[0])
     if node.op_type in UNKNOWN or not (taken and weight and made):

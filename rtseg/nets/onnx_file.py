@@ -23,6 +23,7 @@ from rtseg.cache import EXPORTED, cache_path, make_room, safe_name, sha256
 from rtseg.errors import ModelError
 from rtseg.files import atomic
 from rtseg.labels import MAX_NAME, PERSON, VOC, LabelSet, voc_colours
+from rtseg.nets.graph import check_graph, is_plain
 from rtseg.nets.settings import Settings, Triple, output_kind, read_settings, refuse_flags
 from rtseg.options import Activation, Layout
 from rtseg.text import printable
@@ -77,9 +78,10 @@ def read_facts(path: Path) -> OnnxFacts:
     """Read the facts of an ONNX file.
 
     Raises:
-        ModelError: the file is not valid, or does not have exactly one input.
+        ModelError: the file is not valid, does not have exactly one input, or cannot end.
     """
     graph = (content := _load(path)).graph
+    check_graph(content, path)
     numbers = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in numbers]
     if not (graph.node or graph.input or graph.output):
@@ -120,6 +122,11 @@ def precision_of(path: Path) -> str:
             kind = kinds[tensor.data_type]
             counts[kind] = counts.get(kind, 0) + math.prod(tensor.dims)
     return max(counts, key=lambda kind: counts[kind], default="fp32")
+
+
+def is_plain_file(path: Path, size: tuple[int, int]) -> bool:
+    """As `rtseg.nets.graph.is_plain`, of a file; ModelError also if it cannot be read."""
+    return is_plain(_load(path), path, size)
 
 
 def metadata_of(path: Path) -> dict[str, str]:
@@ -164,7 +171,9 @@ def _kind(value: Any) -> str:
 
 
 def _dims(value: Any) -> Dims:
-    return tuple(axis.dim_value or None for axis in value.type.tensor_type.shape.dim)
+    return tuple(
+        axis.dim_value if axis.dim_value > 0 else None for axis in value.type.tensor_type.shape.dim
+    )
 
 
 # --- identity ------------------------------------------------------------------------------------

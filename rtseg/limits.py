@@ -1,0 +1,67 @@
+"""Limits on what a file may cost, so that no small file fills the memory or never ends.
+
+All are far above what real files need, and an environment variable raises each.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import NamedTuple
+
+from rtseg.errors import UsageError
+
+
+class Limit(NamedTuple):
+    """A limit and the environment variable that replaces it.
+
+    Attributes:
+        usual: if the variable is not set.
+    """
+
+    variable: str
+    usual: float
+
+    def value(self) -> float:
+        """The limit in force.
+
+        Raises:
+            UsageError: the variable is not a number above 0.
+        """
+        text = os.environ.get(self.variable, "")
+        try:
+            value = float(text or self.usual)
+        except ValueError:
+            value = math.nan
+        if not value > 0:
+            raise UsageError(f"{self.variable}={text}", found="it must be a number above 0")
+        return value
+
+    @property
+    def advice(self) -> str:
+        """What to do about a file beyond it."""
+        return f"Set {self.variable} higher if you trust the file"
+
+
+IMAGE_PIXELS = Limit("RTSEG_MAX_PIXELS", 2**28)
+"""Of one image; 16384x16384."""
+
+VIDEO_PIXELS = Limit("RTSEG_MAX_PIXELS", 2**27)
+"""Of a frame of a video, of which several are held at once; 16384x8192."""
+
+MODEL_SECONDS = Limit("RTSEG_MAX_MODEL_SECONDS", 120)
+"""In which a foreign network must load and run once on the CPU, unless its graph is plain."""
+
+MODEL_GB = Limit("RTSEG_MAX_MODEL_GB", 16)
+"""Memory (1e9 bytes) of that run, and of an unpacked checkpoint."""
+
+
+def too_large(width: int, height: int, limit: Limit) -> str:
+    """Why a picture of a size is refused; "" if its pixels are within the limit.
+
+    Raises:
+        UsageError: as `Limit.value`.
+    """
+    if width * height <= limit.value():
+        return ""
+    return f"its {width}x{height} pixels are more than {limit.value():.0f}"

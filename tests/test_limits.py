@@ -1,0 +1,360 @@
+"""Small files that would take all memory or never end are refused, by header, count and time."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from rtseg.backends import base, open_backend
+from rtseg.errors import ModelError, UsageError
+from rtseg.limits import IMAGE_PIXELS, MODEL_GB, MODEL_SECONDS, Limit
+from rtseg.nets import find_model, shipped
+from rtseg.nets.onnx_file import is_plain_file
+
+FLOAT = TensorProto.FLOAT
+node = helper.make_node
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(base, "_refused", {})
+
+
+def constant(name: str, value: Any, dtype: type = np.int64) -> Any:
+    return numpy_helper.from_array(np.array(value, dtype), name)
+
+
+def value(name: str, shape: Any = None, kind: int = FLOAT) -> Any:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def network(path: Path, nodes: list[Any], *constants: Any, functions: Any = ()) -> Path:
+    """A network of a convolution, "c", and `nodes`, which end in "logits" (1, 2, 32, 32)."""
+    weight = constant("w", np.ones((2, 3, 1, 1)), np.float32)
+    graph = helper.make_graph(
+        [node("Conv", ["image", "w"], ["c"]), *nodes],
+        "g",
+        [value("image", (1, 3, 32, 32))],
+        [value("logits", (1, 2, 32, 32))],
+        [weight, *constants],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)]
+    content = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=8)
+    path.write_bytes(content.SerializeToString())
+    return path
+
+
+def added(name: str) -> list[Any]:
+    """The largest number of a tensor, added to the convolution."""
+    return [node("ReduceMax", [name], ["m"], keepdims=0), node("Add", ["c", "m"], ["logits"])]
+
+
+def function(name: str, callee: str, times: int) -> Any:
+    domain = "" if callee == "Identity" else "local"
+    steps = [node(callee, [f"y{i}"], [f"y{i + 1}"], domain=domain) for i in range(times)]
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)]
+    return helper.make_function("local", name, ["y0"], [f"y{times}"], steps, opsets)
+
+
+def loop(trips: str, state: str = "c") -> Any:
+    """An endless loop, or one of `trips`."""
+    body = helper.make_graph(
+        [node("Identity", ["going"], ["goes"]), node("Identity", ["v"], ["v2"])],
+        "body",
+        [value("i", [], TensorProto.INT64), value("going", [], TensorProto.BOOL), value("v")],
+        [value("goes", [], TensorProto.BOOL), value("v2")],
+    )
+    return node("Loop", [trips, "true", state], ["logits" if state == "c" else "k"], body=body)
+
+
+TRUE = constant("true", True, np.bool_)
+MILLION = 10**6
+
+
+def circles(path: Path) -> Path:
+    return network(
+        path,
+        [
+            node("Add", ["c", "b"], ["a"]),
+            node("Relu", ["a"], ["b"]),
+            node("Identity", ["b"], ["logits"]),
+        ],
+    )
+
+
+def moves(path: Path) -> Path:
+    return network(path, [node("Identity", ["b"], ["logits"]), node("Identity", ["logits"], ["b"])])
+
+
+def branch(path: Path) -> Path:
+    """A circle through what a branch reads from outside."""
+    inner = helper.make_graph([node("Identity", ["logits"], ["x"])], "then", [], [value("x")])
+    other = helper.make_graph([node("Identity", ["c"], ["y"])], "else", [], [value("y")])
+    choice = node("If", ["true"], ["b"], then_branch=inner, else_branch=other)
+    return network(path, [choice, node("Identity", ["b"], ["logits"])], TRUE)
+
+
+def itself(path: Path) -> Path:
+    call = node("f", ["c"], ["logits"], domain="local")
+    return network(path, [call], functions=[function("f", "f", 1)])
+
+
+def each_other(path: Path) -> Path:
+    call = node("f", ["c"], ["logits"], domain="local")
+    return network(path, [call], functions=[function("f", "g", 1), function("g", "f", 1)])
+
+
+def laughs(path: Path) -> Path:
+    """Nine functions, each calling the next one ten times."""
+    call = node("f0", ["c"], ["logits"], domain="local")
+    names = [f"f{i}" for i in range(9)] + ["Identity"]
+    functions = [function(names[i], names[i + 1], 10) for i in range(9)]
+    return network(path, [call], functions=functions)
+
+
+@pytest.mark.parametrize("make", [circles, moves, branch, itself, each_other, laughs])
+def test_a_graph_that_cannot_end_is_refused_when_it_is_read(make: Any, tmp_path: Path) -> None:
+    path = make(tmp_path / "x.onnx")
+    with pytest.raises(ModelError, match=r"circle|calls itself|amount to 1e\+09"):
+        find_model(str(path))
+
+
+def grown(path: Path, operator: str, tensor: str, *constants: Any, **attributes: Any) -> Path:
+    made = node(operator, [tensor, *(each.name for each in constants)], ["k"], **attributes)
+    made.input[:] = [name for name in made.input if name != "-"]
+    return network(path, [made, *added("k")], *constants)
+
+
+HUGE = {
+    "ConstantOfShape": lambda path: grown(
+        path, "ConstantOfShape", "-", constant("s", [MILLION, MILLION])
+    ),
+    "ConstantOfShape of 2^80": lambda path: grown(
+        path, "ConstantOfShape", "-", constant("s", [2**40, 2**40])
+    ),
+    "Expand": lambda path: grown(path, "Expand", "c", constant("s", [MILLION, MILLION, 2, 32, 32])),
+    "Resize": lambda path: network(
+        path,
+        [node("Resize", ["c", "", "s"], ["k"]), *added("k")],
+        constant("s", [1, 1, 1e6, 1e6], np.float32),
+    ),
+    "Pad": lambda path: grown(
+        path, "Pad", "c", constant("s", [0, 0, 0, 0, 0, 0, MILLION, MILLION])
+    ),
+    "OneHot": lambda path: grown(
+        path,
+        "OneHot",
+        "-",
+        constant("i", [1]),
+        constant("d", 10**12),
+        constant("v", [0, 1], np.float32),
+    ),
+    "RandomNormal": lambda path: grown(path, "RandomNormal", "-", shape=[MILLION, MILLION]),
+    "Concat": lambda path: network(
+        path,
+        [
+            *(
+                node("Concat", [f"d{i}" if i else "c"] * 2, [f"d{i + 1}"], axis=1)
+                for i in range(30)
+            ),
+            *added("d30"),
+        ],
+    ),
+    "MatMul": lambda path: network(
+        path,
+        [
+            node("Tile", ["c", "t"], ["e"]),
+            node("Reshape", ["e", "s"], ["a"]),
+            node("Reshape", ["e", "z"], ["b"]),
+            node("MatMul", ["a", "b"], ["k"]),
+            *added("k"),
+        ],
+        constant("t", [100, 1, 1, 1]),
+        constant("s", [-1, 1]),
+        constant("z", [1, -1]),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HUGE)
+def test_a_huge_tensor_is_refused_by_its_shape(kind: str, tmp_path: Path) -> None:
+    path = HUGE[kind](tmp_path / "x.onnx")
+    with pytest.raises(ModelError) as caught:
+        is_plain_file(path, (32, 32))
+    assert kind.split()[0] in caught.value.found
+    assert MODEL_GB.variable in caught.value.do
+
+
+def test_a_long_list_of_sides_is_not_followed(tmp_path: Path) -> None:
+    """Following the values of a shape that is doubled 40 times would take all memory."""
+    doubled = [node("Concat", [f"s{i}"] * 2, [f"s{i + 1}"], axis=0) for i in range(40)]
+    steps = [node("Shape", ["c"], ["s0"]), *doubled, node("Cast", ["s40"], ["k"], to=FLOAT)]
+    path = network(tmp_path / "x.onnx", [*steps, *added("k")])
+    with pytest.raises(ModelError, match="Concat"):
+        is_plain_file(path, (32, 32))
+
+
+def test_what_a_file_claims_of_its_shapes_does_not_count(tmp_path: Path) -> None:
+    path = HUGE["Pad"](tmp_path / "x.onnx")
+    content = onnx.load(path)
+    content.graph.value_info.append(value("k", (1, 2, 32, 32)))
+    onnx.save(content, path)
+    with pytest.raises(ModelError, match="Pad"):
+        is_plain_file(path, (32, 32))
+
+
+@pytest.mark.parametrize("size", [(64, 96), (288, 512), (1088, 1920)])
+def test_the_shipped_network_needs_no_trial(size: tuple[int, int]) -> None:
+    assert is_plain_file(shipped()["person"].with_suffix(".onnx"), size)
+
+
+UNBOUNDED = {
+    "a loop": lambda path: network(path, [loop("n")], TRUE, constant("n", 3)),
+    "a shape from the image": lambda path: network(
+        path,
+        [
+            node("Cast", ["c"], ["whole"], to=TensorProto.INT64),
+            node("Reshape", ["whole", "flat"], ["r"]),
+            node("Slice", ["r", "zero", "one"], ["s"]),
+            node("Abs", ["s"], ["t"]),
+            node("ConstantOfShape", ["t"], ["k"]),
+            *added("k"),
+        ],
+        constant("flat", [-1]),
+        constant("zero", [0]),
+        constant("one", [1]),
+    ),
+    "an operator of unknown work": lambda path: network(
+        path, [node("Einsum", ["c"], ["logits"], equation="abcd->abcd")]
+    ),
+    "much work": lambda path: network(
+        path,
+        [
+            node("ConstantOfShape", ["s"], ["a"]),
+            node("MatMul", ["a", "a"], ["b"]),
+            node("MatMul", ["b", "b"], ["k"]),
+            *added("k"),
+        ],
+        constant("s", [8192, 8192]),
+    ),
+    "a large kernel": lambda path: network(
+        path,
+        [
+            node("Pad", ["c", "p"], ["d"]),
+            node("MaxPool", ["d"], ["k"], kernel_shape=[1000, 1000]),
+            *added("k"),
+        ],
+        constant("p", [0, 0, 0, 0, 0, 0, 4000, 4000]),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNBOUNDED)
+def test_what_shapes_do_not_bound_is_tried_first(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = UNBOUNDED[kind](tmp_path / "x.onnx")
+    assert not is_plain_file(path, (32, 32))
+
+    def slow(*given: object) -> bool:
+        raise ModelError("it does not run once")
+
+    monkeypatch.setattr(base, "_runs_within_limits", slow)
+    for backend in ("onnx", "openvino"):
+        with pytest.raises(ModelError, match="does not run once"):
+            open_backend(backend, find_model(str(path)))
+
+
+def test_a_trial_that_passed_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, trials = UNBOUNDED["a loop"](tmp_path / "x.onnx"), []
+    monkeypatch.setattr(base, "_runs_within_limits", lambda *given: trials.append(given) or True)
+    for _ in range(2):
+        open_backend("onnx", find_model(str(path))).close()
+    assert len(trials) == 1
+    network(path, [loop("n")], TRUE, constant("n", 4))
+    open_backend("onnx", find_model(str(path))).close()
+    assert len(trials) == 2, "another file"
+
+
+ENDLESS = {
+    "Loop": lambda path: network(path, [loop("")], TRUE),
+    "Loop of 2^62": lambda path: network(path, [loop("n")], TRUE, constant("n", 2**62)),
+    "constant Loop": lambda path: network(
+        path,
+        [loop("n", "one"), node("Add", ["c", "k"], ["logits"])],
+        TRUE,
+        constant("n", 2**62),
+        constant("one", 1, np.float32),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ENDLESS)
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_a_network_that_never_ends_is_refused_in_time(
+    kind: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MODEL_SECONDS.variable, "5")
+    model = find_model(str(ENDLESS[kind](tmp_path / "x.onnx")))
+    start = time.monotonic()
+    with pytest.raises(ModelError) as caught:
+        open_backend(backend, model)
+    assert time.monotonic() - start < 20
+    # OpenVINO does not know every kind of loop
+    assert MODEL_SECONDS.variable in caught.value.do or backend == "openvino"
+    start = time.monotonic()
+    with pytest.raises(ModelError):
+        open_backend("onnx", model)
+    if MODEL_SECONDS.variable in caught.value.do:
+        assert time.monotonic() - start < 2, "the second backend keeps nobody waiting"
+
+
+@pytest.mark.slow
+def test_a_network_that_takes_all_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop keeps every state: 10^8 times 8 kB."""
+    monkeypatch.setenv(MODEL_GB.variable, "2")
+    endless = loop("n")
+    body = endless.attribute[0].g
+    body.node.append(node("Identity", ["v"], ["kept"]))
+    body.output.append(value("kept"))
+    endless.output.append("all")
+    path = network(tmp_path / "x.onnx", [endless], TRUE, constant("n", 10**8))
+    with pytest.raises(ModelError) as caught:
+        open_backend("onnx", find_model(str(path)))
+    assert MODEL_GB.variable in caught.value.do
+
+
+@pytest.mark.slow
+def test_a_real_loop_runs(tmp_path: Path) -> None:
+    backend = open_backend("onnx", find_model(str(UNBOUNDED["a loop"](tmp_path / "x.onnx"))))
+    assert backend(base.noise((32, 32))).shape == (1, 2, 32, 32)
+    backend.close()
+
+
+# --- the limits themselves -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["x", "0", "-1", "nan", "1e999x"])
+def test_a_limit_that_is_not_a_number_is_refused(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(IMAGE_PIXELS.variable, text)
+    with pytest.raises(UsageError, match=IMAGE_PIXELS.variable):
+        IMAGE_PIXELS.value()
+
+
+def test_a_limit_is_replaced_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = Limit("RTSEG_MAX_TEST", 7)
+    assert limit.value() == 7
+    monkeypatch.setenv(limit.variable, "1e3")
+    assert limit.value() == 1000
