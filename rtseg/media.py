@@ -288,7 +288,7 @@ class Converter:
             )
         if is_converted(tags):
             how = {"dst_color_primaries": BT709, "dst_color_trc": BT709}
-        alpha = any(component.is_alpha for component in frame.format.components)
+        alpha = has_alpha(frame)
         converted = self._reformatter.reformat(
             frame, format="bgra" if alpha else "bgr24", threads=1, **how
         )
@@ -319,6 +319,11 @@ def _unnamed(kind: Any, number: int) -> Any:
 setattr(SideDataType, "_missing_", classmethod(_unnamed))  # noqa: B010
 
 
+def has_alpha(frame: Any) -> bool:
+    """Whether a frame has an alpha channel."""
+    return any(component.is_alpha for component in frame.format.components)
+
+
 Matrix = tuple[float, float, float, float]
 """(a, b, c, d): a stored pixel (x, y) is displayed at (a x + c y, b x + d y), y downwards."""
 
@@ -345,6 +350,12 @@ def is_skewed(matrix: Matrix) -> bool:
     """Whether it does more than turn by quarters, mirror and scale."""
     a, b, c, d = map(abs, matrix)
     return min(a + d, b + c) > 0.02 * max(a + d, b + c)
+
+
+def mirrors(matrix: Matrix) -> bool:
+    """Whether it turns left into right, rather than only turning."""
+    a, b, c, d = matrix
+    return a * d < b * c
 
 
 def turned(image: Image, matrix: Matrix) -> Image:

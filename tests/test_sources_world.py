@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from io import BytesIO
 from itertools import product
@@ -13,6 +13,7 @@ import av
 import numpy as np
 import pytest
 from clips import PATCHES, close, joined, patches, seen, write_clip
+from fuzz import rewrite
 from PIL import Image, ImageOps
 
 from rtseg.errors import SourceError, UsageError
@@ -498,3 +499,71 @@ def test_choosing_names_what_there_is(tmp_path: Path) -> None:
         assert choose_video(container, "one.mkv", 0).index == 0
         with pytest.raises(UsageError, match="it has 1 video track: 0"):
             choose_video(container, "one.mkv", 1)
+
+
+def progressive_then(folder: Path, **later: object) -> Path:
+    first = write_clip(folder / "p.ts", frames=10)
+    second = write_clip(folder / "q.ts", frames=10, **later)
+    return joined(folder / "both.ts", first, second)
+
+
+def with_alpha(folder: Path) -> Path:
+    image = np.dstack([patches(), np.full((96, 128), 128, np.uint8)])
+    return write_clip(
+        folder / "a.webm",
+        codec="libvpx-vp9",
+        pix_fmt="yuva420p",
+        images=[image] * 4,
+        options={"auto-alt-ref": "0"},
+    )
+
+
+def damaged(folder: Path) -> Path:
+    def change(contents: list[bytes]) -> None:
+        contents[9] = contents[9][: len(contents[9]) // 3]
+
+    whole = write_clip(folder / "w.avi", codec="mjpeg", pix_fmt="yuvj420p", frames=20)
+    return rewrite(whole, folder / "d.avi", change)
+
+
+@pytest.mark.parametrize(
+    ("write", "shown", "found"),
+    [
+        (lambda f: progressive_then(f, interlaced=True), 10, "interlaced"),
+        (lambda f: progressive_then(f, tags=(8, 1, 1, 1)), 10, "matrix"),
+        (lambda f: progressive_then(f, images=[patches(180, 120)] * 9), 10, "size"),
+        (lambda f: write_clip(f / "m.mov", display=(-1, 0, 0, 1)), 0, "mirror"),
+        (lambda f: two_tracks(f / "t.mkv", [(64, 96), (128, 160)], 1), 0, "another track"),
+        (with_alpha, 0, "transparency"),
+        (damaged, 9, "damaged"),
+    ],
+)
+def test_opencv_shows_nothing_that_it_cannot_show(
+    tmp_path: Path, write: Callable[[Path], Path], shown: int, found: str
+) -> None:
+    path, frames = write(tmp_path), []
+    with (
+        pytest.raises(SourceError) as raised,
+        open_source(path, SourceOptions(decoder="opencv")) as source,
+    ):
+        frames += source
+    assert found in raised.value.found
+    assert raised.value.do == "Use --decoder ffmpeg"
+    assert shown - 3 <= len(frames) <= shown
+    wanted = frames_of(path)
+    for frame in frames:
+        assert close(seen(frame.image), seen(wanted[frame.index].image), by=4)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "avi"])
+@pytest.mark.parametrize("start", [None, 2.6])
+def test_opencv_shows_the_same_frames_as_ffmpeg(
+    tmp_path: Path, suffix: str, start: float | None
+) -> None:
+    images = [np.full((48, 64, 3), 20 + 2 * n, np.uint8) for n in range(100)]
+    path = write_clip(tmp_path / f"a.{suffix}", images=images, options={"g": "20"})
+    wanted, found = (frames_of(path, start=start, decoder=name) for name in ("ffmpeg", "opencv"))
+    assert [frame.index for frame in found] == [frame.index for frame in wanted]
+    assert [f.pts for f in found] == pytest.approx([f.pts for f in wanted], abs=2e-3)
+    for one, other in zip(found, wanted, strict=True):
+        assert np.abs(one.image.astype(int) - other.image).max() <= 2
