@@ -100,6 +100,14 @@ def test_variable_times_are_kept_to_the_tick(tmp_path) -> None:
         assert container.duration / 1e6 == pytest.approx(seconds[-1] + 0.04, abs=0.002)
 
 
+@pytest.mark.parametrize("suffix", CONTAINERS)
+@pytest.mark.parametrize("rate", [Fraction(25, 8388609), Fraction(1, 10**9)])
+def test_rates_of_damaged_headers(suffix, rate, tmp_path) -> None:
+    path = tmp_path / f"out{suffix}"
+    write(str(path), [rendered(i, i / 25) for i in range(3)], info(rate))
+    assert len(times(path)) == (1 if suffix == ".avi" else 3)
+
+
 def test_times_that_stand_still_or_go_back_still_increase(tmp_path) -> None:
     path = tmp_path / "out.mp4"
     write(str(path), [rendered(i, t) for i, t in enumerate([0, 0.1, 0.1, 0.05, 0.3])], info(None))

@@ -27,6 +27,9 @@ JITTER_SECONDS = 0.00105
 TICKS_PER_SECOND = 90_000
 """At least so many, unless a container has a constant rate."""
 
+MOST_SECONDS = 1000
+"""Of a frame, by the rate; a damaged header may declare more."""
+
 DEFAULT_RATE, DEFAULT_LIVE_RATE = Fraction(25), Fraction(30)
 """For sources without a frame rate."""
 
@@ -272,7 +275,7 @@ class Timeline:
     def __init__(self, info: SourceInfo) -> None:
         rate = info.frame_rate if info.frame_rate and info.frame_rate > 0 else None
         default = DEFAULT_LIVE_RATE if info.live else DEFAULT_RATE
-        self.rate = (rate or default).limit_denominator(100_000)
+        self.rate = max((rate or default).limit_denominator(100_000), Fraction(1, MOST_SECONDS))
         factor = max(1, -(-TICKS_PER_SECOND // self.rate.numerator))
         self.time_base = Fraction(1, self.rate.numerator * factor)
         self._ticks_per_frame = self.rate.denominator * factor
