@@ -224,9 +224,16 @@ def test_an_error_while_decoding_is_told_and_ends_the_sound(tmp_path, monkeypatc
     assert len(packets(path, "video")) == 100
 
 
-def encoded(path: Path, video: str, audio: str, seconds: float = 2.0, sounds: float = 2.0) -> Path:
+def encoded(
+    path: Path,
+    video: str,
+    audio: str,
+    seconds: float = 2.0,
+    sounds: float = 2.0,
+    options: dict[str, str] | None = None,
+) -> Path:
     """A clip at 25 fps in any codecs, whose chirp may last longer than the picture."""
-    with av.open(str(path), "w") as output:
+    with av.open(str(path), "w", container_options=options or {}) as output:
         pictures = output.add_stream(video, rate=25)
         pictures.width, pictures.height, pictures.pix_fmt = 48, 32, "yuv420p"
         track = output.add_stream(audio, rate=48_000)
@@ -251,6 +258,15 @@ def test_sound_whose_last_samples_have_no_time_is_kept(tmp_path) -> None:
     assert "sound incomplete" not in copy(source, tmp_path / "out.mp4")
     samples, rate, _ = sound(tmp_path / "out.mp4")
     assert len(samples) / rate == pytest.approx(2.0, abs=0.1)
+
+
+@pytest.mark.parametrize("flags", ["frag_keyframe", "frag_keyframe+empty_moov", "dash"])
+def test_the_beginning_of_the_sound_of_a_fragmented_file_is_kept(flags, tmp_path) -> None:
+    source = encoded(tmp_path / "in.mp4", "libx264", "aac", options={"movflags": flags})
+    copy(source, tmp_path / "out.mp4")
+    samples, rate, at = sound(tmp_path / "out.mp4")
+    assert at == pytest.approx(0, abs=0.001)
+    assert np.abs(samples[: rate // 50]).max() > 0.2
 
 
 def test_a_track_that_nothing_decodes_is_left_out_and_told(tmp_path) -> None:

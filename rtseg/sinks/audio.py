@@ -686,7 +686,25 @@ class Reader:
             origin = self._shown(None)
         if origin is None:
             raise ValueError("it has no video frame to be timed by")
+        self._mend_priming(origin)
         return origin
+
+    def _mend_priming(self, origin: Fraction) -> None:
+        """Let the packet that primes a decoder end where the next one begins, not last until then.
+
+        Fragmented MP4 without an edit list declares it so where the picture begins later than 0;
+        as many samples would be hidden as it is declared to last, and it has fewer.
+        """
+        for index, first in self._first.items():
+            second = next(
+                (p for p in self._read if p.stream_index == index and p is not first), None
+            )
+            if second is None or first.pts is None or _time(second) > origin + CLOSE_SECONDS:
+                continue
+            lasts, declared = second.duration or 0, first.duration or 0
+            if second.pts == first.pts + declared and 0 < lasts < declared:
+                first.pts = first.dts = second.pts - lasts
+                self.begins[index] = _heard(first)
 
     def _note_begin(self, packet: Any) -> None:
         """Note where a track begins, by its first packet unless the second one tells otherwise."""
