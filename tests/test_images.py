@@ -46,6 +46,27 @@ def coded(image: Pillow.Image, kind: str, **more: object) -> bytes:
     return buffer.getvalue()
 
 
+def as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """The pixels of a file that is upright by its EXIF orientation."""
+    stored = upright
+    if orientation in (5, 6, 7, 8):
+        stored = np.rot90(stored, {5: 1, 6: 1, 7: -1, 8: -1}[orientation])
+    if orientation in (3, 4):
+        stored = np.rot90(stored, 2)
+    if orientation in (2, 4):
+        stored = stored[:, ::-1]
+    if orientation in (5, 7):
+        stored = stored[::-1]
+    return stored
+
+
+def exif_of(kind: str, orientation: int) -> dict[str, object]:
+    """Options of Pillow that save an orientation in a file."""
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    return {"tiffinfo": exif} if kind == "TIFF" else {"exif": exif.tobytes()}
+
+
 def difference(image: np.ndarray, wanted: np.ndarray) -> int:
     assert image.shape == wanted.shape
     assert image.dtype == np.uint8
@@ -92,21 +113,10 @@ def test_a_transparent_grey_level_lies_on_white() -> None:
 def test_every_orientation_is_upright(
     tmp_path: Path, kind: str, mode: str, orientation: int
 ) -> None:
-    stored = painted()
-    if orientation in (5, 6, 7, 8):
-        stored = np.rot90(stored, {5: 1, 6: 1, 7: -1, 8: -1}[orientation])
-    if orientation in (3, 4):
-        stored = np.rot90(stored, 2)
-    if orientation in (2, 4):
-        stored = stored[:, ::-1]
-    if orientation in (5, 7):
-        stored = stored[::-1]
-    exif = Pillow.Exif()
-    exif[0x0112] = orientation
+    stored = as_stored(painted(), orientation)
     image = Pillow.fromarray(np.ascontiguousarray(stored[..., ::-1])).convert(mode)
-    more = {"tiffinfo": exif} if kind == "TIFF" else {"exif": exif.tobytes()}
     path = tmp_path / "image"
-    path.write_bytes(coded(image, kind, **more))
+    path.write_bytes(coded(image, kind, **exif_of(kind, orientation)))
     assert difference(read_image(path, SourceError), painted()) <= 3
     assert image_size(path, SourceError) == (H, W)
 

@@ -15,6 +15,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from test_images import as_stored, exif_of
 
 from rtseg.cli.app import main
 from rtseg.errors import SourceError, UsageError
@@ -172,9 +173,7 @@ def test_transparent_pictures_are_turned_too(
 
 
 def save_turned(path: Path, picture: Pillow.Image, orientation: int) -> None:
-    exif = Pillow.Exif()
-    exif[0x0112] = orientation
-    more = {"tiffinfo": exif} if path.suffix == ".tif" else {"exif": exif.tobytes()}
+    more = exif_of("TIFF" if path.suffix == ".tif" else "", orientation)
     picture.save(path, lossless=True, exact=True, **more)
 
 
@@ -328,15 +327,7 @@ def test_formats_without_a_signature_are_known_by_their_name(tmp_path: Path, kin
 @pytest.mark.parametrize("name", ["a", "a.dat", "a.JFIF", "a.mp4"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_image_of_any_name_is_upright(tmp_path: Path, name: str, orientation: int) -> None:
-    stored = painted()
-    if orientation in (5, 6, 7, 8):
-        stored = np.rot90(stored, {5: 1, 6: 1, 7: -1, 8: -1}[orientation])
-    if orientation in (3, 4):
-        stored = np.rot90(stored, 2)
-    if orientation in (2, 4):
-        stored = stored[:, ::-1]
-    if orientation in (5, 7):
-        stored = stored[::-1]
+    stored = as_stored(painted(), orientation)
     jpeg = cv2.imencode(".jpg", stored, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
     (tmp_path / name).write_bytes(with_exif(jpeg, orientation))
     assert is_painted(only(tmp_path / name))

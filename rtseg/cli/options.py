@@ -143,22 +143,31 @@ def temporal_of(flags: Flags, live: bool, *, watched: bool = False) -> TemporalO
 
 
 @dataclass(frozen=True)
-class EvalReport:
+class Figures:
+    """What only the command line has of a verb that measures.
+
+    Attributes:
+        overwrite: Replace existing files.
+        quiet: Print only the figures and errors.
+        debug: Print the traceback of an error.
+    """
+
+    overwrite: bool = False
+    quiet: bool = False
+    debug: bool = False
+
+
+@dataclass(frozen=True)
+class EvalReport(Figures):
     """What only the command line of `rtseg eval` has.
 
     Attributes:
         half: Same as --precision fp16.
         json: Write all figures to this JSON file; - is stdout.
-        overwrite: Replace existing files.
-        quiet: Print only the table and errors.
-        debug: Print the traceback of an error.
     """
 
     half: bool = False
     json: str | None = None
-    overwrite: bool = False
-    quiet: bool = False
-    debug: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,6 +187,7 @@ EVAL = (
     Row("Model", EvalReport, "half"),
     Row("Model", NetworkOptions, without="model imgsz classes palette"),
     Row("Results", EvalOptions),
+    Row("Results", EvalReport, "json"),
     Row("Results", EvalReport),
 )
 
@@ -211,7 +221,7 @@ TRAIN = (
 
 
 @dataclass(frozen=True)
-class BenchReport:
+class BenchReport(Figures):
     """What only the command line of `rtseg bench` has.
 
     Attributes:
@@ -222,9 +232,6 @@ class BenchReport:
         compare: Print the changes since an older .json file of the same clip and machine.
         threshold: Exit with 5 if --compare finds any clock slower by more than this, such as 10%,
             and by more than noise.
-        overwrite: Replace existing files.
-        quiet: Print only the figures and errors.
-        debug: Print the traceback of an error.
     """
 
     worst_case: bool = False
@@ -233,9 +240,6 @@ class BenchReport:
     plot: str | None = None
     compare: str | None = None
     threshold: float = 0.1
-    overwrite: bool = False
-    quiet: bool = False
-    debug: bool = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -264,6 +268,7 @@ BENCH = (
     Row("Clip and timing", BenchReport, "worst_case"),
     Row("Clip and timing", ViewOptions, "view alpha"),
     Row("Results", BenchOptions),
+    Row("Results", BenchReport, "format output plot compare threshold"),
     Row("Results", BenchReport),
 )
 
