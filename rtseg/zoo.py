@@ -175,6 +175,8 @@ class Family:
         head: "module:name" of a wrapper of the classifier outside training; "" if there is none.
         backbone_weights: "module:name", called as `name(architecture)`; returns the `WeightsSpec`
             of a backbone pretrained for classification. "" if there is none.
+        backbone_state: "module:name", called as `name(architecture, state)`; returns the weights of
+            that file under their names inside the network.
         min_batch: smallest batch that training can use.
     """
 
@@ -185,6 +187,7 @@ class Family:
     output: str = "out"
     head: str = ""
     backbone_weights: str = ""
+    backbone_state: str = ""
     min_batch: int = 1
 
 
@@ -213,6 +216,18 @@ def _torchvision(
     )
 
 
+def _lite(architecture: str, parameters: float) -> ModelSpec:
+    """EfficientNet-Lite with a decoder: a pretrained backbone, no published weights."""
+    return ModelSpec(
+        name=architecture,
+        architecture=architecture,
+        labels=VOC,
+        input=InputSpec((512, 512), mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
+        parameters=parameters,
+        licence="Apache-2.0",
+    )
+
+
 _TABLE = (
     Family(
         build="rtseg.nets.build:build_torchvision",
@@ -230,6 +245,7 @@ _TABLE = (
         output="",
         head="rtseg.nets.build:LowClassHead",
         backbone_weights="rtseg.nets.build:imagenet_weights",
+        backbone_state="rtseg.nets.build:imagenet_state",
     ),
     Family(
         build="rtseg.nets.build:build_torchvision",
@@ -259,6 +275,7 @@ _TABLE = (
             ),
         ),
         backbone_weights="rtseg.nets.build:imagenet_weights",
+        backbone_state="rtseg.nets.build:imagenet_state",
         min_batch=2,  # its image pooling normalises over the batch
     ),
     Family(
@@ -282,6 +299,19 @@ _TABLE = (
             ),
         ),
         backbone_weights="rtseg.nets.build:imagenet_weights",
+        backbone_state="rtseg.nets.build:imagenet_state",
+    ),
+    Family(
+        build="rtseg.nets.lite:build_lite",
+        class_layers=("classifier.classifier",),
+        licence="Apache-2.0",
+        models=(
+            _lite("fpn_efficientnet_lite0", parameters=3.119221),
+            _lite("fpn_efficientnet_lite2", parameters=4.528053),
+        ),
+        output="",
+        backbone_weights="rtseg.nets.lite:imagenet_weights",
+        backbone_state="rtseg.nets.lite:imagenet_state",
     ),
 )
 

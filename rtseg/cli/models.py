@@ -124,5 +124,5 @@ def _state(name: str, spec: ModelSpec) -> str:
     if name not in MODELS and Path(name).is_file():
         return "a file"
     if spec.weights is None:
-        return "needs none"
+        return "needs none" if spec.architecture == "stub" else "to train"
     return "downloaded" if weights_path(spec.weights).is_file() else "to download"

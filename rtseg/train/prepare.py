@@ -29,7 +29,7 @@ from rtseg.errors import DatasetError, DownloadError, ModelError, UsageError
 from rtseg.frame import Image, Mask
 from rtseg.labels import VOID, LabelSet
 from rtseg.nets import find_model
-from rtseg.nets.build import backbone_weights, build
+from rtseg.nets.build import backbone_state, backbone_weights, build
 from rtseg.nets.state import read_checkpoint
 from rtseg.nets.weights import Progress, fetch, weights_path
 from rtseg.text import counted
@@ -40,9 +40,6 @@ from rtseg.train.trainable import parse_weights
 from rtseg.zoo import FAMILIES, MODELS, InputSpec, ModelSpec, WeightsSpec
 
 KINDS = ("pretrained", "backbone", "scratch")
-
-_PREFIXES = {"features.": "", "fc.": None, "classifier.": None}
-"""Prefixes of keys in ImageNet weights -> in a backbone; None drops their own classifier."""
 
 _OWN_DATA = "trained on your images, whose terms apply as well"
 
@@ -155,10 +152,10 @@ def _origin(
     if weights in (None, "pretrained") and spec.weights is not None:
         path = _fetch(spec.weights, "backbone", progress)
         return spec, read_checkpoint(path)[1], f"{path.name}, pretrained on {spec.dataset}"
-    if weights == "backbone":
+    if weights == "backbone" or (weights is None and spec.weights is None):
         found = backbone_weights(model)
         path = _fetch(found, "pretrained", progress)
-        state = _as_backbone(read_checkpoint(path)[1])
+        state = backbone_state(model, read_checkpoint(path)[1])
         return (
             replace(spec, weights=found),
             state,
@@ -213,16 +210,6 @@ def _fetch(weights: WeightsSpec, other: str, progress: Progress | None) -> Path:
             do=f"Put the file at {weights_path(weights)}, or start from: --weights {other}, "
             "--weights FILE, --model CHECKPOINT (person ships with rtseg), or --weights scratch",
         ) from error
-
-
-def _as_backbone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """ImageNet weights under their names inside a segmentation network."""
-    renamed = {}
-    for key, value in state.items():
-        prefix = next((p for p in _PREFIXES if key.startswith(p)), "")
-        if (new := _PREFIXES.get(prefix, "")) is not None:
-            renamed[f"backbone.{new}{key.removeprefix(prefix)}"] = value
-    return renamed
 
 
 def _transplant(
