@@ -173,7 +173,7 @@ class TrainingLoop:
         self.options, self.folder, self.callback, self._stop = options, folder, callback, stop
         self.state = TrainingState()
         self.steps = total_steps(options, len(loaders.order))
-        self._rate = schedule(options.schedule, self.steps)
+        self._rate = schedule(options.schedule, self.steps, options.warmup)
         self._random: dict[str, Tensor] | None = None
 
     @property
@@ -213,7 +213,7 @@ class TrainingLoop:
         self._seed()
         if state.batch >= len(order) or state.step >= self.steps:
             return True
-        self.trainable.train_mode()
+        self.trainable.train_mode(frozen=state.epoch < self.options.freeze)
         with self._timed():
             for batch in batches(self.loaders.train):
                 rate = self.options.learning_rate * self._rate(state.step)

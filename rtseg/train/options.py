@@ -29,12 +29,21 @@ class TrainOptions:
             (ImageNet), scratch, or a file.
         size: Size of crops and of the trained model's input, HxW or one number.
         epochs: Passes over the images.
-        batch_size: Images per step and device.
+        batch_size: Images at a time and device.
+        accumulate: Batches per step of the optimizer, for batches larger than memory.
         optimizer: Optimizer.
         lr: Learning rate; default 0.0001, with sgd 0.001.
         weight_decay: Weight decay.
         momentum: Momentum of sgd.
+        backbone_lr: Factor of the backbone's learning rate.
+        freeze: Leave the backbone as it is for this many epochs.
+        warmup: Steps in which the learning rate rises.
         schedule: Learning rate schedule; poly (power 0.9) and cosine end at 0.
+        clip: Largest norm of the gradient.
+        loss: A loss and its weight, such as ce or dice=0.5: ce (cross-entropy), dice, jaccard,
+            lovasz; repeatable, they are summed.
+        edge_weight: Weigh pixels at a border of two classes more by this, in ce; 0 is off.
+        edge_reach: How near to a border that is, in pixels of the crop.
         aux_weight: Weight of the auxiliary head's loss; 0 leaves the head out.
         class_weights: Weights in the loss: none, auto (median frequency), or numbers with commas.
         monitor: Validation metric that decides which checkpoint is best.
@@ -67,11 +76,19 @@ class TrainOptions:
     size: tuple[int, int] = (512, 512)
     epochs: int = option(10, least=1, most=1_000_000)
     batch_size: int = option(8, least=1, most=65536)
+    accumulate: int = option(1, least=1, most=65536)
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", choices=LEARNING_RATES)
     lr: float | None = option(None, least=1e-12, most=1e3)
     weight_decay: float = option(1e-4, least=0, most=1e3)
     momentum: float = option(0.9, least=0, most=0.9999)
+    backbone_lr: float = option(1.0, least=0, most=100)
+    freeze: int = option(0, least=0, most=1_000_000)
+    warmup: int = option(0, least=0, most=10**9)
     schedule: Literal["poly", "cosine", "constant"] = "poly"
+    clip: float | None = option(None, least=1e-6, most=1e6)
+    loss: tuple[str, ...] = ("ce",)
+    edge_weight: float = option(0.0, least=0, most=1000)
+    edge_reach: int = option(3, least=1, most=64)
     aux_weight: float = option(0.5, least=0, most=100)
     class_weights: str = "none"
     monitor: Literal["loss", "miou"] = "loss"

@@ -35,8 +35,8 @@ from rtseg.nets.weights import Progress, fetch, weights_path
 from rtseg.text import counted
 from rtseg.train.folder import Callback, RunFolder, Split
 from rtseg.train.loop import load_state
+from rtseg.train.losses import parse_terms, parse_weights
 from rtseg.train.options import TrainOptions
-from rtseg.train.trainable import parse_weights
 from rtseg.zoo import FAMILIES, MODELS, InputSpec, ModelSpec, WeightsSpec
 
 KINDS = ("pretrained", "backbone", "scratch")
@@ -298,6 +298,7 @@ def prepare(
     started = _open_start(options, classes, state, callback)
     spec = _spec(started, options, dataset)
     _check_batch_size(options, spec.architecture)
+    parse_terms(options.loss)
     if options.class_weights not in ("none", "auto"):
         parse_weights(options.class_weights, spec.labels)
     _report(callback, dataset, classes, split, origin)

@@ -36,12 +36,12 @@ from rtseg.train.batches import (
 )
 from rtseg.train.folder import Callback, Row, RunFolder
 from rtseg.train.loop import Loaders, Stop, TrainingLoop
+from rtseg.train.losses import Recipe, class_weights, parse_terms
 from rtseg.train.options import TrainOptions
 from rtseg.train.prepare import Prepared, prepare
 from rtseg.train.trainable import (
     Fabric,
     Trainable,
-    class_weights,
     describe,
     open_fabric,
     unused_gpu,
@@ -171,7 +171,14 @@ def _loop(
             callback.note("weights", f"of the classes: {_weighed(made.spec, weights)}")
         weights = fabric.broadcast(weights)
     loaders = _loaders(fabric, made, callback)
-    trainable = Trainable(fabric, made.network, options, len(made.spec.labels), weights)
+    recipe = Recipe(
+        parse_terms(options.loss),
+        None if weights is None else fabric.to_device(torch.tensor(weights)),
+        options.aux_weight,
+        options.edge_weight,
+        options.edge_reach,
+    )
+    trainable = Trainable(fabric, made.network, options, len(made.spec.labels), recipe)
     loop = TrainingLoop(trainable, made.spec, loaders, options, made.folder, callback, stop)
     if made.state is not None:
         loop.restore(made.state)
@@ -184,7 +191,8 @@ def _loaders(fabric: Fabric, made: Prepared, callback: Callback) -> Loaders:
     train = TrainingImages(made.split["train"], table, augment.training(options, spec))
     val = TrainingImages(made.split["val"], table, augment.plain(options.size, spec))
     share = fabric.global_rank, fabric.world_size
-    order = Shuffled(len(train), options.batch_size, options.seed, *share)
+    per_step = options.batch_size * options.accumulate
+    order = Shuffled(len(train), per_step, options.seed, *share)
     pinned = fabric.device.type == "cuda"
     cores = usable_cores() // fabric.world_size
     requested = [
@@ -192,7 +200,7 @@ def _loaders(fabric: Fabric, made: Prepared, callback: Callback) -> Loaders:
         for each in (train, val)
     ]
     loaders = 2 * fabric.world_size
-    many = [fitting_workers(n, options.batch_size, options.size, loaders) for n in requested]
+    many = [fitting_workers(n, per_step, options.size, loaders) for n in requested]
     if many != requested:
         less = f"{counted(many[0], 'worker')} instead of {requested[0]}: batches of more do not fit"
         callback.note("note", f"{less} into {SHARED_MEMORY} (docker run --shm-size=2g)")

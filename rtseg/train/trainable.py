@@ -5,26 +5,24 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rtseg.backends.options import parse_device
-from rtseg.datasets import Sample
-from rtseg.datasets.contract import Table
 from rtseg.errors import BackendError, DeviceError, UsageError
 from rtseg.figures import import_matplotlib
 from rtseg.gpu import cuda_missing, has_cuda
-from rtseg.labels import VOID, LabelSet
+from rtseg.labels import VOID
 from rtseg.metrics import ConfusionMatrix
 from rtseg.nets.build import segmentation
 from rtseg.system import GPU_UNUSED, native_precisions, nvidia_driver
 from rtseg.train.batches import Batch, Loader, batches
+from rtseg.train.losses import Recipe, pixel_loss
 from rtseg.train.options import TrainOptions
 
 # Fabric and torchmetrics import torchvision, which may need help where its operators do not load,
@@ -69,9 +67,15 @@ def open_fabric(options: TrainOptions) -> tuple[Fabric, str]:
             accelerator=family,
             devices=devices,
             precision=PRECISIONS[precision],
-            strategy="ddp" if options.devices > 1 else "auto",
+            strategy=_strategy(options),
         )
     return fabric, precision
+
+
+def _strategy(options: TrainOptions) -> str:
+    if options.devices == 1:
+        return "auto"
+    return "ddp_find_unused_parameters_true" if options.freeze else "ddp"
 
 
 def describe(fabric: Fabric, precision: str) -> str:
@@ -169,7 +173,7 @@ class Trainable:
     Args:
         fabric: launched.
         network: torchvision's, in training mode, with or without its auxiliary head.
-        weights: one per class for the loss, or None.
+        recipe: of the loss.
     """
 
     def __init__(
@@ -178,42 +182,52 @@ class Trainable:
         network: nn.Module,
         options: TrainOptions,
         num_classes: int,
-        weights: tuple[float, ...] | None = None,
+        recipe: Recipe,
     ) -> None:
-        self.fabric, self._num_classes, self._aux = fabric, num_classes, options.aux_weight
+        self.fabric, self._num_classes, self._recipe = fabric, num_classes, recipe
+        self._options = options
         self.network = _gpu_layout(network, fabric)
-        optimizer = make_optimizer(options, self.network.parameters())
+        optimizer = make_optimizer(options, self.network)
         self._module, self.optimizer = fabric.setup(self.network, optimizer)
         self._average = None
         if options.ema is not None:
             mean = get_ema_multi_avg_fn(options.ema)
             self._average = AveragedModel(self.network, multi_avg_fn=mean, use_buffers=True)
-        self._weights = None if weights is None else fabric.to_device(torch.tensor(weights))
 
     @property
     def final(self) -> nn.Module:
         """The network that is validated and saved: the moving average if there is one."""
         return self.network if self._average is None else self._average.module
 
-    def train_mode(self) -> None:
-        """Switch to training mode."""
+    def train_mode(self, *, frozen: bool = False) -> None:
+        """Switch to training mode; `frozen` leaves the backbone as it is, statistics included."""
         self._module.train()
+        backbone = self.network.get_submodule("backbone")
+        backbone.requires_grad_(not frozen)
+        if frozen:
+            backbone.eval()
 
     def step(self, batch: Batch, learning_rate: float) -> float:
-        """Take one optimizer step; returns the batch's loss before it.
+        """Take one optimizer step, in `accumulate` parts; returns the batch's loss before it.
 
         Raises:
             BackendError: the loss is no longer a number.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        images, labels = self.fabric.to_device(batch)
+            group["lr"] = learning_rate * group["factor"]
         self.optimizer.zero_grad()
-        loss = training_loss(self._module(images), labels, self._weights, self._aux)
-        value = loss.item()
+        parts = list(zip(*(part.chunk(self._options.accumulate) for part in batch), strict=True))
+        value = 0.0
+        for i, part in enumerate(parts):
+            images, labels = self.fabric.to_device(part)
+            with self.fabric.no_backward_sync(self._module, enabled=i < len(parts) - 1):
+                loss = self._recipe.loss(self._module(images), labels) / len(parts)
+                value += loss.item()
+                self.fabric.backward(loss)
         if not math.isfinite(value):
             raise BackendError(f"the loss is {value}", do="Try a smaller --lr, or --precision fp32")
-        self.fabric.backward(loss)
+        if self._options.clip is not None:
+            self.fabric.clip_gradients(self._module, self.optimizer, max_norm=self._options.clip)
         self.optimizer.step()
         if self._average is not None:
             self._average.update_parameters(self.network)
@@ -225,7 +239,7 @@ class Trainable:
         network = self.final.eval()
         if self.fabric.world_size > 1:
             _broadcast_buffers(network)
-        validation = Validation(self._num_classes, self._weights)
+        validation = Validation(self._num_classes, self._recipe.classes)
         counted: Validation = self.fabric.to_device(validation)
         for batch in batches(loader):
             images, labels = self.fabric.to_device(batch)
@@ -290,109 +304,34 @@ def _broadcast_buffers(network: nn.Module) -> None:
         torch.distributed.broadcast(buffer, 0)
 
 
-def pixel_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Cross-entropy summed over the labelled pixels, and the divisor for their mean.
-
-    Returned separately, so that a batch without labelled pixels adds nothing instead of 0/0, and
-    means over many batches are exact.
-
-    Args:
-        logits: (N, C, h, w).
-        labels: (N, h, w) int64; 255 is ignored.
-        weights: (C,) per class, or None.
-    """
-    total = nn.functional.cross_entropy(
-        logits, labels, weight=weights, ignore_index=VOID, reduction="sum"
-    )
-    known = labels[labels != VOID]
-    count = (
-        weights[known].sum()
-        if weights is not None
-        else torch.tensor(float(known.numel())).to(total)
-    )
-    return total, count
-
-
-def training_loss(
-    outputs: Mapping[str, Tensor], labels: Tensor, weights: Tensor | None, aux_weight: float
-) -> Tensor:
-    """Mean cross-entropy of the network's output, plus `aux_weight` times its auxiliary head's."""
-    tiny = torch.finfo(torch.float32).tiny
-    means = {
-        name: total / count.clamp(min=tiny)
-        for name, output in outputs.items()
-        for total, count in [pixel_loss(output, labels, weights)]
-    }
-    return means["out"] + aux_weight * means["aux"] if "aux" in means else means["out"]
-
-
-def make_optimizer(
-    options: TrainOptions, parameters: Iterable[nn.Parameter]
-) -> torch.optim.Optimizer:
-    """The optimizer of the options."""
+def make_optimizer(options: TrainOptions, network: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of the options; "factor" of a group multiplies its learning rate."""
     lr, decay = options.learning_rate, options.weight_decay
+    backbone = [p for name, p in network.named_parameters() if name.startswith("backbone.")]
+    others = [p for name, p in network.named_parameters() if not name.startswith("backbone.")]
+    groups = [
+        {"params": parameters, "factor": factor}
+        for parameters, factor in ((backbone, options.backbone_lr), (others, 1.0))
+        if parameters
+    ]
     if options.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr, momentum=options.momentum, weight_decay=decay)
+        return torch.optim.SGD(groups, lr, momentum=options.momentum, weight_decay=decay)
     kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, lr, weight_decay=decay)
+    return kind(groups, lr, weight_decay=decay)
 
 
-def schedule(kind: str, steps: int) -> Callable[[int], float]:
+def schedule(kind: str, steps: int, warmup: int = 0) -> Callable[[int], float]:
     """The factor on the learning rate at a step, counted from 0, of `steps`.
 
-    Depends only on the step, so that a resumed run needs no other state.
+    It rises evenly for `warmup` steps, then follows `kind`. Depends only on the step, so that a
+    resumed run needs no other state.
     """
-    if kind == "poly":
-        return lambda step: max(0.0, 1 - step / steps) ** POLY_POWER
-    if kind == "cosine":
-        return lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
-    return lambda step: 1.0
 
+    def falling(step: int) -> float:
+        if kind == "poly":
+            return max(0.0, 1 - step / steps) ** POLY_POWER
+        if kind == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+        return 1.0
 
-def class_weights(
-    requested: str, labels: LabelSet, samples: Sequence[Sample], table: Table
-) -> tuple[float, ...] | None:
-    """A weight per class for the loss: none, the given ones, or by median frequency.
-
-    "auto" is median frequency balancing (Eigen and Fergus, 2015, arXiv:1411.4734): the median of
-    all classes' shares divided by a class's own, each share taken over the images that have the
-    class. A class that no image has weighs 1.
-
-    Raises:
-        UsageError: they cannot be parsed, or are not one non-negative number per class.
-    """
-    if requested == "none":
-        return None
-    if requested == "auto":
-        return _balanced(len(labels), samples, table)
-    return parse_weights(requested, labels)
-
-
-def parse_weights(requested: str, labels: LabelSet) -> tuple[float, ...]:
-    """Parse comma-separated weights, one per class.
-
-    Raises:
-        UsageError: they cannot be parsed, or are not one non-negative number per class.
-    """
-    try:
-        given = tuple(float(part) for part in requested.split(","))
-    except ValueError:
-        given = ()
-    if len(given) != len(labels) or not all(0 <= w < math.inf for w in given) or not any(given):
-        raise UsageError(
-            f"--class-weights {requested}",
-            found=f"it must be none, auto, or {len(labels)} comma-separated numbers, for "
-            + ", ".join(labels.names),
-        )
-    return given
-
-
-def _balanced(count: int, samples: Sequence[Sample], table: Table) -> tuple[float, ...]:
-    pixels, totals = np.zeros(count), np.zeros(count)
-    for sample in samples:
-        found = np.bincount(sample.read_as(table).ravel(), minlength=256)[:count]
-        pixels += found
-        totals += found.sum() * (found > 0)
-    shares = np.divide(pixels, totals, out=np.full(count, np.nan), where=totals > 0)
-    weights = np.nanmedian(shares) / shares
-    return tuple(float(w) for w in np.nan_to_num(weights, nan=1.0))
+    return lambda step: min(1.0, (step + 1) / (warmup + 1)) * falling(step)
