@@ -18,8 +18,8 @@ from rtseg.datasets import Sample
 from rtseg.errors import DatasetError
 from rtseg.frame import Image, Mask
 from rtseg.labels import VOID
-from rtseg.train import TrainOptions
-from rtseg.train import batches as augment
+from rtseg.train import TrainOptions, augment
+from rtseg.train import batches as reading
 from rtseg.train.batches import (
     InOrder,
     Loader,
@@ -90,16 +90,54 @@ def test_each_amount_can_be_turned_off() -> None:
     assert (labels.numpy() == mask).all()
 
 
-@pytest.mark.parametrize("amount", ["brightness", "contrast", "noise", "rotation", "flip"])
+@pytest.mark.parametrize(
+    "amount",
+    "brightness contrast saturation gamma grey blur jpeg noise rotation flip aspect".split(),
+)
 def test_each_amount_changes_the_picture(amount: str) -> None:
     image, mask = blots(size=(80, 112))
     still = replace(CALM, size=(80, 112), rotation=0, flip=0, scale=(1.0, 1.0))
     changed = replace(still, **{amount: 20.0 if amount == "rotation" else 1.0})
+    image = (image // 2 + 40).astype(np.uint8)  # colours that each of them changes
     with seeded(1):
         picture, labels = augment.training(changed, SPEC)(image, mask)
     assert (undone(picture) != image[..., ::-1]).any()
-    moved = amount in ("rotation", "flip")
+    moved = amount in ("rotation", "flip", "aspect")
     assert (labels.numpy() != mask).any() == moved
+
+
+STILL = replace(CALM, size=(80, 112), rotation=0, flip=0, scale=(1.0, 1.0))
+
+
+def test_objects_of_another_picture_are_pasted_with_their_labels() -> None:
+    image = np.full((80, 112, 3), 50, np.uint8)
+    mask = np.zeros((80, 112), np.uint8)
+    other, objects = np.full((80, 112, 3), 200, np.uint8), np.zeros((80, 112), np.uint8)
+    objects[20:60, 30:70], objects[:10], mask[:, 100:] = 1, VOID, 2
+    transform = augment.training(replace(STILL, paste=1.0), SPEC, background=0)
+    picture, labels = transform(image, mask, lambda: (other, objects))
+    rgb = undone(picture)
+    assert (labels.numpy() == np.where(objects == 1, 1, mask)).all()
+    assert (rgb[24:56, 34:66] == 200).all()  # inside, away from the soft edge
+    assert (rgb[:16] == 50).all()  # what is unlabelled there does not come along
+    assert (rgb[64:, :90] == 50).all()
+
+
+def test_margins_are_background_around_the_middle_of_the_picture() -> None:
+    image, mask = blots(size=(80, 112))
+    mask = np.ones_like(mask)
+    transform = augment.training(replace(STILL, margins=1.0), SPEC, background=0)
+    with seeded(3):
+        picture, labels = transform(image, mask)
+    inside = labels.numpy().all(axis=0)
+    start, stop = int(inside.argmax()), 112 - int(inside[::-1].argmax())
+    assert 0.3 < (stop - start) / 112 < 0.85
+    assert abs(start - (112 - stop)) <= 1
+    assert inside[start:stop].all()
+    assert (labels.numpy()[:, ~inside] == 0).all()
+    rgb = undone(picture)
+    assert (rgb[:, start:stop] == image[:, start:stop, ::-1]).all()
+    assert (rgb[:, :start] != image[:, :start, ::-1]).any()
 
 
 def test_a_plain_picture_is_whole_and_keeps_its_shape() -> None:
@@ -248,10 +286,10 @@ def test_workers_are_as_many_as_shared_memory_holds_batches_of(
         assert path == "/dev/shm"
         return SimpleNamespace(free=megabytes * 1_000_000)
 
-    monkeypatch.setattr(augment.shutil, "disk_usage", usage)
+    monkeypatch.setattr(reading.shutil, "disk_usage", usage)
     assert fitting_workers(4, 8, (513, 513), 2) == workers
 
 
 def test_where_there_is_no_such_folder_all_workers_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(augment, "SHARED_MEMORY", "/no/such/folder")
+    monkeypatch.setattr(reading, "SHARED_MEMORY", "/no/such/folder")
     assert fitting_workers(4, 8, (513, 513), 2) == 4

@@ -1,4 +1,4 @@
-"""Augmentation and batches, read by worker processes in an order that only the seed decides."""
+"""Batches, read by worker processes in an order that only the seed decides."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import ModuleType
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
@@ -23,127 +21,7 @@ from rtseg.datasets import Sample
 from rtseg.datasets.contract import Table
 from rtseg.errors import DatasetError, RtsegError
 from rtseg.frame import Image, Mask
-from rtseg.labels import VOID
-from rtseg.nets.build import segmentation
-from rtseg.train.options import TrainOptions
-from rtseg.zoo import InputSpec
-
-Pair = tuple[Tensor, Tensor]
-"""(3, h, w) float32 network input, and (h, w) int64 class indices."""
-
-Transform = Callable[[Image, Mask], Pair]
-"""From an image (H, W, 3) uint8 BGR and its mask (H, W) uint8 to a `Pair`; uses torch's random
-numbers."""
-
-
-def training(options: TrainOptions, spec: InputSpec) -> Transform:
-    """Random scale, rotation, crop, flip, brightness, contrast and noise."""
-    v2, tensors = _v2(), _tensors()
-    fill = {tensors.Image: _mean_colour(spec), tensors.Mask: VOID}
-    geometry = v2.Compose(
-        [
-            _Scale(options.size, options.scale),
-            v2.RandomRotation(
-                options.rotation, interpolation=v2.InterpolationMode.BILINEAR, fill=fill
-            ),
-            v2.RandomCrop(options.size, pad_if_needed=True, fill=fill),
-            v2.RandomHorizontalFlip(options.flip),
-            v2.ColorJitter(brightness=options.brightness, contrast=options.contrast),
-        ]
-    )
-    return _finish(geometry, [_Noise(options.noise)] if options.noise else [], spec)
-
-
-def plain(size: tuple[int, int], spec: InputSpec) -> Transform:
-    """The whole image, as large as fits into `size` (height, width); nothing random."""
-    geometry = _v2().Compose([_Scale(size, (1.0, 1.0)), _Pad(size, _mean_colour(spec))])
-    return _finish(geometry, [], spec)
-
-
-def _finish(geometry: Callable[..., Any], noise: list[nn.Module], spec: InputSpec) -> Transform:
-    """`geometry` on uint8, `noise` on 0..1, then the network's own normalisation."""
-    v2, tensors = _v2(), _tensors()
-    unit = 255 * spec.scale  # the spec normalises v * scale, and v / 255 is what comes here
-    mean, std = ([value / unit for value in triple] for triple in (spec.mean, spec.std))
-    normalised = v2.Compose(
-        [v2.ToDtype(torch.float32, scale=True), *noise, v2.Normalize(mean, std)]
-    )
-
-    def transform(image: Image, mask: Mask) -> Pair:
-        if spec.colour == "RGB":
-            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        planes = torch.from_numpy(image.copy()).permute(2, 0, 1).contiguous()
-        pixels, labels = geometry(tensors.Image(planes), tensors.Mask(torch.from_numpy(mask)))
-        return normalised(pixels).as_subclass(Tensor), labels.as_subclass(Tensor).long()
-
-    return transform
-
-
-class _Noise(nn.Module):
-    """Gaussian noise of a random strength, clipped to 0..1."""
-
-    def __init__(self, most: float) -> None:
-        super().__init__()
-        self.most = most
-
-    def forward(self, image: Tensor) -> Tensor:
-        """The image with noise whose standard deviation is uniform in 0..most."""
-        sigma = self.most * float(torch.rand(()))
-        noisy: Tensor = _v2().functional.gaussian_noise(image, sigma=sigma)
-        return noisy
-
-
-class _Scale(nn.Module):
-    """Scale to a random share of the largest size that fits into `size` (height, width).
-
-    Not `v2.ScaleJitter`, which swaps height and width of that size (torchvision 0.28).
-    """
-
-    def __init__(self, size: tuple[int, int], scale: tuple[float, float]) -> None:
-        super().__init__()
-        self.size, self.scale = size, scale
-
-    def forward(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, in their own aspect ratio."""
-        height, width = image.shape[-2:]
-        ratio = min(self.size[0] / height, self.size[1] / width)
-        ratio *= self.scale[0] + float(torch.rand(())) * (self.scale[1] - self.scale[0])
-        size = [max(1, round(side * ratio)) for side in (height, width)]
-        resize = _v2().functional.resize
-        return resize(image, size, antialias=True), resize(labels, size)
-
-
-class _Pad(nn.Module):
-    """Pad to `size` on the right and below, with a colour and with 255."""
-
-    def __init__(self, size: tuple[int, int], colour: list[int]) -> None:
-        super().__init__()
-        self.size, self.colour = size, colour
-
-    def forward(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Both at `size`."""
-        pad = _v2().functional.pad
-        height, width = image.shape[-2:]
-        edges = [0, 0, self.size[1] - width, self.size[0] - height]
-        return pad(image, edges, fill=self.colour), pad(labels, edges, fill=VOID)
-
-
-def _mean_colour(spec: InputSpec) -> list[int]:
-    return [min(255, max(0, round(value / spec.scale))) for value in spec.mean]
-
-
-def _v2() -> ModuleType:
-    segmentation()  # makes torchvision importable, whatever its build
-    from torchvision.transforms import v2
-
-    return v2
-
-
-def _tensors() -> ModuleType:
-    segmentation()
-    from torchvision import tv_tensors
-
-    return tv_tensors
+from rtseg.train.augment import Pair, Transform
 
 
 def mixed_seed(*parts: int) -> int:
@@ -195,6 +73,15 @@ class TrainingImages(TorchDataset[Pair | RtsegError]):
             return error
 
     def _pair(self, index: int, seed: int) -> Pair:
+        image, mask = self._read(index)
+        with seeded(seed):
+            return self.transform(image, mask, self._any)
+
+    def _any(self) -> tuple[Image, Mask]:
+        """A random image and its mask, whose objects may be pasted."""
+        return self._read(int(torch.randint(len(self.samples), ())))
+
+    def _read(self, index: int) -> tuple[Image, Mask]:
         sample = self.samples[index]
         image, mask = sample.read_image(), sample.read_as(self.table)
         if image.shape[:2] != mask.shape:
@@ -202,8 +89,7 @@ class TrainingImages(TorchDataset[Pair | RtsegError]):
                 f"the mask of {sample.image_path} is {mask.shape[1]}x{mask.shape[0]}",
                 found=f"the image is {image.shape[1]}x{image.shape[0]}",
             )
-        with seeded(seed):
-            return self.transform(image, mask)
+        return image, mask
 
 
 class Shuffled(Sampler[list[Draw]]):

@@ -53,8 +53,16 @@ class TrainOptions:
         rotation: Rotate by up to this many degrees; 0 is off.
         brightness: Change brightness by up to this share; 0 is off.
         contrast: Change contrast by up to this share; 0 is off.
+        saturation: Change saturation by up to this share; 0 is off.
+        gamma: Darken or brighten by a gamma of up to 1 more than this; 0 is off.
+        grey: Turn this share of the images grey; 0 is off.
+        blur: Blur this share of the images; 0 is off.
+        jpeg: Compress this share of the images by JPEG; 0 is off.
+        paste: Paste the objects of another image onto this share of the images; 0 is off.
+        margins: Show this share of the images as an upright video on a wide screen; 0 is off.
         flip: Mirror this share of the images; 0 is off.
         noise: Add Gaussian noise of up to this standard deviation; white is 1, 0 is off.
+        aspect: Stretch one side by up to this share of the other; 0 is off.
         scale: Range of scales of the images before cropping, such as 0.5,2; at 1 one just fits.
         out: The run folder.
         device: auto, cpu, cuda[:N], mps.
@@ -98,8 +106,16 @@ class TrainOptions:
     rotation: float = option(15.0, least=0, most=180)
     brightness: float = option(0.3, least=0, most=1)
     contrast: float = option(0.3, least=0, most=1)
+    saturation: float = option(0.0, least=0, most=1)
+    gamma: float = option(0.0, least=0, most=4)
+    grey: float = option(0.0, least=0, most=1)
+    blur: float = option(0.0, least=0, most=1)
+    jpeg: float = option(0.0, least=0, most=1)
+    paste: float = option(0.0, least=0, most=1)
+    margins: float = option(0.0, least=0, most=1)
     flip: float = option(0.5, least=0, most=1)
     noise: float = option(0.05, least=0, most=1)
+    aspect: float = option(0.0, least=0, most=1)
     scale: tuple[float, float] = (0.5, 2.0)
     out: str = "run"
     device: str = "auto"

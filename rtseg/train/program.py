@@ -22,8 +22,7 @@ from rtseg.metrics import ConfusionMatrix
 from rtseg.nets import find_model
 from rtseg.system import keep_freed_memory, usable_cores
 from rtseg.text import counted
-from rtseg.train import batches as augment
-from rtseg.train import is_main
+from rtseg.train import augment, is_main
 from rtseg.train.batches import (
     SHARED_MEMORY,
     InOrder,
@@ -188,7 +187,9 @@ def _loop(
 
 def _loaders(fabric: Fabric, made: Prepared, callback: Callback) -> Loaders:
     options, spec, table = made.options, made.spec.input, made.classes.from_dataset
-    train = TrainingImages(made.split["train"], table, augment.training(options, spec))
+    train = TrainingImages(
+        made.split["train"], table, augment.training(options, spec, made.spec.labels.background)
+    )
     val = TrainingImages(made.split["val"], table, augment.plain(options.size, spec))
     share = fabric.global_rank, fabric.world_size
     per_step = options.batch_size * options.accumulate

@@ -1,0 +1,264 @@
+"""Random views of training images, and the plain ones that are validated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import cv2
+import torch
+from torch import Tensor, nn
+
+from rtseg.frame import Image, Mask
+from rtseg.labels import VOID
+from rtseg.nets.build import segmentation
+from rtseg.train.options import TrainOptions
+from rtseg.zoo import InputSpec
+
+Pair = tuple[Tensor, Tensor]
+"""(3, h, w) float32 network input, and (h, w) int64 class indices."""
+
+Another = Callable[[], tuple[Image, Mask]]
+"""Reads a random labelled image."""
+
+SOFT_EDGE = 1.0
+"""Standard deviation of the blur at the edge of what is pasted, in pixels."""
+
+BLUR = (0.4, 2.0)
+QUALITY = (20, 90)
+"""Of JPEG."""
+
+MARGIN_WIDTHS = (0.35, 0.8)
+"""Width of an upright video as a share of the wide picture that it is shown in."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """From an image (H, W, 3) uint8 BGR and its mask (H, W) uint8 to a `Pair`.
+
+    Uses torch's random numbers.
+
+    Attributes:
+        geometry: of uint8 pixels and labels together.
+        colours: of uint8 pixels.
+        noise: of pixels in 0..1.
+        spec: the network's colour order and normalisation.
+        paste: share of the views that get the objects of another image.
+        margins: share of the views that get margins.
+        background: the class that is not pasted, and that margins are; None if there is none.
+    """
+
+    geometry: Callable[..., Any]
+    spec: InputSpec
+    colours: tuple[nn.Module, ...] = ()
+    noise: tuple[nn.Module, ...] = ()
+    paste: float = 0.0
+    margins: float = 0.0
+    background: int | None = None
+
+    def __call__(self, image: Image, mask: Mask, another: Another | None = None) -> Pair:
+        """A view of an image, with what may be on top of it."""
+        pixels, labels = self._placed(image, mask)
+        if another is not None and _chance(self.paste):
+            pixels, labels = self._pasted(pixels, labels, *self._placed(*another()))
+        if _chance(self.margins):
+            pixels, labels = self._with_margins(pixels, labels)
+        for change in self.colours:
+            pixels = change(pixels)
+        unit = (
+            255 * self.spec.scale
+        )  # the spec normalises v * scale, and v / 255 is what comes here
+        mean, std = ([value / unit for value in each] for each in (self.spec.mean, self.spec.std))
+        v2 = _v2().functional
+        values = v2.to_dtype(pixels, torch.float32, scale=True)
+        for change in self.noise:
+            values = change(values)
+        return v2.normalize(values, mean, std).as_subclass(Tensor), labels.long()
+
+    def _placed(self, image: Image, mask: Mask) -> tuple[Tensor, Tensor]:
+        """Both after `geometry`: (3, h, w) uint8 in the network's colour order, (h, w) uint8."""
+        tensors = _tensors()
+        if self.spec.colour == "RGB":
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        planes = torch.from_numpy(image.copy()).permute(2, 0, 1).contiguous()
+        pixels, labels = self.geometry(tensors.Image(planes), tensors.Mask(torch.from_numpy(mask)))
+        return pixels.as_subclass(Tensor), labels.as_subclass(Tensor)
+
+    def _pasted(
+        self, pixels: Tensor, labels: Tensor, others: Tensor, masks: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The view with the objects of another on top (Ghiasi et al., 2021, arXiv:2012.07177)."""
+        objects = masks != VOID
+        if self.background is not None:
+            objects &= masks != self.background
+        v2 = _v2().functional
+        alpha = v2.gaussian_blur(objects[None].float(), [7, 7], [SOFT_EDGE, SOFT_EDGE])
+        blended = pixels * (1 - alpha) + others * alpha
+        return blended.round().to(torch.uint8), masks.where(objects, labels)
+
+    def _with_margins(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The middle of the view, as an upright video, before itself larger and blurred."""
+        height, width = labels.shape
+        share = MARGIN_WIDTHS[0] + float(torch.rand(())) * (MARGIN_WIDTHS[1] - MARGIN_WIDTHS[0])
+        wide = max(1, round(width * share))
+        left = (width - wide) // 2
+        v2 = _v2().functional
+        top, side = round(0.2 * height), round(0.2 * width)
+        large = v2.resize(pixels[:, top : height - top, side : width - side], [height, width])
+        sigma = max(1.0, 0.03 * width)
+        framed = v2.gaussian_blur(large, [2 * round(2 * sigma) + 1] * 2, [sigma, sigma])
+        outside = VOID if self.background is None else self.background
+        classes = torch.full_like(labels, outside)
+        middle = slice(left, left + wide)
+        framed[:, :, middle], classes[:, middle] = pixels[:, :, middle], labels[:, middle]
+        return framed, classes
+
+
+def training(options: TrainOptions, spec: InputSpec, background: int | None = None) -> Transform:
+    """Random scale, shape, rotation, crop and flip; what is pasted; colours, blur, JPEG, noise.
+
+    Args:
+        background: the class that is no object.
+    """
+    v2, tensors = _v2(), _tensors()
+    fill = {tensors.Image: _mean_colour(spec), tensors.Mask: VOID}
+    geometry = v2.Compose(
+        [
+            _Scale(options.size, options.scale, options.aspect),
+            v2.RandomRotation(
+                options.rotation, interpolation=v2.InterpolationMode.BILINEAR, fill=fill
+            ),
+            v2.RandomCrop(options.size, pad_if_needed=True, fill=fill),
+            v2.RandomHorizontalFlip(options.flip),
+        ]
+    )
+    jitter = v2.ColorJitter(options.brightness, options.contrast, options.saturation)
+    colours = [
+        jitter,
+        *([_Gamma(options.gamma)] if options.gamma else []),
+        *([v2.RandomGrayscale(options.grey)] if options.grey else []),
+        *([v2.RandomApply([v2.GaussianBlur(9, BLUR)], options.blur)] if options.blur else []),
+        *([v2.RandomApply([_Jpeg()], options.jpeg)] if options.jpeg else []),
+    ]
+    return Transform(
+        geometry,
+        spec,
+        tuple(colours),
+        (_Noise(options.noise),) if options.noise else (),
+        options.paste,
+        options.margins,
+        background,
+    )
+
+
+def plain(size: tuple[int, int], spec: InputSpec) -> Transform:
+    """The whole image, as large as fits into `size` (height, width); nothing random."""
+    geometry = _v2().Compose([_Scale(size, (1.0, 1.0)), _Pad(size, _mean_colour(spec))])
+    return Transform(geometry, spec)
+
+
+def _chance(share: float) -> bool:
+    return share > 0 and float(torch.rand(())) < share
+
+
+class _Noise(nn.Module):
+    """Gaussian noise of a random strength, clipped to 0..1."""
+
+    def __init__(self, most: float) -> None:
+        super().__init__()
+        self.most = most
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The image with noise whose standard deviation is uniform in 0..most."""
+        sigma = self.most * float(torch.rand(()))
+        noisy: Tensor = _v2().functional.gaussian_noise(image, sigma=sigma)
+        return noisy
+
+
+class _Gamma(nn.Module):
+    """Darker or brighter, by a gamma between 1 / (1 + most) and 1 + most."""
+
+    def __init__(self, most: float) -> None:
+        super().__init__()
+        self.most = most
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The uint8 image."""
+        power = (1 + self.most) ** (2 * float(torch.rand(())) - 1)
+        changed: Tensor = _v2().functional.adjust_gamma(image, power)
+        return changed
+
+
+class _Jpeg(nn.Module):
+    """As saved by JPEG; OpenCV's, as torchvision's needs operators that may not load."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The (3, h, w) uint8 image."""
+        quality = int(torch.randint(*QUALITY, ()))
+        pixels = image.permute(1, 2, 0).contiguous().numpy()
+        _, data = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, quality))
+        read = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        return torch.from_numpy(read).permute(2, 0, 1).contiguous()
+
+
+class _Scale(nn.Module):
+    """Scale to a random share of the largest size that fits into `size` (height, width).
+
+    Not `v2.ScaleJitter`, which swaps height and width of that size (torchvision 0.28).
+
+    Args:
+        aspect: stretch one side by up to this share of the other.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], scale: tuple[float, float], aspect: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.size, self.scale, self.aspect = size, scale, aspect
+
+    def forward(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, at their own aspect ratio or stretched."""
+        height, width = image.shape[-2:]
+        ratio = min(self.size[0] / height, self.size[1] / width)
+        ratio *= self.scale[0] + float(torch.rand(())) * (self.scale[1] - self.scale[0])
+        stretch = 1.0
+        if self.aspect:
+            stretch = (1 + self.aspect) ** (float(torch.rand(())) - 0.5)
+        size = [max(1, round(height * ratio / stretch)), max(1, round(width * ratio * stretch))]
+        resize = _v2().functional.resize
+        return resize(image, size, antialias=True), resize(labels, size)
+
+
+class _Pad(nn.Module):
+    """Pad to `size` on the right and below, with a colour and with 255."""
+
+    def __init__(self, size: tuple[int, int], colour: list[int]) -> None:
+        super().__init__()
+        self.size, self.colour = size, colour
+
+    def forward(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Both at `size`."""
+        pad = _v2().functional.pad
+        height, width = image.shape[-2:]
+        edges = [0, 0, self.size[1] - width, self.size[0] - height]
+        return pad(image, edges, fill=self.colour), pad(labels, edges, fill=VOID)
+
+
+def _mean_colour(spec: InputSpec) -> list[int]:
+    return [min(255, max(0, round(value / spec.scale))) for value in spec.mean]
+
+
+def _v2() -> ModuleType:
+    segmentation()  # makes torchvision importable, whatever its build
+    from torchvision.transforms import v2
+
+    return v2
+
+
+def _tensors() -> ModuleType:
+    segmentation()
+    from torchvision import tv_tensors
+
+    return tv_tensors
