@@ -53,7 +53,7 @@ def test_enlarged_logits_are_torchvisions_output(architecture: str) -> None:
             logits = seam(image)
             expected = by_torchvision(network, image, INPUT)
         assert logits.shape[:2] == (1, 21)
-        assert logits.shape[2] <= -(-size[0] // 8)  # the last enlargement is not run
+        assert logits.shape[2] <= -(-size[0] // 4)  # the last enlargement is not run
         enlarged = interpolate(logits, size=size, mode="bilinear", align_corners=False)
         assert expected.std() > 1e-3  # a network that says nothing would agree with anything
         torch.testing.assert_close(enlarged, expected, rtol=0, atol=1e-9)

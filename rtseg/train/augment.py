@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rtseg.frame import Image, Mask
+from rtseg.images import decode_image
 from rtseg.labels import VOID
 from rtseg.nets.build import segmentation
 from rtseg.train.options import TrainOptions
@@ -198,9 +199,8 @@ class _Jpeg(nn.Module):
         """The (3, h, w) uint8 image."""
         quality = int(torch.randint(*QUALITY, ()))
         pixels = image.permute(1, 2, 0).contiguous().numpy()
-        _, data = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, quality))
-        read = cv2.imdecode(data, cv2.IMREAD_COLOR)
-        return torch.from_numpy(read).permute(2, 0, 1).contiguous()
+        _, content = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, quality))
+        return torch.from_numpy(decode_image(content.tobytes())).permute(2, 0, 1).contiguous()
 
 
 class _Scale(nn.Module):

@@ -24,9 +24,9 @@ class TrainOptions:
         split: Split anew, such as 80/10/10 (train/val/test), with equal shares of each class;
             default is the dataset's own splits, or 80/10/10 at random.
         classes: Merge or ignore classes, such as person=man,woman or ignore=sky; repeatable.
-        model: One of torchvision's six architectures, or a checkpoint.
+        model: An architecture that rtseg models lists, or a checkpoint.
         weights: Initial weights: pretrained (the default, or a checkpoint's own), backbone
-            (ImageNet), scratch, or a file.
+            (ImageNet; the default where no others are published), scratch, or a file.
         size: Size of crops and of the trained model's input, HxW or one number.
         epochs: Passes over the images.
         batch_size: Images at a time and device.
