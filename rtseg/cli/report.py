@@ -560,9 +560,11 @@ def start_grid(
     )
     edges(segmenter)
     own = [target for one in plan.plans for target in one.outputs]
-    if targets := [*plan.films, *own, *([plan.json] if plan.json else [])]:
-        say("output", ", ".join(targets))
-        left_behind(find_kind(target)[1] for target in targets)
+    lines = [plan.json] if plan.json else []
+    targets = [*plan.films, *own]
+    if targets or lines:
+        say("output", ", ".join([*targets, *lines]))
+    left_behind([*(find_kind(target)[1] for target in targets), *map(Path, lines)])
     if plan.window:
         say("window", keys.summary())
 
