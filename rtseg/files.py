@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import re
 import secrets
@@ -210,6 +211,7 @@ class OutputFile:
         check_new(path, overwrite)
         check_parent(self._place if path.is_symlink() else path)
         check_replaceable(path)
+        sweep(self._place.parent)
         try:
             self._part = _Part(self._place, "part", path)
         except OSError as error:
@@ -259,9 +261,20 @@ class OutputFile:
         Args:
             needed: bytes that finishing takes, besides `RESERVE_BYTES`.
         """
-        disk = os.statvfs(self._place.parent) if hasattr(os, "statvfs") else None
-        if disk is not None and disk.f_bavail * disk.f_frsize < RESERVE_BYTES + needed:
+        if free_bytes(self._place.parent) < RESERVE_BYTES + needed:
             raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def free_bytes(folder: Path) -> float:
+    """Bytes that can still be written there; infinite where the system does not tell.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    if not hasattr(os, "statvfs"):
+        return math.inf
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
 
 
 def check_new(path: Path, overwrite: bool) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +17,7 @@ import pytest
 from av.stream import Disposition
 from sink_frames import rendered, write
 
+from rtseg.files import leftovers
 from rtseg.sources import SourceOptions, open_source
 
 MARKS = (0.52, 1.28)
@@ -403,3 +408,65 @@ def test_every_codec_from_every_container_to_every_other(container, codec, tmp_p
             path = tmp_path / f"out{number}{suffix}"
             assert "sound" not in copied(source, path)
             check(path, marks)
+
+
+KILLED = """
+import os, sys
+from rtseg.sources import SourceOptions, open_source
+from sink_frames import rendered, info
+from rtseg.labels import VOC
+from rtseg.sinks import SinkOptions, open_sink
+source, path, kill_at = sys.argv[1], sys.argv[2], int(sys.argv[3])
+with open_source(source, SourceOptions()) as frames:
+    sink = open_sink(path, frames.info, VOC, SinkOptions())
+    for frame in frames:
+        sink.write(rendered(frame.index, frame.pts, image=frame.image))
+        if frame.index == kill_at:
+            sink._file._thread.finish()  # all until here has gone to the encoder
+            os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [
+        ("aac", ".mp4"),
+        *(
+            pytest.param(codec, suffix, marks=pytest.mark.slow)
+            for codec, suffix in (
+                ("pcm_s16le", ".mp4"),
+                ("aac", ".mov"),
+                ("pcm_s16le", ".mov"),
+                ("aac", ".mkv"),
+                ("libopus", ".webm"),
+            )
+        ),
+    ],
+)
+def test_what_a_killed_run_leaves_plays_in_time(codec: str, suffix: str, tmp_path: Path) -> None:
+    """Pictures and clicks, at the times that the finished file has."""
+    source = made(tmp_path / "in.mkv", Sound(codec, seconds=12), seconds=12)
+    whole, killed = tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}"
+    copied(source, whole)
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(source), str(killed), "274"],
+        env={**os.environ, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    assert not killed.exists()
+    (part,) = leftovers(killed)
+    assert part.suffix == suffix
+    times = times_of(part)
+    assert len(times) > 175, "at most four seconds of eleven are lost"
+    assert times == times_of(whole)[: len(times)]
+    heard, seconds = clicks(part)
+    assert heard == pytest.approx(clicks(whole)[0], abs=0.001)
+    assert seconds > 7
+
+
+def times_of(path: Path) -> list[Fraction]:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return [frame.pts * stream.time_base for frame in container.decode(stream)]

@@ -24,7 +24,7 @@ from rtseg import files
 from rtseg.contracts import Sink
 from rtseg.errors import SinkError, UsageError
 from rtseg.labels import VOC
-from rtseg.sinks import SinkOptions, open_sink, video
+from rtseg.sinks import SinkOptions, muxing, open_sink, video
 from rtseg.sinks.encoding import CONTAINERS, Timeline
 from rtseg.sinks.muxing import Muxer, count_frames
 from rtseg.sources import open_source
@@ -446,3 +446,37 @@ def test_a_size_that_the_encoder_refuses_is_named(target, size, words, tmp_path)
     with pytest.raises(SinkError, match=words):
         write(f"{role}:{tmp_path}/{name}" if role else f"{tmp_path}/{name}", [frame], info())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_index_stays_at_the_end_if_there_is_no_room_for_a_copy(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "out.mp4"
+    monkeypatch.setattr(muxing, "free_bytes", lambda folder: 0.0)
+    write(str(path), map(rendered, range(5)), info())
+    content = path.read_bytes()
+    assert 0 < content.index(b"mdat") < content.index(b"moov")
+    assert [item.name for item in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_positions_that_need_more_bytes_leave_the_index_at_the_end(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "out.mp4"
+    monkeypatch.setattr(muxing, "free_bytes", lambda folder: 0.0)
+    write(str(path), map(rendered, range(5)), info())
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b"stco") + 12
+    content[place : place + 4] = (2**32 - 5).to_bytes(4, "big")
+    path.write_bytes(content)
+    monkeypatch.undo()
+    muxing.index_first(path)
+    assert path.read_bytes() == content
+
+
+def test_a_finished_mp4_is_an_ordinary_one(tmp_path) -> None:
+    """No fragments, and the same packets and times wherever the index is."""
+    path = tmp_path / "out.mp4"
+    write(str(path), map(rendered, range(90)), info())
+    with path.open("rb") as file:
+        boxes = [kind for kind, _, _ in muxing._boxes(file, 0, path.stat().st_size)]
+    assert boxes == ["ftyp", "moov", "free", "mdat"]
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 90
+        assert [round(frame.time * 30) for frame in container.decode(video=0)] == list(range(90))

@@ -15,6 +15,7 @@ import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
 import numpy as np
 from av.audio.resampler import AudioResampler
+from av.bitstream import BitStreamFilterContext
 from numpy.typing import NDArray
 
 from rtseg.media import (
@@ -343,6 +344,11 @@ class CopiedTrack:
         self.gaps: list[tuple[float, float]] = []
         self._stream, self._zero = output, round(zero / stream.time_base)
         self._early = container.early_audio
+        # MP4 needs AAC without the headers that streams have; its muxer takes them off only where
+        # the index is written first
+        context = stream.codec_context
+        headers = self._early and context.name == "aac" and not context.extradata
+        self._filter = BitStreamFilterContext("aac_adtstoasc", stream) if headers else None
         self._hidden = round(_hidden(stream) / stream.time_base)
         self._last = -(1 << 62)
 
@@ -360,8 +366,9 @@ class CopiedTrack:
             return
         self._last = pts
         packet.pts = packet.dts = pts if self._early else max(pts, -self._hidden)
-        packet.stream = self._stream
-        yield packet
+        for plain in [packet] if self._filter is None else self._filter.filter(packet):
+            plain.time_base, plain.stream = base, self._stream
+            yield plain
 
 
 class Damage(NamedTuple):

@@ -129,27 +129,36 @@ class Container:
     options: dict[str, str] = field(default_factory=dict)
 
 
+FRAGMENTS = {"movflags": "+hybrid_fragmented+delay_moov", "frag_duration": "1000000"}
+"""MP4 and MOV grow in fragments of a second, so that what a killed run leaves can be played. At the
+end FFmpeg makes an ordinary file of it in place; see `rtseg.sinks.muxing.index_first`. The first
+fragment waits for all tracks to begin: the start times of audio are not known before."""
+
+CLUSTERS = {"cluster_time_limit": "1000"}
+"""Matroska and WebM likewise grow by a second; at the end they get their index and duration."""
+
 CONTAINERS = {
     ".mp4": Container(
         ("h264", "hevc"),
         frozenset("aac mp3 ac3 eac3 alac opus".split()),
         "aac",
         early_audio=True,
-        options={"movflags": "+faststart"},
+        options=FRAGMENTS,
     ),
     ".mov": Container(
         ("h264", "hevc", "prores", "mjpeg"),
         frozenset("aac mp3 ac3 eac3 alac pcm_s16le pcm_s24le".split()),
         "aac",
         early_audio=True,
-        options={"movflags": "+faststart"},
+        options=FRAGMENTS,
     ),
     ".mkv": Container(
         ("h264", "hevc", "vp9", "vp8", "mjpeg", "ffv1"),
         frozenset("aac mp3 mp2 ac3 eac3 dts flac alac opus vorbis pcm_s16le pcm_s24le".split()),
         "aac",
+        options=CLUSTERS,
     ),
-    ".webm": Container(("vp9", "vp8"), frozenset(["opus", "vorbis"]), "libopus"),
+    ".webm": Container(("vp9", "vp8"), frozenset(["opus", "vorbis"]), "libopus", options=CLUSTERS),
     # AVI has no start times: compressed audio is copied only if it begins with the video
     ".avi": Container(
         ("h264", "mjpeg", "ffv1"),

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import io
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
+import numpy as np
 
 from rtseg.contracts import SourceInfo
+from rtseg.files import RESERVE_BYTES, atomic, free_bytes
 from rtseg.sinks.audio import AUDIO_ERRORS, Audio
-from rtseg.sinks.encoding import CONTAINERS, Encoder, colour_tags
+from rtseg.sinks.encoding import CONTAINERS, FRAGMENTS, Encoder, colour_tags
 from rtseg.yuv import FULL, LIMITED
 
 WRITE_ERRORS = (av.FFmpegError, OSError)
+
+COPY_BYTES = 1 << 20
 
 LOOKAHEAD = 32
 """Frames that an encoder takes, at these settings, before the first packet comes out."""
@@ -49,7 +56,7 @@ class Muxer:
         time_base: Fraction,
         audio: Audio | None,
     ) -> None:
-        self._time_base, self._audio = time_base, audio
+        self._path, self._time_base, self._audio = path, time_base, audio
         self._held: Any = None  # a packet is written once the next is known, and so its duration
         self._frames = self._bytes = 0
         try:
@@ -66,7 +73,9 @@ class Muxer:
         """Write the header, with a video stream and those of the audio."""
         suffix = path.suffix.lower()
         container = CONTAINERS[suffix]
-        output = av.open(str(path), "w", container_options=dict(container.options))
+        # small parts reach the disk when they are whole, too
+        options = {**container.options, "flush_packets": "1"}
+        output = av.open(str(path), "w", container_options=options)
         stream: Any = output.add_stream(encoder.library, rate=rate)
         (stream.width, stream.height), stream.pix_fmt = size, encoder.pix_fmt
         context = stream.codec_context
@@ -122,6 +131,8 @@ class Muxer:
             if self._audio is None:
                 raise
             self._audio.refuse(error)
+        if CONTAINERS[self._path.suffix.lower()].options is FRAGMENTS:
+            index_first(self._path)
 
     def _write(self, packet: Any) -> None:
         due = (packet.pts + packet.duration) * self._time_base
@@ -146,6 +157,82 @@ class Muxer:
             if self._audio is None:
                 raise
             self._audio.refuse(error)
+
+
+def index_first(path: Path) -> None:
+    """Move the index of an MP4 or MOV file to its beginning, so that it plays while it loads.
+
+    Tracks of audio of which there was no packet are left out.
+
+    The file stays as it is, with the index at its end, if that fails: if the disk has no room for a
+    second copy, or the positions of its samples would need more bytes.
+
+    Source: the boxes `moov`, `stco` and `co64` of ISO/IEC 14496-12.
+    """
+    size = path.stat().st_size
+    if free_bytes(path.parent) < size + RESERVE_BYTES:
+        return
+    with suppress(OSError), path.open("rb") as file:
+        places = {kind: (start, end) for kind, start, end in _boxes(file, 0, size)}
+        _, head = places.get("ftyp", (0, 0))
+        start, end = places.get("moov", (0, 0))
+        file.seek(start)
+        index = _without_empty_tracks(file.read(end - start))
+        if not head or end != size or not _shift(index, len(index)):
+            return
+        with atomic(path) as whole, whole.open("wb") as copy:
+            file.seek(0)
+            copy.write(file.read(head))
+            copy.write(index)
+            while block := file.read(min(COPY_BYTES, start - file.tell())):
+                copy.write(block)
+
+
+def _boxes(file: IO[bytes], start: int, end: int) -> Iterator[tuple[str, int, int]]:
+    """Kind, start and end of the boxes in a part of a file."""
+    while start + 8 <= end:
+        file.seek(start)
+        length, kind, large = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
+        length = {0: end - start, 1: large}.get(length, length)
+        yield kind.decode("latin-1"), start, start + length
+        start += max(8, length)
+
+
+def _leaves(index: bytes | bytearray, start: int, end: int) -> Iterator[tuple[str, int]]:
+    """Kind and start of the boxes in a part of an index that hold no other boxes."""
+    for kind, first, last in _boxes(io.BytesIO(index), start, end):
+        if kind in ("trak", "mdia", "minf", "stbl"):
+            yield from _leaves(index, first + 8, last)
+        else:
+            yield kind, first
+
+
+def _without_empty_tracks(index: bytes) -> bytearray:
+    """An index without the tracks that have no sample."""
+    kept = bytearray(index[:8])
+    for kind, first, last in _boxes(io.BytesIO(index), 8, len(index)):
+        counts = [
+            struct.unpack_from(">I", index, start + 16)[0]
+            for leaf, start in _leaves(index, first + 8, last if kind == "trak" else first)
+            if leaf == "stsz"
+        ]
+        if counts != [0]:
+            kept += index[first:last]
+    struct.pack_into(">I", kept, 0, len(kept))
+    return kept
+
+
+def _shift(index: bytearray, by: int) -> bool:
+    """Add to all positions of samples in an index; False if one becomes too large."""
+    for kind, first in _leaves(index, 8, len(index)):
+        if kind in ("stco", "co64"):
+            (count,) = struct.unpack_from(">I", index, first + 12)
+            digits = ">u4" if kind == "stco" else ">u8"
+            positions = np.frombuffer(index, digits, count, first + 16)
+            if int(positions.max(initial=0)) + by > np.iinfo(positions.dtype).max:
+                return False
+            positions += by
+    return True
 
 
 def count_frames(path: Path) -> int:
