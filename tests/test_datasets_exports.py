@@ -236,6 +236,19 @@ def test_yolo_names_are_read_in_every_form_that_people_write(tmp_path: Path, for
         assert wrong(dataset) < 0.04
 
 
+def test_yolo_names_are_text_and_what_is_not_yaml_is_one_line(tmp_path: Path) -> None:
+    make_yolo(tmp_path)
+    (tmp_path / "data.yaml").write_text("names: [no, 1]\ntrain: images/train\nval: images/val\n")
+    (tmp_path / "a.yaml").write_text("services: {{ all }}: [\n")
+    assert open_dataset(tmp_path).labels.names == ("background", "no", "1")
+    with pytest.raises(DatasetError, match="it is not YAML") as raised:
+        open_dataset(tmp_path / "a.yaml", format="yolo")
+    assert "\n" not in str(raised.value)
+    (tmp_path / "b.yaml").write_text("names: [no, [1]]\n")
+    with pytest.raises(DatasetError, match=r"cannot read names in .*b.yaml"):
+        open_dataset(tmp_path / "b.yaml", format="yolo")
+
+
 def test_roboflows_yolo_has_a_folder_per_split(tmp_path: Path) -> None:
     make_yolo(tmp_path, splits=("train", "valid"))
     for split in ("train", "valid"):

@@ -12,7 +12,7 @@ import os
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
+import yaml  # type: ignore[import-untyped]  # no stubs
 from numpy.typing import NDArray
 
 from rtseg.datasets.classes import BACKGROUND, fold, is_background, label_set, read_names
@@ -34,7 +35,7 @@ from rtseg.datasets.folders import (
     short_names,
     split_rank,
 )
-from rtseg.errors import DatasetError
+from rtseg.errors import DatasetError, first_line
 from rtseg.images import IMAGE_SUFFIXES
 from rtseg.labels import VOID
 from rtseg.text import counted, first_characters, listed, natural_key, read_text
@@ -237,7 +238,7 @@ def index_labelme(root: Path) -> Dataset:
             found.problems.append(Problem(path, error.found))
             continue
         if isinstance(value, dict) and isinstance(value.get("shapes"), list):
-            names = [str(value.get("imagePath") or ""), *_same_stem(path)]
+            names = [str(value.get("imagePath") or ""), *_same_stem(path.parent, path.stem)]
             objects = [_labelme_object(n, each) for n, each in enumerate(value["shapes"], 1)]
             beside = (path.parent, path.parent.parent / "images", path.parent.parent)
             found.add(path, _find_image(beside, *names), objects, name=names[0])
@@ -250,9 +251,9 @@ def index_labelme(root: Path) -> Dataset:
     return found.dataset("labelme", named, layered=True)
 
 
-def _same_stem(path: Path) -> list[str]:
-    images = images_in(path.parent)
-    return [images[path.stem].name] if path.stem in images else []
+def _same_stem(folder: Path, stem: str) -> list[str]:
+    images = images_in(folder)
+    return [images[stem].name] if stem in images else []
 
 
 def _labelme_object(number: int, shape: Any) -> tuple[int, str, Any]:
@@ -375,8 +376,7 @@ def index_supervisely(root: Path) -> Dataset:
         tags = [str(tag.get("name", "")).casefold() for tag in value.get("tags") or []]
         split = next((SPLITS[tag] for tag in tags if tag in SPLITS), "")
         images = path.parent.parent / "img"
-        same = images_in(images).get(path.stem)
-        names = [path.stem, *([same.name] if same else [])]
+        names = [path.stem, *_same_stem(images, path.stem)]
         found.add(
             path, _find_image([images], *names), objects, size=size, split=split, name=names[0]
         )
@@ -517,37 +517,38 @@ def _yolo_split(image: Path, base: Path, settings: dict[str, list[str]]) -> str:
 
 
 def _yolo_settings(root: Path) -> dict[str, list[str]]:
-    """The values of data.yaml by their keys, as far as rtseg needs them; see `_yaml_values`."""
-    files = (
-        [root] if root.is_file() else [*sorted(root.glob("*.yaml")), *sorted(root.glob("*.yml"))]
-    )
-    for path in files:
-        found: dict[str, str] = {}
-        key = ""
-        for line in read_text(path).splitlines():
-            line = re.sub(r"(^|\s)#.*", "", line).rstrip()
-            if re.match(r"[\w-]+\s*:", line):
-                key, _, rest = line.partition(":")
-                found[key.strip()] = rest
-            elif key and line:
-                found[key.strip()] += "\n" + line
-        if "names" in found or root.is_file():
-            return {key: _yaml_values(text) for key, text in found.items()}
+    """What data.yaml says by its keys: names, folders of splits, and whether it is of poses.
+
+    Raises:
+        DatasetError: `root` is a file that is not YAML, or a value is neither a text nor several.
+    """
+    beside = [*sorted(root.glob("*.yaml")), *sorted(root.glob("*.yml"))]
+    for path in [root] if root.is_file() else beside:
+        try:
+            # names as they stand: 1, no and null are text
+            found = yaml.load(read_text(path), yaml.BaseLoader)
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            if path == root:
+                raise DatasetError(
+                    f"cannot read {path}", found=f"it is not YAML: {first_line(error)}"
+                ) from error
+            continue
+        if isinstance(found, dict) and ("names" in found or root.is_file()):
+            return {key: _texts(path, key, found[key]) for key in _YOLO_KEYS if key in found}
     return {}
 
 
-def _yaml_values(text: str) -> list[str]:
-    """A plain value, a list or a mapping of numbers, in either of YAML's ways of writing them."""
-    text = text.strip()
-    if text[:1] in ("[", "{"):
-        rows = re.findall(r"""(?:[^,'"]|'[^']*'|"[^"]*")+""", text[1:].rstrip("]}"))
-    else:
-        rows = [re.sub(r"^-\s+", "", row.strip()) for row in text.splitlines()]
-    rows = [row.strip() for row in rows if row.strip()]
-    pairs = [re.fullmatch(r"""['"]?(\d+)['"]?\s*:\s*(.+)""", row) for row in rows]
-    if rows and all(pairs):
-        rows = [match[2] for match in sorted(filter(None, pairs), key=lambda match: int(match[1]))]
-    return [row.strip().strip("'\"") for row in rows]
+_YOLO_KEYS = ("names", "train", "val", "test", "kpt_shape")
+
+
+def _texts(path: Path, key: str, value: Any) -> list[str]:
+    """A text, a list, or a mapping from numbers, as a list."""
+    if isinstance(value, dict) and all(number.isdecimal() for number in value):
+        value = [value[number] for number in sorted(value, key=int)]
+    texts: list[str] = value if isinstance(value, list) else [value] if value else []
+    if not all(isinstance(text, str) for text in texts):
+        raise DatasetError(f"cannot read {key} in {path}", found="it is not a list of texts")
+    return texts
 
 
 def _is_yolo(path: Path) -> bool:
@@ -592,12 +593,6 @@ def _some(root: Path, suffixes: Sequence[str], most: int = 3) -> list[Path]:
                 found += [folder / name for name in names[:most] if (folder / name).is_file()]
         level = below
     return found
-
-
-def _any_json(path: Path, is_one: Callable[[Path], bool]) -> bool:
-    if path.is_file():
-        return path.suffix.lower() == ".json" and is_one(path)
-    return any(map(is_one, _some(path, (".json",))))
 
 
 class Refused(NamedTuple):
@@ -691,15 +686,17 @@ def refused(root: Path) -> DatasetError | None:
 
 
 def _matches_labelme(path: Path) -> bool:
-    return _any_json(path, _is_labelme)
-
-
-def _matches_cvat(path: Path) -> bool:
-    return bool(_xml_files(path))
+    if path.is_file():
+        return path.suffix.lower() == ".json" and _is_labelme(path)
+    return any(map(_is_labelme, _some(path, (".json",))))
 
 
 LABELME = Layout("a JSON file of labelme beside each image", _matches_labelme, index_labelme)
-CVAT = Layout('annotations.xml ("CVAT for images") and its images', _matches_cvat, index_cvat)
+CVAT = Layout(
+    'annotations.xml ("CVAT for images") and its images',
+    lambda path: bool(_xml_files(path)),
+    index_cvat,
+)
 SUPERVISELY = Layout(
     "meta.json, and folders with img/a.jpg and ann/a.jpg.json", _is_supervisely, index_supervisely
 )
