@@ -57,6 +57,7 @@ class Sample:
             size, 255 where unlabelled; raises DatasetError.
         split: "train", "val" or "test" where the dataset has splits, else "".
         sequence: shared by consecutive frames, in order; "" for single images.
+        weight: how often training takes it, beside others.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Sample:
     read_mask: Callable[[], Mask] = field(repr=False, compare=False)
     split: str = ""
     sequence: str = ""
+    weight: float = 1.0
 
     def read_image(self) -> Image:
         """The image as (H, W, 3) uint8 BGR; raises DatasetError if it cannot be read."""

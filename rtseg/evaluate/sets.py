@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from rtseg.datasets.split import leaks
 from rtseg.documents import read_toml
 from rtseg.errors import DatasetError, UsageError
 from rtseg.images import IMAGE_SUFFIXES
+from rtseg.labels import LabelSet
 from rtseg.text import counted, listed
 
 MEASURED_SPLITS = ("val", "test")
@@ -35,7 +36,9 @@ class SetSpec:
         min_share: class -> share of the image, 0 to 1, that it must cover in the truth.
         names: a text file with the names of the images to take, one per line; or the split.json of
             a training run, for its splits.
+        without: likewise a text file, with the names of the images to leave out.
         max_pictures: take this many, spread evenly over the set; 0 takes all.
+        share: of the images that training sees; 0 is the set's share of all images.
     """
 
     path: Path
@@ -45,7 +48,9 @@ class SetSpec:
     classes: tuple[str, ...] = ()
     min_share: Mapping[str, float] = field(default_factory=dict)
     names: Path | None = None
+    without: Path | None = None
     max_pictures: int = 0
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def open_set(spec: SetSpec) -> LabelledSet:
             once), or nothing is left to measure.
     """
     dataset = open_dataset(spec.path, format=spec.format)
-    named = named_samples(dataset, spec.names) if spec.names else dataset.samples
+    named = _named(dataset, spec)
     split = _split(spec, dataset, named)
     samples = tuple(sample for sample in named if split in ("", sample.split))
     stems = {sample.image_path.stem for sample in samples} if spec.names else None
@@ -99,6 +104,86 @@ def open_set(spec: SetSpec) -> LabelledSet:
     name = spec.name or spec.path.resolve().name
     dataset = _with_notes(dataset, _leaks(named, split))
     return LabelledSet(name, spec, dataset, split, samples, frozenset(present))
+
+
+def _named(dataset: Dataset, spec: SetSpec) -> tuple[Sample, ...]:
+    """The samples that the set's lists leave."""
+    named = named_samples(dataset, spec.names) if spec.names else dataset.samples
+    left_out = named_samples(dataset, spec.without) if spec.without else ()
+    names = {sample.name for sample in left_out}
+    return tuple(sample for sample in named if sample.name not in names)
+
+
+def open_mix(path: Path) -> Dataset:
+    """The sets of a suite file as one dataset to train on, in classes that all of them have.
+
+    Names of images begin with that of their set. `share` sets how often images are taken, and
+    `split` which there are.
+
+    Raises:
+        UsageError: the file cannot be read, has a wrong key or value, or its sets differ in their
+            classes or have equal names.
+        DatasetError: a set is not a dataset.
+    """
+    labels: LabelSet | None = None
+    groups: list[tuple[float, list[Sample]]] = []
+    problems: list[Problem] = []
+    notes: list[str] = []
+    specs = read_suite(path).sets
+    names = [spec.name or spec.path.resolve().stem for spec in specs]
+    for name, spec in zip(names, specs, strict=True):
+        if names.count(name) > 1:
+            raise UsageError(f"two sets of {path} are named {name}", do="Give each a name")
+        if spec.min_share:
+            raise UsageError(f"min_share of {name} in {path}", found="it is for evaluation only")
+        dataset = open_dataset(spec.path, format=spec.format)
+        classes = ClassMap.between(dataset.labels, None, spec.classes)
+        if labels is None:
+            labels = classes.labels
+        if classes.labels.names != labels.names:
+            raise UsageError(
+                f"the sets of {path} differ in their classes",
+                found=f"{names[0]} has {', '.join(labels.names)}; {name} has "
+                + ", ".join(classes.labels.names),
+                do="Map them with classes = [...] of each set",
+            )
+        named = _named(dataset, spec)
+        split = _split(spec, dataset, named) if spec.split else ""
+        kept = [sample for sample in named if split in ("", sample.split)]
+        kept = _spread(kept, spec.max_pictures or len(kept))
+        problems += [one for one in dataset.problems if _concerns(one, split, None)]
+        notes += [f"{name}: {note}" for note in (*dataset.notes, *classes.assumptions)]
+        notes.append(f"{name}: {counted(len(kept), 'image')}, {_often(spec)}")
+        groups.append((spec.share, [_mapped(sample, name, classes) for sample in kept]))
+    assert labels is not None, "a suite has a set"
+    samples = tuple(_weighed(path, groups))
+    return Dataset(path, "suite", labels, samples, tuple(problems), tuple(notes))
+
+
+def _often(spec: SetSpec) -> str:
+    return f"{spec.share:.0%} of what training sees" if spec.share else "as many as they are"
+
+
+def _mapped(sample: Sample, name: str, classes: ClassMap) -> Sample:
+    """The sample of the set `name` in the classes that are trained."""
+    return replace(
+        sample,
+        name=f"{name}/{sample.name}",
+        sequence=f"{name}/{sample.sequence}" if sample.sequence else "",
+        read_mask=lambda: sample.read_as(classes.from_dataset),
+    )
+
+
+def _weighed(path: Path, groups: Sequence[tuple[float, Sequence[Sample]]]) -> Iterator[Sample]:
+    """The samples of all sets, weighed so that those of a set with a share have that share."""
+    given = sum(share for share, _ in groups)
+    free = sum(len(samples) for share, samples in groups if not share)
+    if given > 1 or (given == 1 and free):
+        raise UsageError(f"the shares in {path} sum to {given:g}", found="their sum is 1 at most")
+    whole = free / (1 - given) if free else 1.0
+    for share, samples in groups:
+        for sample in samples:
+            yield replace(sample, weight=share * whole / len(samples) if share else 1.0)
 
 
 def _concerns(problem: Problem, split: str, stems: set[str] | None) -> bool:
@@ -197,7 +282,9 @@ def _summary(where: Path, problems: Sequence[str]) -> str:
     return f"{where} has {counted(len(problems), 'problem')}: {shown}{more}"
 
 
-SET_KEYS = frozenset("name path split format names classes min_share max_pictures".split())
+SET_KEYS = frozenset(
+    "name path split format names without classes min_share max_pictures share".split()
+)
 
 
 @dataclass(frozen=True)
@@ -267,6 +354,9 @@ def _set(path: Path, base: Path, table: dict[str, Any]) -> SetSpec:
     most = table.get("max_pictures", 0)
     if not isinstance(most, int) or most < 0:
         raise UsageError(f"max_pictures = {most!r} in {path}", found="it must be a whole number")
+    share = table.get("share", 0)
+    if not _is_share(share):
+        raise UsageError(f"share = {share!r} in {path}", found="it must be from 0 to 1")
     return SetSpec(
         path=base / _text(path, table, "path"),
         name=_text(path, table, "name", ""),
@@ -275,7 +365,9 @@ def _set(path: Path, base: Path, table: dict[str, Any]) -> SetSpec:
         classes=_list(path, table, "classes"),
         min_share=shares,
         names=path.parent / _text(path, table, "names") if "names" in table else None,
+        without=path.parent / _text(path, table, "without") if "without" in table else None,
         max_pictures=most,
+        share=float(share),
     )
 
 

@@ -98,14 +98,20 @@ class Shuffled(Sampler[list[Draw]]):
     Every batch is full, for batch normalisation: what is left over waits for another epoch. A
     split smaller than a batch is repeated.
 
+    Args:
+        weights: how often each sample is taken, beside others, (count,); all are positive.
+
     Attributes:
         epoch: the next epoch.
         first: number of its batches to skip, already done.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, rank: int, world: int) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+    def __init__(
+        self, weights: Sequence[float], batch_size: int, seed: int, rank: int, world: int
+    ) -> None:
+        self.count, self.batch_size, self.seed = len(weights), batch_size, seed
         self.rank, self.world = rank, world
+        self._shares = np.array(weights, np.float64) / sum(weights)
         self.epoch = self.first = 0
 
     def __len__(self) -> int:
@@ -122,8 +128,17 @@ class Shuffled(Sampler[list[Draw]]):
     def _draws(self) -> list[Draw]:
         random = np.random.default_rng((self.seed, self.epoch))
         needed = len(self) * self.batch_size * self.world
-        rounds = -(-needed // self.count)
-        order = np.concatenate([random.permutation(self.count) for _ in range(rounds)])
+        if np.ptp(self._shares) > 1e-12:
+            # as often as its weight says, rounded up or down at random (systematic sampling)
+            places = (np.arange(needed) + random.random()) / needed
+            drawn = random.permutation(self.count)
+            order = drawn[
+                np.searchsorted(self._shares[drawn].cumsum(), places).clip(max=self.count - 1)
+            ]
+            order = random.permutation(order)
+        else:
+            rounds = -(-needed // self.count)
+            order = np.concatenate([random.permutation(self.count) for _ in range(rounds)])
         seeds = random.integers(2**31, size=needed)
         return [(int(i), int(s)) for i, s in zip(order[:needed], seeds, strict=True)]
 

@@ -19,7 +19,7 @@ class TrainOptions:
     """What a training run does.
 
     Attributes:
-        dataset: Folder or file of labelled images.
+        dataset: Folder or file of labelled images, or a TOML file of several with their shares.
         format: Layout of --data: auto, coco, cityscapes, voc, ...
         split: Split anew, such as 80/10/10 (train/val/test), with equal shares of each class;
             default is the dataset's own splits, or 80/10/10 at random.

@@ -26,6 +26,7 @@ from rtseg.datasets.split import (
     split_dataset,
 )
 from rtseg.errors import DatasetError, DownloadError, ModelError, UsageError
+from rtseg.evaluate.sets import open_mix
 from rtseg.frame import Image, Mask
 from rtseg.labels import VOID, LabelSet
 from rtseg.nets import find_model
@@ -285,7 +286,9 @@ def prepare(
     state = load_state(folder.last) if resume else None
     if main and not resume:
         folder.check_free(overwrite=overwrite)
-    dataset = open_dataset(options.dataset, format=options.format)
+    path = Path(options.dataset)
+    mixed = path.suffix.lower() == ".toml"
+    dataset = open_mix(path) if mixed else open_dataset(path, format=options.format)
     classes = ClassMap.between(dataset.labels, None, options.classes)
     if options.shares is not None:
         dataset = replace(dataset, samples=tuple(replace(s, split="") for s in dataset.samples))

@@ -193,7 +193,8 @@ def _loaders(fabric: Fabric, made: Prepared, callback: Callback) -> Loaders:
     val = TrainingImages(made.split["val"], table, augment.plain(options.size, spec))
     share = fabric.global_rank, fabric.world_size
     per_step = options.batch_size * options.accumulate
-    order = Shuffled(len(train), per_step, options.seed, *share)
+    weights = [sample.weight for sample in made.split["train"]]
+    order = Shuffled(weights, per_step, options.seed, *share)
     pinned = fabric.device.type == "cuda"
     cores = usable_cores() // fabric.world_size
     requested = [

@@ -1,0 +1,116 @@
+"""Several datasets as one to train on: classes, names, splits, shares."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from training import one_thread, quick, small  # noqa: F401 - autouse, and a fixture
+
+from rtseg.datasets import Sample
+from rtseg.errors import DatasetError, UsageError
+from rtseg.evaluate.sets import open_mix
+from rtseg.train.batches import Shuffled
+from rtseg.train.program import train
+
+SIDE = 40
+
+
+def folder(root: Path, names: list[str], counts: dict[str, int], value: int = 1) -> Path:
+    """Images by split, one half of each of class `value`, the other of class 0."""
+    for split, count in counts.items():
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir(parents=True)
+        for number in range(count):
+            noise = np.random.default_rng((count, number, value))
+            image = noise.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+            mask = np.zeros((SIDE, SIDE), np.uint8)
+            mask[:, SIDE // 2 :] = value
+            cv2.imwrite(str(root / "images" / split / f"{split}{number}.png"), image)
+            cv2.imwrite(str(root / "masks" / split / f"{split}{number}.png"), mask)
+    (root / "classes.json").write_text(json.dumps(names))
+    return root
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    """Two sets with other classes, in which a person is 1 and 2."""
+    folder(tmp_path / "first", ["background", "person", "dog"], {"train": 4, "val": 2})
+    folder(tmp_path / "second", ["background", "hat", "human"], {"train": 6, "val": 2}, value=2)
+    path = tmp_path / "people.toml"
+    path.write_text(
+        '[[set]]\npath = "first"\nclasses = ["background=*", "person"]\n'
+        '[[set]]\npath = "second"\nclasses = ["background=*", "person=human"]\nshare = 0.75\n'
+    )
+    return path
+
+
+def test_sets_become_one_in_the_classes_that_are_trained(suite: Path) -> None:
+    mix = open_mix(suite)
+    assert mix.labels.names == ("background", "person")
+    assert [s.name for s in mix.samples].count("first/train0") == 1
+    assert sorted({s.name.partition("/")[0] for s in mix.samples}) == ["first", "second"]
+    assert len(mix) == 14
+    assert mix.splits == ("train", "val")
+    for sample in mix.samples:
+        mask = sample.read_mask()
+        assert (mask[:, : SIDE // 2] == 0).all()
+        assert (mask[:, SIDE // 2 :] == 1).all()
+
+
+def test_a_set_has_its_share_of_what_training_sees(suite: Path) -> None:
+    train_split = [s for s in open_mix(suite).samples if s.split == "train"]
+    order = Shuffled([s.weight for s in train_split], 8, seed=0, rank=0, world=1)
+    seen: list[Sample] = []
+    for order.epoch in range(200):
+        seen += [train_split[index] for batch in order for index, _ in batch]
+    share = np.mean([s.name.startswith("second") for s in seen])
+    assert share == pytest.approx(0.75, abs=0.03)
+    counts = [sum(s is one for s in seen) for one in train_split]
+    assert min(counts[:4]) > 0.8 * max(counts[:4])
+    assert min(counts[4:]) > 0.8 * max(counts[4:])
+
+
+def test_a_set_takes_one_split_and_leaves_images_out(suite: Path) -> None:
+    (suite.parent / "out.txt").write_text("train1\ntrain3\n")
+    suite.write_text(
+        '[[set]]\npath = "first"\nsplit = "train"\nwithout = "out.txt"\nclasses = ["person"]\n'
+    )
+    assert [s.name for s in open_mix(suite).samples] == ["first/train0", "first/train2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[[set]]\npath = "first"\n[[set]]\npath = "second"\n', "differ in their classes"),
+        ('[[set]]\npath = "first"\n[[set]]\npath = "first"\n', "two sets"),
+        ('[[set]]\npath = "first"\nshare = 1.5\n', "share = 1.5"),
+        (
+            '[[set]]\npath = "first"\nname = "a"\nshare = 0.6\n'
+            '[[set]]\npath = "first"\nname = "b"\nshare = 0.6\n',
+            "sum to 1.2",
+        ),
+        ('[[set]]\npath = "first"\nmin_share = { person = 0.1 }\n', "for evaluation only"),
+    ],
+)
+def test_a_mix_that_makes_no_sense_is_refused(suite: Path, text: str, words: str) -> None:
+    suite.write_text(text)
+    with pytest.raises(UsageError, match=words):
+        open_mix(suite)
+
+
+def test_a_set_that_is_not_there_is_named(suite: Path) -> None:
+    suite.write_text('[[set]]\npath = "third"\n')
+    with pytest.raises(DatasetError, match="third"):
+        open_mix(suite)
+
+
+def test_a_mix_is_trained(suite: Path, small: Path, tmp_path: Path) -> None:  # noqa: F811
+    result = train(quick(suite, small, tmp_path / "run", max_steps=2, split="60/40"))
+    assert result.best is not None
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    names = [*split["train"], *split["val"]]
+    assert sorted(names) == sorted(sample.name for sample in open_mix(suite).samples)
