@@ -71,15 +71,17 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     assert any("the file is empty" in words for words in problems)
 
 
-def test_the_same_picture_in_two_splits_is_a_problem_but_not_within_one(tmp_path: Path) -> None:
+def test_the_same_picture_in_two_splits_is_a_warning_and_no_problem(tmp_path: Path) -> None:
     folder = make_folder(tmp_path, splits=("train", "val"))
     for place in ("images/{}.jpg", "masks/{}.png"):
         source = folder / "train" / place.format("00_0000")
         shutil.copy(source, folder / "train" / place.format("again"))
         shutil.copy(source, folder / "val" / place.format("leaked"))
-    (problem,) = check(open_dataset(folder))
-    assert problem.path.name == "leaked.jpg"
-    assert "which is in train, this one in val" in problem.message
+    dataset = open_dataset(folder)
+    assert check(dataset) == ()
+    (warning,) = leaks(split_dataset(dataset, seed=1))
+    assert "val and train" in warning
+    assert "leaked" in warning
 
 
 def test_a_picture_that_two_lists_name_stays_in_the_first_and_is_told_of(tmp_path: Path) -> None:

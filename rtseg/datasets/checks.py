@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -26,18 +25,16 @@ def check(
 ) -> tuple[Problem, ...]:
     """Read every image and mask, and return all problems, those found while indexing first.
 
-    An image without objects is fine. The same image in two splits is a problem: the measurement
-    would be on training data.
+    An image without objects is fine. Images that splits share are not problems of theirs: see
+    `rtseg.datasets.split.leaks`.
     """
     problems = list(dataset.problems)
     if not dataset.samples:
         problems.append(Problem(dataset.root, "it has no labelled images"))
     names = repeated(sample.name for sample in dataset.samples)
     problems += [Problem(dataset.root, f"two images are named {name}") for name in names]
-    digests: dict[str, Sample] = {}
     for number, sample in enumerate(dataset.samples, 1):
         problems += _check_sample(sample, len(dataset.labels), on_sample)
-        problems += _check_other_splits(sample, digests)
         if progress:
             progress(number, len(dataset))
     return tuple(dict.fromkeys(problems))
@@ -95,20 +92,6 @@ def _check_sample(
     unknown = np.unique(mask[(mask >= num_classes) & (mask != VOID)])
     if unknown.size:
         yield _problem(sample, f"the mask has values that are not classes: {unknown.tolist()}")
-
-
-def _check_other_splits(sample: Sample, digests: dict[str, Sample]) -> Iterator[Problem]:
-    try:
-        digest = hashlib.sha256(sample.image_path.read_bytes()).hexdigest()
-    except OSError:
-        return  # reported already: it cannot be read
-    other = digests.setdefault(digest, sample)
-    if other.split != sample.split:
-        yield _problem(
-            sample,
-            f"the same image as {other.image_path}, which is in {other.split or 'no split'}, "
-            f"this one in {sample.split or 'none'}",
-        )
 
 
 def _problem(sample: Sample, message: object) -> Problem:
