@@ -70,6 +70,17 @@ def labelme(folder: Path, shapes: list[dict], **others: object) -> Dataset:
 CORNERS = [[5, 10], [25, 20]]
 
 
+def test_an_image_that_is_only_inside_a_labelme_file_is_named(tmp_path: Path) -> None:
+    shape = {"shape_type": "rectangle", "label": "bag", "points": CORNERS}
+    labelme(tmp_path, [shape])
+    (tmp_path / "b.json").write_text(
+        json.dumps({"shapes": [shape], "imagePath": "b.png", "imageData": "iVBORw0KGgo="})
+    )
+    (problem,) = open_dataset(tmp_path).problems
+    assert problem.path.name == "b.json"
+    assert "imageData" in problem.message
+
+
 @pytest.mark.parametrize(
     ("kind", "points"),
     [

@@ -626,6 +626,11 @@ def _folders(root: Path, image: str, mask: str, count: int = 3) -> Path:
         ("images/{}.png", "annotations/{}_labelTrainIds.png", ""),
         ("data/{}.jpg", "labels/{}.png", ""),
         ("data/train/{}.jpg", "data/train_labels/{}.png", "train"),
+        ("images/train2017/{}.jpg", "masks/train2017/{}.png", "train"),
+        ("val2017/{}.jpg", "stuffthingmaps/val2017/{}.png", "val"),
+        ("train_images/{}.jpg", "train_masks/{}.png", "train"),
+        ("Img_Val/{}.jpg", "Mask_Val/{}.png", "val"),
+        ("test-set/images/{}.jpg", "test-set/labels/{}.png", "test"),
     ],
 )
 def test_usual_folders_of_pictures_and_masks_pair_up(
@@ -660,6 +665,33 @@ def test_further_folders_are_sequences(
     ]
     assert len({sample.name for sample in dataset.samples}) == 4
     assert dataset.labels.names == ("background", "foreground")
+
+
+@pytest.mark.parametrize(
+    "line", ["{name}", "images/{name}.jpg", "./images/{name}.jpg masks/{name}.png",
+             "{root}/images/{name}.jpg", "images/{name}.jpg,masks/{name}.png"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "place", ["train.txt", "train_list.txt", "lists/train2017.lst", "../train.txt"]
+)
+def test_lists_give_the_splits(tmp_path: Path, line: str, place: str) -> None:
+    root = _folders(tmp_path / "set", "images/{}.jpg", "masks/{}.png")
+    pictures = list(draw(3))
+    for split, part in (("train", pictures[:2]), ("val", pictures[2:])):
+        path = root / place.replace("train", split)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(line.format(name=p.name, root=root) + "\n" for p in part))
+    dataset = open_dataset(root)
+    assert dataset.problems == ()
+    assert counts(dataset) == {"train": 2, "val": 1}
+    assert any("splits come from" in note for note in dataset.notes)
+
+
+def test_lists_of_another_dataset_beside_it_are_not_taken(tmp_path: Path) -> None:
+    root = _folders(tmp_path / "set", "images/{}.jpg", "masks/{}.png")
+    (tmp_path / "train.txt").write_text(f"{next(iter(draw(1))).name}\nof_another_set\n")
+    dataset = open_dataset(root)
+    assert (counts(dataset), dataset.problems) == ({"": 3}, ())
 
 
 def test_a_list_may_name_sequences(tmp_path: Path) -> None:

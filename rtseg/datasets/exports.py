@@ -33,6 +33,7 @@ from rtseg.datasets.folders import (
     images_under,
     read_lines,
     short_names,
+    split_of,
     split_rank,
 )
 from rtseg.errors import DatasetError, first_line
@@ -164,8 +165,7 @@ def _key(root: Path, image: Path) -> str:
 
 def _split_of(key: str) -> str:
     """The split that a folder names, as in train or train2017; else ""."""
-    folders = (re.sub(r"[\d_-]+$", "", part.casefold()) for part in key.split("/")[:-1])
-    return next((SPLITS[name] for name in folders if name in SPLITS), "")
+    return next(filter(None, map(split_of, key.split("/")[:-1])), "")
 
 
 def _find_image(folders: Iterable[Path], *names: str) -> Path | None:
@@ -241,7 +241,12 @@ def index_labelme(root: Path) -> Dataset:
             names = [str(value.get("imagePath") or ""), *_same_stem(path.parent, path.stem)]
             objects = [_labelme_object(n, each) for n, each in enumerate(value["shapes"], 1)]
             beside = (path.parent, path.parent.parent / "images", path.parent.parent)
-            found.add(path, _find_image(beside, *names), objects, name=names[0])
+            image = _find_image(beside, *names)
+            if image is None and value.get("imageData"):
+                message = f"its image is only in it (imageData): save that as {names[0]} beside it"
+                found.problems.append(Problem(path, message))
+                continue
+            found.add(path, image, objects, name=names[0])
     if root.is_dir():
         used = {drawing.image.resolve() for drawing in found.drawings.values()}
         if left := sum(path.resolve() not in used for path in images_under(root)):

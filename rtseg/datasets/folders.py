@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import permutations
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TypeAlias
 
@@ -41,7 +42,10 @@ SPLITS = {
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test", "tst": "test",
 }  # fmt: skip
-"""Names of splits in folders and lists -> ours."""
+"""Names of splits in folders and lists -> ours; see `split_of`."""
+
+_AFTER_SPLIT = re.compile(r"[_-]?((19|20)\d\d|set|lists?|split)")
+"""What may follow the name of a split: train2017, val_set, train_list."""
 
 LIST_FOLDERS = (".", "splits", "lists", "list", "list/*", "ImageSets", "ImageSets/*")
 """Where split lists may lie, relative to the dataset's folder."""
@@ -54,7 +58,7 @@ IMAGES = frozenset(
 )
 MASKS = frozenset(
     "masks mask labels label annotations annotation annot annots gt gts groundtruth ground_truth "
-    "segmentation segmentations segmentationclass seg segs target targets "
+    "segmentation segmentations segmentationclass seg segs target targets stuffthingmaps "
     "masks_dir mask_dir labels_dir label_dir annotations_dir ann_dir seg_dir gt_dir".split()
 )
 
@@ -181,6 +185,11 @@ def short_names(keys: Sequence[str]) -> list[str]:
     return last if len(set(last)) == len(last) else list(keys)
 
 
+def split_of(name: str) -> str:
+    """The split that a folder or list of this name is, as train, val2017 or test_list; else ""."""
+    return SPLITS.get(re.sub(f"{_AFTER_SPLIT.pattern}$", "", name.casefold()), "")
+
+
 def split_rank(split: str) -> tuple[int, str]:
     """A sort key: train, val, test, then others."""
     known = ["train", "val", "test"]
@@ -294,7 +303,7 @@ def _name_folders(root: Path) -> list[Path]:
 def _is_part(folder: Path) -> bool:
     """Whether a folder is named like a part of a dataset: a split, images or masks."""
     name = folder.name.casefold()
-    return name in SPLITS or name in IMAGES or name in MASKS
+    return bool(split_of(name)) or name in IMAGES or name in MASKS
 
 
 Files = dict[tuple[str, ...], list[Path]]
@@ -327,11 +336,13 @@ def _role(folder: PurePath) -> tuple[tuple[str, ...], bool]:
     parts = list(folder.parts)
     for at in reversed(range(len(parts))):
         name = parts[at].casefold()
-        split = _MASKS_OF_SPLIT.fullmatch(name)
-        if split:
-            return (*parts[:at], parts[at][: split.end(1)], *parts[at + 1 :]), True
         if name in MASKS or name in IMAGES:
             return (*parts[:at], *parts[at + 1 :]), name in MASKS
+        for word, kind in permutations(re.split(r"[_\- ]", name, maxsplit=1), 2):
+            if split_of(word) and kind in IMAGES | MASKS:  # train_images, masks-val2017
+                return (*parts[:at], word, *parts[at + 1 :]), kind in MASKS
+        if split := _MASKS_OF_SPLIT.fullmatch(name):
+            return (*parts[:at], parts[at][: split.end(1)], *parts[at + 1 :]), True
     return tuple(parts), False
 
 
@@ -341,14 +352,13 @@ def _mask_base(key: tuple[str, ...]) -> tuple[str, ...] | None:
 
 
 def _pair(key: tuple[str, ...], image: Path, mask: Path) -> Pair:
-    others = [part for part in key[:-1] if part.casefold() not in SPLITS]
+    others = [part for part in key[:-1] if not split_of(part)]
     return Pair("/".join(key), image, mask, _split(key), "/".join(others))
 
 
 def _split(key: tuple[str, ...]) -> str:
     """The split that a folder in the key names, else ""."""
-    folders = [part.casefold() for part in key[:-1]]
-    return next((SPLITS[folder] for folder in folders if folder in SPLITS), "")
+    return next(filter(None, map(split_of, key[:-1])), "")
 
 
 def _duplicates(*found: Files) -> Iterator[Problem]:
@@ -389,7 +399,7 @@ def _empty_splits(root: Path, pairs: list[Pair]) -> Iterator[Problem]:
     """Folders that are named like a split and hold nothing."""
     used = {pair.split for pair in pairs}
     for folder in sorted({*root.glob("*/"), *root.glob("*/*/")}):
-        split = SPLITS.get(folder.name.casefold())
+        split = split_of(folder.name)
         if split and split not in used and not any(images_under(folder)):
             yield Problem(folder, "the split is empty", split)
 
@@ -529,7 +539,7 @@ def assign_lists(
     """
     lists = _split_lists(root)
     if not lists:
-        return pairs, [], ()
+        return _assigned_beside(root, pairs)
     by_name = _pairs_by_name(root, pairs)
     splits = _Splits()
     for path, split in lists.items():
@@ -537,9 +547,30 @@ def assign_lists(
     left = len({pair.key for pair in pairs} - set(splits.pairs))
     if not splits.pairs and not splits.problems:  # only lists of images without masks
         return pairs, [], tuple(splits.notes)
-    note = "splits come from " + listed([path.relative_to(root) for path in lists])
+    note = "splits come from " + listed([os.path.relpath(path, root) for path in lists])
     left_out = [f"{counted(left, 'labelled image')} left out: in no list"] if left else []
     return list(splits.pairs.values()), splits.problems, (note, *splits.notes, *left_out)
+
+
+def _assigned_beside(
+    root: Path, pairs: list[Pair]
+) -> tuple[list[Pair], list[Problem], tuple[str, ...]]:
+    """As `assign_lists`, by lists beside the folder, if every line of theirs names a pair."""
+    beside = root.absolute().parent
+    lists = {} if any(pair.split for pair in pairs) else _split_lists(beside)
+    by_name = {**_pairs_by_name(beside, pairs), **_pairs_by_name(root, pairs)}
+    splits = _Splits()
+    for path, split in lists.items():
+        for line in read_lines(path):
+            found = list(_pairs_of_line(beside, line, by_name))
+            if not found:  # the lists of another dataset
+                return pairs, [], ()
+            for pair in found:
+                splits.add(replace(pair, split=split), path)
+    if not splits.pairs:
+        return pairs, [], ()
+    note = f"splits come from {listed(list(lists))}"
+    return list(splits.pairs.values()), splits.problems, (note,)
 
 
 @dataclass
@@ -562,12 +593,12 @@ class _Splits:
 def _split_lists(root: Path) -> dict[Path, str]:
     """The list files named like a split -> "train", "val" or "test"."""
     found = {
-        path: SPLITS[path.stem.casefold()]
+        path: split_of(path.stem)
         for folder in LIST_FOLDERS
         for path in sorted(
             (root / folder).glob("*") if "*" not in folder else root.glob(f"{folder}/*")
         )
-        if path.stem.casefold() in SPLITS and path.suffix.casefold() in LIST_SUFFIXES
+        if split_of(path.stem) and path.suffix.casefold() in LIST_SUFFIXES
     }
     return dict(sorted(found.items(), key=lambda item: ("train val test".find(item[1]), item[0])))
 
@@ -593,6 +624,7 @@ def _read_list(
 
 def _pairs_of_line(root: Path, line: str, by_name: dict[str, list[Pair]]) -> Iterable[Pair]:
     """The pairs of a line: a name, a path, a sequence, or an image and its mask."""
+    line = line.removeprefix("./")
     if line in by_name:
         return by_name[line]
     image, *masks = [part.lstrip("/") for part in re.split(r"[\s,;]+", line)]
@@ -626,6 +658,7 @@ def _names_of(root: Path, pair: Pair) -> Iterator[str]:
         yield relative.as_posix()
         yield relative.with_suffix("").as_posix()
     yield pair.image.name
+    yield pair.image.absolute().as_posix()
     if pair.sequence:
         yield pair.sequence
         yield PurePosixPath(pair.sequence).name
