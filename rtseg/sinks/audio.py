@@ -9,7 +9,7 @@ from contextlib import suppress
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
@@ -160,12 +160,12 @@ class Audio:
             try:
                 self._tracks[stream.index] = self._add(stream, output, container)
             except Exception as error:
-                self._tracks[stream.index] = LostTrack(_reason(error))
+                self._tracks[stream.index] = Track(_reason(error))
 
     def _add(self, stream: Any, output: Any, container: Container) -> Track:
         """Add a track in the best way that the container takes."""
         if stream.codec_context is None:
-            return LostTrack("FFmpeg has no decoder for it")
+            return Track("FFmpeg has no decoder for it")
         trouble: Exception | None = None
         for plan in self._plans(stream, container):
             try:
@@ -309,39 +309,28 @@ class Plan(NamedTuple):
         return added
 
 
-class Track(Protocol):
-    """A track that is written.
+class Track:
+    """A track that is written; by itself, one that cannot be.
 
     Attributes:
         trouble: why it ended; "" as long as it goes on.
         gaps: (seconds at which it begins, its seconds) of each piece that could not be decoded.
     """
 
-    trouble: str
-    gaps: list[tuple[float, float]]
-
-    def take(self, packet: Any, end: Fraction | None) -> Iterator[Any]:
-        """The packets to write for one packet of the media, None at its end; none from `end` on."""
-
-
-class LostTrack:
-    """A track that cannot be written."""
-
-    def __init__(self, trouble: str) -> None:
+    def __init__(self, trouble: str = "") -> None:
         self.trouble = trouble
         self.gaps: list[tuple[float, float]] = []
 
     def take(self, packet: Any, end: Fraction | None) -> Iterator[Any]:
-        """None."""
+        """The packets to write for one packet of the media, None at its end; none from `end` on."""
         return iter(())
 
 
-class CopiedTrack:
+class CopiedTrack(Track):
     """Copies packets, shifted in time; cut between packets, which last about 20 ms."""
 
     def __init__(self, stream: Any, output: Any, container: Container, zero: Fraction) -> None:
-        self.trouble = ""
-        self.gaps: list[tuple[float, float]] = []
+        super().__init__()
         self._stream, self._zero = output, round(zero / stream.time_base)
         self._early = container.early_audio
         # MP4 needs AAC without the headers that streams have; its muxer takes them off only where
@@ -379,15 +368,14 @@ class Damage(NamedTuple):
     reason: str
 
 
-class EncodedTrack:
+class EncodedTrack(Track):
     """Decodes, cuts to the sample, and encodes with a codec that the container can hold.
 
     Silence stands for what cannot be decoded, and for gaps of the media.
     """
 
     def __init__(self, stream: Any, output: Any, zero: Fraction) -> None:
-        self.trouble = ""
-        self.gaps: list[tuple[float, float]] = []
+        super().__init__()
         self._input, self._stream, self._zero = stream, output, zero
         self._rate: int = output.codec_context.sample_rate
         self._layout: str = output.codec_context.layout.name
@@ -545,6 +533,12 @@ class Reader:
         self.tracks = audio_tracks(container, self.video)
         self._own = {track.index for track in self.tracks}
         self._joined = is_joined(container)
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Read from where the container is now."""
+        self._read.clear()
+        self._expected.clear()
         self._packets = self._demux()
 
     @property
@@ -605,14 +599,10 @@ class Reader:
         aim = self.origin + Fraction(start)
         with suppress(*AUDIO_ERRORS):
             self.container.seek(int((aim - 1) * av.time_base))
-        self._read.clear()
-        self._expected.clear()
-        self._packets = self._demux()
+        self._read_on()
         first = self.peek()
         if first is None or _time(first) > aim:
             self.close()
-            self._read.clear()
-            self._expected.clear()
             self._start()
 
     def shows_after(self, seconds: Fraction) -> bool:
@@ -683,7 +673,8 @@ class Reader:
             if packet.stream_index in self._own and not packet.is_discard:
                 self._note_begin(packet)
             if packet.stream_index == self.video.index and origin is None:
-                origin = _decoded_at(packet) if untimed else self._shown(packet)
+                decoded_at = Fraction(packet.dts or 0) * packet.time_base
+                origin = decoded_at if untimed else self._shown(packet)
             if origin is not None:
                 if len(self._expected) == len(self._own):  # two packets of each are known
                     break
@@ -751,10 +742,6 @@ def _time(packet: Any) -> Fraction:
     """Seconds at which a packet is due."""
     ticks = packet.dts if packet.pts is None else packet.pts
     return Fraction(ticks or 0) * packet.time_base
-
-
-def _decoded_at(packet: Any) -> Fraction:
-    return Fraction(packet.dts or 0) * packet.time_base
 
 
 def _end(packet: Any) -> Fraction:
