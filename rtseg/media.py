@@ -23,7 +23,16 @@ from av.video.reformatter import VideoReformatter
 
 from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Image
-from rtseg.yuv import BT709, DECODED, is_converted, nearest_matrix
+from rtseg.yuv import (
+    DECODED,
+    FULL,
+    HLG_NITS,
+    MOST_NITS,
+    graded,
+    grading,
+    is_converted,
+    nearest_matrix,
+)
 
 TRACK_ERRORS = (av.FFmpegError, OSError, ValueError, LookupError, UnicodeError)
 """What FFmpeg and PyAV raise for files and tracks that they cannot make sense of."""
@@ -256,9 +265,9 @@ class Converter:
     """Turns decoded `av.VideoFrame`s into upright BGR images.
 
     By the matrix, range, primaries and transfer of each frame: wide-gamut and HDR colours become
-    BT.709 as FFmpeg's swscale maps them; a matrix that it does not know is taken for the nearest
-    one. Transparent pixels are laid over white. Frames are turned and mirrored by their display
-    matrix, to the nearest quarter turn, as players do.
+    BT.709, see `rtseg.yuv.grading`; a matrix that FFmpeg's swscale does not know is taken for the
+    nearest one. Transparent pixels are laid over white. Frames are turned and mirrored by their
+    display matrix, to the nearest quarter turn, as players do.
 
     Attributes:
         notes: what was not converted as it is tagged, to be shown to the user.
@@ -279,21 +288,21 @@ class Converter:
 
     def _bgr(self, frame: Any) -> Image:
         matrix, tags = frame.colorspace, (frame.colorspace, frame.color_primaries, frame.color_trc)
-        how: dict[str, int] = {}
         if matrix not in DECODED:
             frame.colorspace = nearest_matrix(tags)
             self._note(
                 f"its colour matrix (number {matrix}) is not known to the converter; "
                 "colours are approximate"
             )
-        if is_converted(tags):
-            how = {"dst_color_primaries": BT709, "dst_color_trc": BT709}
-        alpha = has_alpha(frame)
-        converted = self._reformatter.reformat(
-            frame, format="bgra" if alpha else "bgr24", threads=1, **how
-        )
+        alpha, wide = has_alpha(frame), is_converted(tags)
+        formats = ("gbrp16le", "gbrap16le") if wide else ("bgr24", "bgra")
+        converted = self._reformatter.reformat(frame, format=formats[alpha], threads=1)
         image: Any = converted.to_ndarray()
-        return over_paper(image) if alpha else image
+        if not wide:
+            return over_paper(image) if alpha else image
+        peak = mastering_peak(frame) or HLG_NITS
+        colours = graded(image, grading(tags[1], tags[2], peak, white_code(frame)))
+        return over_paper(np.dstack([colours, image[..., 3] >> 8])) if alpha else colours
 
     def _upright(self, image: Image, frame: Any) -> Image:
         matrix = display_matrix(frame)
@@ -317,6 +326,24 @@ def _unnamed(kind: Any, number: int) -> Any:
 
 # without it, a frame that has such side data shows none at all, but raises ValueError
 setattr(SideDataType, "_missing_", classmethod(_unnamed))  # noqa: B010
+
+
+def white_code(frame: Any) -> int:
+    """What swscale makes of a frame's largest signal in 16 bits: it shifts, and does not scale."""
+    is_full = frame.format.is_rgb or frame.color_range == FULL or "yuvj" in frame.format.name
+    bits = frame.format.components[0].bits if is_full else 8
+    return ((1 << bits) - 1) << (16 - bits)
+
+
+def mastering_peak(frame: Any) -> float | None:
+    """Peak luminance, in cd/m2, of the display that a frame was mastered for, if it is known."""
+    for data in frame.side_data:
+        if data.type.name == "MASTERING_DISPLAY_METADATA":
+            numbers = np.frombuffer(data, np.int32)  # FFmpeg's AVMasteringDisplayMetadata
+            peak, base, has_luminance = numbers[18], numbers[19], numbers[21]
+            if has_luminance and base > 0 and 100 <= peak / base <= MOST_NITS:
+                return float(peak / base)
+    return None
 
 
 def has_alpha(frame: Any) -> bool:

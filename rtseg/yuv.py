@@ -1,13 +1,13 @@
-"""Colour tags of videos, and conversion of BGR to YUV by the matrix that they name.
+"""Colour tags of videos: BGR to YUV by the matrix that they name, and other colours to BT.709.
 
-From 4.13 on, OpenCV decodes videos by the matrix of their tags (before, always by BT.601), and
-converts wide-gamut and HDR colours to BT.709. A file that is written must be tagged accordingly.
+Videos are decoded by the matrix of their tags, and wide-gamut and HDR colours become BT.709. A file
+that is written must be tagged accordingly.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,10 +24,11 @@ UNSPECIFIED, BT709, BT601 = 2, 1, 6
 videos without tags."""
 
 WIDE = frozenset((8, 9, 10, 11, 12))
-"""Primaries that OpenCV converts to BT.709: film, BT.2020, XYZ, DCI and Display P3."""
+"""Primaries that are converted to BT.709: film, BT.2020, XYZ, DCI and Display P3."""
 
-HDR = frozenset((16, 18))
-"""Transfers that OpenCV converts to BT.709: PQ and HLG."""
+PQ, HLG = 16, 18
+HDR = frozenset((PQ, HLG))
+"""Transfers that are converted to BT.709: PQ and HLG."""
 
 Tags = tuple[int, int, int]
 """(matrix, primaries, transfer)."""
@@ -79,7 +80,7 @@ def is_converted(tags: tuple[int, ...]) -> bool:
 
 
 def output_tags(tags: tuple[int, ...] | None) -> Tags:
-    """Tags for a file made of frames that OpenCV decoded from a video with `tags`.
+    """Tags for a file made of frames that were decoded from a video with `tags`.
 
     They are the source's own, so that a player shows both alike, also where it has to guess. Frames
     that do not come from a video (None) are tagged BT.601.
@@ -137,3 +138,178 @@ def _weighted(pixels, blue, green, red, zero, plane):  # type: ignore[no-untyped
             np.int32(pixels[3 * at + 2]),
         )
         plane[at] = np.uint8((blue * b + green * g + red * r + base) >> 16)
+
+
+# --- wide gamut and high dynamic range -----------------------------------------------------------
+
+D65 = 0.3127, 0.3290
+PRIMARIES = {
+    BT709: ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060), D65),
+    8: ((0.681, 0.319), (0.243, 0.692), (0.145, 0.049), (0.310, 0.316)),  # film
+    9: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), D65),  # BT.2020
+    10: ((1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (1 / 3, 1 / 3)),  # XYZ
+    11: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), (0.314, 0.351)),  # DCI P3
+    12: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), D65),  # Display P3
+}
+"""x and y of red, green, blue and white (ITU-T H.273, table 2), by FFmpeg's numbers."""
+
+BRADFORD = np.array(
+    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
+)
+"""XYZ to the cones' responses, in which white is adapted (Lam 1985)."""
+
+GAMMAS = {4: 2.2, 8: 1.0, 13: 2.2, 17: 2.6}
+"""Exponents of transfers; that of BT.709 and its kin is 2.4, as displays have it (BT.1886)."""
+
+WHITE_NITS = 203.0
+"""Luminance of HDR that becomes SDR's white (ITU-R BT.2408)."""
+
+HLG_NITS, HLG_GAMMA = 1000.0, 1.2
+"""Peak of the display that HLG is rendered for, and its system gamma (ITU-R BT.2100)."""
+
+MOST_NITS = 10000.0
+STEPS, CODES = 4095, 65535
+"""Largest index of tables of light, which are spaced by its square root, and of signals."""
+
+
+def pq_signal(nits: Any) -> Any:
+    """PQ's signal, 0..1, of a luminance in cd/m2 (SMPTE ST 2084)."""
+    power = (nits / MOST_NITS) ** (1305 / 8192)
+    return ((107 / 128 + 2413 / 128 * power) / (1 + 2392 / 128 * power)) ** (2523 / 32)
+
+
+def pq_nits(signal: Any) -> Any:
+    """The inverse of `pq_signal`."""
+    power = signal ** (32 / 2523)
+    light = np.maximum(power - 107 / 128, 0) / (2413 / 128 - 2392 / 128 * power)
+    return MOST_NITS * light ** (8192 / 1305)
+
+
+def hlg_light(signal: Any) -> Any:
+    """Scene light, 0..1, of HLG's signal (ITU-R BT.2100)."""
+    a = 0.17883277
+    b, c = 1 - 4 * a, 0.5 - a * np.log(4 * a)
+    return np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
+
+
+def compressed(nits: Any, peak: float) -> Any:
+    """Luminances up to `peak` compressed to SDR's, in cd/m2: the EETF of ITU-R BT.2390."""
+    top = pq_signal(peak)
+    signal, most = np.minimum(pq_signal(nits) / top, 1), pq_signal(WHITE_NITS) / top
+    knee = 1.5 * most - 0.5
+    t = (signal - knee) / (1 - knee)
+    spline = (
+        (2 * t**3 - 3 * t**2 + 1) * knee
+        + (t**3 - 2 * t**2 + t) * (1 - knee)
+        + (3 * t**2 - 2 * t**3) * most
+    )
+    return pq_nits(np.where(signal < knee, signal, spline) * top)
+
+
+def to_bt709(primaries: int) -> NDArray[np.float64]:
+    """(3, 3): linear RGB of these primaries to that of BT.709, white staying white."""
+    source, target = PRIMARIES[primaries], PRIMARIES[BT709]
+    cones = [BRADFORD @ _xyz(each[3]) for each in (source, target)]
+    adapted = np.linalg.inv(BRADFORD) @ np.diag(cones[1] / cones[0]) @ BRADFORD
+    return np.linalg.inv(_to_xyz(target)) @ adapted @ _to_xyz(source)
+
+
+def _xyz(xy: tuple[float, float]) -> NDArray[np.float64]:
+    x, y = xy
+    return np.array([x, y, 1 - x - y]) / (y or 1)
+
+
+def _to_xyz(primaries: tuple[tuple[float, float], ...]) -> NDArray[np.float64]:
+    red, green, blue, white = primaries
+    columns = np.array([(x, y, 1 - x - y) for x, y in (red, green, blue)]).T
+    return columns * np.linalg.solve(columns, _xyz(white))
+
+
+class Grading(NamedTuple):
+    """Tables that turn RGB of 16 bits into BT.709; light is 1 at SDR's white.
+
+    Attributes:
+        linear: (65536,) float32 light of each signal.
+        luma: (3,) float32 weights of R, G and B in the luminance that `gain` depends on.
+        gain: (4096,) float32 factor by luminance, at (n / 4095)^2.
+        matrix: (3, 3) float32 light to that of BT.709.
+        tone: (4096,) float32 factor by the largest of R, G and B, at 100 (n / 4095)^2.
+        encoded: (65536,) uint8 signal of light from 0 to 1.
+    """
+
+    linear: NDArray[np.float32]
+    luma: NDArray[np.float32]
+    gain: NDArray[np.float32]
+    matrix: NDArray[np.float32]
+    tone: NDArray[np.float32]
+    encoded: NDArray[np.uint8]
+
+
+TONE_RANGE = 100.0
+"""Largest light of `Grading.tone`: PQ's peak is 49 times SDR's white, in BT.2020."""
+
+
+@lru_cache(maxsize=4)
+def grading(primaries: int, transfer: int, peak: float = HLG_NITS, white: int = CODES) -> Grading:
+    """The tables for a video.
+
+    Wide gamut is clipped to BT.709 in linear light. PQ and HLG are compressed by the largest
+    component, so that hues stay, to SDR with its white at 203 cd/m2.
+
+    Args:
+        peak: of the display that PQ was mastered for, in cd/m2.
+        white: the largest signal, as 16 bits.
+    """
+    if primaries not in PRIMARIES:
+        primaries = 9 if transfer in HDR else BT709
+    signal = np.minimum(np.arange(CODES + 1) / white, 1)
+    steps = np.linspace(0, 1, STEPS + 1) ** 2
+    gain, tone, gamma = np.ones(STEPS + 1), np.ones(STEPS + 1), 2.4
+    if transfer == PQ:
+        linear = pq_nits(signal) / WHITE_NITS
+    elif transfer == HLG:
+        linear, peak = hlg_light(signal), HLG_NITS
+        gain = HLG_NITS / WHITE_NITS * steps ** (HLG_GAMMA - 1)
+    else:
+        exponent = GAMMAS.get(transfer, gamma)
+        linear, gamma = signal**exponent, 2.2 if exponent == 2.2 else gamma
+    if transfer in HDR and peak > WHITE_NITS:
+        nits = WHITE_NITS * TONE_RANGE * np.maximum(steps, steps[1])
+        tone = compressed(np.minimum(nits, peak), peak) / nits
+    encoded = np.rint(255 * np.linspace(0, 1, CODES + 1) ** (1 / gamma))
+    luma = _to_xyz(PRIMARIES[primaries])[1]
+    return Grading(
+        linear.astype(np.float32),
+        luma.astype(np.float32),
+        gain.astype(np.float32),
+        to_bt709(primaries).astype(np.float32),
+        tone.astype(np.float32),
+        encoded.astype(np.uint8),
+    )
+
+
+def graded(image: NDArray[np.uint16], tables: Grading) -> Image:
+    """(H, W, 3) uint8 BGR of BT.709 from (H, W, 3 or 4) uint16 RGB, alpha being left out."""
+    height, width, channels = image.shape
+    result = np.empty((height, width, 3), np.uint8)
+    _grade(np.ascontiguousarray(image).reshape(-1, channels), *tables, result.reshape(-1, 3))
+    return result
+
+
+@compiled
+def _grade(pixels, linear, luma, gain, matrix, tone, encoded, result):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Fill `result` (n, 3) BGR from `pixels` (n, 3 or 4) RGB."""
+    zero, one, last = np.float32(0), np.float32(1), np.float32(STEPS)
+    for at in range(len(pixels)):
+        r, g, b = linear[pixels[at, 0]], linear[pixels[at, 1]], linear[pixels[at, 2]]
+        light = min(max(luma[0] * r + luma[1] * g + luma[2] * b, zero), one)
+        factor = gain[int(np.sqrt(light) * last)]
+        red = max(factor * (matrix[0, 0] * r + matrix[0, 1] * g + matrix[0, 2] * b), zero)
+        green = max(factor * (matrix[1, 0] * r + matrix[1, 1] * g + matrix[1, 2] * b), zero)
+        blue = max(factor * (matrix[2, 0] * r + matrix[2, 1] * g + matrix[2, 2] * b), zero)
+        most = min(max(red, green, blue) / np.float32(TONE_RANGE), one)
+        factor = tone[int(np.sqrt(most) * last)] * np.float32(CODES)
+        half, top = np.float32(0.5), np.float32(CODES)
+        result[at, 0] = encoded[int(min(blue * factor + half, top))]
+        result[at, 1] = encoded[int(min(green * factor + half, top))]
+        result[at, 2] = encoded[int(min(red * factor + half, top))]

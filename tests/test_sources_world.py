@@ -18,8 +18,9 @@ from PIL import Image, ImageOps
 
 from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame
-from rtseg.media import Converter, believed_rate, choose_video
+from rtseg.media import Converter, believed_rate, choose_video, mastering_peak
 from rtseg.sources import SourceOptions, open_source
+from rtseg.yuv import graded, grading
 
 
 def frames_of(path: Path, **options: object) -> list[Frame]:
@@ -98,16 +99,133 @@ def test_a_matrix_that_cannot_be_converted_is_said_and_approximated(
         assert close(seen(next(iter(source)).image), PATCHES, by=40)
 
 
-@pytest.mark.parametrize("transfer", [16, 18])
-def test_high_dynamic_range_becomes_bt709(tmp_path: Path, transfer: int) -> None:
-    path = write_clip(
-        tmp_path / "h.mkv", codec="ffv1", pix_fmt="yuv420p10le", tags=(9, 9, transfer, 1)
+TO_BT709 = {  # of BT.2020 (ITU-R BT.2087) and Display P3 (SMPTE EG 432), to more digits
+    9: [
+        [1.660491, -0.587641, -0.072850],
+        [-0.124550, 1.132900, -0.008349],
+        [-0.018151, -0.100579, 1.118730],
+    ],
+    12: [[1.224940, -0.224940, 0.0], [-0.042057, 1.042057, 0.0], [-0.019638, -0.078636, 1.098274]],
+    1: [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+}
+
+
+def pq(nits: np.ndarray) -> np.ndarray:
+    power = (nits / 10000) ** 0.1593017578125
+    return ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+
+
+def nits_of_pq(signal: np.ndarray) -> np.ndarray:
+    root = signal ** (1 / 78.84375)
+    return 10000 * (np.maximum(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)) ** (
+        1 / 0.1593017578125
     )
-    with open_source(path) as source:
-        red, _, _, grey = seen(next(iter(source)).image)
-        assert source.info.colour_tags[1:3] == (9, transfer)
-    assert red[0] > 240 > 120 > red[1], "PQ and HLG of a plain picture are bright"
-    assert max(grey) - min(grey) <= 6
+
+
+def in_bt709(signal: np.ndarray, primaries: int, transfer: int, peak: float = 1000) -> np.ndarray:
+    """(n, 3) RGB in 0..255 of signals in 0..1, by the formulas of BT.2100, BT.2390 and BT.2408."""
+    if transfer == 18:
+        low, high = signal**2 / 3, (np.exp((signal - 0.55991073) / 0.17883277) + 0.28466892) / 12
+        scene = np.where(signal <= 0.5, low, high)
+        luma = scene @ ((0.2627, 0.6780, 0.0593) if primaries == 9 else (0.2126, 0.7152, 0.0722))
+        light = scene * 1000 * luma[:, None] ** 0.2
+    else:
+        light = nits_of_pq(signal) if transfer == 16 else 203 * signal**2.4
+    light = np.maximum(light @ np.array(TO_BT709[primaries]).T, 0)
+    if transfer in (16, 18):
+        largest = np.maximum(light.max(1), 1e-6)
+        e1, most = np.minimum(pq(largest) / pq(peak), 1), pq(203.0) / pq(peak)
+        knee = 1.5 * most - 0.5
+        t = (e1 - knee) / (1 - knee)
+        bent = (2 * t**3 - 3 * t**2 + 1) * knee + (t**3 - 2 * t**2 + t) * (1 - knee)
+        bent += (-2 * t**3 + 3 * t**2) * most
+        light = light * (nits_of_pq(np.where(e1 < knee, e1, bent) * pq(peak)) / largest)[:, None]
+    return 255 * np.minimum(light / 203, 1) ** (1 / 2.4)
+
+
+GRADINGS = [
+    (9, 16, None),
+    (9, 16, 4000),
+    (9, 18, None),
+    (1, 18, None),
+    (9, 14, None),
+    (12, 1, None),
+]
+
+
+@pytest.mark.parametrize(("primaries", "transfer", "peak"), GRADINGS)
+def test_wide_and_high_dynamic_range_colours_become_bt709(
+    primaries: int, transfer: int, peak: int | None
+) -> None:
+    greys = np.linspace(0, 1, 64)[:, None].repeat(3, 1)
+    rgb = np.vstack([greys, np.random.default_rng(0).random((4000, 3)), np.eye(3), 1 - np.eye(3)])
+    codes = np.rint(rgb * 65535).astype(np.uint16)[None]
+    found = graded(codes, grading(primaries, transfer, peak or 1000))[0, :, ::-1]
+    assert np.abs(found - in_bt709(rgb, primaries, transfer, peak or 1000)).max() <= 2
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv444p10le", "yuv444p16le", "full", "gbrp10le"])
+@pytest.mark.parametrize(("primaries", "transfer", "peak"), GRADINGS)
+def test_a_frame_of_such_colours_is_converted_by_its_tags(
+    primaries: int, transfer: int, peak: int | None, pix_fmt: str
+) -> None:
+    greys = np.linspace(0, 1, 64)[:, None].repeat(3, 1)
+    muted = 0.4 + 0.2 * np.random.default_rng(0).random((448, 3))  # FFmpeg's matrix is rounded
+    rgb, luma = np.vstack([greys, muted]), np.array((0.2627, 0.6780, 0.0593))
+    one = 1 << (8 if pix_fmt.endswith("16le") else 2)
+    black, white, middle, chroma = (n * one for n in (16, 219, 128, 224))
+    if is_full := pix_fmt == "full":
+        black, white, middle, chroma = 0, 1023, 512, 1023
+    if is_rgb := pix_fmt.startswith("gbrp"):
+        planes = np.rint(1023 * rgb[:, (1, 2, 0)].T)
+        rgb = planes[[2, 0, 1]].T / 1023
+    else:
+        y = rgb @ luma
+        blue, red = ((rgb[:, n] - y) / (2 - 2 * luma[n]) for n in (2, 0))
+        planes = np.rint([black + white * y, middle + chroma * blue, middle + chroma * red])
+        y = (planes[0] - black) / white
+        blue, red = (
+            y + (plane - middle) / chroma * (2 - 2 * luma[n])
+            for n, plane in zip((2, 0), planes[1:], strict=True)
+        )
+        rgb = np.stack([red, (y - luma[0] * red - luma[2] * blue) / luma[1], blue], 1).clip(0, 1)
+    frame = av.VideoFrame(len(rgb), 2, "yuv444p10le" if is_full else pix_fmt)
+    for plane, row in zip(frame.planes, planes, strict=True):
+        lines = np.zeros((2, plane.line_size // 2), np.uint16)
+        lines[:, : len(rgb)] = row
+        plane.update(lines.tobytes())
+    frame.colorspace, frame.color_range = 0 if is_rgb else 9, 2 if is_full else 1
+    frame.color_primaries, frame.color_trc = primaries, transfer
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rtseg.media.mastering_peak", lambda _: peak)
+        found = Converter()(frame)[0, :, ::-1]
+    off = np.abs(found - in_bt709(rgb, primaries, transfer, peak or 1000))
+    assert off.max() <= (5 if is_rgb else 3)
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_transparent_high_dynamic_range_is_laid_over_white(transfer: int) -> None:
+    rgba = np.full((16, 16, 4), 30000, np.uint16)
+    rgba[:8, :, 3] = 0
+    frame = av.VideoFrame.from_ndarray(rgba, "rgba64le")
+    frame.color_primaries, frame.color_trc = 9, transfer
+    image = Converter()(frame)
+    assert (image[:8] == 255).all()
+    assert np.ptp(image[8:]) == 0
+    assert image.max() == 255 > image[8, 0, 0] > 50
+
+
+def test_the_peak_that_a_video_was_mastered_for_is_read(tmp_path: Path) -> None:
+    master = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(40000000,50)"
+    path = write_clip(
+        tmp_path / "m.mkv",
+        codec="libx265",
+        pix_fmt="yuv420p10le",
+        tags=(9, 9, 16, 1),
+        options={"x265-params": f"log-level=none:hdr10=1:master-display={master}"},
+    )
+    with av.open(str(path)) as container:
+        assert mastering_peak(next(container.decode(video=0))) == 4000
 
 
 TURNS = [
