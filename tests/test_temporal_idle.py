@@ -173,6 +173,15 @@ def test_a_picture_that_is_all_noise_is_always_looked_at() -> None:
     assert rested(looks(storm)) == 0
 
 
+@pytest.mark.parametrize("after", range(14, 32))
+@pytest.mark.parametrize("size", [(320, 240), (360, 640), (33, 17)])
+def test_the_size_may_change_while_everything_moves(after: int, size: tuple[int, int]) -> None:
+    dice = np.random.default_rng(1)
+    shapes = [(60, 80)] * after + [size] * 20
+    moving = [dice.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
+    assert looks(moving) == list(range(len(moving)))
+
+
 def test_another_size_and_a_step_back_in_time_are_looked_at() -> None:
     detector = IdleDetector()
     big, small = room(), cv2.resize(room(), (320, 180))

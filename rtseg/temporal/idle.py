@@ -103,6 +103,8 @@ class IdleDetector:
         if self._last_skipped is not None:  # the next image is compared with the last skipped one
             before, self._reference_pts = self._last_skipped
             self._current = self._reference = _planes(before)
+            if before.shape != self._size:
+                self._noise = None
             self._size, self._last_skipped = before.shape, None
         self._skipped = 0
         return False
