@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from rtseg.errors import RtsegError
 from rtseg.files import reason
 from rtseg.frame import Image, Mask
+from rtseg.limits import IMAGE_PIXELS, too_large
 from rtseg.system import hush_opencv
 
 if TYPE_CHECKING:
@@ -39,6 +40,12 @@ IMAGE_SUFFIXES = frozenset(
     " .jp2 .j2k .jpx .jpc .avif .tga .qoi .pcx .sgi .dds".split()
 ) | (HEIF_SUFFIXES if find_spec("pillow_heif") else frozenset())
 """Names of image files. GIF is not among them: it may be a video."""
+
+FORMATS = "JPEG MPO PNG GIF BMP DIB WEBP TIFF PPM JPEG2000 AVIF HEIF TGA QOI PCX SGI DDS".split()
+"""Pillow's names of these. For some others it starts programs, as Ghostscript for EPS."""
+
+ANIMATED_WEBP = re.compile(rb"RIFF....WEBPVP8X........(...)(...)", re.DOTALL)
+"""With its width and height less 1, for which Pillow makes room before anything else."""
 
 PAPER = "white"
 """What transparent pixels are laid over."""
@@ -210,6 +217,13 @@ def decode_image(content: bytes) -> Image:
     if foreign := _foreign(content[:HEAD_BYTES]):
         raise ValueError(f"it is {foreign}")
     if OPAQUE.match(content):
+        try:
+            with _opened(BytesIO(content)):
+                pass
+        except _TooLargeError:
+            raise
+        except ValueError:
+            pass  # OpenCV reads some that Pillow does not
         return _decoded_by_opencv(content)
     return _decoded_by_pillow(content)
 
@@ -275,6 +289,18 @@ def read_stored(path: Path, failure: type[RtsegError]) -> StoredImage:
         return StoredImage(values, lossy, transparent)
 
 
+def read_shape(content: bytes) -> NDArray[np.bool_]:
+    """(H, W) bool of the content of an image: opaque pixels, else those above 0.
+
+    Raises:
+        OSError, ValueError: it is not an image.
+    """
+    with _opened(BytesIO(content)) as image:
+        opaque = image.mode in ("RGBA", "LA") or "transparency" in image.info
+        plane = image.convert("RGBA").getchannel("A") if opaque else image.convert("L")
+        return np.asarray(plane) > 0
+
+
 def turned_upright(mask: Mask, orientation: int) -> Mask:
     """A mask, (H, W), drawn on stored pixels of an EXIF orientation, turned as the image is."""
     from PIL import Image as Pillow
@@ -303,18 +329,25 @@ def _opened(file: Path | BytesIO) -> Iterator[PillowImage]:
     """
     from PIL import Image as Pillow
 
-    _register_heif()
+    formats = _formats()
+    if animated := ANIMATED_WEBP.match(_first_bytes(file)):
+        width, height = (1 + int.from_bytes(side, "little") for side in animated.groups())
+        _check_pixels(width * height)
     try:
         with warnings.catch_warnings():
             # damaged EXIF does not matter, damaged pixels raise; 100 megapixels are not an attack
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            with Pillow.open(file) as image:
+            with Pillow.open(file, formats=formats) as image:
+                _check_pixels(image.width * image.height)
                 if _is_raw(image):
                     raise ValueError(f"it is {next(iter(FOREIGN))}")
                 yield image
     except Pillow.UnidentifiedImageError as error:
         raise ValueError(_unidentified(file)) from error
     except Pillow.DecompressionBombError as error:
+        # Pillow has a lower limit of its own, and tells the number of pixels in its text alone
+        if found := re.search(r"\((\d+) pixels", str(error)):
+            _check_pixels(int(found[1]))
         raise ValueError(str(error)) from error
     except OSError as error:
         if error.errno is not None:
@@ -330,14 +363,32 @@ def _is_raw(image: PillowImage) -> bool:
     return DNG_VERSION in tags or (tags.get(SUBFILE, 0) == 1 and SUBFILES in tags)
 
 
+class _TooLargeError(ValueError):
+    """An image is beyond `IMAGE_PIXELS`; no other decoder is to try it."""
+
+
+def _check_pixels(pixels: int) -> None:
+    if why := too_large(pixels, IMAGE_PIXELS):
+        raise _TooLargeError(f"{why}. {IMAGE_PIXELS.advice}")
+
+
 @cache
-def _register_heif() -> None:
+def _formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow has."""
+    from PIL import Image as Pillow
+
+    Pillow.init()
     if find_spec("pillow_heif"):
         import_module("pillow_heif").register_heif_opener()
+    return [name for name in FORMATS if name in Pillow.OPEN]
+
+
+def _first_bytes(file: Path | BytesIO) -> bytes:
+    return file.getvalue()[:HEAD_BYTES] if isinstance(file, BytesIO) else _head(file)
 
 
 def _unidentified(file: Path | BytesIO) -> str:
-    head = file.getvalue()[:HEAD_BYTES] if isinstance(file, BytesIO) else _head(file)
+    head = _first_bytes(file)
     if not head:
         return "the file is empty"
     if HEIF.match(head):
@@ -378,7 +429,7 @@ def _decoded_by_pillow(content: bytes) -> Image:
             rgb = np.asarray(_rgb(_upright(image, _orientation(image))))
     except ValueError as error:
         # not a format of Pillow's, or larger than Pillow reads
-        if isinstance(
+        if is_image_content(content) and isinstance(
             error.__cause__, Pillow.UnidentifiedImageError | Pillow.DecompressionBombError
         ):
             try:

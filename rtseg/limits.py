@@ -56,12 +56,13 @@ MODEL_GB = Limit("RTSEG_MAX_MODEL_GB", 16)
 """Memory (1e9 bytes) of that run, and of an unpacked checkpoint."""
 
 
-def too_large(width: int, height: int, limit: Limit) -> str:
-    """Why a picture of a size is refused; "" if its pixels are within the limit.
+def too_large(pixels: int, limit: Limit) -> str:
+    """Why a picture of as many pixels is refused; "" if they are within the limit.
 
     Raises:
         UsageError: as `Limit.value`.
     """
-    if width * height <= limit.value():
+    most = limit.value()
+    if pixels <= most:
         return ""
-    return f"its {width}x{height} pixels are more than {limit.value():.0f}"
+    return f"its {pixels / 1e6:.1f} megapixels are more than {most / 1e6:.1f}"

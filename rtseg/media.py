@@ -23,6 +23,7 @@ from av.video.reformatter import VideoReformatter
 
 from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Image
+from rtseg.limits import VIDEO_PIXELS, too_large
 from rtseg.yuv import (
     DECODED,
     FULL,
@@ -70,8 +71,9 @@ def open_media(target: str, timeout: float | None = None, **options: Any) -> Any
     Raises:
         av.FFmpegError, OSError, UnicodeError: it cannot be opened.
     """
+    how = {"max_pixels": max_pixels()}  # of frames that are decoded to find out about the tracks
     if "://" in target:
-        how = {"rtsp_transport": "tcp"} if target.lower().startswith("rtsp") else {}
+        how |= {"rtsp_transport": "tcp"} if target.lower().startswith("rtsp") else {}
         try:
             return av.open(
                 target, timeout=timeout, metadata_errors="replace", options=how, **options
@@ -80,7 +82,13 @@ def open_media(target: str, timeout: float | None = None, **options: Any) -> Any
             kind: Any = type(error)
             raise kind(error.errno, error.strerror) from None
     # absolute, as FFmpeg takes "12:30.mp4" for an address
-    return av.open(str(Path(target).absolute()), metadata_errors="replace", **options)
+    path = str(Path(target).absolute())
+    return av.open(path, metadata_errors="replace", options=how, **options)
+
+
+def max_pixels() -> str:
+    """FFmpeg's option of this name, which its decoders check before they make room for a frame."""
+    return f"{VIDEO_PIXELS.value():.0f}"
 
 
 def is_cover(stream: Any) -> bool:
@@ -97,9 +105,17 @@ def choose_video(container: Any, name: str, number: int | None = None) -> Any:
     """The video track to play: the default one, else the largest, or `number` among them.
 
     Raises:
-        SourceError: there is none.
+        SourceError: there is none, or its frames have too many pixels.
         UsageError: there is no such number.
     """
+    stream = _chosen(container, name, number)
+    known = stream.codec_context is not None
+    if known and (why := too_large(stream.width * stream.height, VIDEO_PIXELS)):
+        raise SourceError(f"cannot play {name}", found=why, do=VIDEO_PIXELS.advice)
+    return stream
+
+
+def _chosen(container: Any, name: str, number: int | None) -> Any:
     tracks = video_tracks(container)
     if not tracks:
         sound = " but sound" if container.streams.audio else ""

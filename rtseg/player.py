@@ -17,6 +17,7 @@ from av.filter import Graph
 from rtseg.errors import SourceError
 from rtseg.files import reason
 from rtseg.frame import Picture
+from rtseg.limits import VIDEO_PIXELS
 from rtseg.media import (
     TRACK_ERRORS,
     Converter,
@@ -26,6 +27,7 @@ from rtseg.media import (
     display_matrix,
     has_no_pts,
     is_joined,
+    max_pixels,
     one_timeline,
     open_media,
     swaps_sides,
@@ -269,14 +271,15 @@ class FFmpegPlayer:
         if library in codecs_available and self._hwaccel is None:
             decoder = av.CodecContext.create(library, "r")
             decoder.extradata = context.extradata
+            decoder.options = {"max_pixels": max_pixels()}
             return decoder
         if not context.is_open:
             context.thread_type = "SLICE" if context.name in SLICE_THREADS else "AUTO"
             context.thread_count = threads or self.threads
-            if (
-                context.codec.intra_only and self._strict
-            ):  # others conceal damage only if they go on after it
-                context.options = {"err_detect": "explode"}
+            # others conceal damage only if they go on after it
+            explodes = context.codec.intra_only and self._strict
+            how = {"err_detect": "explode"} if explodes else {}
+            context.options = {"max_pixels": max_pixels(), **how}
         return context
 
     def _describe(self, first: Any) -> Header:
@@ -645,5 +648,9 @@ def without_frames(name: str, trouble: str) -> SourceError:
     return SourceError(
         f"cannot play {name}",
         found="none of its frames can be decoded" + (f" ({trouble})" if trouble else ""),
-        do="Check that it plays elsewhere",
+        # FFmpeg gives no other reason for frames beyond `max_pixels`
+        do=f"If its frames have more than {VIDEO_PIXELS.value() / 1e6:.0f} megapixels, set "
+        f"{VIDEO_PIXELS.variable} higher"
+        if "Invalid argument" in trouble
+        else "Check that it plays elsewhere",
     )

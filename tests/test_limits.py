@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+import base64
+import copy
+import resource
+import struct
+import subprocess
 import time
+import zipfile
+import zlib
+from fractions import Fraction
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import cv2  # noqa: F401  # isort: skip - ahead of av
+import av
 import numpy as np
 import onnx
 import pytest
+import torch
+from clips import write_clip
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from rtseg.backends import base, open_backend
-from rtseg.errors import ModelError, UsageError
-from rtseg.limits import IMAGE_PIXELS, MODEL_GB, MODEL_SECONDS, Limit
+from rtseg.datasets.coco import Outline, Outlines
+from rtseg.datasets.exports import _png
+from rtseg.errors import DatasetError, ModelError, SourceError, UsageError
+from rtseg.images import image_size, is_image, read_image, read_stored
+from rtseg.limits import IMAGE_PIXELS, MODEL_GB, MODEL_SECONDS, VIDEO_PIXELS, Limit
 from rtseg.nets import find_model, shipped
 from rtseg.nets.onnx_file import is_plain_file
+from rtseg.nets.state import read_checkpoint
+from rtseg.sources.video import VideoSource
+from rtseg.train.loop import load_state
 
 FLOAT = TensorProto.FLOAT
 node = helper.make_node
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(base, "_refused", {})
 
@@ -339,6 +360,246 @@ def test_a_real_loop_runs(tmp_path: Path) -> None:
     backend = open_backend("onnx", find_model(str(UNBOUNDED["a loop"](tmp_path / "x.onnx"))))
     assert backend(base.noise((32, 32))).shape == (1, 2, 32, 32)
     backend.close()
+
+
+# --- images and videos ---------------------------------------------------------------------------
+
+SIDE = 40_000
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@cache
+def png(width: int, height: int, extra: bytes = b"") -> bytes:
+    """A PNG of one bit per pixel that is complete, and small."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+    packing = zlib.compressobj(9)
+    row = bytes(1 + (width + 7) // 8)
+    data = b"".join(packing.compress(row * 64) for _ in range(height // 64)) + packing.flush()
+    return (
+        b"\x89PNG\r\n\x1a\n" + header + extra + png_chunk(b"IDAT", data) + png_chunk(b"IEND", b"")
+    )
+
+
+def saved(kind: str, **options: Any) -> bytearray:
+    content = BytesIO()
+    Image.new("RGB", (64, 64)).save(content, kind, **options)
+    return bytearray(content.getvalue())
+
+
+def patched(content: bytearray, at: int, sides: bytes) -> bytes:
+    content[at : at + len(sides)] = sides
+    return bytes(content)
+
+
+def jpeg(**options: Any) -> bytes:
+    content = saved("JPEG", **options)
+    at = content.index(b"\xff\xc2" if options else b"\xff\xc0") + 5
+    return patched(content, at, struct.pack(">HH", SIDE, SIDE))
+
+
+def animated_webp() -> bytes:
+    frames = [Image.new("RGB", (16, 16), (90 * i, 0, 0)) for i in range(3)]
+    content = BytesIO()
+    frames[0].save(content, "WEBP", save_all=True, append_images=frames[1:])
+    whole = bytearray(content.getvalue())
+    return patched(whole, whole.index(b"VP8X") + 12, SIDE.to_bytes(3, "little") * 2)
+
+
+BOMBS = {
+    "a.png": lambda: png(SIDE, 64 * (SIDE // 64)),
+    "a.jpg": jpeg,
+    "progressive.jpg": lambda: jpeg(progressive=True),
+    "a.webp": animated_webp,
+    "a.gif": lambda: patched(saved("GIF"), 6, struct.pack("<HH", SIDE, SIDE)),
+    "a.bmp": lambda: patched(saved("BMP"), 18, struct.pack("<ii", SIDE, SIDE)),
+    "a.ppm": lambda: b"P6 40000 40000 255\n" + bytes(1000),
+    "a.tga": lambda: patched(saved("TGA"), 12, struct.pack("<HH", SIDE, SIDE)),
+    "a.qoi": lambda: b"qoif" + struct.pack(">II", SIDE, SIDE) + b"\3\0" + bytes(3000),
+    "another name.jpg": lambda: png(SIDE, 64 * (SIDE // 64)),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(BOMBS[name]())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for read in (read_image, read_stored, image_size):
+        with pytest.raises(SourceError) as caught:
+            read(tmp_path / name, SourceError)
+        assert IMAGE_PIXELS.variable in str(caught.value)
+    assert is_image(tmp_path / name)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kB"
+
+
+def test_the_limit_of_pixels_is_set_by_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / "a.png", tmp_path / "a.jpg"]
+    for path in paths:
+        Image.new("RGB", (64, 64)).save(path)
+    monkeypatch.setenv(IMAGE_PIXELS.variable, "4096")
+    assert [read_image(path, SourceError).shape for path in paths] == [(64, 64, 3)] * 2
+    monkeypatch.setenv(IMAGE_PIXELS.variable, "4095")
+    for path in paths:
+        with pytest.raises(SourceError, match=IMAGE_PIXELS.variable):
+            read_image(path, SourceError)
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+def test_text_in_a_png_that_unpacks_to_gigabytes_is_refused(kind: bytes, tmp_path: Path) -> None:
+    packing = zlib.compressobj(9)
+    packed = b"".join(packing.compress(bytes(1 << 20)) for _ in range(80)) + packing.flush()
+    flags = b"k\0\1\0\0\0" if kind == b"iTXt" else b"k\0\0"
+    path = tmp_path / "a.png"
+    path.write_bytes(png(64, 64, png_chunk(kind, flags + packed)))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(SourceError):
+        read_image(path, SourceError)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kB"
+
+
+def test_no_image_starts_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands EPS to Ghostscript."""
+    path = tmp_path / "a.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    monkeypatch.setattr(subprocess, "check_call", lambda *given: pytest.fail("a program"))
+    for read in (read_image, read_stored):
+        with pytest.raises(SourceError, match="not an image"):
+            read(path, SourceError)
+
+
+def video(path: Path, side: int) -> Path:
+    """A video of PNGs that says of itself that it is 64 pixels wide."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("png", rate=25)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "monob"
+        content = png(side, side)
+        for number in range(3):
+            packet = av.Packet(content)
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream = Fraction(1, 25), stream
+            file.mux(packet)
+    return path
+
+
+def test_a_video_of_too_many_pixels_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = video(tmp_path / "a.mov", 1024)
+    with VideoSource(str(path)) as source:
+        assert len(list(source)) == 3
+    monkeypatch.setenv(VIDEO_PIXELS.variable, f"{1024 * 1024 - 1}")
+    with pytest.raises(SourceError) as caught:
+        VideoSource(str(path))
+    assert VIDEO_PIXELS.variable in caught.value.do
+
+
+def test_a_video_that_declares_too_many_pixels_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_clip(tmp_path / "a.mp4")  # 128x96
+    monkeypatch.setenv(VIDEO_PIXELS.variable, "8000")
+    with pytest.raises(SourceError) as caught:
+        VideoSource(str(path))
+    assert VIDEO_PIXELS.variable in caught.value.do
+
+
+@pytest.mark.slow
+def test_a_video_of_16k_takes_no_memory(tmp_path: Path) -> None:
+    path = video(tmp_path / "a.mov", 16000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(SourceError, match=VIDEO_PIXELS.variable):
+        VideoSource(str(path))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kB"
+
+
+# --- checkpoints and datasets --------------------------------------------------------------------
+
+
+def archive(path: Path, members: dict[str, int], compression: int) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, size in members.items():
+            with file.open(name, "w") as member:
+                for _ in range(size >> 20):
+                    member.write(bytes(1 << 20))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt"])
+def test_a_checkpoint_that_unpacks_to_gigabytes_is_refused(suffix: str, tmp_path: Path) -> None:
+    path = archive(tmp_path / f"a{suffix}", {"a/data.pkl": 100 << 20}, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 1 << 20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for read in (read_checkpoint, load_state):
+        with pytest.raises(ModelError, match="unpacked 104"):
+            read(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kB"
+
+
+def test_an_archive_whose_entries_share_their_bytes_is_refused(tmp_path: Path) -> None:
+    """The central directory names one stored file a thousand times."""
+    path = archive(tmp_path / "a.pth", {"a/data.pkl": 1 << 20}, zipfile.ZIP_STORED)
+    with zipfile.ZipFile(path, "a") as file:
+        entry = file.infolist()[0]
+        for number in range(1000):
+            other = copy.copy(entry)
+            other.filename = other.orig_filename = f"a/data/{number}"
+            file.filelist.append(other)
+        file._didModify = True
+    with pytest.raises(ModelError, match="unpacked 1049"):
+        read_checkpoint(path)
+
+
+def test_a_large_checkpoint_that_is_not_compressed_is_read_up_to_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"w": torch.zeros(25_000_000)}, path)  # 100 MB
+    assert read_checkpoint(path)[1]["w"].numel() == 25_000_000
+    monkeypatch.setenv(MODEL_GB.variable, "0.09")
+    with pytest.raises(ModelError) as caught:
+        read_checkpoint(path)
+    assert MODEL_GB.variable in caught.value.do
+
+
+def outlines(tmp_path: Path, size: tuple[int, int], segmentation: Any) -> Outlines:
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg")
+    return Outlines(tmp_path / "a.json", tmp_path / "a.jpg", size, (Outline(1, 1, segmentation),))
+
+
+@pytest.mark.parametrize(
+    ("size", "segmentation"),
+    [
+        ((10**6, 10**6), {"size": [10**6, 10**6], "counts": [10**12]}),
+        ((10**6, 10**6), [[0, 0, 5, 0, 5, 5]]),
+        ((10**18, 10**18), [[0, 0, 5, 0, 5, 5]]),
+        ((48, 64), {"size": [48, 64], "counts": "o" * 1_000_000}),
+        ((48, 64), {"size": [48, 64], "counts": [48 * 64] + [0] * 7 + [10**30]}),
+        ((48, 64), [[0, 0, 64, 0] * 200_000]),
+        ((48, 64), [[0, 0, 1e300, 0, 5, 5]]),
+    ],
+)
+def test_outlines_that_would_fill_the_memory_are_refused(
+    size: tuple[int, int], segmentation: Any, tmp_path: Path
+) -> None:
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DatasetError):
+        outlines(tmp_path, size, segmentation)()
+    assert time.monotonic() - start < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "kB"
+
+
+def test_a_packed_bitmap_that_unpacks_to_gigabytes_is_refused() -> None:
+    packing = zlib.compressobj(9)
+    packed = b"".join(packing.compress(bytes(1 << 20)) for _ in range(80)) + packing.flush()
+    with pytest.raises(ValueError, match="larger than 64 MB"):
+        _png(base64.b64encode(packed).decode(), packed=True)
+    with pytest.raises(ValueError, match=IMAGE_PIXELS.variable):
+        _png(base64.b64encode(png(SIDE, 64 * (SIDE // 64))).decode(), packed=False)
 
 
 # --- the limits themselves -----------------------------------------------------------------------

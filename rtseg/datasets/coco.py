@@ -22,6 +22,7 @@ from rtseg.datasets.contract import (
     Problem,
     Sample,
     Table,
+    check_fits,
     fit_to_image,
 )
 from rtseg.datasets.folders import SPLITS, short_names, split_rank
@@ -43,6 +44,12 @@ MOSTLY = 0.5
 
 FEW = 5
 """Crowds of a category are objects, too, if it has this many annotations, and nearly all are."""
+
+MAX_PERIMETER = 4_000_000
+"""Pixels along a polygon; pycocotools takes some 100 bytes for each."""
+
+MAX_SHIFT = 60
+"""Bits of one run length."""
 
 Record = dict[str, Any]
 
@@ -292,6 +299,9 @@ class Outlines:
 
     def read_as(self, table: Table) -> Mask:
         """The mask in the classes of `table`; objects that become background are not painted."""
+        what = f"the outlines of {self.path}"
+        if self.size is not None:  # before there is room made for it
+            check_fits(self.size, what, self.image_path)
         height, width = self.size or image_size(self.image_path, DatasetError)
         columns = np.full((width, height), table[0], np.uint8)  # column-major, like run lengths
         shown = [outline for outline in self.outlines if table[outline.class_index] != table[0]]
@@ -300,9 +310,7 @@ class Outlines:
             drawn.sort(key=lambda pair: (pair[0].class_index != VOID, -int(runs.area(pair[1]))))
         for outline, lengths in drawn:
             np.copyto(columns, table[outline.class_index], where=decoded(lengths))
-        return fit_to_image(
-            np.ascontiguousarray(columns.T), f"the outlines of {self.path}", self.image_path
-        )
+        return fit_to_image(np.ascontiguousarray(columns.T), what, self.image_path)
 
     def _runs(self, outline: Outline, height: int, width: int) -> Runs:
         segmentation = outline.segmentation
@@ -334,7 +342,7 @@ def run_lengths(segmentation: Any, height: int, width: int) -> Runs:
     if isinstance(segmentation, list):
         # fewer points have no area; pycocotools would take two points for a box
         polygons = [part for part in segmentation if _is_polygon(part)]
-        _check_distance(polygons, height, width)
+        _check_length(polygons, height, width)
         merged: Runs = runs.merge(runs.frPyObjects(polygons, height, width))
         return merged
     size, counts = list(segmentation["size"]), segmentation["counts"]
@@ -367,6 +375,8 @@ def _unpacked(text: str) -> list[int]:
         bits = ord(character) - 48
         value |= (bits & 0x1F) << shift
         shift += 5
+        if shift > MAX_SHIFT:
+            raise ValueError("its counts are not run lengths")
         if bits & 0x20:
             continue  # more of this number follows
         value -= (1 << shift) if bits & 0x10 else 0
@@ -384,12 +394,17 @@ def decoded(lengths: Runs) -> NDArray[np.bool_]:
     return decoded.T.view(np.bool_)
 
 
-def _check_distance(polygons: list[Any], height: int, width: int) -> None:
-    """Raise ValueError for points so far away that pycocotools would practically hang."""
+def _check_length(polygons: list[Any], height: int, width: int) -> None:
+    """Raise ValueError for outlines so long that pycocotools would take all memory or time."""
     far = 2 * max(height, width)
+    perimeter = 0.0
     for polygon in polygons:
-        if not np.all(np.abs(np.asarray(polygon, float)) <= far):  # also catches nan
+        points = np.asarray(polygon, float).reshape(-1, 2)
+        if not np.all(np.abs(points) <= far):  # also catches nan
             raise ValueError(f"its points lie far outside the image ({height}x{width})")
+        perimeter += float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
+    if perimeter > MAX_PERIMETER:
+        raise ValueError(f"its outline is {perimeter:.0f} pixels long")
 
 
 def _is_polygon(part: Any) -> bool:

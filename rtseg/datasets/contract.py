@@ -182,15 +182,25 @@ def fit_to_image(mask: Mask, what: str, image_path: Path) -> Mask:
     Raises:
         DatasetError: mask and image differ in size, or the image cannot be read.
     """
+    orientation = check_fits(mask.shape, what, image_path)
+    return mask if orientation == 1 else turned_upright(mask, orientation)
+
+
+def check_fits(shape: tuple[int, ...], what: str, image_path: Path) -> int:
+    """The EXIF orientation by which a mask of (height, width) is turned with its image; 1 is none.
+
+    Raises:
+        DatasetError: as `fit_to_image`.
+    """
     stored, orientation = stored_size(image_path, DatasetError)
     upright = stored[::-1] if orientation in SWAPS_SIDES else stored
-    if mask.shape == upright:
-        return mask
-    if mask.shape == stored:
-        return turned_upright(mask, orientation)
+    if shape == upright:
+        return 1
+    if shape == stored:
+        return orientation
     raise DatasetError(
         f"cannot use {what}",
-        found=f"it is {mask.shape[0]}x{mask.shape[1]} (HxW), its image {image_path.name} is "
+        found=f"it is {shape[0]}x{shape[1]} (HxW), its image {image_path.name} is "
         f"{upright[0]}x{upright[1]}",
     )
 

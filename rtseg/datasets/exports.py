@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -37,7 +36,7 @@ from rtseg.datasets.folders import (
     split_rank,
 )
 from rtseg.errors import DatasetError, first_line
-from rtseg.images import IMAGE_SUFFIXES
+from rtseg.images import IMAGE_SUFFIXES, read_shape
 from rtseg.labels import VOID
 from rtseg.text import counted, first_characters, listed, natural_key, read_text
 
@@ -203,6 +202,9 @@ def _ellipse(x: float, y: float, width: float, height: float) -> list[float]:
     return [float(value) for value in ring.ravel()]
 
 
+MAX_BITMAP_BYTES = 64 << 20
+
+
 def _png(text: str, packed: bool) -> NDArray[np.bool_]:
     """(h, w) bool from a PNG as base64 text: opaque pixels, else those above 0.
 
@@ -212,15 +214,15 @@ def _png(text: str, packed: bool) -> NDArray[np.bool_]:
     Raises:
         ValueError: it is something else.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
         content = base64.b64decode(text)
-        with Image.open(BytesIO(zlib.decompress(content) if packed else content)) as image:
-            opaque = image.mode in ("RGBA", "LA") or "transparency" in image.info
-            plane = image.convert("RGBA").getchannel("A") if opaque else image.convert("L")
-            return np.asarray(plane) > 0
-    except (zlib.error, UnidentifiedImageError, OSError) as error:
+        if packed:
+            unpacking = zlib.decompressobj()
+            content = unpacking.decompress(content, MAX_BITMAP_BYTES)
+            if unpacking.unconsumed_tail:
+                raise ValueError(f"it is larger than {MAX_BITMAP_BYTES >> 20} MB")
+        return read_shape(content)
+    except (zlib.error, OSError, ValueError) as error:
         raise ValueError(f"its bitmap cannot be read: {error}") from error
 
 

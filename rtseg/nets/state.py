@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,15 @@ from torch import Tensor, nn
 
 from rtseg.errors import ModelError
 from rtseg.files import atomic
+from rtseg.limits import MODEL_GB
 from rtseg.nets.build import SeamNetwork, build, build_random
 from rtseg.zoo import FAMILIES, Model, ModelSpec
 
 State = Mapping[str, Tensor]
+
+ZIP = b"PK\x03\x04"
+MAX_EXPANSION, SMALL_BYTES = 4, 64 << 20
+"""A checkpoint may be that many times as large in memory as on disk, and any small one."""
 
 TRAINING_ONLY = ("aux_classifier.",)
 """Heads that serve training only."""
@@ -123,7 +130,30 @@ def _plain(key: str) -> str:
     return key.removeprefix("module.")
 
 
+def check_archive(path: Path) -> None:
+    """Raise ModelError for a checkpoint that would be far larger in memory than on disk.
+
+    torch compresses nothing, so its files are as large as their contents.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(len(ZIP)) != ZIP:
+                return  # of torch before 1.6, which is not an archive
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
+        raise _unreadable(path, "not a valid PyTorch file") from error
+    found = f"it is {path.stat().st_size / 1e6:.1f} MB, and unpacked {unpacked / 1e6:.1f} MB"
+    if unpacked > max(MAX_EXPANSION * path.stat().st_size, SMALL_BYTES):
+        raise ModelError(f"refused to load {path}", found=found, do="Save it uncompressed")
+    if unpacked > MODEL_GB.value() * 1e9:
+        raise ModelError(f"refused to load {path}", found=found, do=MODEL_GB.advice)
+
+
 def _unpickle(path: Path) -> Mapping[str, Any]:
+    check_archive(path)
     try:
         with warnings.catch_warnings():  # a file that may not be torch's: we report it below
             warnings.simplefilter("ignore", UserWarning)

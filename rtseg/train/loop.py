@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rtseg.errors import DatasetError, UsageError, first_line
 from rtseg.files import atomic, cannot_write
-from rtseg.nets.state import save_checkpoint
+from rtseg.nets.state import check_archive, save_checkpoint
 from rtseg.train.batches import Loader, Shuffled, batches, close, mixed_seed
 from rtseg.train.folder import Callback, Row, RunFolder
 from rtseg.train.options import TrainOptions
@@ -112,6 +112,7 @@ def load_state(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: it cannot be read.
     """
+    check_archive(path)
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file
