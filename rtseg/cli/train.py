@@ -107,6 +107,11 @@ class TrainProgress(Callback):
         self._stop.check()
         self._progress.update(done, total, unit="labelled images", heading="checking")
 
+    def on_teach(self, done: int, total: int) -> None:
+        """Update the progress; raises Interrupted after a signal, and what was computed is kept."""
+        self._stop.check()
+        self._progress.update(done, total, unit="images seen by teachers", heading="teaching")
+
     def on_download(self, title: str, done: int, total: int) -> None:
         """As `DownloadProgress`."""
         self._progress.clear()

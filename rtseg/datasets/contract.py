@@ -58,6 +58,7 @@ class Sample:
         split: "train", "val" or "test" where the dataset has splits, else "".
         sequence: shared by consecutive frames, in order; "" for single images.
         weight: how often training takes it, beside others.
+        labelled: False if nothing in the image is known.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Sample:
     split: str = ""
     sequence: str = ""
     weight: float = 1.0
+    labelled: bool = True
 
     def read_image(self) -> Image:
         """The image as (H, W, 3) uint8 BGR; raises DatasetError if it cannot be read."""

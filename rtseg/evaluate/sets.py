@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import numpy as np
 from rtseg.datasets import Dataset, Problem, Sample, named_samples, open_dataset
 from rtseg.datasets.checks import check_masks, degenerate
 from rtseg.datasets.classes import ClassMap
+from rtseg.datasets.contract import Table
 from rtseg.datasets.folders import SPLITS
 from rtseg.datasets.split import leaks
 from rtseg.documents import read_toml
 from rtseg.errors import DatasetError, UsageError
-from rtseg.images import IMAGE_SUFFIXES
-from rtseg.labels import LabelSet
+from rtseg.frame import Mask
+from rtseg.images import IMAGE_SUFFIXES, image_size
+from rtseg.labels import VOC, VOID, LabelSet
 from rtseg.text import counted, listed
 
 MEASURED_SPLITS = ("val", "test")
@@ -39,6 +42,7 @@ class SetSpec:
         without: likewise a text file, with the names of the images to leave out.
         max_pictures: take this many, spread evenly over the set; 0 takes all.
         share: of the images that training sees; 0 is the set's share of all images.
+        unlabelled: a folder of images alone, to train on with teachers.
     """
 
     path: Path
@@ -51,6 +55,7 @@ class SetSpec:
     without: Path | None = None
     max_pictures: int = 0
     share: float = 0.0
+    unlabelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,52 +130,86 @@ def open_mix(path: Path) -> Dataset:
             classes or have equal names.
         DatasetError: a set is not a dataset.
     """
-    labels: LabelSet | None = None
+    suite = read_suite(path)
     groups: list[tuple[float, list[Sample]]] = []
     problems: list[Problem] = []
     notes: list[str] = []
-    specs = read_suite(path).sets
-    names = [spec.name or spec.path.resolve().stem for spec in specs]
-    for name, spec in zip(names, specs, strict=True):
+    names = [spec.name or spec.path.resolve().stem for spec in suite.sets]
+    first: tuple[str, LabelSet] | None = None
+    for name, spec in zip(names, suite.sets, strict=True):
         if names.count(name) > 1:
             raise UsageError(f"two sets of {path} are named {name}", do="Give each a name")
         if spec.min_share:
             raise UsageError(f"min_share of {name} in {path}", found="it is for evaluation only")
-        dataset = open_dataset(spec.path, format=spec.format)
-        classes = ClassMap.between(dataset.labels, None, spec.classes)
-        if labels is None:
-            labels = classes.labels
-        if classes.labels.names != labels.names:
+        if spec.unlabelled and not suite.networks:
             raise UsageError(
-                f"the sets of {path} differ in their classes",
-                found=f"{names[0]} has {', '.join(labels.names)}; {name} has "
-                + ", ".join(classes.labels.names),
-                do="Map them with classes = [...] of each set",
+                f"{name} in {path} is unlabelled", found="no [[network]] is there to teach it"
             )
+        dataset = (
+            _unlabelled(spec) if spec.unlabelled else open_dataset(spec.path, format=spec.format)
+        )
         named = _named(dataset, spec)
         split = _split(spec, dataset, named) if spec.split else ""
         kept = [sample for sample in named if split in ("", sample.split)]
         kept = _spread(kept, spec.max_pictures or len(kept))
         problems += [one for one in dataset.problems if _concerns(one, split, None)]
-        notes += [f"{name}: {note}" for note in (*dataset.notes, *classes.assumptions)]
+        notes += [f"{name}: {note}" for note in dataset.notes]
         notes.append(f"{name}: {counted(len(kept), 'image')}, {_often(spec)}")
-        groups.append((spec.share, [_mapped(sample, name, classes) for sample in kept]))
-    assert labels is not None, "a suite has a set"
+        table = None
+        if not spec.unlabelled:
+            classes = ClassMap.between(dataset.labels, None, spec.classes)
+            first = first or (name, classes.labels)
+            if classes.labels.names != first[1].names:
+                raise UsageError(
+                    f"the sets of {path} differ in their classes",
+                    found=f"{first[0]} has {', '.join(first[1].names)}; {name} has "
+                    + ", ".join(classes.labels.names),
+                    do="Map them with classes = [...] of each set",
+                )
+            table = classes.from_dataset
+            notes += classes.assumptions
+        groups.append((spec.share, [_mapped(sample, name, table) for sample in kept]))
+    if first is None:
+        raise UsageError(f"no set of {path} has labels")
     samples = tuple(_weighed(path, groups))
-    return Dataset(path, "suite", labels, samples, tuple(problems), tuple(notes))
+    return Dataset(path, "suite", first[1], samples, tuple(problems), tuple(notes))
+
+
+def _unlabelled(spec: SetSpec) -> Dataset:
+    """The images below a folder, with nothing labelled; raises DatasetError if there are none."""
+    if not spec.path.is_dir():
+        raise DatasetError(f"cannot open {spec.path}", found="no such folder")
+    files = [path for path in sorted(spec.path.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        raise DatasetError(f"no images in {spec.path}")
+    samples = tuple(
+        Sample(
+            path.relative_to(spec.path).with_suffix("").as_posix(),
+            path,
+            partial(_nothing_known, path),
+            split="train",
+            labelled=False,
+        )
+        for path in files
+    )
+    return Dataset(spec.path, "images", VOC, samples)
+
+
+def _nothing_known(path: Path) -> Mask:
+    return np.full(image_size(path, DatasetError), VOID, np.uint8)
 
 
 def _often(spec: SetSpec) -> str:
     return f"{spec.share:.0%} of what training sees" if spec.share else "as many as they are"
 
 
-def _mapped(sample: Sample, name: str, classes: ClassMap) -> Sample:
-    """The sample of the set `name` in the classes that are trained."""
+def _mapped(sample: Sample, name: str, table: Table | None) -> Sample:
+    """The sample of the set `name` in the classes that are trained; None if it has no labels."""
     return replace(
         sample,
         name=f"{name}/{sample.name}",
         sequence=f"{name}/{sample.sequence}" if sample.sequence else "",
-        read_mask=lambda: sample.read_as(classes.from_dataset),
+        read_mask=sample.read_mask if table is None else partial(sample.read_as, table),
     )
 
 
@@ -283,7 +322,7 @@ def _summary(where: Path, problems: Sequence[str]) -> str:
 
 
 SET_KEYS = frozenset(
-    "name path split format names without classes min_share max_pictures share".split()
+    "name path split format names without classes min_share max_pictures share unlabelled".split()
 )
 
 
@@ -296,6 +335,8 @@ class NetworkSpec:
         name: the name in results; "" is the model's own.
         imgsz: as `--imgsz`; None is what the command line says.
         refine: refine mask edges, whatever the command line says.
+        classes: as a teacher in training: entries of `ClassMap.between`.
+        weight: as a teacher, beside others.
         settings: of a foreign file, over those of the TOML file beside it.
     """
 
@@ -303,6 +344,8 @@ class NetworkSpec:
     name: str = ""
     imgsz: str | None = None
     refine: bool = False
+    classes: tuple[str, ...] = ()
+    weight: float = 1.0
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -357,6 +400,9 @@ def _set(path: Path, base: Path, table: dict[str, Any]) -> SetSpec:
     share = table.get("share", 0)
     if not _is_share(share):
         raise UsageError(f"share = {share!r} in {path}", found="it must be from 0 to 1")
+    unlabelled = table.get("unlabelled", False)
+    if not isinstance(unlabelled, bool):
+        raise UsageError(f"unlabelled = {unlabelled!r} in {path}", found="it must be true or false")
     return SetSpec(
         path=base / _text(path, table, "path"),
         name=_text(path, table, "name", ""),
@@ -368,20 +414,26 @@ def _set(path: Path, base: Path, table: dict[str, Any]) -> SetSpec:
         without=path.parent / _text(path, table, "without") if "without" in table else None,
         max_pictures=most,
         share=float(share),
+        unlabelled=unlabelled,
     )
 
 
 def _network(path: Path, base: Path, table: dict[str, Any]) -> NetworkSpec:
     model = _text(path, table, "model")
-    own = {"model", "name", "imgsz", "refine"}
+    own = {"model", "name", "imgsz", "refine", "classes", "weight"}
     refine = table.get("refine", False)
     if not isinstance(refine, bool):
         raise UsageError(f"refine = {refine!r} in {path}", found="it must be true or false")
+    weight = table.get("weight", 1.0)
+    if not _is_share(weight) or not weight:
+        raise UsageError(f"weight = {weight!r} in {path}", found="it must be above 0, 1 at most")
     return NetworkSpec(
         model=str(base / model) if Path(model).suffix else model,
         name=_text(path, table, "name", ""),
         imgsz=_text(path, table, "imgsz") if "imgsz" in table else None,
         refine=refine,
+        classes=_list(path, table, "classes"),
+        weight=float(weight),
         settings={key: value for key, value in table.items() if key not in own},
     )
 

@@ -16,13 +16,18 @@ from rtseg.images import decode_image
 from rtseg.labels import VOID
 from rtseg.nets.build import segmentation
 from rtseg.train.options import TrainOptions
+from rtseg.train.teachers import Soft
 from rtseg.zoo import InputSpec
 
-Pair = tuple[Tensor, Tensor]
-"""(3, h, w) float32 network input, and (h, w) int64 class indices."""
+View = tuple[Tensor, ...]
+"""(3, h, w) float32 network input, (h, w) int64 class indices, and, with teachers, (K + 1, h, w)
+uint8 soft labels as in `rtseg.train.teachers.Soft`."""
 
 Another = Callable[[], tuple[Image, Mask]]
 """Reads a random labelled image."""
+
+UNTRUSTED = 255
+"""In the first plane of soft labels; what lies outside of an image is, too."""
 
 SOFT_EDGE = 1.0
 """Standard deviation of the blur at the edge of what is pasted, in pixels."""
@@ -37,7 +42,7 @@ MARGIN_WIDTHS = (0.35, 0.8)
 
 @dataclass(frozen=True)
 class Transform:
-    """From an image (H, W, 3) uint8 BGR and its mask (H, W) uint8 to a `Pair`.
+    """From an image (H, W, 3) uint8 BGR and its mask (H, W) uint8 to a `View`.
 
     Uses torch's random numbers.
 
@@ -59,13 +64,19 @@ class Transform:
     margins: float = 0.0
     background: int | None = None
 
-    def __call__(self, image: Image, mask: Mask, another: Another | None = None) -> Pair:
+    def __call__(
+        self, image: Image, mask: Mask, another: Another | None = None, soft: Soft | None = None
+    ) -> View:
         """A view of an image, with what may be on top of it."""
-        pixels, labels = self._placed(image, mask)
+        pixels, labels, *taught = self._placed(image, mask, soft)
         if another is not None and _chance(self.paste):
-            pixels, labels = self._pasted(pixels, labels, *self._placed(*another()))
+            pixels, labels, objects = self._pasted(pixels, labels, *self._placed(*another()))
+            for planes in taught:
+                planes[:1, objects] = UNTRUSTED
         if _chance(self.margins):
-            pixels, labels = self._with_margins(pixels, labels)
+            pixels, labels, outside = self._with_margins(pixels, labels)
+            for planes in taught:
+                planes[:1, outside] = UNTRUSTED
         for change in self.colours:
             pixels = change(pixels)
         unit = (
@@ -76,31 +87,37 @@ class Transform:
         values = v2.to_dtype(pixels, torch.float32, scale=True)
         for change in self.noise:
             values = change(values)
-        return v2.normalize(values, mean, std).as_subclass(Tensor), labels.long()
+        return v2.normalize(values, mean, std).as_subclass(Tensor), labels.long(), *taught
 
-    def _placed(self, image: Image, mask: Mask) -> tuple[Tensor, Tensor]:
-        """Both after `geometry`: (3, h, w) uint8 in the network's colour order, (h, w) uint8."""
+    def _placed(self, image: Image, mask: Mask, soft: Soft | None = None) -> list[Tensor]:
+        """All after `geometry`: (3, h, w) in the network's colour order, (h, w), (K + 1, h, w)."""
         tensors = _tensors()
         if self.spec.colour == "RGB":
             image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         planes = torch.from_numpy(image.copy()).permute(2, 0, 1).contiguous()
-        pixels, labels = self.geometry(tensors.Image(planes), tensors.Mask(torch.from_numpy(mask)))
-        return pixels.as_subclass(Tensor), labels.as_subclass(Tensor)
+        masks = [mask] if soft is None else [mask, soft]
+        placed = self.geometry(
+            tensors.Image(planes), *(tensors.Mask(torch.from_numpy(each)) for each in masks)
+        )
+        return [each.as_subclass(Tensor) for each in placed]
 
     def _pasted(
         self, pixels: Tensor, labels: Tensor, others: Tensor, masks: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The view with the objects of another on top (Ghiasi et al., 2021, arXiv:2012.07177)."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The view with another's objects on top, and where (Ghiasi et al., arXiv:2012.07177)."""
         objects = masks != VOID
         if self.background is not None:
             objects &= masks != self.background
         v2 = _v2().functional
         alpha = v2.gaussian_blur(objects[None].float(), [7, 7], [SOFT_EDGE, SOFT_EDGE])
         blended = pixels * (1 - alpha) + others * alpha
-        return blended.round().to(torch.uint8), masks.where(objects, labels)
+        return blended.round().to(torch.uint8), masks.where(objects, labels), objects
 
-    def _with_margins(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The middle of the view, as an upright video, before itself larger and blurred."""
+    def _with_margins(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The middle of the view, as an upright video, before itself larger and blurred.
+
+        The last value is where the margins are.
+        """
         height, width = labels.shape
         share = MARGIN_WIDTHS[0] + float(torch.rand(())) * (MARGIN_WIDTHS[1] - MARGIN_WIDTHS[0])
         wide = max(1, round(width * share))
@@ -114,7 +131,9 @@ class Transform:
         classes = torch.full_like(labels, outside)
         middle = slice(left, left + wide)
         framed[:, :, middle], classes[:, middle] = pixels[:, :, middle], labels[:, middle]
-        return framed, classes
+        margins = torch.ones_like(labels, dtype=torch.bool)
+        margins[:, middle] = False
+        return framed, classes, margins
 
 
 def training(options: TrainOptions, spec: InputSpec, background: int | None = None) -> Transform:
@@ -218,8 +237,8 @@ class _Scale(nn.Module):
         super().__init__()
         self.size, self.scale, self.aspect = size, scale, aspect
 
-    def forward(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, at their own aspect ratio or stretched."""
+    def forward(self, image: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
+        """All, at their own aspect ratio or stretched."""
         height, width = image.shape[-2:]
         ratio = min(self.size[0] / height, self.size[1] / width)
         ratio *= self.scale[0] + float(torch.rand(())) * (self.scale[1] - self.scale[0])
@@ -228,7 +247,7 @@ class _Scale(nn.Module):
             stretch = (1 + self.aspect) ** (float(torch.rand(())) - 0.5)
         size = [max(1, round(height * ratio / stretch)), max(1, round(width * ratio * stretch))]
         resize = _v2().functional.resize
-        return resize(image, size, antialias=True), resize(labels, size)
+        return resize(image, size, antialias=True), *(resize(mask, size) for mask in masks)
 
 
 class _Pad(nn.Module):

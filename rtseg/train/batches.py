@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import cv2
@@ -21,7 +21,8 @@ from rtseg.datasets import Sample
 from rtseg.datasets.contract import Table
 from rtseg.errors import DatasetError, RtsegError
 from rtseg.frame import Image, Mask
-from rtseg.train.augment import Pair, Transform
+from rtseg.train.augment import Transform, View
+from rtseg.train.teachers import Soft
 
 
 def mixed_seed(*parts: int) -> int:
@@ -40,10 +41,10 @@ def seeded(seed: int) -> Iterator[None]:
 Draw = tuple[int, int]
 """A sample's index in its split, and the seed of its augmentation."""
 
-Batch = tuple[Tensor, Tensor]
-"""(N, 3, h, w) float32 network input, and (N, h, w) int64 class indices."""
+Batch = tuple[Tensor, ...]
+"""Views, stacked."""
 
-Loader = DataLoader[Pair | RtsegError]
+Loader = DataLoader[View | RtsegError]
 
 SHARED_MEMORY = "/dev/shm"
 PREFETCHED = 2
@@ -52,34 +53,45 @@ BYTES_PER_PIXEL = 3 * 4 + 8
 """In a `Batch`."""
 
 
-class TrainingImages(TorchDataset[Pair | RtsegError]):
+class TrainingImages(TorchDataset[View | RtsegError]):
     """The samples of a split, mapped to the trained classes and transformed.
 
     The seed of an image's augmentation is part of the draw, so that it depends neither on the
     number of workers nor on earlier draws.
+
+    Args:
+        soft: reads the soft labels of a sample at its image's size (height, width).
     """
 
-    def __init__(self, samples: Sequence[Sample], table: Table, transform: Transform) -> None:
-        self.samples, self.table, self.transform = samples, table, transform
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        table: Table,
+        transform: Transform,
+        soft: Callable[[Sample, tuple[int, int]], Soft] | None = None,
+    ) -> None:
+        self.samples, self.table, self.transform, self._soft = samples, table, transform, soft
+        self._labelled = [i for i, sample in enumerate(samples) if sample.labelled]
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, draw: Draw) -> Pair | RtsegError:
+    def __getitem__(self, draw: Draw) -> View | RtsegError:
         """The pair, or the error: raised in a worker, it would lose its fields on the way."""
         try:
             return self._pair(*draw)
         except RtsegError as error:
             return error
 
-    def _pair(self, index: int, seed: int) -> Pair:
+    def _pair(self, index: int, seed: int) -> View:
         image, mask = self._read(index)
+        soft = self._soft(self.samples[index], mask.shape) if self._soft else None
         with seeded(seed):
-            return self.transform(image, mask, self._any)
+            return self.transform(image, mask, self._any, soft)
 
     def _any(self) -> tuple[Image, Mask]:
-        """A random image and its mask, whose objects may be pasted."""
-        return self._read(int(torch.randint(len(self.samples), ())))
+        """A random labelled image, whose objects may be pasted."""
+        return self._read(self._labelled[int(torch.randint(len(self._labelled), ()))])
 
     def _read(self, index: int) -> tuple[Image, Mask]:
         sample = self.samples[index]
@@ -180,7 +192,7 @@ def loader(
         )
 
 
-def _collate(items: list[Pair | RtsegError]) -> Batch | RtsegError:
+def _collate(items: list[View | RtsegError]) -> Batch | RtsegError:
     failed = [item for item in items if isinstance(item, RtsegError)]
     if failed:
         return failed[0]

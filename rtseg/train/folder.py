@@ -63,6 +63,9 @@ class Callback:
     def on_check(self, done: int, total: int) -> None:
         """`done` of `total` labelled images have been checked."""
 
+    def on_teach(self, done: int, total: int) -> None:
+        """The teachers have seen `done` of `total` images."""
+
     def on_download(self, title: str, done: int, total: int) -> None:
         """`done` of `total` bytes of the file `title` have been downloaded."""
 

@@ -58,6 +58,8 @@ class Recipe:
         aux: weight of the auxiliary head's loss.
         edge: how much more a pixel at a border of classes weighs in cross-entropy.
         reach: how near to a border that is, in pixels.
+        teacher: weight of the teachers' loss.
+        temperature: of the teachers' loss.
     """
 
     terms: tuple[tuple[str, float], ...] = ((CROSS_ENTROPY, 1.0),)
@@ -65,15 +67,25 @@ class Recipe:
     aux: float = 0.0
     edge: float = 0.0
     reach: int = 3
+    teacher: float = 0.0
+    temperature: float = 1.0
 
-    def loss(self, outputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+    def loss(
+        self, outputs: Mapping[str, Tensor], labels: Tensor, soft: Tensor | None = None
+    ) -> Tensor:
         """The loss of a batch.
 
         Args:
             outputs: (N, C, h, w) logits, "out" and perhaps "aux".
             labels: (N, h, w) int64; 255 is ignored.
+            soft: (N, C + 1, h, w) uint8, as in `rtseg.train.teachers.Soft`.
         """
         loss = self._of(outputs["out"].float(), labels)
+        if soft is not None and self.teacher:
+            taught = teacher_loss(
+                outputs["out"].float(), labels, soft, self.reach, self.temperature
+            )
+            loss = loss + self.teacher * taught
         if "aux" in outputs and self.aux:
             loss = loss + self.aux * self._of(outputs["aux"].float(), labels)
         return loss
@@ -102,6 +114,27 @@ class Recipe:
         each = functional.cross_entropy(logits, labels, ignore_index=VOID, reduction="none")
         weighed = each * known * (1 + self.edge * borders(labels, self.reach))
         return weighed.sum() / known.sum().clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def teacher_loss(
+    logits: Tensor, labels: Tensor, soft: Tensor, reach: int, temperature: float = 1.0
+) -> Tensor:
+    """Cross-entropy with the teachers' probabilities (Hinton et al., 2015, arXiv:1503.02531).
+
+    Left out are pixels where the teachers differ, where a label says otherwise, and those near a
+    labelled border, which teachers of a coarser stride do not know; a batch of these has loss 0.
+
+    Args:
+        logits, labels, soft: as `Recipe.loss` takes them.
+        reach: how near to a border that is, in pixels.
+    """
+    shares = soft[:, 1:].float()
+    wrong = (labels != VOID) & (shares.argmax(1) != labels)
+    trusted = (soft[:, 0] < 128) & ~wrong & ~borders(labels, reach).bool()
+    shares = shares.clamp(min=1e-3) ** (1 / temperature)
+    shares = shares / shares.sum(1, keepdim=True)
+    each = -(shares * (logits / temperature).log_softmax(1)).sum(1) * temperature**2
+    return (each * trusted).sum() / trusted.sum().clamp(min=1)
 
 
 def borders(labels: Tensor, reach: int) -> Tensor:

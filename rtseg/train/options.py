@@ -44,6 +44,8 @@ class TrainOptions:
             lovasz; repeatable, they are summed.
         edge_weight: Weigh pixels at a border of two classes more by this, in ce; 0 is off.
         edge_reach: How near to a border that is, in pixels of the crop.
+        teacher_weight: Weight of what the teachers say, where a mix has any ([[network]]).
+        teacher_temperature: Soften what teachers and the model say by this before comparing.
         aux_weight: Weight of the auxiliary head's loss; 0 leaves the head out.
         class_weights: Weights in the loss: none, auto (median frequency), or numbers with commas.
         monitor: Validation metric that decides which checkpoint is best.
@@ -97,6 +99,8 @@ class TrainOptions:
     loss: tuple[str, ...] = ("ce",)
     edge_weight: float = option(0.0, least=0, most=1000)
     edge_reach: int = option(3, least=1, most=64)
+    teacher_weight: float = option(0.5, least=0, most=100)
+    teacher_temperature: float = option(1.0, least=0.1, most=100)
     aux_weight: float = option(0.5, least=0, most=100)
     class_weights: str = "none"
     monitor: Literal["loss", "miou"] = "loss"

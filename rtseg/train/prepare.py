@@ -26,7 +26,7 @@ from rtseg.datasets.split import (
     split_dataset,
 )
 from rtseg.errors import DatasetError, DownloadError, ModelError, UsageError
-from rtseg.evaluate.sets import open_mix
+from rtseg.evaluate.sets import open_mix, read_suite
 from rtseg.frame import Image, Mask
 from rtseg.labels import VOID, LabelSet
 from rtseg.nets import find_model
@@ -38,6 +38,7 @@ from rtseg.train.folder import Callback, RunFolder, Split
 from rtseg.train.loop import load_state
 from rtseg.train.losses import parse_terms, parse_weights
 from rtseg.train.options import TrainOptions
+from rtseg.train.teachers import soft_labels
 from rtseg.zoo import FAMILIES, MODELS, InputSpec, ModelSpec, WeightsSpec
 
 KINDS = ("pretrained", "backbone", "scratch")
@@ -259,6 +260,7 @@ class Prepared:
     Attributes:
         spec: of the finished model, without its mean IoU.
         state: of the resumed run, as `load_state` returns it; None for a new run.
+        soft: sample name -> file of its soft labels; empty without teachers.
     """
 
     options: TrainOptions
@@ -269,6 +271,7 @@ class Prepared:
     network: nn.Module
     spec: ModelSpec
     state: dict[str, Any] | None
+    soft: Mapping[str, Path]
 
 
 def prepare(
@@ -311,7 +314,21 @@ def prepare(
         folder.write_split(split, origin)
     if main:
         folder.write_config(options)
-    return Prepared(options, folder, dataset, classes, split, started.network, spec, state)
+    soft = _taught(options, classes, split, callback)
+    return Prepared(options, folder, dataset, classes, split, started.network, spec, state, soft)
+
+
+def _taught(
+    options: TrainOptions, classes: ClassMap, split: Split, callback: Callback
+) -> dict[str, Path]:
+    """What the teachers of a mix say of the training images."""
+    path = Path(options.dataset)
+    teachers = read_suite(path).networks if path.suffix.lower() == ".toml" else ()
+    if not teachers or not options.teacher_weight:
+        return {}
+    names = ", ".join(teacher.name or teacher.model for teacher in teachers)
+    callback.note("teachers", f"{names}, weight {options.teacher_weight:g}")
+    return soft_labels(teachers, classes.labels, split["train"], callback.on_teach)
 
 
 @dataclass
@@ -390,17 +407,25 @@ def _split(
     """The splits, and a line on where they come from; `contents` is None in other processes."""
     if earlier is not None:
         return earlier.read_split(dataset), f"from {earlier.split}"
+    labelled = replace(dataset, samples=tuple(s for s in dataset.samples if s.labelled))
+    alone = tuple(sample for sample in dataset.samples if not sample.labelled)
     if options.shares is None:
-        split = split_dataset(dataset, seed=options.seed)
-        return split, describe_split(dataset, seed=options.seed)
-    values = (
-        contents.values if contents else {s.name: values_of(s.read_mask()) for s in dataset.samples}
-    )
-    held = {
-        name: {int(classes.from_dataset[v]) for v in vs} - {VOID} for name, vs in values.items()
-    }
-    split = new_split(dataset, held, seed=options.seed, shares=options.shares)
-    return split, f"{describe_shares(options.shares)} by classes (--split, seed {options.seed})"
+        split = split_dataset(labelled, seed=options.seed)
+        origin = describe_split(labelled, seed=options.seed)
+    else:
+        values = contents.values if contents else {}
+        held = {
+            sample.name: set(
+                classes.from_dataset[
+                    list(values.get(sample.name) or values_of(sample.read_mask()))
+                ].tolist()
+            )
+            - {VOID}
+            for sample in labelled.samples
+        }
+        split = new_split(labelled, held, seed=options.seed, shares=options.shares)
+        origin = f"{describe_shares(options.shares)} by classes (--split, seed {options.seed})"
+    return {**split, "train": (*split["train"], *alone)}, origin
 
 
 def _open_start(

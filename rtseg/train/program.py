@@ -38,6 +38,7 @@ from rtseg.train.loop import Loaders, Stop, TrainingLoop
 from rtseg.train.losses import Recipe, class_weights, parse_terms
 from rtseg.train.options import TrainOptions
 from rtseg.train.prepare import Prepared, prepare
+from rtseg.train.teachers import Soft, read_soft
 from rtseg.train.trainable import (
     Fabric,
     Trainable,
@@ -176,6 +177,8 @@ def _loop(
         options.aux_weight,
         options.edge_weight,
         options.edge_reach,
+        options.teacher_weight,
+        options.teacher_temperature,
     )
     trainable = Trainable(fabric, made.network, options, len(made.spec.labels), recipe)
     loop = TrainingLoop(trainable, made.spec, loaders, options, made.folder, callback, stop)
@@ -211,6 +214,10 @@ def _loaders(fabric: Fabric, made: Prepared, callback: Callback) -> Loaders:
         order,
         loader(val, InOrder(len(val), options.batch_size, *share), workers=many[1], pinned=pinned),
     )
+
+
+def _soft(made: Prepared, sample: Sample, size: tuple[int, int]) -> Soft:
+    return read_soft(made.soft[sample.name], len(made.spec.labels), size)
 
 
 def _weighed(spec: ModelSpec, weights: tuple[float, ...] | None) -> str:

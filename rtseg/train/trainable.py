@@ -219,9 +219,9 @@ class Trainable:
         parts = list(zip(*(part.chunk(self._options.accumulate) for part in batch), strict=True))
         value = 0.0
         for i, part in enumerate(parts):
-            images, labels = self.fabric.to_device(part)
+            images, labels, *soft = self.fabric.to_device(part)
             with self.fabric.no_backward_sync(self._module, enabled=i < len(parts) - 1):
-                loss = self._recipe.loss(self._module(images), labels) / len(parts)
+                loss = self._recipe.loss(self._module(images), labels, *soft) / len(parts)
                 value += loss.item()
                 self.fabric.backward(loss)
         if not math.isfinite(value):

@@ -1,0 +1,197 @@
+"""Teachers: what they say of images, where they are trusted, and images that nobody labelled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from colour_network import make_network
+from dataset_folders import COLOURS_BGR, NAMES, draw, write
+from training import Told, one_thread, quick, small  # noqa: F401 - autouse, and a fixture
+
+from rtseg.errors import DatasetError, UsageError
+from rtseg.evaluate.sets import NetworkSpec, open_mix
+from rtseg.labels import VOID
+from rtseg.train import TrainOptions, augment
+from rtseg.train.augment import UNTRUSTED
+from rtseg.train.batches import seeded
+from rtseg.train.losses import teacher_loss
+from rtseg.train.program import train
+from rtseg.train.teachers import read_soft, soft_labels
+from rtseg.zoo import InputSpec
+
+SIZE = (48, 64)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    """A labelled set, a folder of images alone, and a teacher that tells shapes by colour."""
+    for number, picture in enumerate(draw(8, SIZE)):
+        write(tmp_path / "known" / "images" / f"{number}.png", picture.image)
+        write(tmp_path / "known" / "masks" / f"{number}.png", picture.mask)
+    (tmp_path / "known" / "classes.json").write_text(json.dumps(list(NAMES)))
+    for number, picture in enumerate(draw(5, SIZE, seed=9)):
+        write(tmp_path / "alone" / f"{number}.png", picture.image)
+    make_network(tmp_path / "teacher.onnx")
+    path = tmp_path / "mix.toml"
+    path.write_text(
+        '[[set]]\npath = "known"\n[[set]]\npath = "alone"\nunlabelled = true\n'
+        '[[network]]\nmodel = "teacher.onnx"\nimgsz = "48x64"\n'
+    )
+    return path
+
+
+def ignore(done: int, total: int) -> None:
+    pass
+
+
+def teacher(path: Path) -> NetworkSpec:
+    return NetworkSpec(str(path), imgsz=f"{SIZE[0]}x{SIZE[1]}")
+
+
+def test_soft_labels_are_what_the_teacher_says(suite: Path) -> None:
+    mix = open_mix(suite)
+    found = soft_labels([teacher(suite.parent / "teacher.onnx")], mix.labels, mix.samples, ignore)
+    assert sorted(found) == sorted(sample.name for sample in mix.samples)
+    for sample, picture in zip(mix.samples[-5:], draw(5, SIZE, seed=9), strict=True):
+        soft = read_soft(found[sample.name], len(NAMES), SIZE)
+        assert soft.shape == (len(NAMES) + 1, *SIZE)
+        assert not soft[0].any(), "one teacher agrees with itself"
+        assert np.abs(soft[1:].astype(int).sum(0) - 255).max() <= 2
+        assert (soft[1:].argmax(0) == picture.mask).mean() > 0.98
+        assert (sample.read_mask() == VOID).all()
+
+
+def test_soft_labels_are_computed_once(suite: Path) -> None:
+    mix = open_mix(suite)
+    teachers = [teacher(suite.parent / "teacher.onnx")]
+    first = soft_labels(teachers, mix.labels, mix.samples, ignore)
+    before = {path: path.stat().st_mtime_ns for path in first.values()}
+    damaged = first[mix.samples[0].name]
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    again = soft_labels(teachers, mix.labels, mix.samples, ignore)
+    assert again == first
+    assert {p for p in before if p.stat().st_mtime_ns != before[p]} == {damaged}
+    read_soft(damaged, len(NAMES), SIZE)
+
+
+def test_other_teachers_have_other_soft_labels(suite: Path) -> None:
+    mix = open_mix(suite)
+    one = teacher(suite.parent / "teacher.onnx")
+    other = teacher(make_network(suite.parent / "b.onnx", colours=COLOURS_BGR[::-1]))
+    first = soft_labels([one], mix.labels, mix.samples[:1], ignore)
+    both = soft_labels([one, other], mix.labels, mix.samples[:1], ignore)
+    assert set(first.values()).isdisjoint(both.values())
+    soft = read_soft(both[mix.samples[0].name], len(NAMES), SIZE)
+    mask = mix.samples[0].read_mask()
+    # the order of colours is turned round: what was the first class is the last
+    assert (soft[0][mask == 0] == UNTRUSTED).mean() > 0.95
+    assert (soft[0][mask == 1] == 0).mean() > 0.95
+
+
+def test_a_file_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="missing or damaged"):
+        read_soft(tmp_path / "none.npz", 2, SIZE)
+
+
+def test_a_teacher_of_other_things_is_refused(suite: Path) -> None:
+    mix = open_mix(suite)
+    other = teacher(make_network(suite.parent / "c.onnx", names=["sky", "sea", "sand"]))
+    with pytest.raises(UsageError, match="no class in common"):
+        soft_labels([other], mix.labels, mix.samples, ignore)
+
+
+def test_unlabelled_images_need_a_teacher(suite: Path) -> None:
+    text = suite.read_text()
+    suite.write_text(text.partition("[[network]]")[0])
+    with pytest.raises(UsageError, match="unlabelled"):
+        open_mix(suite)
+
+
+def soft_of(labels: torch.Tensor, classes: int, sure: float = 1.0) -> torch.Tensor:
+    """(N, C + 1, h, w) uint8: trusted everywhere, `sure` of these labels."""
+    hot = torch.nn.functional.one_hot(labels, classes).movedim(-1, 1).float()
+    shares = hot * sure + (1 - hot) * (1 - sure) / (classes - 1)
+    return torch.cat([torch.zeros_like(labels)[:, None], (255 * shares).round()], 1).to(torch.uint8)
+
+
+def test_the_teachers_loss_is_cross_entropy_with_its_shares() -> None:
+    logits = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    said = torch.randint(0, 3, (2, 6, 6), generator=torch.Generator().manual_seed(1))
+    unknown = torch.full((2, 6, 6), VOID)
+    soft = soft_of(said, 3, sure=0.8)
+    shares = soft[:, 1:].float() / soft[:, 1:].float().sum(1, keepdim=True)
+    expected = torch.nn.functional.cross_entropy(logits, shares)
+    assert teacher_loss(logits, unknown, soft, 1).item() == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_softer_shares_by_a_temperature() -> None:
+    logits = torch.tensor([[[[2.0]], [[0.0]]]])
+    soft = torch.tensor([[[[0]], [[204]], [[51]]]], dtype=torch.uint8)  # 0.8 and 0.2
+    shares = torch.tensor([0.8, 0.2]).sqrt() / torch.tensor([0.8, 0.2]).sqrt().sum()
+    expected = -(shares * torch.tensor([1.0, 0.0]).log_softmax(0)).sum() * 4
+    loss = teacher_loss(logits, torch.full((1, 1, 1), VOID), soft, 1, temperature=2.0)
+    assert loss.item() == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_teacher_is_not_trusted_where_labels_know_better() -> None:
+    labels = torch.zeros(1, 8, 8, dtype=torch.int64)
+    labels[:, :, 4:] = 1
+    said = labels.clone()
+    said[:, 0, 0] = 1  # wrong
+    soft = soft_of(said, 2)
+    soft[:, 0, 7, 7] = UNTRUSTED
+    logits = torch.zeros(1, 2, 8, 8, requires_grad=True)
+    teacher_loss(logits, labels, soft, 1).backward()
+    assert logits.grad is not None
+    taught = logits.grad.abs().sum(1)[0] > 0
+    expected = torch.ones(8, 8, dtype=torch.bool)
+    expected[:, 3:5] = expected[0, 0] = expected[7, 7] = False
+    assert (taught == expected).all()
+
+
+def test_soft_labels_move_with_their_image() -> None:
+    picture = next(draw(1, SIZE))
+    said = torch.from_numpy(picture.mask).long()[None]
+    soft = soft_of(said, len(NAMES))[0].numpy()
+    options = TrainOptions("x", size=SIZE, scale=(0.7, 1.5))
+    transform = augment.training(options, InputSpec(SIZE), background=0)
+    for seed in range(5):
+        with seeded(seed):
+            _, labels, moved = transform(picture.image, picture.mask, None, soft)
+        outside = labels == VOID
+        assert (moved[0] == UNTRUSTED)[outside].all()
+        assert (moved[1:].argmax(0) == labels)[~outside].all()
+
+
+def test_what_is_pasted_is_not_the_teachers() -> None:
+    picture = next(draw(1, SIZE))
+    soft = soft_of(torch.zeros(1, *SIZE, dtype=torch.int64), len(NAMES))[0].numpy()
+    options = TrainOptions("x", size=SIZE, scale=(1.0, 1.0), rotation=0, flip=0, paste=1.0)
+    transform = augment.training(options, InputSpec(SIZE), background=0)
+    nothing = np.zeros(SIZE, np.uint8)
+    _, labels, moved = transform(
+        picture.image, nothing, lambda: (picture.image, picture.mask), soft
+    )
+    assert (moved[0] == UNTRUSTED).numpy().tolist() == (labels != 0).numpy().tolist()
+    assert (labels.numpy() == picture.mask).all()
+
+
+def test_a_mix_with_a_teacher_is_trained_and_goes_on(suite: Path, small: Path) -> None:  # noqa: F811
+    options = quick(suite, small, suite.parent / "run", max_steps=3)
+    told = Told()
+    result = train(options, callback=told)
+    assert result.best is not None
+    assert "teacher.onnx" in told.said("teachers")
+    split = json.loads((suite.parent / "run" / "split.json").read_text())
+    assert {f"alone/{i}" for i in range(5)} <= set(split["train"])
+    assert not any(name.startswith("alone") for name in split["val"])
+    assert train(options, resume=True).rows == result.rows
