@@ -53,7 +53,8 @@ PAPER = "white"
 SIGNATURES = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|II[*+]\0|MM\0[*+]|RIFF....WEBP|GIF8[79]a|qoif"
     rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|P[1-6]\s+[\d#]"
-    rb"|\0\0\0\x0cjP  |\xff\x4f\xff\x51|....ftyp(?:avi[fs]|hei[cfxms]|hev[cxms]|mif1|msf1)",
+    rb"|\0\0[\1\2]\0[^\0]\0|\0\0\0\x0cjP  |\xff\x4f\xff\x51"
+    rb"|....ftyp(?:avi[fs]|hei[cfxms]|hev[cxms]|mif1|msf1)",
     re.DOTALL,
 )
 TGA_FOOTER = b"TRUEVISION-XFILE.\0"
@@ -66,8 +67,11 @@ FOREIGN = {
         rb"\xff\x0a|\0\0\0\x0cJXL ", re.DOTALL
     ),
     "a Photoshop document; save it as PNG": re.compile(rb"8BPS\0"),
+    "a document or drawing; export its pages as PNG": re.compile(
+        rb"%PDF-|%!PS|\W*<(?:svg|\?xml.{0,170}<svg|!--.{0,170}<svg|!DOCTYPE svg)\b", re.DOTALL
+    ),
 }
-"""Images that are refused -> what their first bytes are; FFmpeg would show a part of some."""
+"""Images that are refused -> what their first bytes are; FFmpeg would show parts of some."""
 
 VIDEO = re.compile(
     rb"....(?:ftyp|moov|mdat|wide|free|skip)|\x1a\x45\xdf\xa3|RIFF....AVI |OggS|FLV|GIF8"

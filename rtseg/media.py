@@ -50,6 +50,9 @@ WRONG_SECONDS = 30 * 3600
 AGREES = 0.15
 """Share by which the interval of a declared frame rate may differ from those between frames."""
 
+TEXT_CODECS = frozenset(("ansi", "bintext", "idf", "xbin"))
+"""Decoders that draw a text file as it would be seen on a terminal."""
+
 DEFAULT_BONUS = 25_000_000
 """Pixels by which a track that is flagged default counts as larger, as in the `ffmpeg` command."""
 
@@ -96,9 +99,15 @@ def is_cover(stream: Any) -> bool:
     return bool(stream.disposition & Disposition.attached_pic)
 
 
+def is_text(stream: Any) -> bool:
+    """Whether a video track is text that FFmpeg would draw."""
+    return stream.codec_context is not None and stream.codec_context.name in TEXT_CODECS
+
+
 def video_tracks(container: Any) -> list[Any]:
-    """The video tracks of a file, without cover pictures."""
-    return [stream for stream in container.streams.video if not is_cover(stream)]
+    """The video tracks of a file, without cover pictures and text."""
+    tracks = container.streams.video
+    return [stream for stream in tracks if not is_cover(stream) and not is_text(stream)]
 
 
 def choose_video(container: Any, name: str, number: int | None = None) -> Any:

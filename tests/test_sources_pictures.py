@@ -380,6 +380,25 @@ def test_a_stream_of_jpegs(tmp_path: Path) -> None:
     assert is_painted(only(tmp_path / "mpo.dat"))
 
 
+def test_the_largest_image_of_an_icon_is_read(tmp_path: Path) -> None:
+    rgba = np.full((64, 64, 4), (30, 60, 90, 255), np.uint8)
+    rgba[:32, :, 3] = 0
+    from PIL import Image
+
+    Image.fromarray(rgba).save(tmp_path / "a.ico", sizes=[(16, 16), (64, 64), (32, 32)])
+    image = only(tmp_path / "a.ico")
+    assert image.shape == (64, 64, 3)
+    assert (image[:32] == 255).all()
+    assert (image[32:] == (90, 60, 30)).all()
+
+
+def test_text_is_not_drawn_as_a_video(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not a video\n" * 100)
+    with pytest.raises(SourceError) as caught:
+        open_source(tmp_path / "notes.txt")
+    assert caught.value.found == "it has no video stream"
+
+
 def raw_photo() -> bytes:
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -394,6 +413,10 @@ FOREIGN = {
     "a.raf": (b"FUJIFILMCCD-RAW 0201" + bytes(300), "a raw photo"),
     "a.jxl": (b"\xff\x0a" + bytes(300), "a JPEG XL image"),
     "a.jpg": (b"\0\0\0\x0cJXL \r\n" + bytes(300), "a JPEG XL image"),
+    "a.pdf": (encoded("PDF"), "a document"),  # FFmpeg finds the JPEG within
+    "a.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n" + bytes(300), "a document"),
+    "a.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>' + b" " * 200, "a document or drawing"),
+    "b.svg": (b'<?xml version="1.0"?>\n<svg/>' + b" " * 200, "a document or drawing"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -267,7 +268,7 @@ def test_the_empty_chunks_of_an_avi_file_are_no_frames(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("suffix", ["mkv", "webm"])
+@pytest.mark.parametrize("suffix", ["mkv", "webm", "flv"])
 def test_a_file_without_a_count_says_what_was_cut_off(tmp_path: Path, suffix: str) -> None:
     codec = ["-c:v", "libvpx", "-b:v", "1M"] if suffix == "webm" else ["-c:v", "libx264"]
     whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
@@ -281,9 +282,11 @@ def test_a_file_without_a_count_says_what_was_cut_off(tmp_path: Path, suffix: st
     with open_source(cut) as source:
         count = len(list(source))
     assert 0 < count < 50
-    assert source.warnings == [
-        f"cut.{suffix} ended after {count} frames: it is cut off, {missing} bytes are missing"
-    ]
+    (warning,) = source.warnings
+    assert warning.startswith(f"cut.{suffix} ended after {count} frames: it is cut off, at least ")
+    found = int(re.findall(r"least (\d+) bytes", warning)[0])
+    assert 0 < found <= missing
+    assert found == missing or suffix == "flv"  # of which only the last tag can be missed
 
 
 def test_a_recording_of_open_length_is_not_called_cut_off(tmp_path: Path) -> None:

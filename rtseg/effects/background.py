@@ -6,7 +6,6 @@ import cv2  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import math
 import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -169,8 +168,7 @@ def open_backdrop(spec: BackgroundSpec) -> Backdrop:
 
 def _open_file(path: Path) -> Backdrop:
     if is_image(path):
-        with suppress(UsageError):
-            return ImageBackdrop(read_image(path, UsageError))
+        return ImageBackdrop(read_image(path, UsageError))
     return VideoBackdrop(path)
 
 

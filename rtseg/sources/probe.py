@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
@@ -20,6 +20,10 @@ from rtseg.text import counted
 
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 """IDs of a Matroska file's first element and of the element that holds its content (RFC 9559)."""
+
+
+FLV_TAGS = (8, 9, 18)
+"""First bytes of the tags of FLV: audio, video and data."""
 
 
 class Player(Protocol):
@@ -145,7 +149,8 @@ def fault_of(player: Player, target: str, options: SourceOptions, shown: int) ->
         if shown < count:
             return f"{name} ended after {shown} of its {count} frames: it is damaged or cut off"
     if "://" not in target and (missing := missing_bytes(Path(target))):
-        return f"{name} ended after {shown} frames: it is cut off, {missing} bytes are missing"
+        lacks = f"at least {missing} bytes are missing"
+        return f"{name} ended after {shown} frames: it is cut off, {lacks}"
     if player.damaged:
         packets = counted(player.damaged, "packet")
         return f"{name} is damaged: {packets} could not be decoded"
@@ -156,12 +161,15 @@ def fault_of(player: Player, target: str, options: SourceOptions, shown: int) ->
 
 
 def missing_bytes(path: Path) -> int:
-    """Bytes that a Matroska or WebM file lacks of its declared size; 0 for other files.
+    """Bytes that a Matroska, WebM or FLV file lacks at its end; 0 for other files.
 
-    Its header counts bytes, not frames (RFC 8794, RFC 9559).
+    The header of Matroska counts bytes, not frames (RFC 8794, RFC 9559); FLV is a list of tags that
+    begin with their size.
     """
     with path.open("rb") as file:
         head = file.read(256)
+        if head.startswith(b"FLV"):
+            return _missing_of_flv(file, int.from_bytes(head[5:9], "big") + 4)
     if not head.startswith(EBML):
         return 0
     size, at = _sized(head, len(EBML))
@@ -169,6 +177,22 @@ def missing_bytes(path: Path) -> int:
         return 0
     size, at = _sized(head, at + size + len(SEGMENT))
     return max(0, at + size - path.stat().st_size)
+
+
+def _missing_of_flv(file: BinaryIO, at: int) -> int:
+    """Bytes that the last tag of an FLV file lacks; 0 where the tags do not lead to it.
+
+    Args:
+        at: where the first tag begins.
+    """
+    end = file.seek(0, 2)
+    while at < end:
+        file.seek(at)
+        tag = file.read(4)
+        if tag[0] not in FLV_TAGS:
+            return 0
+        at += 15 + int.from_bytes(tag[1:], "big")
+    return max(0, at - end - 4)  # the size of the last tag, again, may be missing
 
 
 def _sized(head: bytes, at: int) -> tuple[int, int]:
