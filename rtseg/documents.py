@@ -26,7 +26,7 @@ MOST_BYTES = 1 << 26
 """Limit of a JSON file, other than labelled images'."""
 
 MOST_TOML_BYTES = 1 << 18
-"""Limit of a TOML file."""
+"""Limit of a TOML or YAML file: Python takes seconds for longer ones."""
 
 _LONG_KEY = re.compile(r"""(?<![\w\-"'])(?:["']?[\w-]*["']?[ \t]*\.[ \t]*){64}""")
 """A key of that many parts: tomllib takes minutes for one of thousands."""
@@ -172,12 +172,15 @@ def _unknown_key(value: Any, kind: Any) -> str | None:
         found = (f"unknown field {shown(n)}; fields are {known}" for n in value if n not in hints)
         inner = (_unknown_key(value[name], hint) for name, hint in hints.items() if name in value)
         return next(found, None) or next(filter(None, inner), None)
-    if isinstance(value, (list, dict)):
-        each = value if isinstance(value, list) else [*value.values(), value]
-        kinds = [one for one in get_args(kind) if is_dataclass(one) or get_args(one)]
-        inner = (_unknown_key(one, item) for item in kinds for one in each)
-        return next(filter(None, inner), None)
-    return None
+    origin, kinds = get_origin(kind), get_args(kind)
+    each = [value]
+    if origin in (tuple, list) and isinstance(value, (tuple, list)):
+        each = list(value)
+    elif origin is dict and isinstance(value, dict):
+        each, kinds = list(value.values()), kinds[1:]
+    kinds = tuple(one for one in kinds if is_dataclass(one) or get_args(one))
+    inner = (_unknown_key(one, item) for item in kinds for one in each)
+    return next(filter(None, inner), None)
 
 
 def _fault(message: str, value: Any, kind: Any) -> str:

@@ -14,6 +14,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from rtseg.documents import convert, shown
 from rtseg.errors import UsageError
 
 Policy = Literal["auto", "newest", "all"]
@@ -28,6 +29,9 @@ Activation = Literal["none", "logits", "softmax", "sigmoid", "probabilities"]
 """What a network file that does not describe itself may be told to have."""
 
 LAYOUTS, COLOUR_ORDERS, ACTIVATIONS = map(get_args, (Layout, ColourOrder, Activation))
+
+MAX_SHOWN = 80
+"""Characters of a wrong value in a message."""
 
 T = TypeVar("T")
 
@@ -81,12 +85,15 @@ def check(options: Any) -> None:
         for each in value if isinstance(value, tuple) and choices else (value,):
             if choices and each not in choices:
                 known = ", ".join(map(str, choices))
-                raise UsageError(f"{flag(one.name)} {each}", found=f"choices are {known}")
+                raise UsageError(
+                    f"{flag(one.name)} {str(each)[:MAX_SHOWN]}", found=f"choices are {known}"
+                )
         least, most = rules.get("least", -math.inf), rules.get("most", math.inf)
         limited = math.isfinite(least) or math.isfinite(most)
         if limited and not (least <= value <= most and value < math.inf):
             bounds = f"{least:.12g} or more" if math.isinf(most) else f"{least:g} to {most:.12g}"
-            raise UsageError(f"{flag(one.name)} {value:g}", found=f"it must be {bounds}")
+            given = f"{value:g}" if isinstance(value, float) else shown(value)
+            raise UsageError(f"{flag(one.name)} {given}", found=f"it must be {bounds}")
 
 
 @cache
@@ -116,7 +123,7 @@ def from_values(cls: type[T], values: Mapping[str, Any]) -> T:
     hints = get_type_hints(cls)
     if unknown := [name for name in values if name not in hints]:
         raise UsageError(
-            f"unknown setting {unknown[0]!r}", found="settings are " + ", ".join(hints)
+            f"unknown setting {shown(unknown[0])}", found="settings are " + ", ".join(hints)
         )
     return cls(**{name: typed(flag(name), hints[name], value) for name, value in values.items()})
 
@@ -127,27 +134,7 @@ def typed(name: str, hint: Any, value: Any) -> Any:
     Raises:
         UsageError: it is of another kind.
     """
-    kinds = [kind for kind in get_args(hint) if type(None) in get_args(hint)] or [hint]
-    for kind in kinds:
-        if value is None and kind is type(None):
-            return None
-        if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
-            items = get_args(kind)
-            items = items[:1] * len(value) if items[-1] is ... else items
-            if len(items) == len(value):
-                return tuple(typed(name, *pair) for pair in zip(items, value, strict=True))
-        elif get_origin(kind) is Literal:
-            if isinstance(value, type(get_args(kind)[0])):
-                return value  # `check` says which there are
-        elif get_origin(kind) is not tuple and _is(kind, value):
-            return float(value) if kind is float else value
-    raise UsageError(f"{name} {value!r} is not valid")
-
-
-def _is(kind: Any, value: Any) -> bool:
-    """A whole number may stand for a real one; nothing else stands for another kind."""
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind in (int, str):
-        return isinstance(value, kind) and not isinstance(value, bool)
-    return bool(kind is Any or isinstance(value, get_args(kind) or kind))
+    try:
+        return convert(value, hint, name)
+    except UsageError as error:
+        raise UsageError(f"{name} {shown(value)} is not valid", found=error.found) from error

@@ -106,4 +106,5 @@ def natural_key(name: object) -> tuple[list[str | int], str]:
     """A sort key that compares numbers by value: img2 before img10."""
     text = str(name)
     parts = re.split(r"(\d+)", text.casefold())
-    return [int(part) if part.isdecimal() else part for part in parts], text
+    # Python reads no more than 4300 digits
+    return [int(part[:4000]) if part.isdecimal() else part for part in parts], text

@@ -668,7 +668,7 @@ def test_json_gives_an_equal_record_back(full: Record) -> None:
 
 @pytest.mark.parametrize("values", [{}, [], {"rtseg_bench": 1}, {"rtseg_bench": 99}])
 def test_other_json_is_no_record(values: Any) -> None:
-    with pytest.raises(ValueError, match=r"record|later version"):
+    with pytest.raises(UsageError, match=r"record|later version"):
         Record.from_json(values)
 
 

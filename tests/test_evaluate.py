@@ -534,14 +534,14 @@ def test_a_suite_names_sets_and_networks(tmp_path: Path) -> None:
     [
         ("[[set]", "is not TOML"),
         ("", r"has no \[\[set\]\]"),
-        ("[[sets]]\npath = 'a'", "unknown key 'sets'"),
-        ("[[set]]\npath = 'a'\nsplitt = 'val'", "unknown key 'splitt'"),
-        ("[[set]]\nname = 'a'", "a table has no path"),
-        ("[[set]]\npath = 3", "path = 3"),
-        ("[[set]]\npath = 'a'\nclasses = 'person'", "classes = 'person'.*list"),
+        ("[[sets]]\npath = 'a'", "unknown field 'sets'"),
+        ("[[set]]\npath = 'a'\nsplitt = 'val'", "unknown field 'splitt'"),
+        ("[[set]]\nname = 'a'", "missing required field path"),
+        ("[[set]]\npath = 3", r"set\[0\].path is 3"),
+        ("[[set]]\npath = 'a'\nclasses = 'person'", "classes is 'person': expected list"),
         ("[[set]]\npath = 'a'\nmin_share = { person = 5 }", "min_share"),
-        ("[[set]]\npath = 'a'\nmax_pictures = -1", "max_pictures = -1"),
-        ("[set]\npath = 'a'", "list of tables"),
+        ("[[set]]\npath = 'a'\nmax_pictures = -1", "max_pictures must be 0 or more"),
+        ("[set]\npath = 'a'", "set is .*expected list"),
     ],
 )
 def test_a_suite_that_makes_no_sense_says_where(tmp_path: Path, text: str, words: str) -> None:

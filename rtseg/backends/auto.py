@@ -23,7 +23,8 @@ from rtseg.backends.base import input_size_of, noise
 from rtseg.backends.options import BACKENDS, BackendOptions, backend_on, package_versions
 from rtseg.cache import cache_dir, cache_path, safe_name, sha256
 from rtseg.contracts import Backend
-from rtseg.errors import RtsegError
+from rtseg.documents import convert, read_json
+from rtseg.errors import RtsegError, UsageError
 from rtseg.files import atomic
 from rtseg.measure import Batch, backend_agreement, time_each
 from rtseg.nets.onnx_file import precision_of
@@ -437,13 +438,11 @@ def machine_facts() -> Mapping[str, Any]:
 def load_choice(path: Path) -> Choice | None:
     """The choice in a file; None if it is missing or not valid."""
     try:
-        saved: Any = json.loads(path.read_text("utf-8"))
-        if saved.pop("rtseg_auto") != FORMAT:
+        saved = read_json(path, dict)
+        if saved.pop("rtseg_auto", None) != FORMAT:
             return None
-        saved["rows"] = tuple(Result(**row) for row in saved["rows"])
-        saved["winner"] = tuple(saved["winner"])
-        return Choice(**saved)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return convert(saved, Choice, str(path))
+    except UsageError:
         return None
 
 

@@ -48,11 +48,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from rtseg._version import __version__
 from rtseg.backends.options import package_versions
 from rtseg.bench.clocks import Block
 from rtseg.contracts import BackendInfo
+from rtseg.documents import convert
+from rtseg.errors import UsageError
 from rtseg.system import usable_cores
 
 FORMAT = 1
@@ -70,6 +73,10 @@ class ClockFigures:
     counts: dict[str, int] = field(default_factory=dict)
     age_ms: dict[str, float] = field(default_factory=dict)
     stages_ms: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not all(0 < rate < np.inf for rate in (self.fps, *self.rounds)):
+            raise ValueError("rates are greater than 0")
 
 
 @dataclass
@@ -148,40 +155,41 @@ class Record:
         return {"rtseg_bench": FORMAT, **asdict(self)}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Record:
-        """Read what `to_json` returned.
+    def from_json(cls, values: dict[str, Any], where: str = "a record") -> Record:
+        """Read what `to_json` returned, which `where` has.
 
         Raises:
-            ValueError: it is not a record, or of a later version.
+            UsageError: it is not a record, or of a later version.
         """
-        if not isinstance(values, dict) or "rtseg_bench" not in values:
-            raise ValueError("it is not a record of rtseg bench")
-        try:
-            if values["rtseg_bench"] > FORMAT:
-                raise ValueError("written by a later version of rtseg; upgrade it")
-            fields = {key: value for key, value in values.items() if key != "rtseg_bench"}
-            return cls(**{**fields, "rows": [_row(row) for row in values["rows"]]})
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"a damaged record of rtseg bench: {_field_error(error)}") from error
+        do = "Write one with rtseg bench -o FILE.json"
+        fields = {**convert(values, dict, where, do=do)}
+        version = fields.pop("rtseg_bench", None)
+        if type(version) is not int or version > FORMAT:
+            found = "it is not a record of rtseg bench"
+            if type(version) is int:
+                found, do = "it was written by a later version of rtseg", "Upgrade rtseg"
+            raise UsageError(f"cannot read {where}", found=found, do=do)
+        record = convert(fields, cls, where, do=do)
+        convert(record.machine, _Machine, where, do=do)
+        for row in record.rows:
+            convert(row.asked, _Asked, where, do=do)
+        return record
 
 
-def _field_error(error: Exception) -> str:
-    """What is wrong with the fields."""
-    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
+@dataclass
+class _Asked:
+    """What `Row.asked` holds."""
+
+    backend: str
+    precision: str
+    device: str
 
 
-def _row(values: dict[str, Any]) -> Row:
-    ran, agreement = values["ran"], values["agreement"]
-    height, width = values["input_size"]
-    return Row(
-        **{
-            **values,
-            "input_size": (height, width),
-            "ran": BackendInfo(**{**ran, "notes": tuple(ran["notes"])}) if ran else None,
-            "clocks": {name: ClockFigures(**one) for name, one in values["clocks"].items()},
-            "agreement": Agreement(**agreement) if agreement else None,
-        }
-    )
+class _Machine(Struct):
+    """What a comparison needs of `Record.machine`."""
+
+    versions: dict[str, str]
+    gpu: str | None = None
 
 
 def summarise(blocks: Sequence[Block]) -> ClockFigures:

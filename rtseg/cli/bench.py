@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -32,6 +31,7 @@ from rtseg.cli.options import BenchFlags
 from rtseg.cli.process import Stop
 from rtseg.cli.report import DownloadProgress, Progress, say
 from rtseg.contracts import SourceInfo
+from rtseg.documents import read_json
 from rtseg.errors import BackendError, DownloadError, RtsegError, ThresholdError, UsageError
 from rtseg.figures import check_suffix
 from rtseg.files import check_new, check_parent, write_file
@@ -132,13 +132,8 @@ def read_record(path: Path) -> Record:
     Raises:
         UsageError: the file does not exist, or is something else.
     """
-    try:
-        return Record.from_json(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError) as error:
-        words = getattr(error, "strerror", None) or str(error)
-        raise UsageError(
-            f"cannot compare with {path}", found=words, do="Write one with rtseg bench -o FILE.json"
-        ) from error
+    do = "Write one with rtseg bench -o FILE.json"
+    return Record.from_json(read_json(path, dict, do=do), str(path))
 
 
 def _check_comparable(now: Record, before: Record | None, name: str | None) -> None:

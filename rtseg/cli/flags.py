@@ -28,7 +28,7 @@ from typing import (
 from cyclopts import Group, Parameter, Token
 from docstring_parser import parse as parse_docstring
 
-from rtseg.documents import read_toml, to_toml
+from rtseg.documents import read_toml, shown, to_toml
 from rtseg.errors import UsageError
 from rtseg.options import choices_of, typed
 
@@ -56,8 +56,8 @@ def read(form: Form, flag: str, text: str) -> Any:
     """
     try:
         return form.read(text)
-    except (ValueError, ZeroDivisionError):
-        raise UsageError(f"{flag} {text!r} is not valid", do=form.hint) from None
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise UsageError(f"{flag} {shown(text)} is not valid", do=form.hint) from None
 
 
 def _clock_time(text: str) -> float:
@@ -312,7 +312,7 @@ class Flag:
         except UsageError:
             if self.form is None or type(value) not in (int, float):
                 raise
-            return self.parse([str(value)])  # one number, where several may be meant
+            return self.parse([shown(value)])  # one number, where several may be meant
 
 
 @cache
@@ -445,12 +445,12 @@ def _from_file(layout: Layout, path: Path) -> dict[str, Any]:
         if isinstance(value, dict):
             raise UsageError(
                 f"--config {path}",
-                found=f"it has a table [{name}]",
+                found=f"it has a table [{name[:40]}]",
                 do="Write the flags at the top level, as `rtseg --print-config` does",
             )
         flag = spellings.get(name) or spellings.get("--" + name.replace("_", "-"))
         if flag is None:
-            raise UsageError(f"--config {path}", found=f"unknown flag {name!r}")
+            raise UsageError(f"--config {path}", found=f"unknown flag {shown(name)}")
         if value != []:
             values[flag.name] = flag.from_file(value)
     return values

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
-from rtseg.datasets.contract import Dataset, Layout, Problem, Sample
+from rtseg.datasets.contract import Dataset, Layout, Problem, Sample, SplitFile
 from rtseg.datasets.folders import SPLITS, read_lines, subfolders
+from rtseg.documents import read_json
 from rtseg.errors import DatasetError, UsageError
 from rtseg.options import imported
-from rtseg.text import listed, read_text
+from rtseg.text import listed
 
 __all__ = [
     "DATASETS",
@@ -18,6 +18,7 @@ __all__ = [
     "Layout",
     "Problem",
     "Sample",
+    "SplitFile",
     "layout_of",
     "named_samples",
     "open_dataset",
@@ -102,15 +103,10 @@ def named_samples(dataset: Dataset, path: Path) -> tuple[Sample, ...]:
 
 def _read_splits(path: Path) -> dict[str, str]:
     """Sample name -> split, from the split.json of a training run; raises DatasetError."""
-    try:
-        named = json.loads(read_text(path))
-        return {name: split for split in ("train", "val", "test") for name in named[split]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(
-            f"cannot read {path}",
-            found=f"it is not the split.json of a run: {error}",
-            do="Give that, or a text file with one name per line.",
-        ) from error
+    do = "Give the split.json of a run, or a text file with one name per line."
+    named = read_json(path, SplitFile, DatasetError, do=do)
+    parts = {"train": named.train, "val": named.val, "test": named.test}
+    return {name: split for split, names in parts.items() for name in names}
 
 
 def _layout(name: str) -> Layout:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from rtseg.datasets.contract import Table
+from rtseg.documents import parse_json
 from rtseg.errors import DatasetError, UsageError
 from rtseg.labels import VOID, Colour, LabelSet, random_colours
 from rtseg.text import listed, read_text
@@ -99,9 +100,11 @@ def label_set(
             f"cannot use the classes of {where}", found="named twice: " + ", ".join(twice)
         )
     background = next((i for i, name in enumerate(names) if is_background(name)), None)
-    return LabelSet(
-        tuple(names), tuple(colours or _distinct_colours(len(names), background)), background
-    )
+    colours = tuple(colours or _distinct_colours(len(names), background))
+    try:
+        return LabelSet(tuple(names), colours, background)
+    except ValueError as error:
+        raise DatasetError(f"cannot use the classes of {where}", found=str(error)) from error
 
 
 def _distinct_colours(count: int, background: int | None) -> list[Colour]:
@@ -127,6 +130,17 @@ def name_file(folder: Path) -> Path | None:
     return next((folder / name for name in NAME_FILES if (folder / name).is_file()), None)
 
 
+_WRITE_NAMES = "Write a JSON list of names, or one name per line, in the order of the indices."
+
+
+class _Named(Struct):
+    name: str
+
+
+_List = list[str | int | float | _Named]
+_NamesFile: Any = _List | dict[str, str | int | _List | dict[str, str | int]]
+
+
 def read_names(path: Path) -> Names:
     """Read names from a JSON list or dict, a CSV of name,r,g,b, CVAT's labelmap, or lines.
 
@@ -136,33 +150,32 @@ def read_names(path: Path) -> Names:
     try:
         text = read_text(path)
         if path.suffix == ".json":
-            return Names(_json_names(json.loads(text)), None, path)
+            value = parse_json(text, _NamesFile, str(path), DatasetError, do=_WRITE_NAMES)
+            return Names(_json_names(value), None, path)
         lines = [line.strip() for line in text.splitlines()]
         return _line_names([line for line in lines if line and not line.startswith("#")], path)
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise DatasetError(
             f"cannot read the class names in {path}",
             found=str(error),
-            do="Write a JSON list of names, or one name per line, in the order of the indices.",
+            do=_WRITE_NAMES,
         ) from error
 
 
 def _json_names(value: Any) -> tuple[str, ...]:
     """From a list; {"names": [...]}; {"0": "sky", ...} or {"sky": 0, ...}."""
-    if isinstance(value, dict):
-        for key in ("names", "classes", "labels"):
-            if key in value:
-                return _json_names(value[key])
-        pairs = [
-            (int(key), name) if isinstance(name, str) else (int(name), key)
-            for key, name in value.items()
-        ]
-        return _in_order(pairs)
-    if not isinstance(value, list):
-        raise ValueError("it is not a JSON list of names")
-    return tuple(
-        str(entry["name"] if isinstance(entry, dict) else entry).strip() for entry in value
-    )
+    if isinstance(value, list):
+        return tuple(
+            (entry.name if isinstance(entry, _Named) else str(entry)).strip() for entry in value
+        )
+    for key in ("names", "classes", "labels"):
+        if isinstance(inner := value.get(key), (list, dict)):
+            return _json_names(inner)
+    pairs = [
+        (int(key), name) if isinstance(name, str) else (int(name), key)
+        for key, name in value.items()
+    ]
+    return _in_order(pairs)
 
 
 def _in_order(pairs: Iterable[tuple[int, str]]) -> tuple[str, ...]:
@@ -187,7 +200,7 @@ def _line_names(lines: list[str], path: Path) -> Names:
 
 def _plain_names(lines: list[str]) -> tuple[str, ...]:
     """One name per line; leading numbers that count the lines are dropped."""
-    numbered = [re.fullmatch(r"(\d+)\s*[:,\s]\s*(\S.*)", line) for line in lines]
+    numbered = [re.fullmatch(r"(\d{1,9})\s*[:,\s]\s*(\S.*)", line) for line in lines]
     if all(numbered):
         return _in_order((int(match[1]), match[2].strip()) for match in numbered if match)
     return tuple(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections import Counter, defaultdict
@@ -12,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 from pycocotools import mask as runs
 
@@ -26,10 +26,11 @@ from rtseg.datasets.contract import (
     fit_to_image,
 )
 from rtseg.datasets.folders import SPLITS, short_names, split_rank
+from rtseg.documents import read_json, shown
 from rtseg.errors import DatasetError
 from rtseg.frame import Mask
 from rtseg.images import image_size
-from rtseg.labels import VOID
+from rtseg.labels import MAX_NAME, VOID
 from rtseg.text import first_characters, listed, natural_key, read_text
 
 ROBOFLOW = "_annotations.coco.json"
@@ -51,7 +52,42 @@ MAX_PERIMETER = 4_000_000
 MAX_SHIFT = 60
 """Bits of one run length."""
 
-Record = dict[str, Any]
+Key = int | float | str
+"""An id, or a name."""
+
+
+class CocoImage(Struct):
+    """An image that a file names."""
+
+    id: Key
+    file_name: Key
+    height: Any = None
+    width: Any = None
+
+
+class CocoAnnotation(Struct):
+    """An object. What is wrong with one that cannot be used is found when it is, and named."""
+
+    id: Any = None
+    image_id: Any = None
+    category_id: Any = None
+    iscrowd: Key | bool | None = None
+    segmentation: Any = None
+
+
+class CocoCategory(Struct):
+    """A class."""
+
+    id: Key
+    name: Key
+    supercategory: Any = None
+
+
+class _Content(Struct):
+    images: list[CocoImage]
+    annotations: list[CocoAnnotation]
+    categories: list[CocoCategory]
+
 
 Runs = dict[str, Any]
 """pycocotools' compressed run lengths: {"size": [h, w], "counts": bytes}."""
@@ -59,18 +95,18 @@ Runs = dict[str, Any]
 
 def is_key(value: Any) -> bool:
     """Whether a value can be an id or a name."""
-    return isinstance(value, (int, float, str))
+    return isinstance(value, Key)
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """One JSON file; every image has an id and a file name, every category an id and a name."""
+    """One JSON file."""
 
     path: Path
     split: str
-    images: list[Record]
-    annotations: list[Record]
-    categories: list[Record]
+    images: list[CocoImage]
+    annotations: list[CocoAnnotation]
+    categories: list[CocoCategory]
 
 
 def find_files(root: Path) -> list[tuple[Path, str]]:
@@ -116,25 +152,12 @@ def read_file(path: Path, split: str) -> CocoFile:
     Raises:
         DatasetError: it is not JSON, or not in the COCO format.
     """
-    asked = f"cannot read {path}"
-    try:
-        value = json.loads(read_text(path))
-    except (OSError, ValueError) as error:
-        raise DatasetError(asked, found=f"it is not JSON: {error}") from error
-    needed = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", "name")}
-    for key, fields in needed.items():
-        records = value.get(key) if isinstance(value, dict) else None
-        if not isinstance(records, list) or not all(isinstance(each, dict) for each in records):
-            raise DatasetError(asked, found=f"it is not COCO JSON: it has no list of {key}")
-        for name in fields:
-            missing = sum(not is_key(record.get(name)) for record in records)
-            if missing:
-                raise DatasetError(asked, found=f"{missing} of its {key} have no {name}")
-    for annotation in value["annotations"]:
-        outline = annotation.get("segmentation")
+    content = read_json(path, _Content, DatasetError, most_bytes=None)
+    for annotation in content.annotations:
+        outline = annotation.segmentation
         if isinstance(outline, list) and outline and isinstance(outline[0], (int, float)):
-            annotation["segmentation"] = [outline]  # one polygon, not in a list of polygons
-    return CocoFile(path, split, value["images"], value["annotations"], value["categories"])
+            annotation.segmentation = [outline]  # one polygon, not in a list of polygons
+    return CocoFile(path, split, content.images, content.annotations, content.categories)
 
 
 @dataclass(frozen=True)
@@ -161,17 +184,17 @@ class Categories:
         notes = []
         top = _unused_superclass(files, records)
         if top is not None:
-            name = records.pop(top)["name"]
+            name = records.pop(top).name
             notes.append(
                 f"category {top}, {name}, is the unused superclass of the others and left out"
             )
         if not records:
             raise DatasetError(f"no categories in {files[0].path}")
-        nothing = [n for n, r in records.items() if is_background(str(r["name"]))]
+        nothing = [n for n, r in records.items() if is_background(str(r.name))]
         things = [number for number in sorted(records, key=_by_number) if number not in nothing[:1]]
-        first = str(records[nothing[0]]["name"]) if nothing else "background"
+        first = str(records[nothing[0]].name) if nothing else "background"
         class_of = dict.fromkeys(nothing[:1], 0) | {n: i for i, n in enumerate(things, 1)}
-        return cls((first, *(str(records[n]["name"]) for n in things)), class_of, notes)
+        return cls((first, *(str(records[n].name) for n in things)), class_of, notes)
 
 
 def _by_number(number: Any) -> tuple[bool, Any]:
@@ -179,25 +202,25 @@ def _by_number(number: Any) -> tuple[bool, Any]:
     return isinstance(number, str), number
 
 
-def _merged(files: Sequence[CocoFile]) -> dict[Any, Record]:
-    records: dict[Any, Record] = {}
+def _merged(files: Sequence[CocoFile]) -> dict[Any, CocoCategory]:
+    records: dict[Any, CocoCategory] = {}
     for file in files:
         for record in file.categories:
-            before = records.setdefault(record["id"], record)
-            if before["name"] != record["name"]:
+            before = records.setdefault(record.id, record)
+            if before.name != record.name:
                 raise DatasetError(
                     f"cannot use {file.path}",
-                    found=f"it names category {record['id']} {record['name']!r}, another file "
-                    f"{before['name']!r}",
+                    found=f"it names category {shown(record.id)} {shown(record.name)}, another "
+                    f"file {shown(before.name)}",
                 )
     return records
 
 
-def _unused_superclass(files: Sequence[CocoFile], records: dict[Any, Record]) -> Any:
+def _unused_superclass(files: Sequence[CocoFile], records: dict[Any, CocoCategory]) -> Any:
     """The id of Roboflow's category 0, the superclass of the others, if no annotation uses it."""
-    used = any(each.get("category_id") == 0 for file in files for each in file.annotations)
-    above = {record.get("supercategory") for number, record in records.items() if number != 0}
-    return 0 if 0 in records and not used and records[0]["name"] in above else None
+    used = any(each.category_id == 0 for file in files for each in file.annotations)
+    above = [record.supercategory for number, record in records.items() if number != 0]
+    return 0 if 0 in records and not used and records[0].name in above else None
 
 
 class ImageFinder:
@@ -360,7 +383,8 @@ def _scaled(polygon: Any, height: int, width: int) -> Any:
     """A polygon in pixels, from shares of the width and height."""
     if not _is_polygon(polygon):
         return polygon
-    points = np.asarray(polygon, float).reshape(-1, 2) * (width, height)
+    with np.errstate(over="ignore"):  # such points are refused as far outside
+        points = np.asarray(polygon, float).reshape(-1, 2) * (width, height)
     return points.ravel().tolist()
 
 
@@ -464,8 +488,8 @@ def _objects_among_crowds(files: Sequence[CocoFile]) -> tuple[set[Any], list[str
     total: Counter[Any] = Counter()
     crowds: Counter[Any] = Counter()
     for annotation in (each for file in files for each in file.annotations):
-        category = annotation.get("category_id")
-        if is_key(category) and has_outline(annotation.get("segmentation")):
+        category = annotation.category_id
+        if is_key(category) and has_outline(annotation.segmentation):
             total[category] += 1
             crowds[category] += _is_crowd(annotation)
     if crowds.total() > MOSTLY * total.total():
@@ -480,8 +504,8 @@ def _objects_among_crowds(files: Sequence[CocoFile]) -> tuple[set[Any], list[str
     return objects, [f"{count} of {of} {where} are marked as crowds (iscrowd): taken as objects"]
 
 
-def _is_crowd(annotation: Record) -> bool:
-    return str(annotation.get("iscrowd") or "0").casefold() not in ("0", "false")
+def _is_crowd(annotation: CocoAnnotation) -> bool:
+    return str(annotation.iscrowd or "0").casefold() not in ("0", "false")
 
 
 def _in_shares(file: CocoFile) -> tuple[bool, list[Any]]:
@@ -491,12 +515,12 @@ def _in_shares(file: CocoFile) -> tuple[bool, list[Any]]:
     """
     small, count = [], 0
     for annotation in file.annotations:
-        segmentation = annotation.get("segmentation")
+        segmentation = annotation.segmentation
         if isinstance(segmentation, list) and has_outline(segmentation):
             count += 1
             numbers = [v for part in segmentation if _is_polygon(part) for v in part]
             if all(isinstance(v, (int, float)) and -0.01 <= v <= 1.01 for v in numbers):
-                small.append(annotation.get("id"))
+                small.append(annotation.id)
     if count and len(small) == count:
         return True, []
     return False, small if len(small) > 0.1 * count else []
@@ -538,15 +562,15 @@ def _add(
     if mixed:
         wrong["annotations with coordinates from 0 to 1, others are in pixels"] += mixed
     for image in file.images:
-        path = finder.find(image["file_name"])
-        key = found.keys[file.split, str(image["file_name"])]
+        path = finder.find(str(image.file_name))
+        key = found.keys[file.split, str(image.file_name)]
         if path is None:
-            wrong[_ABSENT].append(image["file_name"])
+            wrong[_ABSENT].append(str(image.file_name)[:MAX_NAME])
         elif key in found.images:
-            wrong["images named twice"].append(image["file_name"])
+            wrong["images named twice"].append(str(image.file_name)[:MAX_NAME])
         else:
             size = None if shares else _size(image)  # such files may give 1 and 1
-            here = Outlines(file.path, path, size, tuple(outlines.get(image["id"], ())), shares)
+            here = Outlines(file.path, path, size, tuple(outlines.get(image.id, ())), shares)
             found.images[key] = file.split, here
     if not file.images:
         found.problems.append(
@@ -565,7 +589,7 @@ def _keys(files: Iterable[CocoFile]) -> dict[tuple[str, str], str]:
     """The key of each image: split and name, without the suffix if that is unique."""
     bare: dict[tuple[str, str], str] = {}
     for file in files:
-        for name in (str(image["file_name"]) for image in file.images):
+        for name in (str(image.file_name) for image in file.images):
             path = PurePosixPath(file.split, name.replace("\\", "/").lstrip("/"))
             bare[file.split, name] = str(path.parent / path.stem)
     counts = Counter(bare.values())
@@ -579,29 +603,31 @@ def _outlines(
     file: CocoFile, class_of: dict[Any, int], objects: set[Any]
 ) -> tuple[dict[Any, list[Outline]], dict[str, list[Any]]]:
     """Outlines by the id of their image, and unusable annotations by reason."""
-    counts = Counter(image["id"] for image in file.images)
+    counts = Counter(image.id for image in file.images)
     known, twice = set(counts), [number for number, count in counts.items() if count > 1]
     outlines: dict[Any, list[Outline]] = defaultdict(list)
     wrong: dict[str, list[Any]] = defaultdict(list, {_SHARED_IDS: twice} if twice else {})
     for annotation in file.annotations:
-        number, category = annotation.get("id"), annotation.get("category_id")
-        segmentation = annotation.get("segmentation")
-        if not is_key(annotation.get("image_id")) or annotation["image_id"] not in known:
+        number, category = shown(annotation.id), annotation.category_id
+        segmentation = annotation.segmentation
+        if not is_key(annotation.image_id) or annotation.image_id not in known:
             wrong["annotations of images it does not name"].append(number)
         elif not is_key(category) or category not in class_of:
-            wrong[f"annotations of category {category}, which it does not name"].append(number)
+            wrong[f"annotations of category {shown(category)}, which it does not name"].append(
+                number
+            )
         elif not has_outline(segmentation):
             wrong["annotations without an outline (a box is not enough)"].append(number)
         else:
             crowd = _is_crowd(annotation) and category not in objects
             index = VOID if crowd else class_of[category]
-            outlines[annotation["image_id"]].append(Outline(number, index, segmentation))
+            outlines[annotation.image_id].append(Outline(number, index, segmentation))
     return outlines, wrong
 
 
-def _size(image: dict[str, Any]) -> tuple[int, int] | None:
+def _size(image: CocoImage) -> tuple[int, int] | None:
     """(height, width), or None if the file does not give it."""
-    height, width = image.get("height"), image.get("width")
+    height, width = image.height, image.width
     if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
         return height, width
     return None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from rtseg.errors import DatasetError
@@ -81,6 +82,14 @@ class Sample:
         if isinstance(self.read_mask, LayeredMask):
             return self.read_mask.read_as(table)
         return np.asarray(table[self.read_mask()], np.uint8)
+
+
+class SplitFile(Struct):
+    """The split.json of a training run: names of samples."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
 
 
 @dataclass(frozen=True)

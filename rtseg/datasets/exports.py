@@ -7,7 +7,6 @@ are not read are in `REFUSED`, with what to export instead.
 from __future__ import annotations
 
 import base64
-import json
 import os
 import re
 import zlib
@@ -16,11 +15,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 from xml.etree import ElementTree
 
 import numpy as np
 import yaml  # type: ignore[import-untyped]  # no stubs
+from msgspec import Meta, Struct
+from msgspec import field as msgspec_field
 from numpy.typing import NDArray
 
 from rtseg.datasets.classes import BACKGROUND, fold, is_background, label_set, read_names
@@ -35,10 +36,16 @@ from rtseg.datasets.folders import (
     split_of,
     split_rank,
 )
+from rtseg.documents import MOST_TOML_BYTES, convert, read_json
 from rtseg.errors import DatasetError, first_line
 from rtseg.images import IMAGE_SUFFIXES, read_shape
 from rtseg.labels import VOID
 from rtseg.text import counted, first_characters, listed, natural_key, read_text
+
+T = TypeVar("T")
+
+MAX_SIDE = 1 << 16
+"""Limit of the sides of images, and of the coordinates of bitmaps in them."""
 
 IGNORED = fold("__ignore__")
 """labelme's name, folded, of regions that belong to no class."""
@@ -178,12 +185,10 @@ def _find_image(folders: Iterable[Path], *names: str) -> Path | None:
     return None
 
 
-def _read_json(path: Path) -> Any:
-    """The content of a JSON file; raises DatasetError."""
-    try:
-        return json.loads(read_text(path))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"cannot read {path}", found=f"it is not JSON: {error}") from error
+Finite = Annotated[float, Meta(ge=-1e9, le=1e9)]
+Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
+Coordinate = Annotated[int, Meta(ge=-MAX_SIDE, le=MAX_SIDE)]
+Point = list[Finite]
 
 
 def _flat(points: Any) -> list[float] | None:
@@ -229,26 +234,44 @@ def _png(text: str, packed: bool) -> NDArray[np.bool_]:
 # labelme
 
 
+class _Shape(Struct):
+    points: list[Point] | None = None
+    shape_type: str | None = None
+    label: str | int | float | None = None
+    mask: str | None = None
+
+
+class _Labelme(Struct):
+    """What labelme says of an image."""
+
+    shapes: list[_Shape]
+    image_path: str | None = msgspec_field(name="imagePath", default=None)
+    image_data: str | None = msgspec_field(name="imageData", default=None)
+
+
 def index_labelme(root: Path) -> Dataset:
     """Every JSON file that names its image; objects lie over one another as in the file."""
     found = _Found(root)
     files = [root] if root.is_file() else sorted(root.rglob("*.json"))
     for path in files:
         try:
-            value = _read_json(path)
+            if not isinstance(value := read_json(path, Any, DatasetError), dict):
+                continue
+            if "shapes" not in value:
+                continue
+            file = convert(value, _Labelme, str(path), DatasetError)
         except DatasetError as error:
             found.problems.append(Problem(path, error.found))
             continue
-        if isinstance(value, dict) and isinstance(value.get("shapes"), list):
-            names = [str(value.get("imagePath") or ""), *_same_stem(path.parent, path.stem)]
-            objects = [_labelme_object(n, each) for n, each in enumerate(value["shapes"], 1)]
-            beside = (path.parent, path.parent.parent / "images", path.parent.parent)
-            image = _find_image(beside, *names)
-            if image is None and value.get("imageData"):
-                message = f"its image is only in it (imageData): save that as {names[0]} beside it"
-                found.problems.append(Problem(path, message))
-                continue
-            found.add(path, image, objects, name=names[0])
+        names = [file.image_path or "", *_same_stem(path.parent, path.stem)]
+        objects = [_labelme_object(n, each) for n, each in enumerate(file.shapes, 1)]
+        beside = (path.parent, path.parent.parent / "images", path.parent.parent)
+        image = _find_image(beside, *names)
+        if image is None and file.image_data:
+            message = f"its image is only in it (imageData): save that as {names[0]} beside it"
+            found.problems.append(Problem(path, message))
+            continue
+        found.add(path, image, objects, name=names[0])
     if root.is_dir():
         used = {drawing.image.resolve() for drawing in found.drawings.values()}
         if left := sum(path.resolve() not in used for path in images_under(root)):
@@ -263,22 +286,23 @@ def _same_stem(folder: Path, stem: str) -> list[str]:
     return [images[stem].name] if stem in images else []
 
 
-def _labelme_object(number: int, shape: Any) -> tuple[int, str, Any]:
-    points, kind = shape.get("points") or [], shape.get("shape_type") or "polygon"
+def _labelme_object(number: int, shape: _Shape) -> tuple[int, str, Any]:
+    points, kind = shape.points or [], shape.shape_type or "polygon"
+    two = len(points) == 2 and all(len(point) == 2 for point in points)
     outline: Any = None
-    if kind == "mask" and shape.get("mask"):
+    if kind == "mask" and shape.mask and two:
         x, y = points[0]
-        outline = Pixels(round(x), round(y), partial(_png, shape["mask"], packed=False))
-    elif kind == "rectangle" and len(points) == 2:
+        outline = Pixels(round(x), round(y), partial(_png, shape.mask, packed=False))
+    elif kind == "rectangle" and two:
         (x0, y0), (x1, y1) = points
         outline = [[x0, y0, x1, y0, x1, y1, x0, y1]]
-    elif kind == "circle" and len(points) == 2:
+    elif kind == "circle" and two:
         (x, y), (there_x, there_y) = points
         radius = float(np.hypot(there_x - x, there_y - y))
         outline = [_ellipse(x, y, radius, radius)]
     elif kind in ("polygon", "rectangle", "oriented_rectangle") and (flat := _flat(points)):
         outline = [flat]
-    return number, str(shape.get("label")), outline
+    return number, str(shape.label), outline
 
 
 def _is_labelme(path: Path) -> bool:
@@ -288,6 +312,35 @@ def _is_labelme(path: Path) -> bool:
 
 
 # CVAT
+
+
+class _CvatImage(Struct):
+    name: str = ""
+    subset: str = ""
+    height: Annotated[float, Meta(ge=0, le=MAX_SIDE)] = 0
+    width: Annotated[float, Meta(ge=0, le=MAX_SIDE)] = 0
+
+
+class _CvatShape(Struct):
+    """The attributes of polygons, ellipses and masks together."""
+
+    label: str = ""
+    z_order: Annotated[int, Meta(ge=-(2**31), le=2**31)] = 0
+    points: str = ""
+    rle: str = ""
+    cx: Finite = 0
+    cy: Finite = 0
+    rx: Finite = 0
+    ry: Finite = 0
+    left: Finite = 0
+    top: Finite = 0
+    width: Finite = 0
+    height: Finite = 0
+
+
+def _attributes(element: ElementTree.Element, kind: type[T], path: Path) -> T:
+    """The attributes of an element; raises DatasetError."""
+    return convert(dict(element.attrib), kind, str(path), DatasetError, strict=False)
 
 
 def index_cvat(root: Path) -> Dataset:
@@ -309,37 +362,37 @@ def index_cvat(root: Path) -> Dataset:
             *([path.parent.parent] if root.is_file() or path.parent != root else []),
         ]
         for image in tree.iter("image"):
-            name, subset = image.get("name") or "", image.get("subset") or ""
+            about = _attributes(image, _CvatImage, path)
+            name, subset = about.name, about.subset
             ends = ("images", f"images/{subset}", subset, "data", ".")
             file = _find_image([base / end for base in bases for end in ends], name)
-            size = round(float(image.get("height") or 0)), round(float(image.get("width") or 0))
+            size = round(about.height), round(about.width)
             split = SPLITS.get(subset.casefold(), "")
-            ordered = sorted(image, key=lambda shape: int(shape.get("z_order") or 0))
-            objects = [_cvat_object(n, e) for n, e in enumerate(ordered, 1) if e.tag != "tag"]
+            shapes = [(_attributes(shape, _CvatShape, path), shape.tag) for shape in image]
+            ordered = sorted(shapes, key=lambda shape: shape[0].z_order)
+            objects = [_cvat_object(n, *e) for n, e in enumerate(ordered, 1) if e[1] != "tag"]
             found.add(path, file, objects, size=size if all(size) else None, split=split, name=name)
     return found.dataset("cvat", list(filter(None, labels)), layered=True)
 
 
-def _cvat_object(number: int, shape: ElementTree.Element) -> tuple[int, str, Any]:
+def _cvat_object(number: int, shape: _CvatShape, tag: str) -> tuple[int, str, Any]:
     outline: Any = None
-    if shape.tag == "polygon":
-        points = (pair.split(",") for pair in (shape.get("points") or "").split(";"))
+    if tag == "polygon":
+        points = (pair.split(",") for pair in shape.points.split(";"))
         flat = _flat(points)
         outline = [flat] if flat else None
-    elif shape.tag == "ellipse":
-        outline = [_ellipse(*(float(shape.get(name) or 0) for name in ("cx", "cy", "rx", "ry")))]
-    elif shape.tag == "mask":
-        left, top, width, height = (
-            round(float(shape.get(name) or 0)) for name in ("left", "top", "width", "height")
-        )
-        lengths = tuple(int(text) for text in (shape.get("rle") or "").split(","))
-        outline = Pixels(left, top, partial(_rows, lengths, height, width))
-    return number, shape.get("label") or "", outline
+    elif tag == "ellipse":
+        outline = [_ellipse(shape.cx, shape.cy, shape.rx, shape.ry)]
+    elif tag == "mask":
+        left, top, width, height = map(round, (shape.left, shape.top, shape.width, shape.height))
+        outline = Pixels(left, top, partial(_rows, shape.rle, height, width))
+    return number, shape.label, outline
 
 
-def _rows(lengths: Sequence[int], height: int, width: int) -> NDArray[np.bool_]:
+def _rows(text: str, height: int, width: int) -> NDArray[np.bool_]:
     """(h, w) bool from run lengths along the rows, beginning with pixels outside."""
-    if sum(lengths) != height * width or min(lengths) < 0:
+    lengths = [int(word) for word in text.split(",")]
+    if max(height, width) > MAX_SIDE or sum(lengths) != height * width or min(lengths) < 0:
         raise ValueError(f"its runs cover {sum(lengths)} of {height * width} pixels")
     return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(height, width)
 
@@ -357,6 +410,48 @@ def _is_cvat(path: Path) -> bool:
 # Supervisely
 
 
+class _Tag(Struct):
+    name: str = ""
+
+
+class _Size(Struct):
+    height: Side
+    width: Side
+
+
+class _Corners(Struct):
+    exterior: list[Point]
+    interior: list[list[Point]] | None = None
+
+
+class _Bitmap(Struct):
+    origin: tuple[Coordinate, Coordinate]
+    data: str
+
+
+class _SuperviselyObject(Struct):
+    kind: str | None = msgspec_field(name="geometryType", default=None)
+    title: str | None = msgspec_field(name="classTitle", default=None)
+    points: _Corners | None = None
+    bitmap: _Bitmap | None = None
+
+
+class _Supervisely(Struct):
+    """What Supervisely says of an image."""
+
+    size: _Size
+    objects: list[_SuperviselyObject]
+    tags: list[_Tag] | None = None
+
+
+class _SuperviselyClass(Struct):
+    title: str
+
+
+class _SuperviselyMeta(Struct):
+    classes: list[_SuperviselyClass] = []
+
+
 def index_supervisely(root: Path) -> Dataset:
     """Every `ann/a.jpg.json` with its `img/a.jpg`; objects lie over one another as in the file.
 
@@ -365,43 +460,38 @@ def index_supervisely(root: Path) -> Dataset:
     """
     found = _Found(root)
     meta = (root if _is_project(root) else root.parent) / "meta.json"
-    classes = _read_json(meta).get("classes") or []
+    classes = read_json(meta, _SuperviselyMeta, DatasetError).classes
     for path in sorted(file for folder in _ann_folders(root) for file in folder.glob("*.json")):
         try:
-            value = _read_json(path)
-            objects = [
-                _supervisely_object(n, each, value["size"])
-                for n, each in enumerate(value["objects"], 1)
-            ]
-            size = int(value["size"]["height"]), int(value["size"]["width"])
+            value = read_json(path, _Supervisely, DatasetError)
         except DatasetError as error:
             found.problems.append(Problem(path, error.found))
             continue
-        except (KeyError, TypeError) as error:
-            found.problems.append(Problem(path, f"it is not of Supervisely: {error!r}"))
-            continue
-        tags = [str(tag.get("name", "")).casefold() for tag in value.get("tags") or []]
+        size = value.size.height, value.size.width
+        objects = [_supervisely_object(n, each, size) for n, each in enumerate(value.objects, 1)]
+        tags = [tag.name.casefold() for tag in value.tags or []]
         split = next((SPLITS[tag] for tag in tags if tag in SPLITS), "")
         images = path.parent.parent / "img"
         names = [path.stem, *_same_stem(images, path.stem)]
         found.add(
             path, _find_image([images], *names), objects, size=size, split=split, name=names[0]
         )
-    return found.dataset("supervisely", [str(one["title"]) for one in classes], layered=True)
+    return found.dataset("supervisely", [one.title for one in classes], layered=True)
 
 
-def _supervisely_object(number: int, one: Any, size: Any) -> tuple[int, str, Any]:
+def _supervisely_object(
+    number: int, one: _SuperviselyObject, size: tuple[int, int]
+) -> tuple[int, str, Any]:
     outline: Any = None
-    if one.get("geometryType") == "bitmap":
-        left, top = one["bitmap"]["origin"]
-        outline = Pixels(left, top, partial(_png, one["bitmap"]["data"], packed=True))
-    elif one.get("geometryType") == "polygon" and (flat := _flat(one["points"]["exterior"])):
-        holes = [hole for hole in map(_flat, one["points"].get("interior") or []) if hole]
+    if one.kind == "bitmap" and one.bitmap:
+        left, top = one.bitmap.origin
+        outline = Pixels(left, top, partial(_png, one.bitmap.data, packed=True))
+    elif one.kind == "polygon" and one.points and (flat := _flat(one.points.exterior)):
+        holes = [hole for hole in map(_flat, one.points.interior or []) if hole]
         outline = [flat]
         if holes:
-            shape = int(size["height"]), int(size["width"])
-            outline = Pixels(0, 0, partial(_with_holes, flat, holes, *shape))
-    return number, str(one.get("classTitle")), outline
+            outline = Pixels(0, 0, partial(_with_holes, flat, holes, *size))
+    return number, str(one.title), outline
 
 
 def _with_holes(
@@ -497,7 +587,8 @@ def _yolo_outline(words: Sequence[str]) -> list[list[float]] | None:
 
 
 def _class_name(word: str, names: Sequence[str]) -> str | None:
-    return names[int(word)] if word.isdecimal() and int(word) < len(names) else None
+    known = word.isdecimal() and len(word) < 9 and int(word) < len(names)
+    return names[int(word)] if known else None
 
 
 def _yolo_names(base: Path, settings: dict[str, list[str]]) -> list[str]:
@@ -533,7 +624,7 @@ def _yolo_settings(root: Path) -> dict[str, list[str]]:
     for path in [root] if root.is_file() else beside:
         try:
             # names as they stand: 1, no and null are text
-            found = yaml.load(read_text(path), yaml.BaseLoader)
+            found = yaml.load(read_text(path, MOST_TOML_BYTES), yaml.BaseLoader)
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             if path == root:
                 raise DatasetError(
@@ -551,7 +642,7 @@ _YOLO_KEYS = ("names", "train", "val", "test", "kpt_shape")
 def _texts(path: Path, key: str, value: Any) -> list[str]:
     """A text, a list, or a mapping from numbers, as a list."""
     if isinstance(value, dict) and all(number.isdecimal() for number in value):
-        value = [value[number] for number in sorted(value, key=int)]
+        value = [value[number] for number in sorted(value, key=natural_key)]
     texts: list[str] = value if isinstance(value, list) else [value] if value else []
     if not all(isinstance(text, str) for text in texts):
         raise DatasetError(f"cannot read {key} in {path}", found="it is not a list of texts")

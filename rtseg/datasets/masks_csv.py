@@ -19,6 +19,7 @@ from rtseg.datasets.folders import (
     samples_of,
     subfolders,
 )
+from rtseg.documents import shown
 from rtseg.errors import DatasetError
 from rtseg.labels import VOID
 
@@ -91,14 +92,19 @@ def _values(folders: list[Path]) -> Values:
 
 
 def _read_table(path: Path) -> Iterator[tuple[int, str]]:
-    for row in list(csv.reader(read_lines(path), skipinitialspace=True))[1:]:
-        if len(row) < 2 or not row[0].strip().isdecimal() or int(row[0]) > VOID:
+    try:
+        rows = list(csv.reader(read_lines(path), skipinitialspace=True))[1:]
+    except csv.Error as error:
+        raise DatasetError(f"cannot read {path}", found=str(error)) from error
+    for row in rows:
+        number = row[0].strip() if len(row) > 1 else ""
+        if not number.isdecimal() or len(number) > 3 or int(number) > VOID:
             raise DatasetError(
                 f"cannot read {path}",
-                found=f"the line {','.join(row)!r}",
+                found=f"the line {shown(','.join(row))}",
                 do='Write "Pixel Value, Class", then lines like "1, cat".',
             )
-        yield int(row[0]), row[1].strip()
+        yield int(number), row[1].strip()
 
 
 def _has_table(folder: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rtseg.datasets.classes import ClassMap
 from rtseg.datasets.contract import Table
 from rtseg.datasets.folders import SPLITS
 from rtseg.datasets.split import leaks
-from rtseg.documents import read_toml
+from rtseg.documents import convert, read_toml
 from rtseg.errors import DatasetError, UsageError
 from rtseg.frame import Mask
 from rtseg.images import IMAGE_SUFFIXES, image_size
@@ -321,11 +321,6 @@ def _summary(where: Path, problems: Sequence[str]) -> str:
     return f"{where} has {counted(len(problems), 'problem')}: {shown}{more}"
 
 
-SET_KEYS = frozenset(
-    "name path split format names without classes min_share max_pictures share unlabelled".split()
-)
-
-
 @dataclass(frozen=True)
 class NetworkSpec:
     """Which model to measure.
@@ -366,99 +361,87 @@ def read_suite(path: Path, root: Path | None = None) -> Suite:
     Raises:
         UsageError: the file cannot be read, or has a wrong key or value.
     """
-    content = read_toml(path)
-    _check_keys(path, content, {"root", "set", "network"})
-    base = root or path.parent / str(content.get("root", ""))
-    sets = tuple(_set(path, base, table) for table in _tables(path, content, "set"))
-    networks = tuple(_network(path, base, table) for table in _tables(path, content, "network"))
+    content = convert(read_toml(path), _SuiteFile, str(path))
+    base = root or path.parent / content.root
+    sets = tuple(_set(path, base, table) for table in content.set)
+    networks = tuple(_network(path, base, table) for table in content.network)
     if not sets:
         raise UsageError(f"the suite {path} has no [[set]]")
     return Suite(sets, networks)
 
 
-def _tables(path: Path, content: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    tables = content.get(name, [])
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise UsageError(
-            f"[{name}] in {path}", found="it must be a list of tables", do=f"[[{name}]]"
-        )
-    return tables
+@dataclass(frozen=True)
+class _SetTable:
+    """A [[set]] of a suite file; see `SetSpec`."""
+
+    path: str
+    name: str = ""
+    format: str = "auto"
+    split: str = ""
+    classes: tuple[str, ...] = ()
+    min_share: dict[str, float] = field(default_factory=dict)
+    names: str | None = None
+    without: str | None = None
+    max_pictures: int = 0
+    share: float = 0.0
+    unlabelled: bool = False
+
+    def __post_init__(self) -> None:
+        if not all(0 <= share <= 1 for share in (self.share, *self.min_share.values())):
+            raise ValueError("shares must be from 0 to 1, as in min_share = { person = 0.05 }")
+        if self.max_pictures < 0:
+            raise ValueError("max_pictures must be 0 or more")
 
 
-def _set(path: Path, base: Path, table: dict[str, Any]) -> SetSpec:
-    _check_keys(path, table, SET_KEYS)
-    shares = table.get("min_share", {})
-    if not isinstance(shares, dict) or not all(_is_share(share) for share in shares.values()):
-        raise UsageError(
-            f"min_share = {shares!r} in {path}",
-            found="it must be a table",
-            do="Write { person = 0.05 }",
-        )
-    most = table.get("max_pictures", 0)
-    if not isinstance(most, int) or most < 0:
-        raise UsageError(f"max_pictures = {most!r} in {path}", found="it must be a whole number")
-    share = table.get("share", 0)
-    if not _is_share(share):
-        raise UsageError(f"share = {share!r} in {path}", found="it must be from 0 to 1")
-    unlabelled = table.get("unlabelled", False)
-    if not isinstance(unlabelled, bool):
-        raise UsageError(f"unlabelled = {unlabelled!r} in {path}", found="it must be true or false")
+@dataclass(frozen=True)
+class _SuiteFile:
+    root: str = ""
+    set: tuple[_SetTable, ...] = ()
+    network: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class _NetworkTable:
+    """A [[network]] of a suite file; see `NetworkSpec`."""
+
+    model: str
+    name: str = ""
+    imgsz: str | None = None
+    refine: bool = False
+    classes: tuple[str, ...] = ()
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight <= 1:
+            raise ValueError("weight must be above 0, 1 at most")
+
+
+def _set(path: Path, base: Path, table: _SetTable) -> SetSpec:
     return SetSpec(
-        path=base / _text(path, table, "path"),
-        name=_text(path, table, "name", ""),
-        format=_text(path, table, "format", "auto"),
-        split=_text(path, table, "split", ""),
-        classes=_list(path, table, "classes"),
-        min_share=shares,
-        names=path.parent / _text(path, table, "names") if "names" in table else None,
-        without=path.parent / _text(path, table, "without") if "without" in table else None,
-        max_pictures=most,
-        share=float(share),
-        unlabelled=unlabelled,
+        path=base / table.path,
+        name=table.name,
+        format=table.format,
+        split=table.split,
+        classes=table.classes,
+        min_share=table.min_share,
+        names=None if table.names is None else path.parent / table.names,
+        without=None if table.without is None else path.parent / table.without,
+        max_pictures=table.max_pictures,
+        share=table.share,
+        unlabelled=table.unlabelled,
     )
 
 
 def _network(path: Path, base: Path, table: dict[str, Any]) -> NetworkSpec:
-    model = _text(path, table, "model")
-    own = {"model", "name", "imgsz", "refine", "classes", "weight"}
-    refine = table.get("refine", False)
-    if not isinstance(refine, bool):
-        raise UsageError(f"refine = {refine!r} in {path}", found="it must be true or false")
-    weight = table.get("weight", 1.0)
-    if not _is_share(weight) or not weight:
-        raise UsageError(f"weight = {weight!r} in {path}", found="it must be above 0, 1 at most")
+    own = {one.name for one in fields(_NetworkTable)}
+    known = {key: value for key, value in table.items() if key in own}
+    one = convert(known, _NetworkTable, f"a [[network]] of {path}")
     return NetworkSpec(
-        model=str(base / model) if Path(model).suffix else model,
-        name=_text(path, table, "name", ""),
-        imgsz=_text(path, table, "imgsz") if "imgsz" in table else None,
-        refine=refine,
-        classes=_list(path, table, "classes"),
-        weight=float(weight),
+        model=str(base / one.model) if Path(one.model).suffix else one.model,
+        name=one.name,
+        imgsz=one.imgsz,
+        refine=one.refine,
+        classes=one.classes,
+        weight=one.weight,
         settings={key: value for key, value in table.items() if key not in own},
     )
-
-
-def _text(path: Path, table: dict[str, Any], key: str, default: str | None = None) -> str:
-    value = table.get(key, default)
-    if not isinstance(value, str):
-        found = "it must be a string" if key in table else f"a table has no {key}"
-        raise UsageError(f"{key} = {value!r} in {path}", found=found)
-    return value
-
-
-def _list(path: Path, table: dict[str, Any], key: str) -> tuple[str, ...]:
-    value = table.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise UsageError(f"{key} = {value!r} in {path}", found="it must be a list of strings")
-    return tuple(value)
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
-
-
-def _check_keys(path: Path, table: dict[str, Any], keys: set[str] | frozenset[str]) -> None:
-    if unknown := sorted(set(table) - keys):
-        raise UsageError(
-            f"unknown key {unknown[0]!r} in {path}", found="keys are " + ", ".join(sorted(keys))
-        )

@@ -12,13 +12,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rtseg._version import __version__
-from rtseg.datasets import Dataset, Sample
-from rtseg.documents import read_toml
+from rtseg.datasets import Dataset, Sample, SplitFile
+from rtseg.documents import read_json, read_toml
 from rtseg.errors import DatasetError, UsageError
 from rtseg.files import cannot_write, sweep, write_file
 from rtseg.nets.find import BEST
 from rtseg.options import from_values
-from rtseg.text import counted, listed, read_text
+from rtseg.text import counted, listed
 from rtseg.train.options import TrainOptions
 
 
@@ -207,11 +207,8 @@ class RunFolder:
         Raises:
             DatasetError: the file cannot be read, or a sample no longer exists.
         """
-        try:
-            named = json.loads(read_text(self.split))
-            lists = {name: list(named[name]) for name in ("train", "val", "test")}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"cannot read {self.split}", found=str(error)) from error
+        named = read_json(self.split, SplitFile, DatasetError)
+        lists = {"train": named.train, "val": named.val, "test": named.test}
         samples = {sample.name: sample for sample in dataset.samples}
         gone = [name for names in lists.values() for name in names if name not in samples]
         if gone:
