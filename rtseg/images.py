@@ -277,6 +277,8 @@ def count_images(path: Path) -> int:
 def read_stored(path: Path, failure: type[RtsegError]) -> StoredImage:
     """The values of a mask: palette indices and grey levels of any depth, not turned.
 
+    A GIF whose palette is grey has grey levels.
+
     Raises:
         failure: the file cannot be read, is damaged or cut off, or is not an image.
     """
@@ -284,6 +286,8 @@ def read_stored(path: Path, failure: type[RtsegError]) -> StoredImage:
         lossy = image.format in ("JPEG", "MPO")
         transparent = "A" in image.mode and image.getchannel("A").getextrema() != (255, 255)
         image.load()
+        if image.format == "GIF" and image.mode == "P":
+            image = _grey_levels(image)
         if image.mode in ("P", "L", "1"):
             values = np.asarray(image).astype(np.uint8) // _grey_scale(path)
         elif image.mode.startswith(("I", "F")):
@@ -303,6 +307,12 @@ def read_shape(content: bytes) -> NDArray[np.bool_]:
         opaque = image.mode in ("RGBA", "LA") or "transparency" in image.info
         plane = image.convert("RGBA").getchannel("A") if opaque else image.convert("L")
         return np.asarray(plane) > 0
+
+
+def _grey_levels(image: PillowImage) -> PillowImage:
+    """A GIF of grey levels, which it cannot store but in a palette; others as they are."""
+    used: list[Any] = [colour for _, colour in image.convert("RGB").getcolors() or ()]
+    return image.convert("L") if all(len({*colour}) == 1 for colour in used) else image
 
 
 def turned_upright(mask: Mask, orientation: int) -> Mask:

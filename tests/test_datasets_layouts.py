@@ -27,6 +27,7 @@ from dataset_folders import (
     make_voc,
     write,
 )
+from PIL import Image
 
 from rtseg.datasets import DATASETS, Dataset, folders, layout_of, named_samples, open_dataset
 from rtseg.datasets.checks import check_masks
@@ -643,6 +644,25 @@ def test_usual_folders_of_pictures_and_masks_pair_up(
     assert [sample.name for sample in dataset.samples] == [picture.name for picture in draw(3)]
     for picture in draw(3):
         assert (named(dataset, picture.name) == picture.mask).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [("train/{}.jpg", "train_masks/{}_mask.gif"),  # Carvana's
+     ("images/{}.tif", "masks/{}.gif"), ("images/{}.gif", "masks/{}.png")],
+)  # fmt: skip
+def test_images_and_masks_may_be_still_gifs(tmp_path: Path, image: str, mask: str) -> None:
+    for picture in draw(3):
+        for pattern, values in ((image, picture.image[..., ::-1]), (mask, picture.mask)):
+            path = tmp_path / pattern.format(picture.name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.ascontiguousarray(values)).save(path)
+    dataset = open_dataset(tmp_path)
+    assert dataset.problems == ()
+    for picture in draw(3):
+        assert (named(dataset, picture.name) == picture.mask).all()
+        sample = next(each for each in dataset.samples if each.name == picture.name)
+        assert np.abs(sample.read_image().astype(int) - picture.image).mean() < 30
 
 
 @pytest.mark.parametrize(

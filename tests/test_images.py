@@ -173,6 +173,13 @@ def test_an_image_larger_than_pillow_reads_is_read(monkeypatch: pytest.MonkeyPat
     assert difference(decode_image(coded(as_pillow(), "PNG")), painted()) == 0
 
 
+@pytest.mark.parametrize("values", [(0, 1), (0, 2), (0, 255), (0, 5, 9), (3,)])
+def test_gifs_of_grey_levels_keep_them(tmp_path: Path, values: tuple[int, ...]) -> None:
+    mask = np.repeat(np.array(values, np.uint8), 40).reshape(-1, 8)
+    Pillow.fromarray(mask).save(tmp_path / "m.gif")
+    assert (read_stored(tmp_path / "m.gif", SourceError).values == mask).all()
+
+
 def test_masks_keep_their_values(tmp_path: Path) -> None:
     path = tmp_path / "mask.png"
     indices = (np.arange(48, dtype=np.uint8) % 5).reshape(6, 8)

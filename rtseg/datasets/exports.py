@@ -29,6 +29,7 @@ from rtseg.datasets.coco import Outline, Outlines, Pixels, decoded, run_lengths
 from rtseg.datasets.contract import Dataset, Layout, Problem, Sample
 from rtseg.datasets.folders import (
     SPLITS,
+    SUFFIXES,
     images_in,
     images_under,
     read_lines,
@@ -38,7 +39,7 @@ from rtseg.datasets.folders import (
 )
 from rtseg.documents import MOST_TOML_BYTES, convert, read_json
 from rtseg.errors import DatasetError, first_line
-from rtseg.images import IMAGE_SUFFIXES, read_shape
+from rtseg.images import read_shape
 from rtseg.labels import VOID
 from rtseg.text import counted, first_characters, listed, natural_key, read_text
 
@@ -180,7 +181,7 @@ def _find_image(folders: Iterable[Path], *names: str) -> Path | None:
     for folder in folders:
         for path in tried:
             for one in (Path(os.path.normpath(folder / path)), folder / path.name):
-                if one.suffix.lower() in IMAGE_SUFFIXES and one.is_file():
+                if one.suffix.lower() in SUFFIXES and one.is_file():
                     return one
     return None
 

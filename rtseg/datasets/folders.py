@@ -47,6 +47,9 @@ SPLITS = {
 _AFTER_SPLIT = re.compile(r"[_-]?((19|20)\d\d|set|lists?|split)")
 """What may follow the name of a split: train2017, val_set, train_list."""
 
+SUFFIXES = IMAGE_SUFFIXES | {".gif"}
+"""Of images and masks: Carvana's and DRIVE's masks are still GIFs."""
+
 LIST_FOLDERS = (".", "splits", "lists", "list", "list/*", "ImageSets", "ImageSets/*")
 """Where split lists may lie, relative to the dataset's folder."""
 
@@ -211,7 +214,7 @@ def images_under(root: Path) -> Iterator[Path]:
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         for name in sorted(files):
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
                 yield Path(folder, name)
 
 
@@ -259,7 +262,7 @@ def _unreadable_folder(error: OSError) -> DatasetError:
 
 def _is_image(path: Path) -> bool:
     name = path.name
-    return path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".") and path.is_file()
+    return path.suffix.lower() in SUFFIXES and not name.startswith(".") and path.is_file()
 
 
 def index_folder(root: Path) -> Dataset:
@@ -658,7 +661,7 @@ def _names_of(root: Path, pair: Pair) -> Iterator[str]:
     """Names of a pair: its key, its image's path and stem, its sequence."""
     yield pair.key
     yield PurePosixPath(pair.key).name
-    if pair.image.suffix.lower() in IMAGE_SUFFIXES and pair.image.is_relative_to(root):
+    if pair.image.suffix.lower() in SUFFIXES and pair.image.is_relative_to(root):
         relative = pair.image.relative_to(root)
         yield relative.as_posix()
         yield relative.with_suffix("").as_posix()

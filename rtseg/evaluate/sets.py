@@ -14,12 +14,12 @@ from rtseg.datasets import Dataset, Problem, Sample, named_samples, open_dataset
 from rtseg.datasets.checks import check_masks, degenerate
 from rtseg.datasets.classes import ClassMap
 from rtseg.datasets.contract import Table
-from rtseg.datasets.folders import SPLITS
+from rtseg.datasets.folders import SPLITS, SUFFIXES
 from rtseg.datasets.split import leaks
 from rtseg.documents import convert, read_toml
 from rtseg.errors import DatasetError, UsageError
 from rtseg.frame import Mask
-from rtseg.images import IMAGE_SUFFIXES, image_size
+from rtseg.images import image_size
 from rtseg.labels import VOC, VOID, LabelSet
 from rtseg.text import counted, listed
 
@@ -179,7 +179,7 @@ def _unlabelled(spec: SetSpec) -> Dataset:
     """The images below a folder, with nothing labelled; raises DatasetError if there are none."""
     if not spec.path.is_dir():
         raise DatasetError(f"cannot open {spec.path}", found="no such folder")
-    files = [path for path in sorted(spec.path.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+    files = [path for path in sorted(spec.path.rglob("*")) if path.suffix.lower() in SUFFIXES]
     if not files:
         raise DatasetError(f"no images in {spec.path}")
     samples = tuple(
@@ -233,7 +233,7 @@ def _concerns(problem: Problem, split: str, stems: set[str] | None) -> bool:
     """
     if split and problem.split not in ("", split):
         return False
-    of_one_image = problem.path.suffix.lower() in IMAGE_SUFFIXES
+    of_one_image = problem.path.suffix.lower() in SUFFIXES
     return stems is None or not of_one_image or problem.path.stem in stems
 
 
