@@ -301,12 +301,43 @@ def check_replaceable(path: Path) -> None:
         )
 
 
+def check_file(path: Path, overwrite: bool) -> None:
+    """Check that a file can be written, before a long run; "-" is stdout.
+
+    Raises:
+        UsageError: it exists and may not be replaced, or is no file, or there is no such folder.
+        SinkError: the folder cannot be written.
+    """
+    if str(path) == "-":
+        return
+    try:
+        check_new(path, overwrite)
+        check_parent(path)
+        check_replaceable(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    check_writable(Path(os.path.realpath(path)))
+
+
 def check_writable(path: Path) -> None:
     """Raise SinkError if no file can be created beside `path`, by creating one and removing it."""
     try:
         _Part(path, "tmp").remove()
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def ignores_case(folder: Path) -> bool:
+    """Whether names in a folder, or in the one where it will be made, are the same in any case."""
+    folder = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    try:
+        part = _Part(folder / "case", "tmp")
+    except OSError:
+        return False
+    try:
+        return part.path.with_name(part.path.name.swapcase()).exists()
+    finally:
+        part.remove()
 
 
 def cannot_write(path: Path, error: BaseException, do: str = "") -> SinkError:

@@ -34,9 +34,10 @@ from rtseg.contracts import SourceInfo
 from rtseg.documents import read_json
 from rtseg.errors import BackendError, DownloadError, RtsegError, ThresholdError, UsageError
 from rtseg.figures import check_suffix
-from rtseg.files import check_new, check_parent, write_file
+from rtseg.files import check_file, write_file
 from rtseg.nets import default_model, find_model
 from rtseg.nets.weights import is_intact, weights_path
+from rtseg.outputs import Output, check_apart
 from rtseg.text import counted
 from rtseg.zoo import MODELS, Model
 
@@ -180,9 +181,12 @@ def _check_data(options: BenchOptions) -> None:
 def _check_files(plan: BenchPlan, overwrite: bool) -> None:
     if plan.plot is not None:
         check_suffix(plan.plot)
-    for path in [*(path for path, _ in plan.files), *([plan.plot] if plan.plot else [])]:
-        check_new(path, overwrite)
-        check_parent(path)
+    outputs = [Output.file(f"-o {path}", path) for path, _ in plan.files]
+    outputs += [Output.file(f"--plot {plan.plot}", plan.plot)] if plan.plot else []
+    for output in outputs:
+        check_file(output.path, overwrite)
+    clip = plan.options.input
+    check_apart(outputs, [(Path(clip), "the clip itself")] if clip and Path(clip).is_file() else [])
 
 
 def _with_clip(plan: BenchPlan, folder: Path) -> tuple[BenchPlan, SourceInfo]:
@@ -278,13 +282,13 @@ def _missing(name: str, plan: BenchPlan, flags: BenchFlags, error: DownloadError
 
 def _show(record: Record, plan: BenchPlan, flags: BenchFlags) -> Comparison | None:
     """Print the figures and write the files, also after an interruption."""
-    print_record(record, flags.report.format)
-    for path, form in plan.files:
+    for path, form in plan.files:  # before stdout, which may be closed
         write_file(path, render(record, form))
         _say_wrote(path, flags)
     if plan.plot is not None and any(row.clocks for row in record.rows):
         write_plot(record, plan.plot)
         _say_wrote(plan.plot, flags)
+    print_record(record, flags.report.format)
     found = None if plan.before is None else compare(record, plan.before)
     if found is not None:
         print_comparison(found, flags.report.format)

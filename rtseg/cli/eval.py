@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -38,10 +39,11 @@ from rtseg.evaluate.sets import (
     read_suite,
 )
 from rtseg.figures import check_suffix
-from rtseg.files import check_new, check_parent
+from rtseg.files import check_file, check_new
 from rtseg.nets import default_model, find_model
 from rtseg.options import flag
-from rtseg.text import counted, listed
+from rtseg.outputs import Output, check_apart
+from rtseg.text import counted, first_characters, listed
 
 FEW_CLASSES = 4
 """Up to this many classes get a column of the table without --show-class."""
@@ -67,6 +69,7 @@ def evaluate(flags: EvalFlags, stop: Stop) -> int:
             stack.enter_context(network)
         _check_classes(sets, networks, flags.options)
         _check_smooth(sets, flags.options)
+        _check_apart(sets, networks, flags)
         if not flags.report.quiet:
             begin(sets, networks)
         scores: list[Score] = []
@@ -150,9 +153,8 @@ def _check_outputs(flags: EvalFlags) -> None:
     if options.confusion:
         check_suffix(Path(options.confusion))
     for text in (report.json, options.confusion):
-        if text not in (None, "-"):
-            check_new(Path(text), report.overwrite)
-            check_parent(Path(text))
+        if text is not None:
+            check_file(Path(text), report.overwrite)
     folder = Path(options.worst_to) if options.worst_to else None
     if folder is not None and folder.exists():
         if not folder.is_dir():
@@ -161,6 +163,45 @@ def _check_outputs(flags: EvalFlags) -> None:
             raise UsageError(
                 f"--worst-to {folder}", found="it is not empty", do="Pass -y to add to it"
             )
+
+
+def _check_apart(
+    sets: Sequence[LabelledSet], networks: Sequence[Network], flags: EvalFlags
+) -> None:
+    """Refuse outputs that replace one another or what is measured, or lie among the images."""
+    options, report = flags.options, flags.report
+    outputs = (
+        [] if report.json is None else [Output.file(f"--json {report.json}", Path(report.json))]
+    )
+    if options.confusion is not None:
+        path = Path(options.confusion)
+        names = [f"{chosen.name}-{network.name}" for chosen in sets for network in networks]
+        for name in names:
+            own = path if len(names) == 1 and not options.smooth else _own_name(path, name)
+            check_new(own, report.overwrite)
+            outputs.append(Output.file(f"--confusion {own}", own))
+    if options.worst_to is not None:
+        asked, folder = f"--worst-to {options.worst_to}", Path(options.worst_to)
+        outputs.append(Output(asked, folder, "", ".jpg", "anything"))
+    inputs = [(sample.image_path, "measured") for chosen in sets for sample in chosen.samples]
+    named = (*options.clip, options.suite, options.names, *options.data, *options.model)
+    inputs += [(Path(text), "read") for text in named if text and Path(text).is_file()]
+    check_apart(outputs, inputs)
+    roots = [Path(os.path.realpath(chosen.dataset.root)) for chosen in sets]
+    for output in outputs:
+        place = Path(os.path.realpath(output.path))
+        among = output.between == "nothing" and place.exists() and not _is_report(place)
+        if root := next((root for root in roots if among and place.is_relative_to(root)), None):
+            raise UsageError(
+                output.asked,
+                found=f"it would replace a file of the labelled images in {root}",
+                do="Give the output another name or folder",
+            )
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file was written by `rtseg eval --json`."""
+    return path.suffix.lower() == ".json" and '"rtseg_eval"' in first_characters(path, 64)
 
 
 def _open_sets(specs: Sequence[SetSpec]) -> list[LabelledSet]:
@@ -378,9 +419,6 @@ def _show(
 ) -> None:
     """Print the tables and write the files, also when the run ended early."""
     options, json = flags.options, flags.report.json
-    if json != "-":
-        tables(scores, options.show_class)
-        clip_table(clips, after_table=bool(scores))
     if json is not None and (scores or clips):
         write_json(json, report(scores, clips, complete=whole))
         _say_paths("figures", [json], flags)
@@ -388,6 +426,9 @@ def _show(
         _say_paths("wrote", _confusions(scores, Path(options.confusion)), flags)
     if options.worst_to is not None:
         _say_paths("wrote", _worst(scores, Path(options.worst_to)), flags)
+    if json != "-":  # last, as stdout may be closed
+        tables(scores, options.show_class)
+        clip_table(clips, after_table=bool(scores))
 
 
 def tables(scores: Sequence[Score], show: Sequence[str]) -> None:
@@ -483,7 +524,11 @@ def _own_path(path: Path, one: Score, scores: Sequence[Score]) -> Path:
     """`out.png`, or `out-SET-MODEL.png` if there are several."""
     if len(scores) == 1:
         return path
-    name = safe_name(f"{one.set_name}-{one.network}")
+    return _own_name(path, f"{one.set_name}-{one.network}")
+
+
+def _own_name(path: Path, name: str) -> Path:
+    name = safe_name(name)
     return path.with_name(f"{path.stem}-{name}{path.suffix}")
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from rtseg.backends.options import NetworkOptions
 from rtseg.cli.options import Flags, RunFlags, with_half
 from rtseg.effects import ViewOptions
 from rtseg.errors import SinkError, UsageError
-from rtseg.files import cannot_write, check_new, check_parent, check_replaceable
+from rtseg.files import check_file, check_parent
 from rtseg.labels import palette
+from rtseg.outputs import Output, check_apart
 from rtseg.sinks import find_kind, split_prefix
 from rtseg.sinks.display import display_available
 from rtseg.sinks.options import is_folder, is_many
@@ -55,7 +56,7 @@ def make_plan(flags: Flags) -> Plan:
     files = _targets(run)
     source = _source(flags)
     _check_pairs(flags)
-    check_outputs(files, flags, source)
+    check_outputs(files, flags, [source])
     check_folder("--screenshots", run.screenshots)
     if flags.network.palette is not None:
         palette(flags.network.palette, 2)  # whether it is long enough, the network's classes say
@@ -176,34 +177,77 @@ def _targets(flags: RunFlags) -> list[str]:
     return [*flags.output, *(f"{role}:{path}" for role, path in roles.items() if path is not None)]
 
 
-def check_outputs(files: Sequence[str], flags: Flags, source: str) -> None:
-    """Refuse what would overwrite something, cannot be encoded, or goes where another goes."""
-    taken: set[str] = set()
-    for target in [*files, *([f"json:{flags.run.metrics}"] if flags.run.metrics else [])]:
+def check_outputs(
+    files: Sequence[str], flags: Flags, sources: Sequence[str], new: Sequence[Path] = ()
+) -> None:
+    """Refuse what would overwrite something, cannot be encoded, or goes where another goes.
+
+    Args:
+        new: folders that are still to be made.
+    """
+    outputs: list[Output] = []
+    numbered = not any(source_kind(source).is_pictures for source in sources)
+    for target in files:
         kind, path = find_kind(target)
         if not kind.is_file:
             continue
-        place = os.path.realpath(path)
-        if place in taken:
-            name = "stdout" if str(path) == "-" else path
-            raise UsageError(f"{name} is given twice as an output", do="Give each its own name")
-        taken.add(place)
         kind.check(path, flags.sink, False)
-        if str(path) != "-" and not (kind.many_files and is_many(path)):
-            _check_file(path, source, flags.sink.overwrite)
+        asked = f"{_FLAGS[split_prefix(target)[0]]} {split_prefix(target)[1]}"
+        if kind.many_files and str(path) != "-" and is_many(path):
+            outputs.append(Output.pictures(asked, path, numbered=numbered))
+        else:
+            outputs.append(Output.file(asked, path))
+            if path.parent not in new:
+                check_file(path, flags.sink.overwrite)
+    if (metrics := flags.run.metrics) is not None:
+        outputs.append(Output.file(f"--metrics {metrics}", Path(metrics)))
+        check_file(Path(metrics), flags.sink.overwrite)
+    check_apart(outputs, _inputs(flags))
 
 
-def _check_file(path: Path, source: str, overwrite: bool) -> None:
+_FLAGS = {"": "-o", "mask:": "--mask-output", "json:": "--json", "figure:": "--figure"}
+"""The flags of outputs, by the prefix of their target."""
+
+
+def _inputs(flags: Flags) -> Iterator[tuple[Path, str]]:
+    """The files that a run reads, and what they are."""
+    for source in flags.sources:
+        path = Path(source)
+        if not source_kind(source).is_path:
+            continue
+        if path.is_file():
+            yield path, "the source itself"
+        elif source_kind(source).is_pictures:
+            for one in pictures_of(source):
+                yield one, "part of the source"
+    network = flags.network
+    for flag, value in {
+        "--model": network.model,
+        "--weights": network.weights,
+        "--labels": network.labels,
+        "--background": flags.view.background,
+        "--config": flags.run.config,
+    }.items():
+        if value is not None and is_file(value):
+            yield Path(value), f"read by {flag}"
+
+
+def pictures_of(target: str) -> list[Path]:
+    """The pictures of a folder or glob by their names alone."""
+    from rtseg.images import IMAGE_SUFFIXES
+
+    folder = Path(target)
+    if not folder.is_dir():
+        return [Path(name) for name in glob(target, recursive=True)]  # noqa: PTH207 - absolute too
+    return [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def is_file(text: str) -> bool:
+    """Whether a text is the path of a file; False for one that cannot be a path."""
     try:
-        if path.is_file() and Path(source).exists() and path.samefile(source):
-            raise UsageError(
-                f"{path} is the source itself", do="Choose another name for the output"
-            )
-        check_new(path, overwrite)
-        check_parent(path)
-        check_replaceable(path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 MOST = 16
@@ -351,6 +395,4 @@ def _check_outputs(
     new = [folder for folder in folders if not folder.exists()]
     for folder in new:
         check_parent(folder)
-    there = [target for target in own if find_kind(target)[1].parent not in new]
-    for source in flags.sources:
-        check_outputs([*there, *shared], flags, source)
+    check_outputs([*own, *shared], flags, flags.sources, new)

@@ -25,7 +25,7 @@ from rtseg.errors import ModelError, ThresholdError, UsageError, first_line
 from rtseg.export import ExportOptions
 from rtseg.export.int8 import Attempt, Quantiser, quantise
 from rtseg.export.samples import OnProgress, Samples, parity_samples, quantising_samples
-from rtseg.files import OutputFile, cannot_write
+from rtseg.files import OutputFile, cannot_write, check_new
 from rtseg.frame import Image
 from rtseg.measure import batch_of, mask_agreement, time_each
 from rtseg.nets import find_model
@@ -156,6 +156,8 @@ def _require_exportable(model: Model, path: Path, options: ExportOptions) -> Non
             found="an ONNX file keeps its own",
             do="Convert it with onnx.version_converter first",
         )
+    if options.keep:
+        check_new(_rejected_path(path), options.overwrite)
     if model.file is not None and path.exists() and path.samefile(model.file):
         raise UsageError(f"{path} is the model itself", do="Choose another output file")
 
@@ -166,11 +168,16 @@ def _samples(options: ExportOptions, on_progress: OnProgress) -> Samples:
     return parity_samples(options.samples, on_progress)
 
 
+def _rejected_path(path: Path) -> Path:
+    """The name of a file that is kept although it was rejected."""
+    return path.with_name(f"{path.stem}.rejected{path.suffix}")
+
+
 def _rejected(exported: Exported, target: OutputFile, options: ExportOptions) -> RejectedError:
     """The error; with `keep`, the file is renamed first."""
     rejected = None
     if options.keep:
-        rejected = target.path.with_name(f"{target.path.stem}.rejected{target.path.suffix}")
+        rejected = _rejected_path(target.path)
         target.reject(rejected)
     parity = exported.parity
     return RejectedError(

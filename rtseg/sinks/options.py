@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from rtseg.errors import UsageError
+from rtseg.outputs import NUMBER
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
-NUMBER = re.compile(r"%0?\d*d")
-"""The field of a numbered pattern, `frames_%06d.png`."""
 
 
 @dataclass(frozen=True)

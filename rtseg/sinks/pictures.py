@@ -23,8 +23,9 @@ from rtseg.files import (
 )
 from rtseg.frame import Frame, Image
 from rtseg.labels import LabelSet
+from rtseg.outputs import NUMBER
 from rtseg.sinks.encoding import no_alpha
-from rtseg.sinks.options import NUMBER, PICTURE_SUFFIXES, SinkOptions
+from rtseg.sinks.options import PICTURE_SUFFIXES, SinkOptions
 from rtseg.text import counted
 
 JPEG_QUALITY = 95

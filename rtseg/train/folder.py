@@ -18,6 +18,7 @@ from rtseg.errors import DatasetError, UsageError
 from rtseg.files import cannot_write, sweep, write_file
 from rtseg.nets.find import BEST
 from rtseg.options import from_values
+from rtseg.outputs import Output, check_apart
 from rtseg.text import counted, listed
 from rtseg.train.options import TrainOptions
 
@@ -155,6 +156,20 @@ class RunFolder:
                 f"{self.path} exists",
                 found="it holds a run" if self.config.exists() else "it is not empty",
                 do=f"{resume} -y to overwrite it, or choose another with --out",
+            )
+
+    def check_apart(self, dataset: Dataset, options: TrainOptions) -> None:
+        """Raise UsageError if the run would replace what it reads, or lies where its images do."""
+        named = (options.weights, options.model, str(dataset.root))
+        inputs = [(Path(name), "read by this run") for name in named if name]
+        inputs += [(sample.image_path, "a labelled image") for sample in dataset.samples]
+        files = [Output.file(f"cannot write {file}", file) for file in self._files()]
+        check_apart(files, [(path, what) for path, what in inputs if path.is_file()])
+        if self.path.exists() and dataset.root.exists() and self.path.samefile(dataset.root):
+            raise UsageError(
+                f"cannot write {self.path}",
+                found="the labelled images are in this folder",
+                do="Choose another with --out",
             )
 
     def claim(self) -> None:

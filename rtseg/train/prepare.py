@@ -310,6 +310,7 @@ def prepare(
     _report(callback, dataset, classes, split, origin)
     _report_network(callback, started, spec)
     if main and not resume:
+        folder.check_apart(dataset, options)
         folder.claim()
         folder.write_split(split, origin)
     if main:
