@@ -54,6 +54,7 @@ CASES: list[tuple[tuple[str, ...], int, str]] = [
     (("a.mp4", "--policy", "some"), 2, "--policy"),
     (("a.mp4", "--width", "wide"), 2, "--width"),
     (("a.mp4", "--every", "0", *NULL), 2, "every"),
+    (("a.mp4", "--loop", "2", *NULL), 2, "cannot loop camera 2: only files"),
     (("a.mp4", "--every", "1.5", *NULL), 2, "'1.5' is not valid. Use a whole number"),
     (("a.mp4", "--decoder", "gpu", *NULL), 2, "it must be ffmpeg, opencv, nvdec or nvdec:N"),
     (("a.mp4", "--max-frames", "2.7", *NULL), 2, "'2.7' is not valid. Use a whole number"),

@@ -17,7 +17,7 @@ from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame
 from rtseg.sources import SourceOptions, open_source
-from rtseg.sources.wrappers import Every, Limit, Loop, Rotated, count_between, span
+from rtseg.sources.wrappers import Every, Limit, Loop, Rotated, count_between, select, span
 from rtseg.stats import ManualClock
 
 SMALL = "test://?size=96x64&fps=10&frames=20"
@@ -180,7 +180,11 @@ def test_loop_of_a_live_source_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(cv2, "VideoCapture", device)
     with pytest.raises(UsageError, match="cannot loop camera 0"):
         open_source(0, SourceOptions(loop=True))
-    assert device.released == 1
+    assert not device.opened
+    live = Listed([0.0], live=True)
+    with pytest.raises(UsageError, match="cannot loop a list"):
+        select(live, lambda: live, SourceOptions(loop=True))
+    assert live.released == 1
 
 
 def test_a_looped_file_has_no_sound(tmp_path: Path) -> None:

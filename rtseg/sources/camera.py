@@ -19,7 +19,7 @@ import cv2
 from rtseg.contracts import SourceInfo
 from rtseg.errors import SourceError
 from rtseg.sources.capture import LiveSource, configure, fourcc_text, nominal_rate, open_capture
-from rtseg.sources.options import SourceOptions
+from rtseg.sources.options import SourceOptions, cannot_loop
 from rtseg.stats import Clock
 
 BACKEND = cv2.CAP_V4L2 if sys.platform.startswith("linux") else cv2.CAP_ANY
@@ -124,6 +124,7 @@ class CameraSource(LiveSource):
 
     Raises:
         SourceError: it is absent, in use or not permitted, or delivers no image.
+        UsageError: it is to be looped.
     """
 
     def __init__(
@@ -135,6 +136,8 @@ class CameraSource(LiveSource):
         super().__init__(options, clock)
         self._locator, self._opened = CameraLocator(target), target
         self._name = f"camera {target}"
+        if options.loop:
+            raise cannot_loop(self._name)
         self._capture = capture = open_camera(target)
         if capture is None:
             raise cannot_open(target)

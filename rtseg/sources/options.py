@@ -99,6 +99,15 @@ def check_decoder(options: SourceOptions, found: str) -> None:
         raise UsageError(f"--decoder {options.decoder} is for video files", found=found)
 
 
+def cannot_loop(name: str) -> UsageError:
+    """The error for `loop` with a source that never ends, or can be read only once."""
+    return UsageError(
+        f"cannot loop {name}",
+        found="only files, folders and recordings can loop",
+        do="--loop takes no number; one that follows it is a camera",
+    )
+
+
 def exact_rate(fps: float) -> Fraction:
     """The exact rate of a rounded number: 29.97 is 30000/1001, 12.5 is 25/2."""
     whole = round(fps)

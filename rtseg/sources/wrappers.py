@@ -13,7 +13,7 @@ import cv2
 from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import UsageError
 from rtseg.frame import Frame
-from rtseg.sources.options import SourceOptions
+from rtseg.sources.options import SourceOptions, cannot_loop
 
 DEFAULT_RATE = 25
 """Of a source that has none, where a frame needs a duration."""
@@ -186,10 +186,7 @@ class Loop(Wrapper):
 
     def __init__(self, inner: Source, again: Callable[[], Source] | None) -> None:
         if inner.info.live or again is None:
-            raise UsageError(
-                f"cannot loop {inner.info.name}",
-                found="only files, folders and recordings can loop",
-            )
+            raise cannot_loop(inner.info.name)
         self._again = again
         self._yielded = 0  # in this round: an empty source is not repeated
         self._index, self._pts = 0, 0.0
