@@ -11,7 +11,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -41,7 +41,9 @@ IMAGE_SUFFIXES = frozenset(
 ) | (HEIF_SUFFIXES if find_spec("pillow_heif") else frozenset())
 """Names of image files. GIF is not among them: it may be a video."""
 
-FORMATS = "JPEG MPO PNG GIF BMP DIB WEBP TIFF PPM JPEG2000 AVIF HEIF TGA QOI PCX SGI DDS".split()
+FORMATS = (
+    "JPEG MPO PNG GIF BMP DIB WEBP TIFF PPM JPEG2000 AVIF HEIF TGA QOI PCX SGI DDS ICO".split()
+)
 """Pillow's names of these. For some others it starts programs, as Ghostscript for EPS."""
 
 ANIMATED_WEBP = re.compile(rb"RIFF....WEBPVP8X........(...)(...)", re.DOTALL)
@@ -86,6 +88,12 @@ HEAD_BYTES = 192
 OPAQUE = re.compile(rb"\xff\xd8|RIFF....WEBPVP8 |BM.{26}\x18", re.DOTALL)
 """JPEG, simple WebP and 24-bit BMP: without transparency, and decoded twice as fast by OpenCV."""
 
+ANIMATIONS = ("WEBP", "PNG", "AVIF")
+"""Pillow's names of the formats whose frames it plays; GIFs are videos."""
+
+SHORTEST_DELAY, DEFAULT_DELAY = 0.010, 0.100
+"""Seconds: a frame that declares no more than the first is shown for the other, as in browsers."""
+
 PNG, JPEG = b"\x89PNG", b"\xff\xd8"
 HEIF = re.compile(rb"....ftyp(?:hei[cfxms]|hev[cxms]|mif1|msf1)", re.DOTALL)
 NEEDS_HEIF = (
@@ -102,7 +110,16 @@ ORIENTATION, WIDTH, LENGTH = 0x0112, 0x0100, 0x0101
 SUBFILE, SUBFILES, DNG_VERSION = 0x00FE, 0x014A, 0xC612
 """Tags of EXIF and TIFF."""
 
-DAMAGE = (SyntaxError, EOFError, RuntimeError, LookupError, TypeError, struct.error, zlib.error)
+DAMAGE = (
+    SyntaxError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    ZeroDivisionError,
+    struct.error,
+    zlib.error,
+)
 """What Pillow raises for damaged files, beside OSError and ValueError."""
 
 SWAPS_SIDES = (5, 6, 7, 8)
@@ -183,6 +200,34 @@ def is_animated(path: Path) -> bool:
             return bool(getattr(image, "is_animated", False))
     except (OSError, ValueError):
         return False
+
+
+def is_animation(path: Path) -> bool:
+    """Whether a file is an animation that Pillow plays: WebP, PNG or AVIF of several frames."""
+    try:
+        with _opened(path) as image:
+            return image.format in ANIMATIONS and getattr(image, "n_frames", 1) > 1
+    except (OSError, ValueError):
+        return False
+
+
+def read_animation(path: Path, failure: type[RtsegError]) -> Generator[tuple[Image, float]]:
+    """Each frame of an animation as `read_image` reads it, and the seconds that it is shown.
+
+    Raises:
+        failure: as `read_image`.
+    """
+    import cv2
+
+    with _failing_as(failure, f"cannot read the image {path}"), _opened(path) as image:
+        orientation = _orientation(image)
+        for index in range(image.info.get("default_image", 0), getattr(image, "n_frames", 1)):
+            image.seek(index)  # a default image is shown by what does not play it
+            image.load()
+            rgb = np.asarray(_rgb(_upright(image, orientation)))
+            seconds = image.info.get("duration", 0) / 1000
+            lasts = seconds if seconds > SHORTEST_DELAY else DEFAULT_DELAY
+            yield cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), lasts
 
 
 def _is_motion_jpeg(content: bytes) -> bool:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from fakes import FakeDevice, Plugged
+from PIL import Image
 
 from rtseg.contracts import Source
 from rtseg.errors import UsageError
@@ -31,6 +32,7 @@ def opened(
         "camera": "0",
         "video": str(tmp_path / "clip.avi"),
         "pictures": str(tmp_path),
+        "animation": str(tmp_path / "moving.webp"),
         "stream": "rtsp://user:secret@camera.example/live",
         "http": "http://user:secret@camera.example/live",
         "stdin": "-",
@@ -50,6 +52,9 @@ def opened(
         for _ in range(12):
             writer.write(np.zeros((64, 96, 3), np.uint8))
         writer.release()
+    elif kind == "animation":
+        first, *others = [Image.new("RGB", (96, 64), (20 * n, 0, 0)) for n in range(12)]
+        first.save(target, save_all=True, append_images=others, duration=40)
     elif kind == "pictures":
         for number in range(12):
             cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((64, 96, 3), np.uint8))

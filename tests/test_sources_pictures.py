@@ -193,6 +193,48 @@ def test_of_a_file_of_several_pictures_the_first_is_taken_and_said(
     ]
 
 
+@pytest.mark.parametrize("suffix", [".webp", ".png", ".apng", ".avif"])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_animations_are_played_at_their_own_times(tmp_path: Path, suffix: str, alpha: bool) -> None:
+    colours = [(200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40)]
+    images = [Pillow.new("RGBA" if alpha else "RGB", (64, 48), colour) for colour in colours]
+    if alpha:
+        images[2] = Pillow.new("RGBA", (64, 48), (9, 9, 9, 0))
+        colours[2] = (255, 255, 255)
+    path = tmp_path / f"moving{suffix}"
+    more = {"append_images": images[1:], "lossless": True, "quality": 100, "disposal": 1}
+    images[0].save(
+        path, {".apng": "PNG"}.get(suffix), save_all=True, duration=[100, 40, 500, 250], **more
+    )
+    with open_source(path) as source:
+        frames = list(source)
+    assert [frame.pts for frame in frames] == pytest.approx([0, 0.1, 0.14, 0.64])
+    assert [frame.lasts for frame in frames] == pytest.approx([0.1, 0.04, 0.5, 0.25])
+    found = np.array([frame.image[10, 10, ::-1] for frame in frames]).astype(int)
+    assert np.abs(found - colours).max() <= 8
+    assert not source.warnings
+
+
+def test_the_default_image_of_an_animation_is_not_a_frame(tmp_path: Path) -> None:
+    first, *others = [Pillow.fromarray(flat(value)) for value in (10, 120, 240)]
+    path = tmp_path / "a.png"
+    first.save(path, save_all=True, append_images=others, default_image=True, duration=0)
+    with open_source(path) as source:
+        assert [frame.image.mean() for frame in source] == [120, 240]
+        assert source.info.frame_rate == 10, "as browsers play a delay of 0"
+
+
+def test_a_damaged_animation_keeps_the_frames_before(tmp_path: Path) -> None:
+    first, *others = [Pillow.fromarray(flat(value)) for value in (10, 120, 240)]
+    path = tmp_path / "a.png"
+    first.save(path, save_all=True, append_images=others, duration=40)
+    path.write_bytes(path.read_bytes()[:-60])
+    shown: list[float] = []
+    with open_source(path) as source, pytest.raises(SourceError):
+        shown.extend(frame.image.mean() for frame in source)
+    assert shown == [10, 120]
+
+
 def test_bytes_that_fill_a_jpeg_are_stepped_over(tmp_path: Path) -> None:
     jpeg = cv2.imencode(".jpg", flat(120))[1].tobytes()
     (tmp_path / "x.jpg").write_bytes(jpeg[:2] + b"\xff" * 3 + jpeg[2:])

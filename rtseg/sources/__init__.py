@@ -17,6 +17,7 @@ from rtseg.sources.options import (
     address_stem,
     camera_stem,
     check_decoder,
+    is_animated,
     is_camera,
     is_pictures,
     is_stdin,
@@ -82,6 +83,12 @@ SOURCES: dict[str, SourceKind] = {
         options=frozenset({"fps"}),
         is_path=True,
         is_pictures=True,
+        stem=path_stem,
+    ),
+    "animation": SourceKind(
+        "rtseg.sources.pictures:AnimationSource",
+        match=is_animated,
+        is_path=True,
         stem=path_stem,
     ),
     "camera": SourceKind(

@@ -224,6 +224,13 @@ def is_pictures(target: str) -> bool:
     return named_so or path.is_dir() or target.endswith(("/", "\\")) or bool(GLOB.search(target))
 
 
+def is_animated(target: str) -> bool:
+    """Whether a target is an animated image that is not a video, as GIFs are."""
+    from rtseg.images import is_animation
+
+    return not _is_address(target) and Path(target).is_file() and is_animation(Path(target))
+
+
 def is_camera(target: str) -> bool:
     """Whether a target is a camera: its number, or its device."""
     return target.isdecimal() or target.startswith(("/dev/video", "/dev/v4l/"))

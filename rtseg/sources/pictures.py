@@ -11,7 +11,14 @@ from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError, UsageError
 from rtseg.files import reason
 from rtseg.frame import Frame, Image
-from rtseg.images import IMAGE_SUFFIXES, count_images, decode_image, read_image, refusal
+from rtseg.images import (
+    IMAGE_SUFFIXES,
+    count_images,
+    decode_image,
+    read_animation,
+    read_image,
+    refusal,
+)
 from rtseg.sources.options import SourceOptions, exact_rate
 from rtseg.stats import Clock
 from rtseg.text import counted, listed, natural_key
@@ -23,8 +30,8 @@ NOMINAL_RATE = Fraction(25)
 class PictureSource(Source):
     """Pictures as frames, each named by its file's stem; sizes may differ between them.
 
-    Of a file with several images, such as an animated WebP or a TIFF with pages, the first is
-    taken, with a warning. Other files of a folder or glob are left out, with a note.
+    Of a file with several images, such as a TIFF with pages or an animated WebP in a folder, the
+    first is taken, with a warning. Other files of a folder or glob are left out, with a note.
 
     Args:
         target: a picture, a folder (without its subfolders), or a glob.
@@ -77,6 +84,43 @@ class PictureSource(Source):
                 f"{path.name} holds {count} images, of which only the first is used: "
                 "save them as files in a folder, or as a video"
             )
+
+
+class AnimationSource(Source):
+    """An animated WebP, PNG or AVIF: every frame, at its own time.
+
+    Raises:
+        SourceError: it is damaged.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        options: SourceOptions = SourceOptions(),  # noqa: B008 - frozen
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__(clock)
+        path = Path(target)
+        self._images = read_animation(path, SourceError)
+        self._held = next(self._images, None)
+        if self._held is None:
+            raise SourceError(f"cannot play {path.name}", found="it has no frame")
+        (height, width), rate = self._held[0].shape[:2], exact_rate(1 / self._held[1]) or None
+        self._index, self._pts = 0, 0.0
+        self.info = SourceInfo(path.name, width, height, rate, pictures=(path,))
+
+    def _read(self) -> Frame | None:
+        held, self._held = self._held, None
+        held = held or next(self._images, None)
+        if held is None:
+            return None
+        image, lasts = held
+        frame = Frame(image, self._index, self._pts, self.clock.now(), lasts=lasts)
+        self._index, self._pts = self._index + 1, self._pts + lasts
+        return frame
+
+    def _release(self) -> None:
+        self._images.close()
 
 
 class Snapshot(Source):
