@@ -51,6 +51,7 @@ def test_nothing_is_said_of_flags_that_were_not_given() -> None:
         ({"output": ("a/",), "codec": "hevc", "crf": 20}, "--codec and --crf have no eff"),
         ({"rle": True}, "--rle has no effect"),
         ({"screenshots": "s"}, "--screenshots has no effect"),
+        ({"background": "blur", "view": "mask"}, "--background has no effect with --view mask"),
     ],
 )
 def test_what_changes_nothing_is_told_with_the_reason(flags: dict, words: str) -> None:
@@ -65,6 +66,8 @@ def test_what_changes_nothing_is_told_with_the_reason(flags: dict, words: str) -
         ("-", {"size": (64, 48), "pix_fmt": "rgb24", "fps": 12}),
         (CLIP, {"feather": 4, "matte_threshold": 0.4, "background": "blur"}),
         (CLIP, {"feather": 4, "view": "cutout"}),
+        (CLIP, {"background": "blur", "view": "side"}),
+        (CLIP, {"background": "blur", "view": "contours"}),
         (CLIP, {"output": ("a.mp4",), "codec": "hevc", "crf": 20}),
         (CLIP, {"output": (), "json": "a.jsonl", "rle": True}),
     ],

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from rtseg.cli import flags
-from rtseg.cli.flags import read
+from rtseg.cli.app import main
+from rtseg.cli.flags import Flag, flags_of, read
+from rtseg.cli.options import LAYOUTS
 from rtseg.errors import UsageError
+
+Capture = pytest.CaptureFixture[str]
+
+TEXTS = [
+    (verb, flag)
+    for verb, layout in LAYOUTS.items()
+    for flag in flags_of(layout)
+    if flag.hint is str or flag.is_list
+]
+"""Every flag whose value is text, or several."""
 
 
 @pytest.mark.parametrize(
@@ -57,3 +71,42 @@ def test_shares_and_pairs() -> None:
     assert read(flags.PAIR, "--scale", "0.5,2") == (0.5, 2.0)
     with pytest.raises(UsageError, match="two numbers"):
         read(flags.PAIR, "--scale", "1")
+
+
+def test_there_are_text_flags_to_test() -> None:
+    named = {(verb, flag.name) for verb, flag in TEXTS}
+    assert named >= {("run", "metrics"), ("run", "input"), ("bench", "compare"), ("eval", "names")}
+    assert named >= {("train", "dataset"), ("export", "output"), ("demo", "output")}
+
+
+@pytest.mark.parametrize(("verb", "flag"), TEXTS, ids=[f"{v} {f.name}" for v, f in TEXTS])
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_text_is_refused(capsys: Capture, verb: str, flag: Flag, text: str) -> None:
+    """Whatever the flag: a shell's empty variable must not mean "as usual"."""
+    for name in flag.names:
+        assert main([verb, f"{name}={text}"]) == 2
+        assert f"{flag.names[0]} {text!r} is empty" in capsys.readouterr().err
+
+
+def test_an_empty_text_in_a_file_is_refused(capsys: Capture, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    for line in ('metrics = ""', 'palette = " "', 'output = [""]', 'models = ""'):
+        file.write_text(f'input = "test://"\n{line}\n')
+        assert main(["--config", str(file), "--print-config"]) == 2
+        assert f"--{line.partition(' ')[0]} " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--end", "0.0001"], "no frame in this time"),
+        (["--start", "1", "--end", "1.0001"], "no frame in this time"),
+        (["--weights", "nope.pth"], "the stub has none"),
+        (["-q", "-v"], "--quiet with --verbose"),
+    ],
+)
+def test_flags_that_leave_nothing_to_do_are_refused(
+    capsys: Capture, given: list[str], words: str
+) -> None:
+    assert main(["test://?size=64x48", "-m", "stub", "--no-show", *given]) == 2
+    assert words in capsys.readouterr().err

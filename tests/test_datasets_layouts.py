@@ -761,7 +761,7 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     for name in ("images", "masks"):
         (tmp_path / "set" / name).symlink_to(real / name, target_is_directory=True)
     (tmp_path / "set" / "images" / "back").symlink_to(tmp_path / "set", target_is_directory=True)
-    dataset = open_dataset(tmp_path / "set")
+    dataset = open_dataset(tmp_path / "set", allow_outside=True)
     assert len(dataset) == 8
     assert dataset.problems == ()
 
@@ -943,3 +943,112 @@ def test_real_sets_open_by_themselves(
         image, mask = sample.read_image(), sample.read_mask()
         assert mask.shape == image.shape[:2]
         assert set(np.unique(mask)) <= {*range(num_classes), VOID}
+
+
+# Images outside the dataset
+
+
+def _escape_coco(root: Path, secret: Path, how: str) -> None:
+    file = root / "annotations" / "instances_train2017.json"
+    _rename(file, "images", "file_name", how, secret, root / "train2017")
+
+
+def _rename(file: Path, key: str, name: str, how: str, secret: Path, folder: Path) -> None:
+    value = json.loads(file.read_text())
+    record = value[key][0] if key else value
+    record[name] = _path_to(secret, how, folder, record[name])
+    file.write_text(json.dumps(value))
+
+
+def _path_to(secret: Path, how: str, folder: Path, name: str) -> str:
+    if how == "absolute":
+        return str(secret)
+    if how == "dots":
+        return os.path.relpath(secret, folder)
+    (folder / name).unlink()
+    (folder / name).symlink_to(secret)
+    return name
+
+
+def _escape_labelme(root: Path, secret: Path, how: str) -> None:
+    _rename(root / "00_0000.json", "", "imagePath", how, secret, root)
+
+
+def _escape_cvat(root: Path, secret: Path, how: str) -> None:
+    file = root / "annotations.xml"
+    found = _path_to(secret, how, root / "images", "00_0000.jpg")
+    file.write_text(file.read_text().replace('name="00_0000.jpg"', f'name="{found}"'))
+
+
+def _escape_list(root: Path, secret: Path, how: str) -> None:
+    found = _path_to(secret, "dots" if how == "absolute" else how, root, "images/00_0000.jpg")
+    (root / "train.txt").write_text(f"{found} masks/00_0000.png\nimages/00_0001.jpg\n")
+
+
+def _escape_mask(root: Path, secret: Path, how: str) -> None:
+    mask = root / "masks" / "00_0000.png"
+    shutil.copy(mask, secret.with_suffix(".png"))
+    found = _path_to(secret.with_suffix(".png"), "link" if how == "link" else "dots", root, mask)
+    (root / "train.txt").write_text(f"images/00_0000.jpg {found}\n")
+
+
+def _escape_folder(root: Path, secret: Path, how: str) -> None:
+    images = root / "images" / "train"
+    shutil.move(images, secret.parent / "train")
+    images.symlink_to(secret.parent / "train")
+
+
+ESCAPES = {
+    "coco": _escape_coco,
+    "labelme": _escape_labelme,
+    "cvat": _escape_cvat,
+    "folder": _escape_list,
+    "voc": lambda root, secret, how: _path_to(secret, "link", root / "JPEGImages", "00_0000.jpg"),
+    "supervisely": lambda root, secret, how: _path_to(
+        secret, "link", root / "train" / "img", "00_0000.jpg"
+    ),
+    "yolo": _escape_folder,
+}
+
+
+@pytest.mark.parametrize("how", ["absolute", "dots", "link"])
+@pytest.mark.parametrize("layout", [*ESCAPES, "mask"])
+def test_images_outside_the_dataset_are_refused_unless_allowed(
+    tmp_path: Path, layout: str, how: str
+) -> None:
+    name = "folder" if layout == "mask" else layout
+    root = MAKERS[name](tmp_path / "set", 4)
+    secret = write(tmp_path / "secret.jpg", np.zeros((48, 64, 3), np.uint8))
+    inside = open_dataset(root)
+    ESCAPES.get(layout, _escape_mask)(root, secret, how)
+    with pytest.raises(DatasetError, match="outside its folder") as caught:
+        open_dataset(root)
+    assert "--allow-outside" in caught.value.do
+    allowed = open_dataset(root, allow_outside=True)
+    places = [sample.image_path.resolve() for sample in allowed.samples]
+    places += [sample.mask_path.resolve() for sample in allowed.samples if sample.mask_path]
+    assert not all(place.is_relative_to(root) for place in places)
+    assert len(allowed) <= len(inside)
+
+
+def test_links_within_a_dataset_and_to_the_whole_of_it_are_fine(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "real" / "set", 4)
+    image = root / "images" / "00_0000.jpg"
+    image.rename(root / "stored.jpg")
+    image.symlink_to(root / "stored.jpg")
+    (tmp_path / "link").symlink_to(root)
+    assert len(open_dataset(tmp_path / "link")) == 4
+
+
+def test_a_file_of_annotations_reads_the_images_beside_its_folder_and_no_others(
+    tmp_path: Path,
+) -> None:
+    root = make_coco(tmp_path / "set", 4)
+    file = root / "annotations" / "instances_train2017.json"
+    assert len(open_dataset(file)) == 4
+    write(tmp_path / "secret.jpg", np.zeros((48, 64, 3), np.uint8))
+    value = json.loads(file.read_text())
+    value["images"][0]["file_name"] = "../../secret.jpg"
+    file.write_text(json.dumps(value))
+    with pytest.raises(DatasetError, match="outside its folder"):
+        open_dataset(file)

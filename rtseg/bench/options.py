@@ -28,6 +28,7 @@ class BenchOptions:
         encode: Encode the loop's output as H.264; --no-encode discards it.
         clocks: Keys of `rtseg.bench.clocks.CLOCKS`.
         data: Labelled images for the mean IoU.
+        allow_outside: Read images that names or links in --data lead to, outside its folder.
         max_pictures: Use at most this many of them, evenly spaced.
 
     Raises:
@@ -45,6 +46,7 @@ class BenchOptions:
     encode: bool = True
     clocks: tuple[str, ...] = ("model", "pipeline", "loop")
     data: str | None = None
+    allow_outside: bool = False
     max_pictures: int | None = option(None, least=1)
 
     def __post_init__(self) -> None:

@@ -216,7 +216,8 @@ class _Bench:
     def _score(self, entry: Entry) -> None:
         assert entry.remote is not None
         data, most = self._options.data, self._options.max_pictures
-        entry.row.miou = entry.remote.call("mean_iou", Path(data or ""), most or 0)
+        allowed = self._options.allow_outside
+        entry.row.miou = entry.remote.call("mean_iou", Path(data or ""), most or 0, allowed)
 
     def _measure_peaks(self) -> None:
         """Measure the peak of each device in use once more; the best is kept."""

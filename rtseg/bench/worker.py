@@ -158,7 +158,7 @@ class Subject:
         found = mask_agreement(zip(ours, theirs, strict=True))
         return Agreement(found.mean, found.worst, len(found.shares))
 
-    def mean_iou(self, path: Path, max_pictures: int) -> float:
+    def mean_iou(self, path: Path, max_pictures: int, allow_outside: bool = False) -> float:
         """Mean IoU of this combination on labelled images, as in `rtseg eval`.
 
         Raises:
@@ -182,7 +182,9 @@ class Subject:
             **combination.options,
         )
         with network:
-            labelled = open_set(SetSpec(path=path, max_pictures=max_pictures))
+            labelled = open_set(
+                SetSpec(path, max_pictures=max_pictures, allow_outside=allow_outside)
+            )
             return float(score(network, labelled).matrix.mean_iou)
 
     def memory(self) -> float | None:

@@ -175,7 +175,13 @@ def _check_data(options: BenchOptions) -> None:
     if options.data is not None:
         from rtseg.evaluate.sets import SetSpec, open_set
 
-        open_set(SetSpec(path=Path(options.data), max_pictures=options.max_pictures or 0))
+        open_set(
+            SetSpec(
+                path=Path(options.data),
+                max_pictures=options.max_pictures or 0,
+                allow_outside=options.allow_outside,
+            )
+        )
 
 
 def _check_files(plan: BenchPlan, overwrite: bool) -> None:

@@ -112,6 +112,8 @@ def make_plan(flags: EvalFlags) -> EvalPlan:
     sets = (*suite.sets, *_sets(options))
     if options.max_pictures is not None:
         sets = tuple(replace(spec, max_pictures=options.max_pictures) for spec in sets)
+    if options.allow_outside:
+        sets = tuple(replace(spec, allow_outside=True) for spec in sets)
     if not sets and not options.clip:
         raise UsageError(
             "nothing to measure",

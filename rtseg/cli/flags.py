@@ -291,6 +291,10 @@ class Flag:
             UsageError: one of them cannot be read, or they name nothing.
         """
         form = self.form or WORD
+        if not all(text.strip() for text in texts):
+            raise UsageError(
+                f"{self.names[0]} {texts[0]!r} is empty", do="Leave it out, or name one"
+            )
         found = [read(form, self.names[0], text) for text in texts]
         if not self.is_list:
             return found[0]
@@ -307,6 +311,8 @@ class Flag:
         texts = value if isinstance(value, list) else [value]
         if (self.form or self.is_list) and all(isinstance(text, str) for text in texts):
             return self.parse(texts)
+        if isinstance(value, str) and not value.strip() and value != self.field.default:
+            return self.parse([value])
         try:
             return typed(self.names[0], self.hint, value)
         except UsageError:
@@ -379,7 +385,7 @@ def _parameter(flag: Flag, group: Group) -> inspect.Parameter:
         group=group,
         help=flag.help,
         negative=flag.off,
-        converter=convert if flag.form or flag.is_list else None,
+        converter=convert if flag.form or flag.is_list or flag.hint is str else None,
         consume_multiple=flag.spelling.several,
         show_default=False if shown is None else lambda _: shown,
     )

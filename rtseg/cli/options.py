@@ -182,7 +182,7 @@ class EvalFlags:
 
 EVAL = (
     Row("Labelled images", EvalOptions, "data clip max_frames suite root format split classes"),
-    Row("Labelled images", EvalOptions, "min_share names max_pictures"),
+    Row("Labelled images", EvalOptions, "min_share names allow_outside max_pictures"),
     Row("Model", EvalOptions, "model imgsz"),
     Row("Model", EvalReport, "half"),
     Row("Model", NetworkOptions, without="model imgsz classes palette"),
@@ -211,7 +211,7 @@ class TrainRun:
 
 
 TRAIN = (
-    Row("Labelled images", TrainOptions, "dataset format split classes"),
+    Row("Labelled images", TrainOptions, "dataset format split classes allow_outside"),
     Row("Model", TrainOptions, "model weights size"),
     Row("Training", TrainOptions),
     Row("Augmentation", TrainOptions, "rotation brightness contrast flip noise scale"),

@@ -81,6 +81,8 @@ def make_plan(flags: Flags) -> Plan:
 def _check_pairs(flags: Flags) -> None:
     """Raise UsageError for two flags that contradict one another."""
     run, smooth = flags.run, flags.temporal.smooth
+    if run.quiet and run.verbose:
+        raise UsageError("--quiet with --verbose", do="Use only one of them")
     if run.target_fps is not None and flags.temporal.propagate:
         raise UsageError(
             "--target-fps with --propagate",

@@ -492,6 +492,7 @@ def _rules(flags: Flags, plan: Plan) -> tuple[_Rule, ...]:
     read = {name for target in plan.outputs for name in find_kind(target)[0].options}
     # the keys of a window choose backgrounds and models, record and save
     matte = view.background != "none" or VIEWS[plan.view.view].is_matte or plan.window
+    seen = not VIEWS[plan.view.view].covers
     return (
         _Rule(
             flags.source, "width height fourcc", "width" in used, "on a source that is not a camera"
@@ -504,6 +505,7 @@ def _rules(flags: Flags, plan: Plan) -> tuple[_Rule, ...]:
         _Rule(flags.source, "pix_fmt", "pix_fmt" in used | read, "without raw frames"),
         _Rule(flags.run, "models", plan.window, "without a window"),
         _Rule(view, "feather matte_threshold", matte, "without --background"),
+        _Rule(view, "background", seen or plan.window, f"with --view {plan.view.view}"),
         _Rule(sink, "codec crf", "codec" in read, "without a video output"),
         _Rule(sink, "rle", "rle" in read, "without --json"),
         _Rule(flags.run, "screenshots", plan.window, "without a window"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from rtseg.datasets.contract import Dataset, Layout, Problem, Sample, SplitFile
+from rtseg.datasets.contract import Dataset, Layout, Problem, Sample, SplitFile, refuse_outside
 from rtseg.datasets.folders import SPLITS, read_lines, subfolders
 from rtseg.documents import read_json
 from rtseg.errors import DatasetError, UsageError
@@ -43,6 +43,7 @@ def open_dataset(
     *,
     format: str = "auto",
     split: str | None = None,
+    allow_outside: bool = False,
 ) -> Dataset:
     """Index labelled images; no image is opened yet.
 
@@ -50,11 +51,12 @@ def open_dataset(
         path: the folder, or the COCO JSON file.
         format: a row of `DATASETS`; "auto" takes the first that matches.
         split: keep only the samples of this split.
+        allow_outside: whether names and links may lead to images outside the dataset's folder.
 
     Raises:
         UsageError: the format is unknown.
         DatasetError: the path does not exist, has no known layout, or holds no labelled image, or
-            the split does not exist.
+            the split does not exist, or an image lies outside.
     """
     root = Path(path).expanduser()
     if format != "auto" and format not in DATASETS:
@@ -64,6 +66,8 @@ def open_dataset(
     dataset = _index(root, format)
     if not dataset.samples:
         raise _no_samples(root, format, dataset)
+    if not allow_outside:
+        refuse_outside(replace(dataset, root=root))
     return dataset if split is None else _only_split(dataset, split)
 
 

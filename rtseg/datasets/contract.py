@@ -10,6 +10,7 @@ upright image.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -31,6 +32,7 @@ from rtseg.images import (
     turned_upright,
 )
 from rtseg.labels import VOID, Colour, LabelSet, voc_colours
+from rtseg.text import counted
 
 VOC_VOID: Colour = (224, 224, 192)
 """The colour of Pascal VOC's unlabelled pixels."""
@@ -60,6 +62,7 @@ class Sample:
         sequence: shared by consecutive frames, in order; "" for single images.
         weight: how often training takes it, beside others.
         labelled: False if nothing in the image is known.
+        mask_path: the image file of the mask, if it is one.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Sample:
     sequence: str = ""
     weight: float = 1.0
     labelled: bool = True
+    mask_path: Path | None = None
 
     def read_image(self) -> Image:
         """The image as (H, W, 3) uint8 BGR; raises DatasetError if it cannot be read."""
@@ -152,6 +156,46 @@ class Layout:
     description: str
     matches: Callable[[Path], bool]
     index: Callable[[Path], Dataset]
+
+
+_BESIDE_IMAGES = frozenset("annotations annotation ann labels label json jsons".split())
+"""Folders of files with annotations, whose images lie beside the folder."""
+
+
+def refuse_outside(dataset: Dataset) -> None:
+    """Refuse images and masks elsewhere than in the dataset's folder.
+
+    A name in a list or an annotation may be absolute or climb by "..", and a file or folder may be
+    a link: what they lead to could be private, and `--worst-to` would copy it.
+
+    Raises:
+        DatasetError: there are some.
+    """
+    root = dataset.root
+    homes = [root]
+    if root.is_file():
+        inside = root.parent.name.casefold() in _BESIDE_IMAGES
+        others = [Path()] if inside else [Path("images"), Path("data")]
+        homes = [root.parent, *(root.absolute().parent.parent / other for other in others)]
+    real_homes = [Path(os.path.realpath(home)) for home in homes]
+    lies_inside: dict[Path, bool] = {}
+    outside: list[Path] = []
+    for sample in dataset.samples:
+        for path in filter(None, (sample.image_path, sample.mask_path)):
+            # a link is looked into; of other files, all in a folder are where the first one is
+            place = path if path.is_symlink() else path.parent
+            if place not in lies_inside:
+                real = Path(os.path.realpath(place))
+                lies_inside[place] = any(real.is_relative_to(home) for home in real_homes)
+            if not lies_inside[place]:
+                outside.append(path)
+    if outside:
+        first = f"{outside[0]} is {os.path.realpath(outside[0])}"
+        raise DatasetError(
+            f"cannot use {root}",
+            found=f"it names {counted(len(outside), 'image')} outside its folder: {first}",
+            do="Pass --allow-outside to read them",
+        )
 
 
 def read_index_mask(path: Path, colours: Sequence[Colour] | None = None) -> Mask:

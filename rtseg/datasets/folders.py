@@ -177,6 +177,7 @@ def samples_of(pairs: Iterable[Pair], read: ReadMask) -> tuple[Sample, ...]:
             read_mask=partial(read, pair.mask, pair.image),
             split=pair.split,
             sequence=pair.sequence,
+            mask_path=pair.mask,
         )
         for name, pair in zip(names, ordered, strict=True)
     )

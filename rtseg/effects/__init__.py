@@ -29,17 +29,19 @@ class ViewKind:
         open: "module:class", imported when needed; called as (labels, options), makes an `Effect`
             that returns a new image.
         is_matte: it replaces the background itself, with or without `ViewOptions.background`.
+        covers: its image shows nothing of the frame, and so no background.
         widths: width of its image in widths of the frame.
     """
 
     open: str
     is_matte: bool = False
+    covers: bool = False
     widths: int = 1
 
 
 VIEWS: dict[str, ViewKind] = {
     "overlay": ViewKind("rtseg.effects:Overlay"),
-    "mask": ViewKind("rtseg.effects.views:MaskPicture"),
+    "mask": ViewKind("rtseg.effects.views:MaskPicture", covers=True),
     "side": ViewKind("rtseg.effects.views:SideBySide", widths=2),
     "contours": ViewKind("rtseg.effects.contours:Contours"),
     "cutout": ViewKind("rtseg.effects.views:Cutout", is_matte=True),

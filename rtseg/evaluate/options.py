@@ -27,6 +27,7 @@ class EvalOptions:
         min_share: Only images of --data in which a class has at least this share: person=0.05.
         names: Only images of --data that are listed in this file, one per line; or a run's
             split.json, for its splits.
+        allow_outside: Read images that names or links in datasets lead to, outside their folders.
         max_pictures: Use at most this many images of each set, evenly spaced.
         model: Names of `rtseg models`, or files; several may follow.
         imgsz: Input size: auto (as in rtseg run, in the usual shape nearest to the image's), exact
@@ -53,6 +54,7 @@ class EvalOptions:
     classes: tuple[str, ...] = ()
     min_share: tuple[tuple[str, float], ...] = ()
     names: str | None = None
+    allow_outside: bool = False
     max_pictures: int | None = option(None, least=1)
     model: tuple[str, ...] = ()
     imgsz: str = "auto"

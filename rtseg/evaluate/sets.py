@@ -13,7 +13,7 @@ import numpy as np
 from rtseg.datasets import Dataset, Problem, Sample, named_samples, open_dataset
 from rtseg.datasets.checks import check_masks, degenerate
 from rtseg.datasets.classes import ClassMap
-from rtseg.datasets.contract import Table
+from rtseg.datasets.contract import Table, refuse_outside
 from rtseg.datasets.folders import SPLITS, SUFFIXES
 from rtseg.datasets.split import leaks
 from rtseg.documents import convert, read_toml
@@ -40,6 +40,7 @@ class SetSpec:
         names: a text file with the names of the images to take, one per line; or the split.json of
             a training run, for its splits.
         without: likewise a text file, with the names of the images to leave out.
+        allow_outside: as `open_dataset` takes it.
         max_pictures: take this many, spread evenly over the set; 0 takes all.
         share: of the images that training sees; 0 is the set's share of all images.
         unlabelled: a folder of images alone, to train on with teachers.
@@ -56,6 +57,7 @@ class SetSpec:
     max_pictures: int = 0
     share: float = 0.0
     unlabelled: bool = False
+    allow_outside: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def open_set(spec: SetSpec) -> LabelledSet:
         DatasetError: it is not a dataset, some of the chosen images are broken (all are named at
             once), or nothing is left to measure.
     """
-    dataset = open_dataset(spec.path, format=spec.format)
+    dataset = open_dataset(spec.path, format=spec.format, allow_outside=spec.allow_outside)
     named = _named(dataset, spec)
     split = _split(spec, dataset, named)
     samples = tuple(sample for sample in named if split in ("", sample.split))
@@ -119,7 +121,7 @@ def _named(dataset: Dataset, spec: SetSpec) -> tuple[Sample, ...]:
     return tuple(sample for sample in named if sample.name not in names)
 
 
-def open_mix(path: Path) -> Dataset:
+def open_mix(path: Path, *, allow_outside: bool = False) -> Dataset:
     """The sets of a suite file as one dataset to train on, in classes that all of them have.
 
     Names of images begin with that of their set. `share` sets how often images are taken, and
@@ -145,8 +147,11 @@ def open_mix(path: Path) -> Dataset:
             raise UsageError(
                 f"{name} in {path} is unlabelled", found="no [[network]] is there to teach it"
             )
+        allowed = allow_outside or spec.allow_outside
         dataset = (
-            _unlabelled(spec) if spec.unlabelled else open_dataset(spec.path, format=spec.format)
+            _unlabelled(spec, allowed)
+            if spec.unlabelled
+            else open_dataset(spec.path, format=spec.format, allow_outside=allowed)
         )
         named = _named(dataset, spec)
         split = _split(spec, dataset, named) if spec.split else ""
@@ -175,7 +180,7 @@ def open_mix(path: Path) -> Dataset:
     return Dataset(path, "suite", first[1], samples, tuple(problems), tuple(notes))
 
 
-def _unlabelled(spec: SetSpec) -> Dataset:
+def _unlabelled(spec: SetSpec, allow_outside: bool) -> Dataset:
     """The images below a folder, with nothing labelled; raises DatasetError if there are none."""
     if not spec.path.is_dir():
         raise DatasetError(f"cannot open {spec.path}", found="no such folder")
@@ -192,7 +197,10 @@ def _unlabelled(spec: SetSpec) -> Dataset:
         )
         for path in files
     )
-    return Dataset(spec.path, "images", VOC, samples)
+    dataset = Dataset(spec.path, "images", VOC, samples)
+    if not allow_outside:
+        refuse_outside(dataset)
+    return dataset
 
 
 def _nothing_known(path: Path) -> Mask:
@@ -385,6 +393,7 @@ class _SetTable:
     max_pictures: int = 0
     share: float = 0.0
     unlabelled: bool = False
+    allow_outside: bool = False
 
     def __post_init__(self) -> None:
         if not all(0 <= share <= 1 for share in (self.share, *self.min_share.values())):
@@ -429,6 +438,7 @@ def _set(path: Path, base: Path, table: _SetTable) -> SetSpec:
         max_pictures=table.max_pictures,
         share=table.share,
         unlabelled=table.unlabelled,
+        allow_outside=table.allow_outside,
     )
 
 

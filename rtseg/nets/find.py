@@ -76,6 +76,8 @@ def find_model(
     name, _, query = text.partition("?")
     if name == "stub":
         refuse_flags(input_flags, text)
+        if weights is not None and str(weights) != RANDOM:
+            raise ModelError(f"weights {weights} for {text}", found="the stub has none")
         return _stub(query)
     if text in MODELS:
         return _named(MODELS[text], weights, input_flags, progress)

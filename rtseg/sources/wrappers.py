@@ -122,7 +122,7 @@ class Span(Wrapper):
     """From the first frame at or after `start` to before `end`; that first frame has pts 0.
 
     Raises:
-        UsageError: the source ends before `start`.
+        UsageError: the source ends before `start`, or no frame lies before `end`.
     """
 
     def __init__(self, inner: Source, start: float, end: float | None) -> None:
@@ -132,6 +132,15 @@ class Span(Wrapper):
         # a file is read up to `start` now, which sets `info.media_start`; a live source is not
         self._held = None if inner.info.live or not start else self._first()
         self.info = self._describe(inner.info)
+        self._empty = True
+        if self.info.frame_count == 0:
+            raise self._nothing()
+
+    def _nothing(self) -> UsageError:
+        return UsageError(
+            f"{self._inner.info.name} from {self._start:g} to {self._end:g} s",
+            found="it has no frame in this time",
+        )
 
     def _first(self) -> Frame:
         last = 0.0
@@ -156,7 +165,10 @@ class Span(Wrapper):
             if frame is None:
                 return None
         if frame.pts >= self._end - SLACK_SECONDS:
+            if self._empty:
+                raise self._nothing()
             return None
+        self._empty = False
         if self._zero is None:
             self._zero = frame.pts
         at = frame.captured_at if self.info.live else self.clock.now()

@@ -24,6 +24,7 @@ class TrainOptions:
         split: Split anew, such as 80/10/10 (train/val/test), with equal shares of each class;
             default is the dataset's own splits, or 80/10/10 at random.
         classes: Merge or ignore classes, such as person=man,woman or ignore=sky; repeatable.
+        allow_outside: Read images that names or links in --data lead to, outside its folder.
         model: An architecture that rtseg models lists, or a checkpoint.
         weights: Initial weights: pretrained (the default, or a checkpoint's own), backbone
             (ImageNet; the default where no others are published), scratch, or a file.
@@ -81,6 +82,7 @@ class TrainOptions:
     format: str = "auto"
     split: str = ""
     classes: tuple[str, ...] = ()
+    allow_outside: bool = False
     model: str = "deeplabv3_resnet50"
     weights: str | None = None
     size: tuple[int, int] = (512, 512)

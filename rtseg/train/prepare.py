@@ -289,9 +289,7 @@ def prepare(
     state = load_state(folder.last) if resume else None
     if main and not resume:
         folder.check_free(overwrite=overwrite)
-    path = Path(options.dataset)
-    mixed = path.suffix.lower() == ".toml"
-    dataset = open_mix(path) if mixed else open_dataset(path, format=options.format)
+    dataset = _opened(options)
     classes = ClassMap.between(dataset.labels, None, options.classes)
     if options.shares is not None:
         dataset = replace(dataset, samples=tuple(replace(s, split="") for s in dataset.samples))
@@ -317,6 +315,13 @@ def prepare(
         folder.write_config(options)
     soft = _taught(options, classes, split, callback)
     return Prepared(options, folder, dataset, classes, split, started.network, spec, state, soft)
+
+
+def _opened(options: TrainOptions) -> Dataset:
+    path, allowed = Path(options.dataset), options.allow_outside
+    if path.suffix.lower() == ".toml":
+        return open_mix(path, allow_outside=allowed)
+    return open_dataset(path, format=options.format, allow_outside=allowed)
 
 
 def _taught(

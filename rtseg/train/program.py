@@ -204,6 +204,11 @@ def _loaders(fabric: Fabric, made: Prepared, callback: Callback) -> Loaders:
         usual_workers(cores, len(each)) if options.workers is None else options.workers
         for each in (train, val)
     ]
+    if options.workers is not None and options.workers > cores:
+        more = counted(options.workers, "worker")
+        callback.note(
+            "note", f"{more} on {counted(cores, 'core')}: more than one each gains nothing"
+        )
     loaders = 2 * fabric.world_size
     many = [fitting_workers(n, per_step, options.size, loaders) for n in requested]
     if many != requested:
