@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import re
+import shutil
 import stat
 import sys
 import tempfile
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
-from rtseg.files import sweep
+from rtseg.files import atomic, reason, sweep
 
 MADE_BYTES = 2_000_000_000
 """Limit per kind of file that can be rebuilt in seconds: exported or compiled networks."""
@@ -23,11 +26,17 @@ YOUNG_SECONDS = 3600
 NAME_LENGTH = 80
 """Maximum length of a safe name; file systems allow 255 bytes for a whole file name."""
 
+DEVICES = re.compile(r"(CON|PRN|AUX|NUL|COM\d|LPT\d)(\.|\Z)", re.IGNORECASE)
+"""Names that Windows takes for devices, whatever their suffix."""
+
 EXPORTED = r".+-\d+x\d+-[a-z0-9]+-[0-9a-f]{16}\.(onnx|sha256)"
 """Pattern of the names of exported networks and their checksums; see `rtseg.nets.onnx_file`."""
 
-COMPILED = r"\d+\.(blob|cl_cache)"
-"""Pattern of the names of networks compiled by OpenVINO."""
+COMPILED = r".+-\d+x\d+-[a-z0-9]+-[0-9a-f]{16}\.(blob|sha256)|\d+\.(blob|cl_cache)"
+"""Pattern of the names of networks compiled by OpenVINO, also of those of earlier versions."""
+
+TEMPORARY = re.compile(r"\.(.+)-[0-9a-f]{8}(\.\w+)")
+"""What `rtseg.files.atomic` calls a file that is not complete yet."""
 
 
 def cache_dir() -> Path:
@@ -57,7 +66,8 @@ def safe_name(name: str) -> str:
 
     Names of networks come from untrusted files, so they must not be usable as paths.
     """
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".")[:NAME_LENGTH] or "_"
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".")[:NAME_LENGTH].rstrip(".")
+    return f"_{safe}"[:NAME_LENGTH] if not safe or DEVICES.match(safe) else safe
 
 
 def cache_path(kind: str, name: str) -> Path:
@@ -66,8 +76,9 @@ def cache_path(kind: str, name: str) -> Path:
     Raises:
         ValueError: the name is not a file name; see `safe_name`.
     """
-    if name in ("", ".", "..") or re.search(r"[\\/:\0]", name):
-        raise ValueError(f"not the name of a file in the cache: {name!r}")
+    for part in (kind, name):
+        if part in ("", ".", "..") or re.search(r"[\\/:\0]", part):
+            raise ValueError(f"not the name of a file in the cache: {part!r}")
     return cache_dir() / kind / name
 
 
@@ -80,24 +91,72 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def is_intact(path: Path, notes: list[str]) -> bool:
+    """Whether a file is in the cache as it was when `add_checksum` saw it; marks it as used.
+
+    Args:
+        notes: gets one if the file was changed since.
+    """
+    checksum = path.with_suffix(".sha256")
+    try:
+        if not path.is_file() or not checksum.is_file():
+            return False  # or a run was killed before it had its checksum
+        with checksum.open("rb") as file:
+            kept = file.read(64)
+        if kept != _checksum(path):
+            notes.append(f"{path.name} in the cache was damaged, and is made again")
+            return False
+    except OSError as error:
+        notes.append(f"cannot read {path.name} in the cache ({reason(error)}); it is made again")
+        return False
+    with suppress(OSError):  # a read-only cache
+        checksum.touch()  # not every disk notes that a file was read, see `make_room`
+    return True
+
+
+def add_checksum(path: Path) -> None:
+    """Write the checksum of a file beside it, for `is_intact`; raises OSError."""
+    with atomic(path.with_suffix(".sha256")) as temporary:
+        temporary.write_bytes(_checksum(path))
+
+
+def _checksum(path: Path) -> bytes:
+    """64 digits, of the file's content and of its name: another network's file is not intact."""
+    return hashlib.sha256(f"{path.name}\0{sha256(path)}".encode()).hexdigest().encode()
+
+
+@cache
+def temporary_dir() -> Path:
+    """A folder of this process, for what the cache has no place for; removed at exit."""
+    folder = tempfile.mkdtemp(prefix="rtseg-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
 def make_room(folder: Path, ours: str, most_bytes: int = MADE_BYTES) -> None:
     """Remove the least recently used files of a folder until they have at most `most_bytes`.
 
-    Files with the same stem, such as a network and its checksum, are removed together. Files that
-    cannot be removed, or that do not match `ours`, are kept.
+    Files with the same stem, such as a network and its checksum, are removed together, and what a
+    killed run left incomplete. Files that cannot be removed, or do not match `ours`, are kept.
 
     Args:
         ours: a regular expression for the full names of the files that rtseg writes there.
     """
     sweep(folder)
     groups: dict[str, list[tuple[Path, os.stat_result]]] = {}
-    for path in folder.glob("[!.]*"):
-        if re.fullmatch(ours, path.name) is None:
+    for path in folder.glob("*"):
+        incomplete = TEMPORARY.fullmatch(path.name)
+        name = "".join(incomplete.groups()) if incomplete else path.name
+        if name.startswith(".") or re.fullmatch(ours, name) is None:
             continue
         with suppress(OSError):  # another run may remove it first
             facts = path.lstat()
-            if stat.S_ISREG(facts.st_mode):
+            if not stat.S_ISREG(facts.st_mode):
+                continue
+            if not incomplete:
                 groups.setdefault(path.stem, []).append((path, facts))
+            elif _used((path, facts)) < time.time() - YOUNG_SECONDS:
+                path.unlink()
     total = sum(facts.st_size for files in groups.values() for _, facts in files)
     aged = sorted((max(map(_used, files)), stem) for stem, files in groups.items())
     for used, stem in aged:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.caching import IndexDataCacheFile
+
+DIGEST_BYTES = 32
 
 
 def compiled(function: Any) -> Any:
@@ -31,4 +38,43 @@ def compiled(function: Any) -> Any:
 
 def _compiled(function: Any, *, cache: bool) -> Any:
     compile_it = numba.njit(cache=cache, nogil=True, boundscheck=False, error_model="numpy")
-    return compile_it(function)
+    made = compile_it(function)
+    if cache:
+        usual = made._cache
+        usual._cache_file = _CheckedFiles(
+            usual.cache_path, usual._impl.filename_base, usual._impl.locator.get_source_stamp()
+        )
+    return made
+
+
+class _CheckedFiles(IndexDataCacheFile):
+    """numba's cache of one function, each file of it with a checksum before what numba writes.
+
+    numba unpickles and runs whatever lies there; what is damaged here is compiled again.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        """Keep compiled code, unless the disk is full."""
+        with suppress(OSError):
+            super().save(key, data)
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            version, stamp, overloads = self._load_data(self._index_name)
+        except OSError:
+            return {}
+        return overloads if (version, stamp) == (self._version, self._source_stamp) else {}
+
+    def _save_index(self, overloads: dict[Any, str]) -> None:
+        self._save_data(self._index_name, (self._version, self._source_stamp, overloads))
+
+    def _load_data(self, name: str) -> Any:
+        content = Path(self._data_path(name)).read_bytes()
+        digest, data = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+        if hashlib.sha256(data).digest() != digest:
+            raise OSError(f"{name} is damaged")  # numba takes it for a file that is gone
+        return pickle.loads(data)
+
+    def _dump(self, value: Any) -> bytes:
+        data: bytes = super()._dump(value)
+        return hashlib.sha256(data).digest() + data

@@ -483,3 +483,22 @@ def test_the_api_measures_when_asked_to(cache: Path, tmp_path: Path) -> None:
         assert ending in note
     with rtseg.load("stub", backend="fastest") as stub:
         assert stub.info.name == "stub"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"rtseg_auto": 1, "winner": 5}', None]
+)
+def test_a_remembered_choice_of_any_content_is_measured_again(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path))
+    model = find_model("person")
+    size, options = (32, 32), auto.BackendOptions(device="cpu")
+    path = auto.choice_path(model, size, options)
+    path.parent.mkdir()
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    assert auto.load_choice(path) is None
+    assert not list(auto.saved_choices())

@@ -12,8 +12,11 @@ from rtseg.backends import open_backend, ort
 from rtseg.backends.ort import BoundRun
 from rtseg.backends.providers import (
     PROVIDERS,
+    check_engines,
+    engine_prefix,
     fallbacks,
     for_file,
+    keep_engines,
     provider_options,
     without_graphs,
 )
@@ -159,6 +162,37 @@ def test_an_engine_in_the_cache_is_of_this_very_file(
     assert prefixes[0] != prefixes[1]
     assert all(prefix.startswith("net-") for prefix in prefixes)
     assert for_file(chain[1:], network) == chain[1:]
+
+
+def test_an_engine_that_was_changed_is_removed_with_a_note(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+    provider_options("tensorrt", 0)
+    network = tmp_path / "net.onnx"
+    network.write_bytes(b"some")
+    folder, notes = tmp_path / "cache" / "tensorrt", []
+    mine = folder / f"{engine_prefix(network)}_1_0_fp32_sm90.engine"
+    other = folder / "another_network.engine"
+    for path in (mine, other):
+        path.write_bytes(b"an engine")
+    keep_engines(network)
+    check_engines(network, notes)
+    assert mine.is_file()
+    assert not notes
+    mine.write_bytes(b"another engine")
+    check_engines(network, notes)
+    assert not mine.exists()
+    assert len(notes) == 1
+    assert other.is_file()
+
+
+def test_tensorrt_runs_without_a_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "file"))
+    settings = provider_options("tensorrt", 0)
+    assert settings["trt_cuda_graph_enable"] == "1"
+    assert "trt_engine_cache_enable" not in settings
 
 
 @pytest.mark.parametrize(

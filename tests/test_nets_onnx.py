@@ -121,6 +121,14 @@ def test_an_export_that_fails_leaves_nothing(model: Model, cache: Path, monkeypa
 def test_a_cache_that_cannot_be_written(model: Model, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "file"))
+    notes: list[str] = []
+    first = cached_onnx(model, SIZE, notes=notes)
+    assert first.is_file()
+    assert not first.is_relative_to(tmp_path)
+    assert len(notes) == 1
+    assert cached_onnx(model, SIZE) == first, "made once per process"
+    first.unlink()
+    monkeypatch.setattr("rtseg.nets.onnx_file.temporary_dir", lambda: tmp_path / "file" / "x")
     with pytest.raises(ModelError, match="Set RTSEG_CACHE"):
         cached_onnx(model, SIZE)
 

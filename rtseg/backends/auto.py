@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import cache
@@ -163,7 +164,13 @@ def open_fastest(
     samples = frames(size) if frames and not all(one.exact for one in field) else []
     trials = measure_candidates(field, load, samples or [noise(size)], clock)
     winner = trials[0]
-    if winner.backend is None:  # the error of the usual backend is the one to read
+    if winner.backend is None:
+        why = winner.failure
+        if model.format in BACKENDS["torch"].formats:  # it alone needs no cache
+            with suppress(*Failure):
+                backend = open_backend("torch", model, input_size=size, **options)
+                return _with_note(backend, how, why)
+        # the error of the usual backend is the one to read
         return open_backend("auto", model, input_size=size, **options)
     choice = Choice(
         about=f"{model.spec.name} at {size[0]}x{size[1]}",
@@ -437,6 +444,8 @@ def machine_facts() -> Mapping[str, Any]:
 
 def load_choice(path: Path) -> Choice | None:
     """The choice in a file; None if it is missing or not valid."""
+    if not path.is_file():
+        return None
     try:
         saved = read_json(path, dict)
         if saved.pop("rtseg_auto", None) != FORMAT:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -21,11 +23,12 @@ from rtseg.backends.base import (
     warm_up,
 )
 from rtseg.backends.options import BackendOptions
-from rtseg.cache import COMPILED, cache_dir, make_room
+from rtseg.cache import COMPILED, add_checksum, cache_path, is_intact, make_room, safe_name, sha256
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import BackendError, ModelError, UsageError, first_line
+from rtseg.files import atomic, reason
 from rtseg.nets.onnx_file import cached_onnx, exported_spec, precision_of
-from rtseg.system import limited_cores
+from rtseg.system import limited_cores, processor
 from rtseg.zoo import Model
 
 HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
@@ -62,11 +65,14 @@ class OpenVinoBackend(Backend):
             notes.append(fallback_note(options.device, found, options.strict_device))
         wanted = _resolve_precision(model, options.precision if self._kept else "auto")
         exported = model.format != "onnx"
-        path = cached_onnx(model, input_size) if exported else model.file
-        assert path is not None
         self._requests: SimpleQueue[Any] = SimpleQueue()
         self.lanes, self.gains_by_lanes = options.lanes, True
-        compiled = self._compile(path, wanted, options)
+        path = cached_onnx(model, input_size, notes=notes) if exported else model.file
+        assert path is not None
+        self._compiled: Any = self._open(path, wanted, options, notes)
+        compiled = self._compiled
+        for _ in range(options.lanes):
+            self._requests.put(compiled.create_infer_request())
         spec = exported_spec(model.spec, input_size) if exported else model.spec
         self._encode = InputEncoder(spec.input, compiled.input(0).element_type.to_dtype())
         self._output = 0 if exported else _index(compiled, model.spec.output_name)
@@ -100,17 +106,18 @@ class OpenVinoBackend(Backend):
 
     def close(self) -> None:
         """Free the compiled network and its requests."""
-        self._compiled: Any = None
+        self._compiled = None
         self._requests = SimpleQueue()
 
-    def _compile(self, path: Path, precision: str, options: BackendOptions) -> Any:
-        """The compiled network, with one request per lane."""
+    def _open(self, path: Path, precision: str, options: BackendOptions, notes: list[str]) -> Any:
+        """The compiled network, from the cache if it is intact there.
+
+        OpenVINO's own cache runs whatever lies in it, damaged or not.
+        """
         core = _core(_import_openvino())
-        make_room(compiled := cache_dir() / "openvino", COMPILED)
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY" if options.lanes == 1 else "THROUGHPUT",
             "INFERENCE_PRECISION_HINT": HINTS[precision],
-            "CACHE_DIR": str(compiled),
             # decoding and encoding need the same cores: 31 instead of 28 frames per second, file to
             # file on two of them
             "ENABLE_CPU_PINNING": False,
@@ -119,18 +126,37 @@ class OpenVinoBackend(Backend):
             settings["NUM_STREAMS"] = options.lanes
         if (threads := options.threads or limited_cores()) is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
+        kept = self._kept_as(path, precision, settings)
+        if is_intact(kept, notes):
+            with suppress(RuntimeError, OSError):  # of another machine
+                return core.import_model(kept.read_bytes(), "CPU", settings)
         try:
             network = core.read_model(str(path))
             if network.is_dynamic():
                 network.reshape(self._shape(network))
-            self._compiled = core.compile_model(network, "CPU", settings)
+            compiled = core.compile_model(network, "CPU", settings)
         except RuntimeError as error:
             raise ModelError(
                 f"OpenVINO cannot load {path.name}", found=_last_line(error)
             ) from error
-        for _ in range(options.lanes):
-            self._requests.put(self._compiled.create_infer_request())
-        return self._compiled
+        try:
+            with atomic(kept) as temporary:
+                temporary.write_bytes(compiled.export_model().getvalue())
+            add_checksum(kept)
+            make_room(kept.parent, COMPILED)
+        except (OSError, RuntimeError) as error:
+            note = f"cannot write to the cache {kept.parents[1]} ({reason(error)})"
+            if note not in notes:
+                notes.append(note)
+        return compiled
+
+    def _kept_as(self, path: Path, precision: str, settings: dict[str, Any]) -> Path:
+        """Where the cache has a network compiled from an ONNX file, by all that shapes it."""
+        height, width = self.input_size
+        parts = (sha256(path), self.input_size, settings, processor(), version("openvino"))
+        digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        name = f"{safe_name(self.spec.name)}-{height}x{width}-{precision}-{digest}.blob"
+        return cache_path("openvino", name)
 
     def _shape(self, network: Any) -> list[int]:
         """Shape of one image of the input's size, in the file's layout."""

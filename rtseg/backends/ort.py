@@ -20,9 +20,11 @@ from rtseg.backends.providers import (
     FAMILY_OF,
     GRAPH_PROVIDERS,
     PROVIDERS,
+    check_engines,
     compare,
     fallbacks,
     for_file,
+    keep_engines,
     provider_options,
     resolve_precision,
     tiny_graph,
@@ -89,23 +91,26 @@ class OnnxBackend(Backend):
         precision = resolve_precision(options.precision, model, names_of(providers)[0])
         # without a number it pins its threads to cores, where other work delays a frame
         threads = options.threads or (1 if options.lanes > 1 else physical_cores())
-        session = self._open(model, precision, providers, threads)
+        notes = list(model.notes)
+        session = self._open(model, precision, providers, threads, notes)
         running = session.get_providers()[0]
         kept, lost = compare(options, running, built_in_providers())
-        notes = [*model.notes, *lost]
+        notes += lost
         exported = model.format != "onnx"
         fell_back = precision != "fp32" and running == PROVIDERS["cpu"]
         if exported and options.precision == "auto" and fell_back:
             precision = "fp32"  # half precision was for the device that is missing
-            self._open(model, precision, providers, threads)
+            self._open(model, precision, providers, threads, notes)
         finite = warm_up(self)
         if not finite and exported and precision != "fp32":
             notes.append(f"{precision} gave infinite scores; running in fp32")
             precision = "fp32"
-            self._open(model, precision, providers, threads)
+            self._open(model, precision, providers, threads, notes)
             finite = warm_up(self)
         if not finite:
             notes.append("the model gives infinite or undefined scores")
+        if self._makes_engines:
+            keep_engines(self._file)
         self.info = BackendInfo("onnx", self._device(), precision, running, tuple(notes), kept)
         self.gains_by_lanes = running == PROVIDERS["cpu"]
         self.lanes = options.lanes if self.gains_by_lanes else 1
@@ -143,12 +148,18 @@ class OnnxBackend(Backend):
         return output
 
     def _open(
-        self, model: Model, precision: str, providers: list[Any], threads: int
+        self, model: Model, precision: str, providers: list[Any], threads: int, notes: list[str]
     ) -> onnxruntime.InferenceSession:
         exported = model.format != "onnx"
-        path = cached_onnx(model, self.input_size, precision) if exported else model.file
+        path = model.file
+        if exported:
+            path = cached_onnx(model, self.input_size, precision, notes)
         assert path is not None
+        self._makes_engines = PROVIDERS["tensorrt"] in names_of(providers)
+        if self._makes_engines:
+            check_engines(path, notes)
         session = _open_first(path, for_file(providers, path), threads)
+        self._file = path
         declared = session.get_inputs()[0]
         if declared.type not in NUMPY:
             raise ModelError(f"cannot use {path}", found=f"its input is {declared.type}")
@@ -165,7 +176,7 @@ class OnnxBackend(Backend):
         plain = without_graphs(providers)
         running = session.get_providers()[0]
         if self._bound is None and plain != providers and running in GRAPH_PROVIDERS:
-            return self._open(model, precision, plain, threads)
+            return self._open(model, precision, plain, threads, notes)
         return session
 
     def _bind(self) -> BoundRun | None:

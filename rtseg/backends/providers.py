@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rtseg.backends.base import fallback_note
 from rtseg.backends.options import BackendOptions
-from rtseg.cache import cache_dir, sha256
+from rtseg.cache import add_checksum, cache_dir, is_intact, safe_name, sha256
 from rtseg.errors import UsageError
 from rtseg.nets.onnx_file import precision_of
 from rtseg.system import GPU_UNUSED, nvidia_driver
@@ -49,16 +50,16 @@ def provider_options(family: str, number: int, *, graph: bool = True) -> dict[st
             "use_tf32": "0",  # fp32 is fp32
         }
     if family == "tensorrt":
+        settings["trt_cuda_graph_enable"] = graphs
         folder = cache_dir() / "tensorrt"  # building an engine takes minutes
-        folder.mkdir(parents=True, exist_ok=True)
-        engines = str(folder)
-        settings |= {
-            "trt_engine_cache_enable": "1",
-            "trt_engine_cache_path": engines,
-            "trt_timing_cache_enable": "1",
-            "trt_timing_cache_path": engines,
-            "trt_cuda_graph_enable": graphs,
-        }
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            settings |= {
+                "trt_engine_cache_enable": "1",
+                "trt_engine_cache_path": str(folder),
+                "trt_timing_cache_enable": "1",
+                "trt_timing_cache_path": str(folder),
+            }
     return settings
 
 
@@ -70,8 +71,33 @@ def for_file(chain: list[Any], network: Path) -> list[Any]:
     name = PROVIDERS["tensorrt"]
     if not any(entry[0] == name for entry in chain):
         return chain
-    prefix = {"trt_engine_cache_prefix": f"{network.stem}-{sha256(network)[:16]}"}
+    prefix = {"trt_engine_cache_prefix": engine_prefix(network)}
     return [(name, entry[1] | prefix) if entry[0] == name else entry for entry in chain]
+
+
+def engine_prefix(network: Path) -> str:
+    """How the names of the engines made from a file begin."""
+    return f"{safe_name(network.stem)}-{sha256(network)[:16]}"
+
+
+def check_engines(network: Path, notes: list[str]) -> None:
+    """Remove TensorRT engines of a file that were changed, or whose run was killed, from the cache.
+
+    Args:
+        notes: gets one for each that was changed.
+    """
+    for engine in (cache_dir() / "tensorrt").glob(f"{engine_prefix(network)}*.engine"):
+        if not is_intact(engine, notes):
+            with suppress(OSError):
+                engine.unlink()
+
+
+def keep_engines(network: Path) -> None:
+    """Give the engines of a file their checksums, for `check_engines` in later runs."""
+    for engine in (cache_dir() / "tensorrt").glob(f"{engine_prefix(network)}*.engine"):
+        if not is_intact(engine, []):
+            with suppress(OSError):
+                add_checksum(engine)
 
 
 def fallbacks(chain: list[Any]) -> Iterator[list[Any]]:

@@ -19,9 +19,18 @@ from typing import Any
 import numpy as np
 
 from rtseg._version import __version__
-from rtseg.cache import EXPORTED, cache_path, make_room, safe_name, sha256
+from rtseg.cache import (
+    EXPORTED,
+    add_checksum,
+    cache_path,
+    is_intact,
+    make_room,
+    safe_name,
+    sha256,
+    temporary_dir,
+)
 from rtseg.errors import ModelError
-from rtseg.files import atomic
+from rtseg.files import atomic, reason
 from rtseg.labels import MAX_NAME, PERSON, VOC, LabelSet, voc_colours
 from rtseg.nets.graph import check_graph, is_plain
 from rtseg.nets.settings import Settings, Triple, output_kind, read_settings, refuse_flags
@@ -407,34 +416,51 @@ def _numbered(count: int) -> LabelSet:
 # --- writing -------------------------------------------------------------------------------------
 
 
-def cached_onnx(model: Model, size: tuple[int, int], precision: str = "fp32") -> Path:
+def cached_onnx(
+    model: Model,
+    size: tuple[int, int],
+    precision: str = "fp32",
+    notes: list[str] | None = None,
+) -> Path:
     """The network as an ONNX file for images of `size` (height, width), exported on first use.
 
     torch exports it, or, much sooner, it is made from the ready file beside the weights. Its name
     holds a digest of all that shapes it: spec, size, precision, weights, and the versions that
-    wrote it. A file that was changed since is made again.
+    wrote it. A file that was changed since is made again. If the cache cannot be written, the file
+    is a temporary one.
+
+    Args:
+        notes: gets what the user should know of it.
 
     Raises:
-        ModelError: the weights cannot be read or are another network's.
+        ModelError: the weights cannot be read or are another network's; or there is no room.
     """
+    notes = [] if notes is None else notes
     path = cache_path("onnx", f"{safe_name(model.spec.name)}-{_key(model, size, precision)}.onnx")
-    checksum = path.with_suffix(".sha256")
-    if path.is_file() and checksum.is_file() and checksum.read_text("ascii") == sha256(path):
-        with suppress(OSError):  # a read-only cache
-            checksum.touch()  # not every disk notes that a file was read, see `make_room`
+    if is_intact(path, notes):
         return path
     try:
         _make(model, size, path, precision)
-        with atomic(checksum) as temporary:
-            temporary.write_text(sha256(path), "ascii")
-        make_room(path.parent, EXPORTED)
+        with suppress(OSError):  # it is exported again next time
+            add_checksum(path)
+            make_room(path.parent, EXPORTED)
+        return path
+    except OSError as error:
+        failure = error
+    try:
+        instead = temporary_dir() / path.name
+        if not instead.is_file():
+            _make(model, size, instead, precision)
     except OSError as error:
         raise ModelError(
             f"cannot export {model.spec.name} to {path}",
-            found=error.strerror or str(error),
+            found=f"{reason(failure)}; and to a temporary folder: {reason(error)}",
             do="Set RTSEG_CACHE to a folder that can be written, or use --backend torch",
         ) from error
-    return path
+    note = f"cannot write to the cache {path.parents[1]} ({reason(failure)})"
+    if note not in notes:
+        notes.append(note)
+    return instead
 
 
 def _make(model: Model, size: tuple[int, int], path: Path, precision: str) -> None:
