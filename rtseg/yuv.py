@@ -300,16 +300,18 @@ def graded(image: NDArray[np.uint16], tables: Grading) -> Image:
 def _grade(pixels, linear, luma, gain, matrix, tone, encoded, result):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Fill `result` (n, 3) BGR from `pixels` (n, 3 or 4) RGB."""
     zero, one, last = np.float32(0), np.float32(1), np.float32(STEPS)
+    half, top, scale = np.float32(0.5), np.float32(CODES), np.float32(1 / TONE_RANGE)
     for at in range(len(pixels)):
         r, g, b = linear[pixels[at, 0]], linear[pixels[at, 1]], linear[pixels[at, 2]]
         light = min(max(luma[0] * r + luma[1] * g + luma[2] * b, zero), one)
-        factor = gain[int(np.sqrt(light) * last)]
+        factor = gain[
+            np.uint32(np.sqrt(light) * last)
+        ]  # unsigned, as others may count from the end
         red = max(factor * (matrix[0, 0] * r + matrix[0, 1] * g + matrix[0, 2] * b), zero)
         green = max(factor * (matrix[1, 0] * r + matrix[1, 1] * g + matrix[1, 2] * b), zero)
         blue = max(factor * (matrix[2, 0] * r + matrix[2, 1] * g + matrix[2, 2] * b), zero)
-        most = min(max(red, green, blue) / np.float32(TONE_RANGE), one)
-        factor = tone[int(np.sqrt(most) * last)] * np.float32(CODES)
-        half, top = np.float32(0.5), np.float32(CODES)
-        result[at, 0] = encoded[int(min(blue * factor + half, top))]
-        result[at, 1] = encoded[int(min(green * factor + half, top))]
-        result[at, 2] = encoded[int(min(red * factor + half, top))]
+        most = min(max(red, green, blue) * scale, one)
+        factor = tone[np.uint32(np.sqrt(most) * last)] * top
+        result[at, 0] = encoded[np.uint32(min(blue * factor + half, top))]
+        result[at, 1] = encoded[np.uint32(min(green * factor + half, top))]
+        result[at, 2] = encoded[np.uint32(min(red * factor + half, top))]
