@@ -206,6 +206,7 @@ class FFmpegPlayer:
 
     threads = min(usable_cores(), MAX_THREADS)
     peeked_packets = PEEKED_PACKETS
+    looked_ahead = LOOKED_AHEAD
 
     def __init__(
         self,
@@ -342,7 +343,7 @@ class FFmpegPlayer:
         """Whether a time is far ahead, and one of the next frames goes back behind it."""
         if self._at is None or at - self._at <= WRONG_SECONDS:
             return False
-        for number in range(LOOKED_AHEAD):
+        for number in range(self.looked_ahead):
             if number == len(self._ahead):
                 if (after := next(self._frames, None)) is None:
                     return at - self._at > MOST_LAST_SECONDS

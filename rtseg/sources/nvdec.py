@@ -35,6 +35,8 @@ class NvdecPlayer(FilePlayer):
         DeviceError: there is no such GPU, or it will not decode this video.
     """
 
+    looked_ahead = 1  # each frame takes one of the few surfaces of the GPU's decoder
+
     def __init__(self, target: str, options: SourceOptions, accelerator: Any = "nvdec") -> None:
         if accelerator == "nvdec":
             accelerator = _accelerator(int(options.decoder.partition(":")[2] or 0))
