@@ -151,17 +151,37 @@ class Timeline:
     def advance(self, shot: Shot) -> float:
         """Move on to the next frame; returns how long it is shown, 0 if that is not known.
 
-        A time that is not later than the last is taken for one frame later. A declared duration is
-        believed as long as those before it were what the times say.
+        A time that is missing or far behind is taken for one frame later; after one that is less
+        behind, frames follow one another at twice the rate until they are where they say. A
+        declared duration is believed as long as those before it were what the times say.
         """
         pts = None if shot.at is None else shot.at - self.zero
-        if pts is None or pts <= self.pts:
+        if pts is None or pts < self.pts - WRONG_SECONDS:
             pts = self.pts + self.step
+        elif pts <= self.pts:
+            pts = self.pts + self.step / 2
         gap, self.pts = pts - self.pts, pts
         if self._lasts and abs(gap - self._lasts) > max(SAME_TIME_SECONDS, gap / 50):
             self._lasts_hold = False
         self._lasts = shot.lasts
         return shot.lasts if self._lasts_hold and shot.lasts > SHORTEST_SECONDS else 0.0
+
+
+class Place(NamedTuple):
+    """Where a packet is: seconds by the clock of the file, and bytes from its beginning."""
+
+    at: float
+    position: int
+
+
+def place_of(packet: Any, *, by_dts: bool) -> Place | None:
+    """The place of a packet; None if it has no time.
+
+    Args:
+        by_dts: whether only the decoding times count, see `has_no_pts`.
+    """
+    ticks = packet.dts if by_dts else packet.pts
+    return None if ticks is None else Place(float(ticks * packet.time_base), packet.pos or -1)
 
 
 def are_steady(times: Sequence[float]) -> bool:
@@ -362,7 +382,7 @@ class FFmpegPlayer:
                 found=f"FFmpeg cannot convert {frame.format.name} frames: {reason(error)}",
             ) from error
 
-    def seek(self, seconds: float) -> None:
+    def seek(self, seconds: float) -> Place | None:
         """As `Player`: to the last keyframe before."""
         self._container.seek(int((seconds + self._zero) * av.time_base))
         self._decoder.flush_buffers()
@@ -374,6 +394,8 @@ class FFmpegPlayer:
         self._packets, self._at = self._demux(), None
         self._ahead.clear()
         self._frames = self._decoded()
+        self._peeked.extend(islice(self._packets, 1))
+        return place_of(self._peeked[0], by_dts=self._has_no_pts) if self._peeked else None
 
     def release(self) -> None:
         """As `Player`."""

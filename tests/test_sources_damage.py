@@ -14,8 +14,8 @@ from fuzz import KINDS, moving, rewrite, stray_share, write_whole
 
 from rtseg.cli.app import main
 from rtseg.media import described
-from rtseg.player import Tail
-from rtseg.sources import open_source
+from rtseg.player import Shot, Tail, Timeline
+from rtseg.sources import SourceOptions, open_source
 from rtseg.sources.ffmpeg import FilePlayer
 
 
@@ -145,3 +145,47 @@ def test_audio_that_makes_the_file_fail_at_its_end_loses_no_picture(
     assert "sound incomplete" in capsys.readouterr().err
     with av.open(str(out)) as container:
         assert sum(1 for _ in container.decode(video=0)) == 40
+
+
+@pytest.mark.parametrize("start", [0.5, 2.2])
+@pytest.mark.parametrize("name", ["mxf", "mjpeg", "mkv", "ts"])
+@pytest.mark.parametrize("damage", ["cut", "zeros"])
+def test_a_part_of_a_damaged_file_holds_the_frames_of_the_whole(
+    tmp_path: Path, name: str, damage: str, start: float
+) -> None:
+    kind = replace(KINDS[name], frames=100)
+    path = write_whole(tmp_path / f"a.{kind.suffix}", kind)
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        del content[len(content) * 3 // 4 :]
+    else:
+        third = len(content) // 3
+        content[third : third + 8000] = bytes(8000)
+    path.write_bytes(content)
+    with open_source(path) as source:
+        wanted = [frame for frame in source if frame.pts >= start - 5e-4]
+    with open_source(path, SourceOptions(start=start)) as source:
+        found = list(source)
+    assert found
+    for one, other in zip(found, wanted, strict=True):
+        assert one.pts == pytest.approx(other.pts - wanted[0].pts, abs=2e-3)
+        assert np.array_equal(one.image, other.image)
+
+
+def test_frames_that_come_out_of_order_do_not_delay_those_after_them() -> None:
+    shots = [Shot(np.empty((1, 1, 3), np.uint8), at) for at in (0.0, 0.04, 0.4, 0.08, 0.44, 0.48)]
+    timeline, times = Timeline(shots[0], Fraction(25)), []
+    for shot in shots:
+        timeline.advance(shot)
+        times.append(timeline.pts)
+    assert times == pytest.approx([0, 0.04, 0.4, 0.42, 0.44, 0.48])
+
+
+@pytest.mark.parametrize("again", [0.0, 5.0])
+def test_times_that_begin_again_go_on_by_the_rate(again: float) -> None:
+    picture = np.empty((1, 1, 3), np.uint8)
+    shots = [Shot(picture, n / 25 + (again if n < 100 else 0) - 4 * (n >= 100)) for n in range(200)]
+    timeline = Timeline(shots[0], Fraction(25))
+    for shot in shots:
+        timeline.advance(shot)
+    assert timeline.pts == pytest.approx(199 / 25)

@@ -17,7 +17,8 @@ import numpy as np
 import rtseg
 from rtseg.effects import ViewOptions, open_effect
 from rtseg.frame import Image
-from rtseg.sources.probe import packet_times
+from rtseg.sources import SourceOptions
+from rtseg.sources.probe import packet_places
 
 TOOLS = Path(__file__).resolve().parent
 CLIPS = (
@@ -31,7 +32,7 @@ COLUMNS, HEIGHT, GAP = 4, 190, 4
 
 def overlays(clip: Path) -> list[Image]:
     """COLUMNS frames of the clip, spread over its middle, (H, W, 3) uint8 BGR, drawn over."""
-    count = len(packet_times(str(clip), 10.0))
+    count = len(packet_places(str(clip), SourceOptions()))
     wanted = np.linspace(0, count - 1, COLUMNS + 2).astype(int)[1:-1].tolist()
     drawn: list[Image] = []
     with rtseg.open_source(str(clip), rtseg.SourceOptions()) as source:

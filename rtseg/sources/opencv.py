@@ -11,7 +11,7 @@ import cv2
 from rtseg.errors import SourceError
 from rtseg.frame import Image
 from rtseg.media import display_matrix, has_alpha, is_skewed, mirrors, swaps_sides
-from rtseg.player import SAME_TIME_SECONDS, Shot
+from rtseg.player import SAME_TIME_SECONDS, Place, Shot
 from rtseg.sources.capture import network_params, open_capture
 from rtseg.sources.ffmpeg import FilePlayer
 from rtseg.sources.options import SourceOptions
@@ -85,10 +85,10 @@ class OpenCVPlayer:
                 return Shot(image, at - self._first + self._beside.zero)
         return None
 
-    def seek(self, seconds: float) -> None:
+    def seek(self, seconds: float) -> Place | None:
         """As `Player`."""
         self._capture.set(cv2.CAP_PROP_POS_MSEC, seconds * 1000)
-        self._beside.seek(seconds)
+        return self._beside.seek(seconds)
 
     def release(self) -> None:
         """As `Player`."""

@@ -14,7 +14,7 @@ from rtseg.errors import SourceError
 from rtseg.files import reason
 from rtseg.media import TRACK_ERRORS, choose_video, has_no_pts, is_joined, one_timeline, open_media
 from rtseg.options import imported
-from rtseg.player import Header, Shot, are_steady
+from rtseg.player import Header, Place, Shot, are_steady, place_of
 from rtseg.sources.options import SourceOptions, public_name
 from rtseg.text import counted
 
@@ -50,8 +50,12 @@ class Player(Protocol):
     def read(self) -> Shot | None:
         """The next frame that can be decoded, upright; None at the end."""
 
-    def seek(self, seconds: float) -> None:
-        """Continue with a frame at or before `seconds` from the first one, or near there."""
+    def seek(self, seconds: float) -> Place | None:
+        """Continue with a frame at or before `seconds` from the first one, or near there.
+
+        Returns:
+            The place of the packet that it continues with, if it is known.
+        """
 
     def release(self) -> None:
         """Close the file."""
@@ -95,8 +99,8 @@ def refusal(address: str, timeout: float) -> str | None:
     return None
 
 
-def packet_times(target: str, options: SourceOptions) -> tuple[float, ...]:
-    """Presentation times of all frames by the clock of the file, without decoding them.
+def packet_places(target: str, options: SourceOptions) -> tuple[Place, ...]:
+    """The places of all frames, in the order of their times, without decoding them.
 
     Empty when the file does not hold them, as raw streams do not, and when a player would not
     believe all of them, or not find its way by them: those of joined files, or wrong ones.
@@ -104,21 +108,18 @@ def packet_times(target: str, options: SourceOptions) -> tuple[float, ...]:
     try:
         with open_media(target, options.timeout) as container:
             stream = choose_video(container, display_name(target), options.stream)
-            place = one_timeline(container)
+            keep_time, by_dts = one_timeline(container), has_no_pts(container)
             others = container.streams.audio if is_joined(container) else ()
-            packets = []
+            places = []
             for packet in container.demux(stream, *others):
-                place(packet)
+                keep_time(packet)
                 if packet.stream is stream and packet.size and not packet.is_discard:
-                    packets.append(packet)
-            by_dts = has_no_pts(container)
-            ticks = [(each.dts if by_dts else each.pts, each.time_base) for each in packets]
-            times = [float(tick * base) for tick, base in ticks if tick is not None]
+                    places.append(place_of(packet, by_dts=by_dts))
     except TRACK_ERRORS:  # damaged: the decoder will show how far it gets
         return ()
-    if len(times) < len(packets) or place.changed or not are_steady(times):
-        return ()
-    return tuple(sorted(times))
+    found = [place for place in places if place is not None]
+    steady = len(found) == len(places) and are_steady([place.at for place in found])
+    return tuple(sorted(found)) if steady and not keep_time.changed else ()
 
 
 def shown_count(target: str, options: SourceOptions) -> int:

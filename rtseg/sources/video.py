@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rtseg.contracts import Source, SourceInfo
 from rtseg.frame import Frame, Picture
-from rtseg.player import SAME_TIME_SECONDS, Timeline, without_frames
+from rtseg.player import SAME_TIME_SECONDS, Place, Timeline, without_frames
 from rtseg.sources.options import SourceOptions
-from rtseg.sources.probe import check_file, display_name, fault_of, open_player, packet_times
+from rtseg.sources.probe import check_file, display_name, fault_of, open_player, packet_places
 from rtseg.stats import Clock
 
 SEEK_AHEAD_SECONDS = 1.0
@@ -45,10 +45,12 @@ class VideoSource(Source):
             check_file(Path(target))
         self._begin()
         is_part = options.start is not None or options.end is not None
-        self.times = self._index_times() if is_part else ()
+        places = packet_places(target, options) if is_part else ()
+        zero = self._timeline.zero
+        self.times = tuple(at - zero for at, _ in places if at > zero - SAME_TIME_SECONDS)
         self.info = self._describe()
         if options.start and self.times:
-            self._seek(options.start)
+            self._seek(options.start, frozenset(places))
 
     def _begin(self) -> None:
         """Open the file and read its first frame."""
@@ -58,12 +60,6 @@ class VideoSource(Source):
             self._player.release()
             raise without_frames(display_name(self._target), self._player.trouble)
         self._timeline = Timeline(self._held, self._player.header.frame_rate)
-
-    def _index_times(self) -> tuple[float, ...]:
-        """The times of the frames from the first one that is shown on."""
-        zero = self._timeline.zero
-        times = packet_times(self._target, self._options)
-        return tuple(at - zero for at in times[bisect_left(times, zero - SAME_TIME_SECONDS) :])
 
     def _describe(self) -> SourceInfo:
         assert self._held is not None
@@ -84,18 +80,22 @@ class VideoSource(Source):
             notes=tuple(self._player.notes),
         )
 
-    def _seek(self, seconds: float) -> None:
-        """Read a frame at or before `seconds`; the first one where seeking fails."""
+    def _seek(self, seconds: float, places: frozenset[Place]) -> None:
+        """Read a frame at or before `seconds`; the first one where seeking fails.
+
+        A packet that has another time than it had when the file was read from its beginning shows
+        that seeking misleads: the index of the file is damaged, or times are counted.
+        """
         aim = seconds - SEEK_AHEAD_SECONDS
         if aim <= 0 or seconds > self.times[-1]:
             return
-        self._player.seek(aim)
+        place = self._player.seek(aim)
         self._held = self._player.read()
         at = None if self._held is None else self._held.at
         landed = float("inf") if at is None else at - self._timeline.zero
         index = bisect_left(self.times, landed - SAME_TIME_SECONDS)
         found = index < len(self.times) and abs(self.times[index] - landed) < SAME_TIME_SECONDS
-        if landed > seconds or not found:
+        if landed > seconds or not found or place not in places:
             self._player.release()
             self._begin()
             return
