@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from rtseg.files import atomic, reason, sweep
+from rtseg.text import user_path
 
 MADE_BYTES = 2_000_000_000
 """Limit per kind of file that can be rebuilt in seconds: exported or compiled networks."""
@@ -45,7 +46,7 @@ def cache_dir() -> Path:
     If the user's cannot be written, as in a container without a home, it is a temporary one.
     """
     if given := os.environ.get("RTSEG_CACHE"):
-        return Path(given).expanduser()
+        return user_path(given)
     import platformdirs
 
     usual = platformdirs.user_cache_path("rtseg", appauthor=False)

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import math
 import os
 import re
 import secrets
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -309,6 +311,7 @@ def check_file(path: Path, overwrite: bool) -> None:
         SinkError: the folder cannot be written.
     """
     if str(path) == "-":
+        check_stdout()
         return
     try:
         check_new(path, overwrite)
@@ -317,6 +320,16 @@ def check_file(path: Path, overwrite: bool) -> None:
     except OSError as error:
         raise cannot_write(path, error) from error
     check_writable(Path(os.path.realpath(path)))
+
+
+def check_stdout() -> None:
+    """Raise SinkError if stdout is closed."""
+    try:
+        os.write(sys.stdout.fileno(), b"")
+    except io.UnsupportedOperation:
+        return  # not a real file
+    except (OSError, AttributeError) as error:
+        raise SinkError("cannot write stdout", found="it is closed") from error
 
 
 def check_writable(path: Path) -> None:

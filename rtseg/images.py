@@ -315,7 +315,7 @@ def count_images(path: Path) -> int:
         with path.open("rb") as file:
             content = file.read(SEARCHED_BYTES)
         return 1 + content.count(NEXT_JPEG) if _is_motion_jpeg(content) else 1
-    except ValueError:
+    except (OSError, ValueError):  # or it was removed meanwhile
         return 1
 
 

@@ -8,8 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numba
-from numba.core.caching import IndexDataCacheFile
+from rtseg.errors import UsageError
+
+try:
+    import numba
+    from numba.core.caching import IndexDataCacheFile
+except ValueError as error:
+    raise UsageError(
+        "cannot start numba", found=str(error), do="Check the environment variables NUMBA_..."
+    ) from error
 
 DIGEST_BYTES = 32
 

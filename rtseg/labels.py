@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rtseg.documents import parse_json, shown
 from rtseg.errors import UsageError
-from rtseg.text import listed, read_text
+from rtseg.text import listed, read_text, user_path
 
 Colour = tuple[int, int, int]
 """(red, green, blue), 0 to 255."""
@@ -256,7 +256,7 @@ def palette(text: str, count: int) -> tuple[Colour, ...]:
     if name.casefold() == "random":
         return random_colours(_seed(seed or "0"), count)
     table = PALETTES.get(text.strip().casefold())
-    colours = _file_colours(Path(text).expanduser()) if table is None else table
+    colours = _file_colours(user_path(text)) if table is None else table
     if len(colours) < count:
         raise UsageError(
             f"palette {text!r} for {count} classes",

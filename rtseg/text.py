@@ -8,6 +8,8 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from rtseg.errors import UsageError
+
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -54,6 +56,19 @@ def first_characters(path: Path, count: int = 65536) -> str:
     if mark and _MARKS[mark] != "utf-8-sig":
         return content[: count // 4 * 4].decode(_MARKS[mark], "ignore")
     return "" if b"\0" in content else content.removeprefix(mark).decode("utf-8", "ignore")
+
+
+def user_path(text: str | Path) -> Path:
+    """A path in which "~" and "~name" are the folders of users.
+
+    Raises:
+        UsageError: there is no such user.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        found = "there is no such user, or it has no home"
+        raise UsageError(f"cannot find {text}", found=found, do="Write the whole path") from error
 
 
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 STUB = ("-m", "stub", "-b", "stub")
 LIVE = "test://?size=320x240&fps=60&live=1"
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+if sys.platform != "win32":
+    CODES[signal.SIGHUP] = 129
 
 
 @contextmanager
@@ -119,6 +122,65 @@ def test_a_hung_source_is_left_behind_within_two_seconds(tmp_path: Path) -> None
     assert "did not stop" in said
     assert took < 5, "two seconds to wait for the thread, the rest to finish the file"
     assert frames_of(tmp_path / "out.mp4") == 20
+
+
+ON_A_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, "-m", "rtseg", *sys.argv[1:]])
+"""
+
+
+def test_a_terminal_that_is_closed_finishes_the_file(tmp_path: Path) -> None:
+    """The kernel sends SIGHUP, and whatever is printed from then on fails."""
+    import pty
+
+    master, terminal = pty.openpty()
+    arguments = (LIVE, *STUB, "--no-show", "-o", "out.mp4", "--json", "out.jsonl")
+    with subprocess.Popen(
+        [sys.executable, "-c", ON_A_TERMINAL, *arguments],
+        cwd=tmp_path,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    ) as process:
+        os.close(terminal)
+        said = b""
+        while b"output" not in said:
+            said += os.read(master, 4096)
+        os.close(master)
+        process.wait(timeout=20)
+    assert process.returncode == 129
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out.mp4"]
+    lines = len((tmp_path / "out.jsonl").read_text().splitlines())
+    assert lines == frames_of(tmp_path / "out.mp4") >= 1
+
+
+def test_several_hangups_do_not_force(tmp_path: Path) -> None:
+    """As shells, terminals and session managers send them; SIGTERM may follow once."""
+    with started(LIVE, *STUB, "-o", "out.mp4", folder=tmp_path) as process:
+        read_until(process, "output")
+        (target,) = tmp_path.glob(".out-*.part.mp4")
+        while target.exists() and target.stat().st_size == 0 and process.poll() is None:
+            pass
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+            process.send_signal(number)
+            time.sleep(0.005)  # not to be merged into one
+        _, said = process.communicate(timeout=20)
+    assert process.returncode in (129, 143), said
+    assert "forced" not in said
+    assert frames_of(tmp_path / "out.mp4") >= 1
+
+
+def test_nohup_is_respected(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stop().listening() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_second_signal_forces(tmp_path: Path) -> None:

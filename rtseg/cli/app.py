@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,20 +10,24 @@ from typing import Any
 from rtseg._version import __version__
 from rtseg.cli.process import Interrupted, Stop, leave, refused
 from rtseg.errors import RtsegError
+from rtseg.files import discard_output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code, and never raises."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments == ["--version"]:
-        print(__version__)
-        return 0
     stop = Stop()
+    call = _print_version if arguments == ["--version"] else lambda: _dispatch(arguments, stop)
     with stop.listening():
-        code = _guarded(lambda: _dispatch(arguments, stop), stop, debug="--debug" in arguments)
+        code = _guarded(call, stop, debug="--debug" in arguments)
         if stop.hung:
             leave(code)
     return code
+
+
+def _print_version() -> int:
+    print(__version__)
+    return 0
 
 
 def _guarded(call: Callable[[], int], stop: Stop, debug: bool) -> int:
@@ -35,7 +38,7 @@ def _guarded(call: Callable[[], int], stop: Stop, debug: bool) -> int:
         return code
     except Interrupted:
         leave(stop.exit_code)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # the latter is of rich, for the same reason
         return _pipe_closed()
     except RtsegError as error:
         if isinstance(error.__cause__, BrokenPipeError):
@@ -48,6 +51,8 @@ def _guarded(call: Callable[[], int], stop: Stop, debug: bool) -> int:
         words = (
             f"internal error: {type(error).__name__}: {error}. Run again with --debug to see where"
         )
+        if isinstance(error, OSError):
+            _drop_output()
         return _failed(error, refused(error) or words, 1, debug)
 
 
@@ -72,9 +77,16 @@ def _failed(error: BaseException, words: str, exit_code: int, debug: bool) -> in
 
 def _pipe_closed() -> int:
     """Whoever read our stdout has had enough: no error, and nothing more to say."""
-    # Python flushes stdout once more on its way out, which must not fail.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    discard_output(sys.stdout)
     return 0
+
+
+def _drop_output() -> None:
+    """Python flushes stdout once more on its way out, which must not fail a second time."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        discard_output(sys.stdout)
 
 
 def _dispatch(arguments: Sequence[str], stop: Stop) -> int:

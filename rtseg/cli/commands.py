@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -37,6 +38,8 @@ OTHER_WORDS = {"help": "--help", "version": "--version", "list": "models", "devi
 
 # Flags whose value may be a lone "-", which a parser of flags would take for one.
 _TAKE_A_DASH = frozenset("-o --output -i --input --source --mask-output --json --metrics".split())
+
+_FILE_WITH_A_DASH = re.compile(r"-[^=]*\.[A-Za-z][A-Za-z0-9]*")
 
 _STDIN = "(standard input)"
 """Stands for a lone "-" while the flags are parsed; where none belongs, an error names it so."""
@@ -203,11 +206,14 @@ def usage_error(error: CycloptsError) -> UsageError:
 
 
 def _joined_dashes(tokens: Sequence[str]) -> list[str]:
-    """`-o -` as `-o=-`, and a lone `-` as a source."""
+    """`-o -` as `-o=-`, a lone `-` as a source, and likewise files that are called "-5.mp4"."""
     joined: list[str] = []
     for token in tokens:
-        if token == "-" and joined and joined[-1] in _TAKE_A_DASH:
-            joined[-1] += "=-"
+        is_file = _FILE_WITH_A_DASH.fullmatch(token) is not None
+        if (token == "-" or is_file) and joined and joined[-1] in _TAKE_A_DASH:
+            joined[-1] += f"={token}"
+        elif is_file and Path(token).is_file():
+            joined.append(f"./{token}")
         else:
             joined.append(_STDIN if token == "-" else token)
     return joined

@@ -20,7 +20,7 @@ from rtseg.sinks import find_kind, split_prefix
 from rtseg.sinks.display import display_available
 from rtseg.sinks.options import is_folder, is_many
 from rtseg.sources import SourceOptions, file_stem, source_kind
-from rtseg.text import distinct
+from rtseg.text import distinct, user_path
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _view(flags: Flags, files: Sequence[str], *, hud: bool) -> ViewOptions:
 
 def check_folder(flag: str, text: str) -> None:
     """Raise UsageError unless a folder is there, or can be made when it is needed."""
-    path = Path(text).expanduser()
+    path = user_path(text)
     if path.exists() and not path.is_dir():
         raise UsageError(f"{flag} {text}", found="it is a file", do="Use a folder")
     if not path.parent.is_dir():

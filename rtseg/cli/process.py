@@ -1,14 +1,15 @@
-"""One stop path for Ctrl-C and SIGTERM."""
+"""One stop path for Ctrl-C, SIGTERM and a terminal that is closed; the standard streams."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
@@ -29,7 +30,7 @@ class Stop:
     A signal only leaves a note; no exception springs up in the middle of a library. Before the
     loop runs, `check` and `attend` see the note and end the program at once. While it runs, the
     loop sees it and ends, so that files are finished and the report printed. A second signal
-    forces.
+    forces; but a terminal that is closed (SIGHUP) never does, as it may send several.
 
     Attributes:
         signal: number of the first signal; 0 when none came.
@@ -46,7 +47,7 @@ class Stop:
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C, 143 after SIGTERM, 0 when nobody asked."""
+        """130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 0 when nobody asked."""
         return 128 + self.signal if self.signal else 0
 
     def check(self) -> None:
@@ -71,8 +72,13 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[Stop]:
-        """Take the two signals for as long as the `with` lasts."""
-        before = {number: signal.signal(number, self._hear) for number in _SIGNALS}
+        """Take the signals for as long as the `with` lasts, but not a SIGHUP that nohup ignores."""
+        ignored = {HANGUP} if HANGUP and signal.getsignal(HANGUP) == signal.SIG_IGN else {0}
+        before = {
+            number: signal.signal(number, self._hear)
+            for number in (signal.SIGINT, signal.SIGTERM, HANGUP)
+            if number and number not in ignored
+        }
         try:
             yield self
         finally:
@@ -80,20 +86,29 @@ class Stop:
                 signal.signal(number, handler)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self():
-            # Not print: the signal may have come in the middle of one, which cannot be re-entered.
-            os.write(2, b"\nrtseg: forced to stop; the last file may be unfinished\n")
+        if self() and number == HANGUP:
+            return
+        if self() and self.signal != HANGUP:
+            with suppress(OSError):
+                # Not print: the signal may have come in the middle of one, which cannot be
+                # re-entered.
+                os.write(2, b"\nrtseg: forced to stop; the last file may be unfinished\n")
             os._exit(self.exit_code)
         self.signal = number
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HANGUP = getattr(signal, "SIGHUP", 0)
+"""Windows has none."""
+
+LEAST_COLUMNS = 20
+"""In a narrower terminal rich would look for a place to break lines for ever."""
 
 
 def leave(exit_code: int) -> NoReturn:
     """End the process now, whatever its threads are still doing."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
     os._exit(exit_code)
 
 
@@ -112,18 +127,33 @@ def steady_streams() -> None:
     """Open standard streams that are closed, and go on without those who listened to stderr.
 
     A file of ours would get the number of a closed stream, and what libraries print into it; and
-    `rtseg clip.mp4 -o out.mp4 2>&1 | head` is no reason to write half a video.
+    `rtseg clip.mp4 -o out.mp4 2>&1 | head` is no reason to write half a video, nor is a terminal
+    that is closed. A closed stdout stays one that cannot be written.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            # gets the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)
     if sys.stdout is None:
-        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False))
-    if sys.stderr is None or not sys.stderr.isatty():
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w", closefd=False)))
+    if sys.stderr is None or sys.platform != "win32" or not sys.stderr.isatty():
         unheard = io.BufferedWriter(Unheard(2, "w", closefd=False))
         sys.stderr = io.TextIOWrapper(unheard, errors="backslashreplace", line_buffering=True)
+
+
+def widen_terminal() -> None:
+    """Have rich draw for a terminal of `LEAST_COLUMNS` where it is narrower, or said to be."""
+    widths = [shutil.get_terminal_size().columns]
+    for number in range(3):
+        with suppress(OSError):
+            widths.append(os.get_terminal_size(number).columns)
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal():
+        widths.append(int(said))
+    if min(widths) < LEAST_COLUMNS:
+        os.environ["COLUMNS"] = str(LEAST_COLUMNS)
 
 
 OPENCV_NEEDS = "OpenCV needs it; on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0"

@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rtseg.backends import open_backend
@@ -56,7 +55,7 @@ from rtseg.sources.options import public_name
 from rtseg.sources.wrappers import Replay
 from rtseg.stats import Pace, Stats
 from rtseg.system import usable_cores
-from rtseg.text import distinct
+from rtseg.text import distinct, user_path
 from rtseg.zoo import MODELS, Model
 
 
@@ -412,7 +411,7 @@ def _controls(session: Session, view: Any, targets: Sequence[str], hud: Hud) -> 
         names=model_names(flags),
         load=load,
         hud=hud,
-        folder=Path(flags.run.screenshots).expanduser(),
+        folder=user_path(flags.run.screenshots),
         options=SinkOptions(audio=flags.sink.audio),
         same_labels=any(find_kind(target)[0].fixed_labels for target in targets)
         or (session.grid is not None and session.grid.json is not None),

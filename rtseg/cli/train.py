@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtseg.cli.flags import of_class, with_config
@@ -13,7 +12,7 @@ from rtseg.cli.report import DownloadProgress, Progress, length, say
 from rtseg.errors import UsageError
 from rtseg.options import flag
 from rtseg.stats import Clock
-from rtseg.text import counted
+from rtseg.text import counted, user_path
 from rtseg.train import TrainOptions, is_main, require_extra
 from rtseg.train.folder import Callback, Row, RunFolder
 
@@ -36,7 +35,7 @@ def train(given: dict[str, Any], stop: Stop) -> int:
     options = options_of(given, run)
     require_extra()
     if is_main() and not run.resume:  # before torch and Lightning are imported
-        RunFolder(Path(options.out).expanduser()).check_free(overwrite=run.overwrite)
+        RunFolder(user_path(options.out)).check_free(overwrite=run.overwrite)
     with TrainProgress(stop, quiet=run.quiet) as progress:
         from rtseg.train import program
 
@@ -67,11 +66,11 @@ def options_of(given: dict[str, Any], run: TrainRun) -> TrainOptions:
             raise UsageError(f"--resume with --{other}", do="Use only one of them")
     asked = of_class(TrainOptions, with_config(TRAIN, given))
     if "dataset" in asked:  # so that the run can be resumed from another folder
-        asked["dataset"] = str(Path(asked["dataset"]).expanduser().absolute())
+        asked["dataset"] = str(user_path(asked["dataset"]).absolute())
     if not run.resume:
         return TrainOptions(**asked)
     out = asked.setdefault("out", TrainOptions.out)
-    before = RunFolder(Path(out).expanduser()).read_options()
+    before = RunFolder(user_path(out)).read_options()
     now = replace(before, **asked)
     for name in (one.name for one in fields(TrainOptions) if one.name not in CHANGEABLE):
         if getattr(before, name) != getattr(now, name):

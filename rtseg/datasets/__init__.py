@@ -10,7 +10,7 @@ from rtseg.datasets.folders import SPLITS, read_lines, subfolders
 from rtseg.documents import read_json
 from rtseg.errors import DatasetError, UsageError
 from rtseg.options import imported
-from rtseg.text import listed
+from rtseg.text import listed, user_path
 
 __all__ = [
     "DATASETS",
@@ -58,7 +58,7 @@ def open_dataset(
         DatasetError: the path does not exist, has no known layout, or holds no labelled image, or
             the split does not exist, or an image lies outside.
     """
-    root = Path(path).expanduser()
+    root = user_path(path)
     if format != "auto" and format not in DATASETS:
         raise UsageError(f"unknown format {format!r}", found="formats are " + ", ".join(DATASETS))
     if not root.exists():
@@ -73,7 +73,7 @@ def open_dataset(
 
 def layout_of(path: str | Path) -> str | None:
     """The row of `DATASETS` that matches a folder or file, or None."""
-    root = Path(path).expanduser()
+    root = user_path(path)
     return next((name for name in DATASETS if _layout(name).matches(root)), None)
 
 

@@ -16,7 +16,7 @@ from rtseg.errors import ModelError
 from rtseg.nets.onnx_file import onnx_spec
 from rtseg.nets.settings import Settings, number, read_settings, refuse_flags
 from rtseg.nets.weights import Progress, fetch
-from rtseg.text import read_text
+from rtseg.text import read_text, user_path
 from rtseg.zoo import MODELS, Model, ModelSpec
 
 DEFAULT_MODEL = "person"
@@ -81,7 +81,7 @@ def find_model(
         return _stub(query)
     if text in MODELS:
         return _named(MODELS[text], weights, input_flags, progress)
-    path = shipped().get(text) or _in_run(Path(text).expanduser())
+    path = shipped().get(text) or _in_run(user_path(text))
     if path.suffix not in SUFFIXES:
         raise _unknown(text)
     _require_file(path, f"cannot open the model {text}")
@@ -159,7 +159,7 @@ def _named(
         )
     if str(weights) == RANDOM:
         return _random(spec)
-    path = Path(weights).expanduser()
+    path = user_path(weights)
     _require_file(path, f"cannot open the weights {weights}")
     if path.suffix == ".onnx":
         raise ModelError(

@@ -167,6 +167,8 @@ def missing_bytes(path: Path) -> int:
     The header of Matroska counts bytes, not frames (RFC 8794, RFC 9559); FLV is a list of tags that
     begin with their size.
     """
+    if not path.is_file():  # it was removed while it was read, which went on to its end
+        return 0
     with path.open("rb") as file:
         head = file.read(256)
         if head.startswith(b"FLV"):

@@ -33,7 +33,7 @@ from rtseg.nets import find_model
 from rtseg.nets.build import backbone_state, backbone_weights, build
 from rtseg.nets.state import read_checkpoint
 from rtseg.nets.weights import Progress, fetch, weights_path
-from rtseg.text import counted
+from rtseg.text import counted, user_path
 from rtseg.train.folder import Callback, RunFolder, Split
 from rtseg.train.loop import load_state
 from rtseg.train.losses import parse_terms, parse_weights
@@ -163,7 +163,7 @@ def _origin(
             state,
             f"{path.name}, the backbone pretrained on ImageNet",
         )
-    return _from_file(spec, Path(str(weights)).expanduser())
+    return _from_file(spec, user_path(str(weights)))
 
 
 def _from_checkpoint(
@@ -285,7 +285,7 @@ def prepare(
     Raises:
         RtsegError: as `train`.
     """
-    folder = RunFolder(Path(options.out).expanduser())
+    folder = RunFolder(user_path(options.out))
     state = load_state(folder.last) if resume else None
     if main and not resume:
         folder.check_free(overwrite=overwrite)

@@ -1,0 +1,167 @@
+"""Standard streams that are closed, narrow terminals, sources that go, names that begin oddly."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from sink_frames import info, rendered, write
+
+from rtseg.cli.app import main
+from rtseg.cli.process import LEAST_COLUMNS, widen_terminal
+from rtseg.errors import SourceError
+from rtseg.sources import open_source
+
+CLIP = "test://?size=64x48&frames=3"
+STUB = ("-m", "stub", "-b", "stub", "--no-show", "-q")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def shell(command: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of bash in which "$@" is rtseg with its arguments; the code is rtseg's."""
+    return subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}", "bash", sys.executable, "-m", "rtseg",
+         *arguments],
+        capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **variables},
+    )  # fmt: skip
+
+
+@posix
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("run", "--help"), ("models",)])
+def test_a_reader_that_goes_away_is_no_error(arguments: Sequence[str]) -> None:
+    done = shell('"$@" | true', *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@posix
+@pytest.mark.parametrize("output", ["-o", "--json", "--metrics"])
+def test_a_closed_stdout_is_an_error_before_the_run(output: str) -> None:
+    done = shell('"$@" >&-', CLIP, *STUB, output, "-", "--figure", "f.png")
+    assert done.returncode == 1
+    assert done.stderr == "rtseg: error: cannot write stdout: it is closed\n"
+    assert not Path("f.png").exists()
+
+
+@posix
+def test_what_is_only_printed_needs_a_stdout() -> None:
+    assert shell('"$@" >&-', "models").returncode == 1
+    full = shell('"$@" > /dev/full', "models")
+    assert (full.returncode, full.stderr.count("\n")) == (1, 1)
+
+
+@posix
+def test_files_are_written_without_any_standard_stream(tmp_path: Path) -> None:
+    done = shell('"$@" <&- >&- 2>&-', CLIP, *STUB, "-o", "out.mkv", "--json", "out.jsonl")
+    assert done.returncode == 0
+    assert len(Path("out.jsonl").read_text().splitlines()) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out.mkv"]
+
+
+@posix
+@pytest.mark.parametrize("columns", ["0", "1", "2"])
+def test_help_ends_in_a_narrow_terminal(columns: str) -> None:
+    done = shell('ulimit -v 8000000; "$@"', "--help", COLUMNS=columns)
+    assert done.returncode == 0, done.stderr
+    assert "--camera" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("said", "becomes"), [("0", LEAST_COLUMNS), ("2", LEAST_COLUMNS), ("100", 100), ("x", None)]
+)
+def test_columns(said: str, becomes: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_terminal(number: int = 1) -> os.terminal_size:
+        raise OSError
+
+    monkeypatch.setattr(os, "get_terminal_size", no_terminal)
+    monkeypatch.setenv("COLUMNS", said)
+    widen_terminal()
+    assert os.environ["COLUMNS"] == (said if becomes is None else str(becomes))
+
+
+@posix
+def test_numba_that_cannot_start_is_no_internal_error() -> None:
+    done = shell('"$@"', CLIP, *STUB, "-o", "out.mkv", NUMBA_NUM_THREADS="0")
+    assert done.returncode == 2
+    assert "NUMBA_" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("models",),
+        (CLIP, *STUB, "-o", "out.mkv", "--screenshots", "~nobody-here/x"),
+        (CLIP, *STUB, "-o", "out.mkv", "--palette", "~nobody-here/x"),
+        (CLIP, "-m", "~nobody-here/x.pth", "-o", "out.mkv"),
+        ("train", "--dataset", "~nobody-here/set"),
+        ("eval", "--data", "~nobody-here/set", "-m", "stub"),
+    ],
+    ids=str,
+)
+def test_homes_of_nobody(
+    arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if arguments == ("models",):
+        monkeypatch.setenv("RTSEG_CACHE", "~nobody-here/x")
+    assert main(list(arguments)) == 2
+    said = capsys.readouterr().err
+    assert "no such user" in said
+    assert said.count("\n") == 1
+
+
+NAMES = ["-5.mp4", "12:30.mp4", "concat:a.mp4", "subfile:a.mkv", "file:a.mp4", "pipe:1.mp4"]
+
+
+@posix
+@pytest.mark.parametrize("name", NAMES)
+def test_files_of_any_name(name: str, tmp_path: Path) -> None:
+    """As sources, named both ways, and as outputs."""
+    write(f"./{name}", map(rendered, range(5)), info())
+    for number, source in enumerate([(name,), ("-i", name)]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        os.chdir(folder)
+        shutil.copy(tmp_path / name, name)
+        other = name.replace(".", "-out.")
+        assert main([*source, *STUB, "-o", other, "--json", f"{other}.jsonl"]) == 0
+        assert len(Path(f"./{other}.jsonl").read_text().splitlines()) == 5
+        assert sorted(os.listdir()) == sorted([name, other, f"{other}.jsonl"])  # noqa: PTH208
+        with open_source(f"./{other}") as written:
+            assert sum(1 for _ in written) == 5
+
+
+def test_a_video_that_is_removed_while_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "in.mkv"
+    write(str(path), map(rendered, range(30)), info())
+    with open_source(str(path)) as source:
+        frames = iter(source)
+        next(frames)
+        path.unlink()
+        assert sum(1 for _ in frames) == 29
+        assert source.warnings == []
+
+
+def test_pictures_that_are_removed_while_they_are_read(tmp_path: Path) -> None:
+    for number in range(3):
+        cv2.imwrite(f"{tmp_path}/{number}.png", np.zeros((48, 64, 3), np.uint8))
+    with open_source(str(tmp_path)) as source:
+        frames = iter(source)
+        for path in tmp_path.glob("*.png"):
+            path.unlink()
+        next(frames)  # it was read to open the source
+        with pytest.raises(SourceError):
+            next(frames)
