@@ -50,7 +50,6 @@ KEPT_APART = {
     "nets.flops": "needs torch, which bench may not import",
     "session.overlay": "draws in the window alone; the controls work without one",
     "session.recording": "sinks that open and close during a run, in a thread of their own",
-    "train.prepare": "everything that can refuse a run before it starts",
 }
 """Modules that one other module imports and no table names, each with its reason."""
 

@@ -87,7 +87,7 @@ def test_a_set_takes_one_split_and_leaves_images_out(suite: Path) -> None:
     [
         ('[[set]]\npath = "first"\n[[set]]\npath = "second"\n', "differ in their classes"),
         ('[[set]]\npath = "first"\n[[set]]\npath = "first"\n', "two sets"),
-        ('[[set]]\npath = "first"\nshare = 1.5\n', "share = 1.5"),
+        ('[[set]]\npath = "first"\nshare = 1.5\n', "shares must be from 0 to 1"),
         (
             '[[set]]\npath = "first"\nname = "a"\nshare = 0.6\n'
             '[[set]]\npath = "first"\nname = "b"\nshare = 0.6\n',

@@ -88,6 +88,13 @@ def build_app(stop: Stop, verb: str | None = None) -> App:
 
         return train(given, stop)
 
+    @takes_flags_of("data")
+    def data(**given: Any) -> int:
+        """Check labelled images: faults, splits, shares of classes, augmented views."""
+        from rtseg.cli.data import describe
+
+        return describe(given, stop)
+
     @takes_flags_of("export")
     def export(**given: Any) -> int:
         """Export a model to ONNX, and check that its masks stay the same."""
@@ -119,7 +126,7 @@ def build_app(stop: Stop, verb: str | None = None) -> App:
     app.default(run)
     app.command(run, name="run")
     app.command(_models_app(stop))
-    for command in (train, bench, export, cameras, doctor, demo):
+    for command in (train, data, bench, export, cameras, doctor, demo):
         app.command(command)
     app.command(evaluate, name="eval")
     for name in app:

@@ -210,13 +210,40 @@ class TrainRun:
     quiet: bool = False
 
 
+AUGMENTATION = (
+    "scale aspect rotation flip brightness contrast saturation gamma grey blur jpeg noise paste "
+    "margins"
+)
+
 TRAIN = (
     Row("Labelled images", TrainOptions, "dataset format split classes allow_outside"),
     Row("Model", TrainOptions, "model weights size"),
     Row("Training", TrainOptions),
-    Row("Augmentation", TrainOptions, "rotation brightness contrast flip noise scale"),
+    Row("Augmentation", TrainOptions, AUGMENTATION),
     Row("Run", TrainOptions, "out device devices precision workers seed"),
     Row("Run", TrainRun),
+)
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What `rtseg data` prints and writes.
+
+    Attributes:
+        sheet: Draw augmented images with their masks, .png, .jpg, .pdf or .svg; needs rtseg[train].
+        json: Write the figures as JSON; - is stdout.
+        overwrite: Overwrite existing files.
+    """
+
+    sheet: str | None = None
+    json: str | None = None
+    overwrite: bool = False
+
+
+DATA = (
+    Row("Labelled images", TrainOptions, "dataset format split classes seed allow_outside"),
+    Row("Augmented images", TrainOptions, f"size {AUGMENTATION}"),
+    Row("Results", DataReport),
 )
 
 
@@ -358,6 +385,7 @@ LAYOUTS = {
     "bench": BENCH,
     "eval": EVAL,
     "train": TRAIN,
+    "data": DATA,
     "export": EXPORT,
     "demo": DEMO,
     "cameras": CAMERAS,

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -177,6 +178,13 @@ def plain(size: tuple[int, int], spec: InputSpec) -> Transform:
     """The whole image, as large as fits into `size` (height, width); nothing random."""
     geometry = _v2().Compose([_Scale(size, (1.0, 1.0)), _Pad(size, _mean_colour(spec))])
     return Transform(geometry, spec)
+
+
+def as_image(pixels: Tensor, spec: InputSpec) -> Image:
+    """(H, W, 3) uint8 BGR of (3, H, W) float32 network input."""
+    planes = pixels.permute(1, 2, 0).numpy() * np.array(spec.std) + np.array(spec.mean)
+    image = np.rint(planes / spec.scale).clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(image[..., ::-1] if spec.colour == "RGB" else image)
 
 
 def _chance(share: float) -> bool:

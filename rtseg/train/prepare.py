@@ -289,28 +289,19 @@ def prepare(
     state = load_state(folder.last) if resume else None
     if main and not resume:
         folder.check_free(overwrite=overwrite)
-    dataset = _opened(options)
-    classes = ClassMap.between(dataset.labels, None, options.classes)
-    if options.shares is not None:
-        dataset = replace(dataset, samples=tuple(replace(s, split="") for s in dataset.samples))
-    contents = _checked(dataset, callback) if main else None
-    split, origin = _split(options, dataset, folder if resume else None, contents, classes)
-    if contents is not None:
-        _check_labelled(dataset, split, contents, classes, callback)
-        for warning in (*leaks(split), *alike(split, contents.looks)):
-            callback.note("warning", warning)
+    data = open_data(options, callback, main=main, earlier=folder if resume else None)
+    dataset, classes, split = data.dataset, data.classes, data.split
     started = _open_start(options, classes, state, callback)
     spec = _spec(started, options, dataset)
     _check_batch_size(options, spec.architecture)
     parse_terms(options.loss)
     if options.class_weights not in ("none", "auto"):
         parse_weights(options.class_weights, spec.labels)
-    _report(callback, dataset, classes, split, origin)
     _report_network(callback, started, spec)
     if main and not resume:
         folder.check_apart(dataset, options)
         folder.claim()
-        folder.write_split(split, origin)
+        folder.write_split(split, data.origin)
     if main:
         folder.write_config(options)
     soft = _taught(options, classes, split, callback)
@@ -337,16 +328,66 @@ def _taught(
     return soft_labels(teachers, classes.labels, split["train"], callback.on_teach)
 
 
+@dataclass(frozen=True)
+class Data:
+    """A dataset as training sees it.
+
+    Attributes:
+        origin: a line on where the splits come from.
+        contents: None in processes other than the main one.
+    """
+
+    dataset: Dataset
+    classes: ClassMap
+    split: Split
+    origin: str
+    contents: Contents | None
+
+
+def open_data(
+    options: TrainOptions,
+    callback: Callback,
+    *,
+    main: bool = True,
+    earlier: RunFolder | None = None,
+) -> Data:
+    """Open, check and split the dataset, and report it.
+
+    Args:
+        main: whether this is the main process; others check nothing.
+        earlier: the folder of a run whose splits are kept.
+
+    Raises:
+        RtsegError: as `train`.
+    """
+    dataset = _opened(options)
+    classes = ClassMap.between(dataset.labels, None, options.classes)
+    if options.shares is not None:
+        dataset = replace(dataset, samples=tuple(replace(s, split="") for s in dataset.samples))
+    contents = _checked(dataset, callback) if main else None
+    split, origin = _split(options, dataset, earlier, contents, classes)
+    if contents is not None:
+        _check_labelled(dataset, split, contents, classes, callback)
+        for warning in (*leaks(split), *alike(split, contents.looks)):
+            callback.note("warning", warning)
+    _report(callback, dataset, classes, split, origin)
+    return Data(dataset, classes, split, origin, contents)
+
+
 @dataclass
 class Contents:
     """What is in the samples, by their names.
 
     Attributes:
         values: the values in each mask.
+        counts: (256,) pixels of each value.
+        sizes: (height, width).
         looks: as `look` returns it.
     """
 
     values: dict[str, set[int]] = field(default_factory=dict)
+    counts: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     looks: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
 
@@ -359,6 +400,8 @@ def _checked(dataset: Dataset, callback: Callback) -> Contents:
     contents = Contents()
 
     def on_sample(sample: Sample, image: Image, mask: Mask) -> None:
+        contents.counts[sample.name] = np.bincount(mask.ravel(), minlength=256)
+        contents.sizes[sample.name] = mask.shape
         contents.values[sample.name] = values_of(mask)
         contents.looks[sample.name] = look(image)
 

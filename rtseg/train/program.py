@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 
 from rtseg.datasets import Sample
 from rtseg.draw import blend, overlay_table
-from rtseg.errors import DeviceError
+from rtseg.errors import DeviceError, RtsegError
 from rtseg.evaluate.networks import Network
 from rtseg.figures import new_figure, plain_text, save_figure, show_image
 from rtseg.frame import Image, Mask
@@ -37,7 +38,7 @@ from rtseg.train.folder import Callback, Row, RunFolder
 from rtseg.train.loop import Loaders, Stop, TrainingLoop
 from rtseg.train.losses import Recipe, class_weights, parse_terms
 from rtseg.train.options import TrainOptions
-from rtseg.train.prepare import Prepared, prepare
+from rtseg.train.prepare import Data, Prepared, prepare
 from rtseg.train.teachers import Soft, read_soft
 from rtseg.train.trainable import (
     Fabric,
@@ -46,7 +47,10 @@ from rtseg.train.trainable import (
     open_fabric,
     unused_gpu,
 )
-from rtseg.zoo import ModelSpec
+from rtseg.zoo import InputSpec, ModelSpec
+
+VIEWS = 24
+"""Augmented images in the sheet of `rtseg data`."""
 
 SHOWN = 4
 """Validation images in `samples.png`."""
@@ -372,6 +376,39 @@ def draw_samples(path: Path, samples: Sequence[Labelled], labels: LabelSet) -> N
         axes[0].set_title(plain_text(sample.name), fontsize=8, loc="left")
         axes[1].set_title("truth", fontsize=8, loc="left")
         axes[2].set_title("prediction", fontsize=8, loc="left")
+    _legend(figure, shown, labels)
+    save_figure(figure, path, dots_per_inch=_DOTS_PER_INCH)
+
+
+def draw_views(path: Path, data: Data, options: TrainOptions) -> None:
+    """Draw images of the train split as augmentation makes them, with their masks.
+
+    Raises:
+        DatasetError: an image cannot be read.
+        SinkError: the file cannot be written.
+    """
+    labels, spec = data.classes.labels, InputSpec(options.size)
+    random = augment.training(options, spec, labels.background)
+    images = TrainingImages(data.split["train"], data.classes.from_dataset, random)
+    order = Shuffled([s.weight for s in images.samples], VIEWS, options.seed, 0, 1)
+    table, shown = overlay_table(labels, ALPHA), []
+    for index, seed in next(iter(order)):
+        view = images[index, seed]
+        if isinstance(view, RtsegError):
+            raise view
+        mask = view[1].numpy().astype(np.uint8)
+        image = augment.as_image(view[0], spec)
+        shown.append(Labelled(images.samples[index].name, image, mask, mask))
+    columns = 6
+    rows = -(-len(shown) // columns)
+    shape = options.size[0] / options.size[1]
+    figure = new_figure(2.2 * columns, (2.2 * shape + 0.25) * rows + 0.5, constrained=True)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, one in zip(grid, shown, strict=False):
+        show_image(axes, blend(one.image, one.truth, table))
+        axes.set_title(plain_text(one.name)[-32:], fontsize=6, loc="left")
+    for axes in grid[len(shown) :]:
+        axes.set_axis_off()
     _legend(figure, shown, labels)
     save_figure(figure, path, dots_per_inch=_DOTS_PER_INCH)
 
