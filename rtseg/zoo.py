@@ -114,9 +114,10 @@ class ModelSpec:
     align_corners: bool = False
 
     def __post_init__(self) -> None:
-        for name in (self.name, self.architecture, *self.labels.names):
+        own = [("name", self.name), ("architecture", self.architecture)]
+        for what, name in (*own, *(("class", name) for name in self.labels.names)):
             if not is_name(name):
-                raise ValueError(f"{shown(name)} is not a name of 1 to {MAX_NAME} characters")
+                raise ValueError(f"{what} {shown(name)} is not 1 to {MAX_NAME} plain characters")
         if not all(figure is None or 0 <= figure < 1e6 for figure in (self.miou, self.parameters)):
             raise ValueError("miou and parameters must be 0 or more")
 
