@@ -97,7 +97,8 @@ def label_set(
     twice = sorted({name for name in names if folded.count(fold(name)) > 1})
     if twice:
         raise DatasetError(
-            f"cannot use the classes of {where}", found="named twice: " + ", ".join(twice)
+            f"cannot use the classes of {where}",
+            found="named twice: " + listed([name[:40] for name in twice], 9),
         )
     background = next((i for i, name in enumerate(names) if is_background(name)), None)
     colours = tuple(colours or _distinct_colours(len(names), background))
