@@ -123,11 +123,13 @@ class Shot(NamedTuple):
         picture: upright.
         at: its time in seconds by the file's clock; None where the file has no times.
         lasts: seconds for which the file says it is shown; 0 where it does not.
+        until: of the last frame the end of the video by the file's clock, if it declares that.
     """
 
     picture: Picture
     at: float | None
     lasts: float = 0.0
+    until: float | None = None
 
 
 class Timeline:
@@ -163,8 +165,10 @@ class Timeline:
         gap, self.pts = pts - self.pts, pts
         if self._lasts and abs(gap - self._lasts) > max(SAME_TIME_SECONDS, gap / 50):
             self._lasts_hold = False
-        self._lasts = shot.lasts
-        return shot.lasts if self._lasts_hold and shot.lasts > SHORTEST_SECONDS else 0.0
+        self._lasts = lasts = shot.lasts
+        if not self._lasts_hold:  # in the order of decoding, as those of MP4 are
+            lasts = 0.0 if shot.until is None else shot.until - self.zero - pts
+        return lasts if SHORTEST_SECONDS < lasts <= MOST_LAST_SECONDS else 0.0
 
 
 class Place(NamedTuple):
@@ -278,6 +282,7 @@ class FFmpegPlayer:
         first = next(self._frames, None)
         self._ahead = deque[Any]([] if first is None else [first])  # frames read already
         self._at: float | None = None
+        self._count, self._end = 0, end_of(self._stream)
         self.header = self._describe(first)
         self._zero = 0.0 if first is None or first.pts is None else first.time
         self.turned = first is not None and swaps_sides(display_matrix(first))
@@ -353,7 +358,9 @@ class FFmpegPlayer:
             else:
                 self._at = at
         lasts = float((frame.duration or 0) * frame.time_base)
-        return Shot(self._picture(frame), at, lasts)
+        self._count += 1
+        until = self._end if self._count == self._stream.frames else None
+        return Shot(self._picture(frame), at, lasts, until)
 
     def _next(self) -> Any:
         """The next `av.VideoFrame` to be shown; None at the end."""
@@ -655,6 +662,13 @@ def header_of(stream: Any) -> Header:
         Fraction(stream.sample_aspect_ratio or 1),
         tags,
     )
+
+
+def end_of(stream: Any) -> float | None:
+    """The time at which an `av.VideoStream` ends, as it declares; None if it does not."""
+    if stream.duration is None or stream.start_time is None:
+        return None
+    return float((stream.start_time + stream.duration) * stream.time_base)
 
 
 def not_a_video(name: str, reason: str) -> SourceError:

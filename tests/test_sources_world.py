@@ -356,6 +356,32 @@ def test_a_variable_rate_keeps_its_times_and_the_last_duration(tmp_path: Path) -
     assert [frame.pts for frame in frames_of(path)] == pytest.approx([t / 1000 for t in times])
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+@pytest.mark.parametrize("reordered", [0, 3])
+@pytest.mark.parametrize("lasts", [400, 1000])
+def test_the_last_frame_of_a_variable_rate_lasts_as_long_as_its_file_says(
+    tmp_path: Path, suffix: str, reordered: int, lasts: int
+) -> None:
+    times = [0, 40, 80, 180, 220, 300, 340, 380, 480, 520, 560, 600]
+    until = dict(zip(times, [*times[1:], 600 + lasts], strict=True))
+    path = tmp_path / f"v.{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": str(reordered)})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        packets = []
+        for time in times:
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), time // 4, np.uint8), "rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            packets += stream.encode(frame)
+        for packet in [*packets, *stream.encode()]:
+            packet.duration = until[packet.pts] - packet.pts
+            container.mux(packet)
+    frames = frames_of(path)
+    assert [frame.pts for frame in frames] == pytest.approx([time / 1000 for time in times])
+    assert frames[-1].lasts == pytest.approx(lasts / 1000)
+
+
 def with_times_ahead(path: Path, hours: int, astray: Sequence[int], frames: int = 30) -> Path:
     """An FLV file of greys that tell their number, some of whose times are about so far ahead."""
     images = [np.full((48, 64, 3), 20 + 7 * number, np.uint8) for number in range(frames)]
