@@ -1,9 +1,9 @@
-"""JSON and TOML, read into types in one way everywhere; and TOML, written.
+"""JSON, TOML and YAML, read into types in one way everywhere; and TOML, written.
 
-Whatever a file says was written by somebody else. `read_json`, `parse_json`, `read_toml` and
-`convert` return a value of the type that the caller wants, or raise one error that names the file,
-the field and its value. Limits that a type does not express belong into its `__post_init__`, which
-raises ValueError.
+Whatever a file says was written by somebody else. `read_json`, `parse_json`, `read_toml`,
+`read_yaml` and `convert` return a value of the type that the caller wants, or raise one error that
+names the file, the field and its value. Limits that a type does not express belong into its
+`__post_init__`, which raises ValueError.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from reprlib import Repr
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from rtseg.errors import RtsegError, UsageError
+from rtseg.errors import RtsegError, UsageError, first_line
 from rtseg.text import read_text
 
 T = TypeVar("T")
@@ -26,7 +26,10 @@ MOST_BYTES = 1 << 26
 """Limit of a JSON file, other than labelled images'."""
 
 MOST_TOML_BYTES = 1 << 18
-"""Limit of a TOML or YAML file: Python takes seconds for longer ones."""
+"""Limit of a TOML file."""
+
+MOST_YAML_BYTES = 1 << 17
+"""Limit of a YAML file: PyYAML takes seconds for longer ones."""
 
 _LONG_KEY = re.compile(r"""(?<![\w\-"'])(?:["']?[\w-]*["']?[ \t]*\.[ \t]*){64}""")
 """A key of that many parts: tomllib takes minutes for one of thousands."""
@@ -88,6 +91,27 @@ def read_toml(path: Path, error: type[RtsegError] = UsageError) -> dict[str, Any
         raise error(f"cannot read {path}", found="it is nested too deeply") from None
     except ValueError as failure:
         raise error(f"cannot read {path}", found=f"it is not TOML: {failure}") from failure
+
+
+def read_yaml(path: Path, error: type[RtsegError] = UsageError) -> Any:
+    """The content of a YAML file, its values as they stand: 1, no and null are text."""
+    import yaml  # type: ignore[import-untyped]  # no stubs
+
+    class Loader(yaml.BaseLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            pairs = [(self.construct_object(key, deep=True), None) for key, _ in node.value]
+            if all(isinstance(key, str) for key, _ in pairs):
+                _object(pairs)
+            return super().construct_mapping(node, deep)
+
+    text = _text(path, error, "", MOST_YAML_BYTES)
+    try:
+        return yaml.load(text, Loader)
+    except RecursionError:
+        raise error(f"cannot read {path}", found="it is nested too deeply") from None
+    except (ValueError, yaml.YAMLError) as failure:
+        found = f"it is not YAML: {first_line(failure)}"
+        raise error(f"cannot read {path}", found=found) from failure
 
 
 def convert(

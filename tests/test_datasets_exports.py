@@ -260,6 +260,24 @@ def test_yolo_names_are_text_and_what_is_not_yaml_is_one_line(tmp_path: Path) ->
         open_dataset(tmp_path / "b.yaml", format="yolo")
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("names: [a, b]\nnames: [b, a]\n", "'names' occurs twice"),
+        ("names: {0: a, 1: b, 1: c}\n", "'1' occurs twice"),
+        ("names: {0: a, 2: b}\n", "not 0, 1, 2"),
+        ("names: {1: a, 2: b}\n", "not 0, 1, 2"),
+    ],
+)
+def test_yolo_names_that_would_shift_the_classes_are_refused(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    make_yolo(tmp_path)
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(DatasetError, match=words):
+        open_dataset(tmp_path)
+
+
 def test_roboflows_yolo_has_a_folder_per_split(tmp_path: Path) -> None:
     make_yolo(tmp_path, splits=("train", "valid"))
     for split in ("train", "valid"):

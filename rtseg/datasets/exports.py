@@ -19,7 +19,6 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from xml.etree import ElementTree
 
 import numpy as np
-import yaml  # type: ignore[import-untyped]  # no stubs
 from msgspec import Meta, Struct
 from msgspec import field as msgspec_field
 from numpy.typing import NDArray
@@ -37,11 +36,11 @@ from rtseg.datasets.folders import (
     split_of,
     split_rank,
 )
-from rtseg.documents import MOST_TOML_BYTES, convert, read_json
-from rtseg.errors import DatasetError, first_line
+from rtseg.documents import convert, read_json, read_yaml
+from rtseg.errors import DatasetError
 from rtseg.images import read_shape
 from rtseg.labels import VOID
-from rtseg.text import counted, first_characters, listed, natural_key, read_text
+from rtseg.text import counted, first_characters, listed, natural_key
 
 T = TypeVar("T")
 
@@ -624,13 +623,10 @@ def _yolo_settings(root: Path) -> dict[str, list[str]]:
     beside = [*sorted(root.glob("*.yaml")), *sorted(root.glob("*.yml"))]
     for path in [root] if root.is_file() else beside:
         try:
-            # names as they stand: 1, no and null are text
-            found = yaml.load(read_text(path, MOST_TOML_BYTES), yaml.BaseLoader)
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            if path == root:
-                raise DatasetError(
-                    f"cannot read {path}", found=f"it is not YAML: {first_line(error)}"
-                ) from error
+            found = read_yaml(path, DatasetError)
+        except DatasetError:
+            if path == root or path.stem in ("data", "dataset"):
+                raise
             continue
         if isinstance(found, dict) and ("names" in found or root.is_file()):
             return {key: _texts(path, key, found[key]) for key in _YOLO_KEYS if key in found}
@@ -642,8 +638,11 @@ _YOLO_KEYS = ("names", "train", "val", "test", "kpt_shape")
 
 def _texts(path: Path, key: str, value: Any) -> list[str]:
     """A text, a list, or a mapping from numbers, as a list."""
-    if isinstance(value, dict) and all(number.isdecimal() for number in value):
-        value = [value[number] for number in sorted(value, key=natural_key)]
+    if isinstance(value, dict) and all(str(number).isdecimal() for number in value):
+        ordered = sorted(value, key=natural_key)
+        if ordered != [str(number) for number in range(len(value))]:
+            raise DatasetError(f"cannot read {key} in {path}", found="they are not 0, 1, 2, ...")
+        value = [value[number] for number in ordered]
     texts: list[str] = value if isinstance(value, list) else [value] if value else []
     if not all(isinstance(text, str) for text in texts):
         raise DatasetError(f"cannot read {key} in {path}", found="it is not a list of texts")
