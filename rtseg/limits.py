@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import os
+import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from rtseg.errors import UsageError
@@ -66,3 +68,29 @@ def too_large(pixels: int, limit: Limit) -> str:
     if pixels <= most:
         return ""
     return f"its {pixels / 1e6:.1f} megapixels are more than {most / 1e6:.1f}"
+
+
+class Pace:
+    """Watches that a server sends something worth waiting for.
+
+    A timeout of a connection does not: a byte before its end renews it.
+
+    Args:
+        seconds: in each of which at least `BYTES_PER_SECOND` are to arrive on average.
+        now: seconds of a clock.
+    """
+
+    BYTES_PER_SECOND = 2000
+
+    def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._now = seconds, now
+        self._since, self._bytes = now(), 0
+
+    def __call__(self, count: int) -> None:
+        """Note that `count` bytes arrived; raises TimeoutError if too few do."""
+        self._bytes += count
+        passed = self._now() - self._since
+        if passed >= self._seconds:
+            if self._bytes < passed * self.BYTES_PER_SECOND:
+                raise TimeoutError(f"only {self._bytes} bytes came in {passed:.0f} seconds")
+            self._since, self._bytes = self._now(), 0

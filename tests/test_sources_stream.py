@@ -16,7 +16,7 @@ import time
 import traceback
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import md5
 from pathlib import Path
 from types import SimpleNamespace
@@ -609,6 +609,31 @@ def test_what_is_too_large_or_breaks_off_is_not_fetched(
         monkeypatch.setattr(web.shutil, "disk_usage", lambda folder: SimpleNamespace(free=99))
         with pytest.raises(SourceError, match="has no room for it"):
             open_source(address, QUICK)
+
+
+def test_one_byte_now_and_then_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte renews the connection's timeout."""
+    monkeypatch.setattr(web, "STALL_SECONDS", 0.3)
+
+    class Dripping(Answering):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            with suppress(OSError):
+                self.wfile.write(bytes(600))
+                while True:
+                    self.wfile.write(b"x")
+                    time.sleep(0.02)
+
+    with serving(Dripping) as port:
+        address = f"http://127.0.0.1:{port}/a.mp4"
+        for read in (web.Fetched, web._rest):
+            start = time.monotonic()
+            answer = web.request(address, 5)
+            with answer.response, pytest.raises((SourceError, TimeoutError), match="only"):
+                read(answer, "a")
+            assert time.monotonic() - start < 3
 
 
 def test_a_recording_over_http_is_read_like_a_file(tmp_path: Path) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import errno
+import glob
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Protocol
-from urllib.parse import urlsplit
+from typing import Any, Protocol
 
 from rtseg.cache import cache_path, safe_name, sha256
 from rtseg.errors import DownloadError
 from rtseg.files import atomic
+from rtseg.limits import Pace
 from rtseg.zoo import WeightsSpec
 
 PACKAGE = "package:"
@@ -25,6 +27,15 @@ CHUNK_BYTES = 1 << 16
 TRIES, PAUSE_SECONDS = 6, 1.0
 """Connections for one file, each resuming where the last one broke off, and the pause between them;
 one that brings nothing is the last."""
+
+LEFT_SECONDS = 600
+"""A partial file that nobody wrote to for so long is of a run that was killed."""
+
+BUSY = (429, 500, 502, 503, 504)
+"""Answers of a server that may be well again in a moment."""
+
+LARGEST_MEGABYTE, SLACK = 1 << 20, 1.05
+"""Publishers round the sizes of files, and count in either kind of megabyte."""
 
 
 class Progress(Protocol):
@@ -40,7 +51,7 @@ def weights_path(weights: WeightsSpec) -> Path:
         name, _, file = weights.url.removeprefix(PACKAGE).partition("/")
         with suppress(PackageNotFoundError):
             return Path(str(distribution(name).locate_file(f"{name.replace('-', '_')}/{file}")))
-    return cache_path("weights", safe_name(Path(urlsplit(weights.url).path).name))
+    return cache_path("weights", safe_name(re.split(r"[?#]", weights.url)[0].rpartition("/")[2]))
 
 
 def is_intact(path: Path, weights: WeightsSpec) -> bool:
@@ -83,31 +94,43 @@ def _fetch_into(
 ) -> None:
     """Download to `temporary`, from where an earlier call ended."""
     rest = path.with_name(f"{path.name}.part")
+    most = round(weights.megabytes * LARGEST_MEGABYTE * SLACK)
+    for left in path.parent.glob(f".{glob.escape(path.stem)}-????????{path.suffix}"):
+        # of a run that was killed; those of runs that go on are younger
+        if left != temporary and left.stat().st_mtime < time.time() - LEFT_SECONDS:
+            left.replace(rest)
+    if rest.is_symlink() or (rest.exists() and rest.stat().st_size > most):
+        rest.unlink()  # not ours
     with suppress(FileNotFoundError):
         rest.replace(temporary)  # so no other process has it too
         with _kept(temporary, rest):
-            _download(weights.url, temporary, path.name, progress)
+            _download(weights.url, temporary, most, path.name, progress)
         if is_intact(temporary, weights):
             return
         temporary.unlink()  # it was the start of another file
     with _kept(temporary, rest):
-        _download(weights.url, temporary, path.name, progress)
+        _download(weights.url, temporary, most, path.name, progress)
 
 
 @contextmanager
 def _kept(temporary: Path, rest: Path) -> Iterator[None]:
-    """Keep what has arrived if the block is interrupted, unless the disk is full."""
+    """Keep what has arrived if the block is interrupted, unless it is wrong or the disk is full."""
     try:
         yield
     except BaseException as error:
         full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-        if not full and temporary.is_file() and temporary.stat().st_size:
+        wrong = isinstance(error, WrongFileError)
+        if not full and not wrong and temporary.is_file() and temporary.stat().st_size:
             temporary.replace(rest)
         raise
 
 
-def _download(url: str, to: Path, title: str, progress: Progress | None) -> None:
-    """Append to `to` what it lacks; all of it, if the server sends no part."""
+def _download(url: str, to: Path, most: int, title: str, progress: Progress | None) -> None:
+    """Append to `to` what it lacks; all of it, if the server sends no part.
+
+    Args:
+        most: bytes that the file may have.
+    """
     import requests
 
     broken = (requests.exceptions.ChunkedEncodingError, requests.ConnectionError, requests.Timeout)
@@ -122,17 +145,24 @@ def _download(url: str, to: Path, title: str, progress: Progress | None) -> None
                 with requests.get(
                     url, stream=True, timeout=TIMEOUT_SECONDS, headers=headers
                 ) as answer:
+                    _check_redirects(url, answer)
                     if answer.status_code in (HTTPStatus.OK, past_the_end):
                         file.truncate(0)
                         file.seek(0)
                         before = 0
                     answer.raise_for_status()
-                    length = int(answer.headers.get("Content-Length", 0))
+                    length = _length(answer)
+                    if before + length > most:
+                        raise WrongFileError(_too_long(before + length, most))
                     total = before + length if length else 0
-                    for chunk in answer.iter_content(CHUNK_BYTES):
+                    for chunk in _arriving(answer):
                         file.write(chunk)
+                        if file.tell() > most:
+                            raise WrongFileError(_too_long(file.tell(), most))
                         if progress is not None:
                             progress(title, file.tell(), total)
+                    if length and file.tell() < total:
+                        raise requests.exceptions.ChunkedEncodingError("the end is missing")
                 return
             except broken:
                 if not again or file.tell() == before:
@@ -140,10 +170,55 @@ def _download(url: str, to: Path, title: str, progress: Progress | None) -> None
                 time.sleep(PAUSE_SECONDS)
             except requests.HTTPError as error:
                 refused = getattr(error.response, "status_code", None)
-                if not again or not here or refused != past_the_end:
+                if not again or not (refused in BUSY or (here and refused == past_the_end)):
                     raise
+                time.sleep(PAUSE_SECONDS)
             except ValueError as error:  # of urllib3, for an address that is not valid
                 raise OSError(str(error)) from error
+
+
+class WrongFileError(OSError):
+    """What the server sends is not the file, and nothing of it is kept."""
+
+
+def _check_redirects(url: str, answer: Any) -> None:
+    """Raise OSError if an address that nobody can change on the way led to one that they can."""
+    if url.startswith("https:"):
+        for each in (*answer.history, answer):
+            if not each.url.startswith("https:"):
+                raise OSError(f"the server redirects to {each.url[:80]}, which is not https")
+
+
+def _length(answer: Any) -> int:
+    """The length that the server announces; 0 if none that can be right."""
+    text = answer.headers.get("Content-Length", "")
+    return int(text) if re.fullmatch(r"[0-9]{1,20}", text) else 0
+
+
+def _too_long(size: int, most: int) -> str:
+    return f"the server sends {size} bytes or more, and the file has at most {most}"
+
+
+def _arriving(answer: Any) -> Iterator[bytes]:
+    """The body as it comes, byte for byte as it is sent.
+
+    Raises:
+        requests.RequestException: the connection breaks off, or is silent.
+        TimeoutError: next to nothing comes.
+    """
+    import requests
+    import urllib3
+
+    pace = Pace(TIMEOUT_SECONDS)
+    try:
+        # a read of a whole block would wait for it, as long as a byte comes now and then
+        while chunk := answer.raw.read1(CHUNK_BYTES):
+            pace(len(chunk))
+            yield chunk
+    except urllib3.exceptions.ReadTimeoutError as error:
+        raise requests.Timeout(str(error)) from error
+    except urllib3.exceptions.HTTPError as error:
+        raise requests.exceptions.ChunkedEncodingError(str(error)) from error
 
 
 def _verify(file: Path, weights: WeightsSpec, path: Path) -> None:
@@ -173,11 +248,14 @@ def _reason(error: OSError) -> str:
 
     response = getattr(error, "response", None)
     if response is not None:
-        return f"the server answers {response.status_code} {response.reason}"
+        words = " ".join(str(response.reason or "").split())[:80]
+        return f"the server answers {response.status_code} {words}".rstrip()
+    if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)):
+        return f"not an address of a file on the web ({' '.join(str(error).split())[:200]})"
     if isinstance(error, requests.Timeout):
         return "the server does not answer"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection broke off before the end of the file"
     if isinstance(error, requests.ConnectionError):
         return "no connection to the server"
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split())[:300] or type(error).__name__

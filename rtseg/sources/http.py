@@ -32,6 +32,7 @@ from rtseg.errors import SourceError
 from rtseg.files import RESERVE_BYTES
 from rtseg.frame import Image
 from rtseg.images import decode_image, is_image, is_image_content
+from rtseg.limits import Pace
 from rtseg.sources.options import SourceOptions, check_address, check_decoder, public_name
 from rtseg.sources.pictures import Snapshot
 from rtseg.sources.stream import StreamSource, cannot_open, live_player
@@ -43,6 +44,9 @@ MAX_FETCHED_BYTES = 4 << 30
 """Of a recording that is fetched to a temporary file."""
 
 CHUNK_BYTES = 1 << 20
+STALL_SECONDS = 30
+"""A server that sends next to nothing for so long has stalled."""
+
 DOWNLOAD = "Download the file, and name that"
 WHOLE = re.compile(rb"....(?:ftyp|moov|mdat|wide|free|skip)|GIF8", re.DOTALL)
 """Files that may need to be read from the middle, as their index may be at their end."""
@@ -252,6 +256,7 @@ class Fetched:
 
     def _copy(self, answer: Answer) -> int:
         size, chunk, expected = 0, answer.head, answer.response.length
+        pace = Pace(STALL_SECONDS)
         while chunk:
             self._file.write(chunk)
             size += len(chunk)
@@ -263,7 +268,10 @@ class Fetched:
                 )
             self._check_room(0)
             try:
-                chunk = answer.response.read(CHUNK_BYTES)
+                chunk = answer.response.read1(CHUNK_BYTES)  # read waits for all of them
+                pace(len(chunk))
+            except TimeoutError as error:
+                raise SourceError(self._asked, found=f"the server stalls: {error}") from error
             except NETWORK_ERRORS as error:
                 raise SourceError(
                     self._asked, found=f"the connection broke after {size / 1e6:.1f} MB"
@@ -350,6 +358,12 @@ class Parts:
             raise OSError("the answer has ended")
         return line
 
+    def _read_some(self, count: int) -> bytes:
+        """At most `count` bytes, as soon as there are any; raises OSError at the end."""
+        if not (some := self._response.read1(count)):
+            raise OSError("the answer has ended")
+        return some
+
     def _is_delimiter(self, line: bytes) -> bool:
         if not line.startswith(b"--") or not line.endswith(b"\n"):
             return False
@@ -393,7 +407,10 @@ class Parts:
         if length is not None:
             if length > MAX_IMAGE_BYTES:
                 raise OSError("the part is too large")
-            return self._response.read(length)
+            content = bytearray()
+            while len(content) < length and self._clock.now() < until:
+                content += self._read_some(length - len(content))
+            return bytes(content)
         lines: list[bytes] = []
         size = 0
         while size <= MAX_IMAGE_BYTES and self._clock.now() < until:
@@ -463,12 +480,15 @@ def open_answer(
 
 def _rest(answer: Answer, name: str) -> bytes:
     """The content of an answer that is one image."""
-    content = answer.head + answer.response.read(MAX_IMAGE_BYTES)
-    if len(content) >= MAX_IMAGE_BYTES:
-        raise SourceError(
-            f"cannot open {name}", found=f"the image is larger than {MAX_IMAGE_BYTES >> 20} MB"
-        )
-    return content
+    content, pace = bytearray(answer.head), Pace(STALL_SECONDS)
+    while chunk := answer.response.read1(CHUNK_BYTES):
+        pace(len(chunk))
+        content += chunk
+        if len(content) >= MAX_IMAGE_BYTES:
+            raise SourceError(
+                f"cannot open {name}", found=f"the image is larger than {MAX_IMAGE_BYTES >> 20} MB"
+            )
+    return bytes(content)
 
 
 def failure_of(answer: Answer, name: str, given: SourceError) -> SourceError:
