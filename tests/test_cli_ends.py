@@ -56,6 +56,28 @@ def test_a_closed_stdout_is_an_error_before_the_run(output: str) -> None:
     assert not Path("f.png").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="in /proc nobody can create a file")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (CLIP, *STUB, "--metrics", "/proc/m.json", "--figure", "f.png"),
+        (CLIP, *STUB, "--json", "/proc/m.jsonl", "--figure", "f.png"),
+        ("bench", "-m", "stub", "-o", "/proc/b.json"),
+        ("eval", "--clip", CLIP, "-m", "stub", "--json", "/proc/e.json"),
+    ],
+    ids=str,
+)
+def test_a_folder_that_cannot_be_written_is_found_before_the_run(
+    arguments: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(list(arguments)) == 1
+    said = capsys.readouterr()
+    assert "cannot write /proc/" in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+    assert not Path("f.png").exists()
+
+
 @posix
 def test_what_is_only_printed_needs_a_stdout() -> None:
     assert shell('"$@" >&-', "models").returncode == 1
