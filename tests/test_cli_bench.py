@@ -203,7 +203,7 @@ def test_faster_than_before_is_all_well(older: Callable[[float], Path], capsys: 
         (("-o", "no/where.json"), "there is no folder no"),
         (("-m", "nonsense", "-i", CLIP), "unknown model 'nonsense'"),
         (("-m", ","), "is empty"),
-        (("--compare", "none.json"), "cannot compare with none.json"),
+        (("--compare", "none.json"), "cannot read none.json"),
         (("--data", "nosuch"), "cannot open nosuch: no such file"),
         (("--threshold", "200%"), "it must be a share from 0 to 1. Use 10%"),
         (("-i", "test://?live=1"), "it is live"),
@@ -222,8 +222,8 @@ def test_what_makes_no_sense_is_said_before_anything_runs(
     ("content", "words"),
     [
         ("{}", "it is not a record of rtseg bench"),
-        ("[]", "it is not a record of rtseg bench"),
-        ('{"rtseg_bench": 1}', "a damaged record of rtseg bench: it has no 'rows'"),
+        ("[]", "expected object, got list"),
+        ('{"rtseg_bench": 1}', "object missing required field machine"),
     ],
 )
 def test_a_record_of_something_else_is_not_compared_with(
@@ -231,7 +231,7 @@ def test_a_record_of_something_else_is_not_compared_with(
 ) -> None:
     (inside / "other.json").write_text(content)
     assert main([*STUB, "--compare", "other.json"]) == 2
-    assert f"cannot compare with other.json: {words}. Write one" in capsys.readouterr().err
+    assert f"cannot read other.json: {words}. Write one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("text", "share"), [("10%", 0.1), ("0.25", 0.25), ("0", 0.0)])
