@@ -343,10 +343,18 @@ class FFmpegPlayer:
         ]
 
     def read(self) -> Shot | None:
-        """As `Player`; a wrong time is left out.
+        """As `take`, the picture being converted.
 
         Raises:
             SourceError: a frame cannot be converted.
+        """
+        shot = self.take()
+        return None if shot is None else shot._replace(picture=self.picture(shot.picture))
+
+    def take(self) -> Shot | None:
+        """The next frame that can be decoded, as an `av.VideoFrame`; a wrong time is left out.
+
+        None at the end.
         """
         frame = self._next()
         if frame is None:
@@ -360,7 +368,7 @@ class FFmpegPlayer:
         lasts = float((frame.duration or 0) * frame.time_base)
         self._count += 1
         until = self._end if self._count == self._stream.frames else None
-        return Shot(self._picture(frame), at, lasts, until)
+        return Shot(frame, at, lasts, until)
 
     def _next(self) -> Any:
         """The next `av.VideoFrame` to be shown; None at the end."""
@@ -380,7 +388,12 @@ class FFmpegPlayer:
                 return True
         return False
 
-    def _picture(self, frame: Any) -> Picture:
+    def picture(self, frame: Any) -> Picture:
+        """The upright picture of an `av.VideoFrame` of this video.
+
+        Raises:
+            SourceError: FFmpeg cannot convert it.
+        """
         try:
             return self._convert(frame)
         except TRACK_ERRORS as error:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -226,10 +226,10 @@ def _blurred(planes: NDArray[np.float32], deviation: float) -> Image:
 
 
 class TimedPicture(NamedTuple):
-    """An upright image of a video, its seconds from the first one, and those it is shown for."""
+    """A decoded `av.VideoFrame`, its seconds from the first one, and those it is shown for."""
 
     seconds: float
-    image: Image
+    frame: Any
     lasts: float
 
 
@@ -245,7 +245,7 @@ class VideoBackdrop:
         self._path = path
         self._last_pts = self._seconds = 0.0
         self._length: float | None = None  # in seconds, known once the end was reached
-        self._drawn: tuple[Image, Image] | None = None
+        self._drawn: tuple[Any, Image] | None = None
         try:
             self._rewind()
         except SourceError as error:
@@ -260,7 +260,7 @@ class VideoBackdrop:
         step = frame.pts - self._last_pts
         self._seconds += step if 0 < step <= MAX_STEP_SECONDS else 0.0
         self._last_pts = frame.pts
-        return self._fitted(self._due(self._seconds).image, frame.size)
+        return self._fitted(self._due(self._seconds).frame, frame.size)
 
     def _rewind(self) -> None:
         self._player = FFmpegPlayer(str(self._path), self._path.name)
@@ -283,22 +283,23 @@ class VideoBackdrop:
             return self._due(seconds)
         return self._current
 
-    def _fitted(self, image: Image, size: tuple[int, int]) -> Image:
+    def _fitted(self, frame: Any, size: tuple[int, int]) -> Image:
         drawn = self._drawn
-        if drawn is None or drawn[0] is not image or drawn[1].shape[:2] != size:
+        if drawn is None or drawn[0] is not frame or drawn[1].shape[:2] != size:
             aspect = float(self._player.header.sample_aspect_ratio)
             aspect = 1 / aspect if self._player.turned else aspect
-            self._drawn = drawn = image, cover(image, size, aspect)
+            image = self._player.picture(frame)
+            assert isinstance(image, np.ndarray)
+            self._drawn = drawn = frame, cover(image, size, aspect)
         return drawn[1]
 
 
 def timed_pictures(player: FFmpegPlayer) -> Iterator[TimedPicture]:
-    """The images of a video, the first at 0 seconds."""
+    """The frames of a video, the first at 0 seconds."""
     timeline: Timeline | None = None
-    while (shot := player.read()) is not None:
+    while (shot := player.take()) is not None:
         timeline = timeline or Timeline(shot, player.header.frame_rate)
         lasts = timeline.advance(shot) or timeline.step
-        assert isinstance(shot.picture, np.ndarray)
         yield TimedPicture(timeline.pts, shot.picture, lasts)
 
 

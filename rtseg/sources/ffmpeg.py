@@ -55,4 +55,4 @@ class LivePlayer(FilePlayer):
 
     def retrieve(self) -> tuple[bool, Picture]:
         """True, and the frame that was grabbed, (H, W, 3) uint8 BGR."""
-        return True, self._picture(self._grabbed)
+        return True, self.picture(self._grabbed)

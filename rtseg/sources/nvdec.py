@@ -82,7 +82,8 @@ class NvdecPlayer(FilePlayer):
         if self._cuda and self._failed == DECODE_TRIES:
             raise self._refused(self.trouble)
 
-    def _picture(self, frame: Any) -> Picture:
+    def picture(self, frame: Any) -> Picture:
+        """As `FFmpegPlayer`; a `rtseg.decode.device.DevicePicture`."""
         from rtseg.decode.device import from_planes
 
         try:
