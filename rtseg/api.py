@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rtseg.addresses import public_name
 from rtseg.backends import open_backend
 from rtseg.backends.base import fit_size
 from rtseg.backends.fitted import fitted
@@ -25,7 +26,6 @@ from rtseg.session.loop import TICK_SECONDS
 from rtseg.session.loop import stream as stream_source
 from rtseg.session.sources import open_all
 from rtseg.sources import SourceOptions, open_source
-from rtseg.sources.options import public_name
 from rtseg.stats import Stats
 from rtseg.temporal import TemporalOptions
 

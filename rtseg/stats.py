@@ -202,6 +202,11 @@ class Stats:
         self.input = size
         self.inputs[size] = self.inputs.get(size, 0) + frames
 
+    @property
+    def started(self) -> bool:
+        """Whether the loop runs."""
+        return self._started is not None
+
     def start(self) -> None:
         """Start the clock of the whole loop; models are loaded and warm by now."""
         self._started = self.clock.now()

@@ -71,13 +71,23 @@ def user_path(text: str | Path) -> Path:
         raise UsageError(f"cannot find {text}", found=found, do="Write the whole path") from error
 
 
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Control characters, and the bytes of file names that are not valid text."""
+UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    r"\U000e0000-\U000e007f]"
+)
+"""Control characters; what turns or hides the text beside it; the bytes of file names that are not
+valid text."""
 
 
 def printable(text: str) -> str:
     """A text in which `UNPRINTABLE` characters are escaped, as "\\n"."""
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most `most` characters, its middle left out: "a begin ... its end"."""
+    kept = most - 5
+    return text if len(text) <= most else f"{text[: kept - kept // 4]} ... {text[-(kept // 4) :]}"
 
 
 def counted(count: int, what: str, many: str = "") -> str:
@@ -95,7 +105,7 @@ def aligned(
     heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[int] = ()
 ) -> list[str]:
     """The lines of a table, heads first; columns numbered in `right` are right-aligned."""
-    lines = [tuple(heads), *map(tuple, rows)]
+    lines = [tuple(heads), *(tuple(map(printable, row)) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     return [
         "  ".join(

@@ -237,6 +237,8 @@ def test_frames_are_counted_once_there_are_several_sizes() -> None:
     load, stats = Counting(), Stats()
     backend = FittedBackend(load((32, 32)), load, lambda height, width: (height, width))
     backend.attend(stats)
+    run_at(backend, (32, 48))
+    stats.start()
     run_at(backend, (32, 32))
     run_at(backend, (32, 32))
     assert not stats.inputs

@@ -142,6 +142,8 @@ class FittedBackend(Backend):
 
     def _count(self, size: Size, frames: int) -> None:
         self.input_size = size
+        if self._stats is not None and not self._stats.started:
+            return  # to warm up
         self._uncounted[size] = self._uncounted.get(size, 0) + frames
         if self._stats is not None and (self._stats.inputs or len(self._uncounted) > 1):
             for each, count in self._uncounted.items():

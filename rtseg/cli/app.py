@@ -8,14 +8,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rtseg._version import __version__
+from rtseg.addresses import remember
 from rtseg.cli.process import Interrupted, Stop, leave, refused
 from rtseg.errors import RtsegError
 from rtseg.files import discard_output
+
+MAX_ERROR = 1200
+"""Characters of an error: a few lines, whatever a file or a server sent."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code, and never raises."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    remember(argument for argument in arguments if ":" in argument)
     stop = Stop()
     call = _print_version if arguments == ["--version"] else lambda: _dispatch(arguments, stop)
     with stop.listening():
@@ -64,14 +69,13 @@ def _first_failure(error: RtsegError) -> RtsegError:
 
 
 def _failed(error: BaseException, words: str, exit_code: int, debug: bool) -> int:
-    from rtseg.sources.options import without_passwords
-    from rtseg.text import printable
+    from rtseg.addresses import shown
+    from rtseg.text import shortened
 
-    words = without_passwords(" ".join(words.split()))
     if debug:
-        trace = "".join(traceback.format_exception(error))
-        print(without_passwords(trace), end="", file=sys.stderr)
-    print("rtseg: error:", printable(words), file=sys.stderr)
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            print(shown(line), file=sys.stderr)
+    print("rtseg: error:", shortened(shown(" ".join(words.split())), MAX_ERROR), file=sys.stderr)
     return exit_code
 
 

@@ -28,7 +28,7 @@ from rtseg.bench.record import (
 from rtseg.bench.report import changes, markdown, plain, render, write_plot
 from rtseg.bench.worker import Combination
 from rtseg.cli.options import BenchFlags
-from rtseg.cli.process import Stop
+from rtseg.cli.process import Stop, out
 from rtseg.cli.report import DownloadProgress, Progress, say
 from rtseg.contracts import SourceInfo
 from rtseg.documents import read_json
@@ -318,7 +318,7 @@ def print_comparison(found: Comparison, form: str) -> None:
         return
     readable = form in ("table", "md")
     drawn = markdown(changes(found)) if form == "md" else plain(changes(found))
-    print(f"\n{drawn}", file=sys.stdout if readable else sys.stderr)
+    out(f"\n{drawn}", to=sys.stdout if readable else sys.stderr)
 
 
 def warn_of_noise(found: Comparison, threshold: float) -> None:

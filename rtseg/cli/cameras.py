@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from rtseg.cli.process import out
 from rtseg.cli.report import rate
 from rtseg.sources.camera import Camera, Mode, list_cameras
 
@@ -13,12 +14,12 @@ def print_cameras(*, measure: bool = True, as_json: bool = False) -> int:
     """Print every camera, its modes and its measured rate; returns 0 even without cameras."""
     cameras = list_cameras(seconds=1.0 if measure else 0.0)
     if as_json:
-        print(json.dumps([record(camera) for camera in cameras], indent=2))
+        out(json.dumps([record(camera) for camera in cameras], indent=2))
         return 0
     for camera in cameras:
-        print("\n".join(describe_camera(camera)))
+        out("\n".join(describe_camera(camera)))
     if not cameras:
-        print("no cameras found")
+        out("no cameras found")
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from rtseg._version import __version__
+from rtseg.addresses import shown
 from rtseg.cli.flags import collect, print_config, takes, with_config
 from rtseg.cli.options import LAYOUTS, RUN, BenchFlags, DemoFlags, EvalFlags, ExportFlags, Flags
 from rtseg.cli.process import Stop
@@ -228,7 +229,8 @@ def _joined_dashes(tokens: Sequence[str]) -> list[str]:
 
 def _run(flags: Flags, stop: Stop) -> int:
     if flags.run.print_config:
-        print(print_config(flags, RUN, without=("config", "print_config")), end="")
+        text = print_config(flags, RUN, without=("config", "print_config"))
+        print("\n".join(map(shown, text.splitlines())))
         return 0
     from rtseg.cli.plan import make_grid_plan, make_plan
 

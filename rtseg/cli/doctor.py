@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from rtseg._version import __version__
 from rtseg.backends import BACKENDS
-from rtseg.cli.process import advice
+from rtseg.cli.process import advice, out
 from rtseg.sinks.display import display_available
 
 
@@ -39,17 +39,17 @@ def examine(*, as_json: bool = False) -> int:
     if as_json:
         checks = {heading: _findings(check) for heading, check in CHECKS.items()}
         rows = {heading: [one._asdict() for one in found] for heading, found in checks.items()}
-        print(json.dumps(rows, indent=2))
+        out(json.dumps(rows, indent=2))
         return 0
     to_do = []
     for heading, check in CHECKS.items():
-        print(f"\n{heading}")
+        out(f"\n{heading}")
         for what, found, do in _findings(check):
-            print(f"  {'!' if do else ' '} {what:<27} {_short(found)}")
+            out(f"  {'!' if do else ' '} {what:<27} {_short(found)}")
             to_do += [f"{what}: {do}"] if do else []
-    print()
+    out()
     for line in to_do or ["no problems found"]:
-        print(f"{'! ' if to_do else ''}{line}")
+        out(f"{'! ' if to_do else ''}{line}")
     return 0
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 from rtseg.backends.options import NetworkOptions
 from rtseg.cache import safe_name
 from rtseg.cli.options import EvalFlags, with_half
-from rtseg.cli.process import Stop
+from rtseg.cli.process import Stop, out
 from rtseg.cli.report import (
     DownloadProgress,
     Progress,
@@ -444,7 +444,7 @@ def tables(scores: Sequence[Score], show: Sequence[str]) -> None:
     heads += ["mIoU", "mean acc", "pixel acc", "fw IoU", *extra]
     print_table(heads, (_row(s, shown, extra) for s in scores), right=range(2, len(heads)))
     if len(scores) == 1:
-        print()
+        out()
         class_table(scores[0])
 
 
@@ -486,7 +486,7 @@ def clip_table(scores: Sequence[ClipScore], *, after_table: bool) -> None:
     if not scores:
         return
     if after_table:
-        print()
+        out()
     rows = (
         [one.clip, one.network, str(one.frames), figure(100 * one.flicker.share, 3)]
         for one in scores

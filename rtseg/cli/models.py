@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from rtseg.cli.process import Stop
+from rtseg.cli.process import Stop, out
 from rtseg.cli.report import DownloadProgress, print_table
 from rtseg.errors import DownloadError, UsageError
 from rtseg.nets import default_model, find_model, shipped
@@ -20,7 +20,7 @@ def list_models() -> int:
     """Print the table of models, and the default."""
     specs = {name: find_model(name).spec for name in shipped()} | MODELS
     print_table(COLUMNS, (_row(name, spec) for name, spec in specs.items()), right={2, 3, 4})
-    print(f"\ndefault: {default_model()}")
+    out(f"\ndefault: {default_model()}")
     return 0
 
 
@@ -34,7 +34,7 @@ def show_model(name: str) -> int:
             given = {part: inner for part, inner in value.items() if inner not in (None, "")}
             value = ", ".join(f"{part} {_plain(inner)}" for part, inner in given.items())
         if value not in (None, ""):
-            print(f"{key:<14}{_plain(value)}")
+            out(f"{key:<14}{_plain(value)}")
     return 0
 
 
@@ -67,9 +67,9 @@ def download_models(names: Iterable[str], *, everything: bool, stop: Stop) -> in
     specs = {name: _named(name) for name in names}
     for name, spec in specs.items():
         if spec.weights is not None and name in MODELS:
-            print(f"{name}: {fetch(spec.weights, DownloadProgress(stop))}", flush=True)
+            out(f"{name}: {fetch(spec.weights, DownloadProgress(stop))}")
         elif not everything:
-            print(f"{name}: {_state(name, spec)}, nothing to download")
+            out(f"{name}: {_state(name, spec)}, nothing to download")
     return 0
 
 
@@ -85,12 +85,12 @@ def verify_models() -> int:
             continue
         intact = is_intact(weights_path(spec.weights), spec.weights)
         broken += [] if intact else [name]
-        print(f"{name}: {'intact' if intact else 'BROKEN'}, {weights_path(spec.weights)}")
+        out(f"{name}: {'intact' if intact else 'BROKEN'}, {weights_path(spec.weights)}")
     if not any(_state(name, spec) == "downloaded" for name, spec in MODELS.items()):
-        print("nothing is downloaded yet")
+        out("nothing is downloaded yet")
     for name in shipped():
         find_model(name)  # a shipped model is checked whenever it is found
-        print(f"{name}: intact, {shipped()[name]}")
+        out(f"{name}: intact, {shipped()[name]}")
     if broken:
         raise DownloadError(
             f"broken weights: {', '.join(broken)}",

@@ -11,13 +11,19 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
+from rtseg.addresses import shown
 from rtseg.threads import Flow
 
 T = TypeVar("T")
 
 POLL_SECONDS = 0.05
+
+
+def out(text: str = "", *, to: TextIO | None = None) -> None:
+    """Print lines, on stdout by default, of which files and servers may have sent parts."""
+    print("\n".join(map(shown, text.split("\n"))), file=to, flush=True)
 
 
 class Interrupted(KeyboardInterrupt):

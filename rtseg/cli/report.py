@@ -13,9 +13,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rtseg.addresses import detailed_name, is_address, shown, without_secrets
 from rtseg.cli.options import Flags, temporal_of
 from rtseg.cli.plan import GridPlan, Plan
-from rtseg.cli.process import Stop
+from rtseg.cli.process import Stop, out
 from rtseg.contracts import BackendInfo, Rendered, Sink, Source, SourceInfo
 from rtseg.effects import VIEWS
 from rtseg.errors import RtsegError
@@ -33,7 +34,7 @@ from rtseg.sources import source_kind
 from rtseg.sources.wrappers import Replay
 from rtseg.stats import Clock, Report, Stats
 from rtseg.temporal import TemporalOptions
-from rtseg.text import aligned, counted, listed, printable
+from rtseg.text import aligned, counted, listed
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -49,7 +50,7 @@ STALLED_SECONDS = 1.0
 
 def say(heading: str, text: str) -> None:
     """Print a heading and a text on stderr, in two columns; wrapped on a terminal."""
-    text = printable(text)
+    text = shown(text)
     lines = [text]
     if sys.stderr.isatty():
         room = max(40, shutil.get_terminal_size().columns - _COLUMN)
@@ -73,7 +74,7 @@ def print_table(
     heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[int] = ()
 ) -> None:
     """Print a table on stdout; columns numbered in `right` are right-aligned."""
-    print("\n".join(aligned(heads, rows, right=right)))
+    out("\n".join(aligned(heads, rows, right=right)))
 
 
 def write_metrics(path: str, report: Report) -> None:
@@ -87,9 +88,9 @@ def write_json(path: str, values: dict[str, Any]) -> None:
     Raises:
         SinkError: it cannot be written.
     """
-    text = json.dumps(values, indent=2)
+    text = without_secrets(json.dumps(values, indent=2))
     if path == "-":
-        print(text)
+        out(text)
         return
     write_file(Path(path), text + "\n")  # -y was checked before the run
 
@@ -175,7 +176,7 @@ class Progress:
             self._bar.start()
         task = self._bar.task_ids[0]
         self._bar.update(
-            task, total=total or None, completed=done, heading=self._heading, text=text
+            task, total=total or None, completed=done, heading=self._heading, text=shown(text)
         )
         self._bar.refresh()
 
@@ -238,6 +239,7 @@ def start(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter) -> Non
     if flags.run.quiet:
         return
     say("source", describe_source(source.info))
+    _say_all("address", _detailed(flags))
     _say_all("note", source.info.notes)
     say("model", describe_model(segmenter))
     say("runs on", describe_backend(segmenter.info))
@@ -252,6 +254,11 @@ def start(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter) -> Non
     left_behind(find_kind(target)[1] for target in targets)
     if plan.window:
         say("window", "press h for the keys, q or Esc to quit")
+
+
+def _detailed(flags: Flags) -> list[str]:
+    """With --verbose, more of the addresses than their names tell."""
+    return [detailed_name(each) for each in flags.sources if flags.run.verbose and is_address(each)]
 
 
 def left_behind(paths: Iterable[Path]) -> None:
@@ -283,7 +290,7 @@ def report(
     if not flags.run.quiet:
         say("done", describe_frames(figures))
         for line in stage_table(figures, verbose=flags.run.verbose):
-            print(" " * _COLUMN + line, file=sys.stderr)
+            out(" " * _COLUMN + line, to=sys.stderr)
         _say_all("wrote", (sink.summary() for sink in sinks))
         _say_all("metrics", [flags.run.metrics] if flags.run.metrics else [])
     _say_all("warning", source.warnings)
@@ -547,6 +554,7 @@ def start_grid(
                 f"{describe_source(channel.source.info)}; {_kept(flags, channel)}",
             )
         _say_all("note", channel.source.info.notes)
+    _say_all("address", _detailed(flags))
     say("model", describe_model(segmenter))
     say("runs on", describe_backend(segmenter.info))
     _say_all("note", segmenter.info.notes)

@@ -10,6 +10,7 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
+from rtseg.addresses import public_name
 from rtseg.backends import open_backend
 from rtseg.backends.base import fit_size
 from rtseg.backends.fitted import FittedBackend, fitted
@@ -51,7 +52,6 @@ from rtseg.session.state import Hud
 from rtseg.sinks import SinkOptions, find_kind, open_sink
 from rtseg.sinks.window import WindowSink
 from rtseg.sources import open_source
-from rtseg.sources.options import public_name
 from rtseg.sources.wrappers import Replay
 from rtseg.stats import Pace, Stats
 from rtseg.system import usable_cores

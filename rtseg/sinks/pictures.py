@@ -95,6 +95,13 @@ class PictureFiles:
         self._used: set[str] = set()
         self._is_single = path.suffix.lower() in PICTURE_SUFFIXES and not NUMBER.search(path.name)
         self._is_folder = path.suffix.lower() not in PICTURE_SUFFIXES or path.is_dir()
+        field = NUMBER.search(path.name)
+        if field is not None and len(field[0].strip("%0d")) > 2:
+            raise UsageError(
+                f"{path}",
+                found="its number has too many digits for the name of a file",
+                do="Write frames_%06d.png",
+            )
         check_parent(path)
         self._check_originals(info.pictures)
         if self._is_folder:

@@ -27,13 +27,14 @@ from urllib.request import (
     build_opener,
 )
 
+from rtseg.addresses import public_name, remember, without_secrets
 from rtseg.contracts import Source
 from rtseg.errors import SourceError
 from rtseg.files import RESERVE_BYTES
 from rtseg.frame import Image
 from rtseg.images import decode_image, is_image, is_image_content
 from rtseg.limits import Pace
-from rtseg.sources.options import SourceOptions, check_address, check_decoder, public_name
+from rtseg.sources.options import SourceOptions, check_address, check_decoder
 from rtseg.sources.pictures import Snapshot
 from rtseg.sources.stream import StreamSource, cannot_open, live_player
 from rtseg.sources.video import VideoSource
@@ -175,6 +176,7 @@ def request(address: str, timeout: float) -> Answer:
         SourceError: the server refuses; its answer is in it.
         OSError, HTTPException: there is no server, or it does not speak HTTP.
     """
+    remember([address])
     opener, bare = _opener(address)
     asked = Request(bare, headers={"User-Agent": "rtseg", "Range": "bytes=0-"})
     try:
@@ -200,7 +202,7 @@ def refused(address: str, status: int, phrase: str) -> SourceError:
         advice = "Check the path"
     return SourceError(
         f"cannot open {public_name(address)}",
-        found=f"{urlsplit(address).hostname} answers: {status} {phrase}".rstrip(),
+        found=f"{urlsplit(address).hostname} answers: {status} {without_secrets(phrase)}".rstrip(),
         do=advice,
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from rtseg.addresses import is_address, public_name, remember, user_of
 from rtseg.errors import SourceError, UsageError
 from rtseg.files import cut_name
 from rtseg.options import check, flag, option
@@ -122,39 +123,15 @@ def _require(holds: bool, name: str, value: object, wanted: str) -> None:
         raise UsageError(f"{flag(name)} {value}", found=f"it must be {wanted}")
 
 
-SCHEME = r"\s*(?:(?:rtsp|rtmp|http|udp|rtp|tcp|srt)s?:/*|[a-z][\w+.-]*:/+)"
-USER = re.compile(
-    rf"({SCHEME}[^/?#@:\[]*):(.*)@(?=([^@/?#]*)(?:[/?#]|$))", re.IGNORECASE | re.DOTALL
-)
-"""Scheme and user, password, host: "rtsp://me:se/cr@host" has the password "se/cr"."""
-PORT = re.compile(r"\d+(?:[/?]|$)")
-SECRET = re.compile(
-    r"((?:pass?|pwd?|psw|token|secret|key|auth|sig|cred|code|session|jwt)[^=&?#/]*=)[^&#;]*",
-    re.IGNORECASE,
-)
-ADDRESS = re.compile(r"[a-z][\w+.-]*:/{1,3}[^\s'\"]+", re.IGNORECASE)
-
-
-def public_name(address: str) -> str:
-    """The address without its password, and without values of the query that look like one."""
-    found = _user(address)
-    name = address if found is None else found[1] + address[found.end() - 1 :]
-    return SECRET.sub(r"\1***", name)
-
-
-def without_passwords(text: str) -> str:
-    """A text in which all addresses are replaced by their `public_name`."""
-    return ADDRESS.sub(lambda address: public_name(address[0]), text)
-
-
 def check_address(address: str) -> None:
     """Refuse an address that cannot be taken apart, without a word of its password.
 
     Raises:
         SourceError: its password has characters that must be written otherwise, or it has no host.
     """
+    remember([address])
     asked = f"cannot open {public_name(address)}"
-    found, scheme = _user(address), address.partition(":")[0]
+    found, scheme = user_of(address), address.partition(":")[0]
     if found is not None and re.search(r"[/?#]", found[2]):
         raise SourceError(
             asked,
@@ -183,20 +160,9 @@ def check_address(address: str) -> None:
         raise SourceError(asked, found="the address names no host")
 
 
-def _user(address: str) -> re.Match[str] | None:
-    """The match of `USER`, unless what follows the first colon is a port."""
-    found = USER.match(address)
-    if found is None or not PORT.match(found[2]):
-        return found
-    # host:554/a@b; but me:12/34@10.0.0.5:554 is a password that begins with digits
-    before = re.sub(SCHEME, "", found[1], count=1, flags=re.IGNORECASE)
-    is_host = "." in before or before == "localhost"
-    return found if re.search(r"[.:]|localhost", found[3]) and not is_host else None
-
-
 def is_video(target: str) -> bool:
     """Whether a target is the path of a file, which may be a video."""
-    return not _is_address(target)
+    return not is_address(target)
 
 
 def is_pictures(target: str) -> bool:
@@ -207,7 +173,7 @@ def is_pictures(target: str) -> bool:
     """
     from rtseg.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, holds_video, is_image
 
-    if _is_address(target):
+    if is_address(target):
         return False
     path = Path(target)
     try:
@@ -244,11 +210,7 @@ def is_stdin(target: str) -> bool:
 def trimmed(target: str | int | Path) -> str:
     """An address without the spaces that were copied with it; other targets as they are."""
     text = str(target)
-    return text.strip() if _is_address(text.strip()) else text
-
-
-def _is_address(target: str) -> bool:
-    return re.match(r"[a-z][\w+.-]*://", target, re.IGNORECASE) is not None
+    return text.strip() if is_address(text.strip()) else text
 
 
 def path_stem(target: str) -> str:
@@ -263,9 +225,8 @@ def camera_stem(target: str) -> str:
 
 
 def address_stem(target: str) -> str:
-    """What files written from an address are called: "host_stream"."""
-    address = public_name(target).partition("://")[2].partition("?")[0]
-    return _as_name(address.rpartition("@")[2])
+    """What files written from an address are called: "host_4be1c2"."""
+    return _as_name(public_name(target).partition(":")[2])
 
 
 def _as_name(text: str) -> str:

@@ -10,12 +10,13 @@ from typing import BinaryIO, Protocol
 import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
 
+from rtseg.addresses import public_name, without_secrets
 from rtseg.errors import SourceError
 from rtseg.files import reason
 from rtseg.media import TRACK_ERRORS, choose_video, has_no_pts, is_joined, one_timeline, open_media
 from rtseg.options import imported
 from rtseg.player import Header, Place, Shot, are_steady, place_of
-from rtseg.sources.options import SourceOptions, public_name
+from rtseg.sources.options import SourceOptions
 from rtseg.text import counted
 
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
@@ -91,7 +92,7 @@ def refusal(address: str, timeout: float) -> str | None:
         av.open(address, timeout=timeout).close()
     except (av.HTTPError, av.HTTPClientError) as error:
         answer = str(error.strerror).removeprefix("Server returned ")
-        return re.split(r", | \(| reply", answer)[0]
+        return without_secrets(re.split(r", | \(| reply", answer)[0])
     except av.InvalidDataError:  # also where an RTSP server is silent
         return "what it sends is not video" if address.startswith("http") else None
     except (av.FFmpegError, OSError, UnicodeError):

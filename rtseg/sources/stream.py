@@ -8,12 +8,13 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
+from rtseg.addresses import public_name
 from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError, UsageError
 from rtseg.files import reason
 from rtseg.sources.capture import LiveSource
 from rtseg.sources.ffmpeg import LivePlayer
-from rtseg.sources.options import SourceOptions, check_address, check_decoder, public_name
+from rtseg.sources.options import SourceOptions, check_address, check_decoder
 from rtseg.stats import Clock
 
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
