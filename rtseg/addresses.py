@@ -19,6 +19,7 @@ PORT = re.compile(r"\d+(?:[/?]|$)")
 PARTS = re.compile(rf"({SCHEME})([^/?#;&]*)(.*)", re.IGNORECASE | re.DOTALL)
 """Scheme, host, and the rest."""
 ADDRESS = re.compile(r"(?<![a-z\d+.-])[a-z][\w+.-]{1,30}:/{1,3}[^\s'\"]+", re.IGNORECASE)
+TOKEN = re.compile(r"(?=.*\d)(?=.*[a-z])[^.]{12,}", re.IGNORECASE)
 BETWEEN = re.compile(r"%[0-9a-f]{2}|[^\w.~-]", re.IGNORECASE)
 HOST = re.compile(r"(?:\[[0-9a-f:.%]{0,60}\]|[^:\[\]]{0,80})(?::\d{0,5})?", re.IGNORECASE)
 LOCAL = ("test:", "demo:", "file:")
@@ -117,6 +118,11 @@ def _scheme(address: str) -> str:
     return found[0] if found else ""
 
 
+def forget() -> None:
+    """Remember nothing."""
+    _secrets.clear()
+
+
 def remember(texts: Iterable[str]) -> None:
     """Take what may be secret in these addresses out of every text that is shown from now on."""
     for text in texts:
@@ -132,12 +138,13 @@ def _secret_parts(rest: str, user: str) -> set[str]:
     path, *_ = re.split("[?;#]", rest)
     tail = rest[len(path) + 1 :]
     values = [part.rpartition("=")[2] for part in re.split(r"[&;#?]", tail)]
-    names = [part for part in (*path.split("/"), path.strip("/")) if not part.isalpha()]
-    pieces = [*user.split(":", 1), user, *values, tail, *names]
+    pieces = [*user.split(":", 1), user, *values, tail]
     pieces = [piece for piece in pieces if not WORDS.fullmatch(piece)]
     pieces += [unquote(piece) for piece in pieces]
     # what a server repeats in its own words
     pieces += [bit for piece in pieces for bit in BETWEEN.split(piece) if not bit.isalpha()]
+    # a part of a path may be a word of other texts, as the name of a file
+    pieces += [part for part in path.split("/") if TOKEN.fullmatch(part)]
     return {piece for piece in pieces if len(piece) >= MIN_SECRET}
 
 

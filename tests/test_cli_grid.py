@@ -315,7 +315,7 @@ def test_a_signal_finishes_every_file(inside: Path) -> None:
     [
         ("0", "camera_0"),
         ("/dev/video2", "camera_2"),
-        ("rtsp://user:secret@host:554/live/a?token=b", "host_554_live_a"),
+        ("rtsp://user:secret@host:554/live/a?token=b", "host_554_fc631d"),
         ("some folder/my clip.mp4", "my_clip"),
         ("test://?frames=3", "test"),
         ("-", "stdin"),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rtseg._version import __version__
-from rtseg.addresses import remember
+from rtseg.addresses import forget, remember
 from rtseg.cli.process import Interrupted, Stop, leave, refused
 from rtseg.errors import RtsegError
 from rtseg.files import discard_output
@@ -20,6 +20,7 @@ MAX_ERROR = 1200
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code, and never raises."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    forget()
     remember(argument for argument in arguments if ":" in argument)
     stop = Stop()
     call = _print_version if arguments == ["--version"] else lambda: _dispatch(arguments, stop)

@@ -194,7 +194,12 @@ def request(address: str, timeout: float) -> Answer:
 
 
 def refused(address: str, status: int, phrase: str) -> SourceError:
-    """The error for a server that answers with an error."""
+    """The error for a server that answers with an error.
+
+    Args:
+        phrase: its reason, which is left out if it is more than words: it may repeat the address.
+    """
+    words = without_secrets(phrase) if re.fullmatch(r"[A-Za-z' -]{0,60}", phrase) else ""
     advice = "Check the path, the user and the password"
     if status in (401, 403):
         advice = "Check the user and the password in the address"
@@ -202,7 +207,7 @@ def refused(address: str, status: int, phrase: str) -> SourceError:
         advice = "Check the path"
     return SourceError(
         f"cannot open {public_name(address)}",
-        found=f"{urlsplit(address).hostname} answers: {status} {without_secrets(phrase)}".rstrip(),
+        found=f"{urlsplit(address).hostname} answers: {status} {words}".rstrip(),
         do=advice,
     )
 
