@@ -11,7 +11,7 @@ import numpy as np
 
 from rtseg.cli.flags import of_class
 from rtseg.cli.options import DataReport
-from rtseg.cli.process import Stop
+from rtseg.cli.process import Stop, out
 from rtseg.cli.report import print_table, say, write_json
 from rtseg.cli.train import TrainProgress
 from rtseg.errors import UsageError
@@ -106,4 +106,4 @@ def _print(figures: dict[str, Any]) -> None:
         f"median {figures[side]['median']:g}"
         for side in ("height", "width")
     )
-    print(f"\n{figures['unlabelled']:.2%} of all pixels have no label; {sizes} pixels")
+    out(f"\n{figures['unlabelled']:.2%} of all pixels have no label; {sizes} pixels")

@@ -194,7 +194,7 @@ def is_animated(target: str) -> bool:
     """Whether a target is an animated image that is not a video, as GIFs are."""
     from rtseg.images import is_animation
 
-    return not _is_address(target) and Path(target).is_file() and is_animation(Path(target))
+    return not is_address(target) and Path(target).is_file() and is_animation(Path(target))
 
 
 def is_camera(target: str) -> bool:
