@@ -417,6 +417,27 @@ def test_voc_trainval_is_no_split_of_its_own_beside_its_halves(tmp_path: Path) -
     assert counts(open_dataset(tmp_path)) == {"train": 12}
 
 
+@pytest.mark.parametrize(
+    ("lists", "train"),
+    [(("trainaug", "val"), 5), (("trainaug", "trainval", "val"), 5), (("trainval", "val"), 5),
+     (("train", "trainaug", "val"), 3)],
+)  # fmt: skip
+def test_voc_trains_on_the_augmented_list_where_there_is_no_other(
+    tmp_path: Path, lists: tuple[str, ...], train: int
+) -> None:
+    folder = make_voc(tmp_path) / "ImageSets" / "Segmentation"
+    names = sorted(path.stem for path in (tmp_path / "SegmentationClass").iterdir())
+    shutil.rmtree(folder)
+    folder.mkdir()
+    counted = {"train": 3, "trainaug": 5, "trainval": 7, "val": 2}
+    for name in lists:
+        some = names[5:7] if name == "val" else names[: counted[name]]
+        (folder / f"{name}.txt").write_text("".join(f"{each}\n" for each in some))
+    dataset = open_dataset(tmp_path)
+    assert counts(dataset)["train"] == train
+    assert any("trainaug.txt" in note for note in dataset.notes) == ("train" in lists)
+
+
 def test_voc_without_lists_takes_every_mask(tmp_path: Path) -> None:
     shutil.rmtree(make_voc(tmp_path) / "ImageSets")
     assert counts(open_dataset(tmp_path)) == {"": 12}
@@ -644,6 +665,18 @@ def test_usual_folders_of_pictures_and_masks_pair_up(
     assert [sample.name for sample in dataset.samples] == [picture.name for picture in draw(3)]
     for picture in draw(3):
         assert (named(dataset, picture.name) == picture.mask).all()
+
+
+@pytest.mark.parametrize("place", ["{}2017", "{}-set", "{}"])
+def test_coco_folders_named_after_splits_and_years(tmp_path: Path, place: str) -> None:
+    for split, count in (("train", 4), ("val", 2)):
+        make_coco(tmp_path / split, splits=("all",), count=count)
+        ((source, *_), folder) = sorted((tmp_path / split).rglob("*.json")), place.format(split)
+        images = [p for p in (tmp_path / split).rglob("*") if p.suffix in (".jpg", ".png")]
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        for path in (source, *images):
+            shutil.copy(path, tmp_path / "set" / folder)
+    assert counts(open_dataset(tmp_path / "set")) == {"train": 4, "val": 2}
 
 
 @pytest.mark.parametrize(

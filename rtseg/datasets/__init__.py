@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rtseg.datasets.contract import Dataset, Layout, Problem, Sample, SplitFile, refuse_outside
-from rtseg.datasets.folders import SPLITS, read_lines, subfolders
+from rtseg.datasets.folders import read_lines, split_of, subfolders
 from rtseg.documents import read_json
 from rtseg.errors import DatasetError, UsageError
 from rtseg.options import imported
@@ -167,7 +167,7 @@ def _no_samples(root: Path, format: str, dataset: Dataset) -> DatasetError:
 
 
 def _only_split(dataset: Dataset, split: str) -> Dataset:
-    wanted = SPLITS.get(split.casefold(), split)
+    wanted = split_of(split) or split
     kept = tuple(sample for sample in dataset.samples if sample.split == wanted)
     if not kept:
         raise DatasetError(

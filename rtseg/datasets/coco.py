@@ -25,7 +25,7 @@ from rtseg.datasets.contract import (
     check_fits,
     fit_to_image,
 )
-from rtseg.datasets.folders import SPLITS, short_names, split_rank
+from rtseg.datasets.folders import SPLITS, short_names, split_of, split_rank
 from rtseg.documents import read_json, shown
 from rtseg.errors import DatasetError
 from rtseg.frame import Mask
@@ -113,7 +113,7 @@ def find_files(root: Path) -> list[tuple[Path, str]]:
     """The COCO JSON files below a folder, or the file itself, each with its split ("" if none)."""
     if root.is_file():
         return [(root, _split_of(root))] if root.suffix.lower() == ".json" else []
-    of_splits = [path for path in root.glob("*/*.json") if path.parent.name.casefold() in SPLITS]
+    of_splits = [path for path in root.glob("*/*.json") if split_of(path.parent.name)]
     found = sorted({*of_splits, *(path for pattern in FILES for path in root.glob(pattern))})
     found = [path for path in found if path.is_file() and _is_coco(path)]
     own = [path for path in found if path.name.startswith(OWN)]
@@ -143,7 +143,7 @@ def _split_of(path: Path) -> str:
         if word in SPLITS:
             return SPLITS[word]
     folder = path.parent.parent if path.parent.name == "annotations" else path.parent
-    return SPLITS.get(folder.name.casefold(), "")
+    return split_of(folder.name)
 
 
 def read_file(path: Path, split: str) -> CocoFile:

@@ -27,6 +27,9 @@ from rtseg.text import listed
 
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 
+TRAINING = ("trainaug", "trainval")
+"""Lists to train on where there is no train.txt, best first; the first is that of SBD's masks."""
+
 
 @dataclass
 class _Found:
@@ -75,6 +78,9 @@ def index_voc(root: Path) -> Dataset:
     lists = dict(_lists(root / LISTS))
     for path, split in lists.items():
         found.add_list(path, split)
+    augmented = root / LISTS / f"{TRAINING[0]}.txt"
+    if augmented.is_file() and augmented not in lists:
+        found.notes.append(f"{augmented.name} left out: train.txt is the list to train on")
     if not lists:
         for name in found.masks:
             found.add(name, "", root / MASKS)
@@ -99,15 +105,16 @@ def _by_name(folder: Path) -> dict[str, Path]:
 
 
 def _lists(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The lists and their splits; trainval only if there are no lists of its halves."""
+    """The lists and their splits; those of `TRAINING` where there is no other to train on."""
     paths = {path.stem.casefold(): path for path in sorted(folder.glob("*.txt"))}
     known = {SPLITS[stem] for stem in paths if stem in SPLITS}
+    training = next((stem for stem in TRAINING if stem in paths), "")
     for stem in sorted(paths, key=lambda stem: (stem not in SPLITS, "train val test".find(stem))):
         if stem in SPLITS:
             yield paths[stem], SPLITS[stem]
-        elif stem == "trainval" and "train" not in known:
+        elif stem == training and "train" not in known:
             yield paths[stem], "train"
-        elif not known and stem != "trainval":
+        elif not known and stem not in TRAINING:
             yield paths[stem], ""
 
 

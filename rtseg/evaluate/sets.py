@@ -14,7 +14,7 @@ from rtseg.datasets import Dataset, Problem, Sample, named_samples, open_dataset
 from rtseg.datasets.checks import check_masks, degenerate
 from rtseg.datasets.classes import ClassMap
 from rtseg.datasets.contract import Table, refuse_outside
-from rtseg.datasets.folders import SPLITS, SUFFIXES
+from rtseg.datasets.folders import SUFFIXES, split_of
 from rtseg.datasets.split import leaks
 from rtseg.documents import convert, read_toml
 from rtseg.errors import DatasetError, UsageError
@@ -316,7 +316,7 @@ def _split(spec: SetSpec, dataset: Dataset, named: Sequence[Sample]) -> str:
     splits = list(filter(None, dict.fromkeys([*(sample.split for sample in named), *broken])))
     if not spec.split:
         return next((split for split in MEASURED_SPLITS if split in splits), "")
-    split = SPLITS.get(spec.split.casefold(), spec.split)
+    split = split_of(spec.split) or spec.split
     if split not in splits:
         found = "splits are " + ", ".join(splits) if splits else "it has none"
         raise DatasetError(f"no split {spec.split!r} in {spec.path}", found=found)
