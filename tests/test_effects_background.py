@@ -210,6 +210,20 @@ def test_a_video_of_any_kind_is_read_as_a_source_reads_it_and_loops(
     assert [round((grey - 20) / 10) for grey in greys] == wanted
 
 
+@pytest.mark.parametrize("kind", ["WEBP", "PNG", "AVIF"])
+def test_an_animated_image_plays_and_loops(kind: str, tmp_path: Path) -> None:
+    from PIL import Image, features
+
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    path = tmp_path / f"a.{kind.lower()}"
+    first, *rest = map(Image.fromarray, steps(5))
+    first.save(path, kind, save_all=True, append_images=rest, duration=[200] * 5, quality=95)
+    effect = open_view(ViewOptions("cutout", background=str(path)), PERSON)
+    greys = [grey_behind(effect, number / 5 + 0.01) for number in range(12)]
+    assert [round((grey - 20) / 10) for grey in greys] == [n % 5 for n in range(12)]
+
+
 def test_an_interlaced_video_is_deinterlaced_behind(tmp_path: Path) -> None:
     images = [moving(4 * number, 320, 240) for number in range(4)]
     for image, after in pairwise(images):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rtseg.contracts import Effect
 from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame, Image, Segmentation
-from rtseg.images import is_image, read_image
+from rtseg.images import is_animation, is_image, read_animation, read_image
 from rtseg.matte import Matte, MatteOptions, Matting
 from rtseg.matte.fit import weigh_background
 from rtseg.player import FFmpegPlayer, Timeline, without_frames
@@ -167,6 +167,8 @@ def open_backdrop(spec: BackgroundSpec) -> Backdrop:
 
 
 def _open_file(path: Path) -> Backdrop:
+    if is_animation(path):
+        return AnimationBackdrop(path)
     if is_image(path):
         return ImageBackdrop(read_image(path, UsageError))
     return VideoBackdrop(path)
@@ -246,6 +248,7 @@ class VideoBackdrop:
         self._last_pts = self._seconds = 0.0
         self._length: float | None = None  # in seconds, known once the end was reached
         self._drawn: tuple[Any, Image] | None = None
+        self._player: FFmpegPlayer | None = None
         try:
             self._rewind()
         except SourceError as error:
@@ -263,6 +266,8 @@ class VideoBackdrop:
         return self._fitted(self._due(self._seconds).frame, frame.size)
 
     def _rewind(self) -> None:
+        if self._player is not None:
+            self._player.release()
         self._player = FFmpegPlayer(str(self._path), self._path.name)
         self._pictures = timed_pictures(self._player)
         first = next(self._pictures, None)
@@ -274,7 +279,6 @@ class VideoBackdrop:
         """The last picture at or before `seconds`, taken modulo the length of the video."""
         at = seconds if self._length is None else (seconds + ROUNDING_SECONDS) % self._length
         if at < self._current.seconds:
-            self._player.release()
             self._rewind()
         while self._next is not None and self._next.seconds <= at + ROUNDING_SECONDS:
             self._current, self._next = self._next, next(self._pictures, None)
@@ -286,12 +290,37 @@ class VideoBackdrop:
     def _fitted(self, frame: Any, size: tuple[int, int]) -> Image:
         drawn = self._drawn
         if drawn is None or drawn[0] is not frame or drawn[1].shape[:2] != size:
+            assert self._player is not None
             aspect = float(self._player.header.sample_aspect_ratio)
             aspect = 1 / aspect if self._player.turned else aspect
             image = self._player.picture(frame)
             assert isinstance(image, np.ndarray)
             self._drawn = drawn = frame, cover(image, size, aspect)
         return drawn[1]
+
+
+class AnimationBackdrop(VideoBackdrop):
+    """An animated WebP, PNG or AVIF that covers the frame and loops.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+
+    def _rewind(self) -> None:
+        self._pictures = timed_images(self._path)
+        self._current = next(self._pictures)
+        self._next = next(self._pictures, None)
+
+    def _fitted(self, frame: Any, size: tuple[int, int]) -> Image:
+        return cover(frame, size)
+
+
+def timed_images(path: Path) -> Iterator[TimedPicture]:
+    """The images of an animation, as `TimedPicture.frame`, the first at 0 seconds."""
+    seconds = 0.0
+    for image, lasts in read_animation(path, SourceError):
+        yield TimedPicture(seconds, image, lasts)
+        seconds += lasts
 
 
 def timed_pictures(player: FFmpegPlayer) -> Iterator[TimedPicture]:
