@@ -194,7 +194,8 @@ def check_outputs(
         if not kind.is_file:
             continue
         kind.check(path, flags.sink, False)
-        asked = f"{_FLAGS[split_prefix(target)[0]]} {split_prefix(target)[1]}"
+        prefix, text = split_prefix(target)
+        asked = f"{_FLAGS.get(prefix, '-o')} {text}"  # a kind that was added later has -o
         if kind.many_files and str(path) != "-" and is_many(path):
             outputs.append(Output.pictures(asked, path, numbered=numbered))
         else:
