@@ -95,9 +95,20 @@ class _Part:
             os.close(self._open)
             self._open = None
 
+    def find(self) -> Path | None:
+        """Where it is, on Linux also if its folder was renamed; None if gone, or if it has a name."""
+        if self.path.exists():
+            return self.path
+        with suppress(OSError):
+            place = Path(f"/proc/self/fd/{self._open}").readlink()
+            return place if place.name == self.path.name and place.exists() else None
+        return None
+
     def remove(self) -> None:
         """Remove it if it still has its temporary name."""
-        self.path.unlink(missing_ok=True)
+        place = self.find()
+        if place is not None:
+            place.unlink(missing_ok=True)
         self.release()
 
 
@@ -247,9 +258,10 @@ class OutputFile:
 
     def keep(self) -> str:
         """Give up, and say in a sentence where the unfinished file is."""
+        place = self._part.find()
         self._part.release()
-        if self.part.exists():
-            return f"It is kept as {self.part}"
+        if place is not None:
+            return f"It is kept as {place}"
         lost = self._place.parent if not self._place.parent.is_dir() else self.part
         return f"Nothing of it is left, as {lost} was removed or renamed during the run"
 

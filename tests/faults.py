@@ -85,7 +85,7 @@ VERBS = {
     ),
     "train": _verb(
         "train --dataset set --out out/run --epochs 1 --size 64x64 --batch-size 2 --workers 0",
-        *"--model lraspp_mobilenet_v3_large --weights random --device cpu --max-steps 2".split(),
+        *"--model lraspp_mobilenet_v3_large --weights scratch --device cpu --max-steps 2".split(),
         weight=1, span=15.0,
     ),
     "demo": _verb("demo --no-show --seconds 1 -o out/demo.mp4 --overwrite", weight=2, span=3.0),
@@ -119,14 +119,24 @@ class Outcome:
     playable: int = 0
 
 
-def run_child(arguments: Sequence[str], root: str, cache: str, log: str, fsize: int) -> None:
-    """In the forked process: become the program."""
+def run_child(
+    arguments: Sequence[str], root: str, cache: str, log: str, fsize: int, unread: bool
+) -> None:
+    """In the forked process: become the program.
+
+    Args:
+        fsize: the largest file that it may write, in bytes; 0 for any.
+        unread: whether nobody reads its stderr.
+    """
     os.setpgid(0, 0)
     os.chdir(root)
     tempfile.tempdir = str(Path(root, "tmp"))
     os.environ |= {"RTSEG_CACHE": cache, "TMPDIR": tempfile.tempdir}
     for number, target in ((1, os.devnull), (2, log)):
         opened = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        if unread and number == 2:
+            nobody, opened = os.pipe()
+            os.close(nobody)
         os.dup2(opened, number)
         os.close(opened)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
@@ -165,7 +175,14 @@ class FaultRun:
         context = multiprocessing.get_context("forkserver")
         fault, dice = self.found.fault, self.dice
         fsize = dice.choice((4_000, 30_000, 200_000)) if fault == "fsize" else 0
-        given = (self.verb.arguments, str(self.root), str(self.cache), str(self.log), fsize)
+        given = (
+            self.verb.arguments,
+            str(self.root),
+            str(self.cache),
+            str(self.log),
+            fsize,
+            fault == "unread",
+        )
         processes = [
             context.Process(target=run_child, args=given, daemon=True)
             for _ in range(2 if fault == "two" else 1)
@@ -175,7 +192,7 @@ class FaultRun:
             if fault == "two":
                 time.sleep(dice.uniform(0, 0.3))
         try:
-            until = time.monotonic() + LIMIT_SECONDS * (dice.random() < 0.7)
+            until = time.monotonic() + LIMIT_SECONDS * (dice.random() < 0.7 and fault != "unread")
             while processes[0].is_alive() and time.monotonic() < until and not self._speaks():
                 time.sleep(0.01)
             time.sleep(dice.uniform(0, self.verb.span))

@@ -106,9 +106,29 @@ def test_a_folder_that_vanishes_promises_nothing(how: str, tmp_path: Path) -> No
         folder.rmdir()
     with pytest.raises(SinkError) as caught:
         run.commit()
+    if how == "renamed" and sys.platform == "linux":
+        assert f"kept as {tmp_path / 'other' / run.part.name}" in caught.value.do
+        return
     assert "kept as" not in str(caught.value)
     lost = run.part if how == "part removed" else folder
     assert f"{lost} was removed or renamed" in caught.value.do
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="found by /proc")
+def test_nothing_is_left_in_a_folder_that_was_renamed(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    run = OutputFile(folder / "a.mp4", overwrite=False)
+
+    def write() -> None:
+        with atomic(folder / "m.json") as part:
+            part.write_text("{}")
+            folder.rename(tmp_path / "other")
+
+    with pytest.raises(FileNotFoundError):
+        write()
+    run.discard()
+    assert names(tmp_path / "other") == []
 
 
 def test_what_is_kept_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
