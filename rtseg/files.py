@@ -96,7 +96,7 @@ class _Part:
             self._open = None
 
     def find(self) -> Path | None:
-        """Where it is, on Linux also if its folder was renamed; None if gone, or if it has a name."""
+        """Where it is, on Linux even if its folder was renamed; None if gone or already named."""
         if self.path.exists():
             return self.path
         with suppress(OSError):
