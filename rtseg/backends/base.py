@@ -161,6 +161,8 @@ keep a person waiting as long."""
 
 def _runs_within_limits(name: str, file: Path, spec: str, size: tuple[int, int]) -> bool:
     """Run a network in a process of its own; False if there is no way to."""
+    if not sys.executable or hasattr(sys, "frozen"):  # a program that has no Python of its own
+        return False
     seconds, gigabytes = MODEL_SECONDS.value(), MODEL_GB.value()
     task = json.dumps([name, str(file.absolute()), spec, size, seconds, gigabytes])
     asked = f"cannot use {file}"
@@ -177,7 +179,7 @@ def _runs_within_limits(name: str, file: Path, spec: str, size: tuple[int, int])
     except subprocess.TimeoutExpired:
         found = f"it does not run once within {seconds:.0f} seconds on the CPU"
         raise ModelError(asked, found=found, do=MODEL_SECONDS.advice) from None
-    except (OSError, ValueError):  # as in a program that has no Python of its own
+    except (OSError, ValueError):  # no process can be started
         return False
     if done.returncode == 0:
         return True
