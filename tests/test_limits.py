@@ -467,7 +467,7 @@ def test_no_image_starts_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
     monkeypatch.setattr(subprocess, "check_call", lambda *given: pytest.fail("a program"))
     for read in (read_image, read_stored):
-        with pytest.raises(SourceError, match="not an image"):
+        with pytest.raises(SourceError):
             read(path, SourceError)
 
 
