@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+from weakref import WeakSet
 
 from rtseg.addresses import public_name
 from rtseg.backends import open_backend
 from rtseg.backends.base import fit_size
 from rtseg.backends.fitted import fitted
 from rtseg.backends.options import NetworkOptions, check_size
-from rtseg.contracts import Source
-from rtseg.errors import RtsegError
+from rtseg.contracts import Backend, Source
+from rtseg.errors import RtsegError, UsageError
 from rtseg.frame import Frame, Segmentation
 from rtseg.labels import palette
 from rtseg.nets import default_model, find_model
@@ -75,7 +77,36 @@ def load(
     if asked.palette is not None:
         labels = labels.with_colours(palette(asked.palette, len(labels)))
     selected = labels.select(asked.classes) if asked.classes else None
-    return Segmenter(loaded, labels=labels, selected=selected, refine=asked.refine)
+    segmenter = Segmenter(loaded, labels=labels, selected=selected, refine=asked.refine)
+    _LOADED.add(segmenter)
+    return segmenter
+
+
+_LOADED: WeakSet[Segmenter] = WeakSet()
+
+
+class _Forked(Backend):
+    """Stands for a network in a process that was forked after it was loaded: without the threads of
+    the library that runs it, it would wait for them for ever."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.spec, self.input_size, self.info = inner.spec, inner.input_size, inner.info
+
+    def __call__(self, batch: Any) -> NoReturn:
+        raise UsageError(
+            f"{self.spec.name} was used in a forked process",
+            found="it was loaded before the fork, and its threads are in the other process",
+            do='Load it in each process, or use multiprocessing.get_context("spawn")',
+        )
+
+
+def _after_fork() -> None:
+    for segmenter in list(_LOADED):
+        segmenter.backend = _Forked(segmenter.backend)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def stream(

@@ -6,18 +6,34 @@ of a flow, and `parallel_map` a map over several threads. Nothing else in rtseg 
 
 from __future__ import annotations
 
+import atexit
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 JOIN_SECONDS = 1.5
 """A thread that has not ended by then is abandoned; the program ends within two seconds."""
+
+
+_RUNNING: WeakSet[Flow[Any]] = WeakSet()
+if hasattr(os, "register_at_fork"):  # a forked process has none of these threads
+    os.register_at_fork(after_in_child=_RUNNING.clear)
+
+
+@atexit.register
+def _stop_all() -> None:
+    """A thread that is in a library when Python is taken down aborts the process."""
+    for stage in (Flow.stop, Flow.__exit__):  # all of them, before any is waited for
+        for flow in list(_RUNNING):
+            stage(flow)
 
 
 class Flow(Generic[T]):
@@ -145,6 +161,7 @@ class Flow(Generic[T]):
         return (item for item in self.poll(3600.0) if item is not None)
 
     def __enter__(self) -> Flow[T]:
+        _RUNNING.add(self)
         self._thread.start()
         return self
 
