@@ -20,7 +20,7 @@ from rtseg.errors import RtsegError, UsageError
 from rtseg.frame import Frame, Segmentation
 from rtseg.labels import palette
 from rtseg.nets import default_model, find_model
-from rtseg.options import Policy, keeps_newest
+from rtseg.options import Policy, keeps_newest, made
 from rtseg.segmenter import Segmenter
 from rtseg.session.engine import Channel, Engine
 from rtseg.session.fastest import open_measured
@@ -60,8 +60,13 @@ def load(
     fastest = options.get("backend") == "fastest"
     if fastest:
         options["backend"] = "auto"
-    options["classes"] = tuple(options.get("classes") or ())
-    asked = NetworkOptions(model=None if name_or_path is None else str(name_or_path), **options)
+    classes = options.get("classes") or ()
+    if isinstance(classes, (list, set, frozenset)):
+        classes = tuple(classes)
+    options["classes"] = (classes,) if isinstance(classes, (str, int)) else classes
+    options = {n: str(each) if isinstance(each, Path) else each for n, each in options.items()}
+    model_name = None if name_or_path is None else str(name_or_path)
+    asked = made(NetworkOptions, {"model": model_name, **options})
     check_size("frame_size", frame_size)
     model = find_model(
         asked.model or default_model(), weights=asked.weights, input_flags=asked.foreign
@@ -128,11 +133,19 @@ def stream(
         SourceError: the source cannot be opened, or was lost for good.
         BackendError: the network failed.
     """
+    _check(segmenter, temporal)
     if isinstance(source, Source):
         yield from stream_source(source, segmenter, policy=policy, temporal=temporal)
         return
-    with open_source(source, SourceOptions(**options)) as opened:
+    with open_source(source, made(SourceOptions, options)) as opened:
         yield from stream_source(opened, segmenter, policy=policy, temporal=temporal)
+
+
+def _check(segmenter: object, temporal: object) -> None:
+    if not isinstance(segmenter, Segmenter):
+        raise UsageError(f"{segmenter!r} is not a segmenter", do="Load one with rtseg.load()")
+    if not isinstance(temporal, TemporalOptions):
+        raise UsageError(f"temporal={temporal!r}", found="it is not an rtseg.TemporalOptions")
 
 
 OnEnd = Callable[[int, "RtsegError | None"], None]
@@ -170,8 +183,13 @@ def stream_many(
         UsageError: an option makes no sense.
         BackendError: the network failed.
     """
+    _check(segmenter, temporal)
+    if isinstance(sources, (str, bytes)) or not isinstance(sources, Sequence):
+        raise UsageError(f"{sources!r} is not a list of sources", do="Write [source, ...]")
+    if on_end is not None and not callable(on_end):
+        raise UsageError(f"on_end={on_end!r}", found="it is not a function")
     with ExitStack() as stack:
-        opened = _all_open(sources, SourceOptions(**options), stack)
+        opened = _all_open(sources, made(SourceOptions, options), stack)
         channels = [
             Channel(
                 source,

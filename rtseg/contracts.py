@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rtseg.draw import checked
 from rtseg.frame import Frame, HeldScores, Image, Picture, Segmentation
 from rtseg.stats import Clock
 from rtseg.zoo import ModelSpec
@@ -226,7 +227,7 @@ class Rendered:
     def picture(self) -> Image:
         """(H', W', 3) uint8 BGR or (H', W', 4) BGRA: what the effect drew, drawn once and only on
         demand; for sinks that can keep transparency."""
-        return self.effect(self.frame, self.segmentation)
+        return checked(self.effect(self.frame, self.segmentation))
 
     @cached_property
     def image(self) -> Image:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.decode import ONE, PERIOD, BlendTable, paint, start_painting
+from rtseg.errors import UsageError
 from rtseg.frame import Image, Mask
 from rtseg.labels import VOID, Colour, LabelSet
 
@@ -485,3 +486,21 @@ def _line(size: int) -> int:
 
 def _pad(size: int) -> int:
     return round(0.55 * size)
+
+
+def checked(drawn: Any) -> Image:
+    """What an effect returned.
+
+    Raises:
+        UsageError: it is not (H, W, 3) or (H, W, 4) uint8.
+    """
+    is_array = isinstance(drawn, np.ndarray)
+    if is_array and drawn.dtype == np.uint8 and drawn.ndim == 3 and drawn.size:
+        image: Image = drawn
+        if image.shape[2] in (3, 4):
+            return image
+    what = f"{drawn.shape} {drawn.dtype}" if is_array else type(drawn).__name__
+    raise UsageError(
+        f"the effect returned {what}",
+        found="an effect returns an image, (H, W, 3) uint8 BGR or (H, W, 4) uint8 BGRA",
+    )

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import field, fields
 from functools import cache
 from importlib import import_module
+from numbers import Integral, Real
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from rtseg.documents import convert, shown
@@ -77,11 +78,14 @@ def check(options: Any) -> None:
     Raises:
         UsageError: a value is not one of the choices, or out of its range.
     """
+    hints = get_type_hints(options.__class__)
     for one in fields(options):
         value, rules = getattr(options, one.name), one.metadata
+        choices = choices_of(options.__class__)[one.name]
+        if value is None or not choices:  # of others the choices say what they are
+            typed(flag(one.name), hints[one.name], _plain(value))
         if value is None:
             continue
-        choices = choices_of(options.__class__)[one.name]
         for each in value if isinstance(value, tuple) and choices else (value,):
             if choices and each not in choices:
                 known = ", ".join(map(str, choices))
@@ -94,6 +98,15 @@ def check(options: Any) -> None:
             bounds = f"{least:.12g} or more" if math.isinf(most) else f"{least:g} to {most:.12g}"
             given = f"{value:g}" if isinstance(value, float) else shown(value)
             raise UsageError(f"{flag(one.name)} {given}", found=f"it must be {bounds}")
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy or a fraction as Python's own, also in a tuple."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_plain, value))
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 @cache
@@ -112,6 +125,20 @@ def _literals(hint: Any) -> tuple[Any, ...]:
 def flag(name: str) -> str:
     """How the command line spells a field: `batch_size` is `--batch-size`."""
     return "--" + name.replace("_", "-")
+
+
+def made(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Options from arguments of a call.
+
+    Raises:
+        UsageError: there is no such option, or a value is of the wrong kind or makes no sense.
+    """
+    hints = get_type_hints(cls)
+    if unknown := [name for name in values if name not in hints]:
+        raise UsageError(
+            f"unknown option {shown(unknown[0])}", found="options are " + ", ".join(hints)
+        )
+    return cls(**values)
 
 
 def from_values(cls: type[T], values: Mapping[str, Any]) -> T:

@@ -137,6 +137,9 @@ NUMBERED = ("cuda", "tensorrt")
 STRIDE = 16
 """Sides of an input are multiples of it, which the networks' coarsest stride divides evenly."""
 
+MAX_FRAME_SIDE = 1 << 16
+"""Of a frame, in pixels."""
+
 MAX_COUNT = 1024
 """More threads or lanes than any machine has cores; libraries start as many as they are told."""
 
@@ -157,7 +160,7 @@ def parse_device(text: str) -> tuple[str, int]:
 def check_size(name: str, size: object) -> None:
     """Raise UsageError for what is neither None nor (height, width)."""
     sides = list(size) if isinstance(size, Iterable) else [size]
-    whole = all(isinstance(side, Integral) and int(side) > 0 for side in sides)
+    whole = all(isinstance(side, Integral) and 0 < int(side) <= MAX_FRAME_SIDE for side in sides)
     if size is not None and not (whole and len(sides) == 2):
         raise UsageError(
             f"{name}={size!r}",
@@ -252,8 +255,8 @@ class NetworkOptions(BackendOptions):
     palette: str | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_size("imgsz", self.imgsz)
+        super().__post_init__()
 
     @property
     def foreign(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from rtseg.contracts import Effect, Rendered, Sink, Source
+from rtseg.errors import UsageError
 from rtseg.options import Policy, keeps_newest
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.session.engine import Channel, Engine, Result
@@ -293,6 +294,8 @@ def run(
     Raises:
         RtsegError: of the source, the backend or a sink; frames before it were delivered.
     """
+    if not callable(effect):
+        raise UsageError(f"{effect!r} is not an effect", found="it is not a function")
     stats = stats or Stats(source.clock)
     channel = Channel(
         source, source.info.name, keeps_newest(policy, source.info.live), False, temporal, stats

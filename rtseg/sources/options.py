@@ -208,7 +208,15 @@ def is_stdin(target: str) -> bool:
 
 
 def trimmed(target: str | int | Path) -> str:
-    """An address without the spaces that were copied with it; other targets as they are."""
+    """An address without the spaces that were copied with it; other targets as they are.
+
+    Raises:
+        UsageError: it is not the name of anything.
+    """
+    if isinstance(target, bool) or not isinstance(target, (str, int, Path)):
+        raise UsageError(
+            f"{target!r} is not a source", do="Name a camera, a file, a folder or an address"
+        )
     text = str(target)
     return text.strip() if is_address(text.strip()) else text
 

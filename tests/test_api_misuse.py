@@ -1,0 +1,188 @@
+"""Python programs that do the unexpected: wrong arguments, held generators, forks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rtseg
+from rtseg.errors import UsageError
+from rtseg.segmenter import Segmenter
+
+CLIP = "test://?frames=2&size=64x48"
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Iterator[Segmenter]:
+    with rtseg.load("stub") as loaded:
+        yield loaded
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"frame_size": (10**9, 10**9)},
+        {"frame_size": "x"},
+        {"frame_size": (1, 10**6)},
+        {"threads": "x"},
+        {"threads": 1.5},
+        {"threads": float("nan")},
+        {"device": None},
+        {"device": 3},
+        {"backend": None},
+        {"precision": None},
+        {"precision": 2},
+        {"classes": [None]},
+        {"classes": (1.5,)},
+        {"palette": 3},
+        {"refine": "x"},
+        {"imgsz": (10**9, 64)},
+        {"lanes": "2"},
+        {"lanes": True},
+        {"lanes": None},
+        {"strict_device": "x"},
+        {"weights": 3},
+        {"nonsense": 1},
+    ],
+)
+def test_what_load_does_not_take(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        rtseg.load("stub", **options)
+
+
+def test_what_load_takes() -> None:
+    """Numbers of NumPy, a list or a name of classes."""
+    size = np.array([64, 96])
+    with rtseg.load("stub", imgsz=tuple(size), lanes=np.int64(1), classes="circle") as loaded:
+        assert loaded.input_size == (64, 96)
+        assert loaded.selected == frozenset({1})
+
+
+@pytest.mark.parametrize(
+    ("source", "options"),
+    [
+        (None, {}),
+        (1.5, {}),
+        (b"x", {}),
+        (CLIP, {"policy": 3}),
+        (CLIP, {"temporal": 3}),
+        (CLIP, {"width": "x"}),
+        (CLIP, {"start": "a"}),
+        (CLIP, {"end": "x"}),
+        (CLIP, {"every": 1.5}),
+        (CLIP, {"size": 3}),
+        (CLIP, {"timeout": None}),
+        (CLIP, {"decoder": None}),
+        (CLIP, {"fourcc": 3}),
+        (CLIP, {"nonsense": 1}),
+    ],
+)
+def test_what_stream_does_not_take(
+    source: Any, options: dict[str, Any], segmenter: Segmenter
+) -> None:
+    with pytest.raises(UsageError):
+        list(rtseg.stream(source, segmenter, **options))
+
+
+def test_what_is_no_segmenter_and_no_list(segmenter: Segmenter) -> None:
+    for wrong in (None, "x", 3):
+        with pytest.raises(UsageError, match="segmenter"):
+            list(rtseg.stream(CLIP, wrong))  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="segmenter"):
+            list(rtseg.stream_many([CLIP], wrong))  # type: ignore[arg-type]
+    for wrong in (None, CLIP, CLIP.encode()):
+        with pytest.raises(UsageError, match="list of sources"):
+            list(rtseg.stream_many(wrong, segmenter))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="on_end"):
+        list(rtseg.stream_many([CLIP], segmenter, on_end=3))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [
+        lambda frame, segmentation: None,
+        lambda frame, segmentation: frame.image[..., 0],
+        lambda frame, segmentation: frame.image.astype(float),
+        lambda frame, segmentation: [1],
+        lambda frame, segmentation: frame.image[:0],
+        lambda frame, segmentation: np.zeros((4, 4, 2), np.uint8),
+        3,
+        None,
+    ],
+)
+def test_what_is_no_effect(effect: Any, segmenter: Segmenter, tmp_path: Path) -> None:
+    with (
+        rtseg.open_source(CLIP) as source,
+        rtseg.open_sink(str(tmp_path / "a.mp4"), source.info, segmenter.labels) as sink,
+        pytest.raises(UsageError, match="effect"),
+    ):
+        rtseg.run(source, segmenter, effect, [sink])
+
+
+HELD = """
+import sys, threading, rtseg
+segmenter = rtseg.load("{model}", backend="{backend}", imgsz=(128, 128))
+clip = "test://?size=320x240&fps=200&frames=100000"
+if {many}:
+    held = rtseg.stream_many([clip, clip], segmenter)
+else:
+    held = rtseg.stream(clip, segmenter, policy="all")
+def take():
+    for _ in range(3):
+        next(held)
+if {thread}:
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join()
+else:
+    take()
+{end}
+"""
+
+
+def ended(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("thread", [False, True])
+@pytest.mark.parametrize("end", ["", "sys.exit(0)", "segmenter.close()"])
+def test_a_program_may_end_while_it_holds_a_stream(many: bool, thread: bool, end: str) -> None:
+    code = HELD.format(model="person", backend="onnx", many=many, thread=thread, end=end)
+    done = ended(code)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_held_stream_does_not_abort_the_program() -> None:
+    done = ended(HELD.format(model="stub", backend="stub", many=False, thread=False, end=""))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_model_loaded_before_a_fork_is_an_error_after_it(segmenter: Segmenter) -> None:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            segmenter(np.zeros((48, 64, 3), np.uint8))
+            text = "no error"
+        except UsageError as error:
+            text = str(error)
+        os.write(writing, text.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        assert "forked" in answer.read()
+    os.waitpid(child, 0)
+    assert segmenter(np.zeros((48, 64, 3), np.uint8)).mask.shape == (48, 64)
