@@ -244,8 +244,7 @@ class Sink(ABC):
 
     Its constructor checks everything that can be checked before a frame exists, or raises. `write`
     and `close` raise `SinkError`. `close` finishes the file and gives it its name; it is called
-    once, after an error too. With `wants_image` False nothing is drawn for it.
-    """
+    once, after an error too. With `wants_image` False nothing is drawn for it."""
 
     wants_image: bool = True
 
@@ -261,8 +260,7 @@ class Sink(ABC):
     def encoded(self) -> Iterable[float]:
         """Seconds that frames took in a thread of the sink, since the last call.
 
-        `write` only hands them over; an error is raised by a later `write`, or by `close`.
-        """
+        `write` only hands them over; an error is raised by a later `write`, or by `close`."""
         return ()
 
     def idle(self, notice: str | None) -> None:  # noqa: B027 - only windows have something to do

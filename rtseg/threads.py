@@ -227,8 +227,7 @@ class Flow(Generic[T]):
 class Slot(Generic[T]):
     """Room for one item, which one thread fills and another empties by iterating.
 
-    An item that was not taken yet is replaced by the next. Iteration ends when it is closed.
-    """
+    An item that was not taken yet is replaced by the next. Iteration ends when it is closed."""
 
     def __init__(self) -> None:
         self._items: deque[T] = deque(maxlen=1)
@@ -298,8 +297,7 @@ class Writer(Generic[T]):
     def finish(self) -> None:
         """Wait for all items; raises what the work raised, unless `put` did. May be called again.
 
-        An interrupted wait leaves the thread `working`.
-        """
+        An interrupted wait leaves the thread `working`."""
         with self._changed:
             self._finished = True
             self._changed.notify_all()
@@ -333,8 +331,7 @@ def parallel_map(
 
     Reads one item more than there are lanes ahead, so a result waits for later items: for items
     that are ready. An error of an item or of its work is raised after the results before it;
-    leaving the iteration joins the threads.
-    """
+    leaving the iteration joins the threads."""
     ahead: deque[Future[R]] = deque()
     failure: Exception | None = None
     pool = ThreadPoolExecutor(lanes, thread_name_prefix=f"rtseg-{name}")

@@ -283,8 +283,7 @@ def _interpolate(
 def _contenders(scores: Scores, y: int, y1: int, x: int, x1: int, found: I32) -> int:
     """Fill `found` with the classes that can win inside the cell; return how many there are.
 
-    A class cannot win if another one's lowest corner exceeds its highest corner.
-    """
+    A class cannot win if another one's lowest corner exceeds its highest corner."""
     classes = scores.shape[0]
     bar = np.float32(-np.inf)
     for c in range(classes):
@@ -402,7 +401,6 @@ def _paint(out: U8, kept: float, offset: F32) -> None:
     """At most `PERIOD` channels of one class, in place; becomes vector code.
 
     Whole numbers below 2**24 are exact in float32, of which a register holds twice as many as of
-    the 64 bits in which numba would multiply whole numbers.
-    """
+    the 64 bits in which numba would multiply whole numbers."""
     for i in range(out.size):
         out[i] = np.uint8(np.int32((np.float32(out[i]) * kept + offset[i]) * _BACK))
