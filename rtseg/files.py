@@ -335,13 +335,15 @@ def check_file(path: Path, overwrite: bool) -> None:
 
 
 def check_stdout() -> None:
-    """Raise SinkError if stdout is closed."""
+    """Raise SinkError if stdout is closed, or cannot take anything."""
     try:
         os.write(sys.stdout.fileno(), b"")
     except io.UnsupportedOperation:
         return  # not a real file
     except (OSError, AttributeError) as error:
-        raise SinkError("cannot write stdout", found="it is closed") from error
+        closed = not isinstance(error, OSError) or error.errno in (errno.EBADF, errno.EPIPE)
+        found = "it is closed" if closed else reason(error)
+        raise SinkError("cannot write stdout", found=found) from error
 
 
 def check_writable(path: Path) -> None:

@@ -425,7 +425,7 @@ def test_the_mean_iou_is_left_out_with_random_weights(tmp_path: Path) -> None:
     settings = BenchOptions(input=CLIP, clocks=("model",), data=str(tmp_path), max_pictures=5)
     real, asked = measured("A", settings)
     assert real.rows[0].miou == 0.75
-    assert ("A", "mean_iou", tmp_path, 5) in asked
+    assert ("A", "mean_iou", tmp_path, 5, False) in asked
 
     made = record()
     model = replace(find_model("stub"), format="random")

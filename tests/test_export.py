@@ -201,6 +201,9 @@ class Fixed:
         self._inner = open_backend("stub", model, input_size=(32, 32))
         self.spec, self.info, self._add, self._calls = self._inner.spec, self._inner.info, add, 0
 
+    def size_for(self, frame_size: tuple[int, int]) -> tuple[int, int]:
+        return self.input_size
+
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         self._calls += 1
         scores = np.zeros((1, 4, 2, 2), np.float32)

@@ -241,4 +241,4 @@ def test_eval_measures_it_beside_the_plain_masks(
     )
     capsys.readouterr()
     assert main(["eval", "--suite", "suite.toml"]) == 2
-    assert "refine = 1" in capsys.readouterr().err
+    assert "refine is 1" in capsys.readouterr().err

@@ -76,9 +76,13 @@ def test_a_span_is_what_a_filter_gives(gaps: list[float], start: float, length: 
         with pytest.raises(UsageError, match="its last frame is at"):
             span(Listed(times), start, end)
         return
+    if not inside:
+        with pytest.raises(UsageError, match="no frame in this time"):
+            taken(span(Listed(times), start, end))
+        return
     got = taken(span(Listed(times), start, end))
     assert [index for index, _ in got] == inside
-    if inside and start:
+    if start:
         first = next(t for t in times if t >= start - slack)
         assert [pts for _, pts in got] == pytest.approx(
             [times[i] - first for i in inside], abs=1e-5

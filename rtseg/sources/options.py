@@ -194,7 +194,11 @@ def is_animated(target: str) -> bool:
     """Whether a target is an animated image that is not a video, as GIFs are."""
     from rtseg.images import is_animation
 
-    return not is_address(target) and Path(target).is_file() and is_animation(Path(target))
+    path = Path(target)
+    try:
+        return not is_address(target) and path.is_file() and is_animation(path)
+    except OSError:  # its name is too long
+        return False
 
 
 def is_camera(target: str) -> bool:
