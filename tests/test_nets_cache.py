@@ -134,7 +134,6 @@ STRANGE_NAMES = [
     "e\u0301",
     "\uff0f..\uff0f\u2215x",
     "\U0001f600",
-    "a\u202eb",
 ]
 
 
@@ -215,7 +214,9 @@ def test_a_file_that_names_its_network_like_a_path_writes_into_the_cache_alone(
 RESERVED = [f"{name}{end}" for name in ("CON", "nul", "Com1", "LPT9") for end in ("", ".txt", ".")]
 
 
-@pytest.mark.parametrize("name", [*STRANGE_NAMES, *RESERVED, "", "a\0b", "x" * 400, "..", "x\n"])
+@pytest.mark.parametrize(
+    "name", [*STRANGE_NAMES, *RESERVED, "", "a\0b", "x" * 400, "..", "x\n", "a\u202eb"]
+)
 def test_a_safe_name_is_a_file_name_on_every_system(name: str) -> None:
     safe = safe_name(name)
     assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}", safe)
