@@ -228,3 +228,13 @@ def _tune(values: dict[int, int]) -> None:
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of malloc.h, for `mallopt`
+
+
+def python_command(code: str) -> list[str]:
+    """What runs code in another Python with the modules of this one; those that lie in the current
+    folder, which `python -c` would find first, are not among them."""
+    return [
+        sys.executable,
+        "-c",
+        f"import sys; sys.path[:] = {[p for p in sys.path if p]!r}\n{code}",
+    ]

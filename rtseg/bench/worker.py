@@ -36,7 +36,7 @@ from rtseg.segmenter import Segmenter
 from rtseg.sinks import open_sink
 from rtseg.sources import open_source
 from rtseg.stats import Clock
-from rtseg.system import usable_cores
+from rtseg.system import python_command, usable_cores
 from rtseg.threads import Flow
 from rtseg.zoo import Model
 
@@ -303,7 +303,7 @@ class Remote:
         self._stop = stop
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE],
+            python_command(_SERVE),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

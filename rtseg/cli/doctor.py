@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module, metadata
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from rtseg._version import __version__
 from rtseg.backends import BACKENDS
 from rtseg.cli.process import advice, out
 from rtseg.sinks.display import display_available
+from rtseg.system import python_command
 
 
 class Finding(NamedTuple):
@@ -100,7 +100,7 @@ _WIDE = 100
 def _torch() -> Iterator[Finding]:
     """In a process of its own, which a broken driver may crash."""
     done = subprocess.run(
-        [sys.executable, "-c", _TORCH_SCRIPT], capture_output=True, text=True, check=False
+        python_command(_TORCH_SCRIPT), capture_output=True, text=True, check=False
     )
     for line in done.stdout.splitlines():
         yield Finding(*line.split("\t"))
@@ -110,6 +110,9 @@ def _torch() -> Iterator[Finding]:
 
 
 _TORCH_SCRIPT = """
+if sys.platform == "linux":  # it ends with the process that waits for it
+    import ctypes
+    ctypes.CDLL(None).prctl(1, 9)
 import torch
 print(f"device\tcpu, {torch.get_num_threads()} threads")
 for number in range(torch.cuda.device_count()):
