@@ -206,7 +206,7 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 
 class OutputFile:
-    """A file that a person named; `part` is the temporary path to write to.
+    """A file that a person named; `part` is the temporary path to write to, until it is `named`.
 
     The constructor creates the temporary file, so that a path that cannot be written fails at once.
     Of several processes that write the same file, the last to finish wins with `overwrite`, and
@@ -220,7 +220,7 @@ class OutputFile:
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         self.path = path
         self._place = Path(os.path.realpath(path))  # write through a link, perhaps to another disk
-        self._overwrite = overwrite
+        self._overwrite, self.named = overwrite, False
         check_new(path, overwrite)
         check_parent(self._place if path.is_symlink() else path)
         check_replaceable(path)
@@ -238,6 +238,7 @@ class OutputFile:
             SinkError: it cannot be renamed; the temporary file is kept and named.
         """
         self._rename(self._place, replace=self._overwrite)
+        self.named = True
 
     def reject(self, path: Path) -> None:
         """Give it this name instead, replacing a file of this name; raises as `commit`."""

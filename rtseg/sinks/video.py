@@ -144,7 +144,7 @@ class VideoFile:
 
     def summary(self) -> str:
         """One line: number of frames, and what is missing."""
-        if not self.frames:
+        if not self._target.named:
             return ""
         text = f"{counted(self.frames, 'frame')} to {self._target.path}"
         if self._left_out:
