@@ -62,6 +62,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail(f"torch {torch.__version__} finds no NVIDIA GPU")
 
 
+def pytest_runtest_teardown() -> None:
+    """Undo what SVT-AV1 does to root's processes: real-time priority, which starves all others."""
+    if hasattr(os, "sched_setscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 @pytest.fixture
 def driver_alone(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
