@@ -29,10 +29,8 @@ from typing import IO, Any
 
 from rtseg.errors import SinkError, UsageError
 
-try:
+if sys.platform != "win32":  # where a file that is open cannot be renamed either
     import fcntl
-except ImportError:  # Windows, where a file that is open cannot be renamed either
-    fcntl = None  # type: ignore[assignment]
 
 RESERVE_BYTES = 1 << 18
 """Kept free on the disk, so that a file can still be finished when the disk fills up."""
@@ -64,7 +62,7 @@ class _Part:
         self.path = path.with_name(f"{before}{secrets.token_hex(DIGITS // 2)}{after}")
         new = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
         self._open: int | None = os.open(self.path, new, 0o666)
-        if fcntl is None:
+        if sys.platform == "win32":
             self.release()
         else:
             with suppress(OSError):  # a network file system without locks
@@ -163,22 +161,28 @@ def sweep(folder: Path) -> None:
 
 def _abandoned(folder: Path, names: str) -> Iterator[Path]:
     """Files of this user with such names that no process has locked."""
-    if fcntl is None:
-        return
     try:
         found = [path for path in folder.iterdir() if re.fullmatch(names, path.name, re.DOTALL)]
     except OSError:
         return
     for path in sorted(found):
         with suppress(OSError):  # locked, gone, or not ours
-            opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            try:
-                facts = os.fstat(opened)
-                if stat.S_ISREG(facts.st_mode) and facts.st_uid == os.getuid():
-                    fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                    yield path
-            finally:
-                os.close(opened)
+            if _is_abandoned(path):
+                yield path
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether a file of this user is not locked; raises OSError if it is."""
+    if sys.platform != "win32":
+        opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            facts = os.fstat(opened)
+            if stat.S_ISREG(facts.st_mode) and facts.st_uid == os.getuid():
+                fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return True
+        finally:
+            os.close(opened)
+    return False
 
 
 def cut_name(stem: str, suffix: str, limit: int = 255) -> str:

@@ -197,12 +197,13 @@ def _runs_within_limits(name: str, file: Path, spec: str, size: tuple[int, int])
 def run_trial() -> None:
     """Load and run the network that standard input describes, for `check_network`."""
     name, file, spec, size, seconds, gigabytes = json.load(sys.stdin)
-    with suppress(ImportError, ValueError, OSError):
-        import resource  # not on Windows
+    if sys.platform != "win32":
+        import resource
 
-        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds * 64) + 1,) * 2)  # if left behind
-        resource.setrlimit(resource.RLIMIT_DATA, (int(gigabytes * 1e9),) * 2)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_CPU, (int(seconds * 64) + 1,) * 2)  # if left behind
+            resource.setrlimit(resource.RLIMIT_DATA, (int(gigabytes * 1e9),) * 2)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     model = Model(ModelSpec.from_json(spec), Path(file), "onnx")
     try:
         imported(BACKENDS[name].open)(model, tuple(size), BackendOptions(device="cpu"))
