@@ -85,7 +85,8 @@ def test_a_camera_that_is_lost_has_a_banner_and_the_others_go_on(
         code, said = program.end()
         over.set()
     assert code == 0
-    assert said.startswith(f"warning  http://127.0.0.1:{port}/video.mjpg gives 160x128")
+    assert said.startswith(f"warning  http://127.0.0.1:{port} (")
+    assert " gives 160x128 since frame " in said
     assert said.count("\n") == 1
     figures = json.loads((tmp_path / "m.json").read_text())
     lost, lively, clip_figures = figures["sources"]
