@@ -28,7 +28,7 @@ WORDS = re.compile(
     r"|master|mjpe?g|h26[45]|hls|axis-cgi|mjpg)?[0-9]{0,3}(?:\.[a-z0-9]{2,4})?",
     re.IGNORECASE,
 )
-"""Parts of a path that are no secret."""
+"""Parts of a path that are not secret."""
 
 MIN_SECRET = 4
 """Characters of what is taken out of texts; shorter ones are parts of words."""
@@ -62,7 +62,7 @@ def user_of(address: str) -> re.Match[str] | None:
 def public_name(address: str) -> str:
     """An address as people see it: "rtsp://host:554 (4be1c2)", the digest of all but the user.
 
-    An address of a host alone has no digest, and what is no address of a network stays as it is.
+    An address of a host alone has no digest; what is not a network address stays as it is.
     """
     scheme, host, rest, _ = _parts(address)
     if not scheme:
