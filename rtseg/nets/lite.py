@@ -58,8 +58,14 @@ PACKAGES = {
 LEVELS = {"4": 1, "8": 2, "16": 4, "32": 6}
 """Output stride -> the stage that ends there."""
 
-DECODER = {"32": 128, "16": 128, "8": 64, "4": 32}
-"""Output stride -> channels of the decoder."""
+
+class _Step(NamedTuple):
+    channels: int
+    blocks: int
+
+
+DECODER = {"32": _Step(128, 0), "16": _Step(96, 2), "8": _Step(48, 2), "4": _Step(16, 1)}
+"""Output stride -> the decoder's step there: as fine as costs no time beside the backbone."""
 
 
 class Backbone(nn.Module):
@@ -128,17 +134,17 @@ class Decoder(nn.Module):
     def __init__(self, channels: Mapping[str, int], num_classes: int, levels: list[str]) -> None:
         super().__init__()
         top = levels[0]
-        self.top = _conv(channels[top], DECODER[top], 1)
-        self.gate = nn.Conv2d(channels[top], DECODER[top], 1)
+        before = DECODER[top].channels
+        self.top = _conv(channels[top], before, 1)
+        self.gate = nn.Conv2d(channels[top], before, 1)
         self.laterals, self.steps, self.blocks = (nn.ModuleDict() for _ in range(3))
-        before = DECODER[top]
         for level in levels[1:]:
-            wide = DECODER[level]
+            wide, blocks = DECODER[level]
             self.laterals[level] = _conv(channels[level], wide, 1, activation=False)
             self.steps[level] = (
                 nn.Identity() if wide == before else _conv(before, wide, 1, activation=False)
             )
-            self.blocks[level] = nn.Sequential(_separable(wide, wide), _separable(wide, wide))
+            self.blocks[level] = nn.Sequential(*(_separable(wide, wide) for _ in range(blocks)))
             before = wide
         self.classifier = nn.Conv2d(before, num_classes, 1)
         self.levels = levels

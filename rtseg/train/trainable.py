@@ -186,7 +186,7 @@ class Trainable:
     ) -> None:
         self.fabric, self._num_classes, self._recipe = fabric, num_classes, recipe
         self._options = options
-        self.network = _gpu_layout(network, fabric)
+        self.network = _laid_out(network, fabric)
         optimizer = make_optimizer(options, self.network)
         self._module, self.optimizer = fabric.setup(self.network, optimizer)
         self._average = None
@@ -289,12 +289,12 @@ class Trainable:
             self._average.load_state_dict(state["average"])
 
 
-def _gpu_layout(network: nn.Module, fabric: Fabric) -> nn.Module:
-    """On GPUs: channels last, and batch statistics over all processes."""
-    if fabric.device.type != "cuda":
-        return network
-    if fabric.world_size > 1:
+def _laid_out(network: nn.Module, fabric: Fabric) -> nn.Module:
+    """Channels last (a third faster on CPUs too), and batch statistics over all processes."""
+    if fabric.device.type == "cuda" and fabric.world_size > 1:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    if fabric.device.type == "mps":
+        return network
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return,unused-ignore]
 
 
