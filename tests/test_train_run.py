@@ -33,7 +33,7 @@ from rtseg.options import from_values
 from rtseg.train import TrainOptions, program, trainable
 from rtseg.train.folder import RunFolder
 from rtseg.train.program import Result, train
-from rtseg.train.trainable import Figures, Trainable
+from rtseg.train.trainable import Figures, Trainable, moving_average
 
 Capture = pytest.CaptureFixture[str]
 
@@ -553,7 +553,16 @@ def test_the_moving_average_is_what_is_kept(robo: Path, small: Path, tmp_path: P
     # it begins with the weights after the first step, and goes towards the last
     way = kept["last"] - kept["first"]
     gone = ((kept["average"] - kept["first"]) * way).sum() / way.square().sum()
-    assert 0.25 < gone < 0.5  # 1 - 0.75 ** 2 = 0.44 were both steps alike
+    assert 0.7 < gone < 0.95  # decays are 2/11 and 3/12: 0.85 were both steps alike
+
+
+def test_the_moving_average_follows_closely_at_first() -> None:
+    update = moving_average(0.5)
+    averages, values = [torch.zeros(1)], [torch.ones(1)]
+    for count, expected in ((1, 2 / 11), (2, 3 / 12), (1000, 0.5)):
+        averages[0].zero_()
+        update(averages, values, torch.tensor(count))
+        assert float(averages[0]) == pytest.approx(1 - expected)
 
 
 def run_command(*arguments: str, folder: Path) -> subprocess.Popen[str]:

@@ -191,7 +191,7 @@ class Trainable:
         self._module, self.optimizer = fabric.setup(self.network, optimizer)
         self._average = None
         if options.ema is not None:
-            mean = get_ema_multi_avg_fn(options.ema)
+            mean = moving_average(options.ema)
             self._average = AveragedModel(self.network, multi_avg_fn=mean, use_buffers=True)
 
     @property
@@ -318,6 +318,19 @@ def make_optimizer(options: TrainOptions, network: nn.Module) -> torch.optim.Opt
         return torch.optim.SGD(groups, lr, momentum=options.momentum, weight_decay=decay)
     kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr, weight_decay=decay)
+
+
+def moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], None]:
+    """The update of a moving average that follows closely at first, so that short runs have one.
+
+    After n updates it decays by min(decay, (n + 1) / (n + 10)), as TensorFlow's with `num_updates`.
+    """
+
+    def update(averages: list[Tensor], values: list[Tensor], count: Any) -> None:
+        done = int(count)
+        get_ema_multi_avg_fn(min(decay, (done + 1) / (done + 10)))(averages, values, count)
+
+    return update
 
 
 def schedule(kind: str, steps: int, warmup: int = 0) -> Callable[[int], float]:
