@@ -320,13 +320,13 @@ def make_optimizer(options: TrainOptions, network: nn.Module) -> torch.optim.Opt
     return kind(groups, lr, weight_decay=decay)
 
 
-def moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], None]:
+def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
     """The update of a moving average that follows closely at first, so that short runs have one.
 
     After n updates it decays by min(decay, (n + 1) / (n + 10)), as TensorFlow's with `num_updates`.
     """
 
-    def update(averages: list[Tensor], values: list[Tensor], count: Any) -> None:
+    def update(averages: Any, values: Any, count: Any) -> None:
         done = int(count)
         get_ema_multi_avg_fn(min(decay, (done + 1) / (done + 10)))(averages, values, count)
 
