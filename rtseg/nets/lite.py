@@ -65,7 +65,7 @@ class _Step(NamedTuple):
 
 
 DECODER = {"32": _Step(128, 0), "16": _Step(96, 2), "8": _Step(48, 2), "4": _Step(16, 1)}
-"""Output stride -> the decoder's step there: as fine as costs no time beside the backbone."""
+"""Output stride -> the decoder's step there, thin where the features are large."""
 
 
 class Backbone(nn.Module):
