@@ -35,11 +35,11 @@ from rtseg.datasets import named_samples, open_dataset
 from rtseg.datasets.classes import read_names
 from rtseg.documents import read_toml
 from rtseg.errors import RtsegError
-from rtseg.evaluate.sets import read_suite
+from rtseg.evaluation.sets import read_suite
 from rtseg.labels import LabelSet, palette
 from rtseg.nets import find_model
 from rtseg.options import from_values
-from rtseg.train.options import TrainOptions
+from rtseg.training.options import TrainOptions
 from rtseg.zoo import MODELS, InputSpec, ModelSpec
 
 MOST_BYTES = 200_000_000

@@ -16,7 +16,7 @@ from colour_network import make_network
 from dataset_folders import make_folder, make_voc, write
 
 from rtseg.cli.app import main
-from rtseg.evaluate.sets import read_suite
+from rtseg.evaluation.sets import read_suite
 from rtseg.labels import SHAPE_LABELS
 
 Capture = pytest.CaptureFixture[str]

@@ -10,8 +10,8 @@ import torch
 from rtseg.cli.app import main
 from rtseg.cli.export import ExportProgress
 from rtseg.cli.process import Interrupted, Stop
-from rtseg.export import int8, program
-from rtseg.export.int8 import Quantiser
+from rtseg.exporting import int8, program
+from rtseg.exporting.int8 import Quantiser
 from rtseg.nets import find_model
 
 NAME = "lraspp_mobilenet_v3_large"

@@ -17,7 +17,7 @@ from rtseg import zoo
 from rtseg.cli import doctor
 from rtseg.cli.app import main
 from rtseg.cli.cameras import describe_camera
-from rtseg.export import program
+from rtseg.exporting import program
 from rtseg.nets.weights import weights_path
 from rtseg.sources import open_source
 from rtseg.sources.camera import Camera, Mode

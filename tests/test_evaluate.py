@@ -30,11 +30,11 @@ from rtseg.backends.base import fit_size
 from rtseg.datasets import open_dataset
 from rtseg.datasets.folders import Values
 from rtseg.errors import DatasetError, RtsegError, UsageError
-from rtseg.evaluate import networks
-from rtseg.evaluate.networks import SHAPES, InputPolicy, Network
-from rtseg.evaluate.report import draw_confusion, report, result
-from rtseg.evaluate.scoring import clip_flicker, score
-from rtseg.evaluate.sets import SetSpec, open_set, read_suite
+from rtseg.evaluation import networks
+from rtseg.evaluation.networks import SHAPES, InputPolicy, Network
+from rtseg.evaluation.report import draw_confusion, report, result
+from rtseg.evaluation.scoring import clip_flicker, score
+from rtseg.evaluation.sets import SetSpec, open_set, read_suite
 from rtseg.frame import Frame, Segmentation
 from rtseg.labels import PERSON as PERSON_LABELS
 from rtseg.labels import LabelSet, voc_colours

@@ -13,10 +13,10 @@ from dataset_folders import COLOURS_BGR, make_folder, write
 
 from rtseg.cli.app import main
 from rtseg.errors import SourceError, UsageError
-from rtseg.evaluate.networks import Network
-from rtseg.evaluate.report import clip_result, report, result
-from rtseg.evaluate.scoring import clip_flicker, score, score_clip
-from rtseg.evaluate.sets import SetSpec, open_set
+from rtseg.evaluation.networks import Network
+from rtseg.evaluation.report import clip_result, report, result
+from rtseg.evaluation.scoring import clip_flicker, score, score_clip
+from rtseg.evaluation.sets import SetSpec, open_set
 from rtseg.nets import find_model
 from rtseg.segmenter import Pair
 from rtseg.sources import open_source

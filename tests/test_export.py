@@ -19,11 +19,11 @@ from onnx import TensorProto, helper, numpy_helper
 from rtseg import system
 from rtseg.backends import open_backend
 from rtseg.errors import ModelError, SinkError, SourceError, ThresholdError, UsageError
-from rtseg.export import ExportOptions, program
-from rtseg.export import int8 as int8_module
-from rtseg.export.int8 import Quantiser, quantise
-from rtseg.export.program import Exported, RejectedError, _Reference, export_network
-from rtseg.export.samples import MAX_FRAMES, parity_samples, quantising_samples, spread
+from rtseg.exporting import ExportOptions, program
+from rtseg.exporting import int8 as int8_module
+from rtseg.exporting.int8 import Quantiser, quantise
+from rtseg.exporting.program import Exported, RejectedError, _Reference, export_network
+from rtseg.exporting.samples import MAX_FRAMES, parity_samples, quantising_samples, spread
 from rtseg.labels import PERSON
 from rtseg.nets import find_model
 from rtseg.nets.build import build_random

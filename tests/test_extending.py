@@ -113,7 +113,7 @@ def test_a_backend_is_one_file_and_one_row(tmp_path: Path) -> None:
 
 STARTED = """
 from rtseg.labels import PERSON
-from rtseg.train.prepare import start
+from rtseg.training.prepare import start
 begun = start("tiny", "scratch", PERSON, aux=False, seed=0)
 print(begun.network.classifier.last.out_channels, begun.spec.architecture)
 """

@@ -197,8 +197,8 @@ image = np.zeros((48, 64, 3), np.uint8)
 figure = draw_figure(image, image, [("thing", 0.5, (0, 0, 255))], "a clip")
 """,
     "eval": """
-from rtseg.evaluate.report import draw_confusion
-from rtseg.evaluate.scoring import Score
+from rtseg.evaluation.report import draw_confusion
+from rtseg.evaluation.scoring import Score
 from rtseg.labels import PERSON
 from rtseg.metrics import ConfusionMatrix
 matrix = ConfusionMatrix(2)
@@ -215,8 +215,8 @@ figure = draw_plot(Record(machine | {"cores": 1, "load_average": 0.1, "versions"
      "alpha": 0.4, "loop_ends_in": "h264", "data": None, "samples": 1}))
 """,
     "train": """
-from rtseg.train.folder import Row
-from rtseg.train.program import Labelled, draw_curves, draw_samples
+from rtseg.training.folder import Row
+from rtseg.training.program import Labelled, draw_curves, draw_samples
 from rtseg.labels import PERSON
 row = Row(1, 1, 1e-4, 0.5, 0.5, 0.5, 0.5, 0.5, (0.5, 0.5), 1.0, True)
 draw_curves(Path("curves.png"), [row])

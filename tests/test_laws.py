@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rtseg"
 
 FLOORS = {
     5: {"cli", "__main__", "__init__", "api"},
-    4: {"bench", "evaluate", "train", "export"},
+    4: {"bench", "evaluation", "training", "exporting"},
     3: {"session", "segmenter"},
     2: {"sources", "backends", "effects", "sinks", "datasets"},
     1: {"cache", "contracts", "decode", "draw", "figures", "files", "frame", "gpu", "images", "jit",
@@ -64,13 +64,13 @@ ALLOWED = {
         "backends.cuda",
         "decode.device",
         "gpu",
-        "export",
-        "train",
+        "exporting",
+        "training",
     },
     "triton": {"decode.device", "decode.kernels", "gpu"},
-    "torchvision": {"nets", "train"},
-    "lightning": {"train"},
-    "onnxruntime": {"backends.ort", "export"},
+    "torchvision": {"nets", "training"},
+    "lightning": {"training"},
+    "onnxruntime": {"backends.ort", "exporting"},
     "openvino": {"backends.openvino_runtime"},
 }
 CALLS = {

@@ -36,7 +36,7 @@ from rtseg.nets import find_model, shipped
 from rtseg.nets.onnx_file import is_plain_file
 from rtseg.nets.state import read_checkpoint
 from rtseg.sources.video import VideoSource
-from rtseg.train.loop import load_state
+from rtseg.training.loop import load_state
 
 FLOAT = TensorProto.FLOAT
 node = helper.make_node

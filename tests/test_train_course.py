@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rtseg.errors import SinkError
-from rtseg.train.loop import load_state, save_state
+from rtseg.training.loop import load_state, save_state
 
 
 def test_a_checkpoint_comes_back(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from torch import nn
 from rtseg.datasets import Sample
 from rtseg.errors import UsageError
 from rtseg.labels import VOID, LabelSet
-from rtseg.train import TrainOptions
-from rtseg.train.losses import (
+from rtseg.training import TrainOptions
+from rtseg.training.losses import (
     OVERLAPS,
     Recipe,
     borders,
@@ -21,7 +21,7 @@ from rtseg.train.losses import (
     parse_terms,
     pixel_loss,
 )
-from rtseg.train.trainable import Trainable, Validation, make_optimizer, open_fabric, schedule
+from rtseg.training.trainable import Trainable, Validation, make_optimizer, open_fabric, schedule
 
 LABELS = LabelSet(("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
 IDENTITY = np.arange(256, dtype=np.uint8)

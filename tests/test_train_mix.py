@@ -12,9 +12,9 @@ from training import one_thread, quick, small  # noqa: F401 - autouse, and a fix
 
 from rtseg.datasets import Sample
 from rtseg.errors import DatasetError, UsageError
-from rtseg.evaluate.sets import open_mix
-from rtseg.train.batches import Shuffled
-from rtseg.train.program import train
+from rtseg.evaluation.sets import open_mix
+from rtseg.training.batches import Shuffled
+from rtseg.training.program import train
 
 SIDE = 40
 

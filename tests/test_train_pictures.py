@@ -18,9 +18,9 @@ from rtseg.datasets import Sample
 from rtseg.errors import DatasetError
 from rtseg.frame import Image, Mask
 from rtseg.labels import VOID
-from rtseg.train import TrainOptions, augment
-from rtseg.train import batches as reading
-from rtseg.train.batches import (
+from rtseg.training import TrainOptions, augment
+from rtseg.training import batches as reading
+from rtseg.training.batches import (
     InOrder,
     Loader,
     Shuffled,

@@ -30,10 +30,10 @@ from rtseg.documents import read_toml
 from rtseg.errors import DatasetError, DeviceError, UsageError
 from rtseg.nets.state import read_checkpoint
 from rtseg.options import from_values
-from rtseg.train import TrainOptions, program, trainable
-from rtseg.train.folder import RunFolder
-from rtseg.train.program import Result, train
-from rtseg.train.trainable import Figures, Trainable, moving_average
+from rtseg.training import TrainOptions, program, trainable
+from rtseg.training.folder import RunFolder
+from rtseg.training.program import Result, train
+from rtseg.training.trainable import Figures, Trainable, moving_average
 
 Capture = pytest.CaptureFixture[str]
 

@@ -15,7 +15,7 @@ from rtseg.cli.options import TRAIN
 from rtseg.documents import read_toml
 from rtseg.errors import UsageError
 from rtseg.options import from_values
-from rtseg.train import TrainOptions
+from rtseg.training import TrainOptions
 
 Capture = pytest.CaptureFixture[str]
 

@@ -17,8 +17,8 @@ from rtseg.nets import find_model
 from rtseg.nets.build import backbone_weights, segmentation
 from rtseg.nets.state import read_checkpoint, save_checkpoint
 from rtseg.nets.weights import fetch
-from rtseg.train import prepare as module
-from rtseg.train.prepare import build_trainable, start
+from rtseg.training import prepare as module
+from rtseg.training.prepare import build_trainable, start
 from rtseg.zoo import FAMILIES, MODELS, WeightsSpec
 
 LABELS = LabelSet(("background", "disc", "box"), ((0, 0, 0), (255, 0, 0), (0, 0, 255)))

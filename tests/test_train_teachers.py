@@ -13,14 +13,14 @@ from dataset_folders import COLOURS_BGR, NAMES, draw, write
 from training import Told, one_thread, quick, small  # noqa: F401 - autouse, and a fixture
 
 from rtseg.errors import DatasetError, UsageError
-from rtseg.evaluate.sets import NetworkSpec, open_mix
+from rtseg.evaluation.sets import NetworkSpec, open_mix
 from rtseg.labels import VOID
-from rtseg.train import TrainOptions, augment
-from rtseg.train.augment import UNTRUSTED
-from rtseg.train.batches import seeded
-from rtseg.train.losses import teacher_loss
-from rtseg.train.program import train
-from rtseg.train.teachers import read_soft, soft_labels
+from rtseg.training import TrainOptions, augment
+from rtseg.training.augment import UNTRUSTED
+from rtseg.training.batches import seeded
+from rtseg.training.losses import teacher_loss
+from rtseg.training.program import train
+from rtseg.training.teachers import read_soft, soft_labels
 from rtseg.zoo import InputSpec
 
 SIZE = (48, 64)

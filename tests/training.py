@@ -13,8 +13,8 @@ import torch
 from rtseg.labels import LabelSet
 from rtseg.nets.build import build_random
 from rtseg.nets.state import save_checkpoint
-from rtseg.train import TrainOptions
-from rtseg.train.folder import Callback, Row
+from rtseg.training import TrainOptions
+from rtseg.training.folder import Callback, Row
 from rtseg.zoo import MODELS
 
 SMALLEST = "lraspp_mobilenet_v3_large"

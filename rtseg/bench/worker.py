@@ -164,9 +164,9 @@ class Subject:
         Raises:
             RtsegError: the dataset cannot be opened, or has no class in common with the model.
         """
-        from rtseg.evaluate.networks import InputPolicy, Network
-        from rtseg.evaluate.scoring import score
-        from rtseg.evaluate.sets import SetSpec, open_set
+        from rtseg.evaluation.networks import InputPolicy, Network
+        from rtseg.evaluation.scoring import score
+        from rtseg.evaluation.sets import SetSpec, open_set
 
         combination = self._combination
         policy = (

@@ -173,7 +173,7 @@ def _nothing_common(found: str) -> ThresholdError:
 def _check_data(options: BenchOptions) -> None:
     """Open the labelled images now: they are measured last, and would fail last."""
     if options.data is not None:
-        from rtseg.evaluate.sets import SetSpec, open_set
+        from rtseg.evaluation.sets import SetSpec, open_set
 
         open_set(
             SetSpec(

@@ -18,10 +18,10 @@ from rtseg.errors import UsageError
 from rtseg.figures import check_suffix
 from rtseg.files import check_file
 from rtseg.labels import VOID
-from rtseg.train import TrainOptions, require_extra
+from rtseg.training import TrainOptions, require_extra
 
 if TYPE_CHECKING:
-    from rtseg.train.prepare import Contents, Data
+    from rtseg.training.prepare import Contents, Data
 
 
 def describe(given: dict[str, Any], stop: Stop) -> int:
@@ -42,7 +42,7 @@ def describe(given: dict[str, Any], stop: Stop) -> int:
         check_suffix(Path(report.sheet))
     require_extra()
     with TrainProgress(stop, quiet=False) as progress:
-        from rtseg.train.prepare import open_data
+        from rtseg.training.prepare import open_data
 
         data = open_data(options, progress)
         assert data.contents is not None, "the main process checks"
@@ -52,7 +52,7 @@ def describe(given: dict[str, Any], stop: Stop) -> int:
     if report.json:
         write_json(report.json, figures)
     if report.sheet:
-        from rtseg.train.program import draw_views
+        from rtseg.training.program import draw_views
 
         draw_views(Path(report.sheet), data, options)
         say("wrote", report.sheet)

@@ -26,11 +26,11 @@ from rtseg.cli.report import (
     write_json,
 )
 from rtseg.errors import ThresholdError, UsageError
-from rtseg.evaluate.networks import InputPolicy, Network, describe_inputs
-from rtseg.evaluate.options import EvalOptions
-from rtseg.evaluate.report import class_rows, report, write_confusion
-from rtseg.evaluate.scoring import ClipScore, Score, class_map, score, score_clip
-from rtseg.evaluate.sets import (
+from rtseg.evaluation.networks import InputPolicy, Network, describe_inputs
+from rtseg.evaluation.options import EvalOptions
+from rtseg.evaluation.report import class_rows, report, write_confusion
+from rtseg.evaluation.scoring import ClipScore, Score, class_map, score, score_clip
+from rtseg.evaluation.sets import (
     LabelledSet,
     NetworkSpec,
     SetSpec,

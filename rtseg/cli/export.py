@@ -8,9 +8,9 @@ from rtseg.cli.options import ExportFlags
 from rtseg.cli.process import Stop
 from rtseg.cli.report import DownloadProgress, Progress, left_behind, print_table, say
 from rtseg.errors import UsageError
-from rtseg.export import ExportOptions
-from rtseg.export.int8 import Attempt
-from rtseg.export.program import Exported, RejectedError, export_network
+from rtseg.exporting import ExportOptions
+from rtseg.exporting.int8 import Attempt
+from rtseg.exporting.program import Exported, RejectedError, export_network
 from rtseg.nets import default_model, find_model
 from rtseg.text import counted, listed
 from rtseg.zoo import Model

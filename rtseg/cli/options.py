@@ -11,14 +11,14 @@ from rtseg.bench.options import BenchOptions
 from rtseg.cli.flags import Row, collect
 from rtseg.effects import ViewOptions
 from rtseg.errors import UsageError
-from rtseg.evaluate.options import EvalOptions
-from rtseg.export import ExportOptions
+from rtseg.evaluation.options import EvalOptions
+from rtseg.exporting import ExportOptions
 from rtseg.options import Policy, check, option
 from rtseg.sinks import SinkOptions
 from rtseg.sources import SourceOptions
 from rtseg.temporal import TemporalOptions
 from rtseg.temporal.options import USUAL_SMOOTH
-from rtseg.train.options import TrainOptions
+from rtseg.training.options import TrainOptions
 
 # ruff: noqa: RUF009 - the defaults are frozen
 

@@ -13,11 +13,11 @@ from rtseg.errors import UsageError
 from rtseg.options import flag
 from rtseg.stats import Clock
 from rtseg.text import counted, user_path
-from rtseg.train import TrainOptions, is_main, require_extra
-from rtseg.train.folder import Callback, Row, RunFolder
+from rtseg.training import TrainOptions, is_main, require_extra
+from rtseg.training.folder import Callback, Row, RunFolder
 
 if TYPE_CHECKING:
-    from rtseg.train.program import Result
+    from rtseg.training.program import Result
 
 FIRST_LINE_SECONDS = 10.0
 
@@ -29,7 +29,7 @@ def train(given: dict[str, Any], stop: Stop) -> int:
     """Train; returns 0, or the exit code of the signal that ended it.
 
     Raises:
-        RtsegError: as `rtseg.train.program.train`.
+        RtsegError: as `rtseg.training.program.train`.
     """
     run = TrainRun(**of_class(TrainRun, given))
     options = options_of(given, run)
@@ -37,7 +37,7 @@ def train(given: dict[str, Any], stop: Stop) -> int:
     if is_main() and not run.resume:  # before torch and Lightning are imported
         RunFolder(user_path(options.out)).check_free(overwrite=run.overwrite)
     with TrainProgress(stop, quiet=run.quiet) as progress:
-        from rtseg.train import program
+        from rtseg.training import program
 
         result = program.train(
             options,

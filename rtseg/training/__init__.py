@@ -1,13 +1,13 @@
 """`rtseg train`: fine-tune a torchvision model on labelled images.
 
-`rtseg.train.program.train` does the work and needs `rtseg[train]`.
+`rtseg.training.program.train` does the work and needs `rtseg[train]`.
 """
 
 from __future__ import annotations
 
 import os
 
-from rtseg.train.options import TrainOptions
+from rtseg.training.options import TrainOptions
 
 __all__ = ["TrainOptions", "is_main", "require_extra"]
 

@@ -20,7 +20,7 @@ from rtseg.nets.find import BEST
 from rtseg.options import from_values
 from rtseg.outputs import Output, check_apart
 from rtseg.text import counted, listed
-from rtseg.train.options import TrainOptions
+from rtseg.training.options import TrainOptions
 
 
 @dataclass(frozen=True)

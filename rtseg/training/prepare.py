@@ -26,7 +26,7 @@ from rtseg.datasets.split import (
     split_dataset,
 )
 from rtseg.errors import DatasetError, DownloadError, ModelError, UsageError
-from rtseg.evaluate.sets import open_mix, read_suite
+from rtseg.evaluation.sets import open_mix, read_suite
 from rtseg.frame import Image, Mask
 from rtseg.labels import VOID, LabelSet
 from rtseg.nets import find_model
@@ -34,11 +34,11 @@ from rtseg.nets.build import backbone_state, backbone_weights, build
 from rtseg.nets.state import read_checkpoint
 from rtseg.nets.weights import Progress, fetch, weights_path
 from rtseg.text import counted, user_path
-from rtseg.train.folder import Callback, RunFolder, Split
-from rtseg.train.loop import load_state
-from rtseg.train.losses import parse_terms, parse_weights
-from rtseg.train.options import TrainOptions
-from rtseg.train.teachers import soft_labels
+from rtseg.training.folder import Callback, RunFolder, Split
+from rtseg.training.loop import load_state
+from rtseg.training.losses import parse_terms, parse_weights
+from rtseg.training.options import TrainOptions
+from rtseg.training.teachers import soft_labels
 from rtseg.zoo import FAMILIES, MODELS, InputSpec, ModelSpec, WeightsSpec
 
 KINDS = ("pretrained", "backbone", "scratch")

@@ -19,8 +19,8 @@ from rtseg.datasets.classes import ClassMap
 from rtseg.decode import BlendTable
 from rtseg.draw import bgr_colours, blend, blend_table, foreground, panel
 from rtseg.errors import DatasetError, UsageError
-from rtseg.evaluate.networks import Network, Size
-from rtseg.evaluate.sets import LabelledSet, check_classes, pick
+from rtseg.evaluation.networks import Network, Size
+from rtseg.evaluation.sets import LabelledSet, check_classes, pick
 from rtseg.files import write_file
 from rtseg.frame import Frame, Image, Mask, Segmentation
 from rtseg.images import image_size

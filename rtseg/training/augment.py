@@ -16,13 +16,13 @@ from rtseg.frame import Image, Mask
 from rtseg.images import decode_image
 from rtseg.labels import VOID
 from rtseg.nets.build import segmentation
-from rtseg.train.options import TrainOptions
-from rtseg.train.teachers import Soft
+from rtseg.training.options import TrainOptions
+from rtseg.training.teachers import Soft
 from rtseg.zoo import InputSpec
 
 View = tuple[Tensor, ...]
 """(3, h, w) float32 network input, (h, w) int64 class indices, and, with teachers, (K + 1, h, w)
-uint8 soft labels as in `rtseg.train.teachers.Soft`."""
+uint8 soft labels as in `rtseg.training.teachers.Soft`."""
 
 Another = Callable[[], tuple[Image, Mask]]
 """Reads a random labelled image."""

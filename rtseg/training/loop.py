@@ -16,10 +16,10 @@ from torch import Tensor
 from rtseg.errors import DatasetError, UsageError, first_line
 from rtseg.files import atomic, cannot_write
 from rtseg.nets.state import check_archive, save_checkpoint
-from rtseg.train.batches import Loader, Shuffled, batches, close, mixed_seed
-from rtseg.train.folder import Callback, Row, RunFolder
-from rtseg.train.options import TrainOptions
-from rtseg.train.trainable import Figures, Trainable, schedule
+from rtseg.training.batches import Loader, Shuffled, batches, close, mixed_seed
+from rtseg.training.folder import Callback, Row, RunFolder
+from rtseg.training.options import TrainOptions
+from rtseg.training.trainable import Figures, Trainable, schedule
 from rtseg.zoo import ModelSpec
 
 

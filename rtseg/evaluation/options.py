@@ -19,7 +19,7 @@ class EvalOptions:
         data: Folder or file of labelled images; several may follow.
         clip: Unlabelled video or folder of frames to measure flicker on; several may follow.
         max_frames: Stop each --clip after this many frames.
-        suite: TOML file of sets and models; see rtseg/evaluate/sets.py.
+        suite: TOML file of sets and models; see rtseg/evaluation/sets.py.
         root: Folder that paths in the suite are relative to; default its own.
         format: Layout of --data: auto, coco, cityscapes, voc, ...
         split: Split of --data, or all; default val, else test, else everything.

@@ -17,8 +17,8 @@ from rtseg.datasets import Sample
 from rtseg.datasets.classes import ClassMap
 from rtseg.datasets.contract import Table
 from rtseg.errors import DatasetError
-from rtseg.evaluate.networks import InputPolicy, Network
-from rtseg.evaluate.sets import NetworkSpec
+from rtseg.evaluation.networks import InputPolicy, Network
+from rtseg.evaluation.sets import NetworkSpec
 from rtseg.files import atomic, cannot_write
 from rtseg.frame import Image
 from rtseg.labels import VOID, LabelSet

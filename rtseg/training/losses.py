@@ -78,7 +78,7 @@ class Recipe:
         Args:
             outputs: (N, C, h, w) logits, "out" and perhaps "aux".
             labels: (N, h, w) int64; 255 is ignored.
-            soft: (N, C + 1, h, w) uint8, as in `rtseg.train.teachers.Soft`.
+            soft: (N, C + 1, h, w) uint8, as in `rtseg.training.teachers.Soft`.
         """
         loss = self._of(outputs["out"].float(), labels)
         if soft is not None and self.teacher:

@@ -1,6 +1,6 @@
 """Export a model as an ONNX file, compared with its original before it gets its name.
 
-Only the options are here; `rtseg.export.program.export_network` does the work.
+Only the options are here; `rtseg.exporting.program.export_network` does the work.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ from rtseg.labels import VOID
 from rtseg.metrics import ConfusionMatrix
 from rtseg.nets.build import segmentation
 from rtseg.system import GPU_UNUSED, native_precisions, nvidia_driver
-from rtseg.train.batches import Batch, Loader, batches
-from rtseg.train.losses import Recipe, pixel_loss
-from rtseg.train.options import TrainOptions
+from rtseg.training.batches import Batch, Loader, batches
+from rtseg.training.losses import Recipe, pixel_loss
+from rtseg.training.options import TrainOptions
 
 # Fabric and torchmetrics import torchvision, which may need help where its operators do not load,
 # and matplotlib.

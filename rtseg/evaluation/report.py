@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg._version import __version__
-from rtseg.evaluate.scoring import ClipScore, Score
+from rtseg.evaluation.scoring import ClipScore, Score
 from rtseg.figures import new_figure, save_figure
 
 if TYPE_CHECKING:

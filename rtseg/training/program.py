@@ -15,7 +15,7 @@ import torch
 from rtseg.datasets import Sample
 from rtseg.draw import blend, overlay_table
 from rtseg.errors import DeviceError, RtsegError
-from rtseg.evaluate.networks import Network
+from rtseg.evaluation.networks import Network
 from rtseg.figures import new_figure, plain_text, save_figure, show_image
 from rtseg.frame import Image, Mask
 from rtseg.labels import LabelSet
@@ -23,8 +23,8 @@ from rtseg.metrics import ConfusionMatrix
 from rtseg.nets import find_model
 from rtseg.system import keep_freed_memory, usable_cores
 from rtseg.text import counted
-from rtseg.train import augment, is_main
-from rtseg.train.batches import (
+from rtseg.training import augment, is_main
+from rtseg.training.batches import (
     SHARED_MEMORY,
     InOrder,
     Shuffled,
@@ -34,13 +34,13 @@ from rtseg.train.batches import (
     one_opencv_thread,
     usual_workers,
 )
-from rtseg.train.folder import Callback, Row, RunFolder
-from rtseg.train.loop import Loaders, Stop, TrainingLoop
-from rtseg.train.losses import Recipe, class_weights, parse_terms
-from rtseg.train.options import TrainOptions
-from rtseg.train.prepare import Data, Prepared, prepare
-from rtseg.train.teachers import Soft, read_soft
-from rtseg.train.trainable import (
+from rtseg.training.folder import Callback, Row, RunFolder
+from rtseg.training.loop import Loaders, Stop, TrainingLoop
+from rtseg.training.losses import Recipe, class_weights, parse_terms
+from rtseg.training.options import TrainOptions
+from rtseg.training.prepare import Data, Prepared, prepare
+from rtseg.training.teachers import Soft, read_soft
+from rtseg.training.trainable import (
     Fabric,
     Trainable,
     describe,

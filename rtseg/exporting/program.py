@@ -22,9 +22,9 @@ from rtseg.backends import open_backend
 from rtseg.backends.base import input_size_of
 from rtseg.contracts import Backend
 from rtseg.errors import ModelError, ThresholdError, UsageError, first_line
-from rtseg.export import ExportOptions
-from rtseg.export.int8 import Attempt, Quantiser, quantise
-from rtseg.export.samples import OnProgress, Samples, parity_samples, quantising_samples
+from rtseg.exporting import ExportOptions
+from rtseg.exporting.int8 import Attempt, Quantiser, quantise
+from rtseg.exporting.samples import OnProgress, Samples, parity_samples, quantising_samples
 from rtseg.files import OutputFile, cannot_write, check_new
 from rtseg.frame import Image
 from rtseg.measure import batch_of, mask_agreement, time_each

@@ -21,8 +21,8 @@ from rtseg.datasets import Sample
 from rtseg.datasets.contract import Table
 from rtseg.errors import DatasetError, RtsegError
 from rtseg.frame import Image, Mask
-from rtseg.train.augment import Transform, View
-from rtseg.train.teachers import Soft
+from rtseg.training.augment import Transform, View
+from rtseg.training.teachers import Soft
 
 
 def mixed_seed(*parts: int) -> int:

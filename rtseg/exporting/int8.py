@@ -22,7 +22,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from rtseg.errors import ModelError
-from rtseg.export.samples import OnProgress
+from rtseg.exporting.samples import OnProgress
 from rtseg.nets.onnx_file import INPUT_NAME, OUTPUT_NAME
 
 KINDS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
