@@ -7,6 +7,7 @@ and sound stay together.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -66,6 +67,8 @@ PAPER = 255
 def open_media(target: str, timeout: float | None = None, **options: Any) -> Any:
     """An open `av.container.InputContainer`.
 
+    What it is depends on its content, not on its name.
+
     Args:
         target: a path, which may contain colons, or an address.
         timeout: seconds of silence after which an address fails.
@@ -76,17 +79,45 @@ def open_media(target: str, timeout: float | None = None, **options: Any) -> Any
     """
     how = {"max_pixels": max_pixels()}  # of frames that are decoded to find out about the tracks
     if "://" in target:
-        how |= {"rtsp_transport": "tcp"} if target.lower().startswith("rtsp") else {}
-        try:
-            return av.open(
-                target, timeout=timeout, metadata_errors="replace", options=how, **options
-            )
-        except av.FFmpegError as error:  # its text holds the address, and so the password
-            kind: Any = type(error)
-            raise kind(error.errno, error.strerror) from None
+        return _open_address(target, timeout, how, options)
     # absolute, as FFmpeg takes "12:30.mp4" for an address
     path = str(Path(target).absolute())
-    return av.open(path, metadata_errors="replace", options=how, **options)
+    container = av.open(path, metadata_errors="replace", options=how, **options)
+    if not _may_be_named_so(container, path):
+        return container
+    container.close()
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        how["fd"] = str(descriptor)
+        return av.open("fd:", metadata_errors="replace", options=how, **options)
+    finally:
+        os.close(descriptor)
+
+
+def _open_address(
+    target: str, timeout: float | None, how: dict[str, str], options: dict[str, Any]
+) -> Any:
+    how |= {"rtsp_transport": "tcp"} if target.lower().startswith("rtsp") else {}
+    try:
+        container = av.open(
+            target, timeout=timeout, metadata_errors="replace", options=how, **options
+        )
+    except av.FFmpegError as error:  # its text holds the address, and so the password
+        kind: Any = type(error)
+        raise kind(error.errno, error.strerror) from None
+    if target.startswith("http") and _may_be_named_so(container, target):
+        container.close()
+        return _open_address(f"{target}?", timeout, how, options)  # has no suffix for FFmpeg
+    return container
+
+
+def _may_be_named_so(container: Any, target: str) -> bool:
+    """Whether FFmpeg may have taken a file for what its name says, without regard to its content.
+
+    It does so for most formats that have no header, such as ".cdg" and ".h261".
+    """
+    has_no_header = av.format.Flags.generic_index in av.format.Flags(container.format.flags)
+    return has_no_header and target.rpartition(".")[2].lower() in container.format.extensions
 
 
 def max_pixels() -> str:

@@ -640,6 +640,28 @@ def test_one_byte_now_and_then_is_not_waited_for(monkeypatch: pytest.MonkeyPatch
             assert time.monotonic() - start < 3
 
 
+def test_the_name_in_an_address_does_not_make_a_video(tmp_path: Path) -> None:
+    noise, raw = np.random.default_rng(22).bytes(200_000), tmp_path / "a.mjpeg"
+    with av.open(str(raw), "w", format="mjpeg") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for _ in range(5):
+            image = np.full((48, 64, 3), 90, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "bgr24")))
+
+    class Named(Answering):
+        def do_GET(self) -> None:
+            content = raw.read_bytes() if "mjpeg" in self.path else noise
+            self.answer("application/octet-stream", content, length=len(content))
+
+    with serving(Named) as port:
+        for name in ("a.cdg", "a.h261"):
+            with pytest.raises(SourceError):
+                open_source(f"http://127.0.0.1:{port}/{name}", QUICK)
+        with open_source(f"http://127.0.0.1:{port}/a.mjpeg", QUICK) as source:
+            assert abs(next(iter(source)).image.mean() - 90) < 3
+
+
 def test_a_recording_over_http_is_read_like_a_file(tmp_path: Path) -> None:
     numbered(tmp_path / "clip.mp4", 30)
 

@@ -588,6 +588,42 @@ def test_files_without_an_ending_are_read_by_their_content(tmp_path: Path) -> No
     assert len(frames_of(path)) == 3
 
 
+def jpeg(image: np.ndarray) -> bytes:
+    written = BytesIO()
+    Image.fromarray(image).save(written, "jpeg")
+    return written.getvalue()
+
+
+NOISE = np.random.default_rng(22).bytes(200_000)
+FOREIGN = {
+    "noise": NOISE,
+    "steps": bytes(range(256)) * 800,
+    "document": b"%PDF-1.7\n" + b"an image: " + jpeg(patches()) * 3 + b"\nendstream\n" * 5000,
+}
+"""Content that is not a video; FFmpeg shows frames of it under some of the names below."""
+
+
+@pytest.mark.parametrize("content", FOREIGN)
+@pytest.mark.parametrize(
+    "suffix",
+    "cdg CDG h261 h263 h264 hevc m4v mjpeg mjpg avs vc1 yuv rgb cif v210 sub adp idf dv v".split(),
+)
+def test_a_name_does_not_make_a_video(tmp_path: Path, suffix: str, content: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(FOREIGN[content])
+    with pytest.raises(SourceError):
+        open_source(path)
+
+
+def test_raw_streams_are_read_by_their_content_under_any_name(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.h261", codec="h261", images=[patches(144, 176)] * 4)
+    for name in ("a.h261", "a.cdg", "a"):
+        path = path.rename(tmp_path / name)
+        frames = frames_of(path)
+        assert len(frames) == 4
+        assert close(seen(frames[2].image), PATCHES, by=12)
+
+
 @pytest.mark.parametrize("codec", ["libsvtav1", "libaom-av1"])
 def test_av1_is_read(tmp_path: Path, codec: str) -> None:
     if codec not in av.codec.codecs_available:
