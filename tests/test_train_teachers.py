@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from clips import write_clip
 from colour_network import make_network
 from dataset_folders import COLOURS_BGR, NAMES, draw, write
 from training import Told, one_thread, quick, small  # noqa: F401 - autouse, and a fixture
 
 from rtseg.errors import DatasetError, UsageError
+from rtseg.evaluation import sets
 from rtseg.evaluation.sets import NetworkSpec, open_mix
 from rtseg.labels import VOID
-from rtseg.training import TrainOptions, augment
+from rtseg.sources import open_source
+from rtseg.training import TrainOptions, augment, program
 from rtseg.training.augment import UNTRUSTED
 from rtseg.training.batches import seeded
 from rtseg.training.losses import teacher_loss
@@ -29,6 +33,8 @@ SIZE = (48, 64)
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+    for chart in ("draw_curves", "draw_samples"):
+        monkeypatch.setattr(program, chart, lambda *arguments: None)
 
 
 @pytest.fixture
@@ -116,6 +122,72 @@ def test_unlabelled_images_need_a_teacher(suite: Path) -> None:
         open_mix(suite)
 
 
+def add_clip(suite: Path, name: str, every: int = 4) -> list[np.ndarray]:
+    """Write a lossless clip of 10 frames beside the images alone; returns what it shows, BGR."""
+    images = [picture.image for picture in draw(10, SIZE, seed=3)]
+    path = suite.parent / "alone" / name
+    write_clip(path, codec="ffv1", pix_fmt="bgr0", images=[image[..., ::-1] for image in images])
+    suite.write_text(suite.read_text().replace("unlabelled", f"every = {every}\nunlabelled"))
+    return images
+
+
+def test_clips_give_every_nth_frame_and_are_read_once(
+    suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = add_clip(suite, "a.mkv")
+    seen: list[tuple[str, int, int]] = []
+    mix = open_mix(suite, progress=lambda *progress: seen.append(progress))
+    frames = [sample for sample in mix.samples if sample.sequence]
+    assert [sample.name for sample in frames] == [f"alone/a.mkv/{i:06d}" for i in (0, 4, 8)]
+    assert [name for name, _, _ in seen] == ["a.mkv"] * 3
+    assert len(mix) == 8 + 5 + 3
+    assert "alone: 1 clip, 1 frame in 4" in mix.notes
+    for number, sample in zip((0, 4, 8), frames, strict=True):
+        both = [
+            cv2.resize(i, (8, 6), interpolation=cv2.INTER_AREA)
+            for i in (sample.read_image(), shown[number])
+        ]
+        assert np.abs(np.subtract(*both, dtype=int)).max() < 10  # noise and JPEG aside
+        assert (sample.read_mask() == VOID).all()
+        assert (sample.split, sample.labelled) == ("train", False)
+
+    opened: list[object] = []
+    monkeypatch.setattr(sets, "open_source", lambda *a: opened.append(a) or open_source(*a))
+    assert open_mix(suite).samples == mix.samples
+    assert not opened
+    frames[1].image_path.unlink()
+    assert open_mix(suite).samples == mix.samples
+    assert len(opened) == 1
+    assert frames[1].image_path.is_file()
+
+
+def test_a_clip_is_a_set(suite: Path) -> None:
+    add_clip(suite, "a.mkv")
+    text = suite.read_text().replace('"alone"', '"alone/a.mkv"').replace("unlabelled = true", "")
+    suite.write_text(text)
+    names = [sample.name for sample in open_mix(suite).samples if not sample.labelled]
+    assert names == [f"a/a.mkv/{i:06d}" for i in (0, 4, 8)]
+
+
+def test_a_clip_that_cannot_be_read_is_a_fault_of_the_dataset(suite: Path) -> None:
+    add_clip(suite, "a.mkv")
+    clip = suite.parent / "alone" / "b.mkv"
+    clip.write_bytes((suite.parent / "alone" / "a.mkv").read_bytes()[:200])
+    mix = open_mix(suite)
+    assert [problem.path for problem in mix.problems] == [clip]
+    assert sum(bool(sample.sequence) for sample in mix.samples) == 3
+
+
+def test_a_linked_clip_elsewhere_is_refused(suite: Path, tmp_path: Path) -> None:
+    add_clip(suite, "a.mkv")
+    (tmp_path / "elsewhere").mkdir()
+    clip = (suite.parent / "alone" / "a.mkv").rename(tmp_path / "elsewhere" / "a.mkv")
+    (suite.parent / "alone" / "a.mkv").symlink_to(clip)
+    with pytest.raises(DatasetError, match="outside its folder"):
+        open_mix(suite)
+    assert len(open_mix(suite, allow_outside=True)) == 16
+
+
 def soft_of(labels: torch.Tensor, classes: int, sure: float = 1.0) -> torch.Tensor:
     """(N, C + 1, h, w) uint8: trusted everywhere, `sure` of these labels."""
     hot = torch.nn.functional.one_hot(labels, classes).movedim(-1, 1).float()
@@ -186,6 +258,7 @@ def test_what_is_pasted_is_not_the_teachers() -> None:
 
 
 def test_a_mix_with_a_teacher_is_trained_and_goes_on(suite: Path, small: Path) -> None:  # noqa: F811
+    add_clip(suite, "a.mkv", every=5)
     options = quick(suite, small, suite.parent / "run", max_steps=3)
     told = Told()
     result = train(options, callback=told)
@@ -193,5 +266,6 @@ def test_a_mix_with_a_teacher_is_trained_and_goes_on(suite: Path, small: Path) -
     assert "teacher.onnx" in told.said("teachers")
     split = json.loads((suite.parent / "run" / "split.json").read_text())
     assert {f"alone/{i}" for i in range(5)} <= set(split["train"])
+    assert {"alone/a.mkv/000000", "alone/a.mkv/000005"} <= set(split["train"])
     assert not any(name.startswith("alone") for name in split["val"])
     assert train(options, resume=True).rows == result.rows

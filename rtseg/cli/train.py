@@ -101,6 +101,11 @@ class TrainProgress(Callback):
         self._progress.clear()
         say("problem", text)
 
+    def on_clip(self, clip: str, done: int, total: int) -> None:
+        """Update the progress; raises Interrupted after a signal."""
+        self._stop.check()
+        self._progress.update(done, total, unit=f"frames of {clip}", heading="reading")
+
     def on_check(self, done: int, total: int) -> None:
         """Update the progress; raises Interrupted after a signal: nothing has been written yet."""
         self._stop.check()

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
+from rtseg.cache import cache_path, make_room, sha256
 from rtseg.datasets import Dataset, Problem, Sample, named_samples, open_dataset
 from rtseg.datasets.checks import check_masks, degenerate
 from rtseg.datasets.classes import ClassMap
@@ -17,14 +20,21 @@ from rtseg.datasets.contract import Table, refuse_outside
 from rtseg.datasets.folders import SUFFIXES, split_of
 from rtseg.datasets.split import leaks
 from rtseg.documents import convert, read_toml
-from rtseg.errors import DatasetError, UsageError
+from rtseg.errors import DatasetError, SourceError, UsageError
+from rtseg.files import reason, write_file
 from rtseg.frame import Mask
-from rtseg.images import image_size
+from rtseg.images import IMAGE_SUFFIXES, holds_video, image_size, is_image
 from rtseg.labels import VOC, VOID, LabelSet
+from rtseg.sources import SourceOptions, open_source
 from rtseg.text import counted, listed
 
 MEASURED_SPLITS = ("val", "test")
 PROBLEMS_SHOWN = 20
+
+FRAMES = "frames"
+"""The cache folder of frames of clips."""
+FRAME_QUALITY = 95
+"""Of their JPEG files."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,8 @@ class SetSpec:
         allow_outside: as `open_dataset` takes it.
         max_pictures: take this many, spread evenly over the set; 0 takes all.
         share: of the images that training sees; 0 is the set's share of all images.
-        unlabelled: a folder of images alone, to train on with teachers.
+        unlabelled: a folder of images and clips, or a clip, to train on with teachers.
+        every: take every Nth frame of a clip.
     """
 
     path: Path
@@ -57,6 +68,7 @@ class SetSpec:
     max_pictures: int = 0
     share: float = 0.0
     unlabelled: bool = False
+    every: int = 25
     allow_outside: bool = False
 
 
@@ -121,11 +133,19 @@ def _named(dataset: Dataset, spec: SetSpec) -> tuple[Sample, ...]:
     return tuple(sample for sample in named if sample.name not in names)
 
 
-def open_mix(path: Path, *, allow_outside: bool = False) -> Dataset:
+def open_mix(
+    path: Path,
+    *,
+    allow_outside: bool = False,
+    progress: Callable[[str, int, int], None] = lambda clip, done, total: None,
+) -> Dataset:
     """The sets of a suite file as one dataset to train on, in classes that all of them have.
 
     Names of images begin with that of their set. `share` sets how often images are taken, and
-    `split` which there are.
+    `split` which there are. Frames of clips are decoded once, into the cache.
+
+    Args:
+        progress: called as progress(clip, frames read, all of them or 0 if unknown).
 
     Raises:
         UsageError: the file cannot be read, has a wrong key or value, or its sets differ in their
@@ -143,14 +163,15 @@ def open_mix(path: Path, *, allow_outside: bool = False) -> Dataset:
             raise UsageError(f"two sets of {path} are named {name}", do="Give each a name")
         if spec.min_share:
             raise UsageError(f"min_share of {name} in {path}", found="it is for evaluation only")
-        if spec.unlabelled and not suite.networks:
+        unlabelled = spec.unlabelled or _is_clip(spec.path)
+        if unlabelled and not suite.networks:
             raise UsageError(
                 f"{name} in {path} is unlabelled", found="no [[network]] is there to teach it"
             )
         allowed = allow_outside or spec.allow_outside
         dataset = (
-            _unlabelled(spec, allowed)
-            if spec.unlabelled
+            _unlabelled(spec, allowed, progress)
+            if unlabelled
             else open_dataset(spec.path, format=spec.format, allow_outside=allowed)
         )
         named = _named(dataset, spec)
@@ -161,7 +182,7 @@ def open_mix(path: Path, *, allow_outside: bool = False) -> Dataset:
         notes += [f"{name}: {note}" for note in dataset.notes]
         notes.append(f"{name}: {counted(len(kept), 'image')}, {_often(spec)}")
         table = None
-        if not spec.unlabelled:
+        if not unlabelled:
             classes = ClassMap.between(dataset.labels, None, spec.classes)
             first = first or (name, classes.labels)
             if classes.labels.names != first[1].names:
@@ -180,27 +201,89 @@ def open_mix(path: Path, *, allow_outside: bool = False) -> Dataset:
     return Dataset(path, "suite", first[1], samples, tuple(problems), tuple(notes))
 
 
-def _unlabelled(spec: SetSpec, allow_outside: bool) -> Dataset:
-    """The images below a folder, with nothing labelled; raises DatasetError if there are none."""
-    if not spec.path.is_dir():
-        raise DatasetError(f"cannot open {spec.path}", found="no such folder")
-    files = [path for path in sorted(spec.path.rglob("*")) if path.suffix.lower() in SUFFIXES]
-    if not files:
-        raise DatasetError(f"no images in {spec.path}")
-    samples = tuple(
-        Sample(
-            path.relative_to(spec.path).with_suffix("").as_posix(),
-            path,
-            partial(_nothing_known, path),
-            split="train",
-            labelled=False,
-        )
-        for path in files
-    )
-    dataset = Dataset(spec.path, "images", VOC, samples)
+def _unlabelled(
+    spec: SetSpec, allow_outside: bool, progress: Callable[[str, int, int], None]
+) -> Dataset:
+    """The images and frames of clips below a folder, or of one clip, with nothing labelled.
+
+    A clip that cannot be read is a problem of the dataset.
+
+    Raises:
+        DatasetError: there are none.
+        SinkError: the cache cannot be written.
+    """
+    if not spec.path.exists():
+        raise DatasetError(f"cannot open {spec.path}", found="no such file or folder")
+    root = spec.path if spec.path.is_dir() else spec.path.parent
+    files = sorted(path for path in spec.path.rglob("*") if not path.name.startswith("."))
+    files = files if spec.path.is_dir() else [spec.path]
+    clips = [path for path in files if _is_clip(path)]
+    images = [path for path in files if path.suffix.lower() in SUFFIXES and path not in clips]
+    if not images and not clips:
+        raise DatasetError(f"no images or clips in {spec.path}")
     if not allow_outside:
-        refuse_outside(dataset)
-    return dataset
+        given = tuple(Sample(path.name, path, partial(_nothing_known, path)) for path in files)
+        refuse_outside(Dataset(root, "images", VOC, given))
+    samples = [_alone(path.relative_to(root).with_suffix("").as_posix(), path) for path in images]
+    problems: list[Problem] = []
+    for clip in clips:
+        name = clip.relative_to(root).as_posix()
+        try:
+            frames = clip_frames(clip, spec.every, partial(progress, name))
+        except (SourceError, UsageError) as error:
+            problems.append(Problem(clip, str(error), "train"))
+            continue
+        samples += [
+            replace(_alone(f"{name}/{number:06d}", frame), sequence=name)
+            for number, frame in zip(count(0, spec.every), frames, strict=False)
+        ]
+    notes = (f"{counted(len(clips), 'clip')}, 1 frame in {spec.every}",) if clips else ()
+    return Dataset(spec.path, "images", VOC, tuple(samples), tuple(problems), notes)
+
+
+def _alone(name: str, path: Path) -> Sample:
+    return Sample(name, path, partial(_nothing_known, path), split="train", labelled=False)
+
+
+def _is_clip(path: Path) -> bool:
+    """Whether a file is a video or an animation."""
+    if path.suffix.lower() in IMAGE_SUFFIXES or not path.is_file():
+        return False
+    return holds_video(path) and not is_image(path)
+
+
+def clip_frames(clip: Path, every: int, progress: Callable[[int, int], None]) -> list[Path]:
+    """Every Nth frame of a clip as JPEG files in the cache, in order; decoded once.
+
+    Raises:
+        SourceError: the clip cannot be read.
+        UsageError: it is not a clip.
+        SinkError: the cache cannot be written.
+    """
+    try:
+        key = f"{sha256(clip)[:32]}-{every}"
+    except OSError as error:
+        raise SourceError(f"cannot read {clip}", found=reason(error)) from error
+    listing = cache_path(FRAMES, f"{key}.txt")
+    frames: list[Path] = []
+    if listing.is_file():
+        frames = [listing.with_name(name) for name in listing.read_text("utf-8").split()]
+        if frames and all(path.is_file() for path in frames):
+            return frames
+    make_room(listing.parent, r"[0-9a-f]{32}-\d+(-\d+\.jpg|\.txt)")
+    frames = []
+    with open_source(clip.absolute(), SourceOptions(every=every)) as source:
+        total = source.info.frame_count or 0
+        for frame in source:
+            path = listing.with_name(f"{key}-{every * len(frames):06d}.jpg")
+            encoded = cv2.imencode(".jpg", frame.image, [cv2.IMWRITE_JPEG_QUALITY, FRAME_QUALITY])[
+                1
+            ]
+            write_file(path, encoded.tobytes())
+            frames.append(path)
+            progress(len(frames), total)
+    write_file(listing, "\n".join(path.name for path in frames).encode())
+    return frames
 
 
 def _nothing_known(path: Path) -> Mask:
@@ -393,6 +476,7 @@ class _SetTable:
     max_pictures: int = 0
     share: float = 0.0
     unlabelled: bool = False
+    every: int = SetSpec.every
     allow_outside: bool = False
 
     def __post_init__(self) -> None:
@@ -400,6 +484,8 @@ class _SetTable:
             raise ValueError("shares must be from 0 to 1, as in min_share = { person = 0.05 }")
         if self.max_pictures < 0:
             raise ValueError("max_pictures must be 0 or more")
+        if self.every < 1:
+            raise ValueError("every must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -438,6 +524,7 @@ def _set(path: Path, base: Path, table: _SetTable) -> SetSpec:
         max_pictures=table.max_pictures,
         share=table.share,
         unlabelled=table.unlabelled,
+        every=table.every,
         allow_outside=table.allow_outside,
     )
 

@@ -61,6 +61,9 @@ class Callback:
     def on_problem(self, text: str) -> None:
         """A problem of the dataset."""
 
+    def on_clip(self, clip: str, done: int, total: int) -> None:
+        """`done` frames of `clip` have been read, of `total` if that is not 0."""
+
     def on_check(self, done: int, total: int) -> None:
         """`done` of `total` labelled images have been checked."""
 

@@ -308,10 +308,10 @@ def prepare(
     return Prepared(options, folder, dataset, classes, split, started.network, spec, state, soft)
 
 
-def _opened(options: TrainOptions) -> Dataset:
+def _opened(options: TrainOptions, callback: Callback) -> Dataset:
     path, allowed = Path(options.dataset), options.allow_outside
     if path.suffix.lower() == ".toml":
-        return open_mix(path, allow_outside=allowed)
+        return open_mix(path, allow_outside=allowed, progress=callback.on_clip)
     return open_dataset(path, format=options.format, allow_outside=allowed)
 
 
@@ -360,7 +360,7 @@ def open_data(
     Raises:
         RtsegError: as `train`.
     """
-    dataset = _opened(options)
+    dataset = _opened(options, callback)
     classes = ClassMap.between(dataset.labels, None, options.classes)
     if options.shares is not None:
         dataset = replace(dataset, samples=tuple(replace(s, split="") for s in dataset.samples))
