@@ -28,6 +28,7 @@ import rtseg
 from rtseg.cli.app import main
 from rtseg.documents import read_toml
 from rtseg.errors import DatasetError, DeviceError, UsageError
+from rtseg.metrics import ConfusionMatrix
 from rtseg.nets.state import read_checkpoint
 from rtseg.options import from_values
 from rtseg.training import TrainOptions, program, trainable
@@ -253,36 +254,95 @@ def test_a_stopped_run_leaves_a_best_checkpoint_that_runs(
         assert segmenter(np.zeros((48, 64, 3), np.uint8)).mask.shape == (48, 64)
 
 
-@pytest.mark.slow
-def test_it_stops_early_and_keeps_the_best_of_all(
-    robo: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measure, losses, weights = Trainable.measure, iter((3.0, 1.0, 2.0, 1.5, 0.5)), []
+def script(monkeypatch: pytest.MonkeyPatch, **scripted: tuple[float, ...]) -> list[dict]:
+    """Let the epochs of a run have these validation losses or IoUs of disc (class 1), without
+    training; returns the weights after each, all equal to its number."""
+    weights: list[dict] = []
 
-    def scripted(self: Trainable, *arguments: Any) -> Figures:
-        figures = measure(self, *arguments)
-        assert figures is not None
+    def step(self: Trainable, batch: object, rate: float) -> float:
+        with torch.no_grad():
+            for parameter in self.network.parameters():
+                parameter.fill_(len(weights) + 1)
+        return 0.0
+
+    def measure(self: Trainable, *arguments: Any) -> Figures:
+        epoch = len(weights)
         weights.append(self.weights())
-        return replace(figures, loss=next(losses))
+        matrix = ConfusionMatrix(3)
+        matrix.counts[0, 0] = matrix.counts[2, 2] = 100
+        disc = round(100 * scripted.get("iou", (0.5,) * 9)[epoch])
+        matrix.counts[1, :2] = 100 - disc, disc
+        return Figures(scripted.get("loss", (1.0,) * 9)[epoch], matrix)
 
-    monkeypatch.setattr(Trainable, "measure", scripted)
-    settings = quick(robo, small, tmp_path / "run", batch_size=12, epochs=5, patience=2)
-    result = train(settings)
-    assert result.early
-    assert [row.best for row in result.rows] == [True, True, False, False]
-    kept = state(result.folder.best)
-    assert all(torch.equal(value, weights[1][key]) for key, value in kept.items())
-    assert not torch.equal(weights[1]["backbone.0.0.weight"], weights[3]["backbone.0.0.weight"])
+    monkeypatch.setattr(Trainable, "step", step)
+    monkeypatch.setattr(Trainable, "measure", measure)
+    return weights
 
 
-@pytest.mark.slow
-def test_with_monitor_miou_the_best_has_the_highest_miou(
-    robo: Path, small: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("monitor", "scripted", "best"),
+    [
+        ("loss", {"loss": (3.0, 1.0, 2.0, 1.5, 0.5)}, [True, True, False, False]),
+        pytest.param(
+            "miou",
+            {"iou": (0.3, 0.6, 0.5, 0.6, 0.9)},
+            [True, True, False, False],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "mean_accuracy",
+            {"iou": (0.6, 0.5, 0.2, 0.9, 0.9)},
+            [True, False, False],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "pixel_accuracy", {"iou": (0.1, 0.2, 0.3, 0.4, 0.5)}, [True] * 5, marks=pytest.mark.slow
+        ),
+        ("iou:disc", {"iou": (0.2, 0.1, 0.3, 0.1, 0.1)}, [True, False, True, False, False]),
+        pytest.param(
+            "iou:box",
+            {"iou": (0.2, 0.3, 0.4, 0.5, 0.6)},
+            [True, False, False],
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_the_best_checkpoint_and_early_stopping_follow_the_monitored_figure(
+    monitor: str,
+    scripted: dict[str, tuple[float, ...]],
+    best: list[bool],
+    robo: Path,
+    small: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = quick(robo, small, tmp_path / "run", epochs=4, monitor="miou", lr=2e-3)
-    result = train(settings)
-    assert result.best is not None
-    assert result.best.miou == max(row.miou for row in result.rows)
+    weights = script(monkeypatch, **scripted)
+    options = quick(robo, small, tmp_path / "run", epochs=5, patience=2, monitor=monitor)
+    result = train(replace(options, batch_size=12))
+    assert [row.best for row in result.rows] == best
+    assert result.early == (len(best) - 1 - max(np.flatnonzero(best)) == 2)
+    kept = state(result.folder.best)
+    expected = weights[int(max(np.flatnonzero(best)))]
+    assert all(torch.equal(value, expected[key]) for key, value in kept.items())
+
+
+@pytest.mark.parametrize(
+    ("monitor", "words"),
+    [
+        ("iou:cat", "the classes are background, disc, box"),
+        ("iou:box", "no validation image has a pixel of box"),
+    ],
+)
+def test_a_class_that_cannot_be_monitored_is_refused(
+    monitor: str, words: str, small: Path, tmp_path: Path
+) -> None:
+    dataset = make_folder(tmp_path / "folder", count=4, splits=("train", "val"))
+    for file in (dataset / "val" / "masks").iterdir():
+        mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(file), np.where(mask == 2, 0, mask))
+    with pytest.raises(UsageError, match=words):
+        train(quick(dataset, small, tmp_path / "run", monitor=monitor))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dataset_without_splits_is_split_by_seed_and_written_down(

@@ -53,6 +53,7 @@ def test_the_toml_has_the_learning_rate_that_was_meant(tmp_path: Path) -> None:
         ({"size": [64]}, "--size"),
         ({"scale": (2.0, 0.5)}, "--scale 2,0.5"),
         ({"optimizer": "lion"}, "--optimizer 'lion' is not valid: it is one of adam, adamw, sgd"),
+        ({"monitor": "iou"}, "--monitor iou"),
         ({"epochs": 1.5}, "--epochs 1.5"),
         ({"epochs": True}, "--epochs True"),
         ({"nonsense": 1}, "unknown setting 'nonsense'"),

@@ -162,6 +162,8 @@ def report(result: Result) -> None:
         say("stopped", "early: no improvement (--patience)")
     if best is not None:
         figures = f"validation loss {best.val_loss:.4f}, mIoU {best.miou:.4f}"
+        if result.monitor not in ("loss", "miou"):
+            figures += f", {result.monitor} {best.figure(result.monitor, result.classes):.4f}"
         say("done", f"{counted(len(result.rows), 'epoch')}; best is {best.epoch}: {figures}")
     if result.test is not None:
         test = result.test

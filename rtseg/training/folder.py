@@ -20,7 +20,7 @@ from rtseg.nets.find import BEST
 from rtseg.options import from_values
 from rtseg.outputs import Output, check_apart
 from rtseg.text import counted, listed
-from rtseg.training.options import TrainOptions
+from rtseg.training.options import CLASS_IOU, TrainOptions
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,13 @@ class Row:
     ious: tuple[float, ...]
     seconds: float
     best: bool
+
+    def figure(self, monitor: str, classes: Sequence[str]) -> float:
+        """The figure that `TrainOptions.monitor` names."""
+        if monitor.startswith(CLASS_IOU):
+            return self.ious[classes.index(monitor.removeprefix(CLASS_IOU))]
+        value: float = self.val_loss if monitor == "loss" else getattr(self, monitor)
+        return value
 
 
 class Callback:

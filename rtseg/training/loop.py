@@ -245,8 +245,7 @@ class TrainingLoop:
 
     def _row(self, figures: Figures) -> Row:
         state, matrix = self.state, figures.matrix
-        value = figures.loss if self.options.monitor == "loss" else -matrix.mean_iou
-        return Row(
+        row = Row(
             epoch=state.epoch + 1,
             step=state.step,
             lr=state.lr,
@@ -257,14 +256,15 @@ class TrainingLoop:
             pixel_accuracy=matrix.pixel_accuracy,
             ious=tuple(float(iou) for iou in matrix.class_iou),
             seconds=round(state.seconds, 3),
-            best=value < self._best_value(),
+            best=False,
         )
+        best = self.state.best
+        return replace(row, best=best is None or self._gain(row) > self._gain(best))
 
-    def _best_value(self) -> float:
-        """The best monitored value so far; lower is better."""
-        if (best := self.state.best) is None:
-            return math.inf
-        return best.val_loss if self.options.monitor == "loss" else -best.miou
+    def _gain(self, row: Row) -> float:
+        """The monitored figure of an epoch; higher is better."""
+        value = row.figure(self.options.monitor, self.spec.labels.names)
+        return -value if self.options.monitor == "loss" else value
 
     def _save_best(self, row: Row) -> None:
         spec = replace(self.spec, miou=round(100 * row.miou, 2))

@@ -11,6 +11,12 @@ from rtseg.documents import to_toml
 from rtseg.errors import UsageError
 from rtseg.options import MAX_SIDE, MIN_SIDE, check, option
 
+MONITORED = ("loss", "miou", "mean_accuracy", "pixel_accuracy")
+"""What `monitor` may be, beside the IoU of a class."""
+
+CLASS_IOU = "iou:"
+"""Begins a `monitor` of one class."""
+
 LEARNING_RATES: dict[str, float] = {"adam": 1e-4, "adamw": 1e-4, "sgd": 1e-3}
 
 
@@ -49,7 +55,8 @@ class TrainOptions:
         teacher_temperature: Soften what teachers and the model say by this before comparing.
         aux_weight: Weight of the auxiliary head's loss; 0 leaves the head out.
         class_weights: Weights in the loss: none, auto (median frequency), or numbers with commas.
-        monitor: Validation metric that decides which checkpoint is best.
+        monitor: Validation metric that decides which checkpoint is best: loss, miou,
+            mean_accuracy, pixel_accuracy, or the IoU of a class, such as iou:person.
         patience: Stop after this many epochs without improvement; 0 never stops.
         max_steps: Stop after this many steps.
         ema: Keep a moving average of the weights with this decay, such as 0.999, and validate it.
@@ -105,7 +112,7 @@ class TrainOptions:
     teacher_temperature: float = option(1.0, least=0.1, most=100)
     aux_weight: float = option(0.5, least=0, most=100)
     class_weights: str = "none"
-    monitor: Literal["loss", "miou"] = "loss"
+    monitor: str = "loss"
     patience: int = option(5, least=0, most=1_000_000)
     max_steps: int | None = option(None, least=1, most=10**12)
     ema: float | None = option(None, least=0, most=0.999999)
@@ -150,7 +157,11 @@ class TrainOptions:
         if not 0.05 <= least <= most <= 20:
             found = "it is the least and the most, 0.05 to 20"
             raise UsageError(f"--scale {least:g},{most:g}", found=found)
-
+        if self.monitor not in MONITORED and not self.monitor.startswith(CLASS_IOU):
+            raise UsageError(
+                f"--monitor {self.monitor}",
+                found=f"choices are {', '.join(MONITORED)}, and {CLASS_IOU}CLASS",
+            )
         if self.split:
             _ = self.shares
 

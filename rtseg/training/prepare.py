@@ -37,7 +37,7 @@ from rtseg.text import counted, user_path
 from rtseg.training.folder import Callback, RunFolder, Split
 from rtseg.training.loop import load_state
 from rtseg.training.losses import parse_terms, parse_weights
-from rtseg.training.options import TrainOptions
+from rtseg.training.options import CLASS_IOU, TrainOptions
 from rtseg.training.teachers import soft_labels
 from rtseg.zoo import FAMILIES, MODELS, InputSpec, ModelSpec, WeightsSpec
 
@@ -291,6 +291,7 @@ def prepare(
         folder.check_free(overwrite=overwrite)
     data = open_data(options, callback, main=main, earlier=folder if resume else None)
     dataset, classes, split = data.dataset, data.classes, data.split
+    _check_monitor(options, data)
     started = _open_start(options, classes, state, callback)
     spec = _spec(started, options, dataset)
     _check_batch_size(options, spec.architecture)
@@ -444,6 +445,21 @@ def _check_labelled(
             found=found,
             do="Label some of them, or choose other --classes.",
         )
+
+
+def _check_monitor(options: TrainOptions, data: Data) -> None:
+    """Raise UsageError if the class of `monitor` is unknown, or in no validation image."""
+    if not options.monitor.startswith(CLASS_IOU):
+        return
+    name, names = options.monitor.removeprefix(CLASS_IOU), data.classes.labels.names
+    asked = f"--monitor {options.monitor}"
+    if name not in names:
+        raise UsageError(asked, found=f"the classes are {', '.join(names)}")
+    if data.contents is None:
+        return
+    here = {v for sample in data.split["val"] for v in data.contents.values[sample.name]}
+    if names.index(name) not in data.classes.from_dataset[list(here)]:
+        raise UsageError(asked, found=f"no validation image has a pixel of {name}")
 
 
 def _split(

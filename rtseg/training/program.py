@@ -101,6 +101,8 @@ class Result:
     Attributes:
         best: the epoch whose weights are in best.pth; None if no epoch was finished.
         rows: all epochs.
+        classes: the names of their `ious`.
+        monitor: what decided which epoch is best, as `TrainOptions.monitor`.
         test: figures of the best model on the test split; None without one, or if stopped.
         stopped: whether it was interrupted; `resume` continues it.
         early: whether it ended because the patience was used up.
@@ -110,6 +112,8 @@ class Result:
     folder: RunFolder
     best: Row | None
     rows: tuple[Row, ...]
+    classes: tuple[str, ...]
+    monitor: str
     test: TestFigures | None
     stopped: bool
     early: bool
@@ -269,7 +273,17 @@ def _finish(
         if test is not None:
             folder.write_test(test.to_plain(made.spec.labels.names))
     stopped = not ended or stop()
-    return Result(folder, best, rows, test, stopped, early=loop.early, is_main=is_main())
+    return Result(
+        folder=folder,
+        best=best,
+        rows=rows,
+        classes=made.spec.labels.names,
+        monitor=made.options.monitor,
+        test=test,
+        stopped=stopped,
+        early=loop.early,
+        is_main=is_main(),
+    )
 
 
 @dataclass(frozen=True)
