@@ -269,3 +269,14 @@ def test_a_mix_with_a_teacher_is_trained_and_goes_on(suite: Path, small: Path) -
     assert {"alone/a.mkv/000000", "alone/a.mkv/000005"} <= set(split["train"])
     assert not any(name.startswith("alone") for name in split["val"])
     assert train(options, resume=True).rows == result.rows
+
+
+def test_teachers_change_what_is_learnt(suite: Path, small: Path) -> None:  # noqa: F811
+    losses = []
+    for weight in (0.0, 0.5, 1.0):
+        told = Told()
+        out = suite.parent / f"run{weight}"
+        train(quick(suite, small, out, max_steps=1, teacher_weight=weight), callback=told)
+        losses += told.losses
+    assert losses[1] > losses[0] + 0.01
+    assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,10 @@ def _loop(
 def _loaders(fabric: Fabric, made: Prepared, callback: Callback) -> Loaders:
     options, spec, table = made.options, made.spec.input, made.classes.from_dataset
     train = TrainingImages(
-        made.split["train"], table, augment.training(options, spec, made.spec.labels.background)
+        made.split["train"],
+        table,
+        augment.training(options, spec, made.spec.labels.background),
+        partial(_soft, made) if made.soft else None,
     )
     val = TrainingImages(made.split["val"], table, augment.plain(options.size, spec))
     share = fabric.global_rank, fabric.world_size
