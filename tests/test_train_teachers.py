@@ -21,10 +21,10 @@ from rtseg.labels import VOID
 from rtseg.sources import open_source
 from rtseg.training import TrainOptions, augment, program
 from rtseg.training.augment import UNTRUSTED
-from rtseg.training.batches import seeded
+from rtseg.training.batches import TrainingImages, seeded
 from rtseg.training.losses import teacher_loss
 from rtseg.training.program import train
-from rtseg.training.teachers import read_soft, soft_labels
+from rtseg.training.teachers import doubted, read_soft, soft_labels
 from rtseg.zoo import InputSpec
 
 SIZE = (48, 64)
@@ -120,6 +120,45 @@ def test_unlabelled_images_need_a_teacher(suite: Path) -> None:
     suite.write_text(text.partition("[[network]]")[0])
     with pytest.raises(UsageError, match="unlabelled"):
         open_mix(suite)
+
+
+def test_background_of_a_sparse_set_is_unknown_where_the_teacher_sees_an_object(
+    suite: Path,
+) -> None:
+    text = suite.read_text()
+    suite.write_text(text.replace('path = "known"', 'path = "known"\nsparse = true'))
+    for path in (suite.parent / "known" / "masks").iterdir():
+        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        mask[:, : SIZE[1] // 2] = 0  # nobody labelled what is on the left
+        write(path, mask)
+    mix = open_mix(suite)
+    files = soft_labels([teacher(suite.parent / "teacher.onnx")], mix.labels, mix.samples, ignore)
+    options = TrainOptions("x", size=SIZE, scale=(1.0, 1.0), rotation=0, flip=0)
+    images = TrainingImages(
+        mix.samples,
+        np.arange(256, dtype=np.uint8),
+        augment.training(options, InputSpec(SIZE), background=0),
+        lambda sample, size: read_soft(files[sample.name], len(NAMES), size),
+    )
+    taught = np.stack([images[index, 0][1].numpy() for index in range(8)])
+    drawn = np.stack([picture.mask for picture in draw(8, SIZE)])
+    left, right = np.s_[..., : SIZE[1] // 2 - 4], np.s_[..., SIZE[1] // 2 :]
+    assert (taught[left][drawn[left] > 0] == VOID).mean() > 0.9
+    assert (taught[left][drawn[left] == 0] == 0).mean() > 0.9
+    assert (taught[right][drawn[right] > 0] == drawn[right][drawn[right] > 0]).all()
+
+
+def test_teachers_are_not_believed_near_what_is_labelled() -> None:
+    mask = np.zeros((100, 100), np.uint8)
+    mask[40:60, 40:60] = 1
+    soft = np.zeros((3, 100, 100), np.uint8)
+    soft[2] = 255  # the teacher sees class 1 everywhere
+    soft[0, :20] = UNTRUSTED
+    found = doubted(mask, soft, background=0)
+    assert (found[40:60, 40:60] == 1).all()
+    assert (found[38:40, 40:60] == 0).all()
+    assert (found[:20] == 0).all()
+    assert (found[70:] == VOID).all()
 
 
 def add_clip(suite: Path, name: str, every: int = 4) -> list[np.ndarray]:

@@ -63,6 +63,7 @@ class Sample:
         weight: how often training takes it, beside others.
         labelled: False if nothing in the image is known.
         mask_path: the image file of the mask, if it is one.
+        sparse: True if its background may hide objects that nobody labelled.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Sample:
     weight: float = 1.0
     labelled: bool = True
     mask_path: Path | None = None
+    sparse: bool = False
 
     def read_image(self) -> Image:
         """The image as (H, W, 3) uint8 BGR; raises DatasetError if it cannot be read."""

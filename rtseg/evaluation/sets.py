@@ -54,6 +54,7 @@ class SetSpec:
         max_pictures: take this many, spread evenly over the set; 0 takes all.
         share: of the images that training sees; 0 is the set's share of all images.
         unlabelled: a folder of images and clips, or a clip, to train on with teachers.
+        sparse: not all objects are labelled: background where teachers see one is left out.
         every: take every Nth frame of a clip.
     """
 
@@ -68,6 +69,7 @@ class SetSpec:
     max_pictures: int = 0
     share: float = 0.0
     unlabelled: bool = False
+    sparse: bool = False
     every: int = 25
     allow_outside: bool = False
 
@@ -164,9 +166,10 @@ def open_mix(
         if spec.min_share:
             raise UsageError(f"min_share of {name} in {path}", found="it is for evaluation only")
         unlabelled = spec.unlabelled or _is_clip(spec.path)
-        if unlabelled and not suite.networks:
+        if (unlabelled or spec.sparse) and not suite.networks:
+            kind = "unlabelled" if unlabelled else "sparse"
             raise UsageError(
-                f"{name} in {path} is unlabelled", found="no [[network]] is there to teach it"
+                f"{name} in {path} is {kind}", found="no [[network]] is there to teach it"
             )
         allowed = allow_outside or spec.allow_outside
         dataset = (
@@ -194,7 +197,7 @@ def open_mix(
                 )
             table = classes.from_dataset
             notes += classes.assumptions
-        groups.append((spec.share, [_mapped(sample, name, table) for sample in kept]))
+        groups.append((spec.share, [_mapped(sample, name, spec, table) for sample in kept]))
     if first is None:
         raise UsageError(f"no set of {path} has labels")
     samples = tuple(_weighed(path, groups))
@@ -294,13 +297,14 @@ def _often(spec: SetSpec) -> str:
     return f"{spec.share:.0%} of what training sees" if spec.share else "as many as they are"
 
 
-def _mapped(sample: Sample, name: str, table: Table | None) -> Sample:
+def _mapped(sample: Sample, name: str, spec: SetSpec, table: Table | None) -> Sample:
     """The sample of the set `name` in the classes that are trained; None if it has no labels."""
     return replace(
         sample,
         name=f"{name}/{sample.name}",
         sequence=f"{name}/{sample.sequence}" if sample.sequence else "",
         read_mask=sample.read_mask if table is None else partial(sample.read_as, table),
+        sparse=spec.sparse,
     )
 
 
@@ -476,6 +480,7 @@ class _SetTable:
     max_pictures: int = 0
     share: float = 0.0
     unlabelled: bool = False
+    sparse: bool = False
     every: int = SetSpec.every
     allow_outside: bool = False
 
@@ -524,6 +529,7 @@ def _set(path: Path, base: Path, table: _SetTable) -> SetSpec:
         max_pictures=table.max_pictures,
         share=table.share,
         unlabelled=table.unlabelled,
+        sparse=table.sparse,
         every=table.every,
         allow_outside=table.allow_outside,
     )

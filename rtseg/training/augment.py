@@ -233,6 +233,8 @@ class _Jpeg(nn.Module):
 class _Scale(nn.Module):
     """Scale to a random share of the largest size that fits into `size` (height, width).
 
+    Shares are spread evenly in their logarithm: half as large is as frequent as twice as large.
+
     Not `v2.ScaleJitter`, which swaps height and width of that size (torchvision 0.28).
 
     Args:
@@ -249,7 +251,7 @@ class _Scale(nn.Module):
         """All, at their own aspect ratio or stretched."""
         height, width = image.shape[-2:]
         ratio = min(self.size[0] / height, self.size[1] / width)
-        ratio *= self.scale[0] + float(torch.rand(())) * (self.scale[1] - self.scale[0])
+        ratio *= self.scale[0] * (self.scale[1] / self.scale[0]) ** float(torch.rand(()))
         stretch = 1.0
         if self.aspect:
             stretch = (1 + self.aspect) ** (float(torch.rand(())) - 0.5)

@@ -22,7 +22,7 @@ from rtseg.datasets.contract import Table
 from rtseg.errors import DatasetError, RtsegError
 from rtseg.frame import Image, Mask
 from rtseg.training.augment import Transform, View
-from rtseg.training.teachers import Soft
+from rtseg.training.teachers import Soft, doubted
 
 
 def mixed_seed(*parts: int) -> int:
@@ -85,7 +85,10 @@ class TrainingImages(TorchDataset[View | RtsegError]):
 
     def _pair(self, index: int, seed: int) -> View:
         image, mask = self._read(index)
-        soft = self._soft(self.samples[index], mask.shape) if self._soft else None
+        sample, background = self.samples[index], self.transform.background
+        soft = self._soft(sample, mask.shape) if self._soft else None
+        if soft is not None and sample.sparse and background is not None:
+            mask = doubted(mask, soft, background)
         with seeded(seed):
             return self.transform(image, mask, self._any, soft)
 

@@ -20,7 +20,7 @@ from rtseg.errors import DatasetError
 from rtseg.evaluation.networks import InputPolicy, Network
 from rtseg.evaluation.sets import NetworkSpec
 from rtseg.files import atomic, cannot_write
-from rtseg.frame import Image
+from rtseg.frame import Image, Mask
 from rtseg.labels import VOID, LabelSet
 from rtseg.nets import find_model
 
@@ -32,6 +32,8 @@ KIND = "teachers"
 KEPT = r"[0-9a-f]{16}-[0-9a-f]{32}\.npz"
 LONG_SIDE = 256
 """Of soft labels, in pixels; teachers know no finer."""
+NEAR = 0.03
+"""How near to what is labelled teachers are not believed, as a share of the longer side."""
 
 
 def soft_labels(
@@ -83,6 +85,19 @@ def read_soft(path: Path, classes: int, size: tuple[int, int]) -> Soft:
         )
     planes = cv2.resize(soft.transpose(1, 2, 0), size[::-1], interpolation=cv2.INTER_LINEAR)
     return np.ascontiguousarray(planes.transpose(2, 0, 1))
+
+
+def doubted(mask: Mask, soft: Soft, background: int) -> Mask:
+    """The (H, W) mask without the background where the teachers agree on an object.
+
+    Near what is labelled, teachers of a coarse stride are not believed.
+    """
+    objects = ((mask != background) & (mask != VOID)).astype(np.uint8)
+    reach = 2 * round(NEAR * max(mask.shape)) + 1
+    near = cv2.dilate(objects, np.ones((reach, reach), np.uint8))
+    seen = (soft[1:].argmax(0) != background) & (soft[0] < 128)
+    unknown = seen & (mask == background) & (near == 0)
+    return np.where(unknown, VOID, mask).astype(np.uint8)
 
 
 class _Teacher:
