@@ -6,6 +6,10 @@
     for frame, segmentation in rtseg.stream("clip.mp4", segmenter):
         ...
 
+    rtseg.train("dataset/", epochs=20)
+    rtseg.evaluate("dataset/", "run/")
+    rtseg.export("run/", "net.onnx")
+
 Importing this package loads no heavy library; each name below is imported on first use.
 """
 
@@ -28,9 +32,12 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
+    from rtseg.api import evaluate as evaluate
+    from rtseg.api import export as export
     from rtseg.api import load as load
     from rtseg.api import stream as stream
     from rtseg.api import stream_many as stream_many
+    from rtseg.api import train as train
     from rtseg.contracts import Backend as Backend
     from rtseg.contracts import Effect as Effect
     from rtseg.contracts import Rendered as Rendered
@@ -73,6 +80,8 @@ _HOME = {
     "Stats": "stats",
     "TemporalOptions": "temporal",
     "ViewOptions": "effects",
+    "evaluate": "api",
+    "export": "api",
     "load": "api",
     "open_effect": "effects",
     "open_sink": "sinks",
@@ -80,6 +89,7 @@ _HOME = {
     "run": "session.loop",
     "stream": "api",
     "stream_many": "api",
+    "train": "api",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -1,14 +1,18 @@
-"""The calls that most programs need: load a network, iterate one source through it, or several."""
+"""The calls that most programs need: load a network, iterate one source through it, or several;
+train, evaluate and export one.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakSet
+
+import numpy as np
 
 from rtseg.addresses import public_name
 from rtseg.backends import open_backend
@@ -16,6 +20,7 @@ from rtseg.backends.base import fit_size
 from rtseg.backends.fitted import fitted
 from rtseg.backends.options import NetworkOptions, check_size
 from rtseg.contracts import Backend, Source
+from rtseg.documents import shown
 from rtseg.errors import RtsegError, UsageError
 from rtseg.frame import Frame, Segmentation
 from rtseg.labels import palette
@@ -30,6 +35,14 @@ from rtseg.session.sources import open_all
 from rtseg.sources import SourceOptions, open_source
 from rtseg.stats import Stats
 from rtseg.temporal import TemporalOptions
+
+if TYPE_CHECKING:
+    from rtseg.evaluation.report import Evaluation
+    from rtseg.exporting.program import Exported
+    from rtseg.training.program import Result
+
+Names = str | Path | Sequence[str | Path]
+"""One name or path, or several."""
 
 
 def load(
@@ -230,3 +243,130 @@ def _report_ends(channels: Sequence[Channel], ended: set[int], on_end: OnEnd | N
             ended.add(number)
             if on_end is not None:
                 on_end(number, channel.error)
+
+
+# --- the programs --------------------------------------------------------------------------------
+
+
+def train(dataset: str | Path | None = None, **options: Any) -> Result:
+    """Fine-tune a network on labelled images, as `rtseg train` does; prints its progress.
+
+    An interrupt (Ctrl-C, or a notebook's stop button) saves the run, then raises
+    KeyboardInterrupt; `resume=True` continues it.
+
+    Args:
+        dataset: folder or file of labelled images, or a suite that mixes several; None with
+            `config` or `resume`.
+        options: of `rtseg train --help`, with underscores: model, size, epochs, out, resume,
+            overwrite, quiet, ... They are the fields of `TrainOptions`.
+
+    Returns:
+        The folder, the figures of every epoch, which one is best, and those of the test split.
+
+    Raises:
+        UsageError: an option has a wrong value, or the folder is not empty.
+        DatasetError: the dataset has problems, all of which are printed.
+        RtsegError: as `rtseg train` ends with an error.
+    """
+    from rtseg.cli.process import CallStop
+    from rtseg.cli.train import trained
+
+    given = _given("train", {"dataset": dataset, **options})
+    with CallStop().listening() as stop:
+        return trained(given, stop)
+
+
+def evaluate(data: Names = (), model: Names = (), **options: Any) -> Evaluation:
+    """Measure networks on labelled images, as `rtseg eval` does; prints its progress.
+
+    Args:
+        data: folders or files of labelled images.
+        model: names of `rtseg models`, or files; the default network if there is none.
+        options: of `rtseg eval --help`, with underscores: split, classes, imgsz, clip, suite,
+            boundary, backend, device, json, quiet, ...
+
+    Returns:
+        The figures, which print as tables: `scores[0].matrix.mean_iou`, `scores[0].ious["person"]`.
+
+    Raises:
+        UsageError: an option has a wrong value.
+        DatasetError: the images cannot be measured.
+        ThresholdError: a mean IoU is below `min_miou`.
+        RtsegError: as `rtseg eval` ends with an error.
+    """
+    from rtseg.cli.eval import measured
+    from rtseg.cli.flags import collect
+    from rtseg.cli.options import EVAL, EvalFlags
+    from rtseg.cli.process import CallStop
+
+    given = _given("eval", {"data": data, "model": model, **options})
+    with CallStop().listening() as stop:
+        return measured(collect(EvalFlags, EVAL, given), stop, tables=False)
+
+
+def export(
+    model: str | Path | None = None, output: str | Path | None = None, **options: Any
+) -> Exported:
+    """Write a network as an ONNX file, as `rtseg export` does, and compare it with its original.
+
+    Args:
+        model: a name of `rtseg models`, a checkpoint or an ONNX file; the default network if None.
+        output: the file to write, .onnx.
+        options: of `rtseg export --help`, with underscores: precision, imgsz, dynamic_batch, opset,
+            calibration, samples, overwrite, quiet, ...
+
+    Returns:
+        The file, how its masks compare, its size and time.
+
+    Raises:
+        UsageError: an option has a wrong value, or the file exists.
+        ModelError: the network cannot be exported so.
+        ThresholdError: its masks agree too little with the original's; its `exported` has the
+            figures.
+        RtsegError: as `rtseg export` ends with an error.
+    """
+    from rtseg.cli.export import exported
+    from rtseg.cli.flags import collect
+    from rtseg.cli.options import EXPORT, ExportFlags
+    from rtseg.cli.process import CallStop
+
+    given = _given("export", {"model": model, "output": output, **options})
+    with CallStop().listening() as stop:
+        return exported(collect(ExportFlags, EXPORT, given), stop)
+
+
+def _given(verb: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a verb, read as those of its `--config` file: paths may be text, one value stand
+    for a list, and a size be text or two numbers.
+
+    Raises:
+        UsageError: there is no such option, or a value is of the wrong kind.
+    """
+    from rtseg.cli.flags import flags_of
+    from rtseg.cli.options import LAYOUTS
+
+    flags = {flag.name: flag for flag in flags_of(LAYOUTS[verb])}
+    if unknown := [name for name in values if name not in flags]:
+        raise UsageError(
+            f"unknown option {shown(unknown[0])}", found="options are " + ", ".join(flags)
+        )
+    given = {}
+    for name, value in values.items():
+        plain = _as_in_a_file(value)
+        if flags[name].hint is str and isinstance(plain, list):  # an input size
+            plain = "x".join(map(str, plain))
+        if plain is not None and plain != []:
+            given[name] = flags[name].from_file(plain)
+    return given
+
+
+def _as_in_a_file(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return [f"{name}={share}" for name, share in value.items()]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_as_in_a_file(each) for each in value]
+    return value

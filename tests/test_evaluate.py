@@ -32,7 +32,7 @@ from rtseg.datasets.folders import Values
 from rtseg.errors import DatasetError, RtsegError, UsageError
 from rtseg.evaluation import networks
 from rtseg.evaluation.networks import SHAPES, InputPolicy, Network
-from rtseg.evaluation.report import draw_confusion, report, result
+from rtseg.evaluation.report import Evaluation, draw_confusion, result
 from rtseg.evaluation.scoring import clip_flicker, score
 from rtseg.evaluation.sets import SetSpec, open_set, read_suite
 from rtseg.frame import Frame, Segmentation
@@ -415,7 +415,7 @@ def test_stopping_early_keeps_what_was_measured(tmp_path: Path, network: Network
     )
     assert (found.pictures, found.chosen, found.complete) == (2, 6, False)
     assert found.matrix.pixels == 2 * 48 * 64
-    assert not report([found])["complete"]
+    assert not Evaluation((found,)).to_plain()["complete"]
 
 
 # --- what is written -----------------------------------------------------------------------------
@@ -444,7 +444,7 @@ def test_what_was_not_measured_is_null_in_json(tmp_path: Path, network: Network)
     folder = make_folder(tmp_path / "set", 2)
     write(folder / "masks" / "00_0000.png", np.full((48, 64), 255, np.uint8))
     found = score(network, open_set(SetSpec(folder, max_pictures=1)), boundary=True, worst=1)
-    text = json.dumps(report([found]), allow_nan=False)
+    text = json.dumps(Evaluation((found,)).to_plain(), allow_nan=False)
     first = json.loads(text)["results"][0]
     assert first["mean_iou"] is first["pixel_accuracy"] is first["mean_boundary_f"] is None
     assert first["classes"][0] == {

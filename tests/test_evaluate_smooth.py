@@ -14,7 +14,7 @@ from dataset_folders import COLOURS_BGR, make_folder, write
 from rtseg.cli.app import main
 from rtseg.errors import SourceError, UsageError
 from rtseg.evaluation.networks import Network
-from rtseg.evaluation.report import clip_result, report, result
+from rtseg.evaluation.report import Evaluation, clip_result, result
 from rtseg.evaluation.scoring import clip_flicker, score, score_clip
 from rtseg.evaluation.sets import SetSpec, open_set
 from rtseg.nets import find_model
@@ -146,7 +146,7 @@ def test_a_clip_that_is_stopped_says_so(inside: Path, network: Network) -> None:
     )
     assert found.frames == 4
     assert not found.complete
-    assert report([], [found])["complete"] is False
+    assert Evaluation((), (found,)).to_plain()["complete"] is False
 
 
 def test_what_is_live_or_absent_has_no_flicker(network: Network) -> None:

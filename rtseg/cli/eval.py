@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -21,14 +20,13 @@ from rtseg.cli.report import (
     Progress,
     describe_backend,
     length,
-    print_table,
     say,
     write_json,
 )
 from rtseg.errors import ThresholdError, UsageError
 from rtseg.evaluation.networks import InputPolicy, Network, describe_inputs
 from rtseg.evaluation.options import EvalOptions
-from rtseg.evaluation.report import class_rows, report, write_confusion
+from rtseg.evaluation.report import Evaluation, figure, write_confusion
 from rtseg.evaluation.scoring import ClipScore, Score, class_map, score, score_clip
 from rtseg.evaluation.sets import (
     LabelledSet,
@@ -45,17 +43,27 @@ from rtseg.options import flag
 from rtseg.outputs import Output, check_apart
 from rtseg.text import counted, first_characters, listed
 
-FEW_CLASSES = 4
-"""Up to this many classes get a column of the table without --show-class."""
-
 AnyScore = TypeVar("AnyScore", Score, ClipScore)
 
 
 def evaluate(flags: EvalFlags, stop: Stop) -> int:
-    """Measure every model on every set and clip.
+    """Measure every model on every set and clip, and print the figures.
 
     Returns:
         0, or the exit code of the signal that ended it.
+
+    Raises:
+        RtsegError: as `measured`.
+    """
+    measured(flags, stop, tables=flags.report.json != "-")
+    return stop.exit_code
+
+
+def measured(flags: EvalFlags, stop: Stop, *, tables: bool) -> Evaluation:
+    """Measure every model on every set and clip, and write the files.
+
+    Args:
+        tables: print the figures on stdout, also of an evaluation that failed or was stopped.
 
     Raises:
         RtsegError: the first failure; what was measured before it is reported as partial.
@@ -80,13 +88,15 @@ def evaluate(flags: EvalFlags, stop: Stop) -> int:
         finally:
             requested = (len(sets) + len(flags.options.clip)) * len(networks)
             done = sum([one.complete for one in scores] + [one.complete for one in clips])
-            whole = done == requested
-            _show(with_smoothed(scores), with_smoothed(clips), flags, whole=whole)
-            if not whole:
+            evaluation = Evaluation(with_smoothed(scores), with_smoothed(clips), done == requested)
+            _write(evaluation, flags)
+            if tables and (lines := evaluation.lines(flags.options.show_class)):
+                out("\n".join(lines))  # last, as stdout may be closed
+            if not evaluation.complete:
                 say_incomplete(done, requested)
-    if whole:
-        _check_min_miou(flags.options.min_miou, scores)
-    return stop.exit_code
+    if evaluation.complete:
+        _check_min_miou(flags.options.min_miou, evaluation.scores)
+    return evaluation
 
 
 @dataclass(frozen=True)
@@ -352,9 +362,9 @@ def on_frame(progress: Progress, score: ClipScore) -> None:
     progress.update(score.frames, score.of or 0, text, unit="frames")
 
 
-def with_smoothed(scores: Sequence[AnyScore]) -> list[AnyScore]:
+def with_smoothed(scores: Sequence[AnyScore]) -> tuple[AnyScore, ...]:
     """Each score, followed by its smoothed version, if measured."""
-    return [one for score in scores for one in (score, score.smoothed) if one is not None]
+    return tuple(one for score in scores for one in (score, score.smoothed) if one is not None)
 
 
 def begin(sets: Sequence[LabelledSet], networks: Sequence[Network]) -> None:
@@ -416,87 +426,16 @@ def _pictures(score: Score) -> str:
     return f"{score.pictures}{of} images" if of else counted(score.pictures, "image")
 
 
-def _show(
-    scores: Sequence[Score], clips: Sequence[ClipScore], flags: EvalFlags, *, whole: bool
-) -> None:
-    """Print the tables and write the files, also when the run ended early."""
-    options, json = flags.options, flags.report.json
-    if json is not None and (scores or clips):
-        write_json(json, report(scores, clips, complete=whole))
+def _write(evaluation: Evaluation, flags: EvalFlags) -> None:
+    """Write the files, also when the evaluation ended early."""
+    options, json, scores = flags.options, flags.report.json, evaluation.scores
+    if json is not None and (scores or evaluation.clips):
+        write_json(json, evaluation.to_plain())
         _say_paths("figures", [json], flags)
     if options.confusion is not None and scores:
         _say_paths("wrote", _confusions(scores, Path(options.confusion)), flags)
     if options.worst_to is not None:
         _say_paths("wrote", _worst(scores, Path(options.worst_to)), flags)
-    if json != "-":  # last, as stdout may be closed
-        tables(scores, options.show_class)
-        clip_table(clips, after_table=bool(scores))
-
-
-def tables(scores: Sequence[Score], show: Sequence[str]) -> None:
-    """Print the figures of every model on every set; of a single one, its classes too."""
-    if not scores:
-        return
-    shown = list(show) or _few(scores)
-    extra = ["boundary F"] * any(s.boundary is not None for s in scores)
-    extra += ["flicker"] * any(s.flicker.counted for s in scores)
-    heads = ["set", "model", "images", *(f"IoU {name}" for name in shown)]
-    heads += ["mIoU", "mean acc", "pixel acc", "fw IoU", *extra]
-    print_table(heads, (_row(s, shown, extra) for s in scores), right=range(2, len(heads)))
-    if len(scores) == 1:
-        out()
-        class_table(scores[0])
-
-
-def _few(scores: Sequence[Score]) -> list[str]:
-    names = dict.fromkeys(name for score in scores for name in score.labels.names)
-    return list(names) if len(names) <= FEW_CLASSES else []
-
-
-def _row(score: Score, shown: Sequence[str], extra: Sequence[str]) -> list[str]:
-    matrix = score.matrix
-    ious = dict(zip(score.labels.names, matrix.class_iou, strict=True))
-    optional = {
-        "boundary F": score.boundary.mean_score if score.boundary else None,
-        "flicker": score.flicker.share,
-    }
-    of = "" if score.complete else f" of {score.chosen}"
-    figures = [matrix.mean_iou, matrix.mean_accuracy, matrix.pixel_accuracy]
-    figures += [matrix.frequency_weighted_iou]
-    return [
-        score.set_name,
-        score.network,
-        f"{score.pictures}{of}",
-        *(figure(ious.get(name)) for name in shown),
-        *map(figure, figures),
-        *(figure(optional[name], 4) for name in extra),
-    ]
-
-
-def class_table(score: Score) -> None:
-    """Print one line per class."""
-    keys = ["iou", "accuracy", "share", *(["boundary_f"] if score.boundary else [])]
-    heads = ("class", "IoU", "accuracy", "share of truth", "boundary F")[: len(keys) + 1]
-    rows = [(row["name"], *(figure(row[key]) for key in keys)) for row in class_rows(score)]
-    print_table(heads, rows, right=range(1, len(heads)))
-
-
-def clip_table(scores: Sequence[ClipScore], *, after_table: bool) -> None:
-    """Print the flicker of every model on every clip."""
-    if not scores:
-        return
-    if after_table:
-        out()
-    rows = (
-        [one.clip, one.network, str(one.frames), figure(100 * one.flicker.share, 3)]
-        for one in scores
-    )
-    print_table(["clip", "model", "frames", "flicker %"], rows, right=(2, 3))
-
-
-def figure(value: float | None, digits: int = 3) -> str:
-    """A share as text; "-" if not measured."""
-    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _say_paths(heading: str, paths: Sequence[object], flags: EvalFlags) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rtseg.cli.options import ExportFlags
-from rtseg.cli.process import Stop
-from rtseg.cli.report import DownloadProgress, Progress, left_behind, print_table, say
+from rtseg.cli.process import Stop, out
+from rtseg.cli.report import DownloadProgress, Progress, left_behind, say
 from rtseg.errors import UsageError
 from rtseg.exporting import ExportOptions
 from rtseg.exporting.int8 import Attempt
@@ -23,7 +23,21 @@ def export_file(flags: ExportFlags, stop: Stop) -> int:
     """Export the model; figures go to stdout.
 
     Raises:
-        RtsegError: as `export_network`; the figures of a rejected file are printed first.
+        RtsegError: as `exported`; the figures of a rejected file are printed first.
+    """
+    try:
+        out("\n".join(exported(flags, stop).lines()))
+    except RejectedError as error:
+        out("\n".join(error.exported.lines()))
+        raise
+    return stop.exit_code
+
+
+def exported(flags: ExportFlags, stop: Stop) -> Exported:
+    """Export the model, and report how the file compares.
+
+    Raises:
+        RtsegError: as `export_network`.
     """
     options, network, quiet = flags.options, flags.network, flags.report.quiet
     if flags.report.output is None:
@@ -37,12 +51,14 @@ def export_file(flags: ExportFlags, stop: Stop) -> int:
         left_behind([Path(flags.report.output)])
     try:
         with ExportProgress(stop, quiet=quiet) as progress:
-            exported = export_network(model, Path(flags.report.output), options, progress)
+            done = export_network(model, Path(flags.report.output), options, progress)
     except RejectedError as error:
-        _report(model, error.exported, options, quiet=quiet)
+        if not quiet:
+            _report(model, error.exported, options)
         raise
-    _report(model, exported, options, quiet=quiet)
-    return stop.exit_code
+    if not quiet:
+        _report(model, done, options)
+    return done
 
 
 class ExportProgress:
@@ -59,7 +75,7 @@ class ExportProgress:
             Interrupted: a signal asked for the end.
         """
         self._stop.check()
-        if self._progress.on_terminal:
+        if self._progress.draws:
             self._progress.update(done, total, heading=step, redraw=step != self._step)
         elif step != self._step and not self._quiet:
             say("export", step)
@@ -72,28 +88,18 @@ class ExportProgress:
         self._progress.clear()
 
 
-def _report(model: Model, exported: Exported, options: ExportOptions, *, quiet: bool) -> None:
-    rows = [
-        (
-            name,
-            f"{exported.megabytes[name]:.2f}" if name in exported.megabytes else "-",
-            f"{ms:.1f}",
-        )
-        for name, ms in exported.milliseconds.items()
-    ]
-    if not quiet:
-        batch = "N" if options.dynamic_batch else "1"
-        height, width = exported.size
-        say("model", f"{model.spec.name}, input {batch} x {height}x{width} (HxW)")
-        for attempt in exported.attempts:
-            say("int8", describe_attempt(attempt, exported.layers))
-        if exported.attempts and (kept := exported.attempts[-1].kept):
-            say("", f"float layers, most sensitive first: {listed(kept, LAYERS_SHOWN)}")
-        say("parity", describe_parity(exported))
-        for note in exported.notes:
-            say("note", note)
-    print_table(("model only, on cpu", "MB", "ms"), rows, right={1, 2})
-    if exported.path is not None and not quiet:
+def _report(model: Model, exported: Exported, options: ExportOptions) -> None:
+    batch = "N" if options.dynamic_batch else "1"
+    height, width = exported.size
+    say("model", f"{model.spec.name}, input {batch} x {height}x{width} (HxW)")
+    for attempt in exported.attempts:
+        say("int8", describe_attempt(attempt, exported.layers))
+    if exported.attempts and (kept := exported.attempts[-1].kept):
+        say("", f"float layers, most sensitive first: {listed(kept, LAYERS_SHOWN)}")
+    say("parity", describe_parity(exported))
+    for note in exported.notes:
+        say("note", note)
+    if exported.path is not None:
         say("wrote", str(exported.path))
 
 

@@ -106,6 +106,32 @@ class Stop:
 HANGUP = getattr(signal, "SIGHUP", 0)
 """Windows has none."""
 
+
+class CallStop(Stop):
+    """Ctrl-C during a call from Python: the first leaves a note, so that a run ends and is saved;
+    the second raises KeyboardInterrupt at once."""
+
+    @contextmanager
+    def listening(self) -> Iterator[Stop]:
+        """Take Ctrl-C for as long as the `with` lasts, in the main thread, which alone can; raises
+        Interrupted at its end if there was one."""
+        try:
+            before = signal.signal(signal.SIGINT, self._hear)
+        except ValueError:  # in another thread
+            yield self
+            return
+        try:
+            yield self
+        finally:
+            signal.signal(signal.SIGINT, before)
+        self.check()
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self():
+            raise KeyboardInterrupt
+        self.signal = number
+
+
 LEAST_COLUMNS = 20
 """In a narrower terminal rich would look for a place to break lines for ever."""
 

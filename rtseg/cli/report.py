@@ -9,6 +9,8 @@ import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from fractions import Fraction
+from html import escape
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -96,7 +98,8 @@ def write_json(path: str, values: dict[str, Any]) -> None:
 
 
 class Progress:
-    """How far a program is: a bar on a terminal, a plain line now and then in a log.
+    """How far a program is: a bar on a terminal and in a notebook, a plain line now and then in a
+    log.
 
     There is no refresh thread, which would disturb what is timed and break forked workers:
     `update` draws, at most every `REFRESH_SECONDS`. In a log the first line of a heading comes
@@ -105,6 +108,9 @@ class Progress:
     Args:
         quiet: draw and print nothing.
         in_bytes: the counts are bytes; the bar shows megabytes and the transfer rate.
+
+    Attributes:
+        draws: whether it is a bar.
     """
 
     def __init__(
@@ -115,14 +121,14 @@ class Progress:
         first_line: float = FIRST_LINE_SECONDS,
         clock: Clock | None = None,
     ) -> None:
-        self.on_terminal = not quiet and sys.stderr.isatty()
+        self.draws = not quiet and (sys.stderr.isatty() or _in_notebook())
         self._quiet, self._in_bytes = quiet, in_bytes
         self._clock = clock or Clock()
-        self._first = REFRESH_SECONDS if self.on_terminal else first_line
+        self._first = REFRESH_SECONDS if self.draws else first_line
         self._pause = self._first
         self._next = self._clock.now() + self._first
         self._heading = ""
-        self._bar: RichProgress | None = None
+        self._bar: RichProgress | _NotebookBar | None = None
         self._bounded = False
 
     @property
@@ -144,13 +150,13 @@ class Progress:
 
         Args:
             unit: what is counted, in the plural ("frames").
-            redraw: on a terminal, draw at once.
+            redraw: draw the bar at once.
         """
         if heading != self._heading:  # a step that ends quickly needs no line
             self._heading, self._pause = heading, self._first
-            if not self.on_terminal:
+            if not self.draws:
                 self._next = self._clock.now() + self._first
-        if self.on_terminal and (redraw or self.due):
+        if self.draws and (redraw or self.due):
             self._draw(done, total, ", ".join(filter(None, (unit, text))))
         elif self.due:
             self._pause = max(2 * self._pause, FIRST_LINE_SECONDS)
@@ -171,9 +177,15 @@ class Progress:
             self.clear()
         if self._bar is None:
             self._bounded = bool(total)
-            self._bar = _terminal_bar(bounded=self._bounded, in_bytes=self._in_bytes)
-            self._bar.add_task("", heading="", text="")
-            self._bar.start()
+            if _in_notebook():
+                self._bar = _NotebookBar(in_bytes=self._in_bytes)
+            else:
+                self._bar = _terminal_bar(bounded=self._bounded, in_bytes=self._in_bytes)
+                self._bar.add_task("", heading="", text="")
+                self._bar.start()
+        if isinstance(self._bar, _NotebookBar):
+            self._bar.update(self._heading, done, total, text)
+            return
         task = self._bar.task_ids[0]
         self._bar.update(
             task, total=total or None, completed=done, heading=self._heading, text=shown(text)
@@ -185,6 +197,33 @@ class Progress:
 
     def __exit__(self, *exc_info: object) -> None:
         self.clear()
+
+
+def _in_notebook() -> bool:
+    return "ipykernel" in sys.modules
+
+
+class _NotebookBar:
+    """A bar in the output of a notebook's cell; rich's would need ipywidgets."""
+
+    def __init__(self, *, in_bytes: bool) -> None:
+        self._in_bytes = in_bytes
+        self._ipython = import_module("IPython.display")
+        self._handle = self._ipython.display(self._ipython.HTML(""), display_id=True)
+
+    def update(self, heading: str, done: int, total: int, text: str) -> None:
+        """Show that `done` of `total` are done; 0 is an unknown total."""
+        if self._in_bytes:
+            count = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
+        else:
+            count = f"{done} of {total}" if total else str(done)
+        bar = f'<progress max="{total}" value="{done}"></progress>' if total else ""
+        words = " ".join(filter(None, (heading, count, text)))
+        self._handle.update(self._ipython.HTML(f"{bar} {escape(shown(words))}"))
+
+    def stop(self) -> None:
+        """Remove it."""
+        self._handle.update(self._ipython.HTML(""))
 
 
 def _terminal_bar(*, bounded: bool, in_bytes: bool) -> RichProgress:
@@ -220,7 +259,7 @@ class DownloadProgress:
         self._stop.check()
         if self._quiet:
             return
-        if self._progress.on_terminal:
+        if self._progress.draws:
             self._progress.update(done, total, heading=title, redraw=title != self._title)
         elif title != self._title:
             say("fetching", f"{title}, {total / 1e6:.0f} MB" if total else title)

@@ -31,6 +31,16 @@ def train(given: dict[str, Any], stop: Stop) -> int:
     Raises:
         RtsegError: as `rtseg.training.program.train`.
     """
+    trained(given, stop)
+    return stop.exit_code
+
+
+def trained(given: dict[str, Any], stop: Stop) -> Result:
+    """Train and report the result.
+
+    Raises:
+        RtsegError: as `rtseg.training.program.train`.
+    """
     run = TrainRun(**of_class(TrainRun, given))
     options = options_of(given, run)
     require_extra()
@@ -52,7 +62,7 @@ def train(given: dict[str, Any], stop: Stop) -> int:
         leave(stop.exit_code)
     if not run.quiet:
         report(result)
-    return stop.exit_code
+    return result
 
 
 def options_of(given: dict[str, Any], run: TrainRun) -> TrainOptions:

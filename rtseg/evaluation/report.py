@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 from rtseg._version import __version__
 from rtseg.evaluation.scoring import ClipScore, Score
 from rtseg.figures import new_figure, save_figure
+from rtseg.text import aligned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+FEW_CLASSES = 4
+"""Up to this many classes get a column of the table without --show-class."""
 
 FORMAT = 1
 """Version of the JSON; increased when a key changes its meaning or is removed."""
@@ -27,24 +31,46 @@ _NUMBERED = 25
 _NO_CLASS = "no class"
 
 
-def report(
-    scores: Sequence[Score], clips: Sequence[ClipScore] = (), *, complete: bool = True
-) -> dict[str, Any]:
-    """All scores of one run: {"rtseg_eval": 1, "version": ..., "complete": ..., "results": [...]},
-    with those of clips without labels under "clips".
+@dataclass(frozen=True, repr=False)
+class Evaluation:
+    """The figures of every model on every set and clip; prints as tables.
 
-    Args:
+    Attributes:
+        scores: on labelled images, smoothed ones after those that they smooth.
+        clips: on clips without labels.
         complete: whether every model was measured on every set and clip.
     """
-    return {
-        "rtseg_eval": FORMAT,
-        "version": __version__,
-        "complete": complete
-        and all(score.complete for score in scores)
-        and all(clip.complete for clip in clips),
-        "results": [result(score) for score in scores],
-        "clips": [clip_result(clip) for clip in clips],
-    }
+
+    scores: tuple[Score, ...]
+    clips: tuple[ClipScore, ...] = ()
+    complete: bool = True
+
+    def to_plain(self) -> dict[str, Any]:
+        """All figures, for JSON: {"rtseg_eval": 1, "version": ..., "complete": ..., "results":
+        [...], "clips": [...]}."""
+        return {
+            "rtseg_eval": FORMAT,
+            "version": __version__,
+            "complete": self.complete
+            and all(score.complete for score in self.scores)
+            and all(clip.complete for clip in self.clips),
+            "results": [result(score) for score in self.scores],
+            "clips": [clip_result(clip) for clip in self.clips],
+        }
+
+    def lines(self, show_class: Sequence[str] = ()) -> list[str]:
+        """Tables of the figures: every model on every set, the classes of a single one, the clips.
+
+        Args:
+            show_class: classes that get a column; by default all, if they are few.
+        """
+        tables = [score_table(self.scores, show_class)] if self.scores else []
+        tables += [class_table(self.scores[0])] if len(self.scores) == 1 else []
+        tables += [clip_table(self.clips)] if self.clips else []
+        return [line for table in tables for line in ("", *table)][1:]
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines()) or "<Evaluation of nothing>"
 
 
 def clip_result(clip: ClipScore) -> dict[str, Any]:
@@ -109,6 +135,63 @@ def class_rows(score: Score) -> list[dict[str, Any]]:
         }
         for index, name in enumerate(score.labels.names)
     ]
+
+
+def score_table(scores: Sequence[Score], show_class: Sequence[str] = ()) -> list[str]:
+    """The figures of every model on every set."""
+    shown = list(show_class) or _few(scores)
+    extra = ["boundary F"] * any(s.boundary is not None for s in scores)
+    extra += ["flicker"] * any(s.flicker.counted for s in scores)
+    heads = ["set", "model", "images", *(f"IoU {name}" for name in shown)]
+    heads += ["mIoU", "mean acc", "pixel acc", "fw IoU", *extra]
+    return aligned(heads, (_row(s, shown, extra) for s in scores), right=range(2, len(heads)))
+
+
+def _few(scores: Sequence[Score]) -> list[str]:
+    names = dict.fromkeys(name for score in scores for name in score.labels.names)
+    return list(names) if len(names) <= FEW_CLASSES else []
+
+
+def _row(score: Score, shown: Sequence[str], extra: Sequence[str]) -> list[str]:
+    matrix = score.matrix
+    ious = dict(zip(score.labels.names, matrix.class_iou, strict=True))
+    optional = {
+        "boundary F": score.boundary.mean_score if score.boundary else None,
+        "flicker": score.flicker.share,
+    }
+    of = "" if score.complete else f" of {score.chosen}"
+    figures = [matrix.mean_iou, matrix.mean_accuracy, matrix.pixel_accuracy]
+    figures += [matrix.frequency_weighted_iou]
+    return [
+        score.set_name,
+        score.network,
+        f"{score.pictures}{of}",
+        *(figure(ious.get(name)) for name in shown),
+        *map(figure, figures),
+        *(figure(optional[name], 4) for name in extra),
+    ]
+
+
+def class_table(score: Score) -> list[str]:
+    """One line per class."""
+    keys = ["iou", "accuracy", "share", *(["boundary_f"] if score.boundary else [])]
+    heads = ("class", "IoU", "accuracy", "share of truth", "boundary F")[: len(keys) + 1]
+    rows = [(row["name"], *(figure(row[key]) for key in keys)) for row in class_rows(score)]
+    return aligned(heads, rows, right=range(1, len(heads)))
+
+
+def clip_table(scores: Sequence[ClipScore]) -> list[str]:
+    """The flicker of every model on every clip."""
+    rows = (
+        [one.clip, one.network, str(one.frames), figure(100 * one.flicker.share, 3)]
+        for one in scores
+    )
+    return aligned(["clip", "model", "frames", "flicker %"], rows, right=(2, 3))
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A share as text; "-" if not measured."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def write_confusion(score: Score, path: Path) -> None:

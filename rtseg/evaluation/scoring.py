@@ -36,6 +36,7 @@ from rtseg.metrics import (
 from rtseg.segmenter import Pair
 from rtseg.sources import SourceOptions, open_source
 from rtseg.temporal.smooth import Smoother
+from rtseg.text import counted
 from rtseg.threads import Flow
 
 READ_AHEAD = 4
@@ -53,7 +54,7 @@ GAP = 4
 UNKNOWN_GREY = 160
 
 
-@dataclass
+@dataclass(repr=False)
 class Score:
     """The measurement of one model on one set.
 
@@ -91,6 +92,17 @@ class Score:
     def complete(self) -> bool:
         """Whether every chosen image was measured."""
         return 0 < self.chosen == self.pictures
+
+    @property
+    def ious(self) -> dict[str, float]:
+        """IoU of each class, 0 to 1; NaN for a class in neither truth nor prediction."""
+        return dict(zip(self.labels.names, map(float, self.matrix.class_iou), strict=True))
+
+    def __repr__(self) -> str:
+        return (
+            f"<Score of {self.network} on {self.set_name}: mIoU {self.matrix.mean_iou:.3f}, "
+            f"{counted(self.pictures, 'image')}>"
+        )
 
 
 def score(
@@ -264,7 +276,7 @@ def _read(samples: Sequence[Sample], places: dict[str, int], classes: ClassMap) 
         yield Read(sample, places[sample.name], image, truth)
 
 
-@dataclass
+@dataclass(repr=False)
 class ClipScore:
     """The measurement of one model on one clip.
 
@@ -289,6 +301,12 @@ class ClipScore:
     input_size: Size | None = None
     info: BackendInfo | None = None
     seconds: float = math.nan
+
+    def __repr__(self) -> str:
+        return (
+            f"<ClipScore of {self.network} on {self.clip}: flicker {100 * self.flicker.share:.3f} "
+            f"%, {counted(self.frames, 'frame')}>"
+        )
 
 
 class FlickerCounter:

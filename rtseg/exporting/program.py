@@ -41,6 +41,7 @@ from rtseg.nets.onnx_file import (
 )
 from rtseg.segmenter import Segmenter
 from rtseg.system import int8_instructions
+from rtseg.text import aligned
 from rtseg.zoo import InputSpec, Model, ModelSpec
 
 ROUNDS, LEAST_ROUNDS, SECONDS = 15, 3, 6.0
@@ -69,7 +70,7 @@ class Parity:
     worst_frame: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Exported:
     """What was written, and how it compares with the original.
 
@@ -96,6 +97,23 @@ class Exported:
     layers: int = 0
     attempts: tuple[Attempt, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """A table of the files' sizes and times."""
+        rows = [
+            (
+                name,
+                f"{self.megabytes[name]:.2f}" if name in self.megabytes else "-",
+                f"{ms:.1f}",
+            )
+            for name, ms in self.milliseconds.items()
+        ]
+        return aligned(("model only, on cpu", "MB", "ms"), rows, right={1, 2})
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        agree = f"{self.parity.mean:.3%} of the pixels as {self.original}"
+        return "\n".join([f"{self.path}: input {height}x{width}, {agree}", *self.lines()])
 
 
 class RejectedError(ThresholdError):

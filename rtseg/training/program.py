@@ -95,7 +95,7 @@ class TestFigures:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """The result of a run.
 
@@ -119,6 +119,14 @@ class Result:
     stopped: bool
     early: bool
     is_main: bool
+
+    def __repr__(self) -> str:
+        parts = [f"{self.folder.path}: {counted(len(self.rows), 'epoch')}"]
+        if self.best is not None:
+            parts.append(f"best is {self.best.epoch} with mIoU {self.best.miou:.4f}")
+        if self.test is not None:
+            parts.append(f"test mIoU {self.test.miou:.4f}")
+        return f"<Result in {', '.join(parts)}>"
 
 
 def train(
