@@ -8,12 +8,13 @@ and sound stay together.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
@@ -56,6 +57,12 @@ TEXT_CODECS = frozenset(("ansi", "bintext", "idf", "xbin"))
 
 DEFAULT_BONUS = 25_000_000
 """Pixels by which a track that is flagged default counts as larger, as in the `ffmpeg` command."""
+
+CROPPING = re.compile(r"Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)")
+"""As FFmpeg prints it: left, right, top, bottom."""
+
+DOLBY_VISION = re.compile(r"DOVI .*profile: (5|10|20), .*compatibility id: 0")
+"""Profiles in which only colours of their own (IPTPQc2) are stored."""
 
 PAPER = 255
 """What transparent pixels are laid over: white, as in pictures."""
@@ -145,13 +152,21 @@ def choose_video(container: Any, name: str, number: int | None = None) -> Any:
     """The video track to play: the default one, else the largest, or `number` among them.
 
     Raises:
-        SourceError: there is none, or its frames have too many pixels.
+        SourceError: there is none, its frames have too many pixels, or its colours are those of
+            Dolby Vision alone.
         UsageError: there is no such number.
     """
     stream = _chosen(container, name, number)
     known = stream.codec_context is not None
     if known and (why := too_large(stream.width * stream.height, VIDEO_PIXELS)):
         raise SourceError(f"cannot play {name}", found=why, do=VIDEO_PIXELS.advice)
+    if dolby := DOLBY_VISION.search(side_data(stream)):
+        raise SourceError(
+            f"cannot play {name}",
+            found=f"its colours are those of Dolby Vision profile {dolby[1]}, which has no layer "
+            "that FFmpeg can convert",
+            do="Convert it to HDR10 or SDR, for example with FFmpeg's filter libplacebo",
+        )
     return stream
 
 
@@ -165,6 +180,34 @@ def _chosen(container: Any, name: str, number: int | None) -> Any:
     if not 0 <= number < len(tracks):
         raise UsageError(f"--stream {number} for {name}", found=f"it has {described(tracks)}")
     return tracks[number]
+
+
+def side_data(stream: Any) -> str:
+    """What FFmpeg prints of the side data of an `av.VideoStream`, which PyAV does not give."""
+    level = av.logging.get_level()
+    with av.logging.Capture(local=False):  # of other threads, meanwhile
+        av.logging.set_level(av.logging.INFO)
+        try:
+            text = stream.container.dumps_format()
+        finally:
+            av.logging.set_level(level)
+    own = re.search(rf"^ +Stream #0:{stream.index}\b.*\n((?:    .*\n)*)", text, re.MULTILINE)
+    return own[1].partition("    Side data:\n")[2] if own else ""
+
+
+class Cropping(NamedTuple):
+    """Pixels at the edges of stored frames that a file says are not to be shown."""
+
+    left: int
+    right: int
+    top: int
+    bottom: int
+
+
+def cropping(stream: Any) -> Cropping | None:
+    """By a clean aperture of MP4, or `PixelCrop...` of Matroska; None if all is shown."""
+    found = CROPPING.search(side_data(stream))
+    return Cropping(*map(int, found.groups())) if found else None
 
 
 def described(tracks: Sequence[Any]) -> str:
@@ -322,15 +365,19 @@ class Converter:
 
     By the matrix, range, primaries and transfer of each frame: wide-gamut and HDR colours become
     BT.709, see `rtseg.yuv.grading`; a matrix that FFmpeg's swscale does not know is taken for the
-    nearest one. Transparent pixels are laid over white. Frames are turned and mirrored by their
-    display matrix, to the nearest quarter turn, as players do.
+    nearest one. Transparent pixels are laid over white. Frames are cropped, and turned and mirrored
+    by their display matrix, to the nearest quarter turn, as players do.
+
+    Args:
+        crop: what the file says is not to be shown.
 
     Attributes:
         notes: what was not converted as it is tagged, to be shown to the user.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, crop: Cropping | None = None) -> None:
         self.notes: list[str] = []
+        self._crop = crop
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: Any) -> Image:
@@ -339,7 +386,7 @@ class Converter:
         Raises:
             av.FFmpegError, OSError, ValueError: FFmpeg cannot convert it.
         """
-        image = self._upright(self._bgr(frame), frame)
+        image = self._upright(self._cropped(self._bgr(frame)), frame)
         return np.ascontiguousarray(image)
 
     def _bgr(self, frame: Any) -> Image:
@@ -359,6 +406,13 @@ class Converter:
         peak = mastering_peak(frame) or HLG_NITS
         colours = graded(image, grading(tags[1], tags[2], peak, white_code(frame)))
         return over_paper(np.dstack([colours, image[..., 3] >> 8])) if alpha else colours
+
+    def _cropped(self, image: Image) -> Image:
+        left, right, top, bottom = self._crop or Cropping(0, 0, 0, 0)
+        height, width = image.shape[:2]
+        if left + right >= width or top + bottom >= height:
+            return image
+        return image[top : height - bottom, left : width - right]
 
     def _upright(self, image: Image, frame: Any) -> Image:
         matrix = display_matrix(frame)

@@ -23,6 +23,7 @@ from rtseg.media import (
     Converter,
     believed_rate,
     choose_video,
+    cropping,
     described,
     display_matrix,
     has_no_pts,
@@ -219,6 +220,7 @@ class FFmpegPlayer:
     Attributes:
         header: what the file declares.
         turned: whether its frames are turned by 90 or 270 degrees to be upright.
+        cropping: pixels that the file says are not to be shown.
         damaged: packets that could not be decoded.
         concealed: frames of which parts were guessed.
         trouble: why it could not be read to its end; "" if it could.
@@ -270,7 +272,8 @@ class FFmpegPlayer:
         self._tail = Tail(self._decoder.thread_count)
         self._await_keyframe()
         self._decoded_from: float | None = None
-        self._convert = Converter()
+        self.cropping = cropping(self._stream)
+        self._convert = Converter(self.cropping)
         self._deinterlacer: Deinterlacer | None = None
         self._has_no_pts = has_no_pts(self._container)
         self._times_left: list[int] = []

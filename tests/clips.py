@@ -153,3 +153,29 @@ def joined(path: Path, *parts: Path) -> Path:
     """A file of the bytes of others, as `cat` joins them."""
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     return path
+
+
+SAMPLE_ENTRY = ("moov", "trak", "mdia", "minf", "stbl", "stsd")
+"""Boxes of an MP4 file around what describes its first track."""
+
+HEADS = {"stsd": 16, "avc1": 86, "hev1": 86}
+"""Bytes before the boxes inside these; others have 8."""
+
+
+def with_box(content: bytes, path: Sequence[str], kind: str, inside: bytes) -> bytes:
+    """An MP4 file whose index lies at its end, with one more box.
+
+    Args:
+        path: names of the boxes around the new one, from the outermost.
+    """
+    changed, at, end, box = bytearray(content), 0, len(content), kind.encode() + inside
+    box = (4 + len(box)).to_bytes(4, "big") + box
+    for name in path:
+        while changed[at + 4 : at + 8] != name.encode():
+            at += int.from_bytes(changed[at : at + 4], "big")
+            assert at < end, name
+        size = int.from_bytes(changed[at : at + 4], "big")
+        changed[at : at + 4] = (size + len(box)).to_bytes(4, "big")
+        at, end = at + HEADS.get(name, 8), at + size
+    changed[end:end] = box
+    return bytes(changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from io import BytesIO
@@ -12,13 +13,22 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from clips import PATCHES, close, joined, patches, seen, write_clip
+from clips import (
+    PATCHES,
+    SAMPLE_ENTRY,
+    close,
+    joined,
+    patches,
+    seen,
+    with_box,
+    write_clip,
+)
 from fuzz import rewrite
 from PIL import Image, ImageOps
 
 from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame
-from rtseg.media import Converter, believed_rate, choose_video, mastering_peak
+from rtseg.media import Converter, Cropping, believed_rate, choose_video, mastering_peak
 from rtseg.sources import SourceOptions, open_source
 from rtseg.yuv import graded, grading
 
@@ -249,6 +259,76 @@ def test_display_matrices_turn_and_mirror(tmp_path: Path, turn: tuple[int, ...])
         corners[a * x + c * y, b * x + d * y] = PATCHES[place]
     wanted = [corners[-1, -1], corners[1, -1], corners[-1, 1], corners[1, 1]]
     assert close(seen(image), wanted)
+
+
+CROPS = {"left": 6, "right": 26, "top": 4, "bottom": 12}
+
+
+def cropped_clip(path: Path, display: tuple[int, ...] | None = None) -> Path:
+    """A clip of `PATCHES` with white edges that its container says are not to be shown."""
+    left, right, top, bottom = CROPS.values()
+    image = np.pad(patches(80, 96), ((top, bottom), (left, right), (0, 0)), constant_values=255)
+    write_clip(path, images=[image] * 6, display=display, tags=(1, 1, 1, 1), options={"crf": "5"})
+    content = path.read_bytes()
+    if path.suffix == ".mkv":  # PixelCrop... and a Void in place of Colour
+        elements = b"".join(
+            bytes([0x54, number, 0x81, CROPS[side]])
+            for side, number in (("bottom", 0xAA), ("top", 0xBB), ("left", 0xCC), ("right", 0xDD))
+        )
+        at = content.index(b"\x55\xb0")
+        end = at + 3 + (content[at + 2] & 0x7F)
+        room = end - at - len(elements)
+        void = bytes([0xEC, 0x80 | (room - 2)]) + bytes(room - 2)
+        content = content[:at] + elements + void + content[end:]
+    else:
+        offset = (left - right, 2, top - bottom, 2)  # of the middle, as fractions
+        inside = struct.pack(">8i", 96, 1, 80, 1, *offset)
+        content = with_box(content, [*SAMPLE_ENTRY, "avc1"], "clap", inside)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+def test_what_a_container_crops_is_not_shown(tmp_path: Path, suffix: str) -> None:
+    path = cropped_clip(tmp_path / f"c.{suffix}")
+    with open_source(path) as source:
+        frames = list(source)
+        assert (source.info.width, source.info.height) == (96, 80)
+    whole = frames[3].image
+    assert len(frames) == 6
+    assert whole.shape == (80, 96, 3)
+    assert whole.min(2).max() < 225
+    assert close(seen(whole), PATCHES)
+    with pytest.raises(SourceError, match="crop"):
+        open_source(path, SourceOptions(decoder="opencv"))
+
+
+def test_a_video_is_cropped_before_it_is_turned(tmp_path: Path) -> None:
+    path = cropped_clip(tmp_path / "c.mp4", display=(0, 1, -1, 0))
+    image = frames_of(path)[0].image
+    assert image.shape == (96, 80, 3)
+    assert image.min(2).max() < 225
+
+
+def test_a_crop_that_leaves_nothing_is_ignored() -> None:
+    frame = av.VideoFrame.from_ndarray(patches(), "rgb24")
+    assert Converter(Cropping(64, 64, 0, 0))(frame).shape == (96, 128, 3)
+    assert Converter(Cropping(0, 200, 0, 0))(frame).shape == (96, 128, 3)
+
+
+@pytest.mark.parametrize(("profile", "compatible", "played"), [(5, 0, False), (8, 1, True)])
+def test_dolby_vision_without_a_layer_that_can_be_converted_is_refused(
+    tmp_path: Path, profile: int, compatible: int, played: bool
+) -> None:
+    path = write_clip(tmp_path / "d.mp4", codec="libx265", options={"x265-params": "log-level=0"})
+    flags = profile << 9 | 6 << 3 | 0b101  # level 6, with metadata and base layer
+    inside = struct.pack(">BBHB19x", 1, 0, flags, compatible << 4)
+    path.write_bytes(with_box(path.read_bytes(), [*SAMPLE_ENTRY, "hev1"], "dvcC", inside))
+    if played:
+        assert close(seen(frames_of(path)[0].image), PATCHES)
+    else:
+        with pytest.raises(SourceError, match="Dolby Vision profile 5"):
+            open_source(path)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -59,6 +59,8 @@ class NvdecPlayer(FilePlayer):
             raise self._refused(
                 "its wide-gamut or HDR colours are converted to BT.709 on the CPU only"
             )
+        if self.cropping:
+            raise self._refused("it is cropped, which is done on the CPU only")
         matrix = display_matrix(first)
         if matrix is not None and _quarters(matrix) is None:
             raise self._refused("it is mirrored, which is done on the CPU only")

@@ -55,6 +55,9 @@ class OpenCVPlayer:
     def __init__(self, target: str, options: SourceOptions) -> None:
         self._name = display_name(target)
         self._beside = Beside(target, replace(options, deinterlace="off"))
+        if self._beside.cropping:
+            self._beside.release()
+            raise self._refused("OpenCV does not crop it")
         self.header = self._beside.header
         params = network_params(options.timeout) if "://" in target else {}
         params.pop(cv2.CAP_PROP_N_THREADS, None)
