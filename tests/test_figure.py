@@ -216,10 +216,10 @@ figure = draw_plot(Record(machine | {"cores": 1, "load_average": 0.1, "versions"
 """,
     "train": """
 from rtseg.training.folder import Row
-from rtseg.training.program import Labelled, draw_curves, draw_samples
+from rtseg.training.charts import Labelled, draw_curves, draw_samples
 from rtseg.labels import PERSON
 row = Row(1, 1, 1e-4, 0.5, 0.5, 0.5, 0.5, 0.5, (0.5, 0.5), 1.0, True)
-draw_curves(Path("curves.png"), [row])
+draw_curves(Path("curves.png"), [row], PERSON)
 image, mask = np.zeros((48, 64, 3), np.uint8), np.ones((48, 64), np.uint8)
 draw_samples(Path("figure.png"), [Labelled("a", image, mask, mask)], PERSON)
 figure = None

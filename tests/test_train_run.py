@@ -22,16 +22,20 @@ import pytest
 import torch
 from dataset_folders import MAKERS, NAMES, make_folder, make_roboflow
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, jaccard_score
-from training import SMALLEST, Told, one_thread, quick, small  # noqa: F401 - autouse, and a fixture
+from training import CHARTS, SMALLEST, Told, one_thread, quick, small  # noqa: F401 - autouse, and a fixture
 
 import rtseg
 from rtseg.cli.app import main
+from rtseg.datasets import open_dataset
 from rtseg.documents import read_toml
+from rtseg.draw import blend, overlay_table
 from rtseg.errors import DatasetError, DeviceError, UsageError
+from rtseg.labels import LabelSet
 from rtseg.metrics import ConfusionMatrix
 from rtseg.nets.state import read_checkpoint
 from rtseg.options import from_values
 from rtseg.training import TrainOptions, program, trainable
+from rtseg.training.charts import ALPHA
 from rtseg.training.folder import RunFolder
 from rtseg.training.program import Result, train
 from rtseg.training.trainable import Figures, Trainable, moving_average
@@ -43,7 +47,7 @@ Capture = pytest.CaptureFixture[str]
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of its own; and no charts, which take longer than the training, but in `finished`."""
     monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
-    for chart in ("draw_curves", "draw_samples"):
+    for chart in CHARTS:
         monkeypatch.setattr(program, chart, lambda *arguments: None)
 
 
@@ -120,7 +124,8 @@ def test_the_run_folder_holds_what_was_asked_used_and_found(finished: tuple[Resu
     folder = result.folder
     assert {file.name for file in folder.path.iterdir()} == {
         *("config.toml", "versions.json", "split.json", "metrics.csv", "curves.png"),
-        *("samples.png", "best.pth", "last.ckpt", "test.json"),
+        *("confusion.png", "preview.png", "samples.png"),
+        *("best.pth", "last.ckpt", "test.json", "test.png"),
     }
     assert folder.read_options() == replace(folder.read_options(), epochs=6, batch_size=4, lr=2e-3)
     assert json.loads(folder.versions.read_text())["torch"] == torch.__version__
@@ -130,10 +135,43 @@ def test_the_run_folder_holds_what_was_asked_used_and_found(finished: tuple[Resu
     rows = list(csv.DictReader(folder.metrics.read_text().splitlines()))
     assert [float(row["miou"]) for row in rows] == [row.miou for row in result.rows]
     assert [float(row["iou disc"]) for row in rows] == [row.ious[1] for row in result.rows]
-    for picture in (folder.curves, folder.samples):
+    for picture in (folder.curves, folder.samples, folder.test_samples):
         drawn = cv2.imread(str(picture))
         assert drawn.shape[1] >= 1000
         assert drawn.std() > 10
+    assert cv2.imread(str(folder.confusion)).std() > 10
+    check_preview(cv2.imread(str(folder.preview)), result)
+
+
+def labels_of(result: Result) -> LabelSet:
+    spec = read_checkpoint(result.folder.best)[0]
+    assert spec is not None
+    return spec.labels
+
+
+def check_preview(drawn: np.ndarray, result: Result) -> None:
+    """The validation images side by side, each with its truth above and a prediction below."""
+    samples = open_dataset(result.folder.read_options().dataset).samples
+    val = [sample for sample in samples if sample.split == "val"]
+    assert drawn.shape == (2 * 64, len(val) * 64, 3)
+    table = overlay_table(labels_of(result), ALPHA)
+    for column, sample in enumerate(val):
+        truth, predicted = (
+            drawn[top : top + 48, 64 * column : 64 * column + 64] for top in (0, 64)
+        )
+        image, mask = sample.read_image(), sample.read_mask()
+        assert np.abs(truth.astype(int) - blend(image, mask, table)).max() <= 2
+        same = np.abs(predicted.astype(int) - truth).max(axis=2) <= 2
+        assert 0.4 < same.mean() < 1
+
+
+def test_the_time_left_goes_down_to_nothing(finished: tuple[Result, Told]) -> None:
+    result, told = finished
+    seconds = sum(row.seconds for row in result.rows)
+    per_epoch = len(told.left) // len(result.rows)
+    assert all(left >= 0 for left in told.left)
+    assert told.left[per_epoch - 1] > 0.2 * seconds  # five epochs are left
+    assert told.left[-1] < 2 * max(row.seconds for row in result.rows[-4:-1])
 
 
 def test_the_best_checkpoint_is_of_the_epoch_with_the_least_loss(
@@ -164,7 +202,6 @@ def independent(result: Result) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     TrainingImages of 48x64 at 64x64: the whole width, 16 rows below of the mean colour.
     """
-    from rtseg.datasets import open_dataset
     from rtseg.nets.build import build
 
     network = build(SMALLEST, 3)

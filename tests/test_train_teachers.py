@@ -12,7 +12,7 @@ import torch
 from clips import write_clip
 from colour_network import make_network
 from dataset_folders import COLOURS_BGR, NAMES, draw, write
-from training import Told, one_thread, quick, small  # noqa: F401 - autouse, and a fixture
+from training import CHARTS, Told, one_thread, quick, small  # noqa: F401 - autouse, and a fixture
 
 from rtseg.errors import DatasetError, UsageError
 from rtseg.evaluation import sets
@@ -33,7 +33,7 @@ SIZE = (48, 64)
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
-    for chart in ("draw_curves", "draw_samples"):
+    for chart in CHARTS:
         monkeypatch.setattr(program, chart, lambda *arguments: None)
 
 

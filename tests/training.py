@@ -55,6 +55,10 @@ def quick(dataset: Path, model: Path | str, out: Path, **settings: Any) -> Train
     return TrainOptions(str(dataset), model=str(model), out=str(out), **{**usual, **settings})
 
 
+CHARTS = ("draw_curves", "draw_samples", "draw_matrix", "draw_preview")
+"""Functions of `rtseg.training.program` that take longer than training a few steps."""
+
+
 class Told(Callback):
     """Remembers what it was told; stops when `enough` says so."""
 
@@ -64,6 +68,7 @@ class Told(Callback):
         self.problems: list[str] = []
         self.steps = 0
         self.losses: list[float] = []
+        self.left: list[float] = []
         self.rows: list[Row] = []
 
     def note(self, heading: str, text: str) -> None:
@@ -72,8 +77,9 @@ class Told(Callback):
     def on_problem(self, text: str) -> None:
         self.problems.append(text)
 
-    def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+    def on_step(self, epoch: int, step: int, steps: int, loss: float, seconds_left: float) -> None:
         self.steps += 1
+        self.left.append(seconds_left)
         self.losses.append(loss)
 
     def on_epoch(self, row: Row) -> None:

@@ -52,7 +52,7 @@ def describe(given: dict[str, Any], stop: Stop) -> int:
     if report.json:
         write_json(report.json, figures)
     if report.sheet:
-        from rtseg.training.program import draw_views
+        from rtseg.training.charts import draw_views
 
         draw_views(Path(report.sheet), data, options)
         say("wrote", report.sheet)

@@ -131,11 +131,10 @@ class TrainProgress(Callback):
         self._progress.clear()
         self._download(title, done, total)
 
-    def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+    def on_step(self, epoch: int, step: int, steps: int, loss: float, seconds_left: float) -> None:
         """Update the progress."""
-        self._progress.update(
-            step, steps, f"loss {loss:.4f}", unit=f"steps of epoch {epoch}", heading="training"
-        )
+        text = f"loss {loss:.4f}, {length(seconds_left)} left in all"
+        self._progress.update(step, steps, text, unit=f"steps of epoch {epoch}", heading="training")
 
     def on_epoch(self, row: Row) -> None:
         """Print a line for the epoch."""

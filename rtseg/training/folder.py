@@ -80,8 +80,12 @@ class Callback:
     def on_download(self, title: str, done: int, total: int) -> None:
         """`done` of `total` bytes of the file `title` have been downloaded."""
 
-    def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
-        """Step `step` of `steps` in epoch `epoch` is done; both count from 1."""
+    def on_step(self, epoch: int, step: int, steps: int, loss: float, seconds_left: float) -> None:
+        """Step `step` of `steps` in epoch `epoch` is done; both count from 1.
+
+        Args:
+            seconds_left: until the last epoch has ended, as far as the run so far tells.
+        """
 
     def on_epoch(self, row: Row) -> None:
         """An epoch has been validated."""
@@ -125,8 +129,18 @@ class RunFolder:
 
     @property
     def curves(self) -> Path:
-        """Loss and mean IoU over the epochs."""
+        """Loss, metrics, IoU of each class and learning rate over the epochs."""
         return self.path / "curves.png"
+
+    @property
+    def confusion(self) -> Path:
+        """The confusion matrix of the best epoch on the validation images."""
+        return self.path / "confusion.png"
+
+    @property
+    def preview(self) -> Path:
+        """Validation images with their truth and the last epoch's masks."""
+        return self.path / "preview.png"
 
     @property
     def samples(self) -> Path:
@@ -147,6 +161,11 @@ class RunFolder:
     def test(self) -> Path:
         """Figures of the best model on the test split."""
         return self.path / "test.json"
+
+    @property
+    def test_samples(self) -> Path:
+        """Test images with their truth and the best model's masks."""
+        return self.path / "test.png"
 
     def check_free(self, *, overwrite: bool) -> None:
         """Check that the folder is empty or may be overwritten.
@@ -264,7 +283,8 @@ class RunFolder:
     def _files(self) -> list[Path]:
         return [
             *(self.config, self.versions, self.split, self.metrics, self.curves),
-            *(self.samples, self.best, self.last, self.test),
+            *(self.confusion, self.preview, self.samples),
+            *(self.best, self.last, self.test, self.test_samples),
         ]
 
 

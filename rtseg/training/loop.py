@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -158,6 +158,8 @@ class TrainingLoop:
     Args:
         spec: of the finished model; each best checkpoint adds its mean IoU.
         stop: polled at every step; if it returns True, the state is saved and `run` returns.
+        draw: called with all epochs and the figures of the last one after each, in the main
+            process.
     """
 
     def __init__(
@@ -169,9 +171,11 @@ class TrainingLoop:
         folder: RunFolder,
         callback: Callback,
         stop: Stop,
+        draw: Callable[[Sequence[Row], Figures], None],
     ) -> None:
         self.trainable, self.spec, self.loaders = trainable, spec, loaders
         self.options, self.folder, self.callback, self._stop = options, folder, callback, stop
+        self._draw, self._since = draw, 0.0
         self.state = TrainingState()
         self.steps = total_steps(options, len(loaders.order))
         self._rate = schedule(options.schedule, self.steps, options.warmup)
@@ -219,7 +223,10 @@ class TrainingLoop:
             for batch in batches(self.loaders.train):
                 rate = self.options.learning_rate * self._rate(state.step)
                 state.add(self.trainable.step(batch, rate), rate)
-                self.callback.on_step(state.epoch + 1, state.batch, len(order), state.mean_loss)
+                left = self._seconds_left()
+                self.callback.on_step(
+                    state.epoch + 1, state.batch, len(order), state.mean_loss, left
+                )
                 if self.trainable.any_stopped(self._stop):
                     return False
                 if state.step >= self.steps:
@@ -240,6 +247,7 @@ class TrainingLoop:
             if row.best:
                 self._save_best(row)
             self.folder.write_metrics(self.state.rows, self.spec.labels.names)
+            self._draw(self.state.rows, figures)
         self.callback.on_epoch(row)
         return True
 
@@ -284,9 +292,22 @@ class TrainingLoop:
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        since, before = time.perf_counter(), self.state.seconds
+        self._since = time.perf_counter() - self.state.seconds
         yield
-        self.state.seconds = before + time.perf_counter() - since
+        self.state.seconds = time.perf_counter() - self._since
+
+    def _seconds_left(self) -> float:
+        """Until the last epoch ends, from the last three epochs; before the second, from the
+        steps so far.
+        """
+        state, per_epoch = self.state, len(self.loaders.order)
+        spent = time.perf_counter() - self._since
+        if not state.rows:
+            return spent / state.batch * (self.steps - state.step)
+        last = [row.seconds for row in state.rows[-3:]]
+        usual = sum(last) / len(last)
+        epochs = (self.steps - state.step + state.batch) / per_epoch
+        return max(0.0, usual * epochs - min(spent, usual))
 
     def _save(self) -> None:
         """Write everything that `restore` needs, in the main process."""

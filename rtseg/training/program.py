@@ -1,4 +1,4 @@
-"""A training run from start to end, and its charts."""
+"""A training run from start to end."""
 
 from __future__ import annotations
 
@@ -7,19 +7,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import cv2
 import numpy as np
 import torch
 
 from rtseg.datasets import Sample
-from rtseg.draw import blend, overlay_table
 from rtseg.errors import DeviceError, RtsegError
 from rtseg.evaluation.networks import Network
-from rtseg.figures import new_figure, plain_text, save_figure, show_image
-from rtseg.frame import Image, Mask
-from rtseg.labels import LabelSet
 from rtseg.metrics import ConfusionMatrix
 from rtseg.nets import find_model
 from rtseg.system import keep_freed_memory, usable_cores
@@ -35,35 +30,33 @@ from rtseg.training.batches import (
     one_opencv_thread,
     usual_workers,
 )
+from rtseg.training.charts import (
+    PREVIEWED,
+    SHOWN,
+    Labelled,
+    draw_curves,
+    draw_matrix,
+    draw_preview,
+    draw_samples,
+)
 from rtseg.training.folder import Callback, Row, RunFolder
 from rtseg.training.loop import Loaders, Stop, TrainingLoop
 from rtseg.training.losses import Recipe, class_weights, parse_terms
 from rtseg.training.options import TrainOptions
-from rtseg.training.prepare import Data, Prepared, prepare
+from rtseg.training.prepare import Prepared, prepare
 from rtseg.training.teachers import Soft, read_soft
 from rtseg.training.trainable import (
     Fabric,
+    Figures,
     Trainable,
     describe,
     open_fabric,
     unused_gpu,
 )
-from rtseg.zoo import InputSpec, ModelSpec
+from rtseg.zoo import ModelSpec
 
-VIEWS = 24
-"""Augmented images in the sheet of `rtseg data`."""
-
-SHOWN = 4
-"""Validation images in `samples.png`."""
-
-ALPHA = 0.6
-SIDE = 480
-"""Pixels of the longer side of an image in `samples.png`."""
-
-_LEGEND = 30
-"""Classes in a legend; more would hide the images."""
-
-_DOTS_PER_INCH = 120
+REDRAWN_SECONDS = 30.0
+"""Of epochs, after which the curves are drawn again during a run."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +191,8 @@ def _loop(
         options.teacher_temperature,
     )
     trainable = Trainable(fabric, made.network, options, len(made.spec.labels), recipe)
-    loop = TrainingLoop(trainable, made.spec, loaders, options, made.folder, callback, stop)
+    draw = _Course(made, trainable)
+    loop = TrainingLoop(trainable, made.spec, loaders, options, made.folder, callback, stop, draw)
     if made.state is not None:
         loop.restore(made.state)
     callback.note("plan", _plan(options, loop, len(made.split["train"])))
@@ -277,11 +271,13 @@ def _finish(
     rows, best, folder = tuple(loop.state.rows), loop.state.best, made.folder
     test = None
     if loop.trainable.fabric.is_global_zero and best is not None:
-        draw_curves(folder.curves, rows)
+        draw_curves(folder.curves, rows, made.spec.labels)
         if ended:
             with BestModel(folder.best, made, loop.trainable.fabric.device) as trial:
-                draw_samples(folder.samples, trial.samples(), made.spec.labels)
+                draw_samples(folder.samples, trial.samples("val"), made.spec.labels)
                 test = trial.test(callback, stop)
+                if test is not None:
+                    draw_samples(folder.test_samples, trial.samples("test"), made.spec.labels)
         if test is not None:
             folder.write_test(test.to_plain(made.spec.labels.names))
     stopped = not ended or stop()
@@ -298,14 +294,52 @@ def _finish(
     )
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """An image (H, W, 3) uint8 BGR with its true and predicted masks (H, W) uint8."""
+class _Course:
+    """Draws how a run goes, after each epoch."""
 
-    name: str
-    image: Image
-    truth: Mask
-    predicted: Mask
+    def __init__(self, made: Prepared, trainable: Trainable) -> None:
+        self._made, self._trainable, self._undrawn = made, trainable, 0.0
+        self._shown = TrainingImages(
+            _spaced(made.split["val"], PREVIEWED),
+            made.classes.from_dataset,
+            augment.plain(made.options.size, made.spec.input),
+        )
+
+    def __call__(self, rows: Sequence[Row], figures: Figures) -> None:
+        """Draw the curves now and then, the confusion matrix of a new best, and the preview.
+
+        Raises:
+            DatasetError: an image cannot be read.
+            SinkError: a file cannot be written.
+        """
+        folder, spec = self._made.folder, self._made.spec
+        self._undrawn += rows[-1].seconds
+        if self._undrawn >= REDRAWN_SECONDS:
+            self._undrawn = 0.0
+            draw_curves(folder.curves, rows, spec.labels)
+        if rows[-1].best:
+            draw_matrix(folder.confusion, figures.matrix, spec, len(self._made.split["val"]))
+        draw_preview(folder.preview, self._preview(), spec.labels)
+
+    def _preview(self) -> list[Labelled]:
+        found = []
+        for index, sample in enumerate(self._shown.samples):
+            view = self._shown[index, 0]
+            if isinstance(view, RtsegError):
+                raise view
+            image = augment.as_image(view[0], self._made.spec.input)
+            truth = view[1].numpy().astype(np.uint8)
+            predicted = self._trainable.predict(view[0][None])[0]
+            found.append(Labelled(sample.name, image, truth, predicted))
+        return found
+
+
+T = TypeVar("T")
+
+
+def _spaced(items: Sequence[T], count: int) -> Sequence[T]:
+    """A few items at even distances."""
+    return items[:: max(1, len(items) // count)][:count]
 
 
 class BestModel:
@@ -317,11 +351,9 @@ class BestModel:
         model = find_model(best)
         self._network = Network("best", model, backend="torch", device=where, precision="fp32")
 
-    def samples(self) -> list[Labelled]:
-        """A few evenly spaced validation images, with truth and prediction."""
-        val = self._made.split["val"]
-        step = max(1, len(val) // SHOWN)
-        return [self._segment(sample) for sample in val[::step][:SHOWN]]
+    def samples(self, split: str) -> list[Labelled]:
+        """A few evenly spaced images of a split, with truth and prediction."""
+        return [self._segment(sample) for sample in _spaced(self._made.split[split], SHOWN)]
 
     def test(self, callback: Callback, stop: Callable[[], bool]) -> TestFigures | None:
         """Measure the test split; None if there is none, or if stopped."""
@@ -354,113 +386,3 @@ class BestModel:
 
     def __exit__(self, *exc_info: object) -> None:
         self._network.close()
-
-
-def draw_curves(path: Path, rows: Sequence[Row]) -> None:
-    """Draw the loss of both splits, and mean IoU and pixel accuracy on validation, by epoch.
-
-    Raises:
-        SinkError: the file cannot be written.
-    """
-    figure = new_figure(10, 4, constrained=True)
-    from matplotlib.ticker import MaxNLocator
-
-    losses, scores = figure.subplots(1, 2)
-    epochs = [row.epoch for row in rows]
-    losses.plot(epochs, [row.train_loss for row in rows], ".-", label="train")
-    losses.plot(epochs, [row.val_loss for row in rows], ".-", label="validation")
-    scores.plot(epochs, [row.miou for row in rows], ".-", label="mean IoU", color="C2")
-    scores.plot(epochs, [row.pixel_accuracy for row in rows], ".-", label="pixel accuracy")
-    losses.set(title="loss", ylim=(0, None))
-    scores.set(title="validation", ylim=(0, 1))
-    best = max((row.epoch for row in rows if row.best), default=None)
-    for axes in (losses, scores):
-        if best is not None:
-            axes.axvline(best, color="0.6", linestyle="--", linewidth=1, label=f"best: {best}")
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.legend()
-    save_figure(figure, path, dots_per_inch=_DOTS_PER_INCH)
-
-
-def draw_samples(path: Path, samples: Sequence[Labelled], labels: LabelSet) -> None:
-    """Draw a row per image: the image, the truth and the prediction.
-
-    Raises:
-        SinkError: the file cannot be written.
-    """
-    table = overlay_table(labels, ALPHA)
-    shown = [_small(sample) for sample in samples]
-    heights = [sample.image.shape[0] / sample.image.shape[1] for sample in shown]
-    figure = new_figure(10, 10 / 3 * sum(heights) + 0.3 * len(shown) + 0.8, constrained=True)
-    grid = figure.subplots(len(shown), 3, squeeze=False, height_ratios=heights)
-    for axes, sample in zip(grid, shown, strict=True):
-        masked = [blend(sample.image, mask, table) for mask in (sample.truth, sample.predicted)]
-        for pane, image in zip(axes, (sample.image, *masked), strict=True):
-            show_image(pane, image)
-        axes[0].set_title(plain_text(sample.name), fontsize=8, loc="left")
-        axes[1].set_title("truth", fontsize=8, loc="left")
-        axes[2].set_title("prediction", fontsize=8, loc="left")
-    _legend(figure, shown, labels)
-    save_figure(figure, path, dots_per_inch=_DOTS_PER_INCH)
-
-
-def draw_views(path: Path, data: Data, options: TrainOptions) -> None:
-    """Draw images of the train split as augmentation makes them, with their masks.
-
-    Raises:
-        DatasetError: an image cannot be read.
-        SinkError: the file cannot be written.
-    """
-    labels, spec = data.classes.labels, InputSpec(options.size)
-    random = augment.training(options, spec, labels.background)
-    images = TrainingImages(data.split["train"], data.classes.from_dataset, random)
-    order = Shuffled([s.weight for s in images.samples], VIEWS, options.seed, 0, 1)
-    table, shown = overlay_table(labels, ALPHA), []
-    for index, seed in next(iter(order)):
-        view = images[index, seed]
-        if isinstance(view, RtsegError):
-            raise view
-        mask = view[1].numpy().astype(np.uint8)
-        image = augment.as_image(view[0], spec)
-        shown.append(Labelled(images.samples[index].name, image, mask, mask))
-    columns = 6
-    rows = -(-len(shown) // columns)
-    shape = options.size[0] / options.size[1]
-    figure = new_figure(2.2 * columns, (2.2 * shape + 0.25) * rows + 0.5, constrained=True)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, one in zip(grid, shown, strict=False):
-        show_image(axes, blend(one.image, one.truth, table))
-        axes.set_title(plain_text(one.name)[-32:], fontsize=6, loc="left")
-    for axes in grid[len(shown) :]:
-        axes.set_axis_off()
-    _legend(figure, shown, labels)
-    save_figure(figure, path, dots_per_inch=_DOTS_PER_INCH)
-
-
-def _legend(figure: Any, shown: Sequence[Labelled], labels: LabelSet) -> None:
-    """Add a legend of the classes in view."""
-    from matplotlib.patches import Patch
-
-    here = {
-        int(value) for s in shown for mask in (s.truth, s.predicted) for value in set(mask.flat)
-    }
-    patches = [
-        Patch(color=[level / 255 for level in labels.colours[index]], label=labels.names[index])
-        for index in sorted(labels.foreground(None) & here)[:_LEGEND]
-    ]
-    if patches:
-        figure.legend(handles=patches, loc="outside lower center", ncols=6, fontsize=8)
-
-
-def _small(sample: Labelled) -> Labelled:
-    height, width = sample.image.shape[:2]
-    factor = min(1.0, SIDE / max(height, width))
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    return Labelled(
-        sample.name,
-        cv2.resize(sample.image, size, interpolation=cv2.INTER_AREA),
-        cv2.resize(sample.truth, size, interpolation=cv2.INTER_NEAREST),
-        cv2.resize(sample.predicted, size, interpolation=cv2.INTER_NEAREST),
-    )

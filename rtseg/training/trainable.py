@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -249,6 +251,15 @@ class Trainable:
             if self.fabric.world_size == 1 and stop():
                 return None
         return None if self.any_stopped(stop) else counted.compute()
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> NDArray[np.uint8]:
+        """The (N, h, w) class indices that `final` gives (N, 3, h, w) input."""
+        network = self.final.eval()
+        with self.fabric.autocast():
+            logits = network(self.fabric.to_device(images))["out"]
+        predicted: NDArray[np.uint8] = logits.argmax(1).to(torch.uint8).cpu().numpy()
+        return predicted
 
     def any_stopped(self, stop: Callable[[], bool]) -> bool:
         """Whether any process should stop: they stop together."""
