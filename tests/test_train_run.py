@@ -280,6 +280,32 @@ def test_a_resumed_run_ends_as_if_nothing_had_happened(
     assert equal(whole.folder.best, resumed.folder.best)
 
 
+class Breaks(Told):
+    """Ends a run at a step as a crash would."""
+
+    def on_step(self, *arguments: Any) -> None:
+        super().on_step(*arguments)
+        if self.steps == 3:
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_crashed_goes_on_from_the_last_save_within_its_epoch(
+    robo: Path, small: Path, tmp_path: Path
+) -> None:
+    options = quick(robo, small, tmp_path / "whole", epochs=1)
+    whole = train(options, callback=Told())
+    options = replace(options, out=str(tmp_path / "parts"), save_every=1e-9)
+    with pytest.raises(KeyboardInterrupt):
+        train(options, callback=Breaks())
+    told = Told()
+    resumed = train(options, callback=told, resume=True)
+    assert told.steps == 1  # two of three were saved
+    assert [replace(row, seconds=0) for row in resumed.rows] == [
+        replace(row, seconds=0) for row in whole.rows
+    ]
+    assert equal(whole.folder.best, resumed.folder.best)
+
+
 def test_a_stopped_run_leaves_a_best_checkpoint_that_runs(
     robo: Path, small: Path, tmp_path: Path
 ) -> None:

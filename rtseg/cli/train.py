@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FIRST_LINE_SECONDS = 10.0
 
-CHANGEABLE = {"epochs", "max_steps", "patience", "workers", "device", "out"}
+CHANGEABLE = {"epochs", "max_steps", "patience", "save_every", "workers", "device", "out"}
 """Options that a run may be resumed with."""
 
 

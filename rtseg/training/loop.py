@@ -175,7 +175,7 @@ class TrainingLoop:
     ) -> None:
         self.trainable, self.spec, self.loaders = trainable, spec, loaders
         self.options, self.folder, self.callback, self._stop = options, folder, callback, stop
-        self._draw, self._since = draw, 0.0
+        self._draw, self._since, self._saved = draw, 0.0, 0.0
         self.state = TrainingState()
         self.steps = total_steps(options, len(loaders.order))
         self._rate = schedule(options.schedule, self.steps, options.warmup)
@@ -229,6 +229,7 @@ class TrainingLoop:
                 )
                 if self.trainable.any_stopped(self._stop):
                     return False
+                self._save_now_and_then()
                 if state.step >= self.steps:
                     break
         return True
@@ -292,7 +293,8 @@ class TrainingLoop:
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        self._since = time.perf_counter() - self.state.seconds
+        self._since = (now := time.perf_counter()) - self.state.seconds
+        self._saved = now
         yield
         self.state.seconds = time.perf_counter() - self._since
 
@@ -308,6 +310,14 @@ class TrainingLoop:
         usual = sum(last) / len(last)
         epochs = (self.steps - state.step + state.batch) / per_epoch
         return max(0.0, usual * epochs - min(spent, usual))
+
+    def _save_now_and_then(self) -> None:
+        """Save within the epoch, if the last time is long enough ago."""
+        now = time.perf_counter()
+        if 0 < 60 * self.options.save_every <= now - self._saved:
+            self.state.seconds = now - self._since
+            self._save()
+            self._saved = time.perf_counter()
 
     def _save(self) -> None:
         """Write everything that `restore` needs, in the main process."""

@@ -59,6 +59,8 @@ class TrainOptions:
             mean_accuracy, pixel_accuracy, or the IoU of a class, such as iou:person.
         patience: Stop after this many epochs without improvement; 0 never stops.
         max_steps: Stop after this many steps.
+        save_every: Save the state for --resume every this many minutes within an epoch as well; 0
+            saves at its end only.
         ema: Keep a moving average of the weights with this decay, such as 0.999, and validate it.
         rotation: Rotate by up to this many degrees; 0 is off.
         brightness: Change brightness by up to this share; 0 is off.
@@ -115,6 +117,7 @@ class TrainOptions:
     monitor: str = "loss"
     patience: int = option(5, least=0, most=1_000_000)
     max_steps: int | None = option(None, least=1, most=10**12)
+    save_every: float = option(10.0, least=0, most=1e6)
     ema: float | None = option(None, least=0, most=0.999999)
     rotation: float = option(15.0, least=0, most=180)
     brightness: float = option(0.3, least=0, most=1)
