@@ -217,6 +217,7 @@ def stream_many(
         ended: set[int] = set()
         for results in engine.poll(TICK_SECONDS):
             for result in results:
+                result.segmentation.picture = result.frame.picture
                 engine.done(result)
             yield from results
             _report_ends(channels, ended, on_end)

@@ -119,6 +119,9 @@ class Source(ABC):
                 return
             yield frame
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.info.name}>"
+
     def __enter__(self) -> Source:
         return self
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.labels import VOID, LabelSet
+from rtseg.notebook import over_picture, with_names
 
 if TYPE_CHECKING:
     from rtseg.decode import BlendTable, Painting
@@ -84,6 +85,9 @@ class Frame:
         """(height, width) in pixels."""
         return self.picture.shape[0], self.picture.shape[1]
 
+    def __repr__(self) -> str:
+        return f"<Frame {self.index}, {self.size[1]}x{self.size[0]}, at {self.pts:.3f} s>"
+
 
 class Carried(NamedTuple):
     """Where the scores of a frame that the network did not see come from.
@@ -136,6 +140,7 @@ class Segmentation:
 
     Attributes:
         given: the scores as they were given, in memory or on a device.
+        picture: the image, (H, W, 3) uint8 BGR, not copied, for notebooks; None if unknown.
     """
 
     def __init__(
@@ -154,6 +159,7 @@ class Segmentation:
         if isinstance(scores, np.ndarray):
             self.__dict__["scores"] = scores
         self._fetch_mask: Callable[[], Mask] | None = None
+        self.picture: Picture | None = None
         self.labels = labels
         self.size = size
         self.kind = kind
@@ -257,19 +263,15 @@ class Segmentation:
         drawn = held.over(kept, table, align_corners=self.align_corners)
         self.__dict__["counts"], self._fetch_mask = drawn.counts, drawn.mask
         if canvas is None and left == 0:
-            image: Image = drawn.image
-            return image
+            return drawn.image
         return start_painting(drawn.image, table, canvas, left)[1]
 
     @cached_property
-    def shares(self) -> dict[int, float]:
-        """Share of the frame's pixels for each class present, without the background."""
+    def shares(self) -> dict[str, float]:
+        """Name -> share of the frame's pixels, for each class present but the background."""
         skip = {self.labels.background, VOID}
-        return {
-            int(index): float(self.counts[index]) / self.mask.size
-            for index in np.flatnonzero(self.counts)
-            if int(index) not in skip
-        }
+        present = [int(i) for i in np.flatnonzero(self.counts) if int(i) not in skip]
+        return {self.labels.names[i]: float(self.counts[i]) / self.mask.size for i in present}
 
     def probability(self, name_or_id: str | int) -> NDArray[np.float32]:
         """(H, W) float32 in 0..1: how much of each pixel is this class, with soft edges.
@@ -293,19 +295,10 @@ class Segmentation:
         return (0.5 * (1.0 + np.tanh(0.5 * margin))).astype(np.float32)
 
     def __repr__(self) -> str:
-        classes, height, width = self.given.shape
-        return (
-            f"<Segmentation {self.size[1]}x{self.size[0]} of {classes} classes, "
-            f"decoded from {width}x{height}>"
-        )
+        height, width = self.size
+        return f"<Segmentation {width}x{height} of {len(self.labels)} classes>"
 
-    def _repr_png_(self) -> bytes:
-        """The mask in the class colours, for notebooks."""
-        import cv2
-
-        colours = np.zeros((256, 3), np.uint8)
-        colours[: len(self.labels)] = np.array(self.labels.colours, np.uint8)[:, ::-1]
-        return cv2.imencode(".png", colours[self.mask])[1].tobytes()
+    _repr_png_, _repr_html_ = over_picture, with_names
 
 
 def _sealed(mask: Mask) -> Mask:

@@ -25,7 +25,7 @@ MAX_NAME = 200
 """Limit of the length of names."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LabelSet:
     """The classes of a network: index i is called `names[i]` and drawn in `colours[i]`.
 
@@ -57,6 +57,9 @@ class LabelSet:
             raise ValueError("a colour is red, green and blue from 0 to 255")
         if self.background is not None and not 0 <= self.background < len(self.names):
             raise ValueError(f"there is no class {self.background}, which is to be the background")
+
+    def __repr__(self) -> str:
+        return f"<LabelSet of {len(self)}: {listed(self.names, 8)}>"
 
     def __len__(self) -> int:
         return len(self.names)

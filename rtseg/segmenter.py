@@ -81,6 +81,7 @@ class Segmenter:
         segment = self.backend.segment
         (scores,) = self.backend(self._batch([image])) if segment is None else segment([image])
         segmentation = self._segmentation(scores, (image.shape[0], image.shape[1]))
+        segmentation.picture = image
         return Refined(segmentation, image) if self.refine else segmentation
 
     def finished(self, pair: Pair) -> Pair:
@@ -155,6 +156,9 @@ class Segmenter:
             selected=self.selected,
             align_corners=spec.align_corners,
         )
+
+    def __repr__(self) -> str:
+        return f"<Segmenter of {self.spec!r} by {self.info.name} on {self.info.device}>"
 
     def __enter__(self) -> Segmenter:
         return self

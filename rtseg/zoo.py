@@ -75,7 +75,7 @@ class WeightsSpec:
     megabytes: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelSpec:
     """All that rtseg needs to run a network, except its weights.
 
@@ -120,6 +120,11 @@ class ModelSpec:
                 raise ValueError(f"{what} {shown(name)} is not 1 to {MAX_NAME} plain characters")
         if not all(figure is None or 0 <= figure < 1e6 for figure in (self.miou, self.parameters)):
             raise ValueError("miou and parameters must be 0 or more")
+
+    def __repr__(self) -> str:
+        own = "" if self.architecture in (self.name, "onnx") else f"{self.architecture}, "
+        size = _x(self.input.size) + (" only" if self.input.fixed else "")
+        return f"<ModelSpec {self.name}: {own}{len(self.labels)} classes, input {size}>"
 
     def to_json(self) -> str:
         """The spec as one line of JSON, for `from_json`."""

@@ -186,3 +186,16 @@ def test_a_model_loaded_before_a_fork_is_an_error_after_it(segmenter: Segmenter)
         assert "forked" in answer.read()
     os.waitpid(child, 0)
     assert segmenter(np.zeros((48, 64, 3), np.uint8)).mask.shape == (48, 64)
+
+
+def test_what_is_segmented_shows_its_picture(segmenter: Segmenter) -> None:
+    image = np.zeros((48, 64, 3), np.uint8)
+    assert segmenter(image).picture is image
+    assert (
+        repr(segmenter)
+        == "<Segmenter of <ModelSpec stub: 4 classes, input 512x512> by stub on cpu>"
+    )
+    for frame, segmentation in rtseg.stream(CLIP, segmenter):
+        assert segmentation.picture is frame.picture
+    for _, frame, segmentation in rtseg.stream_many([CLIP, CLIP], segmenter):
+        assert segmentation.picture is frame.picture

@@ -20,8 +20,8 @@ FLOORS = {
     3: {"session", "segmenter"},
     2: {"sources", "backends", "effects", "sinks", "datasets"},
     1: {"cache", "contracts", "decode", "draw", "figures", "files", "frame", "gpu", "images", "jit",
-        "matte", "measure", "media", "metrics", "nets", "outputs", "player", "stats", "system",
-        "temporal", "threads", "yuv"},
+        "matte", "measure", "media", "metrics", "nets", "notebook", "outputs", "player", "stats",
+        "system", "temporal", "threads", "yuv"},
     0: {"_version", "addresses", "documents", "errors", "labels", "limits", "options",
         "text", "zoo"},
 }  # fmt: skip

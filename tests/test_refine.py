@@ -84,7 +84,7 @@ def test_it_is_a_segmentation_in_all_else() -> None:
     assert not refined.mask.flags.writeable
     assert refined.mask.dtype == np.uint8
     assert np.array_equal(refined.counts, np.bincount(refined.mask.ravel(), minlength=256))
-    assert refined.shares == {1: pytest.approx((refined.mask == 1).mean())}
+    assert refined.shares == {"person": pytest.approx((refined.mask == 1).mean())}
     assert np.array_equal(refined.probability("person"), plain.probability("person"))
     table, image = overlay_table(PERSON, 0.4), picture(disc())
     drawn = Refined(plain, image).over(image, table)  # drawn before the mask was asked for

@@ -150,7 +150,7 @@ def test_mask_shares_and_selection() -> None:
     labels = LabelSet(("nothing", "a", "b"), voc_colours(3))
     whole = Segmentation(raw, labels, (2, 4))
     assert whole.mask.tolist() == [[1, 1, 0, 0]] * 2
-    assert whole.shares == {1: 0.5}
+    assert whole.shares == {"a": 0.5}
     assert not whole.mask.flags.writeable
     none = Segmentation(raw, labels, (2, 4), selected=frozenset({2}))
     assert none.shares == {}
@@ -176,15 +176,49 @@ def test_probability_of_probabilities_is_their_enlargement() -> None:
     )
 
 
-def test_a_notebook_sees_the_mask_in_its_colours() -> None:
+def seen(segmentation: Segmentation) -> np.ndarray:
+    """(H, W, 3) uint8 BGR: what a notebook shows."""
     import cv2
 
-    raw = scores([[0, 9], [9, 0]])
-    png = Segmentation(raw, PERSON, (4, 8))._repr_png_()
-    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    return cv2.imdecode(np.frombuffer(segmentation._repr_png_(), np.uint8), cv2.IMREAD_COLOR)
+
+
+def test_a_notebook_sees_the_mask_in_its_colours() -> None:
+    picture = seen(Segmentation(scores([[0, 9], [9, 0]]), PERSON, (4, 8)))
     red, green, blue = PERSON.colours[1]
     assert picture[0, 0].tolist() == [blue, green, red]
     assert picture[0, 7].tolist() == [0, 0, 0]
+
+
+def test_a_notebook_sees_the_mask_over_its_picture_with_names() -> None:
+    labels = LabelSet(("nothing", "a <b>", "c"), ((0, 0, 0), (200, 0, 0), (0, 0, 200)))
+    segmentation = Segmentation(scores([[0, 9], [9, 0], [-9, -9]]), labels, (4, 8))
+    segmentation.picture = np.full((4, 8, 3), 100, np.uint8)
+    picture = seen(segmentation)
+    assert picture[0, 7].tolist() == [100, 100, 100], "the background is the picture"
+    assert picture[0, 0].tolist() == pytest.approx([45, 45, 155], abs=1), "over grey, RGB is BGR"
+    html = segmentation._repr_html_()
+    assert '<span style="color: rgb(200, 0, 0)">' in html
+    assert "a &lt;b&gt; 50.0 %" in html
+    assert "> c " not in html
+    assert not segmentation.with_scores(segmentation.scores).picture, "it may be of another frame"
+    nothing = Segmentation(scores([[9, 9], [0, 0], [0, 0]]), labels, (4, 8))
+    assert "only background" in nothing._repr_html_()
+
+
+def test_a_notebook_keeps_a_large_picture_small() -> None:
+    assert seen(Segmentation(scores([[0, 9], [9, 0]]), PERSON, (64, 4096))).shape == (16, 1024, 3)
+
+
+def test_what_prints_in_one_line() -> None:
+    from rtseg.zoo import MODELS
+
+    segmentation = Segmentation(scores([[0, 9], [9, 0]]), PERSON, (4, 8))
+    assert repr(segmentation) == "<Segmentation 8x4 of 2 classes>"
+    assert repr(Frame(np.zeros((4, 8, 3), np.uint8), 3, 0.1, 0.0)) == "<Frame 3, 8x4, at 0.100 s>"
+    assert repr(PERSON) == "<LabelSet of 2: background, person>"
+    spec = MODELS["deeplabv3_resnet50"]
+    assert repr(spec) == "<ModelSpec deeplabv3_resnet50: 21 classes, input 520x520>"
 
 
 def test_what_is_counted_is_one_or_many() -> None:

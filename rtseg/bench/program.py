@@ -17,6 +17,7 @@ from rtseg.bench.record import Record, Row, keep_best, peak_place, peak_share, s
 from rtseg.bench.worker import Combination, Loaded, Remote, RemoteObject, Stopped
 from rtseg.effects import ViewOptions
 from rtseg.errors import RtsegError
+from rtseg.zoo import Model
 
 SUBJECT = "rtseg.bench.worker:Subject"
 YARDSTICK = "rtseg.bench.worker:Yardstick"
@@ -110,7 +111,7 @@ class _Bench:
         self._open, self._on_step, self._stack = open_remote, on_step, stack
         folder = tempfile.TemporaryDirectory(prefix="rtseg-bench-")
         self._folder = Path(stack.enter_context(folder))
-        self._references: dict[tuple[str, tuple[int, int]], Path | None] = {}
+        self._references: dict[tuple[Model, tuple[int, int]], Path | None] = {}
         self._done = 0
         self._total = len(entries) * (1 + options.rounds * len(options.clocks))
         self._total += len(entries) if options.data else 0
@@ -195,7 +196,7 @@ class _Bench:
         model, size = combination.model, combination.input_size
         if model.format not in ("torch", "random"):
             return None
-        key = (repr(model), size)
+        key = (model, size)
         if key not in self._references:
             path = self._folder / f"reference-{len(self._references)}.npy"
             self._yardstick.call("reference", model, size, self._clip, path)

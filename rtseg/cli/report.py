@@ -506,7 +506,8 @@ class Seen(Sink):
     def write(self, rendered: Rendered) -> None:
         """Check one frame."""
         if not self._found and rendered.segmentation.labels.names == self._labels.names:
-            self._found = bool(self._sought & rendered.segmentation.shares.keys())
+            sought = {self._labels.names[index] for index in self._sought}
+            self._found = bool(sought & rendered.segmentation.shares.keys())
 
     def summary(self) -> str:
         """A note if no selected class ever appeared, else ""."""

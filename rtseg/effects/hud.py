@@ -194,8 +194,8 @@ def legend_rows(segmentation: Segmentation, labels: LabelSet) -> list[tuple[str,
     """Name, share of the frame, and colour of the classes in view, the largest first."""
     largest = sorted(segmentation.shares.items(), key=lambda item: -item[1])
     return [
-        (f"{_one_cell(labels.names[index])}\t{percent(share)}", labels.colours[index])
-        for index, share in largest
+        (f"{_one_cell(name)}\t{percent(share)}", labels.colours[labels.names.index(name)])
+        for name, share in largest
     ]
 
 

@@ -48,7 +48,8 @@ class Refined(Segmentation):
             align_corners=plain.align_corners,
             carried=plain.carried,
         )
-        self.plain, self._picture = plain, picture
+        self.plain = plain
+        self.picture: Picture = picture
 
     @cached_property
     def mask(self) -> Mask:
@@ -73,7 +74,7 @@ class Refined(Segmentation):
             return np.full(self.size, nothing, np.uint8)
         single = len(classes) == 1
         with _matting() as matting:
-            matte = matting(_array(self._picture), self)
+            matte = matting(_array(self.picture), self)
             mask = matte.mask(nothing, int(classes[0])) if single else matte.mask(0, 1)
         if single:
             return mask
@@ -83,7 +84,7 @@ class Refined(Segmentation):
         return np.where(mask, which, np.uint8(nothing))
 
     def _like(self, **others: Any) -> Segmentation:
-        plain, picture = super()._like(**others), self._picture
+        plain, picture = super()._like(**others), self.picture
         if plain.size != picture.shape[:2]:
             picture = resized(_array(picture), plain.size)
         return Refined(plain, picture)

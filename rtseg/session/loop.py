@@ -333,6 +333,7 @@ def stream(
     with Engine([channel], segmenter) as engine:
         for results in engine.poll(TICK_SECONDS):
             for result in results:
+                result.segmentation.picture = result.frame.picture
                 yield result.frame, result.segmentation
                 engine.done(result)
     if channel.error is not None:

@@ -82,7 +82,7 @@ class FigureSink(Sink):
 def legend_rows(segmentation: Segmentation, labels: LabelSet) -> list[tuple[str, float, Colour]]:
     """Name, share of the frame and colour of the classes in view, the largest first."""
     largest = sorted(segmentation.shares.items(), key=lambda item: -item[1])
-    return [(labels.names[index], share, labels.colours[index]) for index, share in largest]
+    return [(name, share, labels.colours[labels.names.index(name)]) for name, share in largest]
 
 
 def draw_figure(

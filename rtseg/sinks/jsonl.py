@@ -115,8 +115,8 @@ def describe(rendered: Rendered, *, rle: bool = False) -> dict[str, Any]:
         why = "idle" if segmentation.carried.idle else "propagated"
         line |= {why: True, "key": segmentation.carried.key}
     line["classes"] = [
-        {"id": index, "name": segmentation.labels.names[index], "share": round(share, 6)}
-        for index, share in segmentation.shares.items()
+        {"id": segmentation.labels.names.index(name), "name": name, "share": round(share, 6)}
+        for name, share in segmentation.shares.items()
     ]
     if rle:
         for entry in line["classes"]:
