@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from colour_network import make_network
 from dataset_folders import make_folder
-from training import one_thread, small  # noqa: F401 - autouse, and a fixture
+from training import CHARTS, one_thread, small  # noqa: F401 - autouse, and a fixture
 
 import rtseg
 from rtseg.cli.report import Progress
@@ -36,7 +36,7 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of its own with a set and a network that knows its classes; no charts."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
-    for chart in ("draw_curves", "draw_samples"):
+    for chart in CHARTS:
         monkeypatch.setattr(program, chart, lambda *arguments: None)
     make_folder(tmp_path / "set", 8)
     make_network(tmp_path / "net.onnx")

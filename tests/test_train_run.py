@@ -30,14 +30,15 @@ from rtseg.datasets import open_dataset
 from rtseg.documents import read_toml
 from rtseg.draw import blend, overlay_table
 from rtseg.errors import DatasetError, DeviceError, UsageError
-from rtseg.labels import LabelSet
+from rtseg.labels import LabelSet, random_colours
 from rtseg.metrics import ConfusionMatrix
+from rtseg.nets import find_model
 from rtseg.nets.state import read_checkpoint
 from rtseg.options import from_values
 from rtseg.training import TrainOptions, program, trainable
 from rtseg.training.charts import ALPHA
 from rtseg.training.folder import RunFolder
-from rtseg.training.program import Result, train
+from rtseg.training.program import Result, export_best, train
 from rtseg.training.trainable import Figures, Trainable, moving_average
 
 Capture = pytest.CaptureFixture[str]
@@ -462,10 +463,47 @@ def test_images_that_leak_into_val_are_warned_about(small: Path, tmp_path: Path)
 
 def test_classes_can_be_merged(robo: Path, small: Path, tmp_path: Path) -> None:
     settings = quick(robo, small, tmp_path / "run", max_steps=1, classes=("thing=disc,box",))
-    result = train(settings)
-    spec, _ = read_checkpoint(result.folder.best)
-    assert spec is not None
-    assert spec.labels.names == ("background", "thing")
+    result = train(replace(settings, palette="random:3"))
+    assert labels_of(result).names == ("background", "thing")
+    assert labels_of(result).colours == random_colours(3, 2)
+
+
+def test_a_palette_that_is_not_there_is_refused_before_it_starts(
+    robo: Path, small: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="neither a palette nor a file"):
+        train(quick(robo, small, tmp_path / "run", palette="mine.txt"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_best_model_is_exported_with_its_classes_and_colours(
+    finished: tuple[Result, Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtseg.exporting.program.ROUNDS", 1)
+    folder = RunFolder(tmp_path)
+    shutil.copy(finished[0].folder.best, folder.best)
+    exported = export_best(replace(finished[0], folder=folder))
+    assert exported.path == folder.onnx
+    assert exported.parity.mean > 0.999
+    assert exported.parity.frames == 6  # all validation images
+    assert find_model(folder.onnx).spec.labels == labels_of(finished[0])
+
+
+@pytest.mark.slow
+def test_the_command_line_exports_at_the_end(
+    robo: Path, small: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--size", "64", "--epochs", "1", "--batch-size", "4", "-d", "cpu", "--workers", "0"]
+    flags += ["--export", "onnx", "--palette", "random:3"]
+    assert main(["train", "--data", str(robo), "-m", str(small), *flags]) == 0
+    said = capsys.readouterr().err
+    assert "parity   with torch fp32 on 6 frames of the validation images" in said
+    assert "wrote    run/best.onnx" in said
+    assert find_model("run/best.onnx").spec.labels.colours == random_colours(3, 3)
+    Path("run/best.onnx").unlink()
+    assert main(["train", "--resume", "-q"]) == 0
+    assert Path("run/best.onnx").is_file()
 
 
 def test_every_fault_of_a_dataset_is_told_at_once_by_file(

@@ -216,11 +216,11 @@ AUGMENTATION = (
 )
 
 TRAIN = (
-    Row("Labelled images", TrainOptions, "dataset format split classes allow_outside"),
+    Row("Labelled images", TrainOptions, "dataset format split classes palette allow_outside"),
     Row("Model", TrainOptions, "model weights size"),
     Row("Training", TrainOptions),
     Row("Augmentation", TrainOptions, AUGMENTATION),
-    Row("Run", TrainOptions, "out device devices precision workers seed"),
+    Row("Run", TrainOptions, "out export device devices precision workers seed"),
     Row("Run", TrainRun),
 )
 
@@ -241,7 +241,7 @@ class DataReport:
 
 
 DATA = (
-    Row("Labelled images", TrainOptions, "dataset format split classes seed allow_outside"),
+    Row("Labelled images", TrainOptions, "dataset format split classes palette seed allow_outside"),
     Row("Augmented images", TrainOptions, f"size {AUGMENTATION}"),
     Row("Results", DataReport),
 )

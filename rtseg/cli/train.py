@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 FIRST_LINE_SECONDS = 10.0
 
-CHANGEABLE = {"epochs", "max_steps", "patience", "save_every", "workers", "device", "out"}
+CHANGEABLE = {
+    *("epochs", "max_steps", "patience", "save_every"),
+    *("out", "export", "device", "workers"),
+}
 """Options that a run may be resumed with."""
 
 
@@ -62,7 +65,20 @@ def trained(given: dict[str, Any], stop: Stop) -> Result:
         leave(stop.exit_code)
     if not run.quiet:
         report(result)
+    if options.export == "onnx" and result.best is not None and not result.stopped:
+        _export(result, stop, quiet=run.quiet)
     return result
+
+
+def _export(result: Result, stop: Stop, *, quiet: bool) -> None:
+    from rtseg.cli.export import ExportProgress, describe_parity
+    from rtseg.training.program import export_best
+
+    with ExportProgress(stop, quiet=quiet) as progress:
+        exported = export_best(result, progress)
+    if not quiet:
+        say("parity", describe_parity(exported))
+        say("wrote", str(exported.path))
 
 
 def options_of(given: dict[str, Any], run: TrainRun) -> TrainOptions:

@@ -129,13 +129,20 @@ class RejectedError(ThresholdError):
 
 
 def export_network(
-    model: Model, path: Path, options: ExportOptions, on_progress: OnProgress = lambda *_: None
+    model: Model,
+    path: Path,
+    options: ExportOptions,
+    on_progress: OnProgress = lambda *_: None,
+    samples: Samples | None = None,
 ) -> Exported:
     """Write a model as an ONNX file that rtseg, or plain ONNX Runtime, runs without settings.
 
     Input "image" (1, h, w, 3) uint8 RGB; output "logits" (1, C, h/s, w/s) float32 at the model's
     own stride; the normalisation is inside, the `ModelSpec` in the metadata. The file is always
     compared with the original on real frames, and gets its name only if the masks agree.
+
+    Args:
+        samples: the frames to use; None takes those that the options name.
 
     Raises:
         UsageError: the options do not fit the model, or the file exists.
@@ -149,7 +156,7 @@ def export_network(
     with ExitStack() as stack:
         target = OutputFile(path, overwrite=options.overwrite)
         stack.callback(target.discard)
-        samples = _samples(options, on_progress)
+        samples = samples or _samples(options, on_progress)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rtseg-")))
         try:
             exported = _Export(model, size, options, folder, target.part, on_progress).run(samples)

@@ -153,6 +153,11 @@ class RunFolder:
         return self.path / BEST
 
     @property
+    def onnx(self) -> Path:
+        """The best model as an ONNX file, with `TrainOptions.export`."""
+        return self.path / "best.onnx"
+
+    @property
     def last(self) -> Path:
         """Everything that `--resume` needs."""
         return self.path / "last.ckpt"
@@ -284,7 +289,7 @@ class RunFolder:
         return [
             *(self.config, self.versions, self.split, self.metrics, self.curves),
             *(self.confusion, self.preview, self.samples),
-            *(self.best, self.last, self.test, self.test_samples),
+            *(self.best, self.onnx, self.last, self.test, self.test_samples),
         ]
 
 

@@ -30,6 +30,8 @@ class TrainOptions:
         split: Split anew, such as 80/10/10 (train/val/test), with equal shares of each class;
             default is the dataset's own splits, or 80/10/10 at random.
         classes: Merge or ignore classes, such as person=man,woman or ignore=sky; repeatable.
+        palette: Class colours to keep in the checkpoint: voc, cityscapes, ade20k, random:SEED, or a
+            file; default is the dataset's.
         allow_outside: Read images that names or links in --data lead to, outside its folder.
         model: An architecture that rtseg models lists, or a checkpoint.
         weights: Initial weights: pretrained (the default, or a checkpoint's own), backbone
@@ -77,6 +79,7 @@ class TrainOptions:
         aspect: Stretch one side by up to this share of the other; 0 is off.
         scale: Range of scales of the images before cropping, such as 0.5,2; at 1 one just fits.
         out: The run folder.
+        export: Also write the best model as best.onnx at the end, compared on validation images.
         device: auto, cpu, cuda[:N], mps.
         devices: Number of devices, each with its own process and batch.
         precision: Mixed precision; auto is bf16 on NVIDIA GPUs and CPUs that have it.
@@ -91,6 +94,7 @@ class TrainOptions:
     format: str = "auto"
     split: str = ""
     classes: tuple[str, ...] = ()
+    palette: str | None = None
     allow_outside: bool = False
     model: str = "deeplabv3_resnet50"
     weights: str | None = None
@@ -134,6 +138,7 @@ class TrainOptions:
     aspect: float = option(0.0, least=0, most=1)
     scale: tuple[float, float] = (0.5, 2.0)
     out: str = "run"
+    export: Literal["none", "onnx"] = "none"
     device: str = "auto"
     devices: int = option(1, least=1, most=1024)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

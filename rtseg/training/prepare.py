@@ -28,7 +28,7 @@ from rtseg.datasets.split import (
 from rtseg.errors import DatasetError, DownloadError, ModelError, UsageError
 from rtseg.evaluation.sets import open_mix, read_suite
 from rtseg.frame import Image, Mask
-from rtseg.labels import VOID, LabelSet
+from rtseg.labels import VOID, LabelSet, palette
 from rtseg.nets import find_model
 from rtseg.nets.build import backbone_state, backbone_weights, build
 from rtseg.nets.state import read_checkpoint
@@ -363,6 +363,9 @@ def open_data(
     """
     dataset = _opened(options, callback)
     classes = ClassMap.between(dataset.labels, None, options.classes)
+    if options.palette is not None:
+        colours = palette(options.palette, len(classes.labels))
+        classes = replace(classes, labels=classes.labels.with_colours(colours))
     if options.shares is not None:
         dataset = replace(dataset, samples=tuple(replace(s, split="") for s in dataset.samples))
     contents = _checked(dataset, callback) if main else None

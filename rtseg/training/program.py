@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +15,9 @@ import torch
 from rtseg.datasets import Sample
 from rtseg.errors import DeviceError, RtsegError
 from rtseg.evaluation.networks import Network
+from rtseg.exporting import ExportOptions
+from rtseg.exporting.program import Exported, export_network
+from rtseg.exporting.samples import MAX_FRAMES, OnProgress, Samples
 from rtseg.metrics import ConfusionMatrix
 from rtseg.nets import find_model
 from rtseg.system import keep_freed_memory, usable_cores
@@ -101,6 +104,7 @@ class Result:
         stopped: whether it was interrupted; `resume` continues it.
         early: whether it ended because the patience was used up.
         is_main: whether this is the main process.
+        validation: the validation images.
     """
 
     folder: RunFolder
@@ -112,6 +116,7 @@ class Result:
     stopped: bool
     early: bool
     is_main: bool
+    validation: tuple[Sample, ...] = field(default=(), repr=False)
 
     def __repr__(self) -> str:
         parts = [f"{self.folder.path}: {counted(len(self.rows), 'epoch')}"]
@@ -291,7 +296,22 @@ def _finish(
         stopped=stopped,
         early=loop.early,
         is_main=is_main(),
+        validation=made.split["val"],
     )
+
+
+def export_best(result: Result, on_progress: OnProgress = lambda *_: None) -> Exported:
+    """Write the best model of a run as best.onnx, compared on validation images.
+
+    Raises:
+        DatasetError: an image cannot be read.
+        RtsegError: as `export_network`.
+    """
+    folder = result.folder
+    images = tuple(s.read_image() for s in _spaced(result.validation, MAX_FRAMES))
+    samples = Samples("the validation images", images)
+    options = ExportOptions(overwrite=True)
+    return export_network(find_model(folder.best), folder.onnx, options, on_progress, samples)
 
 
 class _Course:
