@@ -21,6 +21,9 @@ from rtseg.text import user_path
 MADE_BYTES = 2_000_000_000
 """Limit per kind of file that can be rebuilt in seconds: exported or compiled networks."""
 
+MADE_FILES = 1000
+"""Limit per kind of file, as those that only remember something are small or empty."""
+
 YOUNG_SECONDS = 3600
 """Files used within the last hour are not removed, as another run may need them."""
 
@@ -33,11 +36,14 @@ DEVICES = re.compile(r"(CON|PRN|AUX|NUL|COM\d|LPT\d)(\.|\Z)", re.IGNORECASE)
 EXPORTED = r".+-\d+x\d+-[a-z0-9]+-[0-9a-f]{16}\.(onnx|sha256)"
 """Pattern of the names of exported networks and their checksums; see `rtseg.nets.onnx_file`."""
 
+CHOSEN = r".+-\d+x\d+-[0-9a-f]{16}\.json"
+"""Pattern of the names of remembered choices of a backend; see `rtseg.backends.auto`."""
+
+TRIED = r"[0-9a-f]{32}-\w+"
+"""Pattern of the names of what `rtseg.backends.base.check_network` remembers."""
+
 COMPILED = r".+-\d+x\d+-[a-z0-9]+-[0-9a-f]{16}\.(blob|sha256)|\d+\.(blob|cl_cache)"
 """Pattern of the names of networks compiled by OpenVINO, also of those of earlier versions."""
-
-TEMPORARY = re.compile(r"\.(.+)-[0-9a-f]{8}(\.\w+)")
-"""What `rtseg.files.atomic` calls a file that is not complete yet."""
 
 
 def cache_dir() -> Path:
@@ -135,10 +141,11 @@ def temporary_dir() -> Path:
 
 
 def make_room(folder: Path, ours: str, most_bytes: int = MADE_BYTES) -> None:
-    """Remove the least recently used files of a folder until they have at most `most_bytes`.
+    """Remove the least recently used files of a folder until they are within both limits.
 
-    Files with the same stem, such as a network and its checksum, are removed together, and what a
-    killed run left incomplete. Files that cannot be removed, or do not match `ours`, are kept.
+    Those are `most_bytes` and `MADE_FILES`. Files with the same stem, such as a network and its
+    checksum, are removed together, and what a killed run left incomplete. Files that cannot be
+    removed, or do not match `ours`, are kept.
 
     Args:
         ours: a regular expression for the full names of the files that rtseg writes there.
@@ -146,22 +153,17 @@ def make_room(folder: Path, ours: str, most_bytes: int = MADE_BYTES) -> None:
     sweep(folder)
     groups: dict[str, list[tuple[Path, os.stat_result]]] = {}
     for path in folder.glob("*"):
-        incomplete = TEMPORARY.fullmatch(path.name)
-        name = "".join(incomplete.groups()) if incomplete else path.name
-        if name.startswith(".") or re.fullmatch(ours, name) is None:
+        if path.name.startswith(".") or re.fullmatch(ours, path.name) is None:
             continue
         with suppress(OSError):  # another run may remove it first
             facts = path.lstat()
-            if not stat.S_ISREG(facts.st_mode):
-                continue
-            if not incomplete:
+            if stat.S_ISREG(facts.st_mode):
                 groups.setdefault(path.stem, []).append((path, facts))
-            elif _used((path, facts)) < time.time() - YOUNG_SECONDS:
-                path.unlink()
     total = sum(facts.st_size for files in groups.values() for _, facts in files)
     aged = sorted((max(map(_used, files)), stem) for stem, files in groups.items())
-    for used, stem in aged:
-        if total <= most_bytes or used > time.time() - YOUNG_SECONDS:
+    for number, (used, stem) in enumerate(aged):
+        full = total > most_bytes or len(aged) - number > MADE_FILES
+        if not full or used > time.time() - YOUNG_SECONDS:
             return
         for path, facts in groups[stem]:
             with suppress(OSError):

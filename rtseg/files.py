@@ -6,8 +6,9 @@ end. `atomic` is the context manager for that, `write_file` writes one text or b
 
 Temporary names cannot be guessed, and the files are new: nothing that lies there is followed,
 waited for or replaced. A process keeps its temporary file locked, so that one without a lock is
-known to be from a process that was killed: what `atomic` left is removed by `sweep`, and what an
-`OutputFile` left can be played or read, so `leftovers` lists it for the user.
+known to be from a process that was killed: what `atomic` left is removed by `sweep`, what
+`resumable` left is continued, and what an `OutputFile` left can be played or read, so `leftovers`
+lists it for the user.
 """
 
 from __future__ import annotations
@@ -53,20 +54,41 @@ class _Part:
 
     It is called `.NAME-XXXXXXXXXXXXXXXX.MARK.SUFFIX` with random digits.
 
+    Args:
+        left: a file of this name that another process left, to continue instead of a new one.
+
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written; or `left` is not a file of this user's alone.
     """
 
-    def __init__(self, path: Path, mark: str, named: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, mark: str, named: Path | None = None, *, left: Path | None = None
+    ) -> None:
         before, after = _around(named or path, mark)
-        self.path = path.with_name(f"{before}{secrets.token_hex(DIGITS // 2)}{after}")
-        new = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-        self._open: int | None = os.open(self.path, new, 0o666)
+        new = path.with_name(f"{before}{secrets.token_hex(DIGITS // 2)}{after}")
+        self.path = left or new
+        how = getattr(os, "O_NONBLOCK", 0) if left else os.O_CREAT | os.O_EXCL
+        flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | how
+        self._open: int | None = os.open(self.path, flags, 0o666)
         if sys.platform == "win32":
             self.release()
         else:
-            with suppress(OSError):  # a network file system without locks
+            try:
                 fcntl.flock(self._open, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if left and not self._is_ours():
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(left))
+            except OSError:
+                if left:
+                    self.release()
+                    raise  # a new one may be on a network file system without locks
+
+    def _is_ours(self) -> bool:
+        """Whether what is open is a file of this user with one name, which it still has."""
+        facts = os.fstat(self._open or 0)
+        alone = stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1
+        if sys.platform != "win32" and facts.st_uid != os.getuid():
+            return False
+        return alone and os.path.samestat(facts, self.path.lstat())
 
     def rename(self, path: Path, *, replace: bool) -> None:
         """Give it its name.
@@ -131,6 +153,40 @@ def atomic(path: Path, *, new: bool = False, make_folder: bool = True) -> Iterat
         part.remove()
 
 
+@contextmanager
+def resumable(path: Path) -> Iterator[Path]:
+    """As `atomic`, but what a block has written when it is interrupted is kept for the next one.
+
+    The next one, in any process, finds it in the file that it gets. A block that wants nothing kept
+    empties the file. Without locks, as on Windows, nothing is kept.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _left_part(path) or _Part(path, "part")
+    try:
+        yield part.path
+        part.rename(path, replace=True)
+        for left in _left_in(path.parent, path):
+            left.unlink(missing_ok=True)
+    except BaseException:
+        with suppress(OSError):
+            if sys.platform == "win32" or part.path.stat().st_size == 0:
+                part.remove()
+        raise
+    finally:
+        part.release()
+
+
+def _left_part(path: Path) -> _Part | None:
+    """The largest unfinished file of a path, locked again; None if there is none."""
+    found = _left_in(path.parent, path)
+    with suppress(OSError):  # another process removes one
+        found.sort(key=lambda each: each.lstat().st_size, reverse=True)
+    for left in found:
+        with suppress(OSError):  # another process was first
+            return _Part(path, "part", left=left)
+    return None
+
+
 def _around(path: Path, mark: str) -> tuple[str, str]:
     """What a temporary name has before and after its digits.
 
@@ -145,9 +201,12 @@ def _around(path: Path, mark: str) -> tuple[str, str]:
 
 def leftovers(path: Path) -> list[Path]:
     """Unfinished files of `path` whose processes were killed, as `OutputFile` names them."""
-    place = Path(os.path.realpath(path))
+    return _left_in(Path(os.path.realpath(path)).parent, path)
+
+
+def _left_in(folder: Path, path: Path) -> list[Path]:
     before, after = map(re.escape, _around(path, "part"))
-    return list(_abandoned(place.parent, f"{before}[0-9a-f]{{{DIGITS}}}{after}"))
+    return list(_abandoned(folder, f"{before}[0-9a-f]{{{DIGITS}}}{after}"))
 
 
 def sweep(folder: Path) -> None:

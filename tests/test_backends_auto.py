@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -352,6 +353,19 @@ def test_a_choice_is_remembered_as_it_was(tmp_path: Path) -> None:
     assert load_choice(place) is None
     assert save_choice(place, choice())
     assert load_choice(place) == choice()
+
+
+def test_choices_of_long_ago_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rtseg.cache.MADE_FILES", 2)
+    old, older = (
+        choice_path(find_model("stub"), (64, 32 * side), BackendOptions()) for side in (2, 3)
+    )
+    for age, path in enumerate((old, older), 1):
+        (tmp_path / path.name).touch()
+        os.utime(tmp_path / path.name, (1e9 - age, 1e9 - age))
+    assert save_choice(tmp_path / f"net-64x64-{'0' * 16}.json", choice())
+    assert not (tmp_path / older.name).exists()
+    assert (tmp_path / old.name).exists()
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"rtseg_auto": 2}', '{"rtseg_auto": 1}'])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import re
 import resource
 import struct
 import subprocess
@@ -27,6 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from rtseg.backends import base, open_backend
+from rtseg.cache import TRIED
 from rtseg.datasets.coco import Outline, Outlines
 from rtseg.datasets.exports import _png
 from rtseg.errors import DatasetError, ModelError, SourceError, UsageError
@@ -296,12 +298,17 @@ def test_what_shapes_do_not_bound_is_tried_first(
 def test_a_trial_that_passed_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, trials = UNBOUNDED["a loop"](tmp_path / "x.onnx"), []
     monkeypatch.setattr(base, "_runs_within_limits", lambda *given: trials.append(given) or True)
+    pruned: list[tuple[Path, str]] = []
+    monkeypatch.setattr(base, "make_room", lambda *given: pruned.append(given))
     for _ in range(2):
         open_backend("onnx", find_model(str(path))).close()
     assert len(trials) == 1
     network(path, [loop("n")], TRUE, constant("n", 4))
     open_backend("onnx", find_model(str(path))).close()
     assert len(trials) == 2, "another file"
+    folder = pruned[0][0]
+    assert pruned == [(folder, TRIED)] * 2
+    assert all(re.fullmatch(TRIED, each.name) for each in folder.iterdir())
 
 
 ENDLESS = {

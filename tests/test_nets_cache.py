@@ -18,7 +18,15 @@ import pytest
 from rtseg import cache
 from rtseg.backends import BackendOptions, open_backend
 from rtseg.backends.auto import choice_path, open_fastest
-from rtseg.cache import YOUNG_SECONDS, add_checksum, is_intact, make_room, safe_name
+from rtseg.cache import (
+    CHOSEN,
+    TRIED,
+    YOUNG_SECONDS,
+    add_checksum,
+    is_intact,
+    make_room,
+    safe_name,
+)
 from rtseg.nets import find_model
 from rtseg.nets.onnx_file import cached_onnx
 from rtseg.nets.weights import weights_path
@@ -66,6 +74,19 @@ def test_what_is_young_or_being_written_stays(tmp_path: Path) -> None:
     put(tmp_path, "old.onnx", 100, 50)
     make_room(tmp_path, ANY, 0)
     assert left(tmp_path) == {"young.onnx", ".half-made.onnx"}
+
+
+def test_of_small_files_the_newest_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered of networks and choices, which takes no bytes to speak of."""
+    monkeypatch.setattr(cache, "MADE_FILES", 3)
+    for kind, name in ((TRIED, "{0:032x}-onnx"), (CHOSEN, "person-64x64-{0:016x}.json")):
+        folder = tmp_path / name[-4:]
+        folder.mkdir()
+        for number in range(5):
+            put(folder, name.format(number), 0, 50 - number)
+        put(folder, "somebody's.txt", 0, 90)
+        make_room(folder, kind)
+        assert left(folder) == {name.format(number) for number in (2, 3, 4)} | {"somebody's.txt"}
 
 
 def test_a_folder_that_is_not_there_has_room(tmp_path: Path) -> None:
@@ -289,13 +310,13 @@ def test_another_network_s_file_is_not_intact(tmp_path: Path) -> None:
 def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     name = f"net-64x64-fp32-{'0' * 16}"
     kept = {
-        put(tmp_path, f".{name}-01234567.onnx", 9, 0.5).name,  # perhaps being written
+        put(tmp_path, f".{name}-{'1' * 16}.tmp.onnx", 9, 0).name,  # perhaps about to be locked
         put(tmp_path, ".holiday-01234567.mp4", 9, 50).name,
         put(tmp_path, ".bashrc", 9, 50).name,
         put(tmp_path, f".{name}.onnx", 9, 50).name,
     }
-    put(tmp_path, f".{name}-89abcdef.onnx", 9, 50)
-    put(tmp_path, f".{name}-89abcdef.sha256", 9, 50)
+    put(tmp_path, f".{name}-{'2' * 16}.tmp.onnx", 9, 50)
+    put(tmp_path, f".{name}-{'2' * 16}.tmp.sha256", 9, 50)
     make_room(tmp_path, cache.EXPORTED)
     assert left(tmp_path) == kept
 

@@ -8,8 +8,10 @@ import hashlib
 import os
 import pickle
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +23,7 @@ import pytest
 import torch
 
 from rtseg.errors import DownloadError, ModelError, UsageError
+from rtseg.files import leftovers, resumable
 from rtseg.labels import VOC, LabelSet
 from rtseg.nets import find_model, shipped
 from rtseg.nets import weights as nets_weights
@@ -28,6 +31,9 @@ from rtseg.nets.build import build, build_random
 from rtseg.nets.state import load_network, read_checkpoint, save_checkpoint
 from rtseg.nets.weights import CHUNK_BYTES, TRIES, fetch, is_intact, weights_path
 from rtseg.zoo import MODELS, InputSpec, Model, ModelSpec, WeightsSpec
+
+if sys.platform != "win32":
+    import fcntl
 
 NAME = "lraspp_mobilenet_v3_large"
 TWO = LabelSet(("background", "person"), ((0, 0, 0), (1, 2, 3)))
@@ -100,6 +106,13 @@ def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+def beside(path: Path, digit: str = "0", make: bool = False) -> Path:
+    """The name of what a killed download of `path` leaves."""
+    if make:
+        path.parent.mkdir(parents=True)
+    return path.with_name(f".{path.stem}-{digit * 16}.part{path.suffix}")
+
+
 @pytest.mark.parametrize("digits", [8, 64])
 def test_download_once_verified_and_reported(server: Server, cache: Path, digits: int) -> None:
     weights = published(server, DIGEST[:digits])
@@ -142,9 +155,9 @@ def test_a_download_that_fails_for_good_goes_on_at_the_next_call(
     weights, told = published(server), "404 Not Found" if "404" in faults else "broke off"
     with pytest.raises(DownloadError, match=told) as caught:
         fetch(weights)
-    left = weights_path(weights).with_name(f"{weights_path(weights).name}.part")
-    assert files(cache) in ([left], [])
-    here = left.stat().st_size if gives_parts else 0  # whoever gives no parts gives all of it again
+    left = files(cache)
+    assert left == leftovers(weights_path(weights))
+    here = left[0].stat().st_size if gives_parts else 0  # who gives no parts gives all of it again
     assert here > 0 or not gives_parts
     assert server.requests == requests
     assert str(weights_path(weights)) in str(caught.value)
@@ -160,7 +173,7 @@ def test_what_was_left_of_another_file_is_downloaded_anew(
 ) -> None:
     path = weights_path(published(server))
     path.parent.mkdir(parents=True)
-    path.with_name(f"{path.name}.part").write_bytes(left)
+    beside(path).write_bytes(left)
     assert fetch(published(server)).read_bytes() == CONTENT
     assert files(cache) == [path]
 
@@ -416,26 +429,50 @@ def test_a_redirect_does_not_leave_https(urls: list[str], safe: bool) -> None:
             nets_weights._check_redirects(urls[0], answers[-1])
 
 
-def test_what_a_link_in_the_cache_points_to_is_not_written(server: Server, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="links and pipes")
+@pytest.mark.parametrize("kind", ["symlink", "link", "fifo", "folder"])
+def test_what_only_looks_like_a_leftover_is_left_alone(
+    server: Server, tmp_path: Path, kind: str
+) -> None:
     path, victim = weights_path(published(server)), tmp_path / "victim"
     victim.write_bytes(b"precious")
     path.parent.mkdir(parents=True)
-    path.with_name(f"{path.name}.part").symlink_to(victim)
+    for place in (beside(path), path.with_name(f"{path.name}.part")):
+        make = {
+            "symlink": lambda it: it.symlink_to(victim),
+            "link": lambda it: it.hardlink_to(victim),
+            "fifo": os.mkfifo,
+            "folder": Path.mkdir,
+        }
+        make[kind](place)
     assert fetch(published(server)).read_bytes() == CONTENT
     assert victim.read_bytes() == b"precious"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="files that are open can be renamed")
 def test_what_a_killed_download_left_is_gone_on_with(server: Server, cache: Path) -> None:
     path = weights_path(published(server))
     path.parent.mkdir(parents=True)
-    left = path.with_name(f".{path.stem}-0123abcd{path.suffix}")
-    left.write_bytes(CONTENT[:400_000])
-    os.utime(left, (1e9, 1e9))
-    running = path.with_name(f".{path.stem}-89abcdef{path.suffix}")
-    running.write_bytes(b"of another process")
-    assert fetch(published(server)).read_bytes() == CONTENT
+    beside(path, "0").write_bytes(CONTENT[:400_000])
+    beside(path, "1").write_bytes(CONTENT[:100])
+    with resumable(path.with_name("other.pth")) as other:
+        other.write_bytes(b"of another file")
+    running = beside(path, "2")
+    with running.open("xb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(CONTENT[:450_000])
+        file.flush()
+        assert fetch(published(server)).read_bytes() == CONTENT
     assert server.sent == len(CONTENT) - 400_000
-    assert set(files(cache)) == {path, running}
+    assert set(files(cache)) == {path, running, path.with_name("other.pth")}
+
+
+def test_two_downloads_of_one_file_at_once(server: Server, cache: Path) -> None:
+    beside(weights_path(published(server)), "0", make=True).write_bytes(CONTENT[:1000])
+    with ThreadPoolExecutor(3) as pool:
+        got = list(pool.map(lambda _: fetch(published(server)).read_bytes(), range(3)))
+    assert got == [CONTENT] * 3
+    assert files(cache) == [weights_path(published(server))]
 
 
 def test_cache_that_cannot_be_written(server: Server, tmp_path: Path, monkeypatch) -> None:

@@ -22,7 +22,7 @@ from rtseg._version import __version__
 from rtseg.backends import open_backend
 from rtseg.backends.base import input_size_of, noise
 from rtseg.backends.options import BACKENDS, BackendOptions, backend_on, package_versions
-from rtseg.cache import cache_dir, cache_path, safe_name, sha256
+from rtseg.cache import CHOSEN, cache_dir, cache_path, make_room, safe_name, sha256
 from rtseg.contracts import Backend
 from rtseg.documents import convert, read_json
 from rtseg.errors import RtsegError, UsageError
@@ -463,6 +463,7 @@ def save_choice(path: Path, choice: Choice) -> bool:
             temporary.write_text(text, "utf-8")
     except OSError:
         return False
+    make_room(path.parent, CHOSEN)
     return True
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.backends.options import BACKENDS, STRIDE, BackendOptions, package_versions
-from rtseg.cache import cache_path, sha256
+from rtseg.cache import TRIED, cache_path, make_room, sha256
 from rtseg.contracts import Backend
 from rtseg.errors import BackendError, DeviceError, ModelError, RtsegError, UsageError
 from rtseg.files import atomic
@@ -141,6 +141,8 @@ def check_network(name: str, model: Model, size: tuple[int, int]) -> None:
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     passed = cache_path("tried", f"{key}-{name}")
     if passed.is_file():
+        with suppress(OSError):  # a read-only cache
+            passed.touch()  # see `make_room`
         return
     if (before := _refused.get(key)) is not None:
         raise ModelError(before[0], found=before[1], do=before[2])
@@ -152,6 +154,7 @@ def check_network(name: str, model: Model, size: tuple[int, int]) -> None:
     if within:
         with suppress(OSError), atomic(passed) as temporary:
             temporary.touch()
+        make_room(passed.parent, TRIED)
 
 
 _refused: dict[str, tuple[str, str, str]] = {}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import glob
+import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from rtseg.cache import cache_path, safe_name, sha256
 from rtseg.errors import DownloadError
-from rtseg.files import atomic
+from rtseg.files import resumable
 from rtseg.limits import Pace
 from rtseg.zoo import WeightsSpec
 
@@ -27,9 +27,6 @@ CHUNK_BYTES = 1 << 16
 TRIES, PAUSE_SECONDS = 6, 1.0
 """Connections for one file, each resuming where the last one broke off, and the pause between them;
 one that brings nothing is the last."""
-
-LEFT_SECONDS = 600
-"""A partial file that nobody wrote to for so long is of a run that was killed."""
 
 BUSY = (429, 500, 502, 503, 504)
 """Answers of a server that may be well again in a moment."""
@@ -63,7 +60,7 @@ def fetch(weights: WeightsSpec, progress: Progress | None = None) -> Path:
     """The file of the weights: from the cache if intact there, else downloaded.
 
     A connection that breaks off is made again and resumes, if the server can. A download that fails
-    in the end leaves what has arrived beside the file's place; the next call resumes from there.
+    in the end leaves what has arrived in a temporary file; the next call resumes from there.
 
     Raises:
         DownloadError: no answer, a wrong answer, or a file with another digest.
@@ -81,47 +78,29 @@ def fetch(weights: WeightsSpec, progress: Progress | None = None) -> Path:
         )
     try:
         if not is_intact(path, weights):
-            with atomic(path) as temporary:
-                _fetch_into(temporary, path, weights, progress)
-                _verify(temporary, weights, path)
+            with resumable(path) as part:
+                _fetch_into(part, path, weights, progress)
     except OSError as error:  # what requests raises is an OSError too
         raise _failed(weights, path, _reason(error)) from error
     return path
 
 
-def _fetch_into(
-    temporary: Path, path: Path, weights: WeightsSpec, progress: Progress | None
-) -> None:
-    """Download to `temporary`, from where an earlier call ended."""
-    rest = path.with_name(f"{path.name}.part")
+def _fetch_into(part: Path, path: Path, weights: WeightsSpec, progress: Progress | None) -> None:
+    """Download the rest of a file to `part`, which is emptied if nothing of it is worth keeping."""
     most = round(weights.megabytes * LARGEST_MEGABYTE * SLACK)
-    for left in path.parent.glob(f".{glob.escape(path.stem)}-????????{path.suffix}"):
-        # of a run that was killed; those of runs that go on are younger
-        if left != temporary and left.stat().st_mtime < time.time() - LEFT_SECONDS:
-            left.replace(rest)
-    if rest.is_symlink() or (rest.exists() and rest.stat().st_size > most):
-        rest.unlink()  # not ours
-    with suppress(FileNotFoundError):
-        rest.replace(temporary)  # so no other process has it too
-        with _kept(temporary, rest):
-            _download(weights.url, temporary, most, path.name, progress)
-        if is_intact(temporary, weights):
-            return
-        temporary.unlink()  # it was the start of another file
-    with _kept(temporary, rest):
-        _download(weights.url, temporary, most, path.name, progress)
-
-
-@contextmanager
-def _kept(temporary: Path, rest: Path) -> Iterator[None]:
-    """Keep what has arrived if the block is interrupted, unless it is wrong or the disk is full."""
     try:
-        yield
-    except BaseException as error:
+        if here := part.stat().st_size:
+            if here <= most:
+                _download(weights.url, part, most, path.name, progress)
+            if is_intact(part, weights):
+                return
+            os.truncate(part, 0)  # it was the start of another file
+        _download(weights.url, part, most, path.name, progress)
+        _verify(part, weights, path)
+    except (OSError, DownloadError) as error:
         full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-        wrong = isinstance(error, WrongFileError)
-        if not full and not wrong and temporary.is_file() and temporary.stat().st_size:
-            temporary.replace(rest)
+        if full or isinstance(error, (WrongFileError, DownloadError)):
+            os.truncate(part, 0)
         raise
 
 
