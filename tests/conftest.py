@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -60,6 +61,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("runs on a GPU alone: RTSEG_REQUIRE=cuda pytest -m needs_cuda")
     if not torch.cuda.is_available():
         pytest.fail(f"torch {torch.__version__} finds no NVIDIA GPU")
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector leave out what lives to the end, which it walks at every turn."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Undo it: libraries look for what was not freed."""
+    gc.unfreeze()
 
 
 def pytest_runtest_teardown() -> None:

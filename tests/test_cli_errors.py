@@ -179,7 +179,13 @@ def test_bad_input(
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
-    [next(case for case in CASES if case[2] == words) for words in SAMPLE],
+    [
+        pytest.param(
+            *next(case for case in CASES if case[2] == words),
+            marks=() if words in ("Unknown option", "empty.mp4") else pytest.mark.slow,
+        )
+        for words in SAMPLE
+    ],
     ids=SAMPLE,
 )
 def test_bad_input_in_the_real_program(

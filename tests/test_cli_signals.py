@@ -125,8 +125,9 @@ def test_a_hung_source_is_left_behind_within_two_seconds(tmp_path: Path) -> None
 
 
 ON_A_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
 os.setsid()
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.executable, [sys.executable, "-m", "rtseg", *sys.argv[1:]])
 """
@@ -145,12 +146,15 @@ def test_a_terminal_that_is_closed_finishes_the_file(tmp_path: Path) -> None:
         stdout=terminal,
         stderr=terminal,
     ) as process:
-        os.close(terminal)
-        said = b""
-        while b"output" not in said:
-            said += os.read(master, 4096)
-        os.close(master)
-        process.wait(timeout=20)
+        try:
+            os.close(terminal)
+            said = b""
+            while b"output" not in said:
+                said += os.read(master, 4096)
+            os.close(master)
+            process.wait(timeout=20)
+        finally:
+            process.kill()
     assert process.returncode == 129
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out.mp4"]
     lines = len((tmp_path / "out.jsonl").read_text().splitlines())

@@ -146,6 +146,7 @@ def test_keys_change_a_picture_that_stands_still_and_notices_go(sit, tmp_path: P
     assert program.end() == (0, "")
 
 
+@pytest.mark.slow
 def test_the_mouse_names_a_class_and_a_click_shows_it_alone(sit, tmp_path: Path) -> None:
     program = sit(STILL, *STUB, "-q")
     plain = program.until_still()

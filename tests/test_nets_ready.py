@@ -60,7 +60,7 @@ def run(path: Path, size: tuple[int, int]) -> np.ndarray:
     return session.run(["logits"], {"image": batch})[0]
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [SIZES[0], pytest.param(SIZES[1], marks=pytest.mark.slow)])
 def test_it_is_the_network_that_torch_exports(
     model: Model, size: tuple[int, int], tmp_path: Path
 ) -> None:

@@ -36,10 +36,15 @@ import sys, time
 import numpy as np
 from fractions import Fraction
 from sink_frames import *
+from rtseg.sinks.window import WindowEvents
 mode, sar = sys.argv[1], Fraction(sys.argv[2])
 sink = open_sink("window:", info(sample_aspect_ratio=sar), VOC, SinkOptions(title="rtseg test"))
 image = np.zeros((240, 320, 3), np.uint8)
 image[:, :160], image[:, 160:] = (0, 0, 255), (255, 0, 0)
+def told(what):
+    return lambda point: point and print(what, *(round(each, 2) for each in point), flush=True)
+if mode == "mouse":
+    sink.events = WindowEvents(lambda key: None, told("pointed"), told("clicked"))
 until, shown = time.monotonic() + 20, 0
 while sink.alive and time.monotonic() < until:
     if shown < 5 or mode == "write":
@@ -154,6 +159,23 @@ def test_keys_close_it(key, mode, show) -> None:
 
 
 @pytest.mark.needs_display
+def test_the_mouse_is_reported_where_it_is(show) -> None:
+    shown = show("mouse")
+    shown.ask("xdotool", "mousemove", "--window", shown.window, "80", "180", "click", "1")
+    assert shown.program.stdout is not None
+    seen: list[str] = []
+    for line in shown.program.stdout:
+        seen.append(line)
+        if "clicked" in line:
+            break
+    assert "pointed 0.25 0.75\n" in seen
+    assert seen[-1] == "clicked 0.25 0.75\n"
+    shown.close_button()
+    assert shown.end() == "closed"
+
+
+@pytest.mark.needs_display
+@pytest.mark.slow  # as the tests below end
 @pytest.mark.parametrize("mode", ["write", "idle"])
 def test_the_x_of_the_window_closes_it(mode, show) -> None:
     """What a window manager does: it sends WM_DELETE_WINDOW."""
@@ -294,6 +316,21 @@ def test_qt_gets_fonts_and_its_own_platform(monkeypatch) -> None:
     assert list(Path(os.environ["QT_QPA_FONTDIR"]).glob("DejaVuSans.ttf"))
 
 
+EACH_ALONE = """
+import importlib, os, sys
+import matplotlib.figure, numba, rich.console  # neither cv2 nor av, which each child imports anew
+assert not {"cv2", "av"} & set(sys.modules)
+for name in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        importlib.import_module(name)
+        names = list(sys.modules)
+        os._exit(names.index("cv2") > names.index("av"))
+    print(name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_pyav_never_comes_before_opencv() -> None:
     """With PyAV's X libraries loaded first, OpenCV's windows hang: each module alone is right."""
     users = [
@@ -302,10 +339,10 @@ def test_pyav_never_comes_before_opencv() -> None:
         if re.search(r"^(import av|from av)\b", path.read_text("utf-8"), re.MULTILINE)
     ]
     assert "rtseg.sinks.video" in users
-    code = "import sys, {}; names = list(sys.modules); "
-    code += "sys.exit(names.index('cv2') > names.index('av'))"
-    for module in users:
-        subprocess.run([sys.executable, "-c", code.format(module)], check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", EACH_ALONE, *users], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout) == (0, "".join(f"{user} 0\n" for user in users))
 
 
 @pytest.mark.needs_display

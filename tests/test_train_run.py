@@ -82,7 +82,7 @@ def equal(one: Path, other: Path) -> bool:
 
 @pytest.mark.parametrize(
     "layout",
-    [pytest.param(n, marks=() if n in ("coco", "folder") else pytest.mark.slow) for n in MAKERS],
+    [pytest.param(n, marks=() if n == "coco" else pytest.mark.slow) for n in MAKERS],
 )
 def test_every_layout_trains_and_its_checkpoint_runs_live_and_through_onnx(
     layout: str, small: Path, tmp_path: Path
