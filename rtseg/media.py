@@ -46,6 +46,9 @@ JUMP_SECONDS = 10
 BACK_SECONDS = Fraction(1, 10)
 """Times that jump back by more than this are joined likewise."""
 
+CUT_PACKETS = 4
+"""A parser hands packets on up to so many later than it finds that one lacks a part."""
+
 WRONG_SECONDS = 30 * 3600
 """Times of other files that are further from those before are not believed."""
 
@@ -268,10 +271,15 @@ class Joiner:
 
     Attributes:
         changed: whether it moved any.
+        jumps: whether the time of the last packet is not near that of its track before.
+        is_cut: whether, besides, a packet shortly before it lacks a part. Without that, the video
+            may go on.
     """
 
     def __init__(self) -> None:
-        self.changed = False
+        self.changed = self.jumps = self.is_cut = False
+        self._intact: dict[int, int] = {}  # packets since one that lacks a part
+        self._read: dict[int, Fraction] = {}  # as `_last`, by the clock of the file
         self._offset = Fraction(0)
         self._last: dict[int, Fraction] = {}
         self._expected: dict[int, Fraction] = {}
@@ -279,8 +287,15 @@ class Joiner:
 
     def __call__(self, packet: Any) -> None:
         """Move the next packet, in place."""
+        self.jumps = self.is_cut = False
         if packet.size and packet.dts is not None:
             base, track = packet.time_base, packet.stream_index
+            read = packet.dts * base
+            before = self._read.get(track, read)
+            self.jumps = not before - BACK_SECONDS <= read <= before + JUMP_SECONDS
+            self.is_cut = self.jumps and self._intact.get(track, CUT_PACKETS) < CUT_PACKETS
+            self._read[track] = read
+            self._intact[track] = 0 if packet.is_corrupt else self._intact.get(track, 0) + 1
             at = packet.dts * base + self._offset
             expected = self._expected.get(track, self._latest)
             if expected is not None:
@@ -303,6 +318,8 @@ class WrongTimes:
     Attributes:
         changed: whether it removed any.
     """
+
+    jumps = is_cut = False
 
     def __init__(self) -> None:
         self.changed = False

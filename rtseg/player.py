@@ -233,6 +233,8 @@ class FFmpegPlayer:
     threads = min(usable_cores(), MAX_THREADS)
     peeked_packets = PEEKED_PACKETS
     looked_ahead = LOOKED_AHEAD
+    _skips: int
+    _jumped: int | None
 
     def __init__(
         self,
@@ -446,6 +448,10 @@ class FFmpegPlayer:
                     place(packet)
                     if packet.stream is self._stream:  # the empty ones at the end too
                         failed = 0
+                        if place.jumps:
+                            self._jumped = packet.dts
+                        if place.is_cut:
+                            self._cuts.add(packet.dts)
                         yield packet
                 return
             except TRACK_ERRORS as error:
@@ -480,6 +486,13 @@ class FFmpegPlayer:
                 return
             if not packet.size and packet.dts is not None:
                 continue  # the frame before is shown on
+            if packet.dts in self._cuts:
+                yield from self._whole(self._end_of_part())
+            if self._skips:
+                self._skips = 0 if packet.is_keyframe or not packet.size else self._skips - 1
+                if self._skips:
+                    self.damaged += 1
+                    continue
             self._tail.sent(packet)
             if self._untimed and packet.size:
                 packet.pts = self._tail.count  # tells frames from one another, see `_rest`
@@ -500,6 +513,22 @@ class FFmpegPlayer:
         self._tail.gave(frames)
         return self._by_decoding(packet, frames) if self._has_no_pts else frames
 
+    def _end_of_part(self) -> Sequence[Any]:
+        """The last frames before a cut, after which packets are left out up to a keyframe."""
+        self._cuts.clear()
+        end = av.Packet()
+        end.time_base = self._stream.time_base
+        try:
+            frames: Sequence[Any] = self._decoder.decode(end)
+        except TRACK_ERRORS as error:
+            self._damage(error)
+            frames = ()
+        self._decoder.flush_buffers()
+        self._tail.clear()
+        self._await_keyframe()
+        self._skips = MOST_SPOILED
+        return frames
+
     def _rest(self, end: Any) -> Iterator[Any]:
         """The frames behind damage at the end, where the threads of a decoder stop at an error."""
         with open_media(self._target) as container:
@@ -517,6 +546,8 @@ class FFmpegPlayer:
     def _await_keyframe(self) -> None:
         """Leave out what a decoder makes of frames before the first keyframe."""
         self._begun, self._broken = False, set[int | None]()
+        self._cuts = set[int | None]()
+        self._skips, self._jumped = 0, None
         self._spoiled = MOST_SPOILED if self._decoder.name in BEGINS_ANYWHERE else 0
 
     def _whole(self, frames: Iterable[Any]) -> Iterator[Any]:
@@ -529,6 +560,8 @@ class FFmpegPlayer:
             elif self._spoiled and self._strict and self._is_spoiled(frame):
                 self._spoiled -= 1
                 self.damaged += self._begun
+            elif self._strict and self._is_mixed(frame):
+                self.damaged += 1
             else:
                 self._spoiled, self._begun = 0, True
                 self._broken.clear()
@@ -537,6 +570,14 @@ class FFmpegPlayer:
 
     def _is_spoiled(self, frame: Any) -> bool:
         return not frame.key_frame or (frame.pts is not None and frame.pts in self._broken)
+
+    def _is_mixed(self, frame: Any) -> bool:
+        """Whether a frame is concealed by those before a jump of the times."""
+        if self._jumped is None or frame.pts is None or frame.pts < self._jumped:
+            return False
+        if frame.key_frame:
+            self._jumped = None
+        return bool(frame.is_corrupt)
 
     def _by_decoding(self, packet: Any, frames: Sequence[Any]) -> Sequence[Any]:
         """Frames of a container that has decoding times only: the nth shown has the nth of them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import itertools
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import time
 import traceback
 from base64 import b64encode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import md5
 from pathlib import Path
@@ -287,6 +289,64 @@ def test_libraries_are_heard_only_by_those_who_ask(tmp_path: Path, level: str, h
     done = subprocess.run(command, capture_output=True, text=True, env=asked)
     assert done.stdout.endswith("None\n")
     assert (done.stdout + done.stderr != "None\n") == heard
+
+
+@contextmanager
+def sending(*contents: bytes) -> Iterator[int]:
+    """A TCP port at which each connection gets the next of some recordings, again and again."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        stop = threading.Event()
+
+        def serve() -> None:
+            for content in contents:
+                with suppress(OSError), server.accept()[0] as client:
+                    at = 0
+                    while not stop.is_set():
+                        client.sendall(content[at : at + 1880])
+                        at = (at + 1880) % (len(content) // 188 * 188)
+                        stop.wait(0.001)
+
+        done = pool.submit(serve)
+        try:
+            yield server.getsockname()[1]
+        finally:
+            stop.set()
+            with suppress(OSError), socket.create_connection(server.getsockname(), 1):
+                pass
+            done.result()
+
+
+def test_a_stream_of_which_nothing_more_can_be_decoded_is_reopened(tmp_path: Path) -> None:
+    """FFmpeg keeps the codec that a transport stream began with."""
+    images = [np.full((48, 64, 3), level, np.uint8) for level in range(60, 160, 2)]
+    first = write_clip(tmp_path / "a.ts", images=images * 5, options={"crf": "5"}).read_bytes()
+    second = write_clip(tmp_path / "b.ts", codec="mpeg2video", images=images).read_bytes()
+    with sending(first + 200 * second, 200 * second) as port:
+        address = f"tcp://127.0.0.1:{port}"
+        with open_source(address, SourceOptions(timeout=0.5), clock=Hurried()) as source:
+            for frame in source:
+                if source.outages and frame.size == (48, 64):
+                    break
+    assert source.outages == 1
+
+
+def test_damage_and_deinterlacing_of_a_stream_are_reported(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+    images = [np.roll(noise, 3 * number, 1) for number in range(50)]
+    plain = write_clip(tmp_path / "a.ts", images=images).read_bytes()
+    combed = write_clip(tmp_path / "b.ts", images=images, interlaced=True).read_bytes()
+    packets = [combed[at : at + 188] for at in range(0, len(combed), 188)]
+    damaged = b"".join(each for number, each in enumerate(packets) if number % 9)
+    with (
+        sending(5 * plain + combed + damaged + combed) as port,
+        open_source(f"tcp://127.0.0.1:{port}", QUICK) as source,
+    ):
+        assert source.info.notes == ()
+        list(itertools.islice(source, 400))
+    assert any("deinterlaced" in text for text in source.warnings)
+    assert any(
+        re.search(r"was damaged: \d+ packets? could not be", text) for text in source.warnings
+    )
 
 
 def test_the_wait_doubles_up_to_eight_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -415,6 +415,59 @@ def test_times_of_joined_recordings_go_on(tmp_path: Path, offsets: tuple[int, in
     assert tail[0].index == pytest.approx(75, abs=1)
 
 
+def levels_clip(path: Path, codec: str, size: tuple[int, int], level: int, count: int) -> Path:
+    """Noise over a grey of one level, a keyframe in every 25 frames."""
+    rng, images = np.random.default_rng(level), []
+    for _ in range(count):
+        image = np.full((*size, 3), level, np.uint8)
+        image[: size[0] // 4] = rng.integers(0, 256, (size[0] // 4, size[1], 3), np.uint8)
+        images.append(image)
+    options = {"b": "4000000", "g": "25", "preset": "ultrafast"}
+    quiet = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+    return write_clip(path, codec=codec, images=images, options=options | quiet)
+
+
+def lower_levels(frames: Sequence[Frame]) -> list[int]:
+    """Mean of the lower half of each; -1 where it is not of one level."""
+    halves = [frame.image[len(frame.image) // 2 :] for frame in frames]
+    return [round(float(half.mean())) if half.std() < 4 else -1 for half in halves]
+
+
+@pytest.mark.parametrize("size", [(96, 128), (144, 192)])
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg2video"])
+def test_nothing_is_mixed_where_a_recording_was_cut_between_keyframes(
+    tmp_path: Path, codec: str, size: tuple[int, int]
+) -> None:
+    first = levels_clip(tmp_path / "a.ts", codec, (96, 128), 50, 40)
+    second = levels_clip(tmp_path / "b.ts", codec, size, 200, 60)
+    content = second.read_bytes()
+    second.write_bytes(content[len(content) // 10 // 188 * 188 :])
+    with open_source(joined(tmp_path / "j.ts", first, second)) as source:
+        frames = list(source)
+    levels = lower_levels(frames)
+    assert all(abs(level - 50) < 8 or abs(level - 200) < 8 for level in levels)
+    assert levels == sorted(levels) or np.diff(levels).min() > -8
+    before = sum(level < 100 for level in levels)
+    assert before >= 38
+    assert len(levels) - before == 35  # from its second keyframe on
+    assert frames[-1].size == size
+    assert any("could not be decoded" in text for text in source.warnings)
+
+
+def test_where_times_alone_jump_between_keyframes_nothing_is_lost(tmp_path: Path) -> None:
+    whole = levels_clip(tmp_path / "w.ts", "libx264", (96, 128), 50, 60)
+    path = tmp_path / "t.ts"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(p for p in source.demux(video=0) if p.size):
+            packet.stream = stream
+            for name in ("pts", "dts"):
+                setattr(packet, name, getattr(packet, name) + 90_000 * (60 if number > 30 else 0))
+            output.mux(packet)
+    found, frames = frames_of(path), frames_of(whole)
+    assert [f.image.tobytes() for f in found] == [f.image.tobytes() for f in frames]
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "ts", "webm"])
 def test_a_part_far_into_a_file_is_exact(tmp_path: Path, suffix: str) -> None:
     images = [np.full((48, 64, 3), 20 + n % 200, np.uint8) for n in range(250)]

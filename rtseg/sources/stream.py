@@ -16,6 +16,7 @@ from rtseg.sources.capture import LiveSource
 from rtseg.sources.ffmpeg import LivePlayer
 from rtseg.sources.options import SourceOptions, check_address, check_decoder
 from rtseg.stats import Clock
+from rtseg.text import counted
 
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
 
@@ -57,7 +58,8 @@ class StreamSource(LiveSource):
         reopen: Callable[[], Any],
     ) -> None:
         super().__init__(options, clock)
-        self._capture = capture
+        self._lost = [0, 0]
+        self._capture = self._attached(capture)
         self._reopener = reopen
         try:
             check_decoder(options, f"{public_name(target)} is a live stream")
@@ -75,7 +77,38 @@ class StreamSource(LiveSource):
         self.info = SourceInfo(public_name(target), width, height, rate, live=True, notes=notes)
 
     def _open(self) -> Any:
-        return self._reopener()
+        return self._attached(self._reopener())
+
+    def _attached(self, capture: Any) -> Any:
+        """A capture, of which damage before its first frame does not count: it began anywhere."""
+        self._before = damage(capture)
+        return capture
+
+    def _release(self) -> None:
+        if self._capture is not None and self._first_at is not None:
+            self._report(self._capture)
+        super()._release()
+
+    def _report(self, capture: Any) -> None:
+        """Warn of what was lost, and what is known of the stream since it was opened."""
+        name = self.info.name
+        notes = [f"{name}: {n}" for n in getattr(capture, "notes", ()) if n not in self.info.notes]
+        self.warnings += [note for note in notes if note not in self.warnings]
+        lost = [
+            n + now - then
+            for n, now, then in zip(self._lost, damage(capture), self._before, strict=True)
+        ]
+        if lost != self._lost:
+            packets, frames = counted(lost[0], "packet"), counted(lost[1], "frame")
+            text = f"{name} was damaged: {packets} could not be decoded, {frames} concealed"
+            old = f"{name} was damaged"
+            self.warnings[:] = [each for each in self.warnings if not each.startswith(old)] + [text]
+            self._lost = lost
+
+
+def damage(capture: Any) -> list[int]:
+    """Packets that could not be decoded, and frames of which parts were guessed."""
+    return [getattr(capture, "damaged", 0), getattr(capture, "concealed", 0)]
 
 
 def cannot_open(address: str, timeout: float) -> SourceError:
