@@ -130,6 +130,21 @@ def _may_be_named_so(container: Any, target: str) -> bool:
     return has_no_header and target.rpartition(".")[2].lower() in container.format.extensions
 
 
+def dash_refused(asked: str, head: bytes) -> SourceError | None:
+    """The error for a DASH manifest, which few builds of FFmpeg read; None if it is not one.
+
+    Args:
+        head: first bytes of a file that FFmpeg did not open.
+    """
+    if b"<MPD" not in head:
+        return None
+    return SourceError(
+        asked,
+        found="it is a DASH manifest, which this FFmpeg does not read",
+        do="Name an HLS address (.m3u8) or a video file instead",
+    )
+
+
 def max_pixels() -> str:
     """FFmpeg's option of this name, which its decoders check before they make room for a frame."""
     return f"{VIDEO_PIXELS.value():.0f}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from heapq import heappop, heappush
 from itertools import islice, pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
@@ -24,6 +26,7 @@ from rtseg.media import (
     believed_rate,
     choose_video,
     cropping,
+    dash_refused,
     described,
     display_matrix,
     has_no_pts,
@@ -82,6 +85,8 @@ LOOKED_AHEAD = 8
 
 MOST_LAST_SECONDS = 3600
 """A last frame that is further ahead has a wrong time."""
+
+HEAD_BYTES = 512
 
 MOST_REORDERED = 16
 """Frames by which decoders change the order, at most (H.264 and HEVC)."""
@@ -266,7 +271,7 @@ class FFmpegPlayer:
         try:
             self._container = open_media(self._target, self._timeout, hwaccel=self._hwaccel)
         except TRACK_ERRORS as error:
-            raise not_a_video(self._name, reason(error)) from error
+            raise not_a_video(self._name, reason(error), self._target) from error
         self._stream = choose_video(self._container, self._name, self._number)
         self._decoder = self._open_decoder(self._stream)
         self._independent = self._decoder.codec.intra_only
@@ -728,11 +733,15 @@ def end_of(stream: Any) -> float | None:
     return float((stream.start_time + stream.duration) * stream.time_base)
 
 
-def not_a_video(name: str, reason: str) -> SourceError:
+def not_a_video(name: str, why: str, target: str) -> SourceError:
     """The error for a file that FFmpeg cannot read."""
-    return SourceError(
-        f"cannot play {name}",
-        found=f"it is not a video, or it is cut off ({reason.lower()})",
+    asked, head = f"cannot play {name}", b""
+    if "://" not in target:
+        with suppress(OSError), Path(target).open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    return dash_refused(asked, head) or SourceError(
+        asked,
+        found=f"it is not a video, or it is cut off ({why.lower()})",
         do="Check that it plays elsewhere",
     )
 

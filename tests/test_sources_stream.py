@@ -29,6 +29,7 @@ import numpy as np
 import pytest
 from clips import write_clip
 from fakes import FakeDevice, Plugged
+from PIL import Image
 from test_sources_video import numbered
 
 from rtseg.addresses import public_name
@@ -617,6 +618,39 @@ def test_an_image_at_an_address_is_shown_once(suffix: str, kind: str) -> None:
     assert np.abs(frame.image.astype(int) - image)[28:].max() <= 3
 
 
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "avif"])
+def test_an_animation_at_an_address_is_played_as_from_a_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    first, *others = (Image.new("RGB", (64, 48), (v, v, v)) for v in (30, 90, 150, 210))
+    first.save(path, save_all=True, append_images=others, duration=[100, 200, 100, 100])
+    with open_source(path) as source:
+        local = [(f.image.tobytes(), f.pts) for f in source]
+    content = path.read_bytes()
+
+    class Animations(Answering):
+        def do_GET(self) -> None:
+            self.answer("application/octet-stream", content, length=len(content))
+
+    with serving(Animations) as port, open_source(f"http://127.0.0.1:{port}/a", QUICK) as source:
+        assert not source.info.live
+        assert [(f.image.tobytes(), f.pts) for f in source] == local
+    assert len(local) == 4
+
+
+def test_a_dash_manifest_is_refused_by_name(tmp_path: Path) -> None:
+    content = b'<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011"></MPD>'
+    (tmp_path / "a.mpd").write_bytes(content)
+
+    class Manifests(Answering):
+        def do_GET(self) -> None:
+            self.answer("application/dash+xml", content, length=len(content))
+
+    with serving(Manifests) as port:
+        for target in (str(tmp_path / "a.mpd"), f"http://127.0.0.1:{port}/a.mpd"):
+            with pytest.raises(SourceError, match="DASH"):
+                open_source(target, QUICK)
+
+
 def index_at_its_end(path: Path) -> bytes:
     """A clip whose index FFmpeg writes at its end, too long for what FFmpeg keeps in memory."""
     noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
@@ -699,12 +733,11 @@ def test_one_byte_now_and_then_is_not_waited_for(monkeypatch: pytest.MonkeyPatch
 
     with serving(Dripping) as port:
         address = f"http://127.0.0.1:{port}/a.mp4"
-        for read in (web.Fetched, web._rest):
-            start = time.monotonic()
-            answer = web.request(address, 5)
-            with answer.response, pytest.raises((SourceError, TimeoutError), match="only"):
-                read(answer, "a")
-            assert time.monotonic() - start < 3
+        start = time.monotonic()
+        answer = web.request(address, 5)
+        with answer.response, pytest.raises((SourceError, TimeoutError), match="only"):
+            web.Fetched(answer, "a")
+        assert time.monotonic() - start < 3
 
 
 def test_the_name_in_an_address_does_not_make_a_video(tmp_path: Path) -> None:

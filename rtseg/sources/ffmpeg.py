@@ -14,6 +14,10 @@ from rtseg.sources.probe import display_name
 MAX_RATE = 240
 """Above this, a live stream's rate is ticks."""
 
+IMAGE_FORMATS = ("gif", "apng", "webp_pipe", "webp")
+IMAGE_BRANDS = frozenset("avif avis heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
+"""Of AVIF and HEIC, which FFmpeg takes for videos."""
+
 
 class FilePlayer(FFmpegPlayer):
     """A `rtseg.sources.probe.Player` of files and recordings, by options."""
@@ -50,6 +54,12 @@ class LivePlayer(FilePlayer):
     def is_recorded(self) -> bool:
         """Whether it has an end, as a recording on a web server has."""
         return self._container.duration is not None
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is of a format for images, which may be animated; JPEG is one for videos."""
+        brand = self._container.metadata.get("major_brand", "")
+        return self._container.format.name in IMAGE_FORMATS or brand in IMAGE_BRANDS
 
     def _demux(self) -> Iterator[Any]:
         """As `FFmpegPlayer`, but not for ever where packets come and no frames, as after another

@@ -32,10 +32,11 @@ from rtseg.contracts import Source
 from rtseg.errors import SourceError
 from rtseg.files import RESERVE_BYTES
 from rtseg.frame import Image
-from rtseg.images import decode_image, is_image, is_image_content
+from rtseg.images import decode_image, is_animation, is_image, is_image_content
 from rtseg.limits import Pace
+from rtseg.media import dash_refused
 from rtseg.sources.options import SourceOptions, check_address, check_decoder
-from rtseg.sources.pictures import Snapshot
+from rtseg.sources.pictures import AnimationSource, Snapshot
 from rtseg.sources.stream import StreamSource, cannot_open, live_player
 from rtseg.sources.video import VideoSource
 from rtseg.stats import Clock
@@ -81,10 +82,13 @@ def _by_ffmpeg(target: str, options: SourceOptions, clock: Clock | None) -> Sour
     asked = f"cannot open {public_name(target)}"
     if (player := live_player(target, options)) is None:
         raise SourceError(asked, found="what it sends is not video")
+    if player.is_image:  # FFmpeg plays few animations whole
+        player.release()
+        raise SourceError(asked, found="it is an image")
     if player.is_recorded:
         player.release()
         return VideoSource(target, options, clock)
-    if not (player.grab() and player.grab()):  # or one image
+    if not (player.grab() and player.grab()):  # or one JPEG
         player.release()
         raise SourceError(asked, found="no video came")
     return StreamSource(target, options, clock, player, partial(live_player, target, options))
@@ -230,7 +234,7 @@ def _opener(address: str) -> tuple[OpenerDirector, str]:
 
 
 class Fetched:
-    """A recording fetched whole to a temporary file, which on Linux is never left behind.
+    """A recording or image fetched whole to a temporary file, which on Linux is never left behind.
 
     Args:
         answer: its server's, from the beginning.
@@ -239,13 +243,17 @@ class Fetched:
     Attributes:
         path: of the file while this is open.
         megabytes: its size.
+        ranges: whether its server can be read from the middle.
 
     Raises:
-        SourceError: it is too large for `MAX_FETCHED_BYTES` or the disk, or the connection broke.
+        SourceError: it is too large for the disk, `MAX_FETCHED_BYTES` or, an image, for
+            `MAX_IMAGE_BYTES`; or the connection broke.
     """
 
     def __init__(self, answer: Answer, name: str) -> None:
         self._asked = f"cannot fetch {name}"
+        self.ranges = answer.ranges
+        self._most = MAX_IMAGE_BYTES if answer.is_image else MAX_FETCHED_BYTES
         self._check_room(answer.response.length or 0)
         self._file: IO[bytes] = tempfile.TemporaryFile(prefix="rtseg-")  # noqa: SIM115
         self.path = Path(f"/proc/self/fd/{self._file.fileno()}")
@@ -267,11 +275,9 @@ class Fetched:
         while chunk:
             self._file.write(chunk)
             size += len(chunk)
-            if size > MAX_FETCHED_BYTES:
+            if size > self._most:
                 raise SourceError(
-                    self._asked,
-                    found=f"it is larger than {MAX_FETCHED_BYTES >> 30} GB",
-                    do=DOWNLOAD,
+                    self._asked, found=f"it is larger than {self._most >> 20} MB", do=DOWNLOAD
                 )
             self._check_room(0)
             try:
@@ -291,10 +297,10 @@ class Fetched:
     def _check_room(self, needed: int) -> None:
         """Raise SourceError unless the disk has room for as many bytes."""
         folder = tempfile.gettempdir()
-        if needed > MAX_FETCHED_BYTES:
+        if needed > self._most:
             raise SourceError(
                 self._asked,
-                found=f"its {needed / 1e9:.1f} GB are more than {MAX_FETCHED_BYTES >> 30} GB",
+                found=f"its {needed / 1e6:.0f} MB are more than {self._most >> 20} MB",
                 do=DOWNLOAD,
             )
         if shutil.disk_usage(folder).free < needed + RESERVE_BYTES:
@@ -432,23 +438,38 @@ class Parts:
         return b"".join(lines).rstrip(b"\r\n")
 
 
-class FetchedVideo(VideoSource):
-    """A recording that was fetched whole; `info` has the name of its address."""
+class Whole(Source):
+    """What plays a file, of an address that was fetched whole; `info` has the name of that."""
 
     def __init__(
         self, fetched: Fetched, address: str, options: SourceOptions, clock: Clock | None
     ) -> None:
         self._fetched = fetched
-        super().__init__(str(fetched.path), options, clock)
-        note = (
-            f"fetched whole to a temporary file, {fetched.megabytes:.1f} MB: "
-            "its server cannot be read from the middle"
-        )
-        self.info = replace(self.info, name=public_name(address), notes=(*self.info.notes, note))
+        super().__init__(str(fetched.path), options, clock)  # type: ignore[call-arg, arg-type]
+        self.info = replace(self.info, name=public_name(address), pictures=())
 
     def _release(self) -> None:
         super()._release()
         self._fetched.close()
+
+
+class FetchedVideo(Whole, VideoSource):
+    """A GIF, or a recording of a server that cannot be read from the middle."""
+
+    def __init__(
+        self, fetched: Fetched, address: str, options: SourceOptions, clock: Clock | None
+    ) -> None:
+        super().__init__(fetched, address, options, clock)
+        if not fetched.ranges:
+            note = (
+                f"fetched whole to a temporary file, {fetched.megabytes:.1f} MB: "
+                "its server cannot be read from the middle"
+            )
+            self.info = replace(self.info, notes=(*self.info.notes, note))
+
+
+class FetchedAnimation(Whole, AnimationSource):
+    """An animated image."""
 
 
 def open_answer(
@@ -465,15 +486,16 @@ def open_answer(
     """
     name = public_name(address)
     with answer.response:
-        if answer.is_image and not answer.head.startswith(b"GIF8"):
-            check_decoder(options, f"{name} is one image")
-            return Snapshot(name, _rest(answer, name), clock)
-        if answer.is_page or not WHOLE.match(answer.head) or answer.ranges:
+        readable = WHOLE.match(answer.head) and not answer.ranges
+        if answer.is_page or not (answer.is_image or readable):
             raise failure_of(answer, name, given)
         fetched = Fetched(answer, name)
     try:
+        if is_animation(fetched.path):
+            return FetchedAnimation(fetched, address, options, clock)
         if not is_image(fetched.path):
             return FetchedVideo(fetched, address, options, clock)
+        check_decoder(options, f"{name} is one image")
         content = fetched.path.read_bytes()
     except SourceError as error:
         fetched.close()
@@ -485,19 +507,6 @@ def open_answer(
     return Snapshot(name, content, clock)
 
 
-def _rest(answer: Answer, name: str) -> bytes:
-    """The content of an answer that is one image."""
-    content, pace = bytearray(answer.head), Pace(STALL_SECONDS)
-    while chunk := answer.response.read1(CHUNK_BYTES):
-        pace(len(chunk))
-        content += chunk
-        if len(content) >= MAX_IMAGE_BYTES:
-            raise SourceError(
-                f"cannot open {name}", found=f"the image is larger than {MAX_IMAGE_BYTES >> 20} MB"
-            )
-    return bytes(content)
-
-
 def failure_of(answer: Answer, name: str, given: SourceError) -> SourceError:
     """Why an answer that is neither an image nor a stream cannot be shown."""
     asked = f"cannot open {name}"
@@ -507,6 +516,8 @@ def failure_of(answer: Answer, name: str, given: SourceError) -> SourceError:
             found="it is a web page, not a video",
             do="Name the address of the video itself, which the page shows",
         )
+    if dash := dash_refused(asked, answer.head):
+        return dash
     kind = answer.content_type
     if kind and not kind.startswith(("video/", "application/")):
         return SourceError(asked, found=f"the server sends {kind}, which is not video")
