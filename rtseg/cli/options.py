@@ -220,7 +220,7 @@ TRAIN = (
     Row("Model", TrainOptions, "model weights size"),
     Row("Training", TrainOptions),
     Row("Augmentation", TrainOptions, AUGMENTATION),
-    Row("Run", TrainOptions, "out export device devices precision workers seed"),
+    Row("Run", TrainOptions, "out export logger device devices precision workers seed"),
     Row("Run", TrainRun),
 )
 

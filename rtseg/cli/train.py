@@ -23,7 +23,7 @@ FIRST_LINE_SECONDS = 10.0
 
 CHANGEABLE = {
     *("epochs", "max_steps", "patience", "save_every"),
-    *("out", "export", "device", "workers"),
+    *("out", "export", "logger", "device", "workers"),
 }
 """Options that a run may be resumed with."""
 

@@ -168,6 +168,16 @@ class RunFolder:
         return self.path / "test.json"
 
     @property
+    def tensorboard(self) -> Path:
+        """The folder of `--logger tensorboard`."""
+        return self.path / "tensorboard"
+
+    @property
+    def loggers(self) -> Path:
+        """What other loggers call the run."""
+        return self.path / "loggers.json"
+
+    @property
     def test_samples(self) -> Path:
         """Test images with their truth and the best model's masks."""
         return self.path / "test.png"
@@ -182,7 +192,8 @@ class RunFolder:
             raise UsageError(f"cannot write {self.path}", found="it is a file")
         if not self.path.is_dir() or overwrite or not any(self.path.iterdir()):
             return
-        others = any(file not in self._files() for file in self.path.iterdir())
+        ours = (*self._files(), self.tensorboard)
+        others = any(file not in ours for file in self.path.iterdir())
         gained = [file for file in (self.metrics, self.best, self.last) if file.exists()]
         if others or gained:  # a run that ended before its first epoch may be replaced
             resume = "Continue it with --resume, pass" if self.last.exists() else "Pass"
@@ -214,7 +225,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for file in self._files():
+            for file in (*self._files(), *self.tensorboard.glob("events.out.tfevents.*")):
                 file.unlink(missing_ok=True)
             sweep(self.path)
         except OSError as error:
@@ -288,7 +299,7 @@ class RunFolder:
     def _files(self) -> list[Path]:
         return [
             *(self.config, self.versions, self.split, self.metrics, self.curves),
-            *(self.confusion, self.preview, self.samples),
+            *(self.loggers, self.confusion, self.preview, self.samples),
             *(self.best, self.onnx, self.last, self.test, self.test_samples),
         ]
 

@@ -143,6 +143,16 @@ class Loaders:
         close(self.val)
 
 
+class Course:
+    """Is called during a run, in the main process; does nothing."""
+
+    def on_step(self, step: int, loss: float, learning_rate: float) -> None:
+        """The optimizer has taken a step; they count from 1."""
+
+    def on_epoch(self, rows: Sequence[Row], figures: Figures) -> None:
+        """An epoch has been validated, the last of `rows`, with these figures."""
+
+
 def total_steps(options: TrainOptions, per_epoch: int) -> int:
     """Optimizer steps of a whole run."""
     planned = options.epochs * per_epoch
@@ -158,8 +168,7 @@ class TrainingLoop:
     Args:
         spec: of the finished model; each best checkpoint adds its mean IoU.
         stop: polled at every step; if it returns True, the state is saved and `run` returns.
-        draw: called with all epochs and the figures of the last one after each, in the main
-            process.
+        course: draws and logs.
     """
 
     def __init__(
@@ -171,11 +180,11 @@ class TrainingLoop:
         folder: RunFolder,
         callback: Callback,
         stop: Stop,
-        draw: Callable[[Sequence[Row], Figures], None],
+        course: Course,
     ) -> None:
         self.trainable, self.spec, self.loaders = trainable, spec, loaders
         self.options, self.folder, self.callback, self._stop = options, folder, callback, stop
-        self._draw, self._since, self._saved = draw, 0.0, 0.0
+        self._course, self._since, self._saved = course, 0.0, 0.0
         self.state = TrainingState()
         self.steps = total_steps(options, len(loaders.order))
         self._rate = schedule(options.schedule, self.steps, options.warmup)
@@ -222,7 +231,9 @@ class TrainingLoop:
         with self._timed():
             for batch in batches(self.loaders.train):
                 rate = self.options.learning_rate * self._rate(state.step)
-                state.add(self.trainable.step(batch, rate), rate)
+                state.add(loss := self.trainable.step(batch, rate), rate)
+                if self.trainable.fabric.is_global_zero:
+                    self._course.on_step(state.step, loss, rate)
                 left = self._seconds_left()
                 self.callback.on_step(
                     state.epoch + 1, state.batch, len(order), state.mean_loss, left
@@ -248,7 +259,7 @@ class TrainingLoop:
             if row.best:
                 self._save_best(row)
             self.folder.write_metrics(self.state.rows, self.spec.labels.names)
-            self._draw(self.state.rows, figures)
+            self._course.on_epoch(self.state.rows, figures)
         self.callback.on_epoch(row)
         return True
 

@@ -17,6 +17,26 @@ MONITORED = ("loss", "miou", "mean_accuracy", "pixel_accuracy")
 CLASS_IOU = "iou:"
 """Begins a `monitor` of one class."""
 
+
+@dataclass(frozen=True)
+class LoggerKind:
+    """A row of `LOGGERS`.
+
+    Attributes:
+        open: "module:class", imported when needed.
+        package: what it needs, as pip calls it.
+    """
+
+    open: str
+    package: str
+
+
+LOGGERS: dict[str, LoggerKind] = {
+    "tensorboard": LoggerKind("rtseg.training.loggers:TensorBoard", "tensorboard"),
+    "wandb": LoggerKind("rtseg.training.loggers:Wandb", "wandb"),
+    "mlflow": LoggerKind("rtseg.training.loggers:MLflow", "mlflow"),
+}
+
 LEARNING_RATES: dict[str, float] = {"adam": 1e-4, "adamw": 1e-4, "sgd": 1e-3}
 
 
@@ -80,6 +100,7 @@ class TrainOptions:
         scale: Range of scales of the images before cropping, such as 0.5,2; at 1 one just fits.
         out: The run folder.
         export: Also write the best model as best.onnx at the end, compared on validation images.
+        logger: Also log to tensorboard, wandb or mlflow, where installed; repeatable.
         device: auto, cpu, cuda[:N], mps.
         devices: Number of devices, each with its own process and batch.
         precision: Mixed precision; auto is bf16 on NVIDIA GPUs and CPUs that have it.
@@ -139,6 +160,7 @@ class TrainOptions:
     scale: tuple[float, float] = (0.5, 2.0)
     out: str = "run"
     export: Literal["none", "onnx"] = "none"
+    logger: tuple[str, ...] = option((), choices=LOGGERS)
     device: str = "auto"
     devices: int = option(1, least=1, most=1024)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -42,8 +42,9 @@ from rtseg.training.charts import (
     draw_preview,
     draw_samples,
 )
-from rtseg.training.folder import Callback, Row, RunFolder
-from rtseg.training.loop import Loaders, Stop, TrainingLoop
+from rtseg.training.folder import FIGURES, Callback, Row, RunFolder
+from rtseg.training.loggers import Loggers, check_loggers
+from rtseg.training.loop import Course, Loaders, Stop, TrainingLoop
 from rtseg.training.losses import Recipe, class_weights, parse_terms
 from rtseg.training.options import TrainOptions
 from rtseg.training.prepare import Prepared, prepare
@@ -57,6 +58,9 @@ from rtseg.training.trainable import (
     unused_gpu,
 )
 from rtseg.zoo import ModelSpec
+
+LOGGED_STEPS = 10
+"""Every Nth step is logged, and each epoch."""
 
 REDRAWN_SECONDS = 30.0
 """Of epochs, after which the curves are drawn again during a run."""
@@ -153,6 +157,7 @@ def train(
         BackendError: the loss is no longer a number.
     """
     main = is_main()
+    check_loggers(options.logger)
     callback = callback if callback is not None and main else Callback()
     fabric, precision = open_fabric(options)
     prepared = prepare(options, callback, main=main, resume=resume, overwrite=overwrite)
@@ -160,22 +165,35 @@ def train(
     callback.note("runs on", describe(fabric, precision))
     if unused := unused_gpu(options, fabric):
         callback.note("note", unused)
-    loop = _loop(fabric, prepared, callback, stop)
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    try:
-        with one_opencv_thread(), closing(loop.loaders):
-            ended = loop.run()
-    except torch.OutOfMemoryError as error:
-        raise DeviceError(
-            f"not enough memory on {fabric.device}",
-            do="Use a smaller --batch-size, --size or model",
-        ) from error
-    return _finish(prepared, loop, callback, stop, ended=ended)
+    loggers = Loggers(
+        options.logger if fabric.is_global_zero else (),
+        prepared.folder,
+        prepared.spec.name,
+        asdict(options),
+        resumed=resume,
+        warn=partial(callback.note, "warning"),
+    )
+    with closing(loggers):
+        loop = _loop(fabric, prepared, callback, stop, loggers)
+        try:
+            with one_opencv_thread(), closing(loop.loaders):
+                ended = loop.run()
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                f"not enough memory on {fabric.device}",
+                do="Use a smaller --batch-size, --size or model",
+            ) from error
+        return _finish(prepared, loop, callback, stop, ended=ended)
 
 
 def _loop(
-    fabric: Fabric, made: Prepared, callback: Callback, stop: Callable[[], bool]
+    fabric: Fabric,
+    made: Prepared,
+    callback: Callback,
+    stop: Callable[[], bool],
+    loggers: Loggers,
 ) -> TrainingLoop:
     options = made.options
     weights = None
@@ -196,8 +214,8 @@ def _loop(
         options.teacher_temperature,
     )
     trainable = Trainable(fabric, made.network, options, len(made.spec.labels), recipe)
-    draw = _Course(made, trainable)
-    loop = TrainingLoop(trainable, made.spec, loaders, options, made.folder, callback, stop, draw)
+    course = _Course(made, trainable, loggers)
+    loop = TrainingLoop(trainable, made.spec, loaders, options, made.folder, callback, stop, course)
     if made.state is not None:
         loop.restore(made.state)
     callback.note("plan", _plan(options, loop, len(made.split["train"])))
@@ -314,19 +332,25 @@ def export_best(result: Result, on_progress: OnProgress = lambda *_: None) -> Ex
     return export_network(find_model(folder.best), folder.onnx, options, on_progress, samples)
 
 
-class _Course:
-    """Draws how a run goes, after each epoch."""
+class _Course(Course):
+    """Draws and logs how a run goes."""
 
-    def __init__(self, made: Prepared, trainable: Trainable) -> None:
-        self._made, self._trainable, self._undrawn = made, trainable, 0.0
+    def __init__(self, made: Prepared, trainable: Trainable, loggers: Loggers) -> None:
+        self._made, self._trainable, self._loggers = made, trainable, loggers
+        self._undrawn = 0.0
         self._shown = TrainingImages(
             _spaced(made.split["val"], PREVIEWED),
             made.classes.from_dataset,
             augment.plain(made.options.size, made.spec.input),
         )
 
-    def __call__(self, rows: Sequence[Row], figures: Figures) -> None:
-        """Draw the curves now and then, the confusion matrix of a new best, and the preview.
+    def on_step(self, step: int, loss: float, learning_rate: float) -> None:
+        """Log some of the steps."""
+        if step % LOGGED_STEPS == 0:
+            self._loggers.log({"step/loss": loss, "step/lr": learning_rate}, step)
+
+    def on_epoch(self, rows: Sequence[Row], figures: Figures) -> None:
+        """Log and preview the epoch; draw the matrix of a new best, and the curves now and then.
 
         Raises:
             DatasetError: an image cannot be read.
@@ -339,7 +363,10 @@ class _Course:
             draw_curves(folder.curves, rows, spec.labels)
         if rows[-1].best:
             draw_matrix(folder.confusion, figures.matrix, spec, len(self._made.split["val"]))
+            self._loggers.image("confusion", folder.confusion, rows[-1].step)
         draw_preview(folder.preview, self._preview(), spec.labels)
+        self._loggers.image("preview", folder.preview, rows[-1].step)
+        self._loggers.log(_logged(rows[-1], spec.labels.names), rows[-1].step)
 
     def _preview(self) -> list[Labelled]:
         found = []
@@ -352,6 +379,13 @@ class _Course:
             predicted = self._trainable.predict(view[0][None])[0]
             found.append(Labelled(sample.name, image, truth, predicted))
         return found
+
+
+def _logged(row: Row, classes: Sequence[str]) -> dict[str, float]:
+    """What loggers get of an epoch."""
+    figures = {name: getattr(row, name) for name in FIGURES if name != "step"}
+    ious = {f"iou {name}": iou for name, iou in zip(classes, row.ious, strict=True)}
+    return {f"epoch/{name}": value for name, value in (figures | ious).items()}
 
 
 T = TypeVar("T")
