@@ -435,7 +435,11 @@ def test_voc_trains_on_the_augmented_list_where_there_is_no_other(
         (folder / f"{name}.txt").write_text("".join(f"{each}\n" for each in some))
     dataset = open_dataset(tmp_path)
     assert counts(dataset)["train"] == train
+    assert dataset.problems == ()
     assert any("trainaug.txt" in note for note in dataset.notes) == ("train" in lists)
+    assert any("2 of its images stay" in note for note in dataset.notes) == (
+        lists == ("trainval", "val")
+    )
 
 
 def test_voc_without_lists_takes_every_mask(tmp_path: Path) -> None:

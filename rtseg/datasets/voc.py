@@ -41,7 +41,10 @@ class _Found:
     notes: list[str] = field(default_factory=list)
 
     def add_list(self, path: Path, split: str) -> None:
-        """Add the images that one list names; a list without any mask becomes a note."""
+        """Add the images that one list names; a list without any mask becomes a note.
+
+        trainval.txt, on which to train, also holds the images of val.txt, which stay there.
+        """
         names = read_lines(path)
         if not names:
             self.problems.append(Problem(path, "the list is empty", split))
@@ -51,6 +54,9 @@ class _Found:
         self.problems += [
             Problem(path, f"{name} is listed twice", split) for name in repeated(names)
         ]
+        if path.stem.casefold() == "trainval" and (held := self.pairs.keys() & set(names)):
+            self.notes.append(f"{path.name}: {len(held)} of its images stay in other lists")
+            names = [name for name in names if name not in held]
         for name in dict.fromkeys(names):
             self.add(name, split, path)
 
