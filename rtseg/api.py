@@ -16,6 +16,7 @@ import numpy as np
 
 from rtseg.addresses import public_name
 from rtseg.backends import open_backend
+from rtseg.backends.averaged import Averaged
 from rtseg.backends.base import fit_size
 from rtseg.backends.fitted import fitted
 from rtseg.backends.options import NetworkOptions, check_size
@@ -59,10 +60,10 @@ def load(
             the first image waits for its own. Images of other shapes get theirs, unless there is
             an `imgsz`.
         options: of `NetworkOptions`: weights, backend, device, precision, imgsz, classes, refine,
-            threads, lanes, strict_device, ... `backend` "auto" is the usual one for network and
-            device; "fastest" measures what is installed, once for network, size and machine, as
-            the command line does. `lanes` are best as many as cores for whole files, 1 for
-            anything live.
+            tta, window, threads, lanes, strict_device, ... `backend` "auto" is the usual one for
+            network and device; "fastest" measures what is installed, once for network, size and
+            machine, as the command line does. `lanes` are best as many as cores for whole
+            files, 1 for anything live.
 
     Raises:
         UsageError: a size is not (height, width), or another value makes no sense.
@@ -85,12 +86,15 @@ def load(
         asked.model or default_model(), weights=asked.weights, input_flags=asked.foreign
     )
     imgsz = asked.imgsz
-    if imgsz is None and frame_size is not None:
-        imgsz = fit_size(model.spec, frame_size[1], frame_size[0])
+    shape = asked.window or frame_size
+    if imgsz is None and shape is not None:
+        imgsz = fit_size(model.spec, shape[1], shape[0])
     open_it = open_measured if fastest else partial(open_backend, asked.backend)
     loaded = open_it(model, input_size=imgsz, **asked.running())
-    if asked.imgsz is None:
-        loaded = fitted(loaded, model, **asked.running())
+    if asked.imgsz is None or asked.tta:
+        loaded = fitted(loaded, model, size=asked.imgsz, **asked.running())
+    if asked.averaging:
+        loaded = Averaged(loaded, **asked.averaging)
     labels = loaded.spec.labels
     if asked.palette is not None:
         labels = labels.with_colours(palette(asked.palette, len(labels)))

@@ -28,21 +28,22 @@ KEPT_OPEN = 8
 """Input sizes open at once; the one that was used longest ago is closed for another."""
 
 
-def fitted(first: Backend, model: Model, **options: Any) -> Backend:
+def fitted(first: Backend, model: Model, *, size: Size | None = None, **options: Any) -> Backend:
     """`first`, and the same network at the input sizes that frames of other shapes need.
 
     Args:
+        size: (height, width) of the input for all frames; None follows their shape.
         options: of `BackendOptions`, with which `first` was opened.
     """
     if model.spec.input.fixed:
         return first
     same = {**options, "precision": first.info.precision}
 
-    def opened(size: Size) -> Backend:
-        return open_backend(first.info.name, model, input_size=size, **same)
+    def opened(at: Size) -> Backend:
+        return open_backend(first.info.name, model, input_size=at, **same)
 
     def fit(height: int, width: int) -> Size:
-        return fit_size(first.spec, width, height)
+        return size or fit_size(first.spec, width, height)
 
     return FittedBackend(first, opened, fit)
 

@@ -11,7 +11,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from rtseg.errors import UsageError
-from rtseg.options import ACTIVATIONS, COLOUR_ORDERS, LAYOUTS, check, option
+from rtseg.options import ACTIVATIONS, COLOUR_ORDERS, LAYOUTS, MIN_SIDE, check, option
 from rtseg.system import gpu_is_likely
 
 if TYPE_CHECKING:
@@ -134,6 +134,9 @@ PRECISIONS = Choices(lambda: (p for kind in BACKENDS.values() for p in kind.prec
 
 NUMBERED = ("cuda", "tensorrt")
 
+OVERLAP = 0.25
+"""Usual share of a window that the next one covers again."""
+
 STRIDE = 16
 """Sides of an input are multiples of it, which the networks' coarsest stride divides evenly."""
 
@@ -223,6 +226,9 @@ class NetworkOptions(BackendOptions):
         backend: Library that runs the model.
         imgsz: Input size: HxW, one number, or auto (default), which follows the frame's shape.
         refine: Refine mask edges from image colours.
+        tta: Average probabilities over the image, its mirror image and three input scales; slow.
+        window: Segment large images in overlapping windows of HxW pixels, each at the input size.
+        overlap: Share of a --window that the next one covers again.
         labels: Foreign ONNX: class names, as a file or comma-separated.
         layout: Foreign ONNX: axis order.
         colour: Foreign ONNX: channel order.
@@ -243,6 +249,9 @@ class NetworkOptions(BackendOptions):
     backend: str = option("auto", choices=NAMES)
     imgsz: tuple[int, int] | None = None
     refine: bool = False
+    tta: bool = False
+    window: tuple[int, int] | None = None
+    overlap: float = option(OVERLAP, least=0, most=0.9)
     labels: str | None = None
     layout: str | None = option(None, choices=LAYOUTS)
     colour: str | None = option(None, choices=COLOUR_ORDERS)
@@ -256,7 +265,22 @@ class NetworkOptions(BackendOptions):
 
     def __post_init__(self) -> None:
         check_size("imgsz", self.imgsz)
+        check_size("window", self.window)
         super().__post_init__()
+        if self.window is not None and min(self.window) < MIN_SIDE:
+            height, width = self.window
+            raise UsageError(
+                f"--window {height}x{width}", found=f"each side must be {MIN_SIDE} or more"
+            )
+        if self.window is None and self.overlap != OVERLAP:
+            raise UsageError(f"--overlap {self.overlap:g} without --window", do="Use both")
+
+    @property
+    def averaging(self) -> dict[str, Any]:
+        """For `rtseg.backends.averaged.Averaged`; empty if there is a single pass."""
+        if not self.tta and self.window is None:
+            return {}
+        return {"tta": self.tta, "window": self.window, "overlap": self.overlap}
 
     @property
     def foreign(self) -> dict[str, Any]:

@@ -253,6 +253,7 @@ def _find_models(plan: EvalPlan, flags: EvalFlags, stop: Stop) -> list[Network]:
                 InputPolicy.parse(spec.imgsz or flags.options.imgsz),
                 backend=options.backend,
                 refine=spec.refine or options.refine,
+                averaging=options.averaging,
                 **options.running(),
             )
         )

@@ -187,6 +187,7 @@ SPELLINGS: dict[str, Spelling | None] = {
     "backend": _as("--backend -b"),
     "device": _as("--device -d"),
     "imgsz": _as(form=INPUT_SIZE),
+    "window": _as(form=SIZE),
     "colour": _as("--colour --color"),
     "NetworkOptions.scale": _as(form=NUMBER),
     "NetworkOptions.classes": _as(form=COMMAS),

@@ -12,6 +12,7 @@ from typing import Any
 
 from rtseg.addresses import public_name
 from rtseg.backends import open_backend
+from rtseg.backends.averaged import Averaged
 from rtseg.backends.base import fit_size
 from rtseg.backends.fitted import FittedBackend, fitted
 from rtseg.backends.ladder import AdaptiveBackend, open_adaptive
@@ -504,12 +505,13 @@ def load_segmenter(
     )
     labels = _labels(model.spec.labels, network.palette)
     selected = labels.select(network.classes) if network.classes else None
+    height, width = network.window or (info.height, info.width)
     backend = open_for_run(
         flags,
         network,
         info,
         model,
-        input_size=network.imgsz or fit_size(model.spec, info.width, info.height),
+        input_size=network.imgsz or fit_size(model.spec, width, height),
         lanes=lanes or _lanes(flags, plan, info),
         beside=flags.source.decoder.startswith("nvdec"),
         sources=sources,
@@ -558,6 +560,9 @@ def open_for_run(
     check_rate(flags, info)
     options = network.running(**changes)
     first = _open_named_or_fastest(flags, network, info, model, input_size, options)
+    if network.averaging:
+        fitting = fitted(first, model, size=network.imgsz, **options)
+        return Averaged(fitting, **network.averaging)
     if rate is None:
         return first if network.imgsz else fitted(first, model, **options)
     same = {**options, "precision": first.info.precision}
@@ -571,6 +576,9 @@ def open_for_run(
 def check_rate(flags: Flags, info: SourceInfo) -> None:
     """Raise UsageError if a frame rate is to be kept of a source whose every frame is."""
     rate = flags.run.target_fps
+    if rate is not None and flags.network.averaging:
+        name = "--tta" if flags.network.tta else "--window"
+        raise UsageError(f"{name} with --target-fps", do="Use only one of them")
     if rate is not None and not keeps_newest(flags.run.policy, info.live):
         raise UsageError(
             f"--target-fps {rate:g} for {info.name}",

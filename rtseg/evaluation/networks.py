@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from rtseg.backends import open_backend
+from rtseg.backends.averaged import Averaged
 from rtseg.backends.base import fit_size
 from rtseg.backends.fitted import FittedBackend
 from rtseg.contracts import Backend, BackendInfo
@@ -110,6 +112,7 @@ class Network:
         policy: from image size to input size.
         backend: name of a backend, or "auto".
         refine: refine mask edges from image colours.
+        averaging: of `Averaged`: tta, window, overlap; "tta" and "windows" are added to the name.
         options: of `BackendOptions`: device, precision, threads, strict_device.
     """
 
@@ -121,9 +124,18 @@ class Network:
         *,
         backend: str = "auto",
         refine: bool = False,
+        averaging: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        self.name, self.model, self._refine = f"{name}, refined" if refine else name, model, refine
+        self._averaging = dict(averaging or {})
+        self._window: Size | None = self._averaging.get("window")
+        extra = [
+            ("tta", self._averaging.get("tta")),
+            ("windows", self._window),
+            ("refined", refine),
+        ]
+        self.name = ", ".join([name, *(word for word, given in extra if given)])
+        self.model, self._refine = model, refine
         self.policy = policy or InputPolicy()
         self.info: BackendInfo | None = None
         self._backend, self._options = backend, options
@@ -138,12 +150,17 @@ class Network:
         if self._segmenter is None:
             first = self._opened(self.input_size(image.shape[0], image.shape[1]))
             self.info = self.info or first.info
-            backend = FittedBackend(first, self._opened, self.input_size)
+            backend: Backend = FittedBackend(first, self._opened, self.input_size)
+            if self._averaging:
+                backend = Averaged(backend, **self._averaging)
+                self.info = backend.info
             self._segmenter = Segmenter(backend, refine=self._refine)
         return self._segmenter(image)
 
     def input_size(self, height: int, width: int) -> Size:
-        """(height, width) of the input for an image of this height and width."""
+        """(height, width) of the input for an image of this height and width, or its windows."""
+        if self._window is not None:
+            height, width = min(height, self._window[0]), min(width, self._window[1])
         return self.policy.size_for(self.model.spec, height, width)
 
     def close(self) -> None:
