@@ -66,7 +66,7 @@ def finished(
     torch.set_num_threads(1)
     told = Told()
     out = tmp_path_factory.mktemp("runs") / "finished"
-    return train(quick(robo, small, out, epochs=6, lr=2e-3), callback=told), told
+    return train(quick(robo, small, out, epochs=6, lr=2e-3, seed=2), callback=told), told
 
 
 def state(path: Path) -> dict[str, torch.Tensor]:
