@@ -15,6 +15,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 import zlib
@@ -360,16 +361,16 @@ def run_all(
     """What workers find of each file, in order: a "file" that ended one has "hung" or "died"."""
     left = list(files)
     while left:
-        with subprocess.Popen(
-            [sys.executable, __file__, *flags],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env={**os.environ, "MALLOC_PERTURB_": poison, "OMP_NUM_THREADS": "1"},
-        ) as worker:  # fmt: skip
-            assert worker.stdin is not None
+        with tempfile.TemporaryFile("w+") as names:  # a pipe does not hold thousands of them
+            names.write("".join(f"{path}\n" for path in left))
+            names.seek(0)
+            worker = subprocess.Popen(
+                [sys.executable, __file__, *flags],
+                stdin=names, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                env={**os.environ, "MALLOC_PERTURB_": poison, "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+        with worker:
             assert worker.stdout is not None
-            with suppress(BrokenPipeError):
-                worker.stdin.write("".join(f"{path}\n" for path in left))
-                worker.stdin.close()
             for line in watched(worker, worker.stdout, limit):
                 said = json.loads(line)
                 if "end" in said:
