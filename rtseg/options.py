@@ -43,6 +43,18 @@ def imported(place: str) -> Any:
     return getattr(import_module(module), name)
 
 
+def expect(*values: tuple[Any, str]) -> None:
+    """Raise UsageError unless each value is of the class in "module:class" beside it."""
+    for value, place in values:
+        if not isinstance(value, imported(place)):
+            wanted = place.partition(":")[2]
+            raise UsageError(f"{shown(value)} where a {wanted} is wanted", found=_kind_of(value))
+
+
+def _kind_of(value: Any) -> str:
+    return "it is None" if value is None else f"it is of type {type(value).__name__}"
+
+
 def keeps_newest(policy: str, live: bool) -> bool:
     """Whether newer frames replace unread ones: by default those of live sources.
 
@@ -83,7 +95,7 @@ def check(options: Any) -> None:
         value, rules = getattr(options, one.name), one.metadata
         choices = choices_of(options.__class__)[one.name]
         if value is None or not choices:  # of others the choices say what they are
-            typed(flag(one.name), hints[one.name], _plain(value))
+            typed(flag(one.name), hints[one.name], plain(value))
         if value is None:
             continue
         for each in value if isinstance(value, tuple) and choices else (value,):
@@ -100,10 +112,10 @@ def check(options: Any) -> None:
             raise UsageError(f"{flag(one.name)} {given}", found=f"it must be {bounds}")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A number of NumPy or a fraction as Python's own, also in a tuple."""
     if isinstance(value, (tuple, list)):
-        return type(value)(map(_plain, value))
+        return type(value)(map(plain, value))
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
     return int(value) if isinstance(value, Integral) else float(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -69,6 +70,23 @@ def user_path(text: str | Path) -> Path:
     except RuntimeError as error:
         found = "there is no such user, or it has no home"
         raise UsageError(f"cannot find {text}", found=found, do="Write the whole path") from error
+
+
+def file_name(path: str | Path) -> str:
+    """The text of a path.
+
+    Raises:
+        UsageError: it is neither text nor a path, or no file can have this name.
+    """
+    if not isinstance(path, (str, Path)):
+        raise UsageError(f"{path!r:.80} is not a path", do="Name a file or a folder")
+    try:
+        if b"\0" in os.fsencode(path):
+            raise ValueError
+    except ValueError as error:
+        found = "it holds NUL or half a character"
+        raise UsageError(f"{str(path)!r:.80} is not a path", found=found) from error
+    return str(path)
 
 
 UNPRINTABLE = re.compile(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,14 @@ import numpy as np
 import pytest
 
 import rtseg
+from rtseg.backends import open_backend
+from rtseg.contracts import SourceInfo
 from rtseg.errors import UsageError
+from rtseg.labels import VOC
+from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
+from rtseg.sinks import open_sink
+from rtseg.sources import open_source
 
 CLIP = "test://?frames=2&size=64x48"
 
@@ -199,3 +205,44 @@ def test_what_is_segmented_shows_its_picture(segmenter: Segmenter) -> None:
         assert segmentation.picture is frame.picture
     for _, frame, segmentation in rtseg.stream_many([CLIP, CLIP], segmenter):
         assert segmentation.picture is frame.picture
+
+
+INFO = SourceInfo("x", 4, 4)
+
+
+@pytest.mark.parametrize("wrong", [3, None, "x", {"fps": 3}, True, np.zeros(2)], ids=repr)
+def test_options_of_another_type_are_refused(tmp_path: Path, wrong: Any) -> None:
+    target = str(tmp_path / "x.mp4")
+    calls: list[Callable[[], object]] = [
+        lambda: open_source("test://?frames=1", wrong),
+        lambda: open_sink(target, INFO, VOC, wrong),
+        lambda: open_sink(target, wrong, VOC),
+        lambda: open_sink(target, INFO, wrong),
+        lambda: open_backend("stub", wrong),
+        lambda: open_backend("stub", find_model("stub"), nonsense=wrong),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError):
+            call()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", ["a\0b.mp4", "\ud800.mp4", b"x.mp4", None, [], object()])
+def test_what_cannot_be_a_path_is_refused(
+    wrong: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for call in (lambda: open_source(wrong), lambda: open_sink(wrong, INFO, VOC)):
+        with pytest.raises(UsageError):
+            call()
+
+
+@pytest.mark.parametrize("size", ["x", (1, 2, 3), 64, (64, float("nan")), (64, "64"), [-1, 10**30]])
+def test_input_sizes_that_are_none(size: Any) -> None:
+    with pytest.raises(UsageError):
+        open_backend("stub", find_model("stub"), input_size=size)
+
+
+def test_a_sink_takes_a_path_too(tmp_path: Path) -> None:
+    with open_sink(tmp_path / "x", INFO, VOC):
+        pass

@@ -161,6 +161,16 @@ def test_awkward_names_survive_the_file(capsys: Capture, tmp_path: Path) -> None
     assert config_of(capsys, "--config", str(file))["input"] == name
 
 
+def test_masked_addresses_are_said_to_be(capsys: Capture) -> None:
+    assert main(["rtsp://me:geheim@host/x?token=abcdef123456", "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert "geheim" not in printed
+    assert "write them in full" in printed.splitlines()[1]
+    assert 'input = "rtsp://host (' in printed
+    assert main(["clip.mp4", "--print-config"]) == 0
+    assert "in full" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

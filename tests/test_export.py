@@ -518,6 +518,15 @@ def test_what_is_there_stays(model: Model, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="its file takes 1"):
         export(theirs, tmp_path / "o.onnx", dynamic_batch=True)
     assert path.read_text() == "precious"
+    # nor is anything replaced that is read
+    clip = str(path)
+    for flags in ({"samples": clip}, {"precision": "int8", "calibration": (clip,)}):
+        with pytest.raises(UsageError, match=r"it would replace .*part of --(samples|calib)"):
+            export(model, path, overwrite=True, **flags)
+    rejected = theirs.file.rename(tmp_path / "net.rejected.onnx")
+    with pytest.raises(UsageError, match="is the model itself"):
+        export(replace(theirs, file=rejected), path, overwrite=True, keep=True)
+    assert path.read_text() == "precious"
 
 
 def test_a_full_disk_is_said(model: Model, tmp_path: Path, monkeypatch) -> None:

@@ -20,9 +20,9 @@ FLOORS = {
     4: {"bench", "evaluation", "training", "exporting"},
     3: {"session", "segmenter"},
     2: {"sources", "backends", "effects", "sinks", "datasets"},
-    1: {"cache", "contracts", "decode", "draw", "figures", "files", "frame", "gpu", "images", "jit",
-        "matte", "measure", "media", "metrics", "nets", "notebook", "outputs", "player", "stats",
-        "system", "temporal", "threads", "yuv"},
+    1: {"answers", "cache", "contracts", "decode", "draw", "figures", "files", "frame", "gpu",
+        "images", "jit", "matte", "measure", "media", "metrics", "nets", "notebook", "outputs",
+        "player", "stats", "system", "temporal", "threads", "yuv"},
     0: {"_version", "addresses", "documents", "errors", "labels", "limits", "options",
         "text", "zoo"},
 }  # fmt: skip

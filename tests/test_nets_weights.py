@@ -365,6 +365,36 @@ def test_one_byte_now_and_then_is_not_waited_for(raw, cache: Path, monkeypatch) 
     assert CONTENT.startswith(left.read_bytes()), "the next run goes on from here"
 
 
+@pytest.mark.parametrize("kind", ["status", "headers", "continue", "chunk", "trailer", "redirect"])
+def test_what_lies_around_the_body_is_not_waited_for_either(
+    kind: str, raw, cache: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(nets_weights, "TIMEOUT_SECONDS", 0.3)
+    chunked, over = OK + b"Transfer-Encoding: chunked\r\n\r\n", Event()
+
+    def drip(connection: socket.socket) -> None:
+        begin, piece = {
+            "status": (b"", b"H"),
+            "headers": (OK, b"X: y\r\n"),
+            "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+            "chunk": (chunked, b"0"),
+            "trailer": (chunked + b"0\r\n", b"X: y\r\n"),
+            "redirect": (b"HTTP/1.1 302 Found\r\nLocation: /\r\n", b"X: y\r\n"),
+        }[kind]
+        connection.sendall(begin)
+        while not over.wait(0.02):
+            connection.sendall(piece)
+
+    weights, start = raw(*[drip] * TRIES), time.monotonic()
+    try:
+        with pytest.raises(DownloadError):
+            fetch(weights)
+    finally:
+        over.set()
+    assert time.monotonic() - start < 5
+    assert files(cache) == []
+
+
 def test_a_silent_server_is_not_waited_for(raw, cache: Path, monkeypatch) -> None:
     monkeypatch.setattr(nets_weights, "TIMEOUT_SECONDS", 0.2)
     done = Event()

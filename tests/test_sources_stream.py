@@ -19,6 +19,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from hashlib import md5
 from pathlib import Path
 from types import SimpleNamespace
@@ -483,6 +484,42 @@ def part(kind: str | None, content: bytes, *, length: bool = True, delimiter: st
     head += f"Content-Type: {kind}\r\n" if kind is not None else ""
     head += f"Content-Length: {len(content)}\r\n" if length else ""
     return head.encode() + b"\r\n" + content + b"\r\n"
+
+
+@pytest.mark.parametrize("kind", ["headers", "continue", "head", "part", "line", "chunk"])
+def test_a_server_that_drips_is_given_up_in_time(kind: str) -> None:
+    """Each byte renews a socket's timeout: lines and headers are bounded in all."""
+    ok, over = b"HTTP/1.1 200 OK\r\n", threading.Event()
+    parts = ok + b"Content-Type: multipart/x-mixed-replace; boundary=b\r\n\r\n--b\r\n"
+    begin, piece = {
+        "headers": (ok, b"X: y\r\n"),
+        "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        "head": (ok + b"\r\n", b"x"),
+        "part": (parts, b"X: y\r\n"),
+        "line": (parts, b"x"),
+        "chunk": (ok + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
+    }[kind]
+
+    class Dripping(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                self.request.sendall(begin)
+                while not over.wait(0.02):
+                    self.request.sendall(piece)
+
+    since = time.monotonic()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Dripping) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/x"
+        try:
+            with pytest.raises(SourceError):
+                web._by_request(address, replace(QUICK, timeout=0.4), None, SourceError("no video"))
+        finally:
+            over.set()
+            server.shutdown()
+            thread.join()
+    assert time.monotonic() - since < 5
 
 
 class Answering(http.server.BaseHTTPRequestHandler):

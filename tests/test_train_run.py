@@ -33,13 +33,15 @@ from rtseg.errors import DatasetError, DeviceError, UsageError
 from rtseg.labels import LabelSet, random_colours
 from rtseg.metrics import ConfusionMatrix
 from rtseg.nets import find_model
-from rtseg.nets.state import read_checkpoint
+from rtseg.nets.state import read_checkpoint, save_checkpoint
 from rtseg.options import from_values
 from rtseg.training import TrainOptions, program, trainable
 from rtseg.training.charts import ALPHA
 from rtseg.training.folder import RunFolder
+from rtseg.training.loop import TrainingLoop, load_state
 from rtseg.training.program import Result, export_best, train
 from rtseg.training.trainable import Figures, Trainable, moving_average
+from rtseg.zoo import ModelSpec
 
 Capture = pytest.CaptureFixture[str]
 
@@ -588,6 +590,75 @@ def test_what_cannot_be_resumed_is_said(tmp_path: Path, capsys: Capture) -> None
     assert main(["train", "--resume", "--out", str(tmp_path), "--lr", "0.5"]) == 2
     assert "with --lr 0.5: the run has 0.0001" in capsys.readouterr().err
     assert main(["train", "--resume", "-y", "--out", str(tmp_path)]) == 2
+
+
+WRONG = {
+    "progress of another type": lambda c: c["course"].update(step="x"),
+    "a field of its own": lambda c: c["course"].update(nonsense=1),
+    "negative": lambda c: c["course"].update(batch=-1),
+    "NaN": lambda c: c["course"].update(loss=float("nan")),
+    "infinite": lambda c: c["course"].update(lr=float("inf")),
+    "an epoch of text": lambda c: c["course"]["rows"][0].update(miou="0.5"),
+    "epochs in disorder": lambda c: c["course"]["rows"][0].update(epoch=7),
+    "other classes": lambda c: c["course"]["rows"][0].update(ious=(0.5,)),
+    "no randomness": lambda c: c.pop("random"),
+    "randomness of text": lambda c: c["random"].update(cpu="x"),
+    "randomness of a wrong size": lambda c: c["random"].update(cpu=torch.zeros(3).byte()),
+    "no optimizer": lambda c: c.update(optimizer=None),
+    "other settings": lambda c: c["optimizer"]["param_groups"][0].update(betas="x"),
+    "NaN settings": lambda c: c["optimizer"]["param_groups"][0].update(eps=float("nan")),
+    "other weights": lambda c: next(iter(c["optimizer"]["state"].values())).update(
+        exp_avg=torch.zeros(7)
+    ),
+    "a list": lambda c: c["network"].update({next(iter(c["network"])): [1, 2]}),
+}
+
+
+def test_a_state_that_somebody_has_changed_is_refused(
+    finished: tuple[Result, Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops: list[TrainingLoop] = []
+
+    def ready(self: TrainingLoop) -> None:
+        loops.append(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingLoop, "run", ready)
+    options = from_values(TrainOptions, read_toml(finished[0].folder.config))
+    with pytest.raises(KeyboardInterrupt):
+        train(options, resume=True)
+    last = tmp_path / "last.ckpt"
+    shutil.copy(finished[0].folder.last, last)
+    loops[0].restore(load_state(last))
+    for name, change in WRONG.items():
+        content = load_state(last)
+        change(content)
+        with pytest.raises(UsageError, match="cannot resume from") as caught:
+            loops[0].restore(content)
+        assert "\n" not in str(caught.value), name
+    torch.save([1], last)
+    with pytest.raises(UsageError, match="not the state of a run"):
+        load_state(last)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files")
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_checkpoint_that_finds_no_room_is_an_error_of_the_system(
+    suffix: str, tmp_path: Path
+) -> None:
+    import resource
+
+    spec, weights = ModelSpec("x", SMALLEST), {"a": torch.zeros(100_000)}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"full|large|space|write"):
+            save_checkpoint(tmp_path / f"best{suffix}", spec, weights)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_single_picture_per_batch_is_refused_where_it_cannot_be(

@@ -16,7 +16,7 @@ from rtseg.backends.options import (
     default_backend,
 )
 from rtseg.errors import UsageError
-from rtseg.options import imported
+from rtseg.options import expect, imported, made
 
 if TYPE_CHECKING:
     from rtseg.contracts import Backend
@@ -47,7 +47,8 @@ def open_backend(
     """
     if name not in NAMES:
         raise UsageError(f"unknown backend {name!r}", found="choices are " + ", ".join(NAMES))
-    how = BackendOptions(**options)
+    expect((model, "rtseg.zoo:Model"))
+    how = made(BackendOptions, options)
     if name == "auto":
         name = default_backend(model, how.family)
     check_backend(name, model, how)
@@ -55,5 +56,4 @@ def open_backend(
 
     size = input_size_of(model.spec, input_size)
     check_network(name, model, size)
-    opened: Backend = imported(BACKENDS[name].open)(model, size, how)
-    return opened
+    return imported(BACKENDS[name].open)(model, size, how)

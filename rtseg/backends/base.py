@@ -20,7 +20,7 @@ from rtseg.errors import BackendError, DeviceError, ModelError, RtsegError, Usag
 from rtseg.files import atomic
 from rtseg.limits import MODEL_GB, MODEL_SECONDS
 from rtseg.nets.onnx_file import is_plain_file
-from rtseg.options import MAX_SIDE, MIN_SIDE, imported
+from rtseg.options import MAX_SIDE, MIN_SIDE, imported, plain, typed
 from rtseg.zoo import InputSpec, Model, ModelSpec
 
 WARM_UP_RUNS = 3
@@ -56,7 +56,7 @@ def input_size_of(spec: ModelSpec, asked: tuple[int, int] | None) -> tuple[int, 
     """
     if asked is None or asked == spec.input.size:
         return spec.input.size
-    height, width = asked
+    height, width = asked = typed("input_size", tuple[int, int], plain(asked))
     if spec.input.fixed:
         own = f"{spec.input.size[0]}x{spec.input.size[1]}"
         raise UsageError(

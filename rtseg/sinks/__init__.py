@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtseg.errors import UsageError
-from rtseg.options import imported
+from rtseg.options import expect, imported
 from rtseg.sinks.options import (
     VIDEO_SUFFIXES,
     pictures_path,
@@ -21,6 +21,7 @@ from rtseg.sinks.options import (
     virtual_path,
 )
 from rtseg.sinks.options import SinkOptions as SinkOptions
+from rtseg.text import file_name
 
 if TYPE_CHECKING:
     from rtseg.contracts import Sink, SourceInfo
@@ -142,7 +143,7 @@ SINKS: dict[str, SinkKind] = {
 
 
 def open_sink(
-    target: str,
+    target: str | Path,
     info: SourceInfo,
     labels: LabelSet,
     options: SinkOptions = SinkOptions(),  # noqa: B008 - frozen
@@ -153,12 +154,13 @@ def open_sink(
         UsageError: no sink takes such a target, or it exists and may not be replaced.
         SinkError: it cannot be written, or shown.
     """
-    kind, path = find_kind(target)
+    expect((options, "rtseg.sinks:SinkOptions"), (labels, "rtseg.labels:LabelSet"))
+    expect((info, "rtseg.contracts:SourceInfo"))
+    kind, path = find_kind(file_name(target))
     if path.is_file() and os.path.realpath(path) in map(os.path.realpath, info.pictures):
         raise UsageError(f"{path} is part of the source itself", do="Give the output another name")
     kind.check(path, options, False)
-    sink: Sink = imported(kind.open)(path, info, labels, options)
-    return sink
+    return imported(kind.open)(path, info, labels, options)
 
 
 def find_kind(target: str) -> tuple[SinkKind, Path]:

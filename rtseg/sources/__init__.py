@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtseg.errors import UsageError
-from rtseg.options import imported
+from rtseg.options import expect, imported
 from rtseg.sources.options import SourceOptions as SourceOptions
 from rtseg.sources.options import (
     address_stem,
@@ -184,6 +184,7 @@ def open_source(
     """
     from rtseg.sources.wrappers import select, span
 
+    expect((options, "rtseg.sources:SourceOptions"))
     kind = source_kind(target)
     if "decoder" not in kind.options:
         check_decoder(options, f"{target} is not one")

@@ -12,14 +12,15 @@ import ssl
 import tempfile
 from dataclasses import replace
 from functools import partial
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import (
     HTTPBasicAuthHandler,
     HTTPDigestAuthHandler,
+    HTTPHandler,
     HTTPPasswordMgrWithDefaultRealm,
     HTTPSHandler,
     OpenerDirector,
@@ -28,6 +29,7 @@ from urllib.request import (
 )
 
 from rtseg.addresses import public_name, remember, without_secrets
+from rtseg.answers import TimedResponse
 from rtseg.contracts import Source
 from rtseg.errors import SourceError
 from rtseg.files import RESERVE_BYTES
@@ -131,6 +133,28 @@ def _by_request(
         raise
 
 
+class _Plain(HTTPConnection):
+    response_class = TimedResponse
+
+
+class _Secure(HTTPSConnection):
+    response_class = TimedResponse
+
+
+class _PlainHandler(HTTPHandler):
+    def http_open(self, request: Request) -> TimedResponse:
+        return cast(TimedResponse, self.do_open(_Plain, request))
+
+
+class _SecureHandler(HTTPSHandler):
+    """As those of FFmpeg, its connections check no certificates: cameras have self-signed ones."""
+
+    def https_open(self, request: Request) -> TimedResponse:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return cast(TimedResponse, self.do_open(_Secure, request, context=context))
+
+
 class Answer(NamedTuple):
     """The answer to a request for an address.
 
@@ -140,7 +164,7 @@ class Answer(NamedTuple):
         ranges: whether the server can be read from the middle.
     """
 
-    response: HTTPResponse
+    response: TimedResponse
     head: bytes
     ranges: bool
 
@@ -194,6 +218,7 @@ def request(address: str, timeout: float) -> Answer:
         raise OSError(str(error.reason)) from None
     multipart = response.headers.get_content_maintype() == "multipart"
     head = b"" if multipart else response.read(512)
+    response.allow(None)
     return Answer(response, head, response.status == 206)
 
 
@@ -224,10 +249,9 @@ def _opener(address: str) -> tuple[OpenerDirector, str]:
     if parts.username is not None:
         user, password = unquote(parts.username), unquote(parts.password or "")
         passwords.add_password(None, bare, user, password)
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return build_opener(
-        HTTPSHandler(context=context),
+        _PlainHandler(),
+        _SecureHandler(),
         HTTPBasicAuthHandler(passwords),
         HTTPDigestAuthHandler(passwords),
     ), bare
@@ -281,6 +305,7 @@ class Fetched:
                 )
             self._check_room(0)
             try:
+                answer.response.allow(STALL_SECONDS)
                 chunk = answer.response.read1(CHUNK_BYTES)  # read waits for all of them
                 pace(len(chunk))
             except TimeoutError as error:
@@ -337,6 +362,7 @@ class Parts:
     def grab(self) -> bool:
         """Read up to the end of the next image; False at the end, or if none comes in time."""
         until = self._clock.now() + self._timeout
+        self._response.allow(self._timeout)
         try:
             while self._clock.now() < until and self._find_part(until):
                 kind, length = self._read_headers()

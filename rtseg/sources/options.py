@@ -13,6 +13,7 @@ from rtseg.addresses import is_address, public_name, remember, user_of
 from rtseg.errors import SourceError, UsageError
 from rtseg.files import cut_name
 from rtseg.options import check, flag, option
+from rtseg.text import file_name
 
 MAX_SIDE = 32768
 MAX_STEM_BYTES = 240
@@ -221,7 +222,7 @@ def trimmed(target: str | int | Path) -> str:
         raise UsageError(
             f"{target!r} is not a source", do="Name a camera, a file, a folder or an address"
         )
-    text = str(target)
+    text = file_name(str(target))
     return text.strip() if is_address(text.strip()) else text
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtseg.documents import convert
 from rtseg.errors import DatasetError, UsageError, first_line
-from rtseg.files import atomic, cannot_write
-from rtseg.nets.state import check_archive, save_checkpoint
+from rtseg.files import cannot_write
+from rtseg.nets.state import check_archive, save_archive, save_checkpoint
 from rtseg.training.batches import Loader, Shuffled, batches, close, mixed_seed
 from rtseg.training.folder import Callback, Row, RunFolder
 from rtseg.training.options import TrainOptions
@@ -72,11 +73,16 @@ class TrainingState:
         """Only numbers, lists and dicts, which torch loads without running code."""
         return asdict(self)
 
-    @classmethod
-    def from_plain(cls, values: dict[str, Any]) -> TrainingState:
-        """The inverse of `to_plain`."""
-        rows = [Row(**{**row, "ious": tuple(row["ious"])}) for row in values["rows"]]
-        return cls(**{**values, "rows": rows})
+    def check(self, classes: int) -> None:
+        """Raise ValueError unless a run with so many classes can have come this far."""
+        if min(self.step, self.batch, self.lr, self.seconds) < 0 or self.step < self.batch:
+            raise ValueError("its progress is negative")
+        if not all(map(math.isfinite, (self.loss, self.lr, self.seconds))):
+            raise ValueError("its loss, rate or time is not a number")
+        if [row.epoch for row in self.rows] != [*range(1, self.epoch + 1)]:
+            raise ValueError("its epochs are not numbered from 1")
+        if any(len(row.ious) != classes for row in self.rows):
+            raise ValueError(f"its epochs are not of {classes} classes")
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
@@ -97,13 +103,9 @@ def restore_random(states: dict[str, Tensor], device: torch.device) -> None:
 def save_state(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint, whole or not at all; raises SinkError."""
     try:
-        with atomic(path) as temporary:
-            torch.save(content, temporary)
+        save_archive(path, content)
     except OSError as error:
         raise cannot_write(path, error) from error
-    except RuntimeError as error:  # torch's own writer does not report the system's reason
-        reason = f"the disk is probably full ({str(error).splitlines()[0]})"
-        raise cannot_write(path, OSError(28, reason)) from error
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -113,12 +115,13 @@ def load_state(path: Path) -> dict[str, Any]:
         UsageError: it cannot be read.
     """
     check_archive(path)
+    asked = f"cannot resume from {path}"
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file
-        raise UsageError(
-            f"cannot resume from {path}", found=f"it is damaged ({type(error).__name__})"
-        ) from error
+        raise UsageError(asked, found=f"it is damaged ({type(error).__name__})") from error
+    if not isinstance(content, dict):
+        raise UsageError(asked, found="it is not the state of a run")
     return content
 
 
@@ -348,10 +351,12 @@ class TrainingLoop:
             UsageError: it belongs to another run.
         """
         try:
-            self.state = TrainingState.from_plain(content["course"])
+            self.state = convert(content["course"], TrainingState, "its progress")
+            self.state.check(len(self.spec.labels))
+            restore_random(content["random"], self.trainable.fabric.device)
             self._random = content["random"]
             self.trainable.load(content)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except Exception as error:  # torch raises many types for what a person has put together
             raise UsageError(
                 f"cannot resume from {self.folder.last}",
                 found=f"it belongs to another run ({first_line(error)})",

@@ -292,12 +292,29 @@ class Trainable:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned; raises KeyError, ValueError or RuntimeError."""
+        """Restore what `state` returned.
+
+        Raises:
+            Exception: of any type, as torch raises many for what is of another run.
+        """
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        optimizer = self.optimizer.optimizer  # Fabric's copy of its attributes is older
+        usual = [_settings(group) for group in optimizer.param_groups]
+        optimizer.load_state_dict(state["optimizer"])
+        if [_settings(group) for group in optimizer.param_groups] != usual:
+            raise ValueError("the settings of its optimizer are others")
+        for weight, values in optimizer.state.items():
+            for value in filter(lambda each: each is not None, values.values()):
+                if not isinstance(value, Tensor) or value.shape not in (weight.shape, ()):
+                    raise ValueError("what its optimizer remembers is of other weights")
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    """Of a group of an optimizer's weights, what no step changes."""
+    return {name: value for name, value in group.items() if name not in ("params", "lr")}
 
 
 def _laid_out(network: nn.Module, fabric: Fabric) -> nn.Module:
