@@ -40,6 +40,9 @@ class Logger(Protocol):
     def image(self, name: str, path: Path, step: int) -> None:
         """Log a PNG file."""
 
+    def close(self) -> None:
+        """End it."""
+
 
 class TensorBoard:
     """Writes into `tensorboard/` of the run folder."""
@@ -57,6 +60,10 @@ class TensorBoard:
         image = read_image(path, SinkError)[..., ::-1]
         self.lightning.experiment.add_image(name, image, step, dataformats="HWC")
 
+    def close(self) -> None:
+        """End it."""
+        self.lightning.finalize("success")
+
 
 class Wandb:
     """Weights & Biases: its project is "rtseg" unless WANDB_PROJECT names one."""
@@ -72,6 +79,10 @@ class Wandb:
     def image(self, name: str, path: Path, step: int) -> None:
         """Log a PNG file."""
         self.lightning.log_image(name, [str(path)], step=step)
+
+    def close(self) -> None:
+        """End it; the next run of this process would otherwise be part of it."""
+        self.lightning.experiment.finish()
 
 
 class MLflow:
@@ -92,6 +103,10 @@ class MLflow:
     def image(self, name: str, path: Path, step: int) -> None:
         """Log a PNG file."""
         self.lightning.experiment.log_artifact(self.run, str(path), f"{name}/{step:08d}")
+
+    def close(self) -> None:
+        """End it."""
+        self.lightning.finalize("success")
 
 
 class Loggers:
@@ -146,7 +161,7 @@ class Loggers:
 
     def close(self) -> None:
         """Send what is left."""
-        self._each(lambda logger: logger.lightning.finalize("success"))
+        self._each(lambda logger: logger.close())
 
     def _each(self, call: Callable[[Logger], None]) -> None:
         for name, logger in list(self._open.items()):
