@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -57,6 +58,13 @@ def wait_for_handler(process: subprocess.Popen[str]) -> None:
     raise AssertionError("it never listened")
 
 
+def wait_for_first_bytes(folder: Path, process: subprocess.Popen[Any]) -> None:
+    """Return once something is written of out.mp4, or the program has ended."""
+    (target,) = folder.glob(".out-*.part.mp4")
+    while target.exists() and target.stat().st_size == 0 and process.poll() is None:
+        time.sleep(0.001)
+
+
 def frames_of(path: Path) -> int:
     with av.open(path) as container:
         return sum(1 for _ in container.decode(video=0))
@@ -67,9 +75,7 @@ def test_a_signal_finishes_the_file_and_reports(tmp_path: Path, number: signal.S
     arguments = (LIVE, *STUB, "-o", "out.mp4", "--metrics", "m.json")
     with started(*arguments, folder=tmp_path) as process:
         read_until(process, "output")
-        (target,) = tmp_path.glob(".out-*.part.mp4")
-        while target.exists() and target.stat().st_size == 0 and process.poll() is None:
-            pass
+        wait_for_first_bytes(tmp_path, process)
         process.send_signal(number)
         _, said = process.communicate(timeout=20)
     assert process.returncode == CODES[number], said
@@ -151,6 +157,7 @@ def test_a_terminal_that_is_closed_finishes_the_file(tmp_path: Path) -> None:
             said = b""
             while b"output" not in said:
                 said += os.read(master, 4096)
+            wait_for_first_bytes(tmp_path, process)
             os.close(master)
             process.wait(timeout=20)
         finally:
@@ -165,9 +172,7 @@ def test_several_hangups_do_not_force(tmp_path: Path) -> None:
     """As shells, terminals and session managers send them; SIGTERM may follow once."""
     with started(LIVE, *STUB, "-o", "out.mp4", folder=tmp_path) as process:
         read_until(process, "output")
-        (target,) = tmp_path.glob(".out-*.part.mp4")
-        while target.exists() and target.stat().st_size == 0 and process.poll() is None:
-            pass
+        wait_for_first_bytes(tmp_path, process)
         for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
             process.send_signal(number)
             time.sleep(0.005)  # not to be merged into one

@@ -8,6 +8,7 @@ import hashlib
 import os
 import pickle
 import socket
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -552,6 +553,18 @@ def test_checkpoint_of_ours_needs_no_other_flag(tmp_path: Path, suffix: str) -> 
             find_model(**asked, input_flags={"labels": "a,b"})
     with pytest.raises(ModelError, match=f"they are of {NAME}"):
         find_model("fcn_resnet50", weights=path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_checkpoint_can_be_read_by_whom_the_umask_allows(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"mine{suffix}"
+    before = os.umask(0o027)
+    try:
+        save_checkpoint(path, ModelSpec("mine", NAME, TWO), {"a": torch.zeros(1)})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 def test_state_dict_needs_its_name_and_labels(tmp_path: Path) -> None:
