@@ -52,7 +52,7 @@ class FakeDevice:
 class FakeCapture:
     """What `cv2.VideoCapture(...)` returns; stands for a `LivePlayer`, too."""
 
-    is_recorded = False
+    is_recorded = is_image = False
 
     def __init__(self, device: FakeDevice, plug: Plugged | None) -> None:
         self.device, self.plug, self.count = device, plug, 0

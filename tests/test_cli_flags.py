@@ -99,7 +99,7 @@ clip.mp4 --camera 0 --half --width 640 --height 480 --fps 29.97 --fourcc MJPG --
 --alpha 0.25 --classes a --classes b,c --palette ade20k
 --legend --hud -o out.mp4 -o pics/ --mask-output m.mkv --json o.jsonl --rle --figure f.png --show
 --codec h264 --crf 20 --audio none -y --policy newest --metrics m.json -v
---target-fps 20 --smooth 0.3 --propagate --key-every 9
+--target-fps 20 --smooth 0.3 --propagate --key-every 9 --tta --window 320x480 --overlap 0.3
 """.split()
 
 

@@ -130,7 +130,7 @@ class Averaged(Backend):
 
 
 def windows(size: Size, window: Size | None, overlap: float) -> list[Box]:
-    """The windows that cover an image of a (height, width), as few as overlap so much, evenly
+    """The windows that cover an image of a (height, width), as few as overlap that much, evenly
     spaced; none is larger than the image.
     """
     if window is None:
