@@ -14,8 +14,8 @@ from rtseg.errors import DatasetError, SourceError
 from rtseg.images import (
     HEIF_SUFFIXES,
     IMAGE_SUFFIXES,
-    count_images,
     decode_image,
+    holds_several,
     image_size,
     is_image,
     read_image,
@@ -153,13 +153,13 @@ def test_heic_names_the_package_that_reads_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "TIFF", "PNG", "AVIF"])
-def test_images_in_a_file_are_counted(tmp_path: Path, kind: str) -> None:
+def test_files_of_several_images_are_known(tmp_path: Path, kind: str) -> None:
     pages = [as_pillow(), Pillow.new("RGB", (W, H))]
     path = tmp_path / "a"
     path.write_bytes(coded(pages[0], kind, save_all=True, append_images=pages[1:]))
-    assert count_images(path) == 2
+    assert holds_several(path)
     path.write_bytes(coded(pages[0], kind))
-    assert count_images(path) == 1
+    assert not holds_several(path)
 
 
 def test_what_fails_is_the_caller_s_error(tmp_path: Path) -> None:

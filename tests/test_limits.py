@@ -32,11 +32,20 @@ from rtseg.cache import TRIED
 from rtseg.datasets.coco import Outline, Outlines
 from rtseg.datasets.exports import _png
 from rtseg.errors import DatasetError, ModelError, SourceError, UsageError
-from rtseg.images import image_size, is_image, read_image, read_stored
+from rtseg.images import (
+    image_size,
+    is_animated,
+    is_animation,
+    is_image,
+    read_image,
+    read_stored,
+    refusal,
+)
 from rtseg.limits import IMAGE_PIXELS, MODEL_GB, MODEL_SECONDS, VIDEO_PIXELS, Limit
 from rtseg.nets import find_model, shipped
 from rtseg.nets.onnx_file import is_plain_file
 from rtseg.nets.state import read_checkpoint
+from rtseg.sources.pictures import AnimationSource, PictureSource
 from rtseg.sources.video import VideoSource
 from rtseg.training.loop import load_state
 
@@ -427,6 +436,80 @@ BOMBS = {
     "a.qoi": lambda: b"qoif" + struct.pack(">II", SIDE, SIDE) + b"\3\0" + bytes(3000),
     "another name.jpg": lambda: png(SIDE, 64 * (SIDE // 64)),
 }
+
+
+def many_gif_frames(count: int) -> bytes:
+    screen = b"GIF89a" + struct.pack("<HHBBB", 64, 48, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\2\2\x44\1\0"
+    return screen + frame * count + b";"
+
+
+def many_tiff_pages(count: int) -> bytes:
+    tags = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 8, 278: 8, 279: 64}
+    page = struct.pack("<H", len(tags))
+    page += b"".join(struct.pack("<HHII", tag, 4, 1, found) for tag, found in tags.items())
+    first, step = 8 + 64, len(page) + 4
+    ends = (first + step * (number + 1) for number in range(count))
+    pages = b"".join(page + struct.pack("<I", end) for end in ends)
+    return b"II*\0" + struct.pack("<I", first) + bytes(64) + pages[:-4] + bytes(4)
+
+
+def animation(kind: str) -> bytearray:
+    frames = [Image.new("RGB", (64, 48), (90 * i, 0, 0)) for i in range(3)]
+    content = BytesIO()
+    frames[0].save(content, kind, save_all=True, append_images=frames[1:], duration=40)
+    return bytearray(content.getvalue())
+
+
+def many_webp_frames(count: int) -> bytes:
+    whole = animation("WEBP")
+    at = whole.index(b"ANMF")
+    length = 8 + int.from_bytes(whole[at + 4 : at + 8], "little")
+    body = bytes(whole[8:at]) + bytes(whole[at : at + length + length % 2]) * count
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def declared_png_frames(count: int) -> bytes:
+    whole = animation("PNG")
+    at = whole.index(b"acTL")
+    declared = png_chunk(b"acTL", struct.pack(">II", count, 0))
+    return bytes(whole[: at - 4] + declared + whole[at + 16 :])
+
+
+MANY = {
+    "a.gif": lambda: many_gif_frames(1_000_000),
+    "a.tif": lambda: many_tiff_pages(40_000),
+    "a.webp": lambda: many_webp_frames(40_000),
+    "a.png": lambda: declared_png_frames(2**31 - 1),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_the_first_of_millions_of_images_is_read_at_once(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(MANY[name]())
+    start = time.process_time()
+    assert is_animated(path)
+    assert is_animation(path) == (name in ("a.webp", "a.png"))
+    assert refusal(path) == ("animated" if name == "a.gif" else "")
+    assert image_size(path, SourceError) == read_stored(path, SourceError).values.shape[:2]
+    with PictureSource(str(path)) as source:
+        assert len(list(source)) == 1
+    assert len(source.warnings) == 1
+    if is_animation(path):
+        with AnimationSource(str(path)) as source:
+            assert next(iter(source)).index == 0
+    assert time.process_time() - start < 2, "seconds"
+
+
+def test_an_animation_ends_with_an_error_where_declared_images_are_missing(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(declared_png_frames(2**31 - 1))
+    with AnimationSource(str(path)) as source:
+        frames = iter(source)
+        assert [next(frames).index for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(SourceError, match="damaged"):
+            next(frames)
 
 
 @pytest.mark.parametrize("name", BOMBS)

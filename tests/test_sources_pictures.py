@@ -188,7 +188,7 @@ def test_of_a_file_of_several_pictures_the_first_is_taken_and_said(
     with open_source(tmp_path) as source:
         assert [frame.image.mean() for frame in source] == [10, 10]
     assert source.warnings == [
-        f"1{suffix} holds 3 images, of which only the first is used: "
+        f"1{suffix} holds several images, of which only the first is used: "
         "save them as files in a folder, or as a video"
     ]
 
@@ -415,7 +415,9 @@ def test_a_stream_of_jpegs(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(content)  # FFmpeg takes one image from a file of this name
     with open_source(tmp_path / "a.jpg") as source:
         assert len(list(source)) == 1
-    assert source.warnings[0].startswith("a.jpg holds 3 images, of which only the first is used")
+    assert source.warnings[0].startswith(
+        "a.jpg holds several images, of which only the first is used"
+    )
     (tmp_path / "b.mjpeg").write_bytes(encoded("JPEG"))
     assert only(tmp_path / "b.mjpeg").shape == (40, 60, 3)
     (tmp_path / "mpo.dat").write_bytes(encoded("MPO", 255 - painted(), quality=95))

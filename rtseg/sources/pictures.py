@@ -13,8 +13,8 @@ from rtseg.files import reason
 from rtseg.frame import Frame, Image
 from rtseg.images import (
     IMAGE_SUFFIXES,
-    count_images,
     decode_image,
+    holds_several,
     read_animation,
     read_image,
     refusal,
@@ -79,9 +79,9 @@ class PictureSource(Source):
         return frame
 
     def _warn_of_more(self, path: Path) -> None:
-        if not self.warnings and (count := count_images(path)) > 1:
+        if not self.warnings and holds_several(path):
             self.warnings.append(
-                f"{path.name} holds {count} images, of which only the first is used: "
+                f"{path.name} holds several images, of which only the first is used: "
                 "save them as files in a folder, or as a video"
             )
 
