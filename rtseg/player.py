@@ -492,7 +492,7 @@ class FFmpegPlayer:
             if not packet.size and packet.dts is not None:
                 continue  # the frame before is shown on
             if packet.dts in self._cuts:
-                yield from self._whole(self._end_of_part())
+                yield from self._end_of_part()
             if self._skips:
                 self._skips = 0 if packet.is_keyframe or not packet.size else self._skips - 1
                 if self._skips:
@@ -510,15 +510,22 @@ class FFmpegPlayer:
             frames: Sequence[Any] = self._decoder.decode(packet)
         except TRACK_ERRORS as error:
             self._damage(error)
+            self._tail.refused()
             if self._spoils_next:
                 self._spoiled = MOST_SPOILED
                 self._broken.add(packet.pts)
             return ()
         self._damage(None)
-        self._tail.gave(frames)
+        self._gave(frames, ended=not packet.size)
         return self._by_decoding(packet, frames) if self._has_no_pts else frames
 
-    def _end_of_part(self) -> Sequence[Any]:
+    def _gave(self, frames: Sequence[Any], *, ended: bool) -> None:
+        """Note frames that came out; a part of a joined file may be of another codec: none do."""
+        unanswered = self._tail.gave(frames, ended=ended)
+        if is_joined(self._container):
+            self.damaged += unanswered
+
+    def _end_of_part(self) -> Iterator[Any]:
         """The last frames before a cut, after which packets are left out up to a keyframe."""
         self._cuts.clear()
         end = av.Packet()
@@ -528,11 +535,12 @@ class FFmpegPlayer:
         except TRACK_ERRORS as error:
             self._damage(error)
             frames = ()
+        self._gave(frames, ended=True)
+        yield from self._whole(frames)
         self._decoder.flush_buffers()
         self._tail.clear()
         self._await_keyframe()
         self._skips = MOST_SPOILED
-        return frames
 
     def _rest(self, end: Any) -> Iterator[Any]:
         """The frames behind damage at the end, where the threads of a decoder stop at an error."""
@@ -607,14 +615,15 @@ class Tail:
     """
 
     def __init__(self, threads: int) -> None:
-        self._least = threads + KEPT_PACKETS if threads > 1 else 0
+        self._held = threads + KEPT_PACKETS
+        self._least = self._held if threads > 1 else 0
         self._intervals: deque[list[Any]] = deque()
         self.clear()
 
     def clear(self) -> None:
         """Forget all."""
         self._intervals.clear()
-        self.count = self._given = 0
+        self.count = self._given = self._unanswered = 0
         self._seen = deque[int | None](maxlen=2 * MOST_KEPT)
 
     def sent(self, packet: Any) -> None:
@@ -622,6 +631,7 @@ class Tail:
         if not packet.size:
             return
         self.count += 1
+        self._unanswered += 1
         if not self._least:
             return
         kept = self._intervals
@@ -635,10 +645,22 @@ class Tail:
             if count > MOST_KEPT:
                 kept.clear()
 
-    def gave(self, frames: Sequence[Any]) -> None:
-        """Note frames that came out."""
+    def refused(self) -> None:
+        """Note that the last packet was an error, so that it is not unanswered as well."""
+        self._unanswered = max(0, self._unanswered - 1)
+
+    def gave(self, frames: Sequence[Any], *, ended: bool) -> int:
+        """Note frames that came out.
+
+        Returns:
+            Packets before them that no frame came of, if they are more than a decoder holds back.
+        """
         self._given += len(frames)
         self._seen.extend(frame.pts for frame in frames)
+        if not (frames or ended):
+            return 0
+        unanswered, self._unanswered = self._unanswered, 0
+        return unanswered if unanswered > self._held else 0
 
     def is_new(self, frame: Any) -> bool:
         """Whether a frame did not come out before."""

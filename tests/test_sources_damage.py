@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -10,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from clips import write_clip
 from fuzz import KINDS, moving, rewrite, stray_share, write_whole
 
 from rtseg.cli.app import main
@@ -66,6 +68,25 @@ def test_concealed_frames_are_kept_and_reported(tmp_path: Path) -> None:
     images, warnings = shown(damaged(tmp_path, "avi", lambda size: size // 2))
     assert set(images) == set(range(20))
     assert warnings == ["damaged.avi is damaged: 1 frame was concealed"]
+
+
+@pytest.mark.parametrize("codecs", [("mpeg2video", "libx264"), ("libx264", "mpeg2video")])
+def test_a_part_in_another_codec_is_reported(tmp_path: Path, codecs: tuple[str, str]) -> None:
+    """FFmpeg keeps the first codec of a stream, whose decoder may say nothing of the rest."""
+    parts = [
+        write_clip(
+            tmp_path / f"{codec}.ts", codec=codec, frames=60, options={"g": "10"}
+        ).read_bytes()
+        for codec in codecs
+    ]
+    (tmp_path / "joined.ts").write_bytes(b"".join([*parts, parts[0]]))
+    images, warnings = shown(tmp_path / "joined.ts")
+    assert 100 < len(images) <= 120
+    assert re.fullmatch(r"joined\.ts is damaged: [567]\d packets could not be decoded", warnings[0])
+    (tmp_path / "same.ts").write_bytes(parts[0] * 2)
+    with open_source(tmp_path / "same.ts") as source:
+        assert sum(1 for _ in source) == 120
+        assert source.warnings == []
 
 
 @pytest.mark.parametrize("name", ["ffv1", "webm", "avi"])
