@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rtseg.documents import convert, parse_json, shown
 from rtseg.errors import ModelError
 from rtseg.labels import MAX_NAME, SHAPE_LABELS, VOC, LabelSet
-from rtseg.options import MAX_SIDE
+from rtseg.options import MAX_SIDE, imported
 from rtseg.text import UNPRINTABLE
 
 FORMAT = 1
@@ -84,7 +84,8 @@ class ModelSpec:
 
     Attributes:
         name: shown to users.
-        architecture: a key of `FAMILIES`, "onnx" for a foreign file, or "stub".
+        architecture: a key of `FAMILIES`, or "FAMILY:NAME" of one of `OPEN_FAMILIES`; "onnx" for a
+            foreign file; or "stub".
         labels: its classes.
         input: its preprocessing.
         output: class scores, or probabilities that sum to 1.
@@ -184,6 +185,9 @@ class Family:
         backbone_state: "module:name", called as `name(architecture, state)`; returns the weights of
             that file under their names inside the network.
         min_batch: smallest batch that training can use.
+        spec: "module:name", called as `name(architecture)`, of a family that is open: it has a
+            network for every name after its own, as in "fpn_timm:resnet18"; returns the
+            `ModelSpec`, without weights.
     """
 
     build: str
@@ -195,6 +199,7 @@ class Family:
     backbone_weights: str = ""
     backbone_state: str = ""
     min_batch: int = 1
+    spec: str = ""
 
 
 _BSD = "BSD-3-Clause"
@@ -326,6 +331,27 @@ FAMILIES: dict[str, Family] = {
 }
 """The family of each architecture that rtseg builds."""
 
+OPEN_FAMILIES: dict[str, Family] = {
+    "fpn_timm": Family(
+        build="rtseg.nets.timm:build_timm",
+        class_layers=("classifier.classifier",),
+        licence="Apache-2.0",
+        models=(),
+        output="",
+        backbone_weights="rtseg.nets.timm:timm_weights",
+        backbone_state="rtseg.nets.timm:timm_state",
+        spec="rtseg.nets.timm:timm_spec",
+    ),
+}
+"""Families whose networks are named "FAMILY:NAME"."""
+
+
+def family_named(architecture: str) -> Family | None:
+    """The family of an architecture; None if rtseg does not build it."""
+    name, colon, _ = architecture.partition(":")
+    return OPEN_FAMILIES.get(name) if colon else FAMILIES.get(architecture)
+
+
 MODELS: dict[str, ModelSpec] = {
     **{spec.name: spec for family in _TABLE for spec in family.models},
     "stub": ModelSpec(
@@ -337,3 +363,16 @@ MODELS: dict[str, ModelSpec] = {
     ),
 }
 """The built-in models by name; `rtseg.nets.find` adds those that ship with rtseg."""
+
+
+def built_in(name: str) -> ModelSpec | None:
+    """The spec of a built-in model, or of a network of an open family; None if there is none.
+
+    Raises:
+        RtsegError: the open family has no such network, or its package is not installed.
+    """
+    family = family_named(name)
+    if family is None or not family.spec:
+        return MODELS.get(name)
+    spec: ModelSpec = imported(family.spec)(name)
+    return spec

@@ -70,6 +70,7 @@ ALLOWED = {
     },
     "triton": {"decode.device", "decode.kernels", "gpu"},
     "torchvision": {"nets", "training"},
+    "timm": {"nets"},
     "lightning": {"training"},
     "onnxruntime": {"backends.ort", "exporting"},
     "openvino": {"backends.openvino_runtime"},

@@ -110,6 +110,9 @@ def test_imagenet_weights_fill_the_whole_backbone(
     assert torch.equal(first.weight, theirs)
     assert "imagenet.pth, the backbone pretrained on ImageNet" in dict(begun.notes)["weights"]
     assert "classifier" in dict(begun.notes)["head"]
+    named = start(architecture, str(path), LABELS, aux=True, seed=0)
+    first = next(m for m in named.network.backbone.modules() if isinstance(m, nn.Conv2d))
+    assert torch.equal(first.weight, theirs)
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)

@@ -11,7 +11,7 @@ from rtseg.cli.report import DownloadProgress, print_table
 from rtseg.errors import DownloadError, UsageError
 from rtseg.nets import default_model, find_model, shipped
 from rtseg.nets.weights import fetch, is_intact, weights_path
-from rtseg.zoo import MODELS, ModelSpec
+from rtseg.zoo import MODELS, ModelSpec, built_in
 
 COLUMNS = ("name", "architecture", "classes", "mIoU %", "MB", "weights", "licence")
 
@@ -100,9 +100,7 @@ def verify_models() -> int:
 
 
 def _named(name: str) -> ModelSpec:
-    if name in MODELS:
-        return MODELS[name]
-    return find_model(name).spec
+    return built_in(name) or find_model(name).spec
 
 
 def _row(name: str, spec: ModelSpec) -> tuple[str, ...]:

@@ -15,7 +15,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rtseg.errors import ModelError, first_line
 from rtseg.options import imported
-from rtseg.zoo import FAMILIES, Family, InputSpec, ModelSpec, WeightsSpec
+from rtseg.zoo import (
+    FAMILIES,
+    OPEN_FAMILIES,
+    Family,
+    InputSpec,
+    ModelSpec,
+    WeightsSpec,
+    family_named,
+)
 
 SEED = 0
 
@@ -40,6 +48,10 @@ class SeamNetwork(nn.Module):
       along the border.
     - Batch normalisation, into the convolution before it.
 
+    The backbone of an open family may have several first convolutions, as RepVGG has, or an
+    activation inside its normalisation. It is left as it is, behind a convolution of one pixel that
+    takes the factor.
+
     Left out, as they measured no better on a CPU: a fourth channel of ones in place of the
     subtraction at the input; the pooled branch of DeepLabV3 as a bias of its projection.
 
@@ -60,9 +72,13 @@ class SeamNetwork(nn.Module):
         if family.head:
             self.classifier = imported(family.head)(self.classifier)
         self._output = family.output
+        if family.spec:
+            same = nn.Conv2d(3, 3, 1, bias=False).requires_grad_(False)
+            nn.init.dirac_(same.weight)
+            self.backbone = nn.Sequential(same.to(next(network.parameters())), self.backbone)
         self._fold_input(spec.input)
         if folded:
-            _fold_normalisation(self)
+            _fold_normalisation(self.classifier if family.spec else self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of (N, h, w, 3) uint8 RGB images."""
@@ -105,10 +121,10 @@ def family_of(architecture: str) -> Family:
     Raises:
         ModelError: rtseg does not build it.
     """
-    if architecture not in FAMILIES:
-        found = "rtseg builds " + ", ".join(FAMILIES)
+    if (family := family_named(architecture)) is None:
+        found = "rtseg builds " + ", ".join((*FAMILIES, *OPEN_FAMILIES))
         raise ModelError(f"unknown architecture {architecture!r}", found=found)
-    return FAMILIES[architecture]
+    return family
 
 
 def build(architecture: str, num_classes: int, *, aux: bool = False) -> nn.Module:
@@ -169,10 +185,10 @@ def backbone_weights(architecture: str) -> WeightsSpec:
 
 
 def backbone_state(architecture: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the file of `backbone_weights`, under their names inside the network."""
-    renamed: dict[str, Tensor] = imported(family_of(architecture).backbone_state)(
-        architecture, state
-    )
+    """The weights of a file as that of `backbone_weights`, under their names inside the network."""
+    if not (place := family_of(architecture).backbone_state):
+        return {}
+    renamed: dict[str, Tensor] = imported(place)(architecture, state)
     return renamed
 
 

@@ -17,7 +17,7 @@ from rtseg.nets.onnx_file import onnx_spec
 from rtseg.nets.settings import Settings, number, read_settings, refuse_flags
 from rtseg.nets.weights import Progress, fetch
 from rtseg.text import read_text, user_path
-from rtseg.zoo import MODELS, Model, ModelSpec
+from rtseg.zoo import MODELS, Model, ModelSpec, built_in
 
 DEFAULT_MODEL = "person"
 CHECKPOINTS = (".safetensors", ".pth", ".pt")
@@ -79,8 +79,8 @@ def find_model(
         if weights is not None and str(weights) != RANDOM:
             raise ModelError(f"weights {weights} for {text}", found="the stub has none")
         return _stub(query)
-    if text in MODELS:
-        return _named(MODELS[text], weights, input_flags, progress)
+    if (spec := built_in(text)) is not None:
+        return _named(spec, weights, input_flags, progress)
     path = shipped().get(text) or _in_run(user_path(text))
     if path.suffix not in SUFFIXES:
         raise _unknown(text)
@@ -196,8 +196,7 @@ def _from_checkpoint(
 ) -> Model:
     if (spec := _spec_of(path)) is not None:
         refuse_flags(flags, spec.name)
-    elif (settings := read_settings(path, flags)).architecture in MODELS:
-        base = MODELS[settings.architecture]
+    elif base := built_in((settings := read_settings(path, flags)).architecture or ""):
         spec = _changed(replace(base, weights=None, miou=None, dataset="", licence=""), settings)
     if spec is None:
         raise ModelError(

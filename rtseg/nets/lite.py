@@ -167,7 +167,7 @@ class Decoder(nn.Module):
 class Network(nn.Module):
     """Backbone and decoder, with logits enlarged to the input's size for training."""
 
-    def __init__(self, backbone: Backbone, classifier: Decoder) -> None:
+    def __init__(self, backbone: nn.Module, classifier: Decoder) -> None:
         super().__init__()
         self.backbone, self.classifier = backbone, classifier
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from rtseg.errors import ModelError, first_line
 from rtseg.files import atomic
 from rtseg.limits import MODEL_GB
-from rtseg.nets.build import SeamNetwork, build, build_random
-from rtseg.zoo import FAMILIES, Model, ModelSpec
+from rtseg.nets.build import SeamNetwork, build, build_random, family_of
+from rtseg.zoo import Model, ModelSpec
 
 State = Mapping[str, Tensor]
 
@@ -112,7 +112,7 @@ def load_state(network: nn.Module, spec: ModelSpec, state: State, path: Path) ->
     given = {key: value for key, value in state.items() if not key.startswith(TRAINING_ONLY)}
     wanted = network.state_dict()
     asked = f"cannot load {path} as {spec.architecture}"
-    last = f"{FAMILIES[spec.architecture].class_layers[0]}.weight"
+    last = f"{family_of(spec.architecture).class_layers[0]}.weight"
     if last in given and given[last].shape[:1] != wanted[last].shape[:1]:
         raise ModelError(
             asked,

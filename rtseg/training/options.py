@@ -53,7 +53,7 @@ class TrainOptions:
         palette: Class colours to keep in the checkpoint: voc, cityscapes, ade20k, random:SEED, or a
             file; default is the dataset's.
         allow_outside: Read images that names or links in --data lead to, outside its folder.
-        model: An architecture that rtseg models lists, or a checkpoint.
+        model: An architecture that rtseg models lists, fpn_timm:NAME, or a checkpoint.
         weights: Initial weights: pretrained (the default, or a checkpoint's own), backbone
             (ImageNet; the default where no others are published), scratch, or a file.
         size: Size of crops and of the trained model's input, HxW or one number.

@@ -30,7 +30,7 @@ from rtseg.evaluation.sets import open_mix, read_suite
 from rtseg.frame import Image, Mask
 from rtseg.labels import VOID, LabelSet, palette
 from rtseg.nets import find_model
-from rtseg.nets.build import backbone_state, backbone_weights, build
+from rtseg.nets.build import backbone_state, backbone_weights, build, family_of
 from rtseg.nets.state import read_checkpoint
 from rtseg.nets.weights import Progress, fetch, weights_path
 from rtseg.text import counted, user_path
@@ -39,7 +39,7 @@ from rtseg.training.loop import load_state
 from rtseg.training.losses import parse_terms, parse_weights
 from rtseg.training.options import CLASS_IOU, TrainOptions
 from rtseg.training.teachers import soft_labels
-from rtseg.zoo import FAMILIES, MODELS, InputSpec, ModelSpec, WeightsSpec
+from rtseg.zoo import FAMILIES, InputSpec, ModelSpec, WeightsSpec, built_in, family_named
 
 KINDS = ("pretrained", "backbone", "scratch")
 
@@ -84,8 +84,10 @@ def start(
         DownloadError: published weights are not in the cache and cannot be downloaded.
     """
     base, state, source = _origin(model, weights, progress)
+    usual = built_in(base.architecture)
+    assert usual is not None, "its family is known"
     spec = replace(
-        MODELS[base.architecture],
+        usual,
         labels=labels,
         input=_input(base.input),
         weights=None,
@@ -146,9 +148,9 @@ def _origin(
     model: str, weights: str | None, progress: Progress | None
 ) -> tuple[ModelSpec, Mapping[str, Tensor] | None, str]:
     """The spec to start from, its weights if any, and a description of them."""
-    if model not in FAMILIES:
+    spec = None if family_named(model) is None else built_in(model)
+    if spec is None:
         return _from_checkpoint(model, weights)
-    spec = MODELS[model]
     if weights == "scratch":
         return spec, None, "none: training from scratch takes far more images and time"
     if weights in (None, "pretrained") and spec.weights is not None:
@@ -170,7 +172,7 @@ def _from_checkpoint(
     model: str, weights: str | None
 ) -> tuple[ModelSpec, Mapping[str, Tensor] | None, str]:
     found = find_model(model)
-    if found.file is None or found.format != "torch" or found.spec.architecture not in FAMILIES:
+    if found.file is None or found.format != "torch" or not family_named(found.spec.architecture):
         raise ModelError(
             f"cannot train {model}",
             found="it is not a checkpoint of rtseg",
@@ -198,6 +200,8 @@ def _from_file(spec: ModelSpec, path: Path) -> tuple[ModelSpec, Mapping[str, Ten
             f"weights {path} for {spec.name}", found=f"they are for {own.architecture}"
         )
     unknown = replace(spec, weights=None, licence=f"that of {path.name}")
+    if not any(key.startswith("backbone.") for key in state):  # of a network for classification
+        state = backbone_state(spec.architecture, state)
     return own or unknown, state, str(path)
 
 
@@ -223,7 +227,7 @@ def _transplant(
         ModelError: `state` lacks weights of the backbone: it is of another network.
     """
     own = network.state_dict()
-    last = () if keep_head else tuple(f"{layer}." for layer in FAMILIES[architecture].class_layers)
+    last = () if keep_head else tuple(f"{layer}." for layer in family_of(architecture).class_layers)
     taken = {
         key: value
         for key, value in state.items()
@@ -529,7 +533,7 @@ def _millions(network: nn.Module) -> float:
 
 
 def _check_batch_size(options: TrainOptions, architecture: str) -> None:
-    least = FAMILIES[architecture].min_batch
+    least = family_of(architecture).min_batch
     if options.batch_size < least:
         raise UsageError(
             f"--batch-size {options.batch_size} for {architecture}",
