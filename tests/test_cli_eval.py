@@ -137,6 +137,24 @@ def test_pictures_of_what_went_wrong(inside: Path, capsys: Capture) -> None:
     assert main(["eval", *SET, *NET, *files, "-y"]) == 0
 
 
+@pytest.mark.parametrize("how", ["link", "dots"])
+def test_worst_to_copies_no_image_from_outside_of_the_set(inside: Path, how: str) -> None:
+    image = inside / "set" / "images" / "00_0000.jpg"
+    secret = write(inside / "secret.jpg", np.full((48, 64, 3), (20, 200, 90), np.uint8))
+    if how == "link":
+        image.unlink()
+        image.symlink_to(secret)
+    else:
+        pairs = ["../secret.jpg masks/00_0000.png", "images/00_0001.jpg masks/00_0001.png"]
+        (inside / "set" / "train.txt").write_text("\n".join(pairs))
+    files = ["--worst", "1", "--worst-to", "worst", "-q"]
+    assert main(["eval", *SET, *NET, *files]) == 2
+    assert not (inside / "worst").exists()
+    assert main(["eval", *SET, *NET, *files, "--allow-outside"]) == 0
+    (copied,) = (inside / "worst").iterdir()
+    assert copied.stem.endswith(("_00_0000", "_secret")), "nothing matches its mask"
+
+
 def test_several_matrices_get_a_name_each(inside: Path) -> None:
     make_network(inside / "b.onnx", size=(32, 32))
     assert main(["eval", *SET, "-m", "net.onnx", "b.onnx", "--confusion", "m.png", "-q"]) == 0

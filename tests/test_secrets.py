@@ -10,13 +10,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
+from colour_network import make_network
+from dataset_folders import make_folder
 from test_sources_stream import serving
 
 from rtseg import addresses
 from rtseg.addresses import detailed_name, public_name, remember, shown, without_secrets
 from rtseg.cli.app import MAX_ERROR, main
 from rtseg.errors import RtsegError, SourceError
+from rtseg.nets import find_model
+from rtseg.nets.onnx_file import METADATA_KEY
 from rtseg.sources import open_source
 from rtseg.text import UNPRINTABLE, printable, shortened
 
@@ -287,6 +292,49 @@ def test_names_of_files_that_exist_are_escaped(
     assert main([str(folder), *flags]) == 0
     assert main([str(folder / name), *flags, "-y", "--hud"]) == 0
     out, err = capfd.readouterr()
+    assert not UNPRINTABLE.search((out + err).replace("\n", "")), (out, err)
+
+
+def with_evil_names(path: Path, where: str) -> Path:
+    """An ONNX file that has `EVIL` in its metadata, in the TOML file beside it, or as an output."""
+    make_network(path)
+    evil, content = EVIL.replace("\x00", ""), onnx.load(path)
+    names = ("nothing", evil, "thing", "other")
+    if where == "toml":
+        make_network(path, names=names)
+        text = path.with_suffix(".toml").read_text().splitlines()
+        labels = f"labels = {json.dumps(names)}"
+        path.with_suffix(".toml").write_text(
+            "\n".join(labels if line.startswith("labels") else line for line in text)
+        )
+        return path
+    if where == "output":
+        content.graph.output[0].name = content.graph.node[0].output[0] = evil
+        with path.with_suffix(".toml").open("a") as file:
+            file.write('\noutput = "y"')
+    else:
+        path.with_suffix(".toml").unlink()
+        spec = json.loads(find_model(make_network(path.with_name("good.onnx"))).spec.to_json())
+        spec["labels"]["names"] = list(names)
+        onnx.helper.set_model_props(content, {METADATA_KEY: json.dumps(spec)})
+    onnx.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize("where", ["metadata", "toml", "output"])
+@pytest.mark.parametrize(
+    "command",
+    ["run test://?frames=1 -v --no-show -m", "eval --data set -m", "export -o b.onnx -m", "models"],
+)
+def test_names_in_an_onnx_file_are_escaped(
+    command: str, where: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_folder(Path("set"), 2)
+    path = with_evil_names(Path("a.onnx"), where)
+    assert main([*command.split(), str(path)]) != 0
+    out, err = capfd.readouterr()
+    assert "a.onnx" in err
     assert not UNPRINTABLE.search((out + err).replace("\n", "")), (out, err)
 
 
