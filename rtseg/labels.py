@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rtseg.documents import parse_json, shown
 from rtseg.errors import UsageError
-from rtseg.text import listed, read_text, user_path
+from rtseg.text import UNPRINTABLE, listed, read_text, user_path
 
 Colour = tuple[int, int, int]
 """(red, green, blue), 0 to 255."""
@@ -23,6 +23,11 @@ VOID = 255
 
 MAX_NAME = 200
 """Limit of the length of names."""
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can name a network or a class: not empty, not too long, and printable."""
+    return len(text.strip()) > 0 and len(text) <= MAX_NAME and not UNPRINTABLE.search(text)
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,7 +40,8 @@ class LabelSet:
         background: index of the background class; None if there is none.
 
     Raises:
-        ValueError: names are empty or equal, or a colour or the background does not exist.
+        ValueError: names are empty, equal or not printable, or a colour or the background does
+            not exist.
     """
 
     names: tuple[str, ...]
@@ -48,8 +54,8 @@ class LabelSet:
         if not 2 <= len(self.names) <= VOID:
             raise ValueError(f"a label set has 2 to {VOID} classes, got {len(self.names)}")
         folded = [name.casefold() for name in self.names]
-        if bad := [name for name in self.names if not name.strip() or len(name) > MAX_NAME]:
-            raise ValueError(f"a class name has 1 to {MAX_NAME} characters, got {bad[0][:40]!r}")
+        if bad := [name for name in self.names if not is_name(name)]:
+            raise ValueError(f"class {shown(bad[0])} is not 1 to {MAX_NAME} plain characters")
         if len(set(folded)) < len(folded):
             twice = next(name for name in self.names if folded.count(name.casefold()) > 1)
             raise ValueError(f"two classes are called {twice!r}")

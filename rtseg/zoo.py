@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 from rtseg.documents import convert, parse_json, shown
 from rtseg.errors import ModelError
-from rtseg.labels import MAX_NAME, SHAPE_LABELS, VOC, LabelSet
+from rtseg.labels import MAX_NAME, SHAPE_LABELS, VOC, LabelSet, is_name
 from rtseg.options import MAX_SIDE, imported
-from rtseg.text import UNPRINTABLE
 
 FORMAT = 1
 """Version of the serialised form of a `ModelSpec`."""
@@ -53,11 +52,6 @@ class InputSpec:
 
 def _x(size: tuple[int, int]) -> str:
     return "x".join(map(shown, size))
-
-
-def is_name(text: str) -> bool:
-    """Whether a text can name a network or a class: not empty, not too long, and printable."""
-    return len(text.strip()) > 0 and len(text) <= MAX_NAME and not UNPRINTABLE.search(text)
 
 
 @dataclass(frozen=True)
@@ -115,8 +109,7 @@ class ModelSpec:
     align_corners: bool = False
 
     def __post_init__(self) -> None:
-        own = [("name", self.name), ("architecture", self.architecture)]
-        for what, name in (*own, *(("class", name) for name in self.labels.names)):
+        for what, name in (("name", self.name), ("architecture", self.architecture)):
             if not is_name(name):
                 raise ValueError(f"{what} {shown(name)} is not 1 to {MAX_NAME} plain characters")
         if not all(figure is None or 0 <= figure < 1e6 for figure in (self.miou, self.parameters)):

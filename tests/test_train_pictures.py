@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from training import one_thread  # noqa: F401 - autouse
@@ -251,6 +255,45 @@ def test_workers_change_nothing_but_the_speed() -> None:
     alone, many = read(9, workers=0), read(9, workers=2)
     assert len(alone) == len(many) == 4
     assert all(torch.equal(a, b) for a, b in zip(alone, many, strict=True))
+
+
+HOLDS_WORKERS = """
+import multiprocessing, sys, time
+from test_train_pictures import IDENTITY, InOrder, InputSpec, TrainingImages
+from test_train_pictures import augment, batches, loader, samples
+pictures = TrainingImages(samples(64), IDENTITY, augment.plain((32, 32), InputSpec((32, 32))))
+read = batches(loader(pictures, InOrder(64, 1), workers=2, pinned=False))
+next(read)
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+time.sleep(36000)
+"""
+
+
+@pytest.mark.slow  # torch's workers look for their parent every 5 s
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_workers_end_with_a_parent_that_is_killed() -> None:
+    command = [sys.executable, "-c", HOLDS_WORKERS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent) as parent:
+        assert parent.stdout is not None
+        workers = [psutil.Process(int(number)) for number in parent.stdout.readline().split()]
+        parent.kill()
+    assert len(workers) == 2
+    until = time.monotonic() + 60
+    while any(map(runs, workers)) and time.monotonic() < until:
+        time.sleep(0.05)
+    try:
+        assert not any(map(runs, workers))
+    finally:
+        for worker in filter(runs, workers):
+            worker.kill()
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether it has not ended; perhaps nobody is there to read its exit code."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -545,10 +545,23 @@ def test_an_image_that_is_lost_during_the_run_ends_it_and_its_workers(
 ) -> None:
     mine = Path(shutil.copytree(robo, tmp_path / "robo"))
     options = quick(mine, small, tmp_path / "run", workers=1)
+    told = Deletes(mine / "train")
     with pytest.raises(DatasetError, match="cannot read the image") as failure:
-        train(options, callback=Deletes(mine / "train"))
+        train(options, callback=told)
+    assert "worker" not in told.said("note"), "no core has more than one"
     assert failure.value.exit_code == 2
     assert multiprocessing.active_children() == []
+
+
+def test_workers_that_gain_nothing_or_do_not_fit_are_noted(
+    robo: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "usable_cores", lambda: 2)
+    monkeypatch.setattr(program, "fitting_workers", lambda *given: 0)
+    told = Told(enough=lambda told: True)
+    train(quick(robo, small, tmp_path / "run", workers=3), callback=told)
+    assert "3 workers on 2 cores: more than one each gains nothing" in told.said("note")
+    assert "0 workers instead of 3: batches of more do not fit into" in told.said("note")
 
 
 def test_a_test_split_whose_labels_are_secret_is_told_of(small: Path, tmp_path: Path) -> None:

@@ -10,10 +10,9 @@ from typing import Any, Literal
 
 from rtseg.documents import convert, read_toml, shown
 from rtseg.errors import ModelError, UsageError
-from rtseg.labels import MAX_NAME, PERSON, VOC, LabelSet, voc_colours
+from rtseg.labels import MAX_NAME, PERSON, VOC, LabelSet, is_name, voc_colours
 from rtseg.options import MAX_SIDE, Activation, ColourOrder, Layout
 from rtseg.text import read_text
-from rtseg.zoo import is_name
 
 Triple = tuple[float, float, float]
 
@@ -91,7 +90,7 @@ def read_settings(path: Path, flags: Mapping[str, Any] | None = None) -> Setting
             where = f"{key} = {shown(found[key])} for {path.name}"
             raise ModelError(where, found=str(error)) from error
     background = found.pop("background")
-    found["labels"] = _labels_of(written.labels, background)
+    found["labels"] = _labels_of(written.labels, background, path.name)
     found["align_corners"] = bool(written.align_corners)
     return Settings(**found)
 
@@ -111,8 +110,10 @@ def refuse_flags(flags: Mapping[str, Any] | None, name: str) -> None:
         )
 
 
-def _labels_of(given: str | list[str] | None, background: int | str | None) -> LabelSet | None:
-    """The classes; None if they are not named.
+def _labels_of(
+    given: str | list[str] | None, background: int | str | None, file: str
+) -> LabelSet | None:
+    """The classes of the network in `file`; None if they are not named.
 
     Raises:
         ModelError: they cannot be read, are too few or too many, or lack the background's.
@@ -122,7 +123,7 @@ def _labels_of(given: str | list[str] | None, background: int | str | None) -> L
     if isinstance(given, str) and given.lower() in NAMED_LABELS:
         found = NAMED_LABELS[given.lower()]
     else:
-        found = _named(_names(given))
+        found = _named(_names(given), file)
     return found if background is None else _with_background(found, background)
 
 
@@ -208,14 +209,14 @@ def _names(given: str | list[str]) -> tuple[str, ...]:
     return tuple(name.strip() for name in given if name.strip())
 
 
-def _named(names: tuple[str, ...]) -> LabelSet:
+def _named(names: tuple[str, ...], file: str) -> LabelSet:
     if len(names) == 1:  # a network with one output channel: this class or background
         names = ("background", *names)
     try:
         background = 0 if names[:1] and names[0].casefold() in BACKGROUND_NAMES else None
         return LabelSet(names, voc_colours(len(names)), background)
     except ValueError as error:
-        raise ModelError(f"cannot use {len(names)} labels", found=str(error)) from error
+        raise ModelError(f"cannot use {len(names)} labels for {file}", found=str(error)) from error
 
 
 def _with_background(found: LabelSet, background: int | str) -> LabelSet:

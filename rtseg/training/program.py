@@ -236,7 +236,7 @@ def _loaders(fabric: Fabric, made: Prepared, callback: Callback) -> Loaders:
     weights = [sample.weight for sample in made.split["train"]]
     order = Shuffled(weights, per_step, options.seed, *share)
     pinned = fabric.device.type == "cuda"
-    cores = usable_cores() // fabric.world_size
+    cores = max(1, usable_cores() // fabric.world_size)
     requested = [
         usual_workers(cores, len(each)) if options.workers is None else options.workers
         for each in (train, val)
