@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rtseg.backends import open_backend
+from rtseg.backends.base import fit_size
 from rtseg.backends.ladder import (
     SETTLE_SECONDS,
     WINDOW,
@@ -26,7 +27,7 @@ from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
 from rtseg.session.inference import one_by_one
 from rtseg.stats import ManualClock, Stats
-from rtseg.zoo import MODELS
+from rtseg.zoo import MODELS, ModelSpec
 
 SPEC = MODELS["lraspp_mobilenet_v3_large"]
 SIZES = [(384, 672), (304, 544), (240, 432), (192, 336)]
@@ -159,8 +160,14 @@ def test_with_times_that_jitter_it_settles() -> None:
 class Rung(Backend):
     """Takes its share of a second per full-size picture."""
 
-    def __init__(self, size: tuple[int, int], clock: ManualClock, seconds: list[float]) -> None:
-        self.spec, self.input_size = SPEC, size
+    def __init__(
+        self,
+        size: tuple[int, int],
+        clock: ManualClock,
+        seconds: list[float],
+        spec: ModelSpec = SPEC,
+    ) -> None:
+        self.spec, self.input_size = spec, size
         self.info = BackendInfo("fake", "cpu", "fp32")
         self.closed = False
         self._clock, self._seconds = clock, seconds
@@ -334,10 +341,44 @@ def test_a_network_of_one_size_cannot_keep_a_rate() -> None:
     assert rung.closed
 
 
+def test_frames_of_every_shape_keep_it_at_every_rung() -> None:
+    model, clock, seconds, opened = find_model("stub"), ManualClock(), [0.01], []
+    frames = [np.zeros((90, 160, 3), np.uint8), np.zeros((160, 90, 3), np.uint8)]
+    fitting = [fit_size(model.spec, shape[1], shape[0]) for shape in ((90, 160), (160, 90))]
+    assert fitting[0] == fitting[1][::-1]
+
+    def load(size: tuple[int, int]) -> Backend:
+        opened.append(size)
+        return Rung(size, clock, seconds, model.spec)
+
+    backend = open_adaptive(load(fitting[0]), load, 30.0)
+    backend._clock = clock
+    backend.prepare([frame.shape[:2] for frame in frames])
+    prepared = list(opened)
+    segmenter = Segmenter(backend)
+
+    def inputs() -> list[tuple[int, int]]:
+        sizes = []
+        for frame in frames:
+            segmenter(frame)
+            sizes.append(backend.input_size)
+        return sizes
+
+    assert inputs() == fitting
+    seconds[0] = 100.0  # no size is fast enough
+    while backend.input_size not in [ladder_sizes(model.spec, size)[-1] for size in fitting]:
+        inputs()
+    assert inputs() == [ladder_sizes(model.spec, size)[-1] for size in fitting]
+    assert opened == prepared, "none is opened while frames wait"
+    backend.close()
+
+
 def test_the_stub_runs_at_every_rung() -> None:
     model = find_model("stub")
     first = open_backend("stub", model, input_size=(96, 160))
-    backend = open_adaptive(first, lambda s: open_backend("stub", model, input_size=s), 1e6)
+    backend = open_adaptive(
+        first, lambda s: open_backend("stub", model, input_size=s), 1e6, (96, 160)
+    )
     segmenter = Segmenter(backend)
     for _ in range(10_000):
         assert segmenter(np.zeros((90, 160, 3), np.uint8)).mask.shape == (90, 160)

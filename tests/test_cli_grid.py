@@ -266,6 +266,14 @@ def test_the_sources_of_a_grid_keep_a_rate_each_with_one_input(capsys: Capture) 
     )
 
 
+def test_sources_of_other_shapes_keep_theirs_at_a_rate(capsys: Capture) -> None:
+    lives = [f"test://?size={size}&fps=30&live=1&frames=20" for size in ("160x90", "90x160")]
+    assert main([*lives, *STUB, "--target-fps", "0.1", "--no-idle", "--metrics", "m.json"]) == 0
+    (wide, wide_frames), (tall, tall_frames) = figures()["total"]["inputs"].items()
+    assert wide.split("x") == tall.split("x")[::-1]
+    assert min(wide_frames, tall_frames) > 1
+
+
 def test_the_rate_of_a_source_that_ended_is_for_the_others(monkeypatch) -> None:
     kept: list[float] = []
     monkeypatch.setattr(AdaptiveBackend, "keep", lambda _self, rate: kept.append(rate))

@@ -1,4 +1,4 @@
-"""One network open at several input sizes; the frame rate decides which one runs."""
+"""One network open at input sizes of several areas; the frame rate decides which one runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.backends.base import fit_size, odd_pixel
+from rtseg.backends.fitted import FittedBackend
 from rtseg.backends.options import STRIDE
 from rtseg.contracts import Backend
 from rtseg.errors import UsageError
@@ -69,48 +70,58 @@ def ladder_sizes(spec: ModelSpec, first: Size) -> list[Size]:
 
 
 def open_adaptive(
-    first: Backend, load: Callable[[Size], Backend], frame_rate: float
+    first: Backend, load: Callable[[Size], Backend], frame_rate: float, size: Size | None = None
 ) -> AdaptiveBackend:
-    """The network at the sizes below the first one's, too.
+    """The network at the sizes below the first one's, too; at each, in the shape of the frame.
 
     Args:
         first: the network at its largest size; closed with the others, also on failure.
         load: loads it at another size.
         frame_rate: frames per second to keep.
+        size: (height, width) of the largest input for all frames; None follows their shape.
 
     Raises:
         UsageError: the network takes one size only.
         RtsegError: what `load` raises.
     """
-    rungs = [first]
+    opened = [first]
     try:
-        sizes = ladder_sizes(first.spec, first.input_size)
+        spec, sizes = first.spec, ladder_sizes(first.spec, first.input_size)
         if len(sizes) == 1:
             height, width = sizes[0]
             raise UsageError(
-                f"a target frame rate with {first.spec.name}",
+                f"a target frame rate with {spec.name}",
                 found=f"its input is {height}x{width}, and there is no smaller one",
                 do="Remove --target-fps",
             )
-        for size in sizes[1:]:
-            rungs.append(load(size))
+        for smaller in sizes[1:]:
+            opened.append(load(smaller))
     except BaseException:
-        for rung in rungs:
-            rung.close()
+        for backend in opened:
+            backend.close()
         raise
-    return AdaptiveBackend(rungs, frame_rate)
+
+    def fitted(rung: int) -> Backend:
+        def fit(height: int, width: int) -> Size:
+            found = ladder_sizes(spec, size or fit_size(spec, width, height))
+            return found[min(rung, len(found) - 1)]
+
+        return FittedBackend(opened[rung], load, fit)
+
+    return AdaptiveBackend([fitted(rung) for rung in range(len(opened))], frame_rate)
 
 
 class AdaptiveBackend(Backend):
     """Runs a network at the largest input size that keeps a frame rate.
 
-    All sizes are loaded and warm beforehand. `input_size` changes between frames, in a thread that
-    runs the network; everything else is that of the first size. What counts is the time that a
+    The sizes of all rungs are loaded and warm beforehand; those for frames of another shape when
+    the first one comes, unless they are prepared. `input_size` changes between frames, in a thread
+    that runs the network; everything else is that of the first size. What counts is the time that a
     frame takes in such a thread, of which there are up to `lanes`: waiting for a camera is no
     reason to shrink.
 
     Args:
-        rungs: the same network at its sizes, the largest first.
+        rungs: the same network at its sizes, the largest first; each may fit the frame's shape.
         frame_rate: frames per second to keep, of all sources together.
     """
 
@@ -131,8 +142,23 @@ class AdaptiveBackend(Backend):
         self._stats: Stats | None = None
         self._sources: Sequence[Stats] = ()
         self._lock = threading.Lock()
+        self._rung_of = {size: rung for rung, size in enumerate(self.sizes)}
+        self._frame_size: Size | None = None
         if all(rung.segment is not None for rung in rungs):
             self.segment = self._segment
+
+    def size_for(self, frame_size: Size) -> Size:
+        """(height, width) of the input for the next frame, of this (height, width)."""
+        rung = self._ladder.rung
+        size = self._rungs[rung].size_for(frame_size)
+        self._rung_of[size], self._frame_size = rung, frame_size
+        return size
+
+    def prepare(self, frame_sizes: Sequence[Size]) -> None:
+        """Open all rungs for frames of these (height, width); raises as `FittedBackend.prepare`."""
+        for rung in self._rungs:
+            if isinstance(rung, FittedBackend):
+                rung.prepare(frame_sizes)
 
     def attend(self, stats: Stats, sources: Sequence[Stats] = ()) -> None:
         """Read a frame's time beside the network from a run's figures, and count each frame's size.
@@ -152,8 +178,9 @@ class AdaptiveBackend(Backend):
         """As the contract says; `input_size` may be another one afterwards."""
         start = self._clock.now()
         size = (batch.shape[1], batch.shape[2])  # another lane may have changed it since
-        scores = self._rungs[self.sizes.index(size)](batch)
-        self._count(self._clock.now() - start, size)
+        rung = self._rung_of[size]
+        scores = self._rungs[rung](batch)
+        self._count(self._clock.now() - start, rung, size)
         return scores
 
     def close(self) -> None:
@@ -166,19 +193,23 @@ class AdaptiveBackend(Backend):
         segment = self._rungs[rung].segment
         assert segment is not None
         *others, last = segment(pictures)
-        return [*others, TimedScores(last, lambda took: self._count(took, self.sizes[rung]))]
+        self._frame_size = pictures[-1].shape[0], pictures[-1].shape[1]
+        size = self._rungs[rung].size_for(self._frame_size)
+        return [*others, TimedScores(last, lambda took: self._count(took, rung, size))]
 
-    def _count(self, seconds: float, size: Size) -> None:
+    def _count(self, seconds: float, rung: int, size: Size) -> None:
         """Note the network's time for a frame, and choose the size for the next one.
 
-        A frame that began at a size that has been left since says nothing about the present one.
+        A frame that began at a rung that has been left since says nothing about the present one.
         """
         with self._lock:
             if self._stats is not None:
                 self._stats.count_input(size)
-            if size == self.input_size:
+            if rung == self._ladder.rung:
                 took = (seconds + self._other_seconds()) / self.lanes
-                self.input_size = self.sizes[self._ladder.take(took, self._clock.now())]
+                rung = self._ladder.take(took, self._clock.now())
+                frame = self._frame_size
+                self.input_size = self._rungs[rung].size_for(frame) if frame else self.sizes[rung]
 
     def _other_seconds(self) -> float:
         """Recent seconds that a frame takes in this thread beside the network."""

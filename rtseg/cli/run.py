@@ -121,7 +121,7 @@ def run_plan(flags: Flags, plan: Plan | GridPlan, stop: Stop) -> int:
         moving = [source for source in sources if source.info.frame_count != 1] or sources
         for source in moving:
             check_rate(flags, source.info)
-        info = _model_info(flags, sources, grid)
+        info = _model_info(sources, grid)
         with _timed("model", flags):
             several = grid is not None
             segmenter = stop.attend(
@@ -146,15 +146,12 @@ def run_plan(flags: Flags, plan: Plan | GridPlan, stop: Stop) -> int:
     return stop.exit_code or (SourceError.exit_code if lost else 0)
 
 
-def _model_info(flags: Flags, sources: Sequence[Source], grid: GridPlan | None) -> SourceInfo:
-    """The frames that the model is opened for; a frame rate is kept at one shape for all."""
+def _model_info(sources: Sequence[Source], grid: GridPlan | None) -> SourceInfo:
+    """The frames that the model is opened for first: those of the first source."""
     if grid is None:
         return sources[0].info
-    info = common_info(sources)
-    if flags.run.target_fps is not None:
-        return info
     height, width = _frame_sizes(sources)[0]
-    return replace(info, width=width, height=height)
+    return replace(common_info(sources), width=width, height=height)
 
 
 def _frame_sizes(sources: Sequence[Source]) -> list[Size]:
@@ -403,7 +400,7 @@ def _controls(session: Session, view: Any, targets: Sequence[str], hud: Hud) -> 
         return loaded
 
     sources = [channel.source for channel in session.channels]
-    model_info = _model_info(flags, sources, session.grid)
+    model_info = _model_info(sources, session.grid)
     return open_controls(
         view,
         session.channels,
@@ -516,7 +513,7 @@ def load_segmenter(
         beside=flags.source.decoder.startswith("nvdec"),
         sources=sources,
     )
-    if isinstance(backend, FittedBackend):
+    if isinstance(backend, FittedBackend | AdaptiveBackend):
         backend.prepare(frame_sizes)
     return Segmenter(backend, labels=labels, selected=selected, refine=network.refine)
 
@@ -570,7 +567,7 @@ def open_for_run(
     def opened(size: Size) -> Backend:
         return open_backend(first.info.name, model, input_size=size, **same)
 
-    return open_adaptive(first, opened, rate * sources)
+    return open_adaptive(first, opened, rate * sources, network.imgsz)
 
 
 def check_rate(flags: Flags, info: SourceInfo) -> None:
