@@ -20,9 +20,23 @@ LIMIT = 60.0
 PICTURES = ("png", "jpg")
 """Refused if any of it is lost."""
 
-PARTIAL = ("mjpeg", "mov", "dv", "ffv1", "mxf", "mpg", "wmv", "vp8", "ogv", "avi", "flv", "gif")
-"""Of which frames are left out that FFmpeg shows with parts that it did not decode; a GIF of one
-frame is a picture."""
+PARTIAL = (
+    "mjpeg",
+    "mov",
+    "dv",
+    "ffv1",
+    "mxf",
+    "mpg",
+    "wmv",
+    "vp8",
+    "ogv",
+    "avi",
+    "flv",
+    "gif",
+    "ts",
+)
+"""Of which frames are left out that FFmpeg shows with parts that it did not decode, or that it
+decodes from frames of another part; a GIF of one frame is a picture."""
 
 LEAST_KEPT = 0.85
 """Share of all frames of these that has to be kept."""
