@@ -86,11 +86,14 @@ def read_toml(path: Path, error: type[RtsegError] = UsageError) -> dict[str, Any
     try:
         if _LONG_KEY.search(text):
             raise RecursionError
-        return tomllib.loads(text)
+        values = tomllib.loads(text)
     except RecursionError:
         raise error(f"cannot read {path}", found="it is nested too deeply") from None
     except ValueError as failure:
         raise error(f"cannot read {path}", found=f"it is not TOML: {failure}") from failure
+    if _holds_nul(values):
+        raise error(f"cannot read {path}", found="a text holds NUL")
+    return values
 
 
 def read_yaml(path: Path, error: type[RtsegError] = UsageError) -> Any:
@@ -186,6 +189,10 @@ def _check_characters(text: str | bytes, value: Any) -> None:
         again = json.dumps(value, ensure_ascii=False)
         if re.search(r"(?<!\\)(?:\\\\)*\\u0000|[\ud800-\udfff]", again):
             raise ValueError("a text holds NUL or half a character")
+
+
+def _holds_nul(values: Any) -> bool:
+    return re.search(r"(?<!\\)(?:\\\\)*\\u0000", json.dumps(values, default=str)) is not None
 
 
 def _unknown_key(value: Any, kind: Any) -> str | None:

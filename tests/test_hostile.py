@@ -145,6 +145,18 @@ def test_a_key_of_thousands_of_parts_is_refused_at_once(tmp_path: Path, text: st
         read_toml(path)
 
 
+@pytest.mark.parametrize(
+    "text", ['o = "a\\u0000b"', "[[s]]\nx = ['', \"\\U00000000\"]", '"a\\u0000" = 1']
+)
+def test_toml_with_nul_in_a_text_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="a text holds NUL"):
+        read_toml(path)
+    path.write_text(text.replace("\\", "\\\\"))
+    assert read_toml(path)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_byte_order_marks_are_read(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "a.json"

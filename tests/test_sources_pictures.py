@@ -511,6 +511,16 @@ def test_a_folder_reports_what_it_leaves_out(tmp_path: Path) -> None:
         assert "phone.heic (a HEIC image, which needs the package pillow-heif" in note
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no named pipes")
+def test_named_pipes_in_a_folder_are_left_out(tmp_path: Path) -> None:
+    mixed(tmp_path)
+    os.mkfifo(tmp_path / "0a.png")
+    os.mkfifo(tmp_path / "pipe")
+    with open_source(tmp_path) as source:
+        assert [frame.name for frame in source] == ["0", "1", "2", "3", "4"]
+    assert "0a.png, pipe (not a regular file)" in source.info.notes[0]
+
+
 def test_a_glob_reports_what_it_leaves_out(tmp_path: Path) -> None:
     mixed(tmp_path)
     with open_source(f"{tmp_path}/[0-9mw]*") as source:

@@ -649,6 +649,11 @@ def test_a_state_that_somebody_has_changed_is_refused(
         with pytest.raises(UsageError, match="cannot resume from") as caught:
             loops[0].restore(content)
         assert "\n" not in str(caught.value), name
+    content = load_state(last)
+    for spec in (5, "{}", None):
+        torch.save({**content, "spec": spec}, last)
+        with pytest.raises(UsageError, match=r"last\.ckpt.*does not describe its network"):
+            load_state(last)
     torch.save([1], last)
     with pytest.raises(UsageError, match="not the state of a run"):
         load_state(last)

@@ -207,10 +207,14 @@ def _sorted_out(files: list[Path]) -> tuple[list[Path], dict[str, list[str]]]:
     others: dict[str, list[str]] = {}
     for path in files:
         trusted = path.suffix.lower() in IMAGE_SUFFIXES
-        if trusted or not (why := refusal(path)):
-            pictures.append(path)
+        if path.is_fifo() or path.is_socket():
+            why = "not a regular file"  # reading it would wait for ever
         else:
+            why = "" if trusted else refusal(path)
+        if why:
             others.setdefault(why, []).append(path.name)
+        else:
+            pictures.append(path)
     return pictures, others
 
 
