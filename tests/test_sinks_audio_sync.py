@@ -360,6 +360,22 @@ def test_sound_follows_times_that_jump(parts, suffix, tmp_path) -> None:
     assert seconds == pytest.approx(SECONDS * len(parts), abs=0.15)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_sound_behind_what_is_written_is_reported(suffix, tmp_path) -> None:
+    """Recordings in Matroska that were joined byte for byte, which begin anew at 0."""
+    source = made(tmp_path / "in.mkv", Sound("aac"))
+    live = tmp_path / "live.mkv"
+    with av.open(str(source)) as old, av.open(str(live), "w", options={"live": "1"}) as new:
+        streams = [new.add_stream_from_template(stream) for stream in old.streams]
+        for packet in old.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream_index]
+                new.mux(packet)
+    assert "sound" not in copied(live, tmp_path / f"once{suffix}")
+    live.write_bytes(2 * live.read_bytes())
+    assert "packets left out, whose times jump back" in copied(live, tmp_path / f"twice{suffix}")
+
+
 def test_a_part_of_a_joined_file_has_its_sound(tmp_path) -> None:
     source = joined(tmp_path / "in.ts", (60, 0), "mp2")
     copied(source, tmp_path / "out.mp4", start=2.6, end=3.0)

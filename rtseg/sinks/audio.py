@@ -137,6 +137,9 @@ class Audio:
             name = f"sound track {self._numbers[index]}" if len(self._numbers) > 1 else "sound"
             if track.trouble:
                 found.append(f"{name} incomplete: {track.trouble}")
+            if track.behind:
+                left_out = f"{counted(track.behind, 'packet')} left out, whose times jump back"
+                found.append(f"{name} incomplete: {left_out}")
             if track.gaps:
                 found.append(f"{name} has {_described(track.gaps)}")
         return found
@@ -315,15 +318,21 @@ class Track:
     Attributes:
         trouble: why it ended; "" as long as it goes on.
         gaps: (seconds at which it begins, its seconds) of each piece that could not be decoded.
+        behind: packets left out because their times are far behind what is written.
     """
 
     def __init__(self, trouble: str = "") -> None:
         self.trouble = trouble
+        self.behind = 0
         self.gaps: list[tuple[float, float]] = []
 
     def take(self, packet: Any, end: Fraction | None) -> Iterator[Any]:
         """The packets to write for one packet of the media, None at its end; none from `end` on."""
         return iter(())
+
+    def _fall_behind(self, seconds: Fraction) -> None:
+        """Count a packet whose time is behind what is written, once that of one is far behind."""
+        self.behind += seconds > (0 if self.behind else WRONG_SECONDS)
 
 
 class CopiedTrack(Track):
@@ -349,6 +358,7 @@ class CopiedTrack(Track):
         early = self._hidden + CLOSE_SECONDS / base
         if self._early:
             early = max(early, Fraction(PREROLL_PACKETS) * (packet.duration or 0))
+        self._fall_behind((self._last - pts) * base)
         if pts < -early or (end is not None and pts * base >= end) or pts <= self._last:
             return
         if packet.is_discard and self._last >= 0:  # an edit list leaves it out
@@ -438,6 +448,8 @@ class EncodedTrack(Track):
     def _encode(self, part: Any, end: Fraction | None) -> Iterator[Any]:
         samples = part.to_ndarray().reshape(-1, self._channels)
         ahead = self._ahead(part)
+        if self._position:
+            self._fall_behind(Fraction(-ahead, self._rate))
         if ahead > 0:
             yield from self._pad(ahead, end)
         self._damage = None
