@@ -139,12 +139,6 @@ def test_the_legend_never_rounds_a_class_away() -> None:
     assert legend_rows(segmentation(mask.tolist()), THREE) == [("cat\t<1%", (255, 0, 0))]
 
 
-def test_a_name_with_a_tab_stays_one_cell() -> None:
-    labels = LabelSet(("nothing", "big\tcat"), ((0, 0, 0), (1, 2, 3)))
-    assert legend_rows(segmentation([[1]], labels), labels) == [("big cat\t100%", (1, 2, 3))]
-    assert empty_line(segmentation([[0]], labels)) == "no pixels of: big cat"
-
-
 @pytest.mark.parametrize("nothing", [0, VOID])
 def test_an_empty_result_says_what_is_missing(nothing: int) -> None:
     assert empty_line(segmentation([[nothing]], selected=[2])) == "no pixels of: dog"

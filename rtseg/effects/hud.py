@@ -194,7 +194,7 @@ def legend_rows(segmentation: Segmentation, labels: LabelSet) -> list[tuple[str,
     """Name, share of the frame, and colour of the classes in view, the largest first."""
     largest = sorted(segmentation.shares.items(), key=lambda item: -item[1])
     return [
-        (f"{_one_cell(name)}\t{percent(share)}", labels.colours[labels.names.index(name)])
+        (f"{name}\t{percent(share)}", labels.colours[labels.names.index(name)])
         for name, share in largest
     ]
 
@@ -210,9 +210,4 @@ def empty_line(segmentation: Segmentation) -> str | None:
     if segmentation.counts[foreground(labels)].any():
         return None
     sought = labels.foreground(segmentation.selected)
-    return f"no pixels of: {_one_cell(labels.join_names(sought))}" if sought else None
-
-
-def _one_cell(name: str) -> str:
-    """A name without tabs, which separate a panel's columns."""
-    return name.replace("\t", " ").strip()
+    return f"no pixels of: {labels.join_names(sought)}" if sought else None
