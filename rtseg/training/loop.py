@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rtseg.documents import convert
-from rtseg.errors import DatasetError, RtsegError, UsageError, first_line
+from rtseg.errors import DatasetError, UsageError, first_line
 from rtseg.files import cannot_write
 from rtseg.nets.state import check_archive, save_archive, save_checkpoint
 from rtseg.training.batches import Loader, Shuffled, batches, close, mixed_seed
@@ -122,10 +122,6 @@ def load_state(path: Path) -> dict[str, Any]:
         raise UsageError(asked, found=f"it is damaged ({type(error).__name__})") from error
     if not isinstance(content, dict):
         raise UsageError(asked, found="it is not the state of a run")
-    try:
-        ModelSpec.from_json(content["spec"])
-    except (KeyError, TypeError, RtsegError) as error:
-        raise UsageError(asked, found="it does not describe its network") from error
     return content
 
 

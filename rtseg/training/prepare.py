@@ -25,7 +25,7 @@ from rtseg.datasets.split import (
     new_split,
     split_dataset,
 )
-from rtseg.errors import DatasetError, DownloadError, ModelError, UsageError
+from rtseg.errors import DatasetError, DownloadError, ModelError, RtsegError, UsageError
 from rtseg.evaluation.sets import open_mix, read_suite
 from rtseg.frame import Image, Mask
 from rtseg.labels import VOID, LabelSet, palette
@@ -119,8 +119,13 @@ def resumed(state: Mapping[str, Any], labels: LabelSet, *, aux: bool) -> Start:
 
     Raises:
         DatasetError: the dataset no longer has the classes of that run.
+        UsageError: the state does not describe its network.
     """
-    spec = ModelSpec.from_json(state["spec"])
+    try:
+        spec = ModelSpec.from_json(state["spec"])
+    except (KeyError, TypeError, RtsegError) as error:
+        found = "its last.ckpt does not describe the network"
+        raise UsageError("cannot resume the run", found=found) from error
     if spec.labels.names != labels.names:
         raise DatasetError(
             "cannot resume",
