@@ -345,7 +345,7 @@ def _given(verb: str, values: Mapping[str, Any]) -> dict[str, Any]:
     for a list, and a size be text or two numbers.
 
     Raises:
-        UsageError: there is no such option, or a value is of the wrong kind.
+        UsageError: there is no such option, or a value has another type.
     """
     from rtseg.cli.flags import flags_of
     from rtseg.cli.options import LAYOUTS

@@ -47,7 +47,7 @@ BACK_SECONDS = Fraction(1, 10)
 """Times that jump back by more than this are joined likewise."""
 
 CUT_PACKETS = 4
-"""A parser hands packets on up to so many later than it finds that one lacks a part."""
+"""Packets that a parser may hand on after it finds that an earlier one lacks a part."""
 
 WRONG_SECONDS = 30 * 3600
 """Times of other files that are further from those before are not believed."""

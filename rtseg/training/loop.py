@@ -74,7 +74,7 @@ class TrainingState:
         return asdict(self)
 
     def check(self, classes: int) -> None:
-        """Raise ValueError unless a run with so many classes can have come this far."""
+        """Raise ValueError unless a run with `classes` classes can have come this far."""
         if min(self.step, self.batch, self.lr, self.seconds) < 0 or self.step < self.batch:
             raise ValueError("its progress is negative")
         if not all(map(math.isfinite, (self.loss, self.lr, self.seconds))):
