@@ -6,10 +6,10 @@ that is written must be tagged accordingly.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -94,50 +94,79 @@ def output_tags(tags: tuple[int, ...] | None) -> Tags:
     return tags[0], tags[1], tags[2]
 
 
-def i420(image: Image, number: int) -> NDArray[np.uint8]:
-    """The image as planar YUV 4:2:0, limited range.
+def fill_i420(
+    image: Image,
+    number: int,
+    planes: Sequence[NDArray[np.uint8]],
+    *,
+    full: bool = False,
+) -> None:
+    """Write an image into planes of YUV 4:2:0, in one pass.
 
     Args:
         image: (H, W, 3) uint8 BGR, H and W even.
         number: FFmpeg's number of the matrix.
-
-    Returns:
-        (3H/2, W) uint8: the planes one after the other, as `av.VideoFrame.from_ndarray` takes
-        them. A chroma sample is the mean of four pixels.
+        planes: Y, U and V, each (rows, bytes of a row) uint8 and contiguous; rows may be longer
+            than the image's. A chroma sample is the mean of four pixels.
+        full: full instead of limited range.
     """
-    height, width = image.shape[:2]
-    planes = np.empty((height * 3 // 2, width), np.uint8)
-    y, u, v = np.split(planes.reshape(-1), [height * width, height * width * 5 // 4])
-    half = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    weights = _weights(luma(number))
-    _weighted(np.ascontiguousarray(image).reshape(-1), *weights[0], 16, y)
-    _weighted(half.reshape(-1), *weights[1], 128, u)
-    _weighted(half.reshape(-1), *weights[2], 128, v)
-    return planes
+    pixels = np.ascontiguousarray(image).reshape(-1)
+    rows = planes[0].shape[1], planes[1].shape[1]
+    flat = [plane.reshape(-1) for plane in planes]
+    low = 0 if full else 16
+    _fill_i420(pixels, image.shape[1], *rows, _weights(luma(number), full), low, *flat)
 
 
 @lru_cache(maxsize=8)
-def _weights(kind: Luma) -> NDArray[np.int32]:
+def _weights(kind: Luma, full: bool) -> NDArray[np.int32]:
     """(3, 3) int32: weights of B, G and R (columns) in Y, U and V (rows), in 1/65536."""
     red, blue = kind
     y = np.array([blue, 1 - red - blue, red])
     u = (np.array([1, 0, 0]) - y) / (2 * (1 - blue))
     v = (np.array([0, 0, 1]) - y) / (2 * (1 - red))
-    rows = np.array([y * 219, u * 224, v * 224]) / 255
+    rows = np.array([y, u, v]) if full else np.array([y * 219, u * 224, v * 224]) / 255
     return np.round(rows * ONE).astype(np.int32)
 
 
 @compiled
-def _weighted(pixels, blue, green, red, zero, plane):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Fill `plane` (n) with weighted sums of the channels of `pixels` (3n)."""
-    base = np.int32((zero << 16) + (1 << 15))
-    for at in range(plane.size):  # one index, so that the loop is vectorised
-        b, g, r = (
-            np.int32(pixels[3 * at]),
-            np.int32(pixels[3 * at + 1]),
-            np.int32(pixels[3 * at + 2]),
-        )
-        plane[at] = np.uint8((blue * b + green * g + red * r + base) >> 16)
+def _fill_i420(pixels, width, y_row, uv_row, weights, low, y, u, v):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """As `fill_i420`, all arrays flat.
+
+    Each inner loop has one index, so that it is vectorised.
+    """
+    by, gy, ry = weights[0, 0], weights[0, 1], weights[0, 2]
+    bu, gu, ru = weights[1, 0], weights[1, 1], weights[1, 2]
+    bv, gv, rv = weights[2, 0], weights[2, 1], weights[2, 2]
+    half = np.int32(1 << 15)
+    dark, grey = np.int32(low << 16) + half, np.int32(128 << 16) + half
+    most = np.int32(255)  # full range: 128 + 127.5 is rounded up
+    for row in range(pixels.size // (3 * width)):
+        line = pixels[3 * width * row : 3 * width * (row + 1)]
+        out = y[row * y_row : row * y_row + width]
+        for at in range(width):
+            b, g, r = (
+                np.int32(line[3 * at]),
+                np.int32(line[3 * at + 1]),
+                np.int32(line[3 * at + 2]),
+            )
+            out[at] = np.uint8((by * b + gy * g + ry * r + dark) >> 16)
+        if row % 2 == 0:
+            continue
+        above = pixels[3 * width * (row - 1) : 3 * width * row]
+        start = (row >> 1) * uv_row
+        blue, red = u[start : start + width // 2], v[start : start + width // 2]
+        for at in range(width // 2):
+            i = 6 * at
+            b = _mean(line[i], line[i + 3], above[i], above[i + 3])
+            g = _mean(line[i + 1], line[i + 4], above[i + 1], above[i + 4])
+            r = _mean(line[i + 2], line[i + 5], above[i + 2], above[i + 5])
+            blue[at] = np.uint8(min((bu * b + gu * g + ru * r + grey) >> 16, most))
+            red[at] = np.uint8(min((bv * b + gv * g + rv * r + grey) >> 16, most))
+
+
+@compiled
+def _mean(one, two, three, four):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    return (np.int32(one) + np.int32(two) + np.int32(three) + np.int32(four) + np.int32(2)) >> 2
 
 
 # --- wide gamut and high dynamic range -----------------------------------------------------------

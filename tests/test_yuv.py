@@ -13,7 +13,7 @@ import pytest
 from sink_frames import info, rendered, write
 
 from rtseg.sinks.encoding import Encoder, video_frame
-from rtseg.yuv import BT601, MATRICES, i420, is_converted, luma
+from rtseg.yuv import BT601, MATRICES, fill_i420, is_converted, luma
 
 COLOURS = [(0, 0, 200), (0, 200, 0), (200, 0, 0), (200, 200, 0), (0, 200, 200), (200, 0, 200),
            (120, 120, 120), (235, 235, 235)]  # fmt: skip
@@ -78,25 +78,47 @@ def by_ffmpeg(path: Path) -> np.ndarray:
     return np.frombuffer(raw, np.uint8).reshape(64, 256, 3)
 
 
+@pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
 @pytest.mark.parametrize("number", MATRICES)
-def test_a_picture_by_every_matrix(number: int) -> None:
+def test_a_picture_by_every_matrix_and_range(number: int, full: bool) -> None:
     image = np.random.default_rng(number).integers(0, 256, (6, 10, 3), np.uint8)
+    image[:2, :2], image[:2, 2:4], image[:2, 4:6] = (255, 0, 0), (0, 0, 255), 255
     red, blue = luma(number)
     b, g, r = np.moveaxis(image / 255.0, 2, 0)
     light = red * r + (1 - red - blue) * g + blue * b
-    planes = i420(image, number)
-    assert planes.shape == (9, 10)
-    assert np.abs(planes[:6] - (16 + 219 * light)).max() <= 0.51
-    for colour, share, rows in ((b, blue, slice(60, 75)), (r, red, slice(75, 90))):
-        full = 128 + 224 * (colour - light) / (2 - 2 * share)
-        mean = full.reshape(3, 2, 5, 2).mean(axis=(1, 3)).ravel()
-        assert np.abs(planes.ravel()[rows] - mean).max() <= 1.0
+    y, u, v = planes = [np.full(shape, 77, np.uint8) for shape in ((6, 16), (3, 8), (3, 8))]
+    fill_i420(image, number, planes, full=full)
+    low, scale, strong = (0, 255, 255) if full else (16, 219, 224)
+    assert np.abs(y[:, :10] - (low + scale * light)).max() <= 0.51
+    for colour, share, plane in ((b, blue, u), (r, red, v)):
+        exact = 128 + strong * (colour - light) / (2 - 2 * share)
+        mean = exact.reshape(3, 2, 5, 2).mean(axis=(1, 3))
+        assert np.abs(plane[:, :5] - mean).max() <= 1.0
+    assert (y[:, 10:] == 77).all(), "what follows a row in memory is not the picture's"
+    assert (u[:, 5:] == 77).all()
 
 
-def test_by_the_usual_one_light_is_what_opencv_makes() -> None:
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuvj420p"])
+def test_a_frame_is_what_ffmpeg_makes_of_the_picture(pix_fmt: str) -> None:
+    image = cv2.resize(
+        np.random.default_rng(0).integers(0, 256, (3, 5, 3), np.uint8), (50, 30)
+    )  # smooth, as its chroma comes from other places; rows longer than the picture's
+    frame = video_frame(image, Encoder("", pix_fmt), info(colour_tags=None))
+    theirs = av.VideoFrame.from_ndarray(image, "bgr24").reformat(format=pix_fmt)
+    assert (frame.width, frame.height, frame.format.name) == (50, 30, pix_fmt)
+    assert np.abs(frame.to_ndarray()[:30].astype(int) - theirs.to_ndarray()[:30]).max() <= 2
+    assert np.abs(frame.to_ndarray().astype(int) - theirs.to_ndarray()).mean() <= 1
+    sealed = image.copy()
+    sealed.flags.writeable = False
+    again = video_frame(sealed[:, ::-1][:, ::-1], Encoder("", pix_fmt), info(colour_tags=None))
+    assert np.array_equal(again.to_ndarray(), frame.to_ndarray())
+
+
+def test_by_the_usual_matrix_light_is_what_opencv_makes() -> None:
     image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
     theirs = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420)
-    assert np.abs(i420(image, BT601)[:32].astype(int) - theirs[:32]).max() <= 1
+    frame = video_frame(image, Encoder("", "yuv420p"), info(colour_tags=None))
+    assert np.abs(frame.to_ndarray()[:32].astype(int) - theirs[:32]).max() <= 1
 
 
 def test_a_matrix_that_is_not_known_is_the_usual_one() -> None:

@@ -19,7 +19,7 @@ from rtseg.errors import UsageError
 from rtseg.frame import Frame
 from rtseg.sinks.options import SinkOptions
 from rtseg.system import usable_cores
-from rtseg.yuv import BT601, LIMITED, Tags, i420, luma, output_tags
+from rtseg.yuv import BT601, LIMITED, Tags, fill_i420, luma, output_tags
 
 JITTER_SECONDS = 0.00105
 """Containers that count milliseconds (Matroska, FLV) round a frame's time, and the first's."""
@@ -258,10 +258,11 @@ def video_frame(image: NDArray[np.uint8], encoder: Encoder, info: SourceInfo) ->
     is_bt601 = luma(matrix) == luma(BT601)
     if pix_fmt.startswith("yuv") and "444" not in pix_fmt:
         image = even(image)
-    if pix_fmt == "yuv420p" and image.shape[2] == 3:
-        # OpenCV takes half of FFmpeg's time, and is exact where a source's own 4:2:0 comes back
-        planes = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420) if is_bt601 else i420(image, matrix)
-        return av.VideoFrame.from_ndarray(planes, pix_fmt)
+    if pix_fmt in ("yuv420p", "yuvj420p") and image.shape[2] == 3:
+        frame = av.VideoFrame(image.shape[1], image.shape[0], pix_fmt)
+        planes = [np.frombuffer(p, np.uint8).reshape(p.height, p.line_size) for p in frame.planes]
+        fill_i420(image, matrix, planes, full=pix_fmt == "yuvj420p")
+        return frame
     order = "bgra" if image.shape[2] == 4 else "bgr24"
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), order)
     if not pix_fmt.startswith("yuv") or is_bt601:

@@ -45,6 +45,7 @@ class VideoSink(Sink):
         self._alpha: bool | None = None  # whether the file has an alpha channel
         self._flattened = 0
         encoder = find_encoder(*self._encoder_for)
+        video_frame(np.zeros((2, 2, 3), np.uint8), encoder, info)  # compiles before the first frame
         self._file = VideoFile(path, info, encoder, overwrite=options.overwrite)
         if options.audio != "none" and info.media is not None and not info.live:
             self._file.audio = Audio(info.media, info.media_start, info.track)
@@ -155,8 +156,7 @@ class VideoFile:
 
     def _take(self, item: tuple[Any, int, int]) -> None:
         """Encode (`av.VideoFrame`, its tick, the tick at which it ends)."""
-        since = self._clock.now()
-        picture, tick, end = item
+        since, (picture, tick, end) = self._clock.now(), item
         try:
             self._target.check_space(self._muxer.bytes_to_finish() if self._muxer else 0)
             if self._muxer is None:
