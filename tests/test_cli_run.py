@@ -61,6 +61,20 @@ def test_every_output_at_once(capsys: Capture, inside: Path) -> None:
     assert len((inside / "c.jsonl").read_text().splitlines()) == 12
 
 
+@pytest.mark.parametrize(("cores", "threads"), [(2, 1), (8, 3)])
+def test_opencv_has_one_thread_on_few_cores(
+    cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = cv2.getNumThreads()
+    monkeypatch.setattr("rtseg.session.inference.usable_cores", lambda: cores)
+    try:
+        cv2.setNumThreads(3)
+        assert main([*CLIP, "-o", "null:", "-q"]) == 0
+        assert cv2.getNumThreads() == threads
+    finally:
+        cv2.setNumThreads(before)
+
+
 def test_a_figure_alone_takes_one_frame(capsys: Capture, inside: Path) -> None:
     assert main([*CLIP, "--figure", "a.png"]) == 0
     assert "done     1 frame in" in capsys.readouterr().err

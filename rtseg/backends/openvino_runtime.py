@@ -94,7 +94,9 @@ class OpenVinoBackend(Backend):
             raise BackendError(f"{self.spec.name} was used after it was closed")
         request = self._requests.get()
         try:
-            request.infer([self._encode(batch)])
+            pixels = self._encode(batch)  # in use until the end of `wait`
+            request.start_async([pixels], share_inputs=True)  # `infer` would copy it
+            request.wait()
             # a request writes its next result over this one
             output = request.get_output_tensor(self._output).data.copy()
         except RuntimeError as error:
