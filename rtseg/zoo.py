@@ -221,7 +221,7 @@ def _torchvision(
 
 
 def _lite(architecture: str, parameters: float) -> ModelSpec:
-    """EfficientNet-Lite with a decoder: a pretrained backbone, no published weights."""
+    """A small backbone with a decoder: pretrained on ImageNet, no published weights."""
     return ModelSpec(
         name=architecture,
         architecture=architecture,
@@ -310,8 +310,9 @@ _TABLE = (
         class_layers=("classifier.classifier",),
         licence="Apache-2.0",
         models=(
-            _lite("fpn_efficientnet_lite0", parameters=3.119221),
-            _lite("fpn_efficientnet_lite2", parameters=4.528053),
+            _lite("fpn_mobilenet_v2", parameters=1.951061),
+            _lite("fpn_efficientnet_lite0", parameters=3.100117),
+            _lite("fpn_efficientnet_lite2", parameters=4.508565),
         ),
         output="",
         backbone_weights="rtseg.nets.lite:imagenet_weights",

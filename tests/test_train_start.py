@@ -14,7 +14,8 @@ from training import SMALLEST, one_thread, small  # noqa: F401 - autouse, and a 
 from rtseg.errors import DownloadError, ModelError, UsageError
 from rtseg.labels import LabelSet
 from rtseg.nets import find_model
-from rtseg.nets.build import backbone_weights, segmentation
+from rtseg.nets.build import backbone_state, backbone_weights, build, segmentation
+from rtseg.nets.lite import MEAN, STD, measure_norms
 from rtseg.nets.state import read_checkpoint, save_checkpoint
 from rtseg.nets.weights import fetch
 from rtseg.training import prepare as module
@@ -137,6 +138,87 @@ def test_weights_in_a_package_are_the_start_of_a_new_network(architecture: str) 
     published = read_checkpoint(path)[1]
     stem = begun.network.state_dict()["backbone.stem.0.weight"]
     assert torch.equal(stem, published["_conv_stem.weight"])
+
+
+def folded_onnx(network: nn.Module, path: Path) -> None:
+    """The network's convolutions in ONNX, batch normalisation folded into them as exports do."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    nodes, numbers = [], []
+    for i, layer in enumerate(m for m in network.modules() if normalised(m)):
+        fused = fuse_conv_bn_eval(layer[0], layer[1])
+        numbers += [
+            numpy_helper.from_array(fused.weight.detach().numpy(), f"w{i}"),
+            numpy_helper.from_array(fused.bias.detach().numpy(), f"b{i}"),
+        ]
+        nodes.append(helper.make_node("Conv", [f"x{i}", f"w{i}", f"b{i}"], [f"x{i + 1}"]))
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("x0", "x1")]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], numbers)), path)
+
+
+def normalised(layer: nn.Module) -> bool:
+    if not isinstance(layer, nn.Sequential) or len(layer) < 2:
+        return False
+    return isinstance(layer[0], nn.Conv2d) and isinstance(layer[1], nn.BatchNorm2d)
+
+
+def test_the_convolutions_of_an_onnx_file_are_a_start(tmp_path: Path) -> None:
+    """The features are its own, in training too, where batch normalisation uses the batch's."""
+    torch.manual_seed(1)
+    teacher = build("fpn_mobilenet_v2", 21).eval()
+    for layer in teacher.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.uniform_(-0.2, 0.2)
+            layer.running_var.uniform_(0.5, 2)
+            layer.weight.data.uniform_(0.5, 1.5)
+            layer.bias.data.uniform_(-0.5, 0.5)
+    folded_onnx(teacher, tmp_path / "net.onnx")
+    begun = start("fpn_mobilenet_v2", str(tmp_path / "net.onnx"), LABELS, aux=False, seed=3)
+    assert begun.folded
+    assert begun.spec.input.std == (128 / 255,) * 3
+    assert "that of net.onnx" in begun.spec.licence
+    images = torch.randn(4, 3, 64, 96)
+    measure_norms(begun.network, images)
+    with torch.no_grad():
+        right = teacher.get_submodule("backbone")(images)
+        evaluated = begun.network.eval().get_submodule("backbone")(images)
+        trained = begun.network.train().get_submodule("backbone")(images)
+    for level, features in right.items():
+        assert torch.allclose(evaluated[level], features, atol=1e-3), level
+        assert torch.allclose(trained[level], features, atol=1e-2), level
+
+
+def test_convolutions_of_another_network_are_refused(tmp_path: Path) -> None:
+    folded_onnx(build("fpn_efficientnet_lite0", 2), tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match="weights of the backbone are missing"):
+        start("fpn_mobilenet_v2", str(tmp_path / "net.onnx"), LABELS, aux=False, seed=3)
+    with pytest.raises(ModelError, match="weights of the backbone are missing"):
+        start("deeplabv3_resnet50", str(tmp_path / "net.onnx"), LABELS, aux=False, seed=3)
+    (tmp_path / "no.onnx").write_bytes(b"no")
+    with pytest.raises(ModelError, match=r"cannot read .*no\.onnx"):
+        start("fpn_mobilenet_v2", str(tmp_path / "no.onnx"), LABELS, aux=False, seed=3)
+
+
+def test_imagenet_weights_of_torchvision_see_the_normalisation_that_they_were_trained_with() -> (
+    None
+):
+    segmentation()
+    import torchvision
+
+    torch.manual_seed(1)
+    theirs = torchvision.models.mobilenet_v2(weights=None).eval()
+    ours = build("fpn_mobilenet_v2", 2).eval()
+    state = backbone_state("fpn_mobilenet_v2", theirs.state_dict())
+    assert ours.load_state_dict(state, strict=False).unexpected_keys == []
+    image = torch.rand(1, 3, 128, 128)
+    mean, std = (torch.tensor(n)[:, None, None] for n in (MEAN, STD))
+    with torch.no_grad():
+        right = theirs.features[:4]((image - mean) / std)
+        found = ours.get_submodule("backbone")((image - 127 / 255) / (128 / 255))["4"]
+    inside = (..., slice(6, -6), slice(6, -6))
+    assert torch.allclose(found[inside], right[inside], atol=1e-4)
 
 
 def test_a_package_that_is_not_installed_is_named() -> None:

@@ -26,7 +26,7 @@ ENUMS = {
 }
 
 
-TO_TRAIN = {"fpn_efficientnet_lite0", "fpn_efficientnet_lite2"}
+TO_TRAIN = {"fpn_efficientnet_lite0", "fpn_efficientnet_lite2", "fpn_mobilenet_v2"}
 
 
 def test_the_table_has_torchvisions_six_what_is_to_be_trained_and_the_stub() -> None:
@@ -54,10 +54,11 @@ def test_spec_is_what_torchvision_publishes(name: str) -> None:
     assert ours.labels == VOC
 
 
-def test_parameters_are_those_of_the_network() -> None:
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", *sorted(TO_TRAIN)])
+def test_parameters_are_those_of_the_network(name: str) -> None:
     """The published count is without the auxiliary head, or with it: ours is the file's."""
-    count = sum(p.numel() for p in build("lraspp_mobilenet_v3_large", 21).parameters())
-    assert round(MODELS["lraspp_mobilenet_v3_large"].parameters * 1e6) == count
+    count = sum(p.numel() for p in build(name, 21).parameters())
+    assert round(MODELS[name].parameters * 1e6) == count
 
 
 @pytest.mark.parametrize("name", MODELS)

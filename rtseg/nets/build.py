@@ -28,6 +28,7 @@ from rtseg.zoo import (
 SEED = 0
 
 BACKBONES = {
+    "mobilenet_v2": "MobileNet_V2",
     "mobilenet_v3_large": "MobileNet_V3_Large",
     "resnet50": "ResNet50",
     "resnet101": "ResNet101",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rtseg._version import __version__
 from rtseg.cache import (
@@ -35,7 +36,7 @@ from rtseg.labels import MAX_NAME, PERSON, VOC, LabelSet, voc_colours
 from rtseg.nets.graph import check_graph, is_plain
 from rtseg.nets.settings import Settings, Triple, output_kind, read_settings, refuse_flags
 from rtseg.options import Activation, Layout
-from rtseg.text import printable
+from rtseg.text import printable, shortened
 from rtseg.zoo import InputSpec, Model, ModelSpec
 
 INPUT_NAME, OUTPUT_NAME = "image", "logits"
@@ -145,6 +146,35 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 def _metadata(content: Any) -> dict[str, str]:
     return {entry.key: entry.value for entry in content.metadata_props}
+
+
+def convolutions(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Weights and biases of an ONNX file's convolutions, "0.weight", "0.bias", "1.weight" on.
+
+    In the order in which they run; a convolution without a bias has one of zeros.
+
+    Raises:
+        ModelError: the file cannot be read, or keeps the weights of a convolution elsewhere.
+    """
+    from onnx import TensorProto, numpy_helper
+
+    content = _load(path)
+    numbers = {each.name: each for each in content.graph.initializer}
+    found: dict[str, NDArray[np.float32]] = {}
+    for node in (node for node in content.graph.node if node.op_type == "Conv"):
+        held = [numbers.get(name) for name in node.input[1:3]]
+        if any(h is None or h.data_location == TensorProto.EXTERNAL for h in held):
+            name = printable(shortened(node.name, 60))
+            raise ModelError(
+                f"cannot start from {path}",
+                found=f"the weights of its convolution {name} are not in the graph",
+                do="Give a file with float weights inside",
+            )
+        weight, *bias = (numpy_helper.to_array(h).astype(np.float32) for h in held)
+        place = len(found) // 2
+        found[f"{place}.weight"] = weight
+        found[f"{place}.bias"] = bias[0] if bias else np.zeros(len(weight), np.float32)
+    return found
 
 
 def _load(path: Path) -> Any:

@@ -31,6 +31,7 @@ from rtseg.frame import Image, Mask
 from rtseg.labels import VOID, LabelSet, palette
 from rtseg.nets import find_model
 from rtseg.nets.build import backbone_state, backbone_weights, build, family_of
+from rtseg.nets.onnx_file import convolutions
 from rtseg.nets.state import read_checkpoint
 from rtseg.nets.weights import Progress, fetch, weights_path
 from rtseg.text import counted, user_path
@@ -58,11 +59,13 @@ class Start:
         network: in training mode, on the CPU; with an auxiliary head if requested.
         spec: of the finished model, without its size, name and figures.
         notes: (heading, text) lines: which weights, what is kept, what is new.
+        folded: the backbone's batch normalisation is to be measured (`measure_norms`).
     """
 
     network: nn.Module
     spec: ModelSpec
     notes: tuple[tuple[str, str], ...]
+    folded: bool = False
 
 
 def start(
@@ -102,7 +105,8 @@ def start(
     same = base.labels.names == labels.names
     asked = f"cannot start {base.architecture} from {source}"
     new, kept = _transplant(network, state, base.architecture, keep_head=same, asked=asked)
-    return Start(network, spec, (("weights", f"{source}; {kept}"), ("head", _head(new, labels))))
+    notes = ("weights", f"{source}; {kept}"), ("head", _head(new, labels))
+    return Start(network, spec, notes, folded=_is_onnx(weights))
 
 
 def _licence(base: ModelSpec, *, from_weights: bool) -> str:
@@ -199,7 +203,7 @@ def _from_file(spec: ModelSpec, path: Path) -> tuple[ModelSpec, Mapping[str, Ten
             found="no such file",
             do=f"Give {', '.join(KINDS)}, or a file",
         )
-    own, state = read_checkpoint(path)
+    own, state = (None, _convolutions(path)) if _is_onnx(path) else read_checkpoint(path)
     if own is not None and own.architecture != spec.architecture:
         raise ModelError(
             f"weights {path} for {spec.name}", found=f"they are for {own.architecture}"
@@ -208,6 +212,14 @@ def _from_file(spec: ModelSpec, path: Path) -> tuple[ModelSpec, Mapping[str, Ten
     if not any(key.startswith("backbone.") for key in state):  # of a network for classification
         state = backbone_state(spec.architecture, state)
     return own or unknown, state, str(path)
+
+
+def _is_onnx(weights: str | Path | None) -> bool:
+    return weights is not None and Path(weights).suffix.lower() == ".onnx"
+
+
+def _convolutions(path: Path) -> dict[str, Tensor]:
+    return {key: torch.from_numpy(value) for key, value in convolutions(path).items()}
 
 
 def _fetch(weights: WeightsSpec, other: str, progress: Progress | None) -> Path:
@@ -270,6 +282,7 @@ class Prepared:
         spec: of the finished model, without its mean IoU.
         state: of the resumed run, as `load_state` returns it; None for a new run.
         soft: sample name -> file of its soft labels; empty without teachers.
+        folded: as `Start.folded`.
     """
 
     options: TrainOptions
@@ -281,6 +294,7 @@ class Prepared:
     spec: ModelSpec
     state: dict[str, Any] | None
     soft: Mapping[str, Path]
+    folded: bool = False
 
 
 def prepare(
@@ -315,7 +329,8 @@ def prepare(
     if main:
         folder.write_config(options)
     soft = _taught(options, classes, split, callback)
-    return Prepared(options, folder, dataset, classes, split, started.network, spec, state, soft)
+    network, folded = started.network, started.folded
+    return Prepared(options, folder, dataset, classes, split, network, spec, state, soft, folded)
 
 
 def _opened(options: TrainOptions, callback: Callback) -> Dataset:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rtseg.datasets import Sample
 from rtseg.errors import DeviceError, RtsegError
@@ -20,6 +21,7 @@ from rtseg.exporting.program import Exported, export_network
 from rtseg.exporting.samples import MAX_FRAMES, OnProgress, Samples
 from rtseg.metrics import ConfusionMatrix
 from rtseg.nets import find_model
+from rtseg.nets.lite import measure_norms
 from rtseg.system import keep_freed_memory, usable_cores
 from rtseg.text import counted
 from rtseg.training import augment, is_main
@@ -61,6 +63,9 @@ from rtseg.zoo import ModelSpec
 
 LOGGED_STEPS = 10
 """Every Nth step is logged, and each epoch."""
+
+MEASURED = 48
+"""Training images on which batch normalisation is measured, where it came folded."""
 
 REDRAWN_SECONDS = 30.0
 """Of epochs, after which the curves are drawn again during a run."""
@@ -204,6 +209,8 @@ def _loop(
             callback.note("weights", f"of the classes: {_weighed(made.spec, weights)}")
         weights = fabric.broadcast(weights)
     loaders = _loaders(fabric, made, callback)
+    if made.folded:
+        measure_norms(made.network, _some_images(made))
     recipe = Recipe(
         parse_terms(options.loss),
         None if weights is None else fabric.to_device(torch.tensor(weights)),
@@ -256,6 +263,23 @@ def _loaders(fabric: Fabric, made: Prepared, callback: Callback) -> Loaders:
         order,
         loader(val, InOrder(len(val), options.batch_size, *share), workers=many[1], pinned=pinned),
     )
+
+
+def _some_images(made: Prepared) -> Tensor:
+    """(N, 3, H, W) training images, normalised, without augmentation."""
+    options, spec = made.options, made.spec
+    some = TrainingImages(
+        _spaced(made.split["train"], MEASURED),
+        made.classes.from_dataset,
+        augment.plain(options.size, spec.input),
+    )
+    images = []
+    for index in range(len(some)):
+        view = some[index, 0]
+        if isinstance(view, RtsegError):
+            raise view
+        images.append(view[0])
+    return torch.stack(images)
 
 
 def _soft(made: Prepared, sample: Sample, size: tuple[int, int]) -> Soft:
