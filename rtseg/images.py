@@ -287,6 +287,16 @@ def image_size(path: Path, failure: type[RtsegError]) -> tuple[int, int]:
     return (width, height) if orientation in SWAPS_SIDES else (height, width)
 
 
+def content_size(content: bytes) -> tuple[int, int]:
+    """(height, width) of the pixels as stored, from the header in the content of a file.
+
+    Raises:
+        OSError, ValueError: it is not an image, or beyond `IMAGE_PIXELS`.
+    """
+    with _opened(BytesIO(content)) as image:
+        return image.height, image.width
+
+
 def stored_size(path: Path, failure: type[RtsegError]) -> tuple[tuple[int, int], int]:
     """(height, width) of the pixels as stored, and the EXIF orientation (1 is upright).
 

@@ -13,7 +13,16 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 from rtseg._version import __version__
 from rtseg.addresses import shown
 from rtseg.cli.flags import collect, print_config, takes, with_config
-from rtseg.cli.options import LAYOUTS, RUN, BenchFlags, DemoFlags, EvalFlags, ExportFlags, Flags
+from rtseg.cli.options import (
+    LAYOUTS,
+    RUN,
+    BenchFlags,
+    DemoFlags,
+    EvalFlags,
+    ExportFlags,
+    Flags,
+    ServeFlags,
+)
 from rtseg.cli.process import Stop
 from rtseg.errors import SinkError, SourceError, UsageError
 from rtseg.session import keys
@@ -103,6 +112,13 @@ def build_app(stop: Stop, verb: str | None = None) -> App:
 
         return export_file(collect(ExportFlags, LAYOUTS["export"], given), stop)
 
+    @takes_flags_of("serve")
+    def serve(**given: Any) -> int:
+        """Serve a model over HTTP; needs rtseg[serve]."""
+        from rtseg.cli.serve import serve
+
+        return serve(collect(ServeFlags, LAYOUTS["serve"], given), stop)
+
     @takes_flags_of("cameras")
     def cameras(*, measure: bool = True, json: bool = False) -> int:
         """List cameras with their modes and measured frame rates."""
@@ -127,7 +143,7 @@ def build_app(stop: Stop, verb: str | None = None) -> App:
     app.default(run)
     app.command(run, name="run")
     app.command(_models_app(stop))
-    for command in (train, data, bench, export, cameras, doctor, demo):
+    for command in (train, data, bench, export, serve, cameras, doctor, demo):
         app.command(command)
     app.command(evaluate, name="eval")
     for name in app:

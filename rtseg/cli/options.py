@@ -14,6 +14,7 @@ from rtseg.errors import UsageError
 from rtseg.evaluation.options import EvalOptions
 from rtseg.exporting import ExportOptions
 from rtseg.options import Policy, check, option
+from rtseg.serve.options import ServeOptions
 from rtseg.sinks import SinkOptions
 from rtseg.sources import SourceOptions
 from rtseg.temporal import TemporalOptions
@@ -376,6 +377,41 @@ class DoctorFlags:
     json: bool = False
 
 
+@dataclass(frozen=True)
+class ServeRun:
+    """What only the command line of `rtseg serve` has.
+
+    Attributes:
+        half: Same as --precision fp16.
+        remeasure: Measure again which backend is fastest, and save the result.
+        quiet: Print only the address, warnings and errors.
+    """
+
+    half: bool = False
+    remeasure: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class ServeFlags:
+    """Everything `rtseg serve` was given."""
+
+    options: ServeOptions
+    network: NetworkOptions
+    run: ServeRun
+    given: frozenset[str] = frozenset()
+
+
+SERVE = (
+    Row("Server", ServeOptions, "host port token allow_host allow_origin tls_cert tls_key"),
+    Row("Limits", ServeOptions),
+    Row("Model", NetworkOptions, "model weights backend device precision"),
+    Row("Model", ServeRun, "half"),
+    Row("Model", NetworkOptions, without="tta window overlap refine"),
+    Row("Model", ServeRun, "remeasure"),
+    Row("Run", ServeRun),
+)
+
 DEMO = (Row("Demo", DemoFlags),)
 CAMERAS = (Row("Cameras", CamerasFlags),)
 DOCTOR = (Row("Doctor", DoctorFlags),)
@@ -387,6 +423,7 @@ LAYOUTS = {
     "train": TRAIN,
     "data": DATA,
     "export": EXPORT,
+    "serve": SERVE,
     "demo": DEMO,
     "cameras": CAMERAS,
     "doctor": DOCTOR,

@@ -14,7 +14,7 @@ import numpy as np
 from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.errors import SinkError, UsageError
 from rtseg.files import OutputFile, cannot_write, discard_output
-from rtseg.frame import Mask
+from rtseg.frame import Mask, Segmentation
 from rtseg.labels import LabelSet
 from rtseg.sinks.options import SinkOptions
 
@@ -114,14 +114,20 @@ def describe(rendered: Rendered, *, rle: bool = False) -> dict[str, Any]:
     if segmentation.carried is not None:
         why = "idle" if segmentation.carried.idle else "propagated"
         line |= {why: True, "key": segmentation.carried.key}
-    line["classes"] = [
+    line["classes"] = classes_of(segmentation, rle=rle)
+    return line
+
+
+def classes_of(segmentation: Segmentation, *, rle: bool = False) -> list[dict[str, Any]]:
+    """Each class of a mask but the background, with its share, and if `rle` its run lengths."""
+    found: list[dict[str, Any]] = [
         {"id": segmentation.labels.names.index(name), "name": name, "share": round(share, 6)}
         for name, share in segmentation.shares.items()
     ]
     if rle:
-        for entry in line["classes"]:
+        for entry in found:
             entry["rle"] = run_lengths(segmentation.mask, entry["id"])
-    return line
+    return found
 
 
 def _text(name: str) -> str:

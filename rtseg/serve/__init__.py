@@ -1,0 +1,48 @@
+"""rtseg as a server: a page, an API and streams over HTTP; the extra rtseg[serve].
+
+`app()` is a plain ASGI application, for any server of those, and for what mounts them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rtseg.errors import UsageError
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from rtseg.segmenter import Segmenter
+
+
+def app(segmenter: Segmenter | str | None = None, **options: Any) -> Starlette:
+    """The application, which loads its network when it starts, unless it is given a loaded one.
+
+    Whoever is not on this machine needs the token; without one, such clients are refused.
+
+    Args:
+        segmenter: a loaded network, which stays open; or what `rtseg.load` takes.
+        options: of `ServeOptions`, with underscores: token, allow_host, max_clients, ...
+
+    Raises:
+        UsageError: an option makes no sense, or the extra is not installed.
+    """
+    check_installed()
+    from rtseg.options import made
+    from rtseg.serve.application import build
+    from rtseg.serve.options import ServeOptions
+
+    return build(segmenter, made(ServeOptions, options))
+
+
+def check_installed() -> None:
+    """Raise UsageError unless the libraries of the extra can be imported."""
+    from importlib.util import find_spec
+
+    for library in ("starlette", "uvicorn", "websockets"):
+        if find_spec(library) is None:
+            raise UsageError(
+                "rtseg serve needs the extra rtseg[serve]",
+                found=f"{library} is not installed",
+                do='Install it: python -m pip install "rtseg[serve]"',
+            )

@@ -1,0 +1,225 @@
+"""The application: its routes, who may call them, and what an error becomes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from rtseg.errors import RtsegError, UsageError
+from rtseg.options import imported
+from rtseg.segmenter import Segmenter
+from rtseg.serve.options import ServeOptions, is_loopback
+from rtseg.serve.service import RequestError, Service
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+@dataclass(frozen=True)
+class Way:
+    """A row of `ROUTES`.
+
+    Attributes:
+        place: "module:function" that answers, imported when the application is built.
+        summary: for the description of the API; "" leaves it out.
+        guarded: whether it needs the token.
+    """
+
+    path: str
+    place: str
+    method: str = "GET"
+    summary: str = ""
+    guarded: bool = True
+
+
+ROUTES = (
+    Way("/v1/health/live", "rtseg.serve.describe:live", summary="Is it alive?", guarded=False),
+    Way("/v1/health/ready", "rtseg.serve.describe:ready", summary="Is it ready?", guarded=False),
+    Way("/v1/models", "rtseg.serve.describe:models", summary="The model that is served"),
+    Way("/v1/openapi.json", "rtseg.serve.describe:openapi", summary="This description"),
+    Way("/v1/segment", "rtseg.serve.segment:segment", "POST", "Segment an image"),
+    Way("/metrics", "rtseg.serve.metrics:metrics", summary="Figures for Prometheus"),
+)
+"""Every route; a new one is a function and a row."""
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""Of every answer that does not have its own."""
+
+
+def build(segmenter: Segmenter | str | None, options: ServeOptions) -> Starlette:
+    """The application; see `rtseg.serve.app`. Its `state` has the token, and the service once it
+    has started."""
+    token = options.settled_token()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        from rtseg.api import load
+
+        own = None if isinstance(segmenter, Segmenter) else load(segmenter)
+        try:
+            running = own if own is not None else segmenter
+            assert isinstance(running, Segmenter)
+            async with Service(running, options) as service:
+                app.state.service = service
+                yield
+        finally:
+            if own is not None:
+                own.close()
+
+    app = Starlette(
+        routes=[Route(way.path, imported(way.place), methods=[way.method]) for way in ROUTES],
+        lifespan=lifespan,
+        exception_handlers={
+            RtsegError: _failed,
+            HTTPException: _no_such,
+            Exception: _internal,
+        },
+    )
+    app.state.token = token
+    app.add_middleware(Guard, options=options, token=token, state=app.state)
+    return app
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    retry = error.retry_seconds if isinstance(error, RequestError) else None
+    headers = {"Connection": "close"}  # or uvicorn reads what is left of the body, without end
+    headers |= {} if retry is None else {"Retry-After": str(retry)}
+    return JSONResponse({"error": str(error)}, _status(error), headers)
+
+
+def _status(error: Exception) -> int:
+    if isinstance(error, RequestError):
+        return error.status
+    return 422 if isinstance(error, UsageError) else 500
+
+
+async def _no_such(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    words = {404: "there is no such address; see /v1/openapi.json", 405: "it takes other methods"}
+    text = words.get(error.status_code, error.detail)
+    return JSONResponse({"error": text}, error.status_code, dict(error.headers or {}))
+
+
+async def _internal(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": f"internal error: {type(error).__name__}"}, 500)
+
+
+class Guard:
+    """Lets in who may enter, before anything of a request but its head is read.
+
+    The server must be called by a name of its own, or a page elsewhere could have its name point
+    here. A page of another origin is refused, whatever it asks for. Other machines need the token,
+    as `Authorization: Bearer TOKEN`, or as the password of HTTP's basic authentication.
+    """
+
+    def __init__(self, app: ASGIApp, options: ServeOptions, token: str | None, state: Any) -> None:
+        self._app, self._options, self._token, self._state = app, options, token, state
+        self._open = {way.path for way in ROUTES if not way.guarded}
+        self._known = {way.path for way in ROUTES}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI says."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        status = 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            self._check(scope)
+        except RequestError as refusal:
+            answer = JSONResponse({"error": str(refusal)}, refusal.status)
+            if refusal.status == 401:
+                answer.headers["WWW-Authenticate"] = 'Basic realm="rtseg", charset="UTF-8"'
+            answer.headers["Connection"] = "close"
+            await answer(scope, receive, sending)
+        else:
+            await self._app(scope, receive, sending)
+        finally:
+            path = scope["path"] if scope["path"] in self._known else "other"
+            service = getattr(self._state, "service", None)
+            if service is not None and scope["type"] == "http":
+                service.metrics.count("rtseg_requests_total", route=path, status=str(status))
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if not self._options.allows_host(_name(host)):
+            raise RequestError(
+                421,
+                f"this server is not known as {host[:100]!r}",
+                do="Start it with --allow-host and that name, if it is right",
+            )
+        origin = headers.get("origin")
+        if origin is not None and not self._is_ours(origin, host):
+            raise RequestError(
+                403,
+                f"a page of {origin[:100]!r} may not call this server",
+                do="Start it with --allow-origin and that address, if it is right",
+            )
+        if scope["path"] not in self._open:
+            self._check_token(scope, headers)
+
+    def _is_ours(self, origin: str, host: str) -> bool:
+        _, there, where = origin.partition("://")
+        return origin in self._options.allow_origin or bool(there and where == host)
+
+    def _check_token(self, scope: Scope, headers: Mapping[str, str]) -> None:
+        if self._token is not None:
+            if not secrets.compare_digest(_given(headers).encode(), self._token.encode()):
+                raise RequestError(401, "the token is missing or wrong")
+            return
+        here = (scope.get("server") or ("localhost", None))[0]
+        if self._options.token != "none" and not (here.startswith("/") or is_loopback(here)):
+            raise RequestError(
+                403,
+                "this server has no token, and so answers only its own machine",
+                do="Give it a token, as app(token=...)",
+            )
+
+
+def _name(host: str) -> str:
+    """The name in a Host header, without its port."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.rpartition(":")[0] if host.count(":") == 1 else host
+
+
+def _given(headers: Mapping[str, str]) -> str:
+    """The token in a request; "" if there is none."""
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value, validate=True).decode().partition(":")[2]
+        except (binascii.Error, ValueError):
+            return ""
+    return ""

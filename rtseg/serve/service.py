@@ -1,0 +1,198 @@
+"""The network behind the server: one session engine, in which clients are sources."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from queue import SimpleQueue
+from typing import TypeVar
+
+from rtseg.contracts import Source, SourceInfo
+from rtseg.effects import ViewOptions, open_effect
+from rtseg.errors import RtsegError
+from rtseg.frame import Frame, Image, Segmentation
+from rtseg.matte import refine
+from rtseg.segmenter import Segmenter
+from rtseg.serve.metrics import Metrics
+from rtseg.serve.options import ServeOptions
+from rtseg.session.engine import Channel, Engine, Result
+from rtseg.session.loop import TICK_SECONDS
+from rtseg.threads import Flow
+
+T = TypeVar("T")
+
+
+class RequestError(RtsegError):
+    """A request that is not granted.
+
+    Attributes:
+        status: of HTTP.
+        retry_seconds: when to try again; None if that would not help.
+    """
+
+    def __init__(
+        self, status: int, asked: str, *, found: str = "", do: str = "", retry: int | None = None
+    ) -> None:
+        super().__init__(asked, found=found, do=do)
+        self.status, self.retry_seconds = status, retry
+
+
+class Inbox(Source):
+    """The images of requests, none of which is lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.info = SourceInfo("pictures", 1280, 720)
+        self._coming: SimpleQueue[Frame | None] = SimpleQueue()
+
+    def put(self, frame: Frame) -> None:
+        """Add one; does not wait."""
+        self._coming.put(frame)
+
+    def interrupt(self) -> None:
+        """End the iteration."""
+        super().interrupt()
+        self._coming.put(None)
+
+    def _read(self) -> Frame | None:
+        return self._coming.get()
+
+
+class Service:
+    """Runs the engine in a thread of its own, and answers in the event loop that entered it.
+
+    Args:
+        segmenter: of all clients; stays open.
+
+    Attributes:
+        ready: whether the network is warm and works.
+        draining: whether no new work is taken, as the server is about to end.
+        failure: what ended the engine, if it was not asked to.
+        on_failure: called then, in the event loop.
+    """
+
+    def __init__(self, segmenter: Segmenter, options: ServeOptions) -> None:
+        self.segmenter, self.options = segmenter, options
+        self.metrics = Metrics()
+        self.ready = self.draining = False
+        self.failure: BaseException | None = None
+        self.on_failure: Callable[[], None] = lambda: None
+        self._inbox = Inbox()
+        self._numbers = count()
+        self._waiting: dict[int, asyncio.Future[Segmentation]] = {}
+        self._inside = 0
+        self._codecs = asyncio.Semaphore(2)
+        self._loop: asyncio.AbstractEventLoop
+        self._settled = asyncio.Event()
+        self._flow = Flow(self._run(), name="serve", interrupt=self._inbox.interrupt)
+
+    async def __aenter__(self) -> Service:
+        self._loop = asyncio.get_running_loop()
+        self._flow.__enter__()
+        await self._settled.wait()
+        if self.failure is not None:
+            raise self.failure
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.draining, self.ready = True, False
+        self._flow.stop()
+        await asyncio.to_thread(self._flow.__exit__)
+        self._fail(RequestError(503, "the server has ended"))
+
+    def gauges(self) -> dict[str, float]:
+        """What is now, for the metrics."""
+        return {"rtseg_pictures": self._inside, "rtseg_up": self.ready and not self.draining}
+
+    def check_open(self) -> None:
+        """Raise RequestError unless new work is taken."""
+        if self.draining:
+            raise RequestError(503, "the server is about to end", retry=5)
+        if not self.ready:
+            raise RequestError(503, "the network is not ready", retry=2)
+
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """Room for one image more, as long as the `with` lasts.
+
+        Raises:
+            RequestError: there is none.
+        """
+        self.check_open()
+        most = self.options.max_pictures
+        if self._inside >= most:
+            raise RequestError(
+                429, "too many images at once", found=f"{most} are being worked on", retry=1
+            )
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+
+    async def in_pool(self, work: Callable[[], T]) -> T:
+        """What `work` returns, which decodes or encodes an image in one of two threads."""
+        async with self._codecs:
+            return await asyncio.to_thread(work)
+
+    async def segment(self, image: Image) -> Segmentation:
+        """Segment an image, (H, W, 3) uint8 BGR, in its turn.
+
+        Raises:
+            RequestError: the server ended before that.
+            RtsegError: the network failed.
+        """
+        number = next(self._numbers)
+        future: asyncio.Future[Segmentation] = self._loop.create_future()
+        self._waiting[number] = future
+        try:
+            self._inbox.put(Frame(image, number, 0.0, time.perf_counter()))
+            return await future
+        finally:
+            self._waiting.pop(number, None)
+
+    def _run(self) -> Iterator[None]:
+        """The engine's reader, in its thread, until the inbox is interrupted."""
+        try:
+            _warm_up(self.segmenter)
+            pictures = Channel(self._inbox, "pictures", newest=False)
+            with Engine([pictures], self.segmenter, shared=True) as engine:
+                self._loop.call_soon_threadsafe(self._begin)
+                for results in engine.poll(TICK_SECONDS):
+                    for result in results:
+                        engine.done(result)
+                    for result in results:
+                        self._loop.call_soon_threadsafe(self._answer, result)
+        except BaseException as error:
+            self._loop.call_soon_threadsafe(self._break, error)
+        yield from ()
+
+    def _begin(self) -> None:
+        self.ready = True
+        self._settled.set()
+
+    def _break(self, error: BaseException) -> None:
+        self.failure, self.ready = error, False
+        self._settled.set()
+        self._fail(error)
+        self.on_failure()
+
+    def _answer(self, result: Result) -> None:
+        future = self._waiting.get(result.frame.index)
+        if future is not None and not future.done():
+            future.set_result(result.segmentation)
+
+    def _fail(self, error: BaseException) -> None:
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(error)
+
+
+def _warm_up(segmenter: Segmenter) -> None:
+    """Compile what draws, or load it compiled, before a client waits for it."""
+    for options in (ViewOptions(), ViewOptions(view="cutout", background="transparent")):
+        open_effect(options, segmenter.labels)
+    refine.warm_up()

@@ -1,0 +1,387 @@
+"""The server's API: what it answers, and whom it refuses before it reads anything."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+
+import cv2
+import numpy as np
+import pytest
+import requests
+from PIL import Image as Pillow
+from servers import Served, served
+
+import rtseg
+from rtseg.errors import BackendError, UsageError
+from rtseg.frame import Image
+from rtseg.serve.options import ServeOptions
+from rtseg.sinks.jsonl import run_lengths
+
+
+def shapes(width: int = 320, height: int = 200) -> Image:
+    """A picture of the stub's world."""
+    image = np.zeros((height, width, 3), np.uint8)
+    labels = rtseg.load("stub").labels
+    red, green, blue = labels.colours[1]
+    image[40:120, 60:200] = blue, green, red
+    return image
+
+
+def png(image: Image) -> bytes:
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+@pytest.fixture
+def server() -> Iterator[Served]:
+    with served(max_megapixels=1, max_megabytes=1, allow_host=("proxy.test",), token="none") as one:
+        yield one
+
+
+def post(server: Served, body: bytes | Iterator[bytes], **query: str) -> requests.Response:
+    return requests.post(f"{server.url}/v1/segment", data=body, params=query, timeout=20)
+
+
+def opened(answer: requests.Response) -> np.ndarray:
+    assert answer.status_code == 200, answer.text
+    return np.asarray(Pillow.open(io.BytesIO(answer.content)))
+
+
+def test_every_kind_of_answer_is_that_of_the_segmenter(server: Served) -> None:
+    image = shapes()
+    with rtseg.load("stub") as segmenter:
+        found = segmenter(image)
+        labels = segmenter.labels
+    assert found.mask.max() == 1
+    body = png(image)
+    mask = post(server, body, **{"as": "mask"})
+    assert np.array_equal(opened(mask), found.mask)
+    palette = Pillow.open(io.BytesIO(mask.content)).getpalette()
+    assert palette is not None
+    assert tuple(palette[3:6]) == labels.colours[1]
+    assert np.array_equal(opened(post(server, body, **{"as": "index"})), found.mask)
+    cutout = opened(post(server, body, **{"as": "cutout"}))
+    assert cutout[80, 130, 3] == 255
+    assert cutout[5, 5, 3] == 0
+    overlay = opened(
+        requests.post(
+            f"{server.url}/v1/segment?as=overlay",
+            data=body,
+            headers={"Accept": "image/png"},
+            timeout=20,
+        )
+    )
+    assert overlay.shape == (200, 320, 3)
+    assert post(server, body, **{"as": "overlay"}).headers["content-type"] == "image/jpeg"
+    answer = post(server, body, **{"as": "json", "rle": "1"})
+    assert answer.json()["classes"] == [
+        {
+            "id": 1,
+            "name": labels.names[1],
+            "share": round(found.shares[labels.names[1]], 6),
+            "rle": run_lengths(found.mask, 1),
+        }
+    ]
+    assert (answer.json()["width"], answer.json()["height"]) == (320, 200)
+    scores = np.load(io.BytesIO(post(server, body, **{"as": "logits"}).content))
+    assert np.array_equal(scores, found.scores)
+    assert {"decode", "network", "encode"} == {
+        part.partition(";")[0] for part in answer.headers["server-timing"].split(", ")
+    }
+
+
+def test_accept_decides_where_nothing_is_named(server: Served) -> None:
+    kinds = {"application/json": "application/json", "image/jpeg": "image/jpeg", "*/*": "image/png"}
+    for accept, media in kinds.items():
+        answer = requests.post(
+            f"{server.url}/v1/segment", data=png(shapes()), headers={"Accept": accept}, timeout=20
+        )
+        assert answer.headers["content-type"] == media
+
+
+def test_classes_are_kept(server: Served) -> None:
+    body = png(shapes())
+    assert not opened(post(server, body, classes="0")).any()
+    assert post(server, body, classes="no such").status_code == 422
+
+
+def test_images_of_every_shape_at_once(server: Served) -> None:
+    """Each answer belongs to its own image."""
+    sizes = [(320, 200), (200, 320), (321, 99), (64, 64)] * 4
+    found: dict[int, tuple[int, int]] = {}
+
+    def ask(number: int) -> None:
+        width, height = sizes[number]
+        mask = opened(post(server, png(shapes(width, height))))
+        found[number] = (mask.shape[1], mask.shape[0])
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(len(sizes))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[n] for n in range(len(sizes))] == sizes
+
+
+def huge_png(side: int) -> bytes:
+    """A few bytes that say they are a picture of side x side."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(name + content)
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 422),
+        (b"not an image", 415),
+        (b"#EXTM3U\nfile:///etc/passwd\n", 415),
+        (b"ffconcat version 1.0\nfile /etc/passwd\n", 415),
+        (png(shapes())[:200], 415),
+        (huge_png(50_000), 415),
+        (png(np.zeros((1001, 1000, 3), np.uint8)), 413),
+        (bytes(1_000_001), 413),
+    ],
+    ids="empty text playlist concat cut huge pixels bytes".split(),
+)
+def test_bad_bodies_are_refused(server: Served, body: bytes, status: int) -> None:
+    answer = post(server, body)
+    assert (answer.status_code, list(answer.json())) == (status, ["error"])
+
+
+def test_a_body_without_a_length_is_cut_off_at_the_limit(server: Served) -> None:
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 100_000
+            yield bytes(100_000)
+
+    with suppress(requests.ConnectionError):  # it was closed while we were still sending
+        assert post(server, endless()).status_code == 413
+    assert sent < 50_000_000
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.test"}, 421),
+        ({"Host": ""}, 421),
+        ({"Host": "evil.test:80"}, 421),
+        ({"Host": "127.0.0.1.evil.test"}, 421),
+        ({"Host": "192.168.1.7"}, 421),
+        ({"Host": "proxy.test"}, 200),
+        ({"Host": "localhost:1234"}, 200),
+        ({"Host": "[::1]:1234"}, 200),
+        ({"Origin": "http://evil.test"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "localhost:5", "Origin": "http://localhost:6"}, 403),
+        ({"Host": "localhost:5", "Origin": "http://localhost:5"}, 200),
+    ],
+)
+def test_host_and_origin(server: Served, headers: dict[str, str], status: int) -> None:
+    answer = requests.get(f"{server.url}/v1/models", headers=headers, timeout=10)
+    assert answer.status_code == status
+    assert "access-control-allow-origin" not in answer.headers
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_a_token_is_needed_where_one_is_set() -> None:
+    token = "s3cret-t0ken"
+    with served(token=token) as server:
+        models = f"{server.url}/v1/models"
+        for headers in ({}, {"Authorization": "Bearer wrong-token"}, {"Authorization": "Basic eA"}):
+            answer = requests.get(models, headers=headers, timeout=10)
+            assert (answer.status_code, token in answer.text) == (401, False)
+        bearer = {"Authorization": f"Bearer {token}"}
+        assert requests.get(models, headers=bearer, timeout=10).status_code == 200
+        assert requests.get(models, auth=("", token), timeout=10).status_code == 200
+        assert requests.get(f"{models}?token={token}", timeout=10).status_code == 401
+        assert post(server, png(shapes())).status_code == 401
+        assert requests.get(f"{server.url}/metrics", timeout=10).status_code == 401
+        assert requests.get(f"{server.url}/v1/health/live", timeout=10).status_code == 200
+
+
+def test_one_more_image_than_there_is_room_for_is_refused() -> None:
+    with rtseg.load("stub?delay=300ms") as slow, served(slow, max_pictures=1) as server:
+        first = threading.Thread(target=post, args=(server, png(shapes())))
+        first.start()
+        while not server.service.gauges()["rtseg_pictures"]:
+            time.sleep(0.005)
+        answer = post(server, png(shapes()))
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        first.join()
+        assert post(server, png(shapes())).status_code == 200
+
+
+def test_a_network_that_fails_ends_the_service() -> None:
+    with rtseg.load("stub") as segmenter, served(segmenter) as server:
+        segmenter.backend = Broken(segmenter.backend)
+        assert post(server, png(shapes())).status_code == 500
+        assert post(server, png(shapes())).status_code == 503
+        assert requests.get(f"{server.url}/v1/health/ready", timeout=10).status_code == 503
+        assert isinstance(server.service.failure, BackendError)
+
+
+class Broken:
+    def __init__(self, inner: object) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        raise BackendError("out of order")
+
+
+def test_draining_refuses_new_work(server: Served) -> None:
+    server.service.draining = True
+    try:
+        answer = post(server, png(shapes()))
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert requests.get(f"{server.url}/v1/health/ready", timeout=10).status_code == 503
+        assert requests.get(f"{server.url}/v1/health/live", timeout=10).status_code == 200
+    finally:
+        server.service.draining = False
+
+
+def test_metrics_count_requests(server: Served) -> None:
+    def requests_counted() -> float:
+        lines = requests.get(f"{server.url}/metrics", timeout=10).text.splitlines()
+        name = 'rtseg_requests_total{route="/v1/segment",status="200"}'
+        return next((float(line.split()[-1]) for line in lines if line.startswith(name)), 0.0)
+
+    before = requests_counted()
+    post(server, png(shapes()))
+    assert requests_counted() == before + 1
+
+
+def test_the_description_names_every_route(server: Served) -> None:
+    described = requests.get(f"{server.url}/v1/openapi.json", timeout=10).json()
+    for path, operations in described["paths"].items():
+        for method, operation in operations.items():
+            answer = requests.request(method, server.url + path, data=png(shapes()), timeout=10)
+            assert str(answer.status_code) in operation["responses"]
+            media = answer.headers["content-type"].partition(";")[0]
+            assert media in operation["responses"]["200"]["content"]
+
+
+def test_unknown_addresses_and_methods(server: Served) -> None:
+    assert requests.get(f"{server.url}/v1/../../etc/passwd", timeout=10).status_code == 404
+    assert requests.get(f"{server.url}/v1/segment", timeout=10).status_code == 405
+    assert post(server, png(shapes()), path="/etc/passwd").status_code == 422
+    assert post(server, png(shapes()), **{"as": "tiff"}).status_code == 422
+    assert post(server, png(shapes()), refine="perhaps").status_code == 422
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"port": 70000},
+        {"token": "short"},
+        {"token": "with space in it"},
+        {"tls_cert": "cert.pem"},
+        {"allow_origin": ("example.org",)},
+        {"max_clients": 0},
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        ServeOptions(**options)  # type: ignore[arg-type]
+
+
+def test_a_token_is_made_up_unless_only_this_machine_can_connect() -> None:
+    assert ServeOptions().settled_token() is None
+    assert ServeOptions(host="localhost").settled_token() is None
+    assert ServeOptions(host="::1").settled_token() is None
+    assert ServeOptions(token="none", host="0.0.0.0").settled_token() is None
+    for options in (ServeOptions(host="0.0.0.0"), ServeOptions(allow_host=("proxy.test",))):
+        token = options.settled_token()
+        assert token is not None
+        assert len(token) >= 20
+        assert token != options.settled_token()
+
+
+def test_an_application_without_a_token_answers_its_own_machine_alone() -> None:
+    """Under another server rtseg does not know the address that is listened on."""
+    import asyncio
+
+    from rtseg.serve import app
+
+    def status(address: str) -> int:
+        answers: list[dict[str, object]] = []
+
+        async def send(message: dict[str, object]) -> None:
+            answers.append(message)
+
+        async def receive() -> dict[str, object]:
+            return {"type": "http.request"}
+
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/v1/openapi.json",
+            "query_string": b"",
+            "headers": [(b"host", b"localhost")],
+            "server": (address, 80),
+        }
+        asyncio.run(app("stub")(scope, receive, send))  # type: ignore[arg-type]
+        return answers[0]["status"]  # type: ignore[return-value]
+
+    assert [status(each) for each in ("10.0.0.5", "127.0.0.1")] == [403, 200]
+
+
+def test_a_connection_that_sends_no_request_is_closed(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtseg.serve.connection.HEAD_SECONDS", 0.3)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as slow:
+        for letter in b"GET / HT":
+            slow.send(bytes([letter]))
+            time.sleep(0.01)
+        assert slow.recv(1) == b""
+
+
+@pytest.mark.slow
+def test_the_command_line_serves_and_ends_by_a_signal() -> None:
+    command = [sys.executable, "-m", "rtseg", "serve", "-m", "stub", "-b", "stub", "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    try:
+        assert process.stderr is not None
+        lines = []
+        while not any(line.startswith("open to") for line in lines):
+            lines.append(process.stderr.readline())
+            assert lines[-1], "".join(lines)
+        address = next(line.split()[1] for line in lines if line.startswith("serving"))
+        assert lines[-1].rstrip().endswith("programs and browsers on this machine, without a token")
+        answer = requests.post(f"{address}v1/segment?as=json", data=png(shapes()), timeout=20)
+        assert json.loads(answer.text)["width"] == 320
+        port = address.rpartition(":")[2].strip("/")
+        taken = subprocess.run(
+            [*command[:-1], port], stderr=subprocess.PIPE, text=True, check=False
+        )
+        assert (taken.returncode, taken.stderr.count("\n")) == (1, 1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 143
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
