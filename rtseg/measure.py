@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import TypeVar
 
@@ -39,15 +39,22 @@ def batch_of(image: Image, size: tuple[int, int]) -> Batch:
     return cv2.cvtColor(resized(image, size), cv2.COLOR_BGR2RGB)[np.newaxis]
 
 
+COUNTED_SHARE = 0.005
+"""A class counts with at least this share of all pixels: fewer are the edges of others."""
+
+
 @dataclass(frozen=True)
 class Agreement:
     """The agreement of two networks.
 
     Attributes:
         shares: for each frame, the share (0..1) of pixels with the same class in both masks.
+        ious: intersection over union (0..1) of each class that has `COUNTED_SHARE` of the pixels
+            of all frames in either network's masks, over all frames together.
     """
 
     shares: tuple[float, ...]
+    ious: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -64,10 +71,23 @@ class Agreement:
         """Index of the frame with the smallest share."""
         return self.shares.index(self.worst)
 
+    @property
+    def worst_iou(self) -> float:
+        """The smallest of `ious`."""
+        return min(self.ious.values(), default=1.0)
+
 
 def mask_agreement(pairs: Iterable[tuple[Mask, Mask]]) -> Agreement:
     """Agreement of pairs of masks, (H, W) uint8, each pair of one frame."""
-    return Agreement(tuple(float(np.mean(ours == theirs)) for ours, theirs in pairs))
+    shares, ours, theirs, both = [], *np.zeros((3, 256), np.int64)
+    for one, other in pairs:
+        same = one == other
+        shares.append(float(np.mean(same)))
+        for counts, mask in ((ours, one), (theirs, other), (both, one[same])):
+            counts += np.bincount(mask.reshape(-1), minlength=256)
+    counted = np.flatnonzero(np.maximum(ours, theirs) >= max(1, COUNTED_SHARE * ours.sum()))
+    ious = {int(c): float(both[c] / (ours[c] + theirs[c] - both[c])) for c in counted}
+    return Agreement(tuple(shares), ious)
 
 
 def backend_agreement(backend: Backend, reference: Backend, batches: Sequence[Batch]) -> Agreement:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -310,7 +311,8 @@ def test_reduced_precision_wins_if_its_masks_agree() -> None:
     full, less = Fake(ONNX, clock, 0.030), Fake(BF16, clock, 0.015)
     entries = held((ONNX, full), (BF16, less), clock=clock)
     assert entries[0].candidate == BF16
-    assert entries[0].agreement == 1.0
+    assert entries[0].agreement is not None
+    assert entries[0].agreement.mean == entries[0].agreement.worst_iou == 1.0
 
 
 def test_reduced_precision_whose_masks_differ_loses_to_a_slower_one() -> None:
@@ -318,10 +320,71 @@ def test_reduced_precision_whose_masks_differ_loses_to_a_slower_one() -> None:
     full, less = Fake(ONNX, clock, 0.030, left=6), Fake(BF16, clock, 0.015, left=7)
     entries = held((ONNX, full), (BF16, less), clock=clock)
     assert entries[0].candidate == ONNX
-    assert entries[1].agreement == pytest.approx(11 / 12, abs=0.01)
+    assert entries[1].agreement is not None
+    assert entries[1].agreement.mean == pytest.approx(11 / 12, abs=0.01)
     choice = Choice("x", ("onnx", "fp32"), tuple(e.result() for e in entries), 1, "2026-01-02")
     assert "masks agree on 91." in str(choice)
     assert "below 99%" in str(choice)
+
+
+class Spot(Fake):
+    """Calls one cell of every picture class 2 if it is to be `seen`, 1 % of the pixels."""
+
+    seen = True
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        scores = super().__call__(batch)
+        scores[:, 2] = -4
+        scores[:, 2, 4, 9] += 8 * self.seen
+        return scores
+
+
+def test_a_small_class_that_is_lost_fails_the_gate_though_most_pixels_agree() -> None:
+    clock = ManualClock()
+    full, less = Spot(ONNX, clock, 0.030), Spot(BF16, clock, 0.015)
+    less.seen = False
+    entries = held((ONNX, full), (BF16, less), clock=clock)
+    assert entries[0].candidate == ONNX
+    found = entries[1].agreement
+    assert found is not None
+    assert found.worst > auto.MIN_AGREEMENT
+    assert found.ious[2] == found.worst_iou == 0
+    assert "IoU of a class 0.00, below 0.97" in auto._describe(entries[1].result())
+    less = Spot(BF16, clock, 0.015)
+    assert held((ONNX, Spot(ONNX, clock, 0.03)), (BF16, less), clock=clock)[0].candidate == BF16
+
+
+def test_one_frame_that_differs_fails_the_gate() -> None:
+    clock = ManualClock()
+    full, less = Fake(ONNX, clock, 0.030), Fake(BF16, clock, 0.015)
+
+    class Once(Fake):
+        def __call__(self, batch: np.ndarray) -> np.ndarray:
+            scores = super().__call__(batch)
+            scores[:, 1, 0, 6:10] = 5 * bool(batch[0, 0, 0, 0])  # 4 of 96 cells
+            return scores
+
+    less = Once(BF16, clock, 0.015)
+    many = [*frames(30), np.ones((1, *SIZE, 3), np.uint8)]
+    opened = {ONNX: full, BF16: less}
+    entries = measure_candidates([ONNX, BF16], opened.__getitem__, many, clock)
+    assert entries[0].candidate == ONNX
+    found = entries[1].agreement
+    assert found is not None
+    assert found.mean > auto.MIN_AGREEMENT
+    assert "worst frame 9" in auto._describe(entries[1].result())
+
+
+def test_random_weights_have_no_gate() -> None:
+    clock = ManualClock()
+    full, less = Fake(ONNX, clock, 0.030, left=6), Fake(BF16, clock, 0.015, left=2)
+    opened = {ONNX: full, BF16: less}
+    entries = measure_candidates([ONNX, BF16], opened.__getitem__, frames(), clock, gate=False)
+    assert entries[0].candidate == BF16
+    assert entries[0].agreement is None
+    rows = tuple(entry.result() for entry in entries)
+    choice = Choice("x", ("openvino", "bf16"), rows, 1, "2026-01-02", random=True)
+    assert str(choice).endswith("; masks not compared: random weights")
 
 
 def test_reduced_precision_is_never_taken_on_its_own_word() -> None:
@@ -366,6 +429,120 @@ def test_choices_of_long_ago_make_room(tmp_path: Path, monkeypatch: pytest.Monke
     assert save_choice(tmp_path / f"net-64x64-{'0' * 16}.json", choice())
     assert not (tmp_path / older.name).exists()
     assert (tmp_path / old.name).exists()
+
+
+PLACES = {"the demo": 0, "/a/street.avi": 1, "/a/faces.avi": 2}
+
+
+class Contest:
+    """`open_fastest` among fakes; bf16 is wrong on pictures of the value `wrong`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock, self.wrong, self.told = ManualClock(), -1, list[str]()
+        monkeypatch.setattr(auto, "native_precisions", lambda: frozenset({"bf16"}))
+        monkeypatch.setattr(auto, "open_backend", self._opened)
+
+    def _opened(self, name: str, model: Model, *, precision: str, **_: object) -> Backend:
+        contest = self
+
+        class Opened(Fake):
+            def __call__(self, batch: np.ndarray) -> np.ndarray:
+                self._left = 6 + (precision == "bf16" and batch[0, 0, 0, 0] == contest.wrong)
+                return super().__call__(batch)
+
+        seconds = 0.01 if precision == "bf16" else 0.02 if name == "openvino" else 0.03
+        return Opened(Candidate(name, precision), self.clock, seconds)
+
+    def __call__(self, *names: str, model: str = "person") -> Backend:
+        samples = [
+            auto.Samples(name, lambda size, n=PLACES[name]: [np.full((1, *size, 3), n, np.uint8)])
+            for name in names
+        ]
+        weights = "random" if model == NAME else None
+        network = find_model(model, weights=weights)
+        return auto.open_fastest(
+            network,
+            input_size=SIZE,
+            samples=samples,
+            clock=self.clock,
+            device="cpu",
+            on_measure=self.told.append,
+        )
+
+
+@pytest.fixture
+def contest(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Contest:
+    pytest.importorskip("openvino")
+    return Contest(monkeypatch)
+
+
+def test_a_choice_remembers_what_it_was_compared_on(contest: Contest, cache: Path) -> None:
+    first = contest("the demo", "/a/street.avi")
+    assert first.info.precision == "bf16"
+    assert "masks compared on 2 frames of the demo, street.avi" in first.info.notes[-1]
+    contest("the demo", "/a/faces.avi")
+    assert len(contest.told) == 1
+    (place,) = (cache / "auto").glob("*.json")
+    assert set(json.loads(place.read_text())["compared"]) == set(PLACES)
+    contest.wrong = 2  # no longer looked at: these frames are known to agree
+    assert contest("the demo", "/a/faces.avi").info.precision == "bf16"
+    assert len(contest.told) == 1
+
+
+def test_a_remembered_choice_that_fails_on_a_new_recording_is_made_again(contest: Contest) -> None:
+    assert contest("the demo").info.precision == "bf16"
+    contest.wrong = 1
+    second = contest("the demo", "/a/street.avi")
+    assert (second.info.name, second.info.precision) == ("openvino", "fp32")
+    assert len(contest.told) == 2
+    assert "openvino bf16 10.0 ms, masks agree on 9" in second.info.notes[-1]
+
+
+def test_random_weights_run_in_the_fastest_precision(contest: Contest) -> None:
+    contest.wrong = 0
+    found = contest("the demo", model=NAME)
+    assert found.info.precision == "bf16"
+    assert "masks not compared: random weights" in found.info.notes[-1]
+
+
+def test_a_file_in_int8_takes_part_where_the_processor_gains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    network = find_model(make_network(tmp_path / "net.onnx"))
+    size = network.spec.input.size
+    monkeypatch.setattr(auto, "int8_instructions", lambda: ("AVX-VNNI",))
+    assert auto.int8_beside(network, size) is None
+    make_network(tmp_path / "net-int8.onnx")
+    found = auto.int8_beside(network, size)
+    assert found is not None
+    assert found.file == tmp_path / "net-int8.onnx"
+    options = BackendOptions(device="cpu")
+    field = candidates(network, options, native=frozenset(), int8=True)
+    assert field[-1] == Candidate("openvino", "int8", exact=False)
+    without = candidates(
+        network, options, native=frozenset(), int8=True, installed=lambda name: name != "openvino"
+    )
+    assert "int8" not in {one.precision for one in without}
+    paths = {choice_path(network, size, options, int8) for int8 in (None, found)}
+    assert len(paths) == 2
+    for instructions in ((), None, ("Arm dot products",)):
+        monkeypatch.setattr(auto, "int8_instructions", lambda found=instructions: found)
+        assert auto.int8_beside(network, size) is None
+
+
+def test_frames_of_a_recording_are_taken_apart(tmp_path: Path) -> None:
+    from rtseg.session import fastest
+    from rtseg.sources import SourceOptions
+
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((48, 64, 3), number * 9, np.uint8))
+    (tmp_path / "text.avi").write_text("no video")
+    options = SourceOptions()
+    batches = fastest._recording_batches(str(tmp_path / "*.png"), options, (32, 64))
+    assert [int(batch[0, 0, 0, 0]) for batch in batches] == [0, 9, 18]
+    assert fastest._recording_batches(str(tmp_path / "text.avi"), options, (32, 64)) == []
+    local = [(str(tmp_path), options), ("rtsp://host/a", options), ("0", options), ("-", options)]
+    assert [fastest._is_local(one) for one in local] == [True, False, False, False]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"rtseg_auto": 2}', '{"rtseg_auto": 1}'])

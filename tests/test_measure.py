@@ -134,3 +134,16 @@ def test_the_worst_frame_is_named() -> None:
     found = mask_agreement([(zeros, zeros), (half, zeros), (zeros, zeros)])
     assert (found.worst, found.worst_frame) == (0.5, 1)
     assert found.mean == pytest.approx(2.5 / 3)
+
+
+def test_the_iou_of_a_class_is_pooled_over_frames_and_leaves_out_specks() -> None:
+    one, other = np.zeros((2, 40, 40), np.uint8)
+    one[:10, :10], other[:10, :5] = 1, 1
+    one[20, 20] = 2  # below half a percent
+    zeros = np.zeros_like(one)
+    whole = zeros.copy()
+    whole[:10, :5] = 1
+    found = mask_agreement([(one, other), (whole, whole), (zeros, zeros)])
+    assert set(found.ious) == {0, 1}
+    assert found.ious[1] == found.worst_iou == pytest.approx(100 / 150)
+    assert mask_agreement([(zeros, zeros)]).worst_iou == 1

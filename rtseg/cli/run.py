@@ -55,7 +55,7 @@ from rtseg.session.sources import Unopened, any_live, common_info, has_own_speed
 from rtseg.session.state import Hud
 from rtseg.sinks import SinkOptions, find_kind, open_sink
 from rtseg.sinks.window import WindowSink
-from rtseg.sources import open_source
+from rtseg.sources import SourceOptions, open_source
 from rtseg.sources.wrappers import Replay
 from rtseg.stats import Pace, Stats
 from rtseg.system import usable_cores
@@ -127,6 +127,8 @@ def run_plan(flags: Flags, plan: Plan | GridPlan, stop: Stop) -> int:
         info = _model_info(sources, grid)
         with _timed("model", flags):
             several = grid is not None
+            plans = [common] if grid is None else grid.plans
+            recordings = [(one.source, one.source_options) for one in plans]
             segmenter = stop.attend(
                 lambda: load_segmenter(
                     flags,
@@ -136,6 +138,7 @@ def run_plan(flags: Flags, plan: Plan | GridPlan, stop: Stop) -> int:
                     lanes=_shared_lanes(flags, len(sources)) if several else None,
                     sources=len(moving),
                     frame_sizes=_frame_sizes(sources),
+                    recordings=recordings,
                 )
             )
         stack.enter_context(segmenter)
@@ -491,6 +494,7 @@ def load_segmenter(
     lanes: int | None = None,
     sources: int = 1,
     frame_sizes: Sequence[Size] = (),
+    recordings: Sequence[tuple[str, SourceOptions]] = (),
 ) -> Segmenter:
     """The network that the flags name, loaded and warm, fitted to the frames.
 
@@ -498,6 +502,7 @@ def load_segmenter(
         lanes: frames to work on at once; None is what suits the source.
         sources: how many share it.
         frame_sizes: (height, width) of their frames.
+        recordings: the sources as `open_source` takes them, to compare masks on.
     """
     network = plan.network
     model = find_model(
@@ -518,6 +523,7 @@ def load_segmenter(
         lanes=lanes or _lanes(flags, plan, info),
         beside=flags.source.decoder.startswith("nvdec"),
         sources=sources,
+        recordings=recordings,
     )
     if isinstance(backend, FittedBackend | AdaptiveBackend):
         backend.prepare(frame_sizes)
@@ -547,12 +553,14 @@ def open_for_run(
     input_size: Size,
     *,
     sources: int = 1,
+    recordings: Sequence[tuple[str, SourceOptions]] = (),
     **changes: Any,
 ) -> Backend:
     """Load the network as the flags say; at several input sizes if it is to keep a frame rate.
 
     Args:
         sources: how many share it.
+        recordings: the sources, to compare masks on.
         changes: of `BackendOptions`, over those of the network.
 
     Raises:
@@ -562,7 +570,7 @@ def open_for_run(
     rate = flags.run.target_fps
     check_rate(flags, info)
     options = network.running(**changes)
-    first = _open_named_or_fastest(flags, network, info, model, input_size, options)
+    first = _open_named_or_fastest(flags, network, info, model, input_size, options, recordings)
     if network.averaging:
         fitting = fitted(first, model, size=network.imgsz, **options)
         return Averaged(fitting, **network.averaging)
@@ -597,6 +605,7 @@ def _open_named_or_fastest(
     model: Model,
     input_size: Size,
     options: dict[str, Any],
+    recordings: Sequence[tuple[str, SourceOptions]],
 ) -> Backend:
     """One picture is not worth a measurement: there the usual backend is taken."""
     name = network.backend
@@ -612,6 +621,7 @@ def _open_named_or_fastest(
         input_size=input_size,
         remeasure=flags.run.remeasure,
         on_measure=on_measure,
+        recordings=recordings,
         **options,
     )
 

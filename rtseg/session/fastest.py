@@ -1,18 +1,26 @@
-"""The fastest backend here, its masks compared on frames of the demo clip."""
+"""The fastest backend here, its masks compared on frames of the demo and of recordings."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from rtseg.backends.auto import open_fastest
+from rtseg.backends.auto import Samples, open_fastest
 from rtseg.contracts import Backend
+from rtseg.errors import RtsegError
 from rtseg.measure import Batch, batch_of
-from rtseg.sources import open_source
+from rtseg.sources import SourceOptions, open_source
 from rtseg.zoo import Model
 
 DEMO = "demo:0.3"
 """Nine frames of the portrait, from the whole figure to the face and back."""
+
+FRAMES, APART = 6, 25
+"""Of a recording: every 25th frame, and every one of still images."""
 
 
 def open_measured(
@@ -21,6 +29,7 @@ def open_measured(
     input_size: tuple[int, int] | None = None,
     remeasure: bool = False,
     on_measure: Callable[[str], None] = lambda candidates: None,
+    recordings: Sequence[tuple[str, SourceOptions]] = (),
     **options: Any,
 ) -> Backend:
     """Load a network in the backend that runs it fastest here; measured once, then remembered.
@@ -29,6 +38,8 @@ def open_measured(
         input_size: (height, width) of the network's input; None is the size it was made for.
         remeasure: ignore a remembered measurement.
         on_measure: called with the candidates before they are measured.
+        recordings: the sources of the run, as `open_source` takes them; masks are compared on
+            frames of those that are local files or folders, too.
         options: of `BackendOptions`.
 
     Raises:
@@ -37,7 +48,7 @@ def open_measured(
     return open_fastest(
         model,
         input_size=input_size,
-        frames=demo_batches,
+        samples=[Samples("the demo", demo_batches), *map(_samples, filter(_is_local, recordings))],
         remeasure=remeasure,
         on_measure=on_measure,
         **options,
@@ -48,3 +59,28 @@ def demo_batches(size: tuple[int, int]) -> Sequence[Batch]:
     """Frames of the demo clip at `size` (height, width), as a segmenter feeds a network."""
     with open_source(DEMO) as source:
         return [batch_of(frame.image, size) for frame in source]
+
+
+def _is_local(recording: tuple[str, SourceOptions]) -> bool:
+    """Whether it can be read twice without a network or a device."""
+    path = Path(recording[0])
+    return path.is_file() or path.is_dir()
+
+
+def _samples(recording: tuple[str, SourceOptions]) -> Samples:
+    return Samples(os.path.realpath(recording[0]), partial(_recording_batches, *recording))
+
+
+def _recording_batches(
+    target: str, options: SourceOptions, size: tuple[int, int]
+) -> Sequence[Batch]:
+    """Frames of a recording, as `demo_batches`; the run reports one that cannot be read."""
+    batches: list[Batch] = []
+    try:
+        with open_source(target, options) as source:
+            step = APART if source.info.frame_rate else 1
+            for frame in islice(source, 0, FRAMES * step, step):
+                batches.append(batch_of(frame.image, size))
+    except RtsegError:
+        return batches
+    return batches
