@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -27,7 +28,7 @@ from rtseg.exporting.samples import MAX_FRAMES, parity_samples, quantising_sampl
 from rtseg.labels import PERSON
 from rtseg.nets import find_model
 from rtseg.nets.build import build_random
-from rtseg.nets.onnx_file import precision_of, write_onnx
+from rtseg.nets.onnx_file import cached_onnx, precision_of, write_onnx
 from rtseg.nets.state import save_checkpoint
 from rtseg.zoo import InputSpec, Model, ModelSpec
 
@@ -278,6 +279,64 @@ def two_convolutions(path: Path) -> None:
     )
     opset = helper.make_opsetid("", 18)
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
+
+
+def swishes(opset: int) -> onnx.ModelProto:
+    """Gates of every kind: three that are a HardSwish, one of other slope, one of another tensor,
+    one that is used twice."""
+    third = {"alpha": 1 / 6, "beta": 0.5}
+    nodes = []
+    for name, slopes, factors in (
+        ("a", third, ["{x}", "{g}"]),
+        ("b", third, ["{g}", "{x}"]),
+        ("c", {}, ["{x}", "{g}"]),
+        ("d", third, ["x", "{g}"]),
+        ("e", third, ["{x}", "{g}"]),
+        ("f", third, ["{x}", "{g}"]),
+    ):
+        x, gate = nodes[-1].output[0] if nodes else "x", f"{name}_gate"
+        nodes.append(helper.make_node("HardSigmoid", [x], [gate], name=gate, **slopes))
+        inputs = [one.format(x=x, g=gate) for one in factors]
+        nodes.append(helper.make_node("Mul", inputs, [name], name=name))
+        if name == "e":
+            nodes.append(helper.make_node("Add", [name, gate], ["e2"], name="e2"))
+    shape = [1, 64]
+    graph = helper.make_graph(
+        nodes,
+        "swishes",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("f", TensorProto.FLOAT, shape)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def test_hard_swish_is_one_layer_again_and_the_numbers_stay() -> None:
+    content = swishes(18)
+    before = onnx.ModelProto()
+    before.CopyFrom(content)
+    int8_module._join_hard_swish(content.graph)
+    onnx.checker.check_model(content, full_check=True)
+    kinds = [(node.op_type, node.output[0]) for node in content.graph.node]
+    assert [name for kind, name in kinds if kind == "HardSwish"] == ["a", "b", "f"]
+    assert [name for kind, name in kinds if kind == "HardSigmoid"] == ["c_gate", "d_gate", "e_gate"]
+    x = np.linspace(-6, 6, 64, dtype=np.float32)[None]
+    runs = [
+        onnxruntime.InferenceSession(
+            each.SerializeToString(), providers=["CPUExecutionProvider"]
+        ).run(None, {"x": x})[0]
+        for each in (before, content)
+    ]
+    assert np.allclose(*runs, atol=1e-6)
+
+
+def test_int8_files_keep_hard_swish(tmp_path: Path) -> None:
+    model = find_model(NAME, weights="random")
+    source = cached_onnx(model, SIZE, notes=[])
+    quantiser = Quantiser(source, tmp_path, [p[None] for p in pictures(2, SIZE)], unwatched)
+    quantiser.write(tmp_path / "net8.onnx", quantiser.layers[2:])
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / "net8.onnx").graph.node)
+    original = Counter(node.op_type for node in onnx.load(source).graph.node)
+    assert kinds["HardSwish"] == original["HardSwish"] > 10
 
 
 def test_the_layer_that_hurts_most_comes_first(tmp_path: Path) -> None:

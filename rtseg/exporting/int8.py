@@ -10,6 +10,7 @@ percentiles by -0.2 to +0.5 points in 10 times the time.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from rtseg.nets.onnx_file import INPUT_NAME, OUTPUT_NAME
 KINDS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Layers that are quantised: those with weights. The rest stays in float, which saves a rounding;
 MobileNetV3's activations have no int8 form."""
+
+HARD_SWISH_OPSET = 14
 
 FIRST_KEPT = 2
 MOST_KEPT = 0.5
@@ -196,8 +199,36 @@ def _prepare(source: Path, target: Path) -> onnx.ModelProto:
         if not node.name or node.name in taken:
             node.name = f"{node.op_type}_{index}"
         taken.add(node.name)
+    if any(each.domain == "" and each.version >= HARD_SWISH_OPSET for each in content.opset_import):
+        _join_hard_swish(content.graph)
     onnx.save(content, target)
     return content
+
+
+def _join_hard_swish(graph: onnx.GraphProto) -> None:
+    """Join each x * HardSigmoid(x) to a HardSwish.
+
+    ONNX Runtime's optimiser splits it, and splits it again when it runs the file. To OpenVINO the
+    halves are two layers in float, with which `person` in int8 took 16.4 instead of 11.9 ms.
+    """
+    uses = Counter(name for node in graph.node for name in node.input)
+    uses.update(output.name for output in graph.output)
+    gates = {node.output[0]: node for node in graph.node if _is_swish_gate(node)}
+    for node in graph.node:
+        if node.op_type != "Mul":
+            continue
+        for gated, x in (node.input, node.input[::-1]):
+            if gated in gates and gates[gated].input[0] == x and uses[gated] == 1:
+                graph.node.remove(gates.pop(gated))
+                node.op_type, node.input[:] = "HardSwish", [x]
+                break
+
+
+def _is_swish_gate(node: onnx.NodeProto) -> bool:
+    """Whether it is the HardSigmoid of a HardSwish: max(0, min(1, x / 6 + 1/2))."""
+    slope = {each.name: each.f for each in node.attribute}
+    found = slope.get("alpha", 0.2), slope.get("beta", 0.5)
+    return node.op_type == "HardSigmoid" and np.allclose(found, (1 / 6, 0.5))
 
 
 def _scores(path: Path, batches: Sequence[Batch]) -> NDArray[np.float32]:
