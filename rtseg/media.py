@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -61,6 +62,32 @@ TEXT_CODECS = frozenset(("ansi", "bintext", "idf", "xbin"))
 DEFAULT_BONUS = 25_000_000
 """Pixels by which a track that is flagged default counts as larger, as in the `ffmpeg` command."""
 
+EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+"""IDs of a Matroska file's first element and of the element that holds its content (RFC 9559)."""
+
+MATROSKA_IDS = frozenset(
+    map(
+        bytes.fromhex,
+        # files, what a Segment holds, what a Cluster holds, padding and checksums
+        "1a45dfa3 18538067 114d9b74 1549a966 1654ae6b 1f43b675 1c53bb6b 1254c367 1043a770 1941a469"
+        " e7 a7 ab a3 a0 af 5854 ec bf".split(),
+    )
+)
+"""IDs of the elements of Matroska by which `joined_parts` finds its way."""
+
+ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+"""What the first object of a file of Windows Media begins with."""
+
+FLV_TAGS = (8, 9, 18)
+"""First bytes of the tags of FLV: audio, video and data."""
+
+ELEMENT_BYTES = 24
+"""Enough for the kind and the size of an element of any format."""
+
+MOST_ELEMENTS = 100_000
+"""Elements that are gone through to find where the parts of a joined file begin: a fraction of a
+second. Only FLV and recordings of browsers have one for each packet."""
+
 CROPPING = re.compile(r"Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)")
 """As FFmpeg prints it: left, right, top, bottom."""
 
@@ -93,6 +120,10 @@ def open_media(target: str, timeout: float | None = None, **options: Any) -> Any
     # absolute, as FFmpeg takes "12:30.mp4" for an address
     path = str(Path(target).absolute())
     container = av.open(path, metadata_errors="replace", options=how, **options)
+    starts, _ = joined_parts(Path(path), container.format.name.partition(",")[0])
+    if len(starts) > 1:
+        container.close()
+        return JoinedFile(path, starts, how, options)
     if not _may_be_named_so(container, path):
         return container
     container.close()
@@ -128,6 +159,222 @@ def _may_be_named_so(container: Any, target: str) -> bool:
     """
     has_no_header = av.format.Flags.generic_index in av.format.Flags(container.format.flags)
     return has_no_header and target.rpartition(".")[2].lower() in container.format.extensions
+
+
+def joined_parts(path: Path, kind: str, most: int = MOST_ELEMENTS) -> tuple[list[int], int]:
+    """Where each of the files begins that are joined byte for byte, and where the last one ends.
+
+    Both in bytes; the end is what the file declares, as far as it can be read.
+
+    Args:
+        kind: FFmpeg's name of the format; of one that is not in `ELEMENTS`, nothing is found.
+        most: elements to go through.
+    """
+    starts: list[int] = []
+    at = 0
+    if (element := ELEMENTS.get(kind)) is None:
+        return starts, at
+    with path.open("rb") as file:
+        for _ in range(most):
+            file.seek(at)
+            head = file.read(ELEMENT_BYTES)
+            begins, size = element(head.ljust(ELEMENT_BYTES, b"\0"))
+            if not head or not size:
+                break
+            if begins:
+                starts.append(at)
+            at += size
+    return starts, at
+
+
+def _matroska_element(head: bytes) -> tuple[bool, int]:
+    """By RFC 8794; an element of unknown size is gone into."""
+    length = 9 - head[0].bit_length()
+    if head[:length] not in MATROSKA_IDS:
+        return False, 0
+    sized = 9 - head[length].bit_length()
+    size = int.from_bytes(head[length : length + sized], "big") & (bits := (1 << 7 * sized) - 1)
+    return head.startswith(EBML), length + sized + (0 if size == bits else size)
+
+
+def _mp4_box(head: bytes) -> tuple[bool, int]:
+    """By ISO/IEC 14496-12."""
+    size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+    if size == 1:
+        size = int.from_bytes(head[8:16], "big")
+    return kind == b"ftyp", size if kind.isalnum() and size >= 8 else 0
+
+
+def _flv_tag(head: bytes) -> tuple[bool, int]:
+    """With the size of the tag before, which follows each."""
+    if head.startswith(b"FLV"):
+        return True, int.from_bytes(head[5:9], "big") + 4
+    return False, 15 + int.from_bytes(head[1:4], "big") if head[0] in FLV_TAGS else 0
+
+
+def _asf_object(head: bytes) -> tuple[bool, int]:
+    size = int.from_bytes(head[16:24], "little")
+    return head.startswith(ASF), size if size >= 24 else 0
+
+
+ELEMENTS = {
+    "matroska": _matroska_element,
+    "mov": _mp4_box,
+    "flv": _flv_tag,
+    "asf": _asf_object,
+}
+"""FFmpeg's name of a format -> from the first bytes of an element (whether a file begins with it,
+its bytes; 0 if it is not one). Of files that are joined FFmpeg reads the first alone, or the others
+with what the first declares."""
+
+
+class JoinedFile:
+    """Files that were joined byte for byte, read one after another like one container.
+
+    Each part has decoders of its own: the `opaque` of a packet is the stream that decodes it, its
+    `stream` the track of the first part, by kind and number. Times go on where the picture before
+    ends, or the sound if it lasts longer.
+
+    Args:
+        path: absolute.
+        starts: as `joined_parts` finds them.
+        how, options: as `open_media` gives them to FFmpeg.
+
+    Raises:
+        av.FFmpegError, OSError: the first part cannot be opened.
+    """
+
+    def __init__(
+        self, path: str, starts: Sequence[int], how: dict[str, str], options: dict[str, Any]
+    ) -> None:
+        ends = [*starts[1:], Path(path).stat().st_size]
+        self._names = [
+            f"subfile,,start,{start},end,{end},,:{path}"
+            for start, end in zip(starts, ends, strict=True)
+        ]
+        self._how, self._options = how, options
+        self._open: dict[int, Any] = {}
+        self._first = self._part(0)
+        self._number, self._offset = 0, Fraction(0)
+        self._ends: dict[str, Fraction] = {}
+        self._latest: dict[str, Fraction] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        """What is not of the whole is that of the first part."""
+        return getattr(self._first, name)
+
+    def __enter__(self) -> JoinedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all parts."""
+        for part in self._open.values():
+            part.close()
+
+    def seek(self, offset: int) -> None:
+        """Go to the beginning, wherever `offset` is: times depend on the parts before."""
+        for part in self._open.values():
+            part.seek(0)
+        self._number, self._offset = 0, Fraction(0)
+        self._ends, self._latest = {}, {}
+
+    def demux(self, *streams: Any) -> Iterator[Any]:
+        """As of a container; after an error it goes on behind it if it is called again."""
+        tracks, wanted = _tracks(self._first), {stream.index for stream in streams}
+        while self._number < len(self._names):
+            try:
+                part = self._part(self._number)
+            except TRACK_ERRORS:
+                self._number += 1
+                raise
+            own = {stream.index: key for key, stream in _tracks(part).items() if key in tracks}
+            if self._number and not self._latest:
+                self._offset = self._bound(self._ends, 1) - self._bound(_starts(part), -1)
+            for packet in part.demux(*part.streams.video, *part.streams.audio):
+                if (key := own.get(packet.stream_index)) is None:
+                    continue
+                packet.opaque, packet.stream = packet.stream, tracks[key]
+                _rescale(packet, tracks[key].time_base)
+                _shift(packet, self._offset)
+                self._note_end(key[0], packet)
+                if packet.stream_index in wanted:
+                    yield packet
+            self._number, self._latest = self._number + 1, {}
+
+    def parts(self) -> Iterator[Any]:
+        """The containers of all parts that can be opened."""
+        for number in range(len(self._names)):
+            with suppress(*TRACK_ERRORS):
+                yield self._part(number)
+
+    def _part(self, number: int) -> Any:
+        if number not in self._open:
+            name = self._names[number]
+            self._open[number] = open_named(name, self._how, **self._options)
+        return self._open[number]
+
+    def _note_end(self, kind: str, packet: Any) -> None:
+        if packet.pts is None:
+            return
+        at = packet.pts * packet.time_base
+        lasts = (packet.duration or 0) * packet.time_base or at - self._latest.get(kind, at)
+        self._ends[kind] = max(at + lasts, self._ends.get(kind, at))
+        self._latest[kind] = at
+
+    @staticmethod
+    def _bound(times: dict[str, Fraction], sign: int) -> Fraction:
+        """Where the picture begins (-1) or ends (1), or the sound if it reaches further."""
+        sound = times.get("audio", times.get("video", Fraction(0)))
+        picture = times.get("video", sound)
+        return sound if (sound - picture) * sign > BACK_SECONDS else picture
+
+
+def _tracks(container: Any) -> dict[tuple[str, int], Any]:
+    """The video and audio streams of a container, by kind and number."""
+    streams = container.streams
+    return {
+        (kind, number): stream
+        for kind, several in (("video", streams.video), ("audio", streams.audio))
+        for number, stream in enumerate(several)
+    }
+
+
+def _starts(container: Any) -> dict[str, Fraction]:
+    """Seconds at which the picture and the sound of a container begin."""
+    found: dict[str, Fraction] = {}
+    for (kind, _), stream in _tracks(container).items():
+        if stream.start_time is not None:
+            begins = Fraction(stream.start_time * stream.time_base)
+            found[kind] = min(begins, found.get(kind, begins))
+    return found
+
+
+def sound_formats(container: Any) -> list[list[tuple[Any, ...]]]:
+    """The formats of the tracks of sound of each part of a file, most of which have one part."""
+    parts = container.parts() if isinstance(container, JoinedFile) else [container]
+    return [[_sound_format(each.codec_context) for each in part.streams.audio] for part in parts]
+
+
+def _sound_format(context: Any) -> tuple[Any, ...]:
+    if context is None:
+        return ()
+    kind = context.format and context.format.name
+    return context.name, context.extradata, context.sample_rate, context.layout.name, kind
+
+
+def open_named(name: str, how: dict[str, str], **options: Any) -> Any:
+    """What FFmpeg opens by a name that is neither changed nor checked; raises as `open_media`."""
+    return av.open(name, metadata_errors="replace", options=how, **options)
+
+
+def open_again(stream: Any, target: str) -> Any:
+    """Another container of an open stream: that of its part, if `target` is a joined file."""
+    name = stream.container.name
+    how = {"max_pixels": max_pixels()}
+    return open_named(name, how) if name.startswith("subfile,") else open_media(target)
 
 
 def dash_refused(asked: str, head: bytes) -> SourceError | None:
@@ -359,6 +606,18 @@ def one_timeline(container: Any) -> Joiner | WrongTimes:
     return Joiner() if is_joined(container) else WrongTimes()
 
 
+def _rescale(packet: Any, time_base: Fraction) -> None:
+    """Count the times of a packet in other ticks."""
+    ratio = packet.time_base / time_base
+    if ratio == 1:
+        return
+    packet.pts, packet.dts = (
+        None if ticks is None else round(ticks * ratio) for ticks in (packet.pts, packet.dts)
+    )
+    packet.duration = round((packet.duration or 0) * ratio)
+    packet.time_base = time_base
+
+
 def _shift(packet: Any, offset: Fraction) -> None:
     if not offset:
         return
@@ -400,16 +659,14 @@ class Converter:
     nearest one. Transparent pixels are laid over white. Frames are cropped, and turned and mirrored
     by their display matrix, to the nearest quarter turn, as players do.
 
-    Args:
-        crop: what the file says is not to be shown.
-
     Attributes:
+        crop: what the file says is not to be shown.
         notes: what was not converted as it is tagged, to be shown to the user.
     """
 
     def __init__(self, crop: Cropping | None = None) -> None:
         self.notes: list[str] = []
-        self._crop = crop
+        self.crop = crop
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: Any) -> Image:
@@ -440,7 +697,7 @@ class Converter:
         return over_paper(np.dstack([colours, image[..., 3] >> 8])) if alpha else colours
 
     def _cropped(self, image: Image) -> Image:
-        left, right, top, bottom = self._crop or Cropping(0, 0, 0, 0)
+        left, right, top, bottom = self.crop or Cropping(0, 0, 0, 0)
         height, width = image.shape[:2]
         if left + right >= width or top + bottom >= height:
             return image

@@ -33,6 +33,7 @@ from rtseg.media import (
     is_joined,
     max_pixels,
     one_timeline,
+    open_again,
     open_media,
     swaps_sides,
     video_tracks,
@@ -273,14 +274,10 @@ class FFmpegPlayer:
         except TRACK_ERRORS as error:
             raise not_a_video(self._name, reason(error), self._target) from error
         self._stream = choose_video(self._container, self._name, self._number)
-        self._decoder = self._open_decoder(self._stream)
-        self._independent = self._decoder.codec.intra_only
-        self._spoils_next = self._decoder.name in SPOILS_NEXT
-        self._tail = Tail(self._decoder.thread_count)
-        self._await_keyframe()
-        self._decoded_from: float | None = None
         self.cropping = cropping(self._stream)
         self._convert = Converter(self.cropping)
+        self._decode_by(self._stream)
+        self._decoded_from: float | None = None
         self._deinterlacer: Deinterlacer | None = None
         self._has_no_pts = has_no_pts(self._container)
         self._times_left: list[int] = []
@@ -296,6 +293,15 @@ class FFmpegPlayer:
         self.header = self._describe(first)
         self._zero = 0.0 if first is None or first.pts is None else first.time
         self.turned = first is not None and swaps_sides(display_matrix(first))
+
+    def _decode_by(self, stream: Any) -> None:
+        """Decode the next packets with a new decoder: that of a stream."""
+        self._decoded_by = stream
+        self._decoder = self._open_decoder(stream)
+        self._independent = self._decoder.codec.intra_only
+        self._spoils_next = self._decoder.name in SPOILS_NEXT
+        self._tail = Tail(self._decoder.thread_count)
+        self._await_keyframe()
 
     def _open_decoder(self, stream: Any, threads: int | None = None) -> Any:
         context = stream.codec_context
@@ -330,8 +336,10 @@ class FFmpegPlayer:
         late = 0.0
         if first is not None and first.pts is not None and self._decoded_from is not None:
             late = 0.0 if self._untimed else max(0.0, first.time - self._decoded_from)
+        joined = self._stream.container is not self._container
         return header._replace(
             frame_rate=rate,
+            frame_count=None if joined else header.frame_count,
             colour_tags=(int(tags[0]), int(tags[1]), int(tags[2]), int(tags[3])),
             late=late,
         )
@@ -491,6 +499,11 @@ class FFmpegPlayer:
                 return
             if not packet.size and packet.dts is not None:
                 continue  # the frame before is shown on
+            if packet.opaque not in (None, self._decoded_by):  # a part of a joined file
+                self._convert.crop = cropping(packet.opaque)
+                self._decode_by(packet.opaque)
+                if self._decoder.is_open:
+                    self._decoder.flush_buffers()
             if packet.dts in self._cuts:
                 yield from self._end_of_part()
             if self._skips:
@@ -544,8 +557,8 @@ class FFmpegPlayer:
 
     def _rest(self, end: Any) -> Iterator[Any]:
         """The frames behind damage at the end, where the threads of a decoder stop at an error."""
-        with open_media(self._target) as container:
-            decoder = self._open_decoder(container.streams[self._stream.index], threads=1)
+        with open_again(self._decoded_by, self._target) as container:
+            decoder = self._open_decoder(container.streams[self._decoded_by.index], threads=1)
             for packet in (*self._tail.packets(), end):
                 try:
                     frames = decoder.decode(packet)

@@ -362,23 +362,57 @@ def test_sound_follows_times_that_jump(parts, suffix, tmp_path) -> None:
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 def test_sound_behind_what_is_written_is_reported(suffix, tmp_path) -> None:
-    """Recordings in Matroska that were joined byte for byte, which begin anew at 0."""
-    source = made(tmp_path / "in.mkv", Sound("aac"))
-    live = tmp_path / "live.mkv"
-    with av.open(str(source)) as old, av.open(str(live), "w", options={"live": "1"}) as new:
-        streams = [new.add_stream_from_template(stream) for stream in old.streams]
-        for packet in old.demux():
-            if packet.dts is not None:
-                packet.stream = streams[packet.stream_index]
-                new.mux(packet)
-    assert "sound" not in copied(live, tmp_path / f"once{suffix}")
-    live.write_bytes(2 * live.read_bytes())
-    assert "packets left out, whose times jump back" in copied(live, tmp_path / f"twice{suffix}")
+    """Recordings in NUT that were joined byte for byte, which begin anew at 0."""
+    source = made(tmp_path / "in.nut", Sound("mp2", seconds=3), seconds=3)
+    assert "sound" not in copied(source, tmp_path / f"once{suffix}")
+    source.write_bytes(2 * source.read_bytes())
+    assert "packets left out, whose times jump back" in copied(source, tmp_path / f"twice{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("later", "suffix"),
+    [
+        (Sound("aac"), ".mkv"),  # copied
+        (Sound("aac"), ".avi"),
+        (Sound("aac", 32_000, "mono"), ".mkv"),
+        (Sound("libmp3lame", 44_100), ".mp4"),
+    ],
+)
+@pytest.mark.parametrize("container", [".mkv", ".mp4", ".flv"])
+def test_joined_files_have_their_sound(later, suffix, container, tmp_path) -> None:
+    """Parts whose times begin anew, with other formats of sound."""
+    if container == ".flv" and later.rate != 44_100:
+        later = Sound(later.codec, 44_100, later.layout)
+    first = made(tmp_path / f"one{container}", Sound("aac", 44_100))
+    second = made(tmp_path / f"two{container}", later)
+    (tmp_path / f"in{container}").write_bytes(
+        first.read_bytes() + second.read_bytes() + first.read_bytes()
+    )
+    missing = copied(tmp_path / f"in{container}", tmp_path / f"out{suffix}")
+    assert "sound" not in missing
+    assert pictures(tmp_path / f"out{suffix}") == 3 * 40
+    seconds = check(tmp_path / f"out{suffix}", 6)
+    assert seconds == pytest.approx(3 * SECONDS, abs=0.1)
+
+
+def test_sound_that_the_first_of_joined_files_lacks_is_reported(tmp_path) -> None:
+    silent = made(tmp_path / "silent.mkv").read_bytes()
+    heard = made(tmp_path / "heard.mkv", Sound("aac")).read_bytes()
+    (tmp_path / "in.mkv").write_bytes(silent + heard)
+    assert "sound incomplete" in copied(tmp_path / "in.mkv", tmp_path / "out.mkv")
+    (tmp_path / "in.mkv").write_bytes(heard + silent + heard)
+    assert "sound" not in copied(tmp_path / "in.mkv", tmp_path / "out.mkv")
+    heard_at, _ = clicks(tmp_path / "out.mkv")
+    shown_at = flashes(tmp_path / "out.mkv")
+    assert heard_at == pytest.approx([*shown_at[:2], *shown_at[4:]], abs=0.005)
 
 
 def test_a_part_of_a_joined_file_has_its_sound(tmp_path) -> None:
-    source = joined(tmp_path / "in.ts", (60, 0), "mp2")
-    copied(source, tmp_path / "out.mp4", start=2.6, end=3.0)
+    copied(joined(tmp_path / "in.ts", (60, 0), "mp2"), tmp_path / "out.mp4", start=2.6, end=3.0)
+    assert check(tmp_path / "out.mp4", 1) == pytest.approx(0.4, abs=0.06)
+    clip = made(tmp_path / "in.mkv", Sound("aac"))
+    clip.write_bytes(3 * clip.read_bytes())
+    copied(clip, tmp_path / "out.mp4", start=2.6, end=3.0)
     assert check(tmp_path / "out.mp4", 1) == pytest.approx(0.4, abs=0.06)
 
 

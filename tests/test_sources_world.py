@@ -397,6 +397,40 @@ def test_a_size_that_changes_gives_frames_of_their_own_size(tmp_path: Path) -> N
     assert sizes == [(96, 128)] * 5 + [(180, 120)] * 5
 
 
+@pytest.mark.parametrize(
+    ("suffix", "codecs"),
+    [
+        (".mkv", ("libx264", "libx264")),
+        (".mkv", ("ffv1", "mpeg4")),
+        (".webm", ("libvpx", "libvpx-vp9")),
+        (".mp4", ("libx264", "mpeg4")),
+        (".mov", ("mpeg4", "libx264")),
+        (".flv", ("flv", "libx264")),
+        (".wmv", ("wmv2", "msmpeg4")),
+    ],
+)
+def test_each_of_joined_files_is_decoded_by_its_own_header(
+    tmp_path: Path, suffix: str, codecs: tuple[str, str]
+) -> None:
+    """Parts of another size or codec whose times begin anew."""
+    images = [patches(), patches(180, 120)]
+    parts = [
+        write_clip(tmp_path / f"{n}{suffix}", codec=codec, images=[image] * 9)
+        for n, (codec, image) in enumerate(zip(codecs, images, strict=True))
+    ]
+    path = joined(tmp_path / f"joined{suffix}", *parts, parts[0])
+    with open_source(path) as source:
+        frames = list(source)
+        assert source.warnings == [
+            f"{path.name} is 120x180 from frame 9 on, 128x96 before",
+            f"{path.name} is 128x96 from frame 18 on, 120x180 before",
+        ]
+    assert [frame.pts for frame in frames] == pytest.approx([n / 25 for n in range(27)], abs=2e-3)
+    assert all(close(seen(frame.image), PATCHES, 12) for frame in frames)
+    with open_source(path, SourceOptions(start=0.5)) as source:
+        assert len(list(source)) == 27 - 13
+
+
 @pytest.mark.parametrize("offsets", [(0, 0), (0, 100), (100, 0), (50, 49)])
 def test_times_of_joined_recordings_go_on(tmp_path: Path, offsets: tuple[int, int]) -> None:
     parts = [

@@ -25,6 +25,7 @@ from rtseg.media import (
     choose_video,
     is_joined,
     open_media,
+    sound_formats,
 )
 from rtseg.sinks.encoding import Container
 from rtseg.text import counted
@@ -112,6 +113,9 @@ class Audio:
             self._zero = reader.origin + Fraction(start).limit_denominator(1_000_000_000)
             if not start:
                 self._early = self._kept_early(reader.early)
+            formats = sound_formats(reader.container)
+            if max(map(len, formats)) > len(formats[0]):
+                self._trouble = "its first part has none, or fewer tracks than a later one"
         except Exception as error:  # here and below: whatever a broken track makes PyAV raise
             self._fail(error)
 
@@ -196,13 +200,20 @@ class Audio:
     def _plans(self, stream: Any, container: Container) -> Iterator[Plan]:
         """Ways to write a track, best first."""
         name = stream.codec_context.name.removesuffix("float")
-        holds = name in container.audio_codecs
+        holds = name in container.audio_codecs and self._is_alike(stream)
         pcm = holds and name.startswith("pcm_")  # coded anew without loss, gaps as silence
         if holds and not pcm and (container.variable or self._fits_untimed(stream)):
             yield Plan(None)
         encoder = name if pcm else container.audio_encoder
         for layout in dict.fromkeys(_layouts(stream.codec_context.layout, exact=pcm)):
             yield Plan(encoder, layout)
+
+    def _is_alike(self, stream: Any) -> bool:
+        """Whether all of a track can be copied behind one header."""
+        assert self._reader is not None
+        media = self._reader.container
+        number = list(media.streams.audio).index(stream)
+        return len({part[number] for part in sound_formats(media) if number < len(part)}) == 1
 
     def _fits_untimed(self, stream: Any) -> bool:
         """Whether a copy is in time in a container that has no times: it has no gaps."""
@@ -395,9 +406,24 @@ class EncodedTrack(Track):
         self._resampler: AudioResampler | None = None
         self._damage: Damage | None = None  # since the last good frame
         self._shift, self._swings = 0, 0
+        self._begins = True  # the next samples are the first ones, or those of another part
 
     def take(self, packet: Any, end: Fraction | None) -> Iterator[Any]:
         """As `Track`."""
+        if packet is not None and packet.opaque not in (None, self._input):
+            yield from self._decode(None, end)  # the part before of a joined file
+            yield from self._flush(end)
+            self._input, self._begins = packet.opaque, True
+        yield from self._decode(packet, end)
+        if packet is None:
+            yield from self._flush(end)
+            if self._damage is not None and not self._decoded:
+                self.trouble = f"nothing of it can be decoded ({self._damage.reason})"
+            elif self._damage is not None and end is None:
+                yield from self._pad(self._damage.samples, end)
+            yield from self._stream.encode(None)
+
+    def _decode(self, packet: Any, end: Fraction | None) -> Iterator[Any]:
         try:
             frames = self._input.decode(packet)
         except TRACK_ERRORS as error:
@@ -406,13 +432,6 @@ class EncodedTrack(Track):
             frames = ()
         for frame in frames:
             yield from self._resample(frame, end)
-        if packet is None:
-            yield from self._flush(end)
-            if self._damage is not None and not self._decoded:
-                self.trouble = f"nothing of it can be decoded ({self._damage.reason})"
-            elif self._damage is not None and end is None:
-                yield from self._pad(self._damage.samples, end)
-            yield from self._stream.encode(None)
 
     def _note(self, packet: Any, error: Exception) -> None:
         """Remember a packet that cannot be decoded; None is what a decoder held back."""
@@ -453,7 +472,9 @@ class EncodedTrack(Track):
         if ahead > 0:
             yield from self._pad(ahead, end)
         self._damage = None
-        yield from self._append(samples[max(0, -ahead) :], end)
+        kept = samples[max(0, -ahead) :]
+        self._begins = self._begins and not len(kept)
+        yield from self._append(kept, end)
 
     def _ahead(self, part: Any) -> int:
         """Samples that are missing before the next ones; negative where they overlap.
@@ -464,7 +485,7 @@ class EncodedTrack(Track):
         if part.pts is None:  # as a decoder may return at its end
             return 0 if self._damage is None else self._damage.samples
         ahead = round((part.pts * part.time_base - self._zero) * self._rate) - self._position
-        if not self._position or self._damage is not None:
+        if self._begins or self._damage is not None:
             return ahead
         jitter = JITTER_SECONDS * self._rate
         steady = max(self._rate // 500, part.samples * 3 // 5)

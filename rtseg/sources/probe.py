@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
@@ -13,18 +13,20 @@ import av
 from rtseg.addresses import public_name, without_secrets
 from rtseg.errors import SourceError
 from rtseg.files import reason
-from rtseg.media import TRACK_ERRORS, choose_video, has_no_pts, is_joined, one_timeline, open_media
+from rtseg.media import (
+    EBML,
+    TRACK_ERRORS,
+    choose_video,
+    has_no_pts,
+    is_joined,
+    joined_parts,
+    one_timeline,
+    open_media,
+)
 from rtseg.options import imported
 from rtseg.player import Header, Place, Shot, are_steady, place_of
 from rtseg.sources.options import SourceOptions
 from rtseg.text import counted
-
-EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-"""IDs of a Matroska file's first element and of the element that holds its content (RFC 9559)."""
-
-
-FLV_TAGS = (8, 9, 18)
-"""First bytes of the tags of FLV: audio, video and data."""
 
 
 class Player(Protocol):
@@ -165,46 +167,19 @@ def fault_of(player: Player, target: str, options: SourceOptions, shown: int) ->
 def missing_bytes(path: Path) -> int:
     """Bytes that a Matroska, WebM or FLV file lacks at its end; 0 for other files.
 
-    The header of Matroska counts bytes, not frames (RFC 8794, RFC 9559); FLV is a list of tags that
-    begin with their size.
+    The header of Matroska counts bytes, not frames; FLV is a list of tags that begin with their
+    size, the last of which may lack its size at the end.
     """
     if not path.is_file():  # it was removed while it was read, which went on to its end
         return 0
     with path.open("rb") as file:
-        head = file.read(256)
-        if head.startswith(b"FLV"):
-            return _missing_of_flv(file, int.from_bytes(head[5:9], "big") + 4)
-    if not head.startswith(EBML):
+        head = file.read(len(EBML))
+    size = path.stat().st_size
+    if head.startswith(EBML):
+        return max(0, joined_parts(path, "matroska")[1] - size)
+    if not head.startswith(b"FLV"):
         return 0
-    size, at = _sized(head, len(EBML))
-    if not head.startswith(SEGMENT, at + size):
-        return 0
-    size, at = _sized(head, at + size + len(SEGMENT))
-    return max(0, at + size - path.stat().st_size)
-
-
-def _missing_of_flv(file: BinaryIO, at: int) -> int:
-    """Bytes that the last tag of an FLV file lacks; 0 where the tags do not lead to it.
-
-    Args:
-        at: where the first tag begins.
-    """
-    end = file.seek(0, 2)
-    while at < end:
-        file.seek(at)
-        tag = file.read(4)
-        if tag[0] not in FLV_TAGS:
-            return 0
-        at += 15 + int.from_bytes(tag[1:], "big")
-    return max(0, at - end - 4)  # the size of the last tag, again, may be missing
-
-
-def _sized(head: bytes, at: int) -> tuple[int, int]:
-    """The declared size of an element (0 if unknown), and where its content begins."""
-    length = 9 - head[at].bit_length()
-    bits = (1 << 7 * length) - 1
-    size = int.from_bytes(head[at : at + length], "big") & bits
-    return (0 if size == bits else size), at + length
+    return max(0, joined_parts(path, "flv", most=size)[1] - size - 4)
 
 
 def check_file(path: Path) -> None:
