@@ -258,15 +258,33 @@ def test_real_pictures(data: Path) -> None:
     assert list(frames) == sorted(frames)
 
 
-def test_an_unreadable_picture_in_a_folder_is_named(tmp_path: Path) -> None:
-    save(tmp_path / "1.png", flat(1))
-    save(tmp_path / "3.png", flat(1))
-    (tmp_path / "2.png").write_bytes(b"not a picture")
+@pytest.mark.parametrize("pattern", ["", "*.png"])
+def test_pictures_of_a_folder_that_cannot_be_read_cost_no_other(
+    tmp_path: Path, pattern: str
+) -> None:
+    for number in (2, 4, 6):
+        save(tmp_path / f"{number}.png", flat(1))
+    (tmp_path / "1.png").write_bytes(b"not a picture")
+    (tmp_path / "3.png").touch()
+    (tmp_path / "5.png").symlink_to("missing.png")
+    (tmp_path / "7.png").write_bytes((tmp_path / "6.png").read_bytes()[:-20])
     got = []
-    words = r"cannot read the image .*2\.png: it is damaged"
-    with pytest.raises(SourceError, match=words), open_source(tmp_path) as source:
-        got.extend(f.name for f in source)
-    assert got == ["1"]
+    with (
+        open_source(str(tmp_path / pattern)) as source,
+        pytest.raises(SourceError, match="cannot read 4 of 7 images"),
+    ):
+        got.extend((f.name, f.index) for f in source)
+    assert got == [("2", 1), ("4", 3), ("6", 5)]
+    assert len(source.warnings) == 4
+    for number, warning in zip((1, 3, 5, 7), source.warnings, strict=True):
+        assert f"{number}.png" in warning
+
+
+def test_a_folder_of_which_no_picture_can_be_read(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"{number}.png").touch()
+    with pytest.raises(SourceError, match="cannot read 2 of 2 images"):
+        open_source(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -26,18 +26,24 @@ from rtseg.text import counted, listed, natural_key
 NOMINAL_RATE = Fraction(25)
 """pts counts pictures at this rate, unless the options give one."""
 
+MOST_NAMED = 1000
+"""Pictures that cannot be read of which each has a warning."""
+
 
 class PictureSource(Source):
     """Pictures as frames, each named by its file's stem; sizes may differ between them.
 
     Of a file with several images, such as a TIFF with pages or an animated WebP in a folder, the
-    first is taken, with a warning. Other files of a folder or glob are left out, with a note.
+    first is taken, with a warning. Other files of a folder or glob are left out, with a note. Those
+    that cannot be read are left out, with a warning each, and reported by an error behind the last
+    frame.
 
     Args:
         target: a picture, a folder (without its subfolders), or a glob.
 
     Raises:
-        SourceError: there is no picture, or one cannot be read.
+        SourceError: there is no picture, or none that can be read; behind the last frame, if some
+            could not be read.
         UsageError: the glob matches files that are not images alone.
     """
 
@@ -49,10 +55,14 @@ class PictureSource(Source):
     ) -> None:
         super().__init__(clock)
         self._paths, note = find_pictures(target)
-        self._index = 0
+        self._target, self._index = target, 0
+        self._unread: list[SourceError] = []
+        self._warned = False
         rate = None if options.fps is None else exact_rate(options.fps)
         self._rate = rate or NOMINAL_RATE
-        self._held: Image | None = read_image(self._paths[0], SourceError)
+        self._held = self._next_image()
+        if self._held is None:
+            raise self._unread[0] if len(self._paths) == 1 else self._fault()
         height, width = self._held.shape[:2]
         name = self._paths[0].name if len(self._paths) == 1 else target
         self.info = SourceInfo(
@@ -66,20 +76,43 @@ class PictureSource(Source):
         )
 
     def _read(self) -> Frame | None:
-        if self._index == len(self._paths):
-            return None
-        path = self._paths[self._index]
         image, self._held = self._held, None
         if image is None:
-            image = read_image(path, SourceError)
+            image = self._next_image()
+        if image is None:
+            if self._unread:
+                raise self._fault()
+            return None
+        path = self._paths[self._index]
         self._warn_of_more(path)
         pts = float(self._index / self._rate)
         frame = Frame(image, self._index, pts, self.clock.now(), path.stem)
         self._index += 1
         return frame
 
+    def _next_image(self) -> Image | None:
+        """The picture at the index, which moves on to the next one that can be read."""
+        while self._index < len(self._paths):
+            try:
+                return read_image(self._paths[self._index], SourceError)
+            except SourceError as error:
+                self._index += 1
+                self._unread.append(error)
+                if len(self._unread) <= MOST_NAMED:
+                    self.warnings.append(str(error))
+        return None
+
+    def _fault(self) -> SourceError:
+        return SourceError(
+            f"cannot read {len(self._unread)} of {counted(len(self._paths), 'image')} of "
+            + self._target,
+            found="; ".join(map(str, self._unread[:1])),
+            do="Remove or repair these files; all others were read",
+        )
+
     def _warn_of_more(self, path: Path) -> None:
-        if not self.warnings and holds_several(path):
+        if not self._warned and holds_several(path):
+            self._warned = True
             self.warnings.append(
                 f"{path.name} holds several images, of which only the first is used: "
                 "save them as files in a folder, or as a video"
@@ -164,7 +197,7 @@ def find_pictures(target: str) -> tuple[list[Path], str]:
             f"cannot open {target}", found="there is no such file or folder", do="Check the path"
         )
     found = [Path(name) for name in glob.glob(target, recursive=True)]  # noqa: PTH207 - absolute too
-    files = sorted((p for p in found if p.is_file()), key=natural_key)
+    files = sorted((p for p in found if not p.is_dir()), key=natural_key)
     if not files:
         raise SourceError(f"no file matches {target}")
     pictures, others = _sorted_out(files)
