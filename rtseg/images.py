@@ -12,7 +12,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -59,6 +59,7 @@ SIGNATURES = re.compile(
     rb"|....ftyp(?:avi[fs]|hei[cfxms]|hev[cxms]|mif1|msf1)",
     re.DOTALL,
 )
+DEEP = "its pixels have {} bits, whose range is not known; save it with 8 or 16"
 TGA_FOOTER = b"TRUEVISION-XFILE.\0"
 
 FOREIGN = {
@@ -487,6 +488,16 @@ def _decoded_by_opencv(content: bytes) -> Image:
     return image
 
 
+def _refuse_deep(content: bytes) -> None:
+    """Raise ValueError for an image of 32-bit or larger values, which only OpenCV opens."""
+    import cv2
+
+    with suppress(cv2.error):
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if image is not None and image.itemsize > 2:
+            raise ValueError(DEEP.format(8 * image.itemsize))
+
+
 def _decoded_by_pillow(content: bytes) -> Image:
     import cv2
     from PIL import Image as Pillow
@@ -503,7 +514,7 @@ def _decoded_by_pillow(content: bytes) -> Image:
             try:
                 return _decoded_by_opencv(content)
             except ValueError:
-                pass
+                _refuse_deep(content)
         raise
     return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
 
@@ -542,7 +553,7 @@ def _rgb(image: PillowImage) -> PillowImage:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         image = Pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        raise ValueError("its pixels have 32 bits; save it with 8 or 16")
+        raise ValueError(DEEP.format(32))
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     paper = Pillow.new("RGBA", image.size, PAPER)

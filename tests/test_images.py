@@ -195,3 +195,13 @@ def test_masks_keep_their_values(tmp_path: Path) -> None:
     assert np.array_equal(read_stored(path, DatasetError).values, deep)
     path.write_bytes(coded(as_pillow(), "JPEG"))
     assert read_stored(path, DatasetError).lossy
+
+
+@pytest.mark.parametrize(("kind", "bits"), [(np.float32, 32), (np.float64, 64), (np.int32, 32)])
+@pytest.mark.parametrize("shape", [(20, 30, 3), (20, 30)])
+def test_values_whose_range_is_not_known_are_refused_as_such(
+    kind: type, bits: int, shape: tuple[int, ...]
+) -> None:
+    content = cv2.imencode(".tiff", np.ones(shape, kind))[1].tobytes()
+    with pytest.raises(ValueError, match=f"its pixels have {bits} bits"):
+        decode_image(content)
