@@ -140,17 +140,21 @@ def temporary_dir() -> Path:
     return Path(folder)
 
 
-def make_room(folder: Path, ours: str, most_bytes: int = MADE_BYTES) -> None:
+def make_room(
+    folder: Path, ours: str, most_bytes: int = MADE_BYTES, most_files: float | None = None
+) -> None:
     """Remove the least recently used files of a folder until they are within both limits.
 
-    Those are `most_bytes` and `MADE_FILES`. Files with the same stem, such as a network and its
+    Files with the same stem, such as a network and its
     checksum, are removed together, and what a killed run left incomplete. Files that cannot be
     removed, or do not match `ours`, are kept.
 
     Args:
         ours: a regular expression for the full names of the files that rtseg writes there.
+        most_files: `MADE_FILES` if None.
     """
     sweep(folder)
+    most_files = MADE_FILES if most_files is None else most_files
     groups: dict[str, list[tuple[Path, os.stat_result]]] = {}
     for path in folder.glob("*"):
         if path.name.startswith(".") or re.fullmatch(ours, path.name) is None:
@@ -162,7 +166,7 @@ def make_room(folder: Path, ours: str, most_bytes: int = MADE_BYTES) -> None:
     total = sum(facts.st_size for files in groups.values() for _, facts in files)
     aged = sorted((max(map(_used, files)), stem) for stem, files in groups.items())
     for number, (used, stem) in enumerate(aged):
-        full = total > most_bytes or len(aged) - number > MADE_FILES
+        full = total > most_bytes or len(aged) - number > most_files
         if not full or used > time.time() - YOUNG_SECONDS:
             return
         for path, facts in groups[stem]:

@@ -55,6 +55,17 @@ def test_augmented_views_are_drawn(dataset: Path, tmp_path: Path) -> None:
     assert main(["data", "--data", str(dataset), *flags]) == 2
 
 
+def test_the_flags_of_a_training_are_read(dataset: Path, tmp_path: Path) -> None:
+    """Those of `data` and those that only training has; the command line takes precedence."""
+    config, path = tmp_path / "train.toml", tmp_path / "data.json"
+    config.write_text(f'dataset = "{dataset}"\nsplit = "50/50"\nepochs = 3\nlr = 0.1\n')
+    assert main(["data", "--config", str(config), "--json", str(path)]) == 0
+    assert json.loads(path.read_text())["images"] == {"train": 8, "val": 7, "test": 0}
+    flags = ["--split", "80/20", "--json", str(path), "-y"]
+    assert main(["data", "--config", str(config), *flags]) == 0
+    assert json.loads(path.read_text())["images"] == {"train": 12, "val": 3, "test": 0}
+
+
 def test_faults_are_listed_and_end_it(dataset: Path, capfd: pytest.CaptureFixture[str]) -> None:
     mask = next(file for file in sorted(dataset.rglob("*.png")) if "mask" in str(file))
     cv2.imwrite(str(mask), np.zeros((3, 5), np.uint8))

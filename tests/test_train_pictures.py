@@ -86,6 +86,17 @@ def test_outside_a_picture_is_the_mean_colour_and_no_class() -> None:
     assert picture[:, outside].abs().max() < 0.02
 
 
+@pytest.mark.parametrize("size", [(40, 96), (96, 40), (64, 64)])
+def test_at_a_scale_of_one_the_crop_is_inside_the_picture(size: tuple[int, int]) -> None:
+    image, mask = blots(size=size)
+    whole = replace(CALM, size=(64, 80), scale=(1.0, 1.0), rotation=0, aspect=0)
+    for seed in range(5):
+        with seeded(seed):
+            _, labels = augment.training(whole, SPEC)(image, mask)
+        assert labels.shape == (64, 80)
+        assert not (labels == VOID).any()
+
+
 def test_each_amount_can_be_turned_off() -> None:
     image, mask = blots(size=(80, 112))
     still = replace(CALM, size=(80, 112), rotation=0, flip=0, scale=(1.0, 1.0))

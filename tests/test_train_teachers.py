@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import cv2
@@ -14,6 +16,7 @@ from colour_network import make_network
 from dataset_folders import COLOURS_BGR, NAMES, draw, write
 from training import CHARTS, Told, one_thread, quick, small  # noqa: F401 - autouse, and a fixture
 
+from rtseg import cache
 from rtseg.errors import DatasetError, UsageError
 from rtseg.evaluation import sets
 from rtseg.evaluation.sets import NetworkSpec, open_mix
@@ -87,6 +90,19 @@ def test_soft_labels_are_computed_once(suite: Path) -> None:
     assert again == first
     assert {p for p in before if p.stat().st_mtime_ns != before[p]} == {damaged}
     read_soft(damaged, len(NAMES), SIZE)
+
+
+def test_soft_labels_of_a_large_dataset_stay(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is one file per image, more than the other kinds of file may have."""
+    monkeypatch.setattr(cache, "MADE_FILES", 2)
+    mix = open_mix(suite)
+    teachers = [teacher(suite.parent / "teacher.onnx")]
+    for path in soft_labels(teachers, mix.labels, mix.samples, ignore).values():
+        old = path.stat().st_mtime - 2 * cache.YOUNG_SECONDS
+        os.utime(path, (old, old))
+    soft_labels(teachers, mix.labels, mix.samples[:1], ignore)
+    made = soft_labels(teachers, mix.labels, mix.samples, ignore).values()
+    assert all(path.stat().st_mtime < time.time() - cache.YOUNG_SECONDS for path in made)
 
 
 def test_other_teachers_have_other_soft_labels(suite: Path) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtseg.cli.flags import of_class
-from rtseg.cli.options import DataReport
+from rtseg.cli.flags import of_class, with_config
+from rtseg.cli.options import TRAIN, DataReport
 from rtseg.cli.process import Stop, out
 from rtseg.cli.report import print_table, say, write_json
 from rtseg.cli.train import TrainProgress
@@ -32,7 +32,7 @@ def describe(given: dict[str, Any], stop: Stop) -> int:
         RtsegError: a flag has a wrong value, or a file cannot be written.
     """
     report = DataReport(**of_class(DataReport, given))
-    asked = of_class(TrainOptions, given)
+    asked = of_class(TrainOptions, with_config(TRAIN, given))
     if not asked.get("dataset"):
         raise UsageError("no dataset given", do="Try rtseg data --data PATH; see rtseg data --help")
     options = TrainOptions(**asked)

@@ -234,11 +234,13 @@ class DataReport:
         sheet: Draw augmented images with their masks, .png, .jpg, .pdf or .svg; needs rtseg[train].
         json: Write the figures as JSON; - is stdout.
         overwrite: Overwrite existing files.
+        config: Read flags from a TOML file for rtseg train; the command line takes precedence.
     """
 
     sheet: str | None = None
     json: str | None = None
     overwrite: bool = False
+    config: str | None = None
 
 
 DATA = (

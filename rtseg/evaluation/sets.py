@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -273,7 +274,7 @@ def clip_frames(clip: Path, every: int, progress: Callable[[int, int], None]) ->
         frames = [listing.with_name(name) for name in listing.read_text("utf-8").split()]
         if frames and all(path.is_file() for path in frames):
             return frames
-    make_room(listing.parent, r"[0-9a-f]{32}-\d+(-\d+\.jpg|\.txt)")
+    make_room(listing.parent, r"[0-9a-f]{32}-\d+(-\d+\.jpg|\.txt)", most_files=math.inf)
     frames = []
     with open_source(clip.absolute(), SourceOptions(every=every)) as source:
         total = source.info.frame_count or 0

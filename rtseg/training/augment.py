@@ -147,7 +147,7 @@ def training(options: TrainOptions, spec: InputSpec, background: int | None = No
     fill = {tensors.Image: _mean_colour(spec), tensors.Mask: VOID}
     geometry = v2.Compose(
         [
-            _Scale(options.size, options.scale, options.aspect),
+            _Scale(options.size, options.scale, options.aspect, cover=True),
             v2.RandomRotation(
                 options.rotation, interpolation=v2.InterpolationMode.BILINEAR, fill=fill
             ),
@@ -231,26 +231,33 @@ class _Jpeg(nn.Module):
 
 
 class _Scale(nn.Module):
-    """Scale to a random share of the largest size that fits into `size` (height, width).
+    """Scale to a random multiple of the size that fits into `size` (height, width), or covers it.
 
-    Shares are spread evenly in their logarithm: half as large is as frequent as twice as large.
+    Multiples are spread evenly in their logarithm: half as large is as frequent as twice as large.
 
     Not `v2.ScaleJitter`, which swaps height and width of that size (torchvision 0.28).
 
     Args:
         aspect: stretch one side by up to this share of the other.
+        cover: at 1 an image covers all of `size` with its shorter side, instead of fitting inside.
     """
 
     def __init__(
-        self, size: tuple[int, int], scale: tuple[float, float], aspect: float = 0.0
+        self,
+        size: tuple[int, int],
+        scale: tuple[float, float],
+        aspect: float = 0.0,
+        *,
+        cover: bool = False,
     ) -> None:
         super().__init__()
         self.size, self.scale, self.aspect = size, scale, aspect
+        self._of_both = max if cover else min
 
     def forward(self, image: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
         """All, at their own aspect ratio or stretched."""
         height, width = image.shape[-2:]
-        ratio = min(self.size[0] / height, self.size[1] / width)
+        ratio = self._of_both(self.size[0] / height, self.size[1] / width)
         ratio *= self.scale[0] * (self.scale[1] / self.scale[0]) ** float(torch.rand(()))
         stretch = 1.0
         if self.aspect:

@@ -97,7 +97,8 @@ class TrainOptions:
         flip: Mirror this share of the images; 0 is off.
         noise: Add Gaussian noise of up to this standard deviation; white is 1, 0 is off.
         aspect: Stretch one side by up to this share of the other; 0 is off.
-        scale: Range of scales of the images before cropping, such as 0.5,2; at 1 one just fits.
+        scale: Range of scales of the images before cropping, such as 0.5,2; at 1 the crop just fits
+            inside the image.
         out: The run folder.
         export: Also write the best model as best.onnx at the end, compared on validation images.
         logger: Also log to tensorboard, wandb or mlflow, where installed; repeatable.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple
@@ -56,7 +57,7 @@ def soft_labels(
         RtsegError: a teacher cannot be opened, an image cannot be read, or the cache be written.
     """
     found: dict[str, Path] = {}
-    make_room(cache_path(KIND, "_").parent, KEPT)
+    make_room(cache_path(KIND, "_").parent, KEPT, most_files=math.inf)  # one per image
     with ExitStack() as stack:
         opened = [stack.enter_context(_Teacher(spec, labels)) for spec in teachers]
         key = hashlib.sha256(repr([t.key for t in opened]).encode()).hexdigest()[:16]
