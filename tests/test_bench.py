@@ -132,6 +132,7 @@ class Scripted:
             "first": 0.25,
             "measure": block,
             "memory": 100.0,
+            "processor": {"decode": [2.0, 1.5], "draw": [0.5, None], "loop": [9.0, 6.0]},
             "mean_iou": 0.75,
             "flops": 2e9,
             "reference": None,
@@ -557,6 +558,38 @@ def test_a_subject_measures_every_clock() -> None:
         assert subject.measure(clock, Limit(60.0, 4)).count == 4
     memory = subject.memory()
     assert memory is None or memory > 10
+
+
+def test_processor_time_of_stages_beside_that_of_the_bare_libraries(tmp_path: Path) -> None:
+    clip = str(write_portrait(tmp_path))
+    subject = Subject(combination(), clip, ViewOptions(), folder=tmp_path)
+    found = subject.processor()
+    assert list(found) == ["decode", "network", "draw", "encode", "loop"]
+    ours, bare = (
+        dict(zip(found, column, strict=True)) for column in zip(*found.values(), strict=True)
+    )
+    assert bare["draw"] is None
+    parts = [bare[stage] for stage in ("decode", "network", "encode")]
+    assert all(part is not None and part > 0 for part in parts)
+    assert bare["loop"] == pytest.approx(sum(parts))
+    assert ours["loop"] > 0.5 * sum(
+        ours[stage] for stage in ("decode", "network", "draw", "encode")
+    )
+    assert not list(tmp_path.glob("rtseg-bench-*"))
+    synthetic = Subject(combination(), CLIP, ViewOptions(), folder=tmp_path).processor()
+    assert synthetic["decode"][1] is synthetic["loop"][1] is None
+
+
+def test_processor_time_is_taken_of_a_loop_that_encodes() -> None:
+    options = BenchOptions(input=CLIP, clocks=("loop",))
+    made, asked = measured("AB", options)
+    assert sum(method == "processor" for _, method, *_ in asked) == 2
+    text = render(made, "md")
+    assert "| 2.00 (1.50) | 0.50 | 9.00 (6.00) | 1.50x |" in text
+    for other in (replace(options, encode=False), replace(options, clocks=("model",))):
+        made, asked = measured("AB", other)
+        assert not any(method == "processor" for _, method, *_ in asked)
+        assert "CPU ms" not in render(made, "md")
 
 
 def test_agreement_is_the_share_of_equal_pixels_on_average_and_at_worst(tmp_path: Path) -> None:

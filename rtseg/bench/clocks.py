@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import cv2  # noqa: F401  # isort: skip - ahead of av, see rtseg/sinks/window.py
+import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +26,7 @@ from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
 from rtseg.session.loop import run
 from rtseg.sinks import open_sink
+from rtseg.sinks.encoding import find_encoder, video_frame
 from rtseg.sources import SourceOptions, open_source
 from rtseg.stats import Clock
 
@@ -143,6 +151,106 @@ def time_loop(
     }
     passes = np.diff(times.moments).tolist() or [seconds]
     return Block(seconds, report.frames, passes, counts, report.age_ms, report.stages_ms)
+
+
+PROCESSOR_FRAMES, PROCESSOR_BYTES = 64, 256 << 20
+"""Frames of the clip whose processor time is taken; fewer where they would fill the memory."""
+
+PROCESSOR_ROUNDS = 3
+
+
+def processor_ms(
+    clip: str, segmenter: Segmenter, effect: Effect, open_sink: Callable[[SourceInfo], Sink]
+) -> dict[str, list[float | None]]:
+    """Processor time per frame over all threads, in milliseconds, by stage.
+
+    Unlike wall time it hardly depends on what else the machine does. Medians of three rounds, in
+    each of which everything is done once with the same frames.
+
+    Args:
+        clip: a video file, or what else `open_source` takes.
+        open_sink: opens one for the H.264 file.
+
+    Returns:
+        For each of decode (to a BGR image), network (shrink and infer), draw (decode the mask too)
+        and encode (convert, encode and write), and for the whole loop: ours, and that of the bare
+        library (FFmpeg to YUV, the backend, x264), None if there is none. The whole loop's is the
+        sum of the bare libraries.
+    """
+    with open_source(clip) as source:
+        size = source.info.width * source.info.height * 3
+    count = max(2, min(PROCESSOR_FRAMES, PROCESSOR_BYTES // size))
+    rounds = [
+        _processor_round(clip, segmenter, effect, open_sink, count) for _ in range(PROCESSOR_ROUNDS)
+    ]
+    ours = {name: float(np.median([each[0][name] for each in rounds])) for name in rounds[0][0]}
+    bare = {name: float(np.median([each[1][name] for each in rounds])) for name in rounds[0][1]}
+    whole = sum(bare.values()) if {"decode", "network", "encode"} <= bare.keys() else None
+    return {
+        name: [ms, bare.get(name, whole if name == "loop" else None)] for name, ms in ours.items()
+    }
+
+
+def _processor_round(
+    clip: str,
+    segmenter: Segmenter,
+    effect: Effect,
+    open_sink: Callable[[SourceInfo], Sink],
+    count: int,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Milliseconds of our stages, and of the bare libraries."""
+    ours, bare = dict[str, float](), dict[str, float]()
+
+    @contextmanager
+    def timed(stage: str, into: dict[str, float]) -> Iterator[None]:
+        since = time.process_time()
+        yield
+        into[stage] = (time.process_time() - since) / len(frames) * 1e3
+
+    with open_source(clip) as source:
+        info = source.info
+        since = time.process_time()
+        frames = list(islice(source, count))
+        ours["decode"] = (time.process_time() - since) / len(frames) * 1e3
+    found = [segmenter(frame.image) for frame in frames[:UNCOUNTED]]
+    with timed("network", ours):
+        found = [segmenter(frame.image) for frame in frames]
+    with timed("draw", ours):
+        drawn = [effect(*pair) for pair in zip(frames, found, strict=True)]
+    rendered = [
+        Rendered(frame, one, lambda *_, image=image: image)
+        for frame, one, image in zip(frames, found, drawn, strict=True)
+    ]
+    sink = open_sink(info)
+    with timed("encode", ours), sink:
+        for each in rendered:
+            sink.write(each)
+    with open_source(clip) as source:
+        bounded, sink = Bounded(source, Limit(math.inf, len(frames))), open_sink(info)
+        with timed("loop", ours), sink:
+            run(bounded, segmenter, effect, [sink])
+    batches = [batch_of(frame.image, segmenter.backend.input_size) for frame in frames]
+    with timed("network", bare):
+        for batch in batches:
+            segmenter.backend(batch)
+    encoder = find_encoder(".mp4", "h264", None)
+    pictures = [video_frame(image, encoder, info) for image in drawn if image.shape[2] == 3]
+    if pictures:
+        context: Any = av.CodecContext.create(encoder.library, "w")
+        context.width, context.height = pictures[0].width, pictures[0].height
+        context.pix_fmt, context.options = encoder.pix_fmt, dict(encoder.options)
+        context.time_base = 1 / (info.frame_rate or Fraction(25))
+        for number, picture in enumerate(pictures):
+            picture.pts = number
+        with timed("encode", bare):
+            for picture in [*pictures, None]:
+                context.encode(picture)
+    if Path(clip).is_file():
+        with av.open(clip) as container, timed("decode", bare):
+            container.streams.video[0].thread_type = "AUTO"
+            for _ in islice(container.decode(video=0), len(frames)):
+                pass
+    return ours, bare
 
 
 class FrameTimes(Sink):

@@ -87,6 +87,7 @@ def measure(
             bench = _Bench(entries, options, view, record, open_remote or opened, on_step, stack)
             bench.load()
             bench.run_rounds()
+            bench.take_processor_time()
             bench.score()
         except Stopped:
             record.partial = True
@@ -94,7 +95,7 @@ def measure(
 
 
 class _Bench:
-    """The three parts of a benchmark, in order."""
+    """The parts of a benchmark, in order."""
 
     def __init__(
         self,
@@ -115,6 +116,7 @@ class _Bench:
         self._done = 0
         self._total = len(entries) * (1 + options.rounds * len(options.clocks))
         self._total += len(entries) if options.data else 0
+        self._total += len(entries) if "loop" in options.clocks and options.encode else 0
 
     @cached_property
     def _yardstick(self) -> RemoteObject:
@@ -136,6 +138,14 @@ class _Bench:
                 self._measure_peaks()
             for entry in self._entries:
                 self._attempt(entry, self._end_round)
+
+    def take_processor_time(self) -> None:
+        """The processor time of each stage of the loop, if it encodes."""
+        if not ("loop" in self._options.clocks and self._options.encode):
+            return
+        for entry in self._entries:
+            self._step(f"processor time: {entry.name}")
+            self._attempt(entry, self._processor)
 
     def score(self) -> None:
         """The mean IoU, which loads every model once more and therefore comes last."""
@@ -213,6 +223,10 @@ class _Bench:
         assert entry.remote is not None
         entry.row.peak_memory_mb = entry.remote.call("memory")
         entry.row.peak_share = peak_share(entry.row, self._record.peaks)
+
+    def _processor(self, entry: Entry) -> None:
+        assert entry.remote is not None
+        entry.row.processor_ms = entry.remote.call("processor")
 
     def _score(self, entry: Entry) -> None:
         assert entry.remote is not None

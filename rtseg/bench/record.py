@@ -103,6 +103,7 @@ class Row:
     first_seconds: float | None = None
     cold_start_seconds: float | None = None
     peak_memory_mb: float | None = None
+    processor_ms: dict[str, list[float | None]] = field(default_factory=dict)
     agreement: Agreement | None = None
     miou: float | None = None
     gflop: float | None = None

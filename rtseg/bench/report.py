@@ -90,6 +90,8 @@ def tables(record: Record) -> list[Table]:
     """Speed; what ran and how well; what could not be measured."""
     ran = [row for row in record.rows if row.clocks or row.ran]
     made = [_speed_table(record, ran), _quality_table(ran)] if ran else []
+    timed = [row for row in ran if row.processor_ms]
+    made += [_processor_table(timed)] if timed else []
     failed = [row for row in record.rows if row.error]
     rows = [[row.model, _asked(row), row.size, row.error] for row in failed]
     if failed:
@@ -137,6 +139,14 @@ def legend(record: Record) -> list[str]:
         *lines,
         "fps: median of the rounds (slowest to fastest round); ms: p50 / p95 / p99 of all passes",
         "load: import the library and load the model; cold start: process start to first image",
+        *(
+            [
+                "CPU ms: processor time per frame of all threads, in brackets of the bare library "
+                "on the same frames: FFmpeg to YUV, the backend, x264; of the loop their sum"
+            ]
+            if any(row.processor_ms for row in record.rows)
+            else []
+        ),
         "memory: peak of the combination's own process (with Python, libraries and samples)",
         f"agreement: pixels with the class of torch fp32 on {_compared(record)} frames, "
         "mean (least)",
@@ -260,6 +270,26 @@ def _quality_table(rows: Sequence[Row]) -> Table:
     return Table(heads, cells, 4)
 
 
+def _processor_table(rows: Sequence[Row]) -> Table:
+    """Processor time per frame by stage, with that of the bare libraries in brackets."""
+    stages = list(dict.fromkeys(stage for row in rows for stage in row.processor_ms))
+    heads = ["model", "runs on", "input"]
+    heads += [f"{stage} CPU ms" for stage in stages] + ["of bare libraries"]
+    cells = []
+    for row in rows:
+        times = [row.processor_ms.get(stage, [None, None]) for stage in stages]
+        ours, bare = row.processor_ms.get("loop", [None, None])
+        share = f"{ours / bare:.2f}x" if ours is not None and bare else NONE
+        cells.append([row.model, row.runs_on, row.size, *map(_processor_cell, times), share])
+    return Table(heads, cells, 3)
+
+
+def _processor_cell(times: Sequence[float | None]) -> str:
+    ours, bare = times
+    words = _figure(ours, ".2f")
+    return words if bare is None else f"{words} ({bare:.2f})"
+
+
 def _agreement(row: Row) -> str:
     found = row.agreement
     return f"{found.mean:.3%} ({found.least:.3%})" if found else NONE
@@ -325,6 +355,8 @@ def _beside(row: Row) -> dict[str, Any]:
         "miou": row.miou,
         "gflop": row.gflop,
         "peak_share": row.peak_share,
+        "loop_cpu_ms": row.processor_ms.get("loop", [None])[0],
+        "bare_cpu_ms": row.processor_ms.get("loop", [None, None])[1],
         "error": row.error,
     }
 

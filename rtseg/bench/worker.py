@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -186,6 +187,22 @@ class Subject:
                 SetSpec(path, max_pictures=max_pictures, allow_outside=allow_outside)
             )
             return float(score(network, labelled).matrix.mean_iou)
+
+    def processor(self) -> dict[str, list[float | None]]:
+        """As `clocks.processor_ms`, of the loop with its H.264 file; in a thread, as `measure`."""
+
+        def call() -> dict[str, list[float | None]]:
+            with tempfile.TemporaryDirectory(prefix="rtseg-bench-", dir=self._folder) as folder:
+                names = (str(Path(folder) / f"{number}.mp4") for number in count())
+                return clocks.processor_ms(
+                    self._clip,
+                    self._whole,
+                    self._effect,
+                    lambda info: open_sink(next(names), info, self._segmenter.labels),
+                )
+
+        with Flow((call() for _ in "1"), name="inference") as flow:
+            return next(iter(flow))
 
     def memory(self) -> float | None:
         """Peak resident memory of this process in MB; None if the system does not tell."""
