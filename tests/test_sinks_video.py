@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
+from av.codec import codecs_available
 from sink_frames import clip, clip_info, info, packets, picture, pictures, rendered, times, write
 
 from rtseg import files
@@ -25,7 +26,7 @@ from rtseg.contracts import Sink
 from rtseg.errors import SinkError, UsageError
 from rtseg.labels import VOC
 from rtseg.sinks import SinkOptions, muxing, open_sink, video
-from rtseg.sinks.encoding import CONTAINERS, Timeline
+from rtseg.sinks.encoding import CONTAINERS, HARDWARE, Encoder, Timeline, find_encoder, video_frame
 from rtseg.sinks.muxing import Muxer, count_frames
 from rtseg.sources import open_source
 
@@ -284,6 +285,68 @@ def test_crf_is_heard(tmp_path) -> None:
     assert sizes[0] > 2 * sizes[1]
 
 
+@pytest.mark.parametrize("name", HARDWARE)
+def test_an_encoder_of_a_gpu_that_is_not_there(name: str, tmp_path: Path) -> None:
+    """It is refused if FFmpeg lacks it; else x264 writes the file, and the summary says why."""
+    path = tmp_path / "out.mp4"
+    if HARDWARE[name].library not in codecs_available:
+        with pytest.raises(UsageError, match=f"--encoder {name}.* lacks {HARDWARE[name].library}"):
+            write(str(path), [rendered(0)], info(), encoder=name)
+        assert not path.exists()
+        return
+    said = write(str(path), map(rendered, range(3)), info(), encoder=name)
+    assert len(pictures(path)) == 3
+    if "cannot start" in said:
+        assert f"; encoded by x264, as {name} cannot start here (" in said
+        assert b"x264" in path.read_bytes()
+
+
+@pytest.mark.parametrize("pix_fmt", ["nv12", "yuv420p"])
+def test_an_encoder_of_a_gpu_gets_the_frames_in_its_format(
+    pix_fmt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """x264 stands for it."""
+    row = Encoder("libx264", pix_fmt, {"preset": "medium", "bf": "0"}, 9, crf_options=("crf",))
+    monkeypatch.setitem(HARDWARE, "qsv", row)
+    path = tmp_path / "out.mp4"
+    image = cv2.resize(np.random.default_rng(0).integers(0, 256, (9, 13, 3), np.uint8), (130, 90))
+    about = info(colour_tags=(1, 1, 1, 1))
+    said = write(str(path), [rendered(i, image=image) for i in range(3)], about, encoder="qsv")
+    assert "x264" not in said
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+        assert (frame.colorspace, frame.color_range) == (1, 1)
+        found = frame.to_ndarray().astype(float)
+    error = found - video_frame(image, Encoder("", "yuv420p"), about).to_ndarray()
+    for plane in np.split(error.reshape(-1), [130 * 90, 130 * 90 * 5 // 4]):
+        assert 10 * np.log10(255**2 / np.mean(plane**2)) > 40
+
+
+def test_the_quality_goes_to_the_option_that_an_encoder_has() -> None:
+    assert find_encoder(".mp4", None, 30, encoder="nvenc").options["cq"] == "30"
+    amf = find_encoder(".mp4", None, None, encoder="amf").options
+    assert amf["qp_i"] == amf["qp_p"] == "23"
+    assert "crf" not in amf
+    for name in ("auto", "x264"):
+        assert find_encoder(".mkv", None, 7, encoder=name).library == "libx264"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options", "says"),
+    [
+        (".webm", {"encoder": "nvenc"}, "--encoder nvenc with codec vp9"),
+        (".mp4", {"encoder": "x264", "codec": "hevc"}, "--encoder x264 with codec hevc"),
+        (".mp4", {"encoder": "vaapi"}, "unknown encoder 'vaapi'"),
+        (".mp4", {"encoder": "nvenc", "crf": 99}, "encoder nvenc takes 0 to 51"),
+    ],
+)
+def test_encoders_that_do_not_fit(suffix, options, says, tmp_path) -> None:
+    with pytest.raises(UsageError) as caught:
+        write(str(tmp_path / f"out{suffix}"), [rendered(0)], info(), **options)
+    assert says in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_mp4_begins_with_its_index(tmp_path) -> None:
     path = tmp_path / "out.mp4"
     write(str(path), map(rendered, range(5)), info())
@@ -429,7 +492,7 @@ def test_writing_over_the_file_that_is_read(data, tmp_path) -> None:
 
 
 def test_options_default() -> None:
-    assert SinkOptions() == SinkOptions(False, None, None, "copy", False, "rtseg", "bgr24")
+    assert SinkOptions() == SinkOptions(False, None, None, "auto", "copy", False, "rtseg", "bgr24")
 
 
 @pytest.mark.parametrize(

@@ -553,7 +553,7 @@ def _rules(flags: Flags, plan: Plan) -> tuple[_Rule, ...]:
         _Rule(flags.run, "models", plan.window, "without a window"),
         _Rule(view, "feather matte_threshold", matte, "without --background"),
         _Rule(view, "background", seen or plan.window, f"with --view {plan.view.view}"),
-        _Rule(sink, "codec crf", "codec" in read, "without a video output"),
+        _Rule(sink, "codec crf encoder", "codec" in read, "without a video output"),
         _Rule(sink, "rle", "rle" in read, "without --json"),
         _Rule(flags.run, "screenshots", plan.window, "without a window"),
     )

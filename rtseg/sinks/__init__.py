@@ -81,7 +81,7 @@ SINKS: dict[str, SinkKind] = {
         match=video_path,
         help="out" + " ".join(VIDEO_SUFFIXES),
         is_file=True,
-        options=frozenset({"codec", "crf", "audio"}),
+        options=frozenset({"codec", "crf", "encoder", "audio"}),
         checker="rtseg.sinks.encoding:check_video",
     ),
     "pictures": SinkKind(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rtseg.contracts import SourceInfo
 from rtseg.draw import even, with_square_pixels
 from rtseg.errors import UsageError
+from rtseg.files import reason
 from rtseg.frame import Frame
 from rtseg.sinks.options import SinkOptions
 from rtseg.system import usable_cores
@@ -43,6 +44,7 @@ class Encoder:
         pix_fmt: FFmpeg's name of the pixel format it is given.
         options: FFmpeg's private options.
         crf: default constant rate factor; None for a codec without one.
+        crf_options: the options that it is the value of.
         crf_max: the largest one.
         bit_rate: maximum in bits per second, for the codec whose crf needs one; 0 is no maximum.
         square: whether its files cannot state that pixels are not square.
@@ -52,9 +54,15 @@ class Encoder:
     pix_fmt: str
     options: dict[str, str] = field(default_factory=dict)
     crf: int | None = None
+    crf_options: tuple[str, ...] = ("crf",)
     crf_max: int = 51
     bit_rate: int = 0
     square: bool = False
+
+    @property
+    def is_yuv(self) -> bool:
+        """Whether it is given YUV, by a matrix that its files state."""
+        return self.pix_fmt.startswith(("yuv", "nv"))
 
 
 # Half of the cores encode. x264's default is 1.5 threads per core, for which the network, which
@@ -122,6 +130,28 @@ ALPHA_ENCODERS = {
 """The codecs that can hold an alpha channel, with their settings for it."""
 
 
+HARDWARE = {
+    "nvenc": Encoder(
+        "h264_nvenc",
+        "yuv420p",
+        {"preset": "p4", "rc": "vbr", "bf": "0"},
+        crf=24,
+        crf_options=("cq",),
+    ),
+    "qsv": Encoder("h264_qsv", "nv12", {"bf": "0"}, crf=24, crf_options=("global_quality",)),
+    "amf": Encoder(
+        "h264_amf", "yuv420p", {"rc": "cqp", "bf": "0"}, crf=23, crf_options=("qp_i", "qp_p")
+    ),
+    # its quality is another scale, times FFmpeg's unit of 118
+    "videotoolbox": Encoder(
+        "h264_videotoolbox",
+        "yuv420p",
+        {"realtime": "1", "flags": "+qscale", "global_quality": str(60 * 118)},
+    ),
+}
+"""Encoders of GPUs for H.264, by the name of `--encoder`."""
+
+
 @dataclass(frozen=True)
 class Container:
     """A container format.
@@ -185,16 +215,22 @@ CONTAINERS = {
 
 
 def find_encoder(
-    suffix: str, codec: str | None, crf: int | None, *, alpha: bool = False
+    suffix: str,
+    codec: str | None,
+    crf: int | None,
+    *,
+    alpha: bool = False,
+    encoder: str = "auto",
 ) -> Encoder:
     """The encoder for a container, with its options.
 
     Args:
         alpha: whether it must keep an alpha channel.
+        encoder: of `SinkOptions`.
 
     Raises:
-        UsageError: the container cannot hold the codec, one of them cannot hold alpha, the codec is
-            not installed, or the crf is out of range.
+        UsageError: the container cannot hold the codec, one of them cannot hold alpha, the codec or
+            encoder is not installed or does not fit the codec, or the crf is out of range.
     """
     encoders = ALPHA_ENCODERS if alpha else ENCODERS
     choices = tuple(key for key in CONTAINERS[suffix].codecs if key in encoders)
@@ -211,13 +247,68 @@ def find_encoder(
             f"codec {name!r}",
             found=f"this FFmpeg ({av.__version__}) lacks {ENCODERS[name].library}",
         )
-    encoder = encoders[name]
-    return replace(encoder, options={**encoder.options, **_quality(name, encoder, crf)})
+    if encoder not in ("auto", "x264", *HARDWARE):
+        found = "choices are " + ", ".join(("auto", "x264", *HARDWARE))
+        raise UsageError(f"unknown encoder {encoder!r}", found=found)
+    if encoder != "auto" and name != "h264":
+        raise UsageError(
+            f"--encoder {encoder} with codec {name}",
+            found="it encodes h264",
+            do="Remove one of them",
+        )
+    chosen = HARDWARE.get(encoder, encoders[name])
+    if chosen.library not in codecs_available:
+        raise UsageError(
+            f"--encoder {encoder}",
+            found=f"this FFmpeg ({av.__version__}) lacks {chosen.library}",
+            do="Remove it, to encode with x264",
+        )
+    what = f"encoder {encoder}" if encoder in HARDWARE else f"codec {name}"
+    return replace(chosen, options={**chosen.options, **_quality(what, chosen, crf)})
 
 
 def check_video(path: Path, options: SinkOptions, alpha: bool) -> None:
     """Raise UsageError if a video cannot be encoded so."""
-    find_encoder(path.suffix.lower(), options.codec, options.crf, alpha=alpha)
+    asked = options.codec, options.crf
+    find_encoder(path.suffix.lower(), *asked, alpha=alpha, encoder=options.encoder)
+
+
+def open_encoder(
+    path: Path, options: SinkOptions, info: SourceInfo, *, alpha: bool = False
+) -> tuple[Encoder, str]:
+    """The encoder for a video of a source, and a note if it is not the requested one.
+
+    That of a GPU has encoded a frame of the source's size; where it cannot, as without such a GPU,
+    it is x264. What fills frames is compiled before the first one waits for it.
+
+    Raises:
+        UsageError: as `find_encoder`.
+    """
+    which = path.suffix.lower(), options.codec, options.crf
+    if alpha:
+        return find_encoder(*which, alpha=True), ""
+    asked, note = options.encoder, ""
+    encoder = find_encoder(*which, encoder=asked)
+    if asked in HARDWARE and (why := _refusal(encoder, info)):
+        encoder = find_encoder(*which)
+        note = f"encoded by x264, as {asked} cannot start here ({why})"
+    video_frame(np.zeros((2, 2, 3), np.uint8), encoder, info)
+    return encoder, note
+
+
+def _refusal(encoder: Encoder, info: SourceInfo) -> str:
+    """Why an encoder cannot encode a frame of the source's size; "" if it can."""
+    image = even(np.zeros((info.height, info.width, 3), np.uint8))
+    context: Any = av.CodecContext.create(encoder.library, "w")
+    context.width, context.height, context.pix_fmt = *image.shape[1::-1], encoder.pix_fmt
+    context.time_base, context.options = Fraction(1, 30), dict(encoder.options)
+    frame = video_frame(image, encoder, info)
+    frame.pts = 0
+    try:
+        packets = [*context.encode(frame), *context.encode(None)]
+    except (av.FFmpegError, ValueError, NotImplementedError) as error:
+        return reason(error)
+    return "" if any(packet.size for packet in packets) else "it encodes nothing"
 
 
 def colour_tags(encoder: Encoder, info: SourceInfo) -> Tags:
@@ -242,12 +333,12 @@ def no_alpha(where: str) -> UsageError:
 def _quality(name: str, encoder: Encoder, crf: int | None) -> dict[str, str]:
     if encoder.crf is None:
         if crf is not None:
-            raise UsageError(f"--crf {crf}", found=f"codec {name} has no constant rate factor")
+            raise UsageError(f"--crf {crf}", found=f"{name} has no constant rate factor")
         return {}
     crf = encoder.crf if crf is None else crf
     if not 0 <= crf <= encoder.crf_max:
         raise UsageError(f"--crf {crf}", found=f"{name} takes 0 to {encoder.crf_max}")
-    return {"crf": str(crf)}
+    return dict.fromkeys(encoder.crf_options, str(crf))
 
 
 def _is_installed(name: str) -> bool:
@@ -271,16 +362,21 @@ def video_frame(image: NDArray[np.uint8], encoder: Encoder, info: SourceInfo) ->
         image = with_square_pixels(image, float(info.sample_aspect_ratio))
     matrix = colour_tags(encoder, info)[0]
     is_bt601 = luma(matrix) == luma(BT601)
-    if pix_fmt.startswith("yuv") and "444" not in pix_fmt:
+    if encoder.is_yuv and "444" not in pix_fmt:
         image = even(image)
-    if pix_fmt in ("yuv420p", "yuvj420p") and image.shape[2] == 3:
+    if pix_fmt in ("yuv420p", "yuvj420p", "nv12") and image.shape[2] == 3:
         frame = av.VideoFrame(image.shape[1], image.shape[0], pix_fmt)
         planes = [np.frombuffer(p, np.uint8).reshape(p.height, p.line_size) for p in frame.planes]
-        fill_i420(image, matrix, planes, full=pix_fmt == "yuvj420p")
+        if pix_fmt == "nv12":  # U and V take turns
+            chroma = np.empty((2, image.shape[0] // 2, image.shape[1] // 2), np.uint8)
+            fill_i420(image, matrix, [planes[0], *chroma])
+            planes[1][:, : image.shape[1]] = chroma.transpose(1, 2, 0).reshape(len(chroma[0]), -1)
+        else:
+            fill_i420(image, matrix, planes, full=pix_fmt == "yuvj420p")
         return frame
     order = "bgra" if image.shape[2] == 4 else "bgr24"
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), order)
-    if not pix_fmt.startswith("yuv") or is_bt601:
+    if not encoder.is_yuv or is_bt601:
         return frame  # the encoder converts it, by BT.601
     return frame.reformat(format=pix_fmt, dst_colorspace=matrix, dst_color_range=LIMITED)
 

@@ -85,7 +85,7 @@ class Muxer:
             context.sample_aspect_ratio = info.sample_aspect_ratio
         if encoder.library == "libx265" and suffix in (".mp4", ".mov"):
             context.codec_tag = "hvc1"  # Apple's players require it
-        if encoder.pix_fmt.startswith("yuv"):
+        if encoder.is_yuv:
             tags = colour_tags(encoder, info)
             context.colorspace, context.color_primaries, context.color_trc = tags
             context.color_range = FULL if encoder.pix_fmt.startswith("yuvj") else LIMITED

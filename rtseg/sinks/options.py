@@ -21,6 +21,7 @@ class SinkOptions:
         overwrite: Replace existing files.
         codec: Video codec: h264, hevc, vp9, vp8, mjpeg, ffv1 or prores.
         crf: Video quality; lower means better quality and a larger file.
+        encoder: H.264 encoder: auto (x264), x264, or of the GPU: nvenc, qsv, amf, videotoolbox.
         audio: copy keeps the source's audio, none drops it.
         rle: Include COCO run-length masks in the JSON lines.
         title: Window title.
@@ -30,6 +31,7 @@ class SinkOptions:
     overwrite: bool = False
     codec: str | None = None
     crf: int | None = None
+    encoder: Literal["auto", "x264", "nvenc", "qsv", "amf", "videotoolbox"] = "auto"
     audio: Literal["copy", "none"] = "copy"
     rle: bool = False
     title: str = "rtseg"

@@ -19,7 +19,7 @@ from rtseg.files import OutputFile, cannot_write
 from rtseg.frame import Frame
 from rtseg.labels import LabelSet
 from rtseg.sinks.audio import Audio
-from rtseg.sinks.encoding import CONTAINERS, Encoder, Timeline, find_encoder, video_frame
+from rtseg.sinks.encoding import CONTAINERS, Encoder, Timeline, open_encoder, video_frame
 from rtseg.sinks.muxing import WRITE_ERRORS, Muxer, count_frames
 from rtseg.sinks.options import SinkOptions
 from rtseg.stats import Clock
@@ -41,11 +41,10 @@ class VideoSink(Sink):
     def __init__(
         self, path: Path, info: SourceInfo, labels: LabelSet, options: SinkOptions
     ) -> None:
-        self._encoder_for = path.suffix.lower(), options.codec, options.crf
+        self._encoder_for = path, options, info
         self._alpha: bool | None = None  # whether the file has an alpha channel
         self._flattened = 0
-        encoder = find_encoder(*self._encoder_for)
-        video_frame(np.zeros((2, 2, 3), np.uint8), encoder, info)  # compiles before the first frame
+        encoder, self._note = open_encoder(*self._encoder_for)
         self._file = VideoFile(path, info, encoder, overwrite=options.overwrite)
         if options.audio != "none" and info.media is not None and not info.live:
             self._file.audio = Audio(info.media, info.media_start, info.track)
@@ -61,7 +60,7 @@ class VideoSink(Sink):
         transparent = rendered.picture.shape[2] == 4
         if self._alpha is None:
             if transparent:
-                self._file.encoder = find_encoder(*self._encoder_for, alpha=True)
+                self._file.encoder, _ = open_encoder(*self._encoder_for, alpha=True)
             self._alpha = transparent
         self._flattened += transparent and not self._alpha
         self._file.add(rendered.picture if self._alpha else rendered.image, rendered.frame)
@@ -76,7 +75,8 @@ class VideoSink(Sink):
 
     def summary(self) -> str:
         """What was written, and what is missing."""
-        text = self._file.summary()
+        if (text := self._file.summary()) and self._note:
+            text += f"; {self._note}"
         if text and self._flattened:
             text += f"; {self._flattened} of them transparent, over black, as the first was not"
         return text
