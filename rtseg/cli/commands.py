@@ -114,7 +114,7 @@ def build_app(stop: Stop, verb: str | None = None) -> App:
 
     @takes_flags_of("serve")
     def serve(**given: Any) -> int:
-        """Serve a model over HTTP; needs rtseg[serve]."""
+        """Serve a page with masks on your camera, and an API; needs rtseg[serve]."""
         from rtseg.cli.serve import serve
 
         return serve(collect(ServeFlags, LAYOUTS["serve"], given), stop)

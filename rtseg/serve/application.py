@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from rtseg.errors import RtsegError, UsageError
 from rtseg.options import imported
@@ -32,6 +32,7 @@ class Way:
     """A row of `ROUTES`.
 
     Attributes:
+        method: of HTTP, or WS for a WebSocket.
         place: "module:function" that answers, imported when the application is built.
         summary: for the description of the API; "" leaves it out.
         guarded: whether it needs the token.
@@ -43,20 +44,34 @@ class Way:
     summary: str = ""
     guarded: bool = True
 
+    def matches(self, path: str) -> bool:
+        """Whether it is for a path."""
+        fixed, brace, _ = self.path.partition("{")
+        return path.startswith(fixed) if brace else path == fixed
+
+    def route(self) -> BaseRoute:
+        """As Starlette has it."""
+        if self.method == "WS":
+            return WebSocketRoute(self.path, imported(self.place))
+        return Route(self.path, imported(self.place), methods=[self.method])
+
 
 ROUTES = (
+    Way("/", "rtseg.serve.pages:page", guarded=False),
+    Way("/page/{name}", "rtseg.serve.pages:part", guarded=False),
     Way("/v1/health/live", "rtseg.serve.describe:live", summary="Is it alive?", guarded=False),
     Way("/v1/health/ready", "rtseg.serve.describe:ready", summary="Is it ready?", guarded=False),
     Way("/v1/models", "rtseg.serve.describe:models", summary="The model that is served"),
     Way("/v1/openapi.json", "rtseg.serve.describe:openapi", summary="This description"),
     Way("/v1/segment", "rtseg.serve.segment:segment", "POST", "Segment an image"),
+    Way("/v1/stream", "rtseg.serve.stream:stream", "WS"),
+    Way("/v1/sessions", "rtseg.serve.stream:sessions", summary="Figures of open streams"),
     Way("/metrics", "rtseg.serve.metrics:metrics", summary="Figures for Prometheus"),
 )
 """Every route; a new one is a function and a row."""
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
     "Referrer-Policy": "no-referrer",
@@ -86,7 +101,7 @@ def build(segmenter: Segmenter | str | None, options: ServeOptions) -> Starlette
                 own.close()
 
     app = Starlette(
-        routes=[Route(way.path, imported(way.place), methods=[way.method]) for way in ROUTES],
+        routes=[way.route() for way in ROUTES],
         lifespan=lifespan,
         exception_handlers={
             RtsegError: _failed,
@@ -133,8 +148,6 @@ class Guard:
 
     def __init__(self, app: ASGIApp, options: ServeOptions, token: str | None, state: Any) -> None:
         self._app, self._options, self._token, self._state = app, options, token, state
-        self._open = {way.path for way in ROUTES if not way.guarded}
-        self._known = {way.path for way in ROUTES}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI says."""
@@ -155,6 +168,9 @@ class Guard:
         try:
             self._check(scope)
         except RequestError as refusal:
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close"})  # before it was accepted: status 403
+                return
             answer = JSONResponse({"error": str(refusal)}, refusal.status)
             if refusal.status == 401:
                 answer.headers["WWW-Authenticate"] = 'Basic realm="rtseg", charset="UTF-8"'
@@ -163,7 +179,7 @@ class Guard:
         else:
             await self._app(scope, receive, sending)
         finally:
-            path = scope["path"] if scope["path"] in self._known else "other"
+            path = next((way.path for way in ROUTES if way.matches(scope["path"])), "other")
             service = getattr(self._state, "service", None)
             if service is not None and scope["type"] == "http":
                 service.metrics.count("rtseg_requests_total", route=path, status=str(status))
@@ -184,7 +200,7 @@ class Guard:
                 f"a page of {origin[:100]!r} may not call this server",
                 do="Start it with --allow-origin and that address, if it is right",
             )
-        if scope["path"] not in self._open:
+        if not any(way.matches(scope["path"]) for way in ROUTES if not way.guarded):
             self._check_token(scope, headers)
 
     def _is_ours(self, origin: str, host: str) -> bool:
@@ -193,6 +209,8 @@ class Guard:
 
     def _check_token(self, scope: Scope, headers: Mapping[str, str]) -> None:
         if self._token is not None:
+            if scope["type"] == "websocket":
+                return  # browsers cannot send it before the first message
             if not secrets.compare_digest(_given(headers).encode(), self._token.encode()):
                 raise RequestError(401, "the token is missing or wrong")
             return

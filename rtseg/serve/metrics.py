@@ -17,6 +17,10 @@ HELP = {
     "rtseg_requests_total": ("counter", "Requests by route and status."),
     "rtseg_stage_seconds": ("histogram", "Seconds of each stage of a request."),
     "rtseg_pictures": ("gauge", "Images of /v1/segment that are being worked on, or wait."),
+    "rtseg_streams": ("gauge", "Live streams that are open."),
+    "rtseg_stream_frames_total": ("counter", "Frames of live streams by what became of them."),
+    "rtseg_stream_server_seconds": ("histogram", "From a frame's arrival to its answer."),
+    "rtseg_stream_age_seconds": ("histogram", "From camera to screen, as clients report it."),
     "rtseg_up": ("gauge", "1 while the network is warm and new requests are taken."),
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rtseg.contracts import Source, SourceInfo
 from rtseg.effects import ViewOptions, open_effect
@@ -38,6 +38,13 @@ class RequestError(RtsegError):
     ) -> None:
         super().__init__(asked, found=found, do=do)
         self.status, self.retry_seconds = status, retry
+
+
+class Client(Protocol):
+    """Whose stream is open."""
+
+    def figures(self) -> dict[str, Any]:
+        """What became of its frames."""
 
 
 class Inbox(Source):
@@ -72,6 +79,7 @@ class Service:
         draining: whether no new work is taken, as the server is about to end.
         failure: what ended the engine, if it was not asked to.
         on_failure: called then, in the event loop.
+        clients: whose streams are open.
     """
 
     def __init__(self, segmenter: Segmenter, options: ServeOptions) -> None:
@@ -80,14 +88,18 @@ class Service:
         self.ready = self.draining = False
         self.failure: BaseException | None = None
         self.on_failure: Callable[[], None] = lambda: None
+        self.clients: list[Client] = []
         self._inbox = Inbox()
+        self._orders: SimpleQueue[Callable[[Engine], None]] = SimpleQueue()
+        self._receivers: dict[int, Callable[[Result], None]] = {}
+        self._ending = False
         self._numbers = count()
         self._waiting: dict[int, asyncio.Future[Segmentation]] = {}
         self._inside = 0
         self._codecs = asyncio.Semaphore(2)
         self._loop: asyncio.AbstractEventLoop
         self._settled = asyncio.Event()
-        self._flow = Flow(self._run(), name="serve", interrupt=self._inbox.interrupt)
+        self._flow = Flow(self._run(), name="serve", interrupt=self._end)
 
     async def __aenter__(self) -> Service:
         self._loop = asyncio.get_running_loop()
@@ -105,7 +117,9 @@ class Service:
 
     def gauges(self) -> dict[str, float]:
         """What is now, for the metrics."""
-        return {"rtseg_pictures": self._inside, "rtseg_up": self.ready and not self.draining}
+        up = self.ready and not self.draining
+        streams = len(self.clients)
+        return {"rtseg_pictures": self._inside, "rtseg_streams": streams, "rtseg_up": up}
 
     def check_open(self) -> None:
         """Raise RequestError unless new work is taken."""
@@ -133,6 +147,41 @@ class Service:
         finally:
             self._inside -= 1
 
+    @contextmanager
+    def client(
+        self, client: Client, source: Source, deliver: Callable[[Result], None]
+    ) -> Iterator[None]:
+        """Segment the frames of a client as long as the `with` lasts, in turns with all others.
+
+        Args:
+            deliver: called with each result, in the engine's thread.
+
+        Raises:
+            RequestError: there are as many clients as may be.
+        """
+        self.check_open()
+        most = self.options.max_clients
+        if len(self.clients) >= most:
+            raise RequestError(429, "busy", found=f"{most} streams are open", retry=10)
+        number: list[int] = []
+
+        def begin(engine: Engine) -> None:
+            number.append(engine.add(Channel(source)))
+            self._receivers[number[0]] = deliver
+
+        def end(engine: Engine) -> None:
+            del self._receivers[number[0]]
+            engine.remove(number[0])
+
+        self.clients.append(client)
+        self._orders.put(begin)
+        try:
+            yield
+        finally:
+            self.clients.remove(client)
+            source.interrupt()
+            self._orders.put(end)
+
     async def in_pool(self, work: Callable[[], T]) -> T:
         """What `work` returns, which decodes or encodes an image in one of two threads."""
         async with self._codecs:
@@ -159,16 +208,28 @@ class Service:
         try:
             _warm_up(self.segmenter)
             pictures = Channel(self._inbox, "pictures", newest=False)
+            self._receivers[0] = self._return
             with Engine([pictures], self.segmenter, shared=True) as engine:
                 self._loop.call_soon_threadsafe(self._begin)
                 for results in engine.poll(TICK_SECONDS):
                     for result in results:
                         engine.done(result)
                     for result in results:
-                        self._loop.call_soon_threadsafe(self._answer, result)
+                        self._receivers[result.source](result)
+                    while not self._orders.empty():
+                        self._orders.get()(engine)
+                    if self._ending:
+                        break
         except BaseException as error:
             self._loop.call_soon_threadsafe(self._break, error)
         yield from ()
+
+    def _end(self) -> None:
+        self._ending = True
+        self._inbox.interrupt()
+
+    def _return(self, result: Result) -> None:
+        self._loop.call_soon_threadsafe(self._answer, result)
 
     def _begin(self) -> None:
         self.ready = True

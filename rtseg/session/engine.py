@@ -202,16 +202,16 @@ class Engine:
             lane.close()
 
     def add(self, channel: Channel) -> int:
-        """Take in one more source while it runs; returns its number.
+        """Take in one more source while it runs; returns its number, or that of one removed before.
 
         Raises:
             ValueError: the engine was not made to be `shared`.
         """
         if self.shared is None:
             raise ValueError("an engine of one source takes no other; make it with shared=True")
-        self.channels.append(channel)
-        number = len(self.channels) - 1
-        self.shared.widen(number + 1)
+        number = next(n for n in range(len(self._lanes) + 1) if n not in self._lanes)
+        self.channels[number : number + 1] = [channel]
+        self.shared.widen(len(self.channels))
         warm_up(channel.temporal)
         self._lane(number).start()
         return number

@@ -1,0 +1,227 @@
+"""The page in a real browser, with a camera whose frames carry their numbers."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from servers import served
+
+import rtseg
+from rtseg.errors import SourceError
+from rtseg.frame import Image
+from rtseg.images import read_image
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(BROWSER is None, reason="there is no chromium"),
+]
+
+WIDTH, HEIGHT = 640, 360
+FLAGS = (
+    "--no-sandbox",
+    "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+)
+
+
+@contextmanager
+def browser(*flags: str, **context: Any) -> Iterator[Any]:
+    """A page of a new browser; fails if a script on it does."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        program = playwright.chromium.launch(executable_path=BROWSER, args=[*FLAGS, *flags])
+        page = program.new_context(**context).new_page()
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+        yield page
+        program.close()
+        assert errors == []
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come"
+        time.sleep(0.1)
+
+
+def camera_file(folder: Path) -> Path:
+    """A video of the stub's world for a fake camera: a block of class 1 whose width grows, and the
+    same width as eight black or white bits in the top row."""
+    red, green, blue = rtseg.load("stub").labels.colours[1]
+    path = folder / "camera.y4m"
+    with path.open("wb") as file:
+        file.write(f"YUV4MPEG2 W{WIDTH} H{HEIGHT} F30:1 Ip A1:1 C420jpeg\n".encode())
+        for number in range(64):
+            image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+            image[120:, : 80 + 8 * number] = blue, green, red
+            for bit in range(8):
+                image[:60, 80 * bit : 80 * bit + 80] = 255 * (number >> bit & 1)
+            planes = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420)
+            file.write(b"FRAME\n" + planes.tobytes())
+    return path
+
+
+PIXELS = """async () => {
+  const canvas = document.getElementById("canvas"), copy = document.createElement("canvas");
+  [copy.width, copy.height] = [canvas.width, canvas.height];
+  const pen = copy.getContext("2d");
+  pen.drawImage(canvas, 0, 0);
+  return [copy.width, copy.height, copy.toDataURL("image/png")];
+}"""
+
+
+def drawn(page: Any) -> Image:
+    width, height, address = page.evaluate(PIXELS)
+    content = base64.b64decode(address.partition(",")[2])
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    assert image.shape == (height, width, 3)
+    return image
+
+
+def number_of(image: Image) -> int:
+    """The number that a drawn frame carries."""
+    bits = [image[30, 80 * bit + 40].mean() > 127 for bit in range(8)]
+    return sum(1 << bit for bit, on in enumerate(bits) if on)
+
+
+def in_colour(image: Image, colour: tuple[int, ...]) -> int:
+    """How many pixels of a row through the block have an RGB colour."""
+    return np.count_nonzero(np.abs(image[300, :, ::-1].astype(int) - colour).max(-1) < 50)
+
+
+def test_every_drawn_mask_is_that_of_its_frame(tmp_path: Path) -> None:
+    """The frame tells its number in bits, and the mask in its width, in a colour of its own."""
+    camera, own = camera_file(tmp_path), (255, 0, 255)
+    with rtseg.load("stub") as segmenter:
+        original = segmenter.labels.colours[1]
+        colours = (segmenter.labels.colours[0], own, *segmenter.labels.colours[2:])
+        segmenter.labels = segmenter.labels.with_colours(colours)
+        with (
+            served(segmenter) as server,
+            browser(f"--use-file-for-fake-video-capture={camera}") as page,
+        ):
+            page.goto(f"{server.url}?path=2d")
+            page.uncheck("#mirror")
+            page.fill("#opacity", "1")
+            page.click("#start")
+            seen = set()
+            for _ in range(12):
+                before = page.evaluate("rtseg.count.shown")
+                wait_for(lambda seen=before: page.evaluate("rtseg.count.shown") > seen)  # type: ignore[misc]
+                image = drawn(page)
+                number = number_of(image)
+                assert abs(in_colour(image, own) - (80 + 8 * number)) <= 16, number
+                assert in_colour(image, original) <= 16, number
+                seen.add(number)
+            assert len(seen) > 3
+            (client,) = server.service.clients
+            wait_for(lambda: client.ages.count > 3)
+            assert "age" in page.inner_text("#hud")
+            page.click("#stop")
+            wait_for(lambda: not server.service.clients)
+            count = page.evaluate("rtseg.count")
+            assert count["wrong"] == 0
+            assert client.received == client.shown + sum(client.dropped.values()) + len(
+                client._pending
+            )
+            assert count["sent"] - count["shown"] - sum(count["dropped"].values()) <= 3
+
+
+DRAW = """async ([scores, width, height, network]) => {
+  const blank = document.createElement("canvas");
+  [blank.width, blank.height] = [640, 360];
+  Object.assign(rtseg.painter, { network, keep: new Set([1]) });
+  const bitmap = await createImageBitmap(blank);
+  await rtseg.painter.draw(bitmap, 1, width, height, new Uint16Array(scores).buffer);
+}"""
+
+
+@pytest.mark.needs_data
+def test_webgl_draws_the_mask_of_the_command_line(data: Path) -> None:
+    """Scores as float16 through WebGL2 against the mask that is decoded here."""
+    first = min((data / "people" / "images").iterdir())
+    image = cv2.resize(read_image(first, SourceError), (WIDTH, HEIGHT))
+    with rtseg.load("person") as segmenter, served(segmenter) as server:
+        found, labels = segmenter(image), segmenter.labels
+        margin = (found.scores[1] - found.scores[0]).astype(np.float16)
+        height, width = margin.shape
+        colours = enumerate(labels.colours)
+        network = {
+            "classes": [{"id": n, "colour": list(colour)} for n, colour in colours],
+            "background": labels.background,
+            "align_corners": segmenter.backend.spec.align_corners,
+            "probabilities": False,
+        }
+        with browser() as page:
+            page.goto(f"{server.url}?path=gl")
+            assert page.evaluate("rtseg.painter.kind") == "logits16"
+            page.check("input[name=view][value=mask]", force=True)
+            page.uncheck("#mirror")
+            scores = margin.view(np.uint16).ravel().tolist()
+            page.evaluate(DRAW, [scores, width, height, network])
+            shown = drawn(page).any(-1)
+    mask = found.mask == 1
+    assert 0.02 < mask.mean() < 0.98
+    assert np.mean(shown == mask) >= 0.99999
+
+
+def test_a_picture_is_dropped_and_its_mask_is_shown(tmp_path: Path) -> None:
+    red, green, blue = rtseg.load("stub").labels.colours[1]
+    image = np.zeros((200, 320, 3), np.uint8)
+    image[40:160, 60:200] = blue, green, red
+    path = tmp_path / "shapes.png"
+    cv2.imwrite(str(path), image)
+    (tmp_path / "text.png").write_text("not an image")
+    with served(token="s3cret-t0ken") as server, browser() as page:
+        page.goto(f"{server.url}#token=s3cret-t0ken")
+        assert "s3cret" not in page.evaluate("location.href")
+        page.click("#to-picture")
+        page.set_input_files("#file", path)
+        page.wait_for_selector("#result:not([hidden])", timeout=60_000)
+        assert page.evaluate("document.getElementById('result').naturalWidth") == 320
+        assert page.inner_text("#shares").split()[-1] == "%"
+        assert page.get_attribute("#save", "download") == "shapes-overlay.jpg"
+
+
+def test_the_page_says_why_there_is_no_camera() -> None:
+    """Plain http under another name: browsers give no camera."""
+    flag = "--host-resolver-rules=MAP example.test 127.0.0.1"
+    with served(allow_host=("example.test",), token="none") as server, browser(flag) as page:
+        page.goto(f"http://example.test:{server.port}/")
+        page.click("#start")
+        assert "https" in page.inner_text("#welcome h2")
+        assert not page.is_visible("#start")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 800), (393, 851)], ids=["desktop", "phone"])
+def test_the_page_is_accessible_and_fits(scheme: str, size: tuple[int, int]) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    viewport = {"width": size[0], "height": size[1]}
+    with (
+        served() as server,
+        browser(viewport=viewport, color_scheme=scheme, bypass_csp=True) as page,
+    ):
+        for place in ("#live", "#picture"):
+            page.goto(f"{server.url}/{place}")
+            found = axe.run(page)
+            assert found.violations_count == 0, found.generate_report()
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= size[0]

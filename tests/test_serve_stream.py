@@ -1,0 +1,305 @@
+"""`/v1/stream`: every frame is answered once, with its own mask or a cause; all get their turn."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import cv2
+import numpy as np
+import pytest
+import requests
+from servers import Served, served
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+import rtseg
+from rtseg.frame import Image
+from rtseg.serve.stream import DROPPED, HEADER, LOGITS16, NEWER, PNG, UNREADABLE
+from rtseg.session.engine import Channel, Engine
+from rtseg.sources import open_source
+
+WIDTH, HEIGHT = 320, 200
+
+
+@pytest.fixture
+def server() -> Iterator[Served]:
+    with served() as one:
+        yield one
+
+
+class Camera:
+    """A client with a camera; frames carry their number in their colours."""
+
+    def __init__(self, server: Served, kind: str = "png", **more: object) -> None:
+        self.address = f"ws://127.0.0.1:{server.port}/v1/stream"
+        self.hello = {"type": "hello", "width": WIDTH, "height": HEIGHT, "kind": kind, **more}
+
+    def __enter__(self) -> Camera:
+        with ExitStack() as stack:
+            connection = connect(self.address, subprotocols=["rtseg.1"], open_timeout=20)  # type: ignore[list-item]
+            self.socket: ClientConnection = stack.enter_context(connection)
+            self.socket.send(json.dumps(self.hello))
+            self.welcome = json.loads(self.socket.recv(20))
+            self._stack = stack.pop_all()
+        size = self.welcome["input"]
+        self.size = size["height"], size["width"]
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    def send(self, number: int, image: Image) -> None:
+        content = cv2.imencode(".png", image)[1].tobytes()
+        self.socket.send(struct.pack("<IId", number, 0, number * 1.5) + content)
+
+    def answer(self) -> tuple[int, int, int, tuple[int, int], bytes]:
+        """Number, kind, cause, (height, width), payload."""
+        message = self.socket.recv(20)
+        assert isinstance(message, bytes)
+        number, kind, cause, client_ms, width, height, *_ = HEADER.unpack_from(message)
+        assert client_ms == number * 1.5
+        return number, kind, cause, (height, width), message[HEADER.size :]
+
+
+def block(size: tuple[int, int], number: int) -> Image:
+    """A picture of the stub's world whose block of class 1 is as wide as the number."""
+    height, width = size
+    red, green, blue = rtseg.load("stub").labels.colours[1]
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, : width * (number % 7 + 1) // 8] = blue, green, red
+    return image
+
+
+def test_a_frame_gets_its_mask_at_the_size_of_the_camera(server: Served) -> None:
+    with Camera(server) as camera:
+        image = block(camera.size, 3)
+        camera.send(1, image)
+        number, kind, _, size, payload = camera.answer()
+        assert (number, kind, size) == (1, PNG, (HEIGHT, WIDTH))
+        shown = cv2.imdecode(np.frombuffer(payload, np.uint8), cv2.IMREAD_UNCHANGED)
+        with rtseg.load("stub") as segmenter:
+            mask = segmenter(image).at_size((HEIGHT, WIDTH)).mask
+        assert np.array_equal(shown[..., 3] > 0, mask > 0)
+        assert mask.any()
+        red, green, blue = camera.welcome["classes"][1]["colour"]
+        assert shown[HEIGHT // 2, 3].tolist() == [blue, green, red, 255]
+
+
+def test_two_classes_come_as_the_difference_of_their_scores() -> None:
+    labels = rtseg.load("stub").labels
+    two = rtseg.LabelSet(labels.names[:2], labels.colours[:2])
+    with rtseg.load("stub") as segmenter:
+        backend = segmenter.backend
+        call = backend.__class__.__call__
+        pair = TwoClasses(backend, call)
+        segmenter.backend, segmenter.labels = pair, two  # type: ignore[assignment]
+        with served(segmenter) as server, Camera(server, "logits16") as camera:
+            image = block(camera.size, 2)
+            camera.send(1, image)
+            number, kind, _, (height, width), payload = camera.answer()
+            assert (number, kind) == (1, LOGITS16)
+            found = np.frombuffer(payload, "<f2").reshape(height, width)
+            scores = segmenter(image).scores
+            assert np.array_equal(found, (scores[1] - scores[0]).astype(np.float16))
+            assert (found > 0).any()
+            assert (found < 0).any()
+
+
+class TwoClasses:
+    """The stub, of which two classes are left."""
+
+    def __init__(self, inner: object, call: object) -> None:
+        self.inner, self.call = inner, call
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        return self.inner(batch)[:, :2]  # type: ignore[operator]
+
+
+def test_many_classes_have_no_difference(server: Served) -> None:
+    with pytest.raises(ConnectionClosed, match="kind logits16"), Camera(server, "logits16"):
+        pass
+
+
+def test_every_frame_is_answered_once_with_its_own_mask() -> None:
+    """Several clients, one of which floods: no frame is lost, and no mask is another's."""
+    with rtseg.load("stub?delay=50ms") as slow, served(slow) as server:
+        shown: dict[int, int] = {}
+
+        def run(client: int, window: int, seconds: float) -> None:
+            with Camera(server) as camera:
+                pictures = [
+                    cv2.imencode(".png", block(camera.size, n))[1].tobytes() for n in range(7)
+                ]
+                masks = [
+                    np.count_nonzero(slow(block(camera.size, n)).at_size((HEIGHT, WIDTH)).mask)
+                    for n in range(7)
+                ]
+                until, number, waiting, good = time.monotonic() + seconds, 0, set(), 0
+                while time.monotonic() < until or waiting:
+                    if len(waiting) < window and time.monotonic() < until:
+                        number += 1
+                        waiting.add(number)
+                        camera.socket.send(
+                            struct.pack("<IId", number, 0, number * 1.5) + pictures[number % 7]
+                        )
+                        continue
+                    answered, kind, cause, _, payload = camera.answer()
+                    waiting.remove(answered)
+                    if kind == DROPPED:
+                        assert cause == NEWER
+                        continue
+                    alpha = cv2.imdecode(np.frombuffer(payload, np.uint8), cv2.IMREAD_UNCHANGED)[
+                        ..., 3
+                    ]
+                    assert np.count_nonzero(alpha) == masks[answered % 7]
+                    good += 1
+                shown[client] = good
+
+        threads = [
+            threading.Thread(target=run, args=(n, 30 if n == 0 else 3, 2.0)) for n in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert min(shown.values()) > 5
+        assert shown[0] <= 1.5 * min(shown[1], shown[2])  # flooding gains nothing
+
+
+def test_what_is_not_an_image_is_dropped_and_the_next_frame_is_shown(server: Served) -> None:
+    with Camera(server) as camera:
+        camera.socket.send(struct.pack("<IId", 1, 0, 1.5) + b"not a picture")
+        assert camera.answer()[:3] == (1, DROPPED, UNREADABLE)
+        camera.send(2, block((64, 64), 1))  # of a size that nobody asked for
+        assert camera.answer()[:3] == (2, DROPPED, UNREADABLE)
+        camera.send(3, block(camera.size, 1))
+        assert camera.answer()[:2] == (3, PNG)
+        (figures,) = requests.get(f"{server.url}/v1/sessions", timeout=10).json()["sessions"]
+        assert figures["received"] == figures["shown"] + sum(figures["dropped"].values())
+
+
+def test_classes_camera_and_ages_are_told(server: Served) -> None:
+    with Camera(server) as camera:
+        camera.socket.send(json.dumps({"type": "classes", "ids": [0]}))
+        camera.send(1, block(camera.size, 3))
+        payload = camera.answer()[4]
+        assert not cv2.imdecode(np.frombuffer(payload, np.uint8), cv2.IMREAD_UNCHANGED)[
+            ..., 3
+        ].any()
+        camera.socket.send(json.dumps({"type": "camera", "width": 200, "height": 320}))
+        welcome = json.loads(camera.socket.recv(20))
+        assert (welcome["width"], welcome["height"]) == (200, 320)
+        assert welcome["input"]["height"] > welcome["input"]["width"]
+        camera.socket.send(json.dumps({"type": "painted", "ages": [50.0, 70.0], "trips": [40.0]}))
+        camera.send(2, block(camera.size, 3))
+        assert camera.answer()[:2] == (2, PNG)
+        (figures,) = requests.get(f"{server.url}/v1/sessions", timeout=10).json()["sessions"]
+        assert figures["age_ms"]["max"] == 70.0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "not json",
+        "[]",
+        '{"type": "nonsense"}',
+        '{"type": "classes", "ids": [99]}',
+        '{"type": "camera", "width": 0, "height": 5}',
+        '{"type": "painted", "ages": ["x"]}',
+        b"short",
+        struct.pack("<IId", 0, 0, 0.0) + b"x",
+    ],
+)
+def test_nonsense_ends_the_stream(server: Served, message: str | bytes) -> None:
+    with Camera(server) as camera:
+        camera.socket.send(message)
+        with pytest.raises(ConnectionClosed) as caught:
+            camera.answer()
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1008
+    assert requests.get(f"{server.url}/v1/health/ready", timeout=10).status_code == 200
+
+
+def test_streams_are_limited_and_a_place_becomes_free_again() -> None:
+    with served(max_clients=1) as server:
+        with (
+            Camera(server),
+            pytest.raises(ConnectionClosed, match="busy"),
+            Camera(server) as second,
+        ):
+            second.answer()
+        for _ in range(3):  # one after another, in the same place
+            while server.service.clients:
+                time.sleep(0.01)
+            with Camera(server) as camera:
+                camera.send(1, block(camera.size, 1))
+                assert camera.answer()[:2] == (1, PNG)
+
+
+def test_the_token_comes_in_the_first_message() -> None:
+    with served(token="s3cret-t0ken") as server:
+        with pytest.raises(ConnectionClosed, match="token"), Camera(server):
+            pass
+        with Camera(server, token="s3cret-t0ken") as camera:
+            assert camera.welcome["model"] == "stub"
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"), [("127.0.0.1", "http://evil.test"), ("evil.test", None)]
+)
+def test_pages_of_other_sites_get_no_socket(server: Served, host: str, origin: str | None) -> None:
+    address = f"ws://{host}:{server.port}/v1/stream"
+    there = socket.create_connection(("127.0.0.1", server.port))
+    with (
+        pytest.raises(InvalidStatus) as caught,
+        connect(address, sock=there, origin=origin),  # type: ignore[arg-type]
+    ):
+        pass
+    assert caught.value.response.status_code == 403
+
+
+def test_an_idle_stream_is_closed(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rtseg.serve.stream.IDLE_SECONDS", 0.2)
+    with Camera(server) as camera, pytest.raises(ConnectionClosed, match="idle"):
+        camera.answer()
+
+
+def test_the_page_comes_with_all_its_parts_and_loads_nothing_else(server: Served) -> None:
+    page = requests.get(server.url, timeout=10)
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    size = len(page.content)
+    parts = {word.split('"')[0] for word in page.text.split('"/page/')[1:]}
+    assert parts == {"icon.svg", "page.css", "page.js"}
+    for name in (*parts, "painter.js"):
+        answer = requests.get(f"{server.url}/page/{name}", timeout=10)
+        assert answer.status_code == 200
+        size += len(answer.content)
+    assert size < 60_000
+    for name in ("../serve/options.py", "%2e%2e/options.py", "nothing.js"):
+        assert requests.get(f"{server.url}/page/{name}", timeout=10).status_code == 404
+
+
+def test_an_engine_gives_the_number_of_a_removed_source_again() -> None:
+    with rtseg.load("stub") as segmenter:
+        channels = [Channel(open_source("test://?frames=1000&fps=50"), newest=True)]
+        with Engine(channels, segmenter, shared=True) as engine:
+            for _ in range(3):
+                assert engine.add(Channel(open_source("test://?frames=1000"))) == 1
+                seen = set()
+                for results in engine.poll(0.05):
+                    for result in results:
+                        engine.done(result)
+                        seen.add(result.source)
+                    if seen == {0, 1}:
+                        break
+                engine.remove(1)
+            assert len(engine.channels) == 2
