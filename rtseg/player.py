@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -283,9 +284,11 @@ class FFmpegPlayer:
         self._times_left: list[int] = []
         self.damaged, self.concealed, self.trouble = 0, 0, ""
         self._packets = self._demux()
+        self._expect()
         self._peeked, self._times = self._peek()
         self._untimed = not self._times  # as raw streams are
         self._frames = self._decoded()
+        self._expect()
         first = next(self._frames, None)
         self._ahead = deque[Any]([] if first is None else [first])  # frames read already
         self._at: float | None = None
@@ -388,9 +391,24 @@ class FFmpegPlayer:
         until = self._end if self._count == self._stream.frames else None
         return Shot(frame, at, lasts, until)
 
+    def _expect(self) -> None:
+        """Begin the time that an address has until a frame is decoded: its timeout."""
+        seconds = self._timeout if "://" in self._target else None
+        self._until = float("inf") if seconds is None else time.monotonic() + seconds
+
+    def _is_late(self) -> bool:
+        """Whether no frame was decoded in time, as where packets come for ever that give none."""
+        late = time.monotonic() > self._until
+        if late:
+            self.trouble = self.trouble or f"no frame came within {self._timeout:g} s"
+        return late
+
     def _next(self) -> Any:
-        """The next `av.VideoFrame` to be shown; None at the end."""
-        return self._ahead.popleft() if self._ahead else next(self._frames, None)
+        """The next `av.VideoFrame` to be shown; None at the end, or if none comes in time."""
+        if self._ahead:
+            return self._ahead.popleft()
+        self._expect()
+        return next(self._frames, None)
 
     def _is_astray(self, at: float) -> bool:
         """Whether a time is far ahead, and one of the next frames goes back behind it."""
@@ -398,6 +416,7 @@ class FFmpegPlayer:
             return False
         for number in range(self.looked_ahead):
             if number == len(self._ahead):
+                self._expect()
                 if (after := next(self._frames, None)) is None:
                     return at - self._at > MOST_LAST_SECONDS
                 self._ahead.append(after)
@@ -442,7 +461,11 @@ class FFmpegPlayer:
 
     def _peek(self) -> tuple[deque[Any], list[float]]:
         """The first packets, before any of them is decoded, and their times in order."""
-        peeked = deque(islice(self._packets, self.peeked_packets))
+        peeked = deque[Any]()
+        for packet in islice(self._packets, self.peeked_packets):
+            peeked.append(packet)
+            if time.monotonic() > self._until:
+                break
         times = []
         for packet in peeked:
             ticks = packet.dts if packet.pts is None else packet.pts
@@ -454,11 +477,14 @@ class FFmpegPlayer:
         """Packets of the track, on one timeline; after an error it goes on, but not for ever."""
         failed, place = 0, one_timeline(self._container)
         audio = self._container.streams.audio if is_joined(self._container) else ()
+        placed = (self._stream, *audio)
+        read = () if "://" in self._target else placed  # all, as the picture alone may stop
         while failed < READ_TRIES:
-            packets = self._container.demux(self._stream, *audio)
+            packets = self._container.demux(*read)
             try:
                 for packet in packets:
-                    place(packet)
+                    if packet.stream in placed:
+                        place(packet)
                     if packet.stream is self._stream:  # the empty ones at the end too
                         failed = 0
                         if place.jumps:
@@ -466,6 +492,8 @@ class FFmpegPlayer:
                         if place.is_cut:
                             self._cuts.add(packet.dts)
                         yield packet
+                    elif self._is_late():
+                        return
                 return
             except TRACK_ERRORS as error:
                 failed, self.trouble = failed + 1, reason(error)
@@ -496,6 +524,8 @@ class FFmpegPlayer:
         while True:
             packet = self._peeked.popleft() if self._peeked else next(self._packets, None)
             if packet is None:
+                return
+            if self._is_late():
                 return
             if not packet.size and packet.dts is not None:
                 continue  # the frame before is shown on

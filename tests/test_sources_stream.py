@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import io
 import itertools
 import os
 import re
@@ -16,7 +17,7 @@ import threading
 import time
 import traceback
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -526,6 +527,9 @@ class Answering(http.server.BaseHTTPRequestHandler):
     """Answers with what a subclass gives to `answer`; reads no ranges."""
 
     def answer(self, kind: str, *pieces: bytes, length: int | None = None) -> None:
+        self.send(kind, pieces, length)
+
+    def send(self, kind: str, pieces: Iterable[bytes], length: int | None = None) -> None:
         self.send_response(200)
         self.send_header("Content-Type", kind)
         if length is not None:
@@ -633,8 +637,77 @@ def test_parts_that_are_no_images_are_named() -> None:
         def do_GET(self) -> None:
             self.answer(f"{MIXED}x", *[part("text/xml", b"<event/>")] * 30)
 
-    with serving(Events) as port, pytest.raises(SourceError, match="its parts are text/xml"):
+    with (
+        serving(Events) as port,
+        pytest.raises(SourceError, match="its parts, text/xml, hold no images"),
+    ):
         open_source(f"http://127.0.0.1:{port}/", QUICK)
+
+
+def transport_stream(frames: int) -> tuple[bytes, bytes]:
+    """Bytes of video with sound, and of sound that goes on without it."""
+    written = io.BytesIO()
+    ends = []
+    at_once = {"max_interleave_delta": "1"}  # the sound does not wait for more video
+    with av.open(written, "w", "mpegts", at_once, buffer_size=188) as container:
+        video, audio = (
+            container.add_stream("mpeg2video", rate=25),
+            container.add_stream("mp2", 44100),
+        )
+        video.width, video.height, video.pix_fmt = 96, 64, "yuv420p"
+        for number in range(3 * frames):
+            if number < frames:
+                image = np.full((64, 96, 3), number * 5, np.uint8)
+                container.mux(video.encode(av.VideoFrame.from_ndarray(image)))
+            if number == frames:
+                container.mux(video.encode())
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 2304), np.int16), "s16", "stereo")
+            sound.sample_rate = 44100
+            container.mux(audio.encode(sound))
+            ends.append(written.tell())
+    both, last = ends[2 * frames], ends[-1]
+    assert last - both > 10_000
+    return written.getvalue()[:both], written.getvalue()[both:last]
+
+
+ENDLESS = {
+    "empty parts": (f"{MIXED}", b"", b"--\r\nContent-Type: image/jpeg\r\n\r\n"),
+    "parts of nothing": (f"{MIXED}x", b"", part("image/jpeg", b"")),
+    "junk": (f"{MIXED}x", b"", part("image/jpeg", b"junk" * 99)),
+    "junk after video": (
+        f"{MIXED}x",
+        part("image/jpeg", jpeg(90)) * 9,
+        part("image/jpeg", b"x" * 99),
+    ),
+    "headers": (f"{MIXED}x", b"--x\r\n", b"X: y\r\n"),
+    "sound after video": ("video/mp2t", *transport_stream(25)),
+}
+
+
+def read(address: str, options: SourceOptions) -> None:
+    with open_source(address, options) as source:
+        for _ in source:
+            pass
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_server_that_sends_for_ever_and_no_frame_is_given_up_in_time(kind: str) -> None:
+    header, begin, piece = ENDLESS[kind]
+    over = threading.Event()
+
+    class Endless(Answering):
+        def do_GET(self) -> None:
+            pieces = iter(lambda: piece if not over.wait(0.005) else b"", b"")
+            self.send(header, itertools.chain([begin], pieces))
+
+    with serving(Endless) as port:
+        since = time.monotonic()
+        try:
+            with pytest.raises(SourceError):
+                read(f"http://127.0.0.1:{port}/", SourceOptions(timeout=0.4, reconnect=False))
+        finally:
+            over.set()
+    assert time.monotonic() - since < 10
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".avif", ".gif"])
@@ -775,6 +848,43 @@ def test_one_byte_now_and_then_is_not_waited_for(monkeypatch: pytest.MonkeyPatch
         with answer.response, pytest.raises((SourceError, TimeoutError), match="only"):
             web.Fetched(answer, "a")
         assert time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize("length", [None, 10**9])
+def test_what_may_never_end_is_not_fetched_for_ever(
+    monkeypatch: pytest.MonkeyPatch, length: int | None
+) -> None:
+    monkeypatch.setattr(web, "FETCH_SECONDS" if length else "ENDLESS_SECONDS", 0.3)
+    over = threading.Event()
+
+    class Endless(Answering):
+        def do_GET(self) -> None:
+            boxes = b"\0\0\0\x08free" * 500
+            pieces = iter(lambda: boxes if not over.wait(0.005) else b"", b"")
+            self.send("video/mp4", pieces, length)
+
+    with serving(Endless) as port:
+        begun = time.monotonic()
+        answer = web.request(f"http://127.0.0.1:{port}/a.mp4", 5)
+        with answer.response, pytest.raises(SourceError, match=r"came in 0\.3 seconds"):
+            web.Fetched(answer, "a")
+        assert time.monotonic() - begun < 5
+        over.set()
+
+
+def test_redirects_that_take_their_time_are_given_up_in_time() -> None:
+    class Redirecting(Refusing):
+        def do_GET(self) -> None:
+            time.sleep(0.3)
+            self.send_response(302)
+            self.send_header("Location", f"{self.path}x")
+            self.end_headers()
+
+    with serving(Redirecting) as port:
+        begun = time.monotonic()
+        with pytest.raises(SourceError, match=r"gave no video within 0\.5 s"):
+            open_source(f"http://127.0.0.1:{port}/", SourceOptions(timeout=0.5))
+        assert time.monotonic() - begun < 2.5  # ten of them, twice, take 6
 
 
 def test_the_name_in_an_address_does_not_make_a_video(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ class LiveSource(Source):
 
     def __init__(self, options: SourceOptions, clock: Clock | None = None) -> None:
         super().__init__(clock)
-        self._reconnect = options.reconnect
+        self._reconnect, self._timeout = options.reconnect, options.timeout
         self._cap = RateCap(options.fps_cap or float("inf"))
         self._index = 0
         self._first_at: float | None = None
@@ -156,12 +156,15 @@ class LiveSource(Source):
 
     def _grab(self) -> tuple[Image, float] | None:
         """The next image within the cap and the time of its arrival; None when there is none."""
+        until = self.clock.now() + self._timeout
         for _ in range(DECODE_TRIES):
             if self._capture is None or (at := self._advance(self._capture)) is None:
                 return None
             good, image = self._capture.retrieve()
             if good and image is not None and image.size:
                 return image, at
+            if self.clock.now() > until:
+                return None
         return None
 
     def _advance(self, capture: cv2.VideoCapture) -> float | None:

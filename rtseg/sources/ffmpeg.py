@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from time import monotonic
 from typing import Any
 
 from rtseg.frame import Picture
@@ -45,7 +43,6 @@ class LivePlayer(FilePlayer):
     peeked_packets = 0
 
     def __init__(self, target: str, options: SourceOptions) -> None:
-        self._until, self._patience = float("inf"), options.timeout
         super().__init__(target, options)
         rate = self.header.frame_rate
         self.frame_rate = rate if rate and 0.1 <= rate <= MAX_RATE else None
@@ -61,17 +58,8 @@ class LivePlayer(FilePlayer):
         brand = self._container.metadata.get("major_brand", "")
         return self._container.format.name in IMAGE_FORMATS or brand in IMAGE_BRANDS
 
-    def _demux(self) -> Iterator[Any]:
-        """As `FFmpegPlayer`, but not for ever where packets come and no frames, as after another
-        codec began."""
-        for packet in super()._demux():
-            if monotonic() > self._until:
-                return
-            yield packet
-
     def grab(self) -> bool:
         """Decode the next frame; False if there is none, or it does not come in time."""
-        self._until = monotonic() + self._patience
         self._grabbed = self._next()
         return self._grabbed is not None
 

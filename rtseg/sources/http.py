@@ -14,7 +14,8 @@ from dataclasses import replace
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from time import monotonic
+from typing import IO, Any, NamedTuple, cast
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import (
@@ -22,6 +23,7 @@ from urllib.request import (
     HTTPDigestAuthHandler,
     HTTPHandler,
     HTTPPasswordMgrWithDefaultRealm,
+    HTTPRedirectHandler,
     HTTPSHandler,
     OpenerDirector,
     Request,
@@ -37,6 +39,7 @@ from rtseg.frame import Image
 from rtseg.images import decode_image, is_animation, is_image, is_image_content
 from rtseg.limits import Pace
 from rtseg.media import dash_refused
+from rtseg.sources.ffmpeg import LivePlayer
 from rtseg.sources.options import SourceOptions, check_address, check_decoder
 from rtseg.sources.pictures import AnimationSource, Snapshot
 from rtseg.sources.stream import StreamSource, cannot_open, live_player
@@ -50,6 +53,9 @@ MAX_FETCHED_BYTES = 4 << 30
 CHUNK_BYTES = 1 << 20
 STALL_SECONDS = 30
 """A server that sends next to nothing for so long has stalled."""
+
+FETCH_SECONDS, ENDLESS_SECONDS = 3600, 60
+"""In which a recording must have come: one of a given length, and one that may never end."""
 
 DOWNLOAD = "Download the file, and name that"
 WHOLE = re.compile(rb"....(?:ftyp|moov|mdat|wide|free|skip)|GIF8", re.DOTALL)
@@ -67,7 +73,8 @@ PAGE = re.compile(rb"\s*(?:<!doctype html|<html|<head|<body)", re.IGNORECASE)
 def open_http(target: str, options: SourceOptions, clock: Clock | None = None) -> Source:
     """A live stream; or a recording or an image, where that is what the server gives.
 
-    A recording is read like a file: every frame, at its own time, ending at its end.
+    A recording is read like a file: every frame, at its own time, ending at its end. FFmpeg, and
+    what is tried after it, have the timeout of the options each.
 
     Raises:
         SourceError: nothing answers, or what answers is not video.
@@ -82,8 +89,10 @@ def open_http(target: str, options: SourceOptions, clock: Clock | None = None) -
 
 def _by_ffmpeg(target: str, options: SourceOptions, clock: Clock | None) -> Source:
     asked = f"cannot open {public_name(target)}"
-    if (player := live_player(target, options)) is None:
-        raise SourceError(asked, found="what it sends is not video")
+    try:
+        player = LivePlayer(target, options)
+    except SourceError as error:
+        raise SourceError(asked, found="what it sends is not video") from error.__cause__
     if player.is_image:  # FFmpeg plays few animations whole
         player.release()
         raise SourceError(asked, found="it is an image")
@@ -120,7 +129,7 @@ def _by_request(
         if not answer.is_multipart:
             return open_answer(answer, target, options, clock, given)
     except NETWORK_ERRORS:
-        raise cannot_open(target, options.timeout) from None
+        raise cannot_open(target, options.timeout, given.__cause__) from None
     capture = Parts(answer, options.timeout, clock)
     try:
         return StreamSource(target, options, clock, capture, parts)
@@ -128,7 +137,7 @@ def _by_request(
         if capture.others:
             raise SourceError(
                 f"cannot open {public_name(target)}",
-                found=f"its parts are {capture.others}, not images",
+                found=f"its parts, {capture.others}, hold no images",
             ) from error
         raise
 
@@ -153,6 +162,19 @@ class _SecureHandler(HTTPSHandler):
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         return cast(TimedResponse, self.do_open(_Secure, request, context=context))
+
+
+class _Redirects(HTTPRedirectHandler):
+    """All of them must lead to an answer by `until`, in monotonic seconds."""
+
+    def __init__(self, until: float) -> None:
+        self._until = until
+
+    def redirect_request(self, req: Request, *args: Any) -> Request | None:
+        if (left := self._until - monotonic()) <= 0:
+            raise TimeoutError("the server redirects for too long")
+        req.timeout = left  # of the next request too
+        return super().redirect_request(req, *args)
 
 
 class Answer(NamedTuple):
@@ -205,7 +227,7 @@ def request(address: str, timeout: float) -> Answer:
         OSError, HTTPException: there is no server, or it does not speak HTTP.
     """
     remember([address])
-    opener, bare = _opener(address)
+    opener, bare = _opener(address, timeout)
     asked = Request(bare, headers={"User-Agent": "rtseg", "Range": "bytes=0-"})
     try:
         response = opener.open(asked, timeout=timeout)
@@ -241,7 +263,7 @@ def refused(address: str, status: int, phrase: str) -> SourceError:
     )
 
 
-def _opener(address: str) -> tuple[OpenerDirector, str]:
+def _opener(address: str, timeout: float) -> tuple[OpenerDirector, str]:
     """What requests the address without its password, and that address."""
     parts = urlsplit(address)
     bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
@@ -252,6 +274,7 @@ def _opener(address: str) -> tuple[OpenerDirector, str]:
     return build_opener(
         _PlainHandler(),
         _SecureHandler(),
+        _Redirects(monotonic() + timeout),
         HTTPBasicAuthHandler(passwords),
         HTTPDigestAuthHandler(passwords),
     ), bare
@@ -271,7 +294,7 @@ class Fetched:
 
     Raises:
         SourceError: it is too large for the disk, `MAX_FETCHED_BYTES` or, an image, for
-            `MAX_IMAGE_BYTES`; or the connection broke.
+            `MAX_IMAGE_BYTES`; or the connection broke, or it takes too long.
     """
 
     def __init__(self, answer: Answer, name: str) -> None:
@@ -296,6 +319,7 @@ class Fetched:
     def _copy(self, answer: Answer) -> int:
         size, chunk, expected = 0, answer.head, answer.response.length
         pace = Pace(STALL_SECONDS)
+        until = monotonic() + (seconds := ENDLESS_SECONDS if expected is None else FETCH_SECONDS)
         while chunk:
             self._file.write(chunk)
             size += len(chunk)
@@ -304,6 +328,9 @@ class Fetched:
                     self._asked, found=f"it is larger than {self._most >> 20} MB", do=DOWNLOAD
                 )
             self._check_room(0)
+            if monotonic() > until:
+                found = f"only {size / 1e6:.1f} MB came in {seconds} seconds"
+                raise SourceError(self._asked, found=found, do=DOWNLOAD)
             try:
                 answer.response.allow(STALL_SECONDS)
                 chunk = answer.response.read1(CHUNK_BYTES)  # read waits for all of them

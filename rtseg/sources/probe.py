@@ -88,17 +88,17 @@ def display_name(target: str) -> str:
     return public_name(target) if "://" in target else Path(target).name
 
 
-def refusal(address: str, timeout: float) -> str | None:
-    """The answer of a server that gives no video, such as "404 Not Found"; None without one."""
-    try:
-        av.open(address, timeout=timeout).close()
-    except (av.HTTPError, av.HTTPClientError) as error:
+def refusal(error: BaseException | None, scheme: str) -> str | None:
+    """The answer of a server that gives no video, such as "404 Not Found"; None without one.
+
+    Args:
+        error: what FFmpeg raised at its address.
+    """
+    if isinstance(error, (av.HTTPError, av.HTTPClientError)):
         answer = str(error.strerror).removeprefix("Server returned ")
         return without_secrets(re.split(r", | \(| reply", answer)[0])
-    except av.InvalidDataError:  # also where an RTSP server is silent
-        return "what it sends is not video" if address.startswith("http") else None
-    except (av.FFmpegError, OSError, UnicodeError):
-        pass
+    if isinstance(error, av.InvalidDataError):  # also where an RTSP server is silent
+        return "what it sends is not video" if scheme.startswith("http") else None
     return None
 
 

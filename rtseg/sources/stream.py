@@ -28,9 +28,13 @@ def open_stream(target: str, options: SourceOptions, clock: Clock | None = None)
         SourceError: nothing answers, or what answers is not video.
     """
     check_address(target)
-    if (player := live_player(target, options)) is None:
-        raise cannot_open(target, options.timeout)
-    return StreamSource(target, options, clock, player, partial(live_player, target, options))
+    try:
+        player = LivePlayer(target, options)
+    except SourceError as error:
+        given = error
+    else:
+        return StreamSource(target, options, clock, player, partial(live_player, target, options))
+    raise cannot_open(target, options.timeout, given.__cause__)
 
 
 def live_player(target: str, options: SourceOptions) -> LivePlayer | None:
@@ -111,8 +115,12 @@ def damage(capture: Any) -> list[int]:
     return [getattr(capture, "damaged", 0), getattr(capture, "concealed", 0)]
 
 
-def cannot_open(address: str, timeout: float) -> SourceError:
-    """Why an address gives no video, as far as a connection to its port tells."""
+def cannot_open(address: str, timeout: float, given: BaseException | None = None) -> SourceError:
+    """Why an address gives no video, as far as a connection to its port tells.
+
+    Args:
+        given: what FFmpeg raised.
+    """
     asked = f"cannot open {public_name(address)}"
     parts = urlsplit(address)
     port = parts.port or PORTS.get(parts.scheme.lower())
@@ -128,7 +136,7 @@ def cannot_open(address: str, timeout: float) -> SourceError:
         return SourceError(asked, found=f"port {port} of {parts.hostname}: {reason(error).lower()}")
     from rtseg.sources.probe import refusal
 
-    answer = refusal(address, min(timeout, 3.0))
+    answer = refusal(given, parts.scheme)
     return SourceError(
         asked,
         found=f"{parts.hostname} answers"
