@@ -17,6 +17,10 @@ FORMAT = 1
 """Version of the serialised form of a `ModelSpec`."""
 
 
+MAX_VALUE = 1e30
+"""Of what a network sees; float32 ends at 3e38."""
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """The input of a network.
@@ -48,6 +52,8 @@ class InputSpec:
             raise ValueError("scale, mean and std must be finite")
         if not min(self.scale, *self.std) > 0:
             raise ValueError("scale and std must be greater than 0")
+        if max(255 * self.scale, *map(abs, self.mean)) / min(self.std) > MAX_VALUE:
+            raise ValueError(f"by scale, mean and std, values are beyond {MAX_VALUE:g}")
 
 
 def _x(size: tuple[int, int]) -> str:

@@ -22,7 +22,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from colour_network import make_network
+from dataset_folders import COLOURS_BGR
+from safetensors.torch import save_file
 
+import rtseg
+from rtseg.cli.app import main
 from rtseg.errors import DownloadError, ModelError, UsageError
 from rtseg.files import leftovers, resumable
 from rtseg.labels import VOC, LabelSet
@@ -657,6 +662,78 @@ def test_files_that_are_no_weights_give_one_line(tmp_path: Path, kind: str) -> N
     assert "\n" not in text
     assert str(path) in text
     assert ("run code" in text) == kind.startswith("code")
+
+
+def _dense(value: torch.Tensor) -> torch.Tensor:
+    return value if value.dim() else value.reshape(1)
+
+
+KINDS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "sparse": (lambda v: _dense(v).to_sparse(), "a sparse tensor"),
+    "compressed": (lambda v: _dense(v).reshape(1, -1).to_sparse_csr(), "a sparse tensor"),
+    "meta": (lambda v: v.to("meta"), "without data"),
+    "complex": (lambda v: v.to(torch.complex64), "a tensor of complex64"),
+    "quantised": (lambda v: torch.quantize_per_tensor(v, 0.1, 0, torch.qint8), "quantised"),
+    "float8": (lambda v: v.to(torch.float8_e4m3fn), "a tensor of float8_e4m3fn"),
+    "whole": (lambda v: v.long(), "a tensor of int64"),
+    "nested": (lambda v: torch.nested.nested_tensor([_dense(v), _dense(v)]), "a nested tensor"),
+    "undefined": (lambda v: v * float("nan"), "holds infinite or undefined numbers"),
+    "infinite": (lambda v: v.index_fill(0, torch.tensor([0]), -torch.inf), "infinite"),
+    "view": (lambda v: torch.full((1,), torch.nan).expand(10**12), "holds infinite"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, while the files are made
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("key", ["a.weight", "a.running_var"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensors_that_a_network_does_not_take_as_they_are(
+    tmp_path: Path, kind: str, key: str, suffix: str
+) -> None:
+    if suffix == ".safetensors" and kind not in ("complex", "float8", "whole", "undefined"):
+        pytest.skip("that format has no such tensors")
+    convert, found = KINDS[kind]
+    state = {"other.weight": torch.ones(3), f"module.{key}": convert(torch.linspace(-1, 1, 8))}
+    path = tmp_path / f"other{suffix}"
+    if suffix == ".pth":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    with pytest.raises(ModelError) as caught:
+        read_checkpoint(path)
+    assert f"{key!r} " in caught.value.found
+    assert found in caught.value.found
+
+
+def test_a_network_of_undefined_weights_is_refused_and_quiet_does_not_hide_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = dict(build_random(NAME, 21).state_dict())
+    state["classifier.low_classifier.bias"][3] = torch.nan
+    path = tmp_path / "nan.pth"
+    save_checkpoint(path, MODELS[NAME], state)
+    assert main(["test://?frames=2", "-m", str(path), "--no-show", "-q"]) == 2
+    assert "'classifier.low_classifier.bias' holds" in capsys.readouterr().err
+
+
+def test_what_serves_training_only_may_be_undefined(tmp_path: Path) -> None:
+    path = tmp_path / "aux.pth"
+    state = {
+        "a.weight": torch.ones(3, dtype=torch.float16),
+        "a.num_batches_tracked": torch.tensor(5),
+        "a.position_index": torch.zeros(4, 4, dtype=torch.int64),
+        "a.bias": torch.zeros(1).expand(9),
+        "aux_classifier.4.bias": torch.full((21,), torch.nan),
+    }
+    torch.save(state, path)
+    assert set(read_checkpoint(path)[1]) == set(state)
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_a_network_of_undefined_scores_is_refused(tmp_path: Path, backend: str) -> None:
+    path = make_network(tmp_path / "odd.onnx", colours=[(float("nan"), 0, 0), *COLOURS_BGR[1:]])
+    with pytest.raises(ModelError, match="infinite or undefined scores"):
+        rtseg.load(path, backend=backend, device="cpu").close()
 
 
 @pytest.mark.parametrize("content", [b"", b"junk" * 99])

@@ -250,6 +250,15 @@ def warm_up(backend: Backend) -> bool:
     return bool(np.isfinite(scores).all())
 
 
+def infinite_scores(spec: ModelSpec) -> ModelError:
+    """The error for a network that gives such scores in full precision too."""
+    return ModelError(
+        f"cannot use {spec.name}",
+        found="it gives infinite or undefined scores (NaN), so its masks would mean nothing",
+        do="Check its weights, and the input that it expects: mean, std and scale",
+    )
+
+
 class InputEncoder:
     """Turns (N, h, w, 3) uint8 RGB batches into a network's input, as its `InputSpec` says.
 

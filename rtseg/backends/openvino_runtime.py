@@ -20,6 +20,7 @@ from rtseg.backends.base import (
     as_scores,
     check_batch,
     fallback_note,
+    infinite_scores,
     warm_up,
 )
 from rtseg.backends.options import BackendOptions
@@ -80,7 +81,7 @@ class OpenVinoBackend(Backend):
         if running != wanted:
             notes.append(f"{wanted} was requested, but this CPU runs {running}")
         if not warm_up(self):
-            notes.append("the model gives infinite or undefined scores")
+            raise infinite_scores(self.spec)
         self.info = BackendInfo(
             "openvino", "cpu", running, "OpenVINO CPU", tuple(notes), self._kept
         )

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from rtseg.backends.base import InputEncoder, as_scores, check_batch, warm_up
+from rtseg.backends.base import InputEncoder, as_scores, check_batch, infinite_scores, warm_up
 from rtseg.backends.options import BackendOptions
 from rtseg.backends.providers import (
     CHAINS,
@@ -108,7 +108,7 @@ class OnnxBackend(Backend):
             self._open(model, precision, providers, threads, notes)
             finite = warm_up(self)
         if not finite:
-            notes.append("the model gives infinite or undefined scores")
+            raise infinite_scores(self.spec)
         if self._makes_engines:
             keep_engines(self._file)
         self.info = BackendInfo("onnx", self._device(), precision, running, tuple(notes), kept)

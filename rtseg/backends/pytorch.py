@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rtseg.backends.base import WARM_UP_RUNS, check_batch, fallback_note, noise
+from rtseg.backends.base import WARM_UP_RUNS, check_batch, fallback_note, infinite_scores, noise
 from rtseg.backends.options import BackendOptions
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import MORE_MEMORY, BackendError, DeviceError, UsageError, first_line
@@ -114,7 +114,7 @@ class TorchBackend(Backend):
                 do=MORE_MEMORY if full else "",
             ) from error
         if not finite:
-            notes.append("the model gives infinite or undefined scores in fp32 too")
+            raise infinite_scores(self.spec)
         # A CPU gains nothing by batches: 31 ms an image, alone and in batches of four (288x512, two
         # cores with AVX2). One small image does not fill a GPU.
         self.batches = device.type == "cuda"

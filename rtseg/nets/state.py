@@ -27,6 +27,13 @@ ZIP = b"PK\x03\x04"
 MAX_EXPANSION, SMALL_BYTES = 4, 64 << 20
 """A checkpoint may be that many times as large in memory as on disk, and any small one."""
 
+FLOATS = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
+COUNTS = frozenset((torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool))
+"""Types of the numbers in a network that were not trained, as numbers of batches."""
+
+WEIGHTS = frozenset(("weight", "bias", "running_mean", "running_var"))
+"""Last words of the names of others."""
+
 TRAINING_ONLY = ("aux_classifier.",)
 """Heads that serve training only."""
 
@@ -74,7 +81,48 @@ def read_checkpoint(path: Path) -> tuple[ModelSpec | None, State]:
     if others or not state:
         found = f"{others[0]!r} is not a tensor" if others else "it is empty"
         raise _unreadable(path, f"not a state dict: {found}")
+    _check_weights(path, state)
     return _spec(path, spec), state
+
+
+def _check_weights(path: Path, state: State) -> None:
+    """Raise ModelError for tensors that a network does not take as they are."""
+    for key, value in state.items():
+        if kind := _kind(key, value):
+            raise ModelError(
+                f"cannot use the weights in {path}",
+                found=f"{key!r} is {kind}",
+                do="Save its state dict as dense tensors of float32 or float16",
+            )
+        if key.startswith(TRAINING_ONLY):
+            continue
+        # of a view that repeats what it stores, which costs nothing in a file, that is enough
+        stored = value.untyped_storage().nbytes() // value.element_size()
+        numbers = (
+            value if value.numel() <= stored else value.new_empty(0).set_(value.untyped_storage())
+        )
+        if not torch.isfinite(numbers).all():
+            raise ModelError(
+                f"cannot use the weights in {path}",
+                found=f"{key!r} holds infinite or undefined numbers (NaN)",
+                do="Train it again, or use an earlier checkpoint",
+            )
+
+
+def _kind(key: str, value: Tensor) -> str:
+    """What a tensor is, if it does not hold plain numbers: "a sparse tensor"; else ""."""
+    if value.is_nested:
+        return "a nested tensor"
+    if value.is_quantized:
+        return "a quantised tensor"
+    if value.layout != torch.strided:
+        return "a sparse tensor"
+    if value.device.type != "cpu":
+        return f"a tensor without data, on the device {value.device.type!r}"
+    weighs = key.rpartition(".")[2] in WEIGHTS
+    if value.dtype not in FLOATS and (weighs or value.dtype not in COUNTS):
+        return f"a tensor of {str(value.dtype).removeprefix('torch.')}"
+    return ""
 
 
 def save_checkpoint(path: Path, spec: ModelSpec, state: State) -> None:
@@ -204,6 +252,7 @@ def _read_safetensors(path: Path) -> tuple[ModelSpec | None, State]:
         raise _unreadable(path, error.strerror or str(error)) from error
     except SafetensorError as error:
         raise _unreadable(path, f"not a valid safetensors file ({error})") from error
+    _check_weights(path, state)
     return _spec(path, spec), state
 
 
