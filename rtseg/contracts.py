@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.draw import checked
+from rtseg.errors import Closing
 from rtseg.frame import Frame, HeldScores, Image, Picture, Segmentation
 from rtseg.stats import Clock
 from rtseg.zoo import ModelSpec
@@ -57,7 +58,7 @@ class SourceInfo:
     notes: tuple[str, ...] = ()
 
 
-class Source(ABC):
+class Source(Closing, ABC):
     """Yields frames, once. Its constructor opens it, or raises `SourceError`.
 
     A subclass gives `info`, `_read` and `_release`. `_read` returns within the read timeout:
@@ -87,7 +88,7 @@ class Source(ABC):
     def _read(self) -> Frame | None:
         """The next frame; None at the end."""
 
-    def _release(self) -> None:  # noqa: B027 - most sources of memory have nothing to release
+    def _release(self) -> None:
         """Give back the device or file; called once."""
 
     def interrupt(self) -> None:
@@ -121,12 +122,6 @@ class Source(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.info.name}>"
-
-    def __enter__(self) -> Source:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
 
 @dataclass(frozen=True)
@@ -242,7 +237,7 @@ class Rendered:
         return over_black(self.picture)
 
 
-class Sink(ABC):
+class Sink(Closing, ABC):
     """Takes finished frames, in order, in the main thread.
 
     Its constructor checks everything that can be checked before a frame exists, or raises. `write`
@@ -266,18 +261,9 @@ class Sink(ABC):
         `write` only hands them over; an error is raised by a later `write`, or by `close`."""
         return ()
 
-    def idle(self, notice: str | None) -> None:  # noqa: B027 - only windows have something to do
+    def idle(self, notice: str | None) -> None:
         """No frame came for a moment; `notice` tells why, if there is a reason to tell."""
-
-    def close(self) -> None:  # noqa: B027
-        """Finish."""
 
     def summary(self) -> str:
         """One line for the end of the run: what was written where; "" for nothing."""
         return ""
-
-    def __enter__(self) -> Sink:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()

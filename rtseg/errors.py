@@ -16,6 +16,8 @@ The number is the exit code of the command line.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 MORE_MEMORY = "Use a smaller --imgsz or model, or --device cpu"
 """Advice if a device runs out of memory."""
 
@@ -27,6 +29,7 @@ class RtsegError(Exception):
         asked: what was requested, or what failed.
         found: what is the matter; may be empty.
         do: what the user can do; may be empty.
+        later: what failed after it, as outputs that were closed because of it.
         exit_code: of the command line.
     """
 
@@ -35,10 +38,34 @@ class RtsegError(Exception):
     def __init__(self, asked: str, *, found: str = "", do: str = "") -> None:
         super().__init__(asked)
         self.asked, self.found, self.do = asked, found, do
+        self.later: list[RtsegError] = []
 
     def __str__(self) -> str:
         text = f"{self.asked}: {self.found}" if self.found else self.asked
         return f"{text.rstrip('.')}. {self.do}" if self.do else text
+
+
+T = TypeVar("T", bound="Closing")
+
+
+class Closing:
+    """What is closed at the end of a `with`; if that fails too, the error that ended it is raised,
+    with the other one in its `later`."""
+
+    def close(self) -> None:
+        """Finish."""
+
+    def __enter__(self: T) -> T:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self.close()
+        except RtsegError as later:
+            if not isinstance(error, RtsegError):
+                raise
+            if later is not error:
+                error.later.append(later)
 
 
 class UsageError(RtsegError):

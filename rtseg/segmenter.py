@@ -9,8 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rtseg.backends.base import Closed
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.draw import resized
+from rtseg.errors import Closing
 from rtseg.frame import Frame, HeldScores, Image, Segmentation
 from rtseg.labels import LabelSet
 from rtseg.matte.refine import Refined, warm_up
@@ -24,7 +26,7 @@ TimedPair = tuple[Pair, float, float]
 """A pair, and the seconds of preparing its frame and of running the network on it."""
 
 
-class Segmenter:
+class Segmenter(Closing):
     """Segments images and frames with one network.
 
     Args:
@@ -135,8 +137,9 @@ class Segmenter:
         return pairs, clock.now() - start, held[-1].wait
 
     def close(self) -> None:
-        """Free the network's device."""
+        """Free the network's device; later calls raise BackendError."""
         self.backend.close()
+        self.backend = Closed(self.backend)
 
     def _batch(self, images: Sequence[Image]) -> NDArray[np.uint8]:
         """(N, h, w, 3) uint8 RGB at the network's size: shrunk first, then converted from BGR."""
@@ -159,9 +162,3 @@ class Segmenter:
 
     def __repr__(self) -> str:
         return f"<Segmenter of {self.spec!r} by {self.info.name} on {self.info.device}>"
-
-    def __enter__(self) -> Segmenter:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -16,7 +17,9 @@ from sink_frames import info, rendered, write
 
 from rtseg.cli.app import main
 from rtseg.cli.process import LEAST_COLUMNS, widen_terminal
+from rtseg.contracts import Rendered
 from rtseg.errors import SourceError
+from rtseg.sinks.jsonl import JsonLinesSink
 from rtseg.sources import open_source
 
 CLIP = "test://?size=64x48&frames=3"
@@ -187,3 +190,28 @@ def test_pictures_that_are_removed_while_they_are_read(tmp_path: Path) -> None:
         next(frames)  # it was read to open the source
         with pytest.raises(SourceError):
             next(frames)
+
+
+def test_of_several_outputs_that_fail_each_is_reported_with_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, moved, count = tmp_path / "out", tmp_path / "moved", itertools.count()
+    folder.mkdir()
+    whole = JsonLinesSink.write
+
+    def write(sink: JsonLinesSink, rendered: Rendered) -> None:
+        whole(sink, rendered)
+        if next(count) == 3:
+            folder.rename(moved)
+
+    monkeypatch.setattr(JsonLinesSink, "write", write)
+    outputs = ["-o", f"{folder}/a.mp4", "-o", f"{folder}/b.mkv", "--json", f"{folder}/c.jsonl"]
+    stub = ["-m", "stub", "-b", "stub", "--no-show", "--hud"]
+    assert main(["test://?size=64x64&frames=30", *outputs, *stub]) == 1
+    said = capsys.readouterr().err
+    left = sorted(moved.iterdir(), key=lambda path: path.suffix)
+    assert [path.suffix for path in left] == [".jsonl", ".mkv", ".mp4"]
+    for path in left:
+        assert str(path) in said
+    assert "wrote" not in said
+    assert said.count("rtseg: error: ") == 3

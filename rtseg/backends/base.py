@@ -45,6 +45,18 @@ def fallback_note(device: str, found: str, strict: bool, instead: str = "cpu") -
     return f"device {device} was requested, but {found}; running on {instead}"
 
 
+class Closed(Backend):
+    """Stands in for a backend that was closed: it says what ran, and runs no more."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.spec, self.info = backend.spec, backend.info
+        self.input_size = backend.input_size
+
+    def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Raise BackendError."""
+        raise BackendError(f"{self.spec.name} was used after it was closed", do="Load it again")
+
+
 # --- input sizes ---------------------------------------------------------------------------------
 
 

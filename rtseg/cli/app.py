@@ -52,7 +52,10 @@ def _guarded(call: Callable[[], int], stop: Stop, debug: bool) -> int:
         first = _first_failure(error)
         if first is not error:
             _failed(first, str(first), first.exit_code, debug=False)
-        return _failed(error, str(error), first.exit_code, debug)
+        _failed(error, str(error), first.exit_code, debug)
+        for later in error.later:
+            _failed(later, str(later), later.exit_code, debug)
+        return first.exit_code
     except Exception as error:
         words = (
             f"internal error: {type(error).__name__}: {error}. Run again with --debug to see where"

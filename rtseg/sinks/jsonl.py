@@ -49,7 +49,7 @@ class JsonLinesSink(Sink):
         if not to_stdout:
             self._target = OutputFile(path, overwrite=options.overwrite)
             self._file = self._target.part.open("w", encoding="utf-8")
-        self._to_stdout = to_stdout
+        self._named = False
 
     @property
     def alive(self) -> bool:
@@ -81,12 +81,13 @@ class JsonLinesSink(Sink):
         self._file.close()
         if self.lines:
             target.commit()
+            self._named = True
         else:
             target.discard()
 
     def summary(self) -> str:
         """Number of lines and where they are."""
-        return f"{self.lines} lines to {self._name}" if self.lines and not self._to_stdout else ""
+        return f"{self.lines} lines to {self._name}" if self._named else ""
 
     def _salvage(self) -> str:
         """After a failure: cut off the incomplete line and keep the others."""
