@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rtseg.errors import UsageError
+from rtseg.errors import UsageError, first_line
 
 try:
-    import numba
-    from numba.core.caching import IndexDataCacheFile
-except ValueError as error:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Environment variable")  # else it goes on without it
+        import numba
+        from numba.core.caching import IndexDataCacheFile
+except (ValueError, Warning) as error:
     raise UsageError(
-        "cannot start numba", found=str(error), do="Check the environment variables NUMBA_..."
+        "cannot start numba",
+        found=first_line(error),
+        do="Check the environment variables NUMBA_...",
     ) from error
 
 DIGEST_BYTES = 32

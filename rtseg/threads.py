@@ -161,8 +161,8 @@ class Flow(Generic[T]):
         return (item for item in self.poll(3600.0) if item is not None)
 
     def __enter__(self) -> Flow[T]:
+        self._thread.start()  # first: what never ran is not waited for
         _RUNNING.add(self)
-        self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from sink_frames import info, rendered, write
 
+from rtseg import threads
 from rtseg.cli.app import main
 from rtseg.cli.process import LEAST_COLUMNS, widen_terminal
 from rtseg.contracts import Rendered
@@ -123,6 +125,51 @@ def test_numba_that_cannot_start_is_no_internal_error() -> None:
     assert done.returncode == 2
     assert "NUMBA_" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OPENCV_IO_MAX_IMAGE_PIXELS", "nan"),
+        ("OPENCV_IO_MAX_IMAGE_WIDTH", ""),
+        ("OPENCV_FOR_THREADS_NUM", "-1"),
+        ("OPENCV_VIDEOIO_PRIORITY_FFMPEG", "x"),
+        ("OPENCV_DUMP_CONFIG", "nan"),
+    ],
+)
+def test_variables_at_which_opencv_ends_the_process_are_refused(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert main(["models"]) == 2
+    assert f"{name}={value}" in capsys.readouterr().err
+    monkeypatch.setenv(name, "1")
+    assert main(["models"]) == 0
+
+
+@posix
+@pytest.mark.parametrize("command", ['"$@"', 'mkdir gone; cd gone; rmdir ../gone; "$@"'])
+def test_surroundings_that_end_the_program_do_so_in_one_line(command: str) -> None:
+    variables = {} if "gone" in command else {"NUMBA_NUM_THREADS": "nan"}
+    done = shell(command, CLIP, *STUB, "-o", "out.mkv", **variables)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert ("folder" if "gone" in command else "NUMBA_NUM_THREADS") in done.stderr
+
+
+def test_a_system_that_starts_no_more_threads_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert main([CLIP, *STUB, "-o", str(tmp_path / "a.mp4")]) == 1
+    said = capsys.readouterr().err
+    assert "starts no more threads" in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+    threads._stop_all()  # as at the end of the process
 
 
 @pytest.mark.parametrize(

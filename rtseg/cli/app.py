@@ -9,7 +9,7 @@ from typing import Any
 
 from rtseg._version import __version__
 from rtseg.addresses import forget, remember
-from rtseg.cli.process import Interrupted, Stop, leave, refused
+from rtseg.cli.process import Interrupted, Stop, check_surroundings, leave, refused
 from rtseg.errors import RtsegError
 from rtseg.files import discard_output
 
@@ -99,6 +99,7 @@ def _drop_output() -> None:
 
 def _dispatch(arguments: Sequence[str], stop: Stop) -> int:
     """Find the verb, read its flags, and run it."""
+    check_surroundings()
     from cyclopts import CycloptsError
 
     from rtseg.cli.commands import build_app, prepare, usage_error, verb_of

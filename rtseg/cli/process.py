@@ -10,10 +10,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO, TypeVar
 
 from rtseg.addresses import shown
+from rtseg.errors import UsageError
 from rtseg.threads import Flow
 
 T = TypeVar("T")
@@ -188,6 +190,35 @@ def widen_terminal() -> None:
         os.environ["COLUMNS"] = str(LEAST_COLUMNS)
 
 
+OPENCV_SETTINGS = {
+    re.compile(
+        r"OPENCV_(IO_MAX_IMAGE_(PIXELS|WIDTH|HEIGHT)|FOR_THREADS_NUM|FFMPEG_(READ|DECODE)_ATTEMPTS"
+        r"|VIDEOIO_PRIORITY_(?!LIST$)\w+)"
+    ): (re.compile(r"\d{1,18}([KkMm][Bb]?)?"), "it must be a whole number"),
+    re.compile(r"OPENCV_(VIDEOIO_DEBUG|DUMP_CONFIG|DUMP_ERRORS|IO_ENABLE_\w+)"): (
+        re.compile(r"[01]|[Tt]rue|TRUE|[Ff]alse|FALSE"),
+        "it must be 0 or 1",
+    ),
+}
+"""Environment variables, and values that OpenCV takes; at others it ends the process."""
+
+
+def check_surroundings() -> None:
+    """Raise UsageError where a library would end the process, or fail with other words."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UsageError(
+            "cannot use the current folder",
+            found=(error.strerror or str(error)).lower(),
+            do="Change to another one: it was probably removed",
+        ) from error
+    for name, value in os.environ.items():
+        for pattern, (valid, words) in OPENCV_SETTINGS.items():
+            if pattern.fullmatch(name) and not valid.fullmatch(value):
+                raise UsageError(f"{name}={value}", found=words, do="Unset it")
+
+
 OPENCV_NEEDS = "OpenCV needs it; on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0"
 SYSTEM_LIBRARIES = dict.fromkeys(
     ("libGL", "libglib", "libgthread", "libxcb", "libX11"), OPENCV_NEEDS
@@ -201,6 +232,10 @@ def refused(error: Exception) -> str | None:
     """What the system said no to, where nobody nearer to it had words of its own; None if it is
     not the system that did.
     """
+    if isinstance(error, MemoryError):
+        return "not enough memory. Use a smaller --imgsz or fewer sources, or raise ulimit -v"
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "the system starts no more threads. End other programs, or raise ulimit -u and -v"
     if not isinstance(error, (ImportError, OSError)):
         return None
     # ctypes raises an OSError without a number, as others do for things of their own
