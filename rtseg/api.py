@@ -19,14 +19,14 @@ from rtseg.backends import open_backend
 from rtseg.backends.averaged import Averaged
 from rtseg.backends.base import fit_size
 from rtseg.backends.fitted import fitted
-from rtseg.backends.options import NetworkOptions, check_size
+from rtseg.backends.options import NetworkOptions
 from rtseg.contracts import Backend, Source
 from rtseg.documents import shown
 from rtseg.errors import RtsegError, UsageError
 from rtseg.frame import Frame, Segmentation
 from rtseg.labels import palette
 from rtseg.nets import default_model, find_model
-from rtseg.options import Policy, keeps_newest, made
+from rtseg.options import Policy, check_size, keeps_newest, made
 from rtseg.segmenter import Segmenter
 from rtseg.session.engine import Channel, Engine
 from rtseg.session.fastest import open_measured
@@ -74,12 +74,16 @@ def load(
     fastest = options.get("backend") == "fastest"
     if fastest:
         options["backend"] = "auto"
-    classes = options.get("classes") or ()
+    classes = options.get("classes")
+    if isinstance(classes, np.ndarray):
+        classes = classes.ravel().tolist()
     if isinstance(classes, (list, set, frozenset)):
         classes = tuple(classes)
-    options["classes"] = (classes,) if isinstance(classes, (str, int)) else classes
+    options["classes"] = (classes,) if isinstance(classes, (str, int)) else classes or ()
     options = {n: str(each) if isinstance(each, Path) else each for n, each in options.items()}
     model_name = None if name_or_path is None else str(name_or_path)
+    if model_name is not None and not model_name.strip():
+        raise UsageError("no model was named", do="Name one of `rtseg models`, or None")
     asked = made(NetworkOptions, {"model": model_name, **options})
     check_size("frame_size", frame_size)
     model = find_model(
@@ -203,6 +207,9 @@ def stream_many(
     _check(segmenter, temporal)
     if isinstance(sources, (str, bytes)) or not isinstance(sources, Sequence):
         raise UsageError(f"{sources!r} is not a list of sources", do="Write [source, ...]")
+    opened_ones = [id(source) for source in sources if isinstance(source, Source)]
+    if len(set(opened_ones)) < len(opened_ones):
+        raise UsageError("one open source was given twice", do="Open it twice, or name it twice")
     if on_end is not None and not callable(on_end):
         raise UsageError(f"on_end={on_end!r}", found="it is not a function")
     with ExitStack() as stack:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rtseg.labels import VOID, LabelSet
 from rtseg.notebook import over_picture, with_names
+from rtseg.options import check_size
 
 if TYPE_CHECKING:
     from rtseg.decode import BlendTable, Painting
@@ -174,8 +175,9 @@ class Segmentation:
         return self._like(scores=scores, carried=carried)
 
     def at_size(self, size: tuple[int, int]) -> Segmentation:
-        """The same scores for the same image at another (height, width)."""
-        return self._like(size=size)
+        """The same scores for the same image at another (height, width); raises UsageError."""
+        check_size("size", () if size is None else size)
+        return self._like(size=(int(size[0]), int(size[1])))
 
     def selecting(self, selected: frozenset[int] | None) -> Segmentation:
         """The same scores with other classes kept."""

@@ -49,6 +49,8 @@ class LabelSet:
     background: int | None = 0
 
     def __post_init__(self) -> None:
+        if not all(isinstance(each, tuple) for each in (self.names, self.colours)):
+            raise ValueError("names and colours are tuples")
         if len(self.names) != len(self.colours):
             raise ValueError(f"{len(self.names)} names but {len(self.colours)} colours")
         if not 2 <= len(self.names) <= VOID:

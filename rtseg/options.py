@@ -8,7 +8,7 @@ documentation and its text in `--help`; see `rtseg.cli.flags`.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import field, fields
 from functools import cache
 from importlib import import_module
@@ -17,12 +17,16 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from rtseg.documents import convert, shown
 from rtseg.errors import UsageError
+from rtseg.limits import IMAGE_PIXELS
 
 Policy = Literal["auto", "newest", "all"]
 """Which frames to keep when they come faster than they are used."""
 
 MIN_SIDE, MAX_SIDE = 32, 8192
 """Of a network's input, in pixels; one of fixed size may be smaller."""
+
+MAX_FRAME_SIDE = 1 << 16
+"""Of a frame, in pixels."""
 
 Layout = Literal["NCHW", "NHWC"]
 ColourOrder = Literal["RGB", "BGR"]
@@ -177,3 +181,18 @@ def typed(name: str, hint: Any, value: Any) -> Any:
         return convert(value, hint, name)
     except UsageError as error:
         raise UsageError(f"{name} {shown(value)} is not valid", found=error.found) from error
+
+
+def check_size(name: str, size: object) -> None:
+    """Raise UsageError for what is neither None nor (height, width) of an image."""
+    if size is None:
+        return
+    sides = list(size) if isinstance(size, Iterable) else [size]
+    whole = [int(side) for side in sides if isinstance(side, Integral) and side is not True]
+    valid = len(whole) == len(sides) == 2 and all(0 < side <= MAX_FRAME_SIDE for side in whole)
+    if not (valid and math.prod(whole) <= IMAGE_PIXELS.value()):
+        raise UsageError(
+            f"{name}={size!r:.80}",
+            found="it is not (height, width) of an image in pixels",
+            do="Use two whole numbers, such as (360, 640)",
+        )

@@ -63,13 +63,18 @@ def user_path(text: str | Path) -> Path:
     """A path in which "~" and "~name" are the folders of users.
 
     Raises:
-        UsageError: there is no such user.
+        UsageError: there is no such user, or no file can have this name.
     """
+    file_name(text)
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
         found = "there is no such user, or it has no home"
         raise UsageError(f"cannot find {text}", found=found, do="Write the whole path") from error
+
+
+MAX_FILE_NAME, MAX_PATH = 255, 4095
+"""Bytes that the common file systems allow."""
 
 
 def file_name(path: str | Path) -> str:
@@ -81,11 +86,15 @@ def file_name(path: str | Path) -> str:
     if not isinstance(path, (str, Path)):
         raise UsageError(f"{path!r:.80} is not a path", do="Name a file or a folder")
     try:
-        if b"\0" in os.fsencode(path):
+        raw = os.fsencode(path)
+        if b"\0" in raw:
             raise ValueError
     except ValueError as error:
         found = "it holds NUL or half a character"
         raise UsageError(f"{str(path)!r:.80} is not a path", found=found) from error
+    if len(raw) > MAX_PATH or max(map(len, raw.split(b"/"))) > MAX_FILE_NAME:
+        found = f"its {len(raw)} bytes are too many for the name of a file"
+        raise UsageError(f"{str(path)!r:.80} is not a path", found=found)
     return str(path)
 
 

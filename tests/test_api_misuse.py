@@ -37,6 +37,9 @@ def segmenter() -> Iterator[Segmenter]:
         {"frame_size": (10**9, 10**9)},
         {"frame_size": "x"},
         {"frame_size": (1, 10**6)},
+        {"frame_size": (True, 3)},
+        {"frame_size": (60000, 60000)},
+        {"classes": np.array([1, 99])},
         {"threads": "x"},
         {"threads": 1.5},
         {"threads": float("nan")},
@@ -246,3 +249,95 @@ def test_input_sizes_that_are_none(size: Any) -> None:
 def test_a_sink_takes_a_path_too(tmp_path: Path) -> None:
     with open_sink(tmp_path / "x", INFO, VOC):
         pass
+
+
+LONG = ["a" * 300, "a" * 5000, "b/" * 3000, "é" * 200]
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_names_too_long_for_a_file_are_refused(segmenter: Segmenter, name: str) -> None:
+    info = SourceInfo("x", 64, 48, None)
+    calls: list[Callable[[], object]] = [
+        lambda: rtseg.load(name),
+        lambda: rtseg.load(f"{name}.onnx"),
+        lambda: rtseg.load("lraspp_mobilenet_v3_large", weights=f"{name}.pth"),
+        lambda: rtseg.load("stub", palette=name),
+        lambda: open_sink(f"{name}.mp4", info, VOC),
+        lambda: open_sink(f"mask:{name}/", info, VOC),
+        lambda: open_sink(f"json:{name}.jsonl", info, VOC),
+        lambda: open_sink(name, info, VOC),
+        lambda: rtseg.evaluate(data=name, model="stub", quiet=True),
+        lambda: rtseg.export(model="person", output=f"{name}.onnx", quiet=True),
+        lambda: rtseg.train(dataset=name, quiet=True),
+        lambda: rtseg.train(dataset="x", out=name, quiet=True),
+    ]
+    for number, call in enumerate(calls):
+        with pytest.raises(rtseg.RtsegError) as caught:
+            call()
+        assert caught.value.exit_code in (1, 2), number
+        assert len(str(caught.value)) < 1500, number
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_no_name_is_not_the_default_model(name: str) -> None:
+    with pytest.raises(UsageError, match="no model was named"):
+        rtseg.load(name)
+
+
+@pytest.mark.parametrize(
+    "size", [(0, 0), (-1, 5), (10**9, 10**9), "x", None, (1.5, 2), (float("nan"), 1), 5, (True, 2)]
+)
+def test_sizes_that_no_mask_has(segmenter: Segmenter, size: Any) -> None:
+    segmentation = segmenter(np.zeros((48, 64, 3), np.uint8))
+    with pytest.raises(UsageError, match="in pixels"):
+        segmentation.at_size(size)
+    assert segmentation.at_size((np.int64(20), np.int32(30))).mask.shape == (20, 30)
+
+
+@pytest.mark.parametrize("backend", ["stub", "onnx", "openvino", "torch"])
+def test_a_closed_segmenter_raises(backend: str) -> None:
+    segmenter = rtseg.load(
+        "stub" if backend == "stub" else "person", backend=backend, imgsz=(64, 64)
+    )
+    image = np.zeros((48, 64, 3), np.uint8)
+    segmenter(image)
+    segmenter.close()
+    segmenter.close()
+    calls: list[Callable[[], object]] = [
+        lambda: segmenter(image),
+        lambda: list(rtseg.stream(CLIP, segmenter)),
+        lambda: list(rtseg.stream_many([CLIP], segmenter)),
+    ]
+    for call in calls:
+        with pytest.raises(rtseg.RtsegError, match="used after it was closed"):
+            call()
+    assert segmenter.info.name == backend
+
+
+def test_sources_and_sinks_by_name_are_refused_by_run(segmenter: Segmenter) -> None:
+    def effect(frame: Any, segmentation: Any) -> Any:
+        return frame.image
+
+    with open_source(CLIP) as source:
+        for given in ((CLIP, segmenter, []), (source, "stub", []), (source, segmenter, "x.mp4"),
+                      (source, segmenter, ["x.mp4"]), (source, segmenter, [None])):  # fmt: skip
+            with pytest.raises(UsageError, match="is wanted"):
+                rtseg.run(given[0], given[1], effect, given[2])
+
+
+def test_one_open_source_twice_is_refused(segmenter: Segmenter) -> None:
+    with open_source(CLIP) as source, pytest.raises(UsageError, match="given twice"):
+        list(rtseg.stream_many([source, source], segmenter))
+    assert len(list(rtseg.stream_many([CLIP, CLIP], segmenter))) == 4
+
+
+def test_names_of_a_label_set_are_not_a_text() -> None:
+    colours = ((0, 0, 0),) * 3
+    for names in ("abc", ["a", "b", "c"], None):
+        with pytest.raises(ValueError, match="tuples"):
+            rtseg.LabelSet(names, colours)  # type: ignore[arg-type]
+
+
+def test_classes_may_be_an_array() -> None:
+    with rtseg.load("stub", classes=np.array([1, 2])) as segmenter:
+        assert segmenter.selected == {1, 2}

@@ -16,7 +16,7 @@ from PIL import Image
 
 from rtseg.contracts import Source
 from rtseg.errors import UsageError
-from rtseg.sources import SOURCES, SourceOptions, kind_of, open_source, stream
+from rtseg.sources import SOURCES, SourceOptions, http, kind_of, open_source, stream
 from rtseg.stats import ManualClock
 
 Opened = Callable[[SourceOptions], Source]
@@ -43,7 +43,8 @@ def opened(
         monkeypatch.setattr(cv2, "VideoCapture", FakeDevice([Plugged(size=(96, 64))]))
     elif kind in ("stream", "http"):
         device = FakeDevice([Plugged(size=(96, 64))])
-        monkeypatch.setattr(stream, "LivePlayer", lambda target, options: device(target))
+        for module in (stream, http):
+            monkeypatch.setattr(module, "LivePlayer", lambda target, options: device(target))
     elif kind == "stdin":
         content = io.BytesIO(bytes(96 * 64 * 3 * 12))
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(content)))

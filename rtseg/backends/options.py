@@ -7,11 +7,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
 from importlib.util import find_spec
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from rtseg.errors import UsageError
-from rtseg.options import ACTIVATIONS, COLOUR_ORDERS, LAYOUTS, MIN_SIDE, check, option
+from rtseg.options import (
+    ACTIVATIONS,
+    COLOUR_ORDERS,
+    LAYOUTS,
+    MIN_SIDE,
+    check,
+    check_size,
+    option,
+)
 from rtseg.system import gpu_is_likely
 
 if TYPE_CHECKING:
@@ -140,9 +147,6 @@ OVERLAP = 0.25
 STRIDE = 16
 """Sides of an input are multiples of it, which the networks' coarsest stride divides evenly."""
 
-MAX_FRAME_SIDE = 1 << 16
-"""Of a frame, in pixels."""
-
 MAX_COUNT = 1024
 """More threads or lanes than any machine has cores; libraries start as many as they are told."""
 
@@ -158,18 +162,6 @@ def parse_device(text: str) -> tuple[str, int]:
         return match[1], int(match[2] or 0)
     names = (f"{family}[:N]" if family == "cuda" else family for family in DEVICES)
     raise UsageError(f"unknown device {text!r}", found="choices are " + ", ".join(names))
-
-
-def check_size(name: str, size: object) -> None:
-    """Raise UsageError for what is neither None nor (height, width)."""
-    sides = list(size) if isinstance(size, Iterable) else [size]
-    whole = all(isinstance(side, Integral) and 0 < int(side) <= MAX_FRAME_SIDE for side in sides)
-    if size is not None and not (whole and len(sides) == 2):
-        raise UsageError(
-            f"{name}={size!r}",
-            found="it is not (height, width) in pixels",
-            do="Use two whole numbers, such as (360, 640)",
-        )
 
 
 @dataclass(frozen=True)

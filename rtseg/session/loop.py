@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from rtseg.contracts import Effect, Rendered, Sink, Source
 from rtseg.errors import UsageError
-from rtseg.options import Policy, keeps_newest
+from rtseg.options import Policy, expect, keeps_newest
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.session.engine import Channel, Engine, Result
 from rtseg.stats import Pace, Report, Stats
@@ -294,6 +295,9 @@ def run(
     Raises:
         RtsegError: of the source, the backend or a sink; frames before it were delivered.
     """
+    expect((source, "rtseg.contracts:Source"), (segmenter, "rtseg.segmenter:Segmenter"))
+    for sink in [sinks] if isinstance(sinks, (str, Path)) else sinks:
+        expect((sink, "rtseg.contracts:Sink"))
     if not callable(effect):
         raise UsageError(f"{effect!r} is not an effect", found="it is not a function")
     stats = stats or Stats(source.clock)
