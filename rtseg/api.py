@@ -4,9 +4,10 @@ train, evaluate and export one.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -284,7 +285,7 @@ def train(dataset: str | Path | None = None, **options: Any) -> Result:
     from rtseg.cli.train import trained
 
     given = _given("train", {"dataset": dataset, **options})
-    with CallStop().listening() as stop:
+    with CallStop().listening() as stop, _in_words():
         return trained(given, stop)
 
 
@@ -312,7 +313,7 @@ def evaluate(data: Names = (), model: Names = (), **options: Any) -> Evaluation:
     from rtseg.cli.process import CallStop
 
     given = _given("eval", {"data": data, "model": model, **options})
-    with CallStop().listening() as stop:
+    with CallStop().listening() as stop, _in_words():
         return measured(collect(EvalFlags, EVAL, given), stop, tables=False)
 
 
@@ -343,8 +344,21 @@ def export(
     from rtseg.cli.process import CallStop
 
     given = _given("export", {"model": model, "output": output, **options})
-    with CallStop().listening() as stop:
+    with CallStop().listening() as stop, _in_words():
         return exported(collect(ExportFlags, EXPORT, given), stop)
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Raise what the system refuses as the command line would say it."""
+    from rtseg.cli.process import refused
+
+    try:
+        yield
+    except OSError as error:
+        if (words := refused(error)) is None:
+            raise
+        raise (UsageError if error.errno == errno.ENAMETOOLONG else RtsegError)(words) from error
 
 
 def _given(verb: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -62,7 +63,8 @@ def _guarded(call: Callable[[], int], stop: Stop, debug: bool) -> int:
         )
         if isinstance(error, OSError):
             _drop_output()
-        return _failed(error, refused(error) or words, 1, debug)
+        too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+        return _failed(error, refused(error) or words, 2 if too_long else 1, debug)
 
 
 def _first_failure(error: RtsegError) -> RtsegError:

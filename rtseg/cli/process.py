@@ -243,7 +243,9 @@ def refused(error: Exception) -> str | None:
         return f"cannot load a library: {error}. {advice(error)}"
     if error.errno is None:
         return None
-    words = "cannot write stdout" if error.filename is None else f"cannot use {error.filename}"
+    words = (
+        "cannot write stdout" if error.filename is None else f"cannot use {error.filename!s:.80}"
+    )
     return f"{words}: {error.strerror or error}"
 
 
