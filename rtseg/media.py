@@ -47,6 +47,9 @@ JUMP_SECONDS = 10
 BACK_SECONDS = Fraction(1, 10)
 """Times that jump back by more than this are joined likewise."""
 
+MOST_DELAY_SECONDS = 1
+"""Frames are decoded earlier than they are shown by less than this."""
+
 CUT_PACKETS = 4
 """Packets that a parser may hand on after it finds that an earlier one lacks a part."""
 
@@ -524,11 +527,29 @@ def has_no_pts(container: Any) -> bool:
     return bool(container.format.name == "avi")
 
 
+def is_counted(container: Any) -> bool:
+    """Whether frames are counted, as FFmpeg guesses times of packets: in raw MPEG-1."""
+    return bool(container.format.name == "mpegvideo")
+
+
+def begin_by_dts(stream: Any, first: float, second: float, lasts: float) -> float:
+    """When the first frame of a container that has decoding times only is shown.
+
+    Encoders that reorder frames, such as XviD, leave a gap behind the first packet for their delay.
+
+    Args:
+        first, second: the earliest decoding times.
+        lasts: the duration of a packet.
+    """
+    return max(first, second - lasts) if stream.codec_context.has_b_frames else first
+
+
 class Joiner:
     """Moves the packets of a joined file so that its times go on where they would jump.
 
     By the rule of the `ffmpeg` command: where the decoding time of a track jumps back, or ahead by
-    more than ten seconds, all later packets are moved so that it goes on. Tracks that are read in
+    more than ten seconds, all later packets are moved so that it goes on, and that frames
+    are shown after those before. Tracks that are read in
     separate passes stay together only if every pass sees the packets of all of them.
 
     Attributes:
@@ -545,6 +566,7 @@ class Joiner:
         self._offset = Fraction(0)
         self._last: dict[int, Fraction] = {}
         self._expected: dict[int, Fraction] = {}
+        self._shown: dict[int, Fraction] = {}  # until when
         self._latest: Fraction | None = None
 
     def __call__(self, packet: Any) -> None:
@@ -564,12 +586,27 @@ class Joiner:
                 ahead = at - expected
                 goes_back = at < self._last.get(track, at) - BACK_SECONDS
                 if abs(ahead) > JUMP_SECONDS or goes_back:
+                    ahead = self._ahead(packet, ahead)
                     self._offset -= ahead
                     at -= ahead
                     self.changed = True
             self._last[track] = self._latest = at
             self._expected[track] = at + (packet.duration or 0) * base
+            if packet.pts is not None:
+                end = (packet.pts + (packet.duration or 0)) * base + self._offset
+                self._shown[track] = max(end, self._shown.get(track, end))
         _shift(packet, self._offset)
+
+    def _ahead(self, packet: Any, ahead: Fraction) -> Fraction:
+        """By how much a packet is ahead, or its frame of the end of those before, if that is less.
+
+        Where frames are reordered, they are decoded earlier than they are shown.
+        """
+        before = self._shown.get(packet.stream_index)
+        if before is None or packet.pts is None:
+            return ahead
+        shown = packet.pts * packet.time_base + self._offset - before
+        return shown if ahead - MOST_DELAY_SECONDS < shown < ahead else ahead
 
 
 class WrongTimes:

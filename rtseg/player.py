@@ -24,6 +24,7 @@ from rtseg.limits import VIDEO_PIXELS
 from rtseg.media import (
     TRACK_ERRORS,
     Converter,
+    begin_by_dts,
     believed_rate,
     choose_video,
     cropping,
@@ -31,6 +32,7 @@ from rtseg.media import (
     described,
     display_matrix,
     has_no_pts,
+    is_counted,
     is_joined,
     max_pixels,
     one_timeline,
@@ -282,11 +284,12 @@ class FFmpegPlayer:
         self._deinterlacer: Deinterlacer | None = None
         self._has_no_pts = has_no_pts(self._container)
         self._times_left: list[int] = []
+        self._is_first = True
         self.damaged, self.concealed, self.trouble = 0, 0, ""
         self._packets = self._demux()
         self._expect()
         self._peeked, self._times = self._peek()
-        self._untimed = not self._times  # as raw streams are
+        self._untimed = not self._times or is_counted(self._container)  # as raw streams are
         self._frames = self._decoded()
         self._expect()
         first = next(self._frames, None)
@@ -641,6 +644,10 @@ class FFmpegPlayer:
             heappush(self._times_left, packet.dts)
         for frame in frames:
             frame.pts = heappop(self._times_left) if self._times_left else None
+            if self._is_first and self._times_left:
+                lasts = packet.duration or 0
+                frame.pts = begin_by_dts(self._stream, frame.pts, self._times_left[0], lasts)
+            self._is_first = False
         return frames
 
     def _damage(self, error: Exception | None) -> None:

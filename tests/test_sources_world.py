@@ -398,6 +398,24 @@ def test_a_size_that_changes_gives_frames_of_their_own_size(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    ("rates", "reordered"),
+    [((25, 50), "22"), ((25, 50), "20"), ((50, 25), "20"), ((25, 10), "20"), ((25, 25), "22")],
+)
+def test_recordings_of_other_rates_are_joined_without_a_gap(
+    tmp_path: Path, rates: tuple[int, int], reordered: str
+) -> None:
+    """Frames are decoded earlier than they are shown; the second recording's by less."""
+    parts = [
+        write_clip(tmp_path / f"{n}.ts", frames=20, rate=rate, options={"bf": between})
+        for n, (rate, between) in enumerate(zip(rates, reordered, strict=True))
+    ]
+    pts = [frame.pts for frame in frames_of(joined(tmp_path / "joined.ts", *parts))]
+    first = [n / rates[0] for n in range(20)]
+    second = [20 / rates[0] + n / rates[1] for n in range(20)]
+    assert pts == pytest.approx([*first, *second], abs=1e-3)
+
+
+@pytest.mark.parametrize(
     ("suffix", "codecs"),
     [
         (".mkv", ("libx264", "libx264")),
@@ -665,15 +683,37 @@ def test_a_rate_that_the_times_agree_with_is_exact() -> None:
     assert believed_rate(Stream(), [n / 29.97 for n in range(20)]) == Fraction(30000, 1001)
 
 
-@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg2video"])
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg2video", "mpeg1video", "mpeg4"])
 def test_a_raw_stream_has_the_rate_of_its_header_or_of_the_flag(tmp_path: Path, codec: str) -> None:
-    suffix = {"libx264": "h264", "libx265": "hevc", "mpeg2video": "m2v"}[codec]
-    path = write_clip(tmp_path / f"r.{suffix}", codec=codec, frames=30, rate=50)
-    frames = frames_of(path)
-    assert len(frames) == 30
-    assert frames[-1].pts == pytest.approx(29 / 50, abs=0.02)
-    if codec != "mpeg2video":  # which has times
+    suffix = {"libx264": "h264", "libx265": "hevc", "mpeg2video": "m2v", "mpeg1video": "m1v"}
+    path = write_clip(
+        tmp_path / f"r.{suffix.get(codec, 'm4v')}",
+        codec=codec,
+        frames=30,
+        rate=50,
+        options={"bf": "2"} if codec != "libx265" else None,
+    )
+    pts = [frame.pts for frame in frames_of(path)]
+    assert pts == pytest.approx([n / 50 for n in range(30)], abs=1e-3)
+    if codec != "mpeg4":  # whose frames have times
         assert frames_of(path, fps=10)[-1].pts == pytest.approx(2.9)
+
+
+def test_the_delay_of_an_encoder_does_not_prolong_the_first_frame_of_avi(tmp_path: Path) -> None:
+    """XviD reorders frames, and writes its first packet earlier by the delay of that."""
+    whole = write_clip(tmp_path / "whole.avi", codec="mpeg4", frames=30, options={"bf": "2"})
+    path = tmp_path / "delayed.avi"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux():
+            if packet.size:
+                packet.dts += 2 * (packet.dts > 0)
+                packet.pts, packet.stream = packet.dts, stream
+                output.mux(packet)
+    pts = [frame.pts for frame in frames_of(path)]
+    assert pts == pytest.approx([n / 25 for n in range(30)], abs=1e-3)
+    with open_source(path, SourceOptions(start=0.4)) as source:
+        assert [frame.index for frame in source] == list(range(10, 30))
 
 
 def test_a_rate_is_not_for_videos_that_have_times(tmp_path: Path) -> None:

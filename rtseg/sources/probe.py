@@ -16,8 +16,10 @@ from rtseg.files import reason
 from rtseg.media import (
     EBML,
     TRACK_ERRORS,
+    begin_by_dts,
     choose_video,
     has_no_pts,
+    is_counted,
     is_joined,
     joined_parts,
     one_timeline,
@@ -111,18 +113,27 @@ def packet_places(target: str, options: SourceOptions) -> tuple[Place, ...]:
     try:
         with open_media(target, options.timeout) as container:
             stream = choose_video(container, display_name(target), options.stream)
+            if is_counted(container):
+                return ()
             keep_time, by_dts = one_timeline(container), has_no_pts(container)
             others = container.streams.audio if is_joined(container) else ()
-            places = []
+            places, lasts = [], 0.0
             for packet in container.demux(stream, *others):
                 keep_time(packet)
                 if packet.stream is stream and packet.size and not packet.is_discard:
                     places.append(place_of(packet, by_dts=by_dts))
+                    lasts = float((packet.duration or 0) * packet.time_base)
     except TRACK_ERRORS:  # damaged: the decoder will show how far it gets
         return ()
     found = [place for place in places if place is not None]
     steady = len(found) == len(places) and are_steady([place.at for place in found])
-    return tuple(sorted(found)) if steady and not keep_time.changed else ()
+    if not steady or keep_time.changed:
+        return ()
+    found.sort()
+    if by_dts and len(found) > 1:
+        begin = begin_by_dts(stream, found[0].at, found[1].at, lasts)
+        found[0] = found[0]._replace(at=begin)
+    return tuple(found)
 
 
 def shown_count(target: str, options: SourceOptions) -> int:
