@@ -294,12 +294,19 @@ class OutputFile:
             raise cannot_write(path, error) from error
         self.part = self._part.path
 
-    def commit(self) -> None:
+    def commit(self, *, whole: bool = True) -> None:
         """Rename the finished file.
+
+        Args:
+            whole: whether it is all that was to be written; less replaces no older file.
 
         Raises:
             SinkError: it cannot be renamed; the temporary file is kept and named.
         """
+        if not whole and self._place.exists():
+            raise SinkError(
+                f"{self.path} is not replaced", do=f"{self.keep()}; the old file is whole"
+            )
         self._rename(self._place, replace=self._overwrite)
         self.named = True
 

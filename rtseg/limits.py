@@ -58,6 +58,10 @@ MODEL_GB = Limit("RTSEG_MAX_MODEL_GB", 16)
 """Memory (1e9 bytes) of that run, and of an unpacked checkpoint."""
 
 
+OUTLINES = Limit("RTSEG_MAX_OUTLINES", 20_000)
+"""Objects of one image of a dataset, which are painted one by one."""
+
+
 def too_large(pixels: int, limit: Limit) -> str:
     """Why a picture of as many pixels is refused; "" if they are within the limit.
 

@@ -100,6 +100,9 @@ DOLBY_VISION = re.compile(r"DOVI .*profile: (5|10|20), .*compatibility id: 0")
 PAPER = 255
 """What transparent pixels are laid over: white, as in pictures."""
 
+STRIP_PIXELS = 1 << 18
+"""That are worked on at a time."""
+
 
 # --- files and tracks ----------------------------------------------------------------------------
 
@@ -837,6 +840,12 @@ def turned(image: Image, matrix: Matrix) -> Image:
 
 def over_paper(image: Image) -> Image:
     """(H, W, 3) uint8 BGR: (H, W, 4) BGRA, not premultiplied, over white."""
-    alpha = image[..., 3:].astype(np.uint16)
-    mixed = image[..., :3] * alpha + PAPER * (255 - alpha)
-    return ((mixed + 127) // 255).astype(np.uint8)
+    height, width = image.shape[:2]
+    shown = np.empty((height, width, 3), np.uint8)
+    rows = max(1, STRIP_PIXELS // max(1, width))
+    for top in range(0, height, rows):  # at once it would take eight times the image's memory
+        part = image[top : top + rows]
+        alpha = part[..., 3:].astype(np.uint16)
+        mixed = part[..., :3] * alpha + PAPER * (255 - alpha)
+        shown[top : top + rows] = (mixed + 127) // 255
+    return shown

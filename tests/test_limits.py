@@ -9,6 +9,7 @@ import resource
 import struct
 import subprocess
 import time
+import tracemalloc
 import zipfile
 import zlib
 from fractions import Fraction
@@ -42,6 +43,7 @@ from rtseg.images import (
     refusal,
 )
 from rtseg.limits import IMAGE_PIXELS, MODEL_GB, MODEL_SECONDS, VIDEO_PIXELS, Limit
+from rtseg.media import over_paper
 from rtseg.nets import find_model, shipped
 from rtseg.nets.onnx_file import is_plain_file
 from rtseg.nets.state import read_checkpoint
@@ -690,6 +692,32 @@ def test_a_packed_bitmap_that_unpacks_to_gigabytes_is_refused() -> None:
         _png(base64.b64encode(packed).decode(), packed=True)
     with pytest.raises(ValueError, match=IMAGE_PIXELS.variable):
         _png(base64.b64encode(png(SIDE, 64 * (SIDE // 64))).decode(), packed=False)
+
+
+def test_objects_of_an_image_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = tmp_path / "a.png"
+    Image.new("RGB", (64, 48)).save(image)
+    square = [[1.0, 1.0, 20.0, 1.0, 20.0, 20.0]]
+    outlines = tuple(Outline(str(number), 1, square) for number in range(50))
+    whole = Outlines(tmp_path / "a.json", image, (48, 64), outlines)
+    assert whole().any()
+    monkeypatch.setenv("RTSEG_MAX_OUTLINES", "49")
+    with pytest.raises(DatasetError, match="RTSEG_MAX_OUTLINES") as caught:
+        whole()
+    assert "a.png has 50 objects" in caught.value.found
+
+
+def test_transparent_frames_need_little_more_memory_than_they_have() -> None:
+    image = np.random.default_rng(3).integers(0, 256, (1500, 2000, 4), np.uint8)
+    tracemalloc.start()
+    try:
+        shown = over_paper(image)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    alpha = image[..., 3:].astype(float) / 255
+    assert np.abs(shown - (image[..., :3] * alpha + 255 * (1 - alpha))).max() <= 0.501
+    assert peak < 2 * image.nbytes
 
 
 # --- the limits themselves -----------------------------------------------------------------------

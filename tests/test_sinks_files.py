@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -19,12 +20,14 @@ from PIL import Image
 from pycocotools import mask as coco
 from sink_frames import info, rendered, segmentation, write
 
-from rtseg.contracts import Rendered
+from rtseg import files
+from rtseg.contracts import Rendered, Sink
 from rtseg.errors import SinkError, UsageError
 from rtseg.files import OutputFile, atomic, cut_name
 from rtseg.frame import Frame
 from rtseg.labels import PERSON, VOC, VOID, LabelSet
-from rtseg.sinks import open_sink
+from rtseg.sinks import SinkOptions, open_sink
+from rtseg.sinks.jsonl import JsonLinesSink
 
 
 def names(folder: Path) -> list[str]:
@@ -362,3 +365,47 @@ def test_temporary_names_are_as_short_as_they_must_be(tmp_path: Path) -> None:
     with atomic(tmp_path / f"x.{'s' * 253}") as part:
         part.touch()
     assert (tmp_path / f"x.{'s' * 253}").exists()
+
+
+class FullDisk(io.StringIO):
+    """A file that takes no more."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.jsonl"])
+@pytest.mark.parametrize("old", [True, False])
+def test_a_disk_that_fills_costs_no_older_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, old: bool
+) -> None:
+    path = tmp_path / name
+    if old:
+        path.write_bytes(b"whole")
+
+    def frames(sink: Sink) -> None:
+        for number in range(30):
+            if number == 5 and isinstance(sink, JsonLinesSink):
+                sink._file.close()
+                sink._file = FullDisk()
+            elif number == 5:
+                monkeypatch.setattr(files, "free_bytes", lambda folder: 0.0)
+            sink.write(rendered(number))
+
+    target = f"json:{path}" if name == "a.jsonl" else str(path)
+    options = SinkOptions(overwrite=True)
+    with pytest.raises(SinkError) as caught, open_sink(target, info(), VOC, options) as sink:
+        frames(sink)
+    found = {each.name: each for each in tmp_path.iterdir()}
+    if old:
+        assert found.pop(name).read_bytes() == b"whole"
+        (part,) = found.values()
+        assert str(part) in str(caught.value)
+    else:
+        (part,) = found.values()
+        assert part == path
+    if name == "a.jsonl":
+        assert part.read_text().count("\n") == 5
+    else:
+        with av.open(str(part)) as container:
+            assert sum(1 for _ in container.decode(video=0)) >= 1

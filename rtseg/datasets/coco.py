@@ -31,6 +31,7 @@ from rtseg.errors import DatasetError
 from rtseg.frame import Mask
 from rtseg.images import image_size
 from rtseg.labels import MAX_NAME, VOID
+from rtseg.limits import OUTLINES
 from rtseg.text import first_characters, listed, natural_key, read_text
 
 ROBOFLOW = "_annotations.coco.json"
@@ -323,6 +324,13 @@ class Outlines:
     def read_as(self, table: Table) -> Mask:
         """The mask in the classes of `table`; objects that become background are not painted."""
         what = f"the outlines of {self.path}"
+        if len(self.outlines) > (most := OUTLINES.value()):
+            raise DatasetError(
+                f"cannot use {what}",
+                found=f"{self.image_path.name} has {len(self.outlines)} objects, "
+                f"more than {most:.0f}",
+                do=OUTLINES.advice,
+            )
         if self.size is not None:  # before there is room made for it
             check_fits(self.size, what, self.image_path)
         height, width = self.size or image_size(self.image_path, DatasetError)

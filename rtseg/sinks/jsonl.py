@@ -49,7 +49,7 @@ class JsonLinesSink(Sink):
         if not to_stdout:
             self._target = OutputFile(path, overwrite=options.overwrite)
             self._file = self._target.part.open("w", encoding="utf-8")
-        self._named = False
+        self._named = self._failed = False
 
     @property
     def alive(self) -> bool:
@@ -80,7 +80,7 @@ class JsonLinesSink(Sink):
             return
         self._file.close()
         if self.lines:
-            target.commit()
+            target.commit(whole=not self._failed)
             self._named = True
         else:
             target.discard()
@@ -91,7 +91,7 @@ class JsonLinesSink(Sink):
 
     def _salvage(self) -> str:
         """After a failure: cut off the incomplete line and keep the others."""
-        target = self._target
+        target, self._failed = self._target, True
         if target is None:
             return ""
         with suppress(OSError):  # the same error again, for the rest of the line
@@ -100,7 +100,9 @@ class JsonLinesSink(Sink):
             complete = target.part.read_bytes().rpartition(b"\n")[0] + b"\n"
             os.truncate(target.part, len(complete))
             self.close()
-        except (OSError, SinkError):
+        except SinkError as error:
+            return error.do or error.found
+        except OSError:
             return target.keep()
         return f"The {self.lines} lines until then are in it." if self.lines else ""
 

@@ -204,6 +204,8 @@ class VideoFile:
                 do="Try another --codec or suffix, or write pictures: frames_%06d.png",
             ) from error
 
+    _failed = False
+
     def _close(self) -> None:
         if self._closed:
             return
@@ -231,10 +233,11 @@ class VideoFile:
                 found=f"{found} of {self.frames} frames can be read back",
                 do=self._target.keep(),
             )
-        self._target.commit()
+        self._target.commit(whole=not self._failed)
 
     def _salvage(self) -> str:
         """After a failure, finish what was written; returns where it is."""
+        self._failed = True
         try:
             self._close()
         except SinkError as error:
