@@ -234,7 +234,10 @@ def _fault(message: str, value: Any, kind: Any) -> str:
             for one in get_args(each)
         ]
         words = "it is one of " + ", ".join(map(str, choices)) if choices else words
-    return f"{path.removeprefix('.')} is {shown(value)}: {words}" if path else words
+    before, some, _ = path.removeprefix(".").partition("[...]")
+    if some:
+        return f"a value in {before or 'it'} ({shown(value)}): {words}"
+    return f"{before} is {shown(value)}: {words}" if path else words
 
 
 def _in_words(types: str) -> str:

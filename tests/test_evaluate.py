@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -550,6 +551,22 @@ def test_a_suite_that_makes_no_sense_says_where(tmp_path: Path, text: str, words
     with pytest.raises(UsageError, match=words) as caught:
         read_suite(path)
     assert "suite.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"), [("", "empty path"), (" ", "empty path"), ("/", "root")]
+)
+def test_a_suite_of_no_folder_or_a_whole_disk(tmp_path: Path, place: str, words: str) -> None:
+    (tmp_path / "suite.toml").write_text(f"[[set]]\npath = {place!r}\n")
+    with pytest.raises(UsageError, match=words):
+        read_suite(tmp_path / "suite.toml")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a root folder")
+def test_a_whole_disk_is_not_a_dataset() -> None:
+    for root in ("/", "//", "/tmp/.."):
+        with pytest.raises(DatasetError, match="root of a disk"):
+            open_dataset(root)
 
 
 def test_a_suite_that_is_not_there(tmp_path: Path) -> None:

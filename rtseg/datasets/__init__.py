@@ -63,12 +63,19 @@ def open_dataset(
         raise UsageError(f"unknown format {format!r}", found="formats are " + ", ".join(DATASETS))
     if not root.exists():
         raise DatasetError(f"cannot open {root}", found="no such file or folder")
+    refuse_root(root)
     dataset = _index(root, format)
     if not dataset.samples:
         raise _no_samples(root, format, dataset)
     if not allow_outside:
         refuse_outside(replace(dataset, root=root))
     return dataset if split is None else _only_split(dataset, split)
+
+
+def refuse_root(path: Path) -> None:
+    """Raise DatasetError for the whole of a disk, which would be searched for days."""
+    if path.resolve() == Path(path.resolve().anchor):
+        raise DatasetError(f"{path} is not a dataset", found="it is the root of a disk")
 
 
 def layout_of(path: str | Path) -> str | None:

@@ -182,7 +182,7 @@ def _json_names(value: Any) -> tuple[str, ...]:
 def _in_order(pairs: Iterable[tuple[int, str]]) -> tuple[str, ...]:
     ordered = sorted(pairs)
     if [index for index, _ in ordered] != list(range(len(ordered))):
-        raise ValueError("the class indices are not 0, 1, 2, ...")
+        raise ValueError("the class indices do not count from 0 on without a gap")
     return tuple(name for _, name in ordered)
 
 

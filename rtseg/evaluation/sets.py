@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from rtseg.cache import cache_path, make_room, sha256
-from rtseg.datasets import Dataset, Problem, Sample, named_samples, open_dataset
+from rtseg.datasets import Dataset, Problem, Sample, named_samples, open_dataset, refuse_root
 from rtseg.datasets.checks import check_masks, degenerate
 from rtseg.datasets.classes import ClassMap
 from rtseg.datasets.contract import Table, refuse_outside
@@ -27,7 +27,7 @@ from rtseg.frame import Mask
 from rtseg.images import IMAGE_SUFFIXES, holds_video, image_size, is_image
 from rtseg.labels import VOC, VOID, LabelSet
 from rtseg.sources import SourceOptions, open_source
-from rtseg.text import counted, listed
+from rtseg.text import counted, file_name, listed
 
 MEASURED_SPLITS = ("val", "test")
 PROBLEMS_SHOWN = 20
@@ -518,6 +518,10 @@ class _NetworkTable:
 
 
 def _set(path: Path, base: Path, table: _SetTable) -> SetSpec:
+    if not table.path.strip():
+        raise UsageError(f"a [[set]] of {path} has an empty path", do="Name a folder or a file")
+    file_name(base / table.path)
+    refuse_root(base / table.path)
     return SetSpec(
         path=base / table.path,
         name=table.name,
