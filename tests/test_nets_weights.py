@@ -765,7 +765,7 @@ def test_missing_files_and_wrong_kinds(tmp_path: Path) -> None:
 
 
 def test_the_folder_of_a_run_stands_for_its_best_network(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"the folder has no best\.pth"):
+    with pytest.raises(ModelError, match=r"the folder has neither best\.pth"):
         find_model(tmp_path)
     spec = replace(MODELS["lraspp_mobilenet_v3_large"], name="mine", weights=None)
     save_checkpoint(tmp_path / "best.pth", spec, build_random(spec.architecture, 21).state_dict())

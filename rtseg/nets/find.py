@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 
 from rtseg.cache import sha256
 from rtseg.errors import ModelError
+from rtseg.nets.hub import CONFIG, ONNX_FILES, onnx_in
 from rtseg.nets.onnx_file import onnx_spec
 from rtseg.nets.settings import Settings, number, read_settings, refuse_flags
 from rtseg.nets.weights import Progress, fetch
@@ -59,8 +60,9 @@ def find_model(
     """Find a network, and have its weights on this machine.
 
     Args:
-        name_or_path: a name of the zoo or of `shipped()`; an ONNX file; a checkpoint, or the folder
-            of the training run that made it; "stub?delay=100ms" for a slow network.
+        name_or_path: a name of the zoo or of `shipped()`; an ONNX file, or a folder of the hub with
+            one; a checkpoint, or the folder of the training run that made it; "stub?delay=100ms"
+            for a slow network.
         weights: a state dict, checkpoint or safetensors file for a named architecture, or
             "random" for seeded random weights; None is the published ones, downloaded once.
         input_flags: settings of a foreign file, over those of the TOML file beside it; the keys
@@ -81,7 +83,7 @@ def find_model(
         return _stub(query)
     if (spec := built_in(text)) is not None:
         return _named(spec, weights, input_flags, progress)
-    path = shipped().get(text) or _in_run(user_path(text))
+    path = shipped().get(text) or _in_folder(user_path(text))
     if path.suffix not in SUFFIXES:
         raise _unknown(text)
     _require_file(path, f"cannot open the model {text}")
@@ -90,13 +92,16 @@ def find_model(
     return _from_checkpoint(path, weights, input_flags)
 
 
-def _in_run(path: Path) -> Path:
-    """The best network of a training run's folder; any other path as it is."""
+def _in_folder(path: Path) -> Path:
+    """The network of a folder, of a training run or of the hub; any other path as it is."""
     if not path.is_dir():
         return path
-    if not (path / BEST).is_file():
-        raise ModelError(f"cannot open the model {path}", found=f"the folder has no {BEST}")
-    return path / BEST
+    if (path / BEST).is_file():
+        return path / BEST
+    if (found := onnx_in(path)) is not None:
+        return found
+    neither = f"the folder has neither {BEST} nor {CONFIG} with {ONNX_FILES[0]}"
+    raise ModelError(f"cannot open the model {path}", found=neither)
 
 
 def _unknown(text: str) -> ModelError:

@@ -34,6 +34,7 @@ from rtseg.errors import ModelError
 from rtseg.files import atomic, reason
 from rtseg.labels import MAX_NAME, PERSON, VOC, LabelSet, voc_colours
 from rtseg.nets.graph import check_graph, is_plain
+from rtseg.nets.hub import describe
 from rtseg.nets.settings import Settings, Triple, output_kind, read_settings, refuse_flags
 from rtseg.options import Activation, Layout
 from rtseg.text import printable, shortened
@@ -224,7 +225,7 @@ def onnx_spec(
     """The identity of the network in an ONNX file, and a note on what was assumed.
 
     Args:
-        flags: settings that override those of the TOML file beside it.
+        flags: settings that override those of the TOML file beside it, and of its hub folder.
 
     Raises:
         ModelError: the file is not a segmentation network, or contradicts its settings.
@@ -236,8 +237,11 @@ def onnx_spec(
         spec = ModelSpec.from_json(facts.spec, f"the metadata of {path}")
         _check_described(path, facts, spec)
         return spec, ()
-    settings = read_settings(path, flags)
-    assumed: list[str] = []
+    known, assumed = describe(path)
+    for key, found in (("size", None not in facts.input[2:]), ("layout", 3 in facts.input)):
+        if found:  # the file itself tells
+            known.pop(key, None)
+    settings = read_settings(path, flags, known)
     taken = _input(path, facts, settings, assumed)
     name = settings.output or next(iter(facts.outputs))
     _require_output(path, facts, name)

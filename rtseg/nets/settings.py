@@ -10,7 +10,17 @@ from typing import Any, Literal
 
 from rtseg.documents import convert, read_toml, shown
 from rtseg.errors import ModelError, UsageError
-from rtseg.labels import MAX_NAME, PERSON, VOC, LabelSet, is_name, voc_colours
+from rtseg.labels import (
+    ADE20K,
+    CITYSCAPES,
+    MAX_NAME,
+    PERSON,
+    VOC,
+    Colour,
+    LabelSet,
+    is_name,
+    voc_colours,
+)
 from rtseg.options import MAX_SIDE, Activation, ColourOrder, Layout
 from rtseg.text import read_text
 
@@ -68,10 +78,15 @@ class _Written:
     name: str | None = None
 
 
-def read_settings(path: Path, flags: Mapping[str, Any] | None = None) -> Settings:
+def read_settings(
+    path: Path, flags: Mapping[str, Any] | None = None, known: Mapping[str, Any] | None = None
+) -> Settings:
     """The settings of a network file: of the TOML file beside it, overridden by `flags`.
 
     A flag that is None was not given.
+
+    Args:
+        known: settings from elsewhere, which the TOML file and the flags override.
 
     Raises:
         ModelError: the TOML file cannot be read, or a key or value makes no sense.
@@ -80,7 +95,8 @@ def read_settings(path: Path, flags: Mapping[str, Any] | None = None) -> Setting
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     convert(given, _Written, "the flags", ModelError)
     beside = read_toml(sidecar, ModelError) if sidecar.is_file() else {}
-    written = convert({**beside, **given}, _Written, str(sidecar), ModelError)
+    values = {**(known or {}), **beside, **given}
+    written = convert(values, _Written, str(sidecar), ModelError)
     # not vars(), in which msgspec leaves out what is as usual
     found = {one.name: getattr(written, one.name) for one in fields(_Written)}
     for key, parse in _FORMS.items():
@@ -214,9 +230,17 @@ def _named(names: tuple[str, ...], file: str) -> LabelSet:
         names = ("background", *names)
     try:
         background = 0 if names[:1] and names[0].casefold() in BACKGROUND_NAMES else None
-        return LabelSet(names, voc_colours(len(names)), background)
+        return LabelSet(names, _usual_colours(names), background)
     except ValueError as error:
         raise ModelError(f"cannot use {len(names)} labels for {file}", found=str(error)) from error
+
+
+def _usual_colours(names: tuple[str, ...]) -> tuple[Colour, ...]:
+    """Those of ADE20K and Cityscapes for their classes, in whatever spelling; else Pascal VOC's."""
+    for known in (ADE20K, CITYSCAPES):
+        if len(names) == len(known) and names[0].casefold() == known.names[0]:
+            return known.colours
+    return voc_colours(len(names))
 
 
 def _with_background(found: LabelSet, background: int | str) -> LabelSet:

@@ -1,0 +1,284 @@
+"""Folders as the Hugging Face hub has them: what their JSON files say, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from rtseg.backends import open_backend
+from rtseg.decode import decode
+from rtseg.errors import ModelError
+from rtseg.labels import ADE20K
+from rtseg.nets import find_model
+
+NAMES = ("wall", "person", "car")
+CONFIG: dict[str, Any] = {
+    "architectures": ["SegformerForSemanticSegmentation"],
+    "model_type": "segformer",
+    "id2label": {str(index): name for index, name in enumerate(NAMES)},
+    "hidden_sizes": [8, 16, 32, 32],
+}
+PREPROCESSOR: dict[str, Any] = {
+    "image_processor_type": "SegformerImageProcessor",
+    "do_normalize": True,
+    "image_mean": [0.1, 0.2, 0.3],
+    "image_std": [0.4, 0.5, 0.6],
+    "size": {"height": 64, "width": 96},
+    "do_reduce_labels": True,
+    "resample": 2,
+}
+
+
+def write_onnx(path: Path, classes: int = 3, sides: tuple[Any, Any] = ("height", "width")) -> None:
+    """A network whose class scores are the sums of its input's channels, times 1, 2, 3 ..."""
+    weight = np.arange(1, classes + 1, dtype=np.float32)[:, None, None, None] * np.ones(
+        (1, 3, 1, 1)
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["pixel_values", "weight"], ["logits"])],
+        "net",
+        [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ("n", "c", *sides))],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ("n", "k", "h", "w"))],
+        [onnx.numpy_helper.from_array(weight.astype(np.float32), "weight")],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(content, path)
+
+
+def write(folder: Path, config: object = CONFIG, images: object = PREPROCESSOR) -> Path:
+    write_onnx(folder / "onnx" / "model.onnx")
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(images))
+    return folder
+
+
+def test_a_folder_describes_its_network(tmp_path: Path) -> None:
+    model = find_model(write(tmp_path / "tiny-segformer"))
+    spec, taken = model.spec, model.spec.input
+    assert spec.name == "tiny-segformer"
+    assert spec.labels.names == NAMES
+    assert spec.labels.background is None
+    assert (taken.size, taken.fixed, taken.layout, taken.colour) == ((64, 96), False, "NCHW", "RGB")
+    assert (taken.mean, taken.std, taken.scale) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 1 / 255)
+    assert model.notes == (
+        "model.onnx does not describe itself fully; assumed: an output of logits",
+    )
+
+
+def test_pixels_reach_the_network_as_the_folder_says(tmp_path: Path) -> None:
+    """Against the arithmetic of the image processor, written down here once more."""
+    images = PREPROCESSOR | {"rescale_factor": 1 / 128}
+    backend = open_backend("onnx", find_model(write(tmp_path, images=images)), device="cpu")
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
+    usual = (pixels / 128 - PREPROCESSOR["image_mean"]) / PREPROCESSOR["image_std"]
+    wanted = usual.sum(-1)[:, None] * np.array([1, 2, 3])[:, None, None]
+    np.testing.assert_allclose(backend(pixels), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("images", "wanted"),
+    [
+        ({"size": 48}, {"size": (48, 48)}),
+        ({"size": {"shortest_edge": 80}}, {"size": (80, 80)}),
+        ({"do_center_crop": True, "crop_size": 32}, {"size": (32, 32)}),
+        ({"do_normalize": False}, {"mean": (0, 0, 0), "std": (1, 1, 1), "scale": 1 / 255}),
+        ({"do_rescale": False, "image_mean": 128}, {"scale": 1, "mean": (128, 128, 128)}),
+        ({"do_flip_channel_order": True, "do_normalize": False}, {"colour": "BGR"}),
+    ],
+)  # fmt: skip
+def test_forms_of_preprocessing(
+    tmp_path: Path, images: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    found = find_model(write(tmp_path, images=PREPROCESSOR | images)).spec.input
+    assert {name: getattr(found, name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("SegformerFeatureExtractor", ((512, 512), "RGB", (0.485, 0.456, 0.406))),
+        ("BeitImageProcessorFast", ((224, 224), "RGB", (0.5, 0.5, 0.5))),
+        ("DPTImageProcessor", ((384, 384), "RGB", (0.5, 0.5, 0.5))),
+        ("MobileNetV2ImageProcessor", ((224, 224), "RGB", (0.5, 0.5, 0.5))),
+        ("MobileViTImageProcessor", ((256, 256), "BGR", (0, 0, 0))),
+    ],
+)
+def test_what_the_file_leaves_out_is_as_its_processor_does(
+    tmp_path: Path, kind: str, wanted: tuple[object, ...]
+) -> None:
+    found = find_model(write(tmp_path, images={"feature_extractor_type": kind})).spec.input
+    assert (found.size, found.colour, found.mean) == wanted
+
+
+def test_an_unknown_processor_that_says_nothing_is_assumed_with_a_note(tmp_path: Path) -> None:
+    config = CONFIG | {"model_type": "newnet"}
+    model = find_model(write(tmp_path, config, {"image_processor_type": "NewImageProcessor"}))
+    assert "ImageNet's mean and std" in model.notes[0]
+
+
+def test_classes_without_names_are_told_by_their_count(tmp_path: Path) -> None:
+    unnamed = {str(index): f"LABEL_{index}" for index in range(150)}
+    folder = write(tmp_path, CONFIG | {"id2label": unnamed})
+    write_onnx(folder / "onnx" / "model.onnx", classes=150)
+    model = find_model(folder)
+    assert model.spec.labels.names == ADE20K.names
+    assert model.spec.labels.colours == ADE20K.colours
+    assert "the 150 classes of ADE20K" in model.notes[0]
+
+
+def test_a_size_of_the_file_wins_and_a_toml_file_overrides_the_folder(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    write_onnx(folder / "onnx" / "model.onnx", sides=(32, 32))
+    (folder / "onnx" / "model.toml").write_text('colour = "BGR"\nname = "mine"')
+    spec = find_model(folder / "onnx" / "model.onnx").spec
+    assert (spec.input.size, spec.input.fixed) == ((32, 32), True)
+    assert (spec.name, spec.input.colour, spec.input.mean) == ("mine", "BGR", (0.1, 0.2, 0.3))
+
+
+def test_another_file_of_the_folder_is_described_too(tmp_path: Path) -> None:
+    write_onnx(write(tmp_path) / "onnx" / "model_fp16.onnx")
+    assert find_model(tmp_path / "onnx" / "model_fp16.onnx").spec.labels.names == NAMES
+
+
+@pytest.mark.parametrize(
+    ("config", "images", "found"),
+    [
+        ({"auto_map": {"AutoModel": "evil.Net"}}, {}, "auto_map"),
+        ({}, {"auto_map": {"AutoImageProcessor": "evil.P"}}, "auto_map"),
+        ({"model_type": "mask2former"}, {}, "mask2former returns masks"),
+        ({"architectures": ["BeitForImageClassification"]}, {}, "it is for ImageClassification"),
+        ({"id2label": {"0": "a", "2": "b"}}, {}, "no class 1"),
+        ({"id2label": {"0": "a", "1": "a", "2": "b"}}, {}, "two classes"),
+        ({"id2label": {"0": "a", "1": "\u001b[2J", "2": "b"}}, {}, "plain characters"),
+        ({"id2label": {"0": "a", "1": 7}}, {}, "got whole number"),
+        ({"id2label": {str(i): f"c{i}" for i in range(300)}}, {}, "2 to 255 classes"),
+        ({}, {"image_mean": [0.5, 0.5]}, "one number or three"),
+        ({}, {"image_std": 0}, "greater than 0"),
+        ({}, {"rescale_factor": -1}, "greater than 0"),
+        ({}, {"image_mean": "0.5"}, "image_mean"),
+        ({}, {"size": {"height": 10**9, "width": 2}}, "8192"),
+        ({}, {"size": {"long": 3}}, "without height and width"),
+        ({}, {"size": True}, "size"),
+        ({}, {"do_flip_channel_order": True}, "in an order"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused(
+    tmp_path: Path, config: dict[str, Any], images: dict[str, Any], found: str
+) -> None:
+    folder = write(tmp_path, CONFIG | config, PREPROCESSOR | images)
+    with pytest.raises(ModelError) as caught:
+        find_model(folder)
+    assert found in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1, "a": 2}', "[" * 100_000, "\0", ""])
+def test_damaged_descriptions_are_refused(tmp_path: Path, text: str) -> None:
+    for name in ("config.json", "preprocessor_config.json"):
+        (write(tmp_path) / name).write_text(text)
+        with pytest.raises(ModelError):
+            find_model(tmp_path)
+
+
+def test_a_folder_without_an_onnx_file_or_description(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="neither"):
+        find_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04 a pickle, never read")
+    with pytest.raises(ModelError, match=r"no onnx/model\.onnx"):
+        find_model(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("size", [(64, 96), (96, 64)])
+def test_masks_equal_those_of_transformers(tmp_path: Path, size: tuple[int, int]) -> None:
+    """A folder that transformers wrote, and its own image processor and post-processing.
+
+    The image has the network's size, so that nobody's resizing is compared.
+    """
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    torch.manual_seed(0)
+    network = transformers.SegformerForSemanticSegmentation(segformer(classes=5)).eval()
+    shake(network)
+    network.save_pretrained(tmp_path)
+    processor = transformers.SegformerImageProcessor(
+        size=dict(zip(("height", "width"), size, strict=True)), do_reduce_labels=True
+    )
+    processor.save_pretrained(tmp_path)
+    export(network, tmp_path / "onnx" / "model.onnx", size)
+    model = find_model(tmp_path)
+    assert model.spec.labels.names == ("wall", "person", "car", "sky", "road")
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 8, 8, 3), np.uint8)
+    pixels = pixels.repeat(size[0] // 8, 1).repeat(size[1] // 8, 2)
+    with torch.no_grad():
+        taken = processor(pixels[0], return_tensors="pt", input_data_format="channels_last")
+        wanted = processor.post_process_semantic_segmentation(network(**taken), [size])[0].numpy()
+    scores = open_backend("onnx", model, device="cpu", input_size=size)(pixels)
+    np.testing.assert_array_equal(decode(scores[0], size)[0], wanted)
+    assert len(np.unique(wanted)) > 2
+
+
+def segformer(classes: int) -> Any:
+    from transformers import SegformerConfig
+
+    names = ("wall", "person", "car", "sky", "road")[:classes]
+    return SegformerConfig(
+        depths=[1] * 4,
+        hidden_sizes=[8, 16, 32, 32],
+        num_attention_heads=[1, 2, 4, 4],
+        decoder_hidden_size=32,
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
+    )
+
+
+def shake(network: Any) -> None:
+    """Give batch norms statistics and every weight some size, so that all of it counts."""
+    import torch
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.3)
+        elif isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            module.weight.data.mul_(6)
+
+
+def export(network: Any, path: Path, size: tuple[int, int]) -> None:
+    """The network as optimum exports it: scores at the network's own stride."""
+    import torch
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            return self.network(pixel_values).logits
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Logits(),
+            (torch.zeros(1, 3, *size),),
+            str(path),
+            dynamo=False,
+            opset_version=17,
+            input_names=["pixel_values"],
+            output_names=["logits"],
+            dynamic_axes={"pixel_values": {0: "n", 1: "c", 2: "h", 3: "w"}, "logits": {0: "n"}},
+        )
