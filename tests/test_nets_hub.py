@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -14,9 +19,11 @@ from onnx import TensorProto, helper
 
 from rtseg.backends import open_backend
 from rtseg.decode import decode
-from rtseg.errors import ModelError
+from rtseg.errors import DownloadError, ModelError
 from rtseg.labels import ADE20K
 from rtseg.nets import find_model
+from rtseg.nets.build import segmentation
+from rtseg.nets.hub import NVIDIA
 
 NAMES = ("wall", "person", "car")
 CONFIG: dict[str, Any] = {
@@ -205,6 +212,7 @@ def test_masks_equal_those_of_transformers(tmp_path: Path, size: tuple[int, int]
 
     The image has the network's size, so that nobody's resizing is compared.
     """
+    segmentation()  # imports torchvision, whatever its build, before transformers does
     transformers = pytest.importorskip("transformers")
     import torch
 
@@ -282,3 +290,198 @@ def export(network: Any, path: Path, size: tuple[int, int]) -> None:
             output_names=["logits"],
             dynamic_axes={"pixel_values": {0: "n", 1: "c", 2: "h", 3: "w"}, "logits": {0: "n"}},
         )
+
+
+# --- repositories --------------------------------------------------------------------------------
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REPO = "someone/tiny-segformer"
+
+
+@dataclass
+class Hub:
+    """A server that answers as the hub does, with the files of a folder."""
+
+    folder: Path
+    card: dict[str, Any] = field(default_factory=lambda: {"license": "mit"})
+    sha: str = COMMIT
+    lies: dict[str, bytes] = field(default_factory=dict)
+    lengths: dict[str, int] = field(default_factory=dict)
+    paths: list[str] = field(default_factory=list)
+
+    def answer(self, path: str) -> bytes | None:
+        self.paths.append(path)
+        if path.startswith(f"/api/models/{REPO}/revision/"):
+            files = [one for one in self.folder.rglob("*") if one.is_file()]
+            siblings = [self._entry(one) for one in files]
+            listing = {"id": REPO, "sha": self.sha, "siblings": siblings, "cardData": self.card}
+            return json.dumps(listing).encode()
+        name = path.removeprefix(f"/{REPO}/resolve/{COMMIT}/")
+        file = self.folder / name
+        return self.lies.get(name) or (file.read_bytes() if file.is_file() else None)
+
+    def _entry(self, file: Path) -> dict[str, Any]:
+        name = file.relative_to(self.folder).as_posix()
+        content = file.read_bytes()
+        entry = {
+            "rfilename": name,
+            "size": self.lengths.get(name, len(content)),
+            "blobId": "0" * 40,
+        }
+        if file.suffix == ".onnx":
+            digest = hashlib.sha256(content).hexdigest()
+            entry["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 134}
+        return entry
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    state = Hub(write(tmp_path / "published"))
+    (state.folder / "evil.py").write_text("raise SystemExit")
+    (state.folder / "pytorch_model.bin").write_bytes(b"a pickle")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = state.answer(self.path.partition("?")[0])
+            if body is None:
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    for name in ("RTSEG_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("rtseg.nets.weights.PAUSE_SECONDS", 0.0)
+    yield state
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_repository_is_fetched_once_by_its_commit(hub: Hub, tmp_path: Path) -> None:
+    shown: list[str] = []
+    model = find_model(f"hf:{REPO}", progress=lambda title, done, total: shown.append(title))
+    assert model.spec.name == REPO
+    assert model.spec.labels.names == NAMES
+    assert model.spec.licence == "licence: mit"
+    assert model.notes[0] == f"{REPO} at commit 0123456789ab; licence: mit"
+    assert model.file is not None
+    assert COMMIT in model.file.parts
+    assert hub.paths[0] == f"/api/models/{REPO}/revision/main"
+    wanted = ("config.json", "preprocessor_config.json", "onnx/model.onnx")
+    assert hub.paths[1:] == [f"/{REPO}/resolve/{COMMIT}/{name}" for name in wanted]
+    assert f"config.json of {REPO} (licence: mit)" in shown
+    asked = len(hub.paths)
+    hub.sha = "f" * 40  # a later commit
+    assert find_model(f"hf:{REPO}") == model
+    assert len(hub.paths) == asked
+    kept = [path.name for path in (tmp_path / "cache" / "hub").rglob("*") if path.is_file()]
+    assert len(kept) == 4  # with the record
+    assert {"config.json", "model.onnx", "preprocessor_config.json"} < set(kept)
+
+
+def test_a_revision_and_a_file_are_asked_for(hub: Hub) -> None:
+    write_onnx(hub.folder / "onnx" / "model_fp16.onnx")
+    model = find_model(f"hf:{REPO}@v1.0:onnx/model_fp16.onnx")
+    assert hub.paths[0] == f"/api/models/{REPO}/revision/v1.0"
+    assert model.file is not None
+    assert model.file.name == "model_fp16.onnx"
+
+
+def test_a_file_that_was_changed_since_is_fetched_again_from_its_commit(hub: Hub) -> None:
+    model = find_model(f"hf:{REPO}")
+    config = model.file.parents[1] / "config.json"  # type: ignore[union-attr]
+    whole = config.read_bytes()
+    config.write_bytes(whole.replace(b"wall", b"wail"))
+    assert find_model(f"hf:{REPO}").spec.labels.names == NAMES
+    assert f"/api/models/{REPO}/revision/{COMMIT}" in hub.paths
+    config.write_bytes(b"{}")
+    hub.lies["config.json"] = whole.replace(b"wall", b"wail")  # the server changed too
+    with pytest.raises(DownloadError, match="was published"):
+        find_model(f"hf:{REPO}")
+
+
+@pytest.mark.parametrize("variable", ["RTSEG_OFFLINE", "HF_HUB_OFFLINE"])
+def test_nothing_is_downloaded_offline(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(DownloadError, match=f"{variable} forbids downloads"):
+        find_model(f"hf:{REPO}")
+    with pytest.raises(DownloadError, match=f"{variable} forbids downloads"):
+        find_model("fcn_resnet50")
+    assert hub.paths == []
+    monkeypatch.setenv(variable, "0")
+    model = find_model(f"hf:{REPO}")
+    monkeypatch.setenv(variable, "1")
+    assert find_model(f"hf:{REPO}") == model
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ({"license": "other", "license_name": "my-terms"}, "licence: my-terms"),
+        ({"license": "mit", "base_model": "nvidia/mit-b0"}, NVIDIA),
+        ({"base_model": ["nvidia/segformer-b0-finetuned-ade-512-512"]}, NVIDIA),
+        ({}, "no licence named"),
+    ],
+)
+def test_the_licence_is_that_of_the_card_or_of_its_base(
+    hub: Hub, card: dict[str, Any], licence: str
+) -> None:
+    hub.card = card
+    assert find_model(f"hf:{REPO}").spec.licence == licence
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hf:tiny",
+        "hf:a/b/c",
+        "hf:../b",
+        "hf:a/b@../../x",
+        "hf:a/b:../../x.onnx",
+        "hf:a/b:/etc/x.onnx",
+        "hf:a/b:model.bin",
+        "hf:a/b?x=y",
+        "hf:",
+    ],
+)
+def test_what_is_not_an_address_is_refused_without_a_request(hub: Hub, name: str) -> None:
+    with pytest.raises(ModelError, match="not the address"):
+        find_model(name)
+    assert hub.paths == []
+
+
+def test_servers_that_lie_are_refused(hub: Hub) -> None:
+    hub.lies = {"onnx/model.onnx": b"another network"}
+    with pytest.raises(DownloadError, match="was published"):
+        find_model(f"hf:{REPO}")
+    hub.lies, hub.lengths = {}, {"config.json": 10}
+    with pytest.raises(DownloadError, match=r"at most|not the file"):
+        find_model(f"hf:{REPO}")
+    hub.lengths = {"onnx/model.onnx": 10**15}
+    with pytest.raises(DownloadError, match="bytes"):
+        find_model(f"hf:{REPO}")
+    hub.lengths, hub.sha = {}, "../../../etc"
+    with pytest.raises(DownloadError, match="names no commit"):
+        find_model(f"hf:{REPO}")
+
+
+def test_a_repository_without_that_file_names_others(hub: Hub) -> None:
+    (hub.folder / "onnx" / "model.onnx").rename(hub.folder / "onnx" / "net.onnx")
+    with pytest.raises(ModelError, match=r"but 'onnx/net\.onnx'"):
+        find_model(f"hf:{REPO}")
+    with pytest.raises(DownloadError, match="404"):
+        find_model("hf:someone/else")

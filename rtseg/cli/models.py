@@ -10,6 +10,7 @@ from rtseg.cli.process import Stop, out
 from rtseg.cli.report import DownloadProgress, print_table
 from rtseg.errors import DownloadError, UsageError
 from rtseg.nets import default_model, find_model, shipped
+from rtseg.nets.hub import PREFIX
 from rtseg.nets.weights import fetch, is_intact, weights_path
 from rtseg.zoo import MODELS, ModelSpec, built_in
 
@@ -119,8 +120,10 @@ def _row(name: str, spec: ModelSpec) -> tuple[str, ...]:
 def _state(name: str, spec: ModelSpec) -> str:
     if name in shipped():
         return "shipped"
-    if name not in MODELS and Path(name).is_file():
+    if name not in MODELS and Path(name).exists():
         return "a file"
+    if name.startswith(PREFIX):
+        return "downloaded"
     if spec.weights is None:
         return "needs none" if spec.architecture == "stub" else "to train"
     return "downloaded" if weights_path(spec.weights).is_file() else "to download"

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 from rtseg.cache import sha256
 from rtseg.errors import ModelError
-from rtseg.nets.hub import CONFIG, ONNX_FILES, onnx_in
+from rtseg.nets.hub import CONFIG, ONNX_FILES, PREFIX, fetch_repository, onnx_in
 from rtseg.nets.onnx_file import onnx_spec
 from rtseg.nets.settings import Settings, number, read_settings, refuse_flags
 from rtseg.nets.weights import Progress, fetch
@@ -61,8 +61,8 @@ def find_model(
 
     Args:
         name_or_path: a name of the zoo or of `shipped()`; an ONNX file, or a folder of the hub with
-            one; a checkpoint, or the folder of the training run that made it; "stub?delay=100ms"
-            for a slow network.
+            one, or "hf:OWNER/NAME" there; a checkpoint, or the folder of the training run that made
+            it; "stub?delay=100ms" for a slow network.
         weights: a state dict, checkpoint or safetensors file for a named architecture, or
             "random" for seeded random weights; None is the published ones, downloaded once.
         input_flags: settings of a foreign file, over those of the TOML file beside it; the keys
@@ -81,6 +81,8 @@ def find_model(
         if weights is not None and str(weights) != RANDOM:
             raise ModelError(f"weights {weights} for {text}", found="the stub has none")
         return _stub(query)
+    if text.startswith(PREFIX):
+        return _from_hub(text, weights, input_flags, progress)
     if (spec := built_in(text)) is not None:
         return _named(spec, weights, input_flags, progress)
     path = shipped().get(text) or _in_folder(user_path(text))
@@ -194,6 +196,19 @@ def _from_onnx(path: Path, weights: str | Path | None, flags: Mapping[str, Any] 
         )
     spec, notes = onnx_spec(path, flags)
     return Model(spec, path, "onnx", notes)
+
+
+def _from_hub(
+    text: str,
+    weights: str | Path | None,
+    flags: Mapping[str, Any] | None,
+    progress: Progress | None,
+) -> Model:
+    found = fetch_repository(text, progress)
+    model = _from_onnx(found.file, weights, flags)
+    spec = replace(model.spec, name=found.repo, licence=found.licence)
+    note = f"{found.repo} at commit {found.commit[:12]}; {found.licence}"
+    return replace(model, spec=spec, notes=(note, *model.notes))
 
 
 def _from_checkpoint(

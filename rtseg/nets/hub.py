@@ -1,4 +1,4 @@
-"""Folders as the Hugging Face hub has them: an ONNX file, described by two JSON files.
+"""Folders and repositories of the Hugging Face hub: an ONNX file, described by two JSON files.
 
 `config.json` has the classes, `preprocessor_config.json` what happens to an image before the
 network. Code and pickles of such a folder are never read.
@@ -6,16 +6,24 @@ network. Code and pickles of such a folder are never read.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
+import msgspec
+from msgspec import Struct, field
 
+from rtseg.cache import cache_dir, safe_name, sha256
 from rtseg.documents import read_json, shown
-from rtseg.errors import ModelError
+from rtseg.errors import DownloadError, ModelError
+from rtseg.files import atomic
 from rtseg.labels import ADE20K, CITYSCAPES, MAX_NAME, VOC
+from rtseg.nets.weights import Progress, fetch_to
 from rtseg.text import printable
+from rtseg.zoo import WeightsSpec
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 ONNX_FILES = ("onnx/model.onnx", "model.onnx")
@@ -186,3 +194,169 @@ def _size(path: Path, given: int | dict[str, int | None] | None) -> list[int] | 
         found = f"size is {shown(given)}, without height and width, or shortest_edge"
         raise ModelError(f"cannot read {path}", found=found)
     return [height, width] if height is not None and width is not None else None
+
+
+# --- repositories --------------------------------------------------------------------------------
+
+PREFIX = "hf:"
+LARGEST_FILE, LARGEST_LISTING = 4_000_000_000, 8_000_000
+_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+_ADDRESS = re.compile(
+    rf"hf:(?P<repo>{_PART}/{_PART})(?:@(?P<revision>[A-Za-z0-9._/-]{{1,100}}))?"
+    rf"(?::(?P<file>(?:{_PART}/)*{_PART}\.onnx))?"
+)
+NVIDIA = "research or evaluation only (NVIDIA)"
+
+
+class _Stored(Struct):
+    """A large file of a repository."""
+
+    sha256: str
+
+
+class _File(Struct):
+    rfilename: str
+    size: int | None = None
+    lfs: _Stored | None = None
+
+
+class _Card(Struct):
+    license: str | list[str] | None = None
+    license_name: str | None = None
+    base_model: str | list[str] | None = None
+
+
+class _Listing(Struct):
+    """A repository at a commit, as the hub's API tells it."""
+
+    sha: str
+    siblings: list[_File]
+    card: _Card | None = field(name="cardData", default=None)
+
+
+class _Kept(Struct):
+    """What was fetched for an address: the commit, and the SHA-256 of each file of it."""
+
+    commit: str
+    licence: str
+    model: str
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A network of the hub on this machine."""
+
+    repo: str
+    commit: str
+    licence: str
+    file: Path
+
+
+def fetch_repository(text: str, progress: Progress | None = None) -> Fetched:
+    """The network at "hf:OWNER/NAME[@REVISION][:FILE]", downloaded once.
+
+    The commit that the revision led to, and the SHA-256 of every file, are kept with them: later
+    runs ask no server, and use nothing that was changed. The licence is part of the titles that
+    `progress` gets, before anything of a file has come.
+
+    Raises:
+        ModelError: that is not such an address, or the repository has no such ONNX file.
+        DownloadError: it cannot be fetched, or has files that differ from what was fetched before.
+    """
+    found = _ADDRESS.fullmatch(text)
+    if found is None or ".." in text:
+        raise ModelError(
+            f"cannot open the model {shown(text)}",
+            found="it is not the address of a model of the hub",
+            do="Write hf:OWNER/NAME, hf:OWNER/NAME@REVISION or hf:OWNER/NAME:onnx/FILE.onnx",
+        )
+    repo, revision = found["repo"], found["revision"] or "main"
+    folder = cache_dir() / "hub" / safe_name(repo.replace("/", "--"))
+    record = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    kept = read_json(record, _Kept, DownloadError, do="Remove it") if record.is_file() else None
+    if kept is None or not _is_whole(folder, kept):
+        kept = _fetch(
+            text, repo, kept.commit if kept else revision, found["file"], folder, progress, kept
+        )
+        with atomic(record) as temporary:
+            temporary.write_bytes(msgspec.json.encode(kept))
+    return Fetched(repo, kept.commit, kept.licence, folder / kept.commit / kept.model)
+
+
+def _is_whole(folder: Path, kept: _Kept) -> bool:
+    paths = {folder / kept.commit / name: digest for name, digest in kept.files.items()}
+    return all(path.is_file() and sha256(path) == digest for path, digest in paths.items())
+
+
+def _fetch(
+    text: str,
+    repo: str,
+    revision: str,
+    file: str | None,
+    folder: Path,
+    progress: Progress | None,
+    kept: _Kept | None,
+) -> _Kept:
+    asked = f"cannot fetch {text}"
+    server = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+    listing = _listing(asked, f"{server}/api/models/{repo}/revision/{revision}?blobs=true", folder)
+    sizes = {each.rfilename: each for each in listing.siblings}
+    model = file or next((name for name in ONNX_FILES if name in sizes), None)
+    if model is None or model not in sizes:
+        others = [name for name in sizes if name.endswith(".onnx")]
+        raise ModelError(
+            asked,
+            found=f"the repository has no {file or ONNX_FILES[0]}, "
+            + (f"but {shown(', '.join(others))}" if others else "and no other ONNX file"),
+            do="Name one: hf:OWNER/NAME:FILE.onnx" if others else "Export its network to ONNX",
+        )
+    licence = _licence(repo, listing.card or _Card())
+    digests: dict[str, str] = {}
+    for name in (CONFIG, PREPROCESSOR, model, f"{model}_data"):
+        if name not in sizes:
+            continue
+        size, large = sizes[name].size, sizes[name].lfs
+        if size is None or not 0 <= size <= LARGEST_FILE:
+            raise DownloadError(asked, found=f"{name} has {shown(size)} bytes")
+        target = folder / listing.sha / name
+        digest = large.sha256 if large else kept.files.get(name, "") if kept else ""
+        if not digest:
+            target.unlink(missing_ok=True)  # nothing tells whether it is still what was fetched
+        url = f"{server}/{repo}/resolve/{listing.sha}/{name}"
+        weights = WeightsSpec(url, digest, licence, size / 1e6)
+        title = f"{name} of {repo} ({licence})"
+        path = fetch_to(target, weights, _titled(title, progress))
+        digests[name] = sha256(path)
+        if path.stat().st_size != size or (kept and kept.files.get(name) != digests[name]):
+            path.unlink()
+            raise DownloadError(asked, found=f"{name} is not the file that was published")
+    return _Kept(listing.sha, licence, model, digests)
+
+
+def _titled(title: str, progress: Progress | None) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda _, done, total: progress(title, done, total)
+
+
+def _listing(asked: str, url: str, folder: Path) -> _Listing:
+    place = WeightsSpec(url, "", "", LARGEST_LISTING / 1e6)
+    path = folder / ".listing.json"
+    try:
+        listing = read_json(fetch_to(path, place), _Listing, DownloadError)
+    finally:
+        path.unlink(missing_ok=True)
+    if re.fullmatch(r"[0-9a-f]{40}", listing.sha) is None:
+        raise DownloadError(asked, found=f"the server names no commit, but {shown(listing.sha)}")
+    return listing
+
+
+def _licence(repo: str, card: _Card) -> str:
+    """The licence of a repository's weights, as its card tells, and what it comes from."""
+    bases = [card.base_model] if isinstance(card.base_model, str) else card.base_model or []
+    if any(name.lower().startswith("nvidia/") for name in (repo, *bases)):
+        return NVIDIA
+    named = card.license if isinstance(card.license, str) else ", ".join(card.license or ())
+    text = card.license_name if named == "other" and card.license_name else named
+    return f"licence: {printable(text)[:MAX_NAME]}" if text else "no licence named"

