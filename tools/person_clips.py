@@ -26,6 +26,7 @@ CLIPS = (
     "intel_asl_night.mkv",
     "intel_one-by-one-person-detection.mp4",
     "omz_human_pose_video.avi",
+    "torchcodec_dog_eating.mp4",
 )
 COLUMNS, HEIGHT, GAP = 4, 190, 4
 

@@ -1,11 +1,13 @@
-"""Put trained weights into models/: half the size, their identity, a digest, and ONNX beside them.
+"""Put a trained network into models/: in half precision, with a digest, and as ONNX beside it.
 
-    python tools/ship_person.py ../train_cache/person_ema.pth --size 256x448
+    python tools/ship.py runs/person/best.pth --size 256x448
 
-Writes models/person.safetensors (float16); models/person.json, the `ModelSpec` with the whole
-SHA-256 of the weights, which is checked whenever they are loaded; and models/person.onnx, the same
-numbers for every input size, of which a first start makes its file without torch.
+Writes models/NAME.safetensors (float16); models/NAME.json, the `ModelSpec` with the SHA-256 of the
+weights, which is checked whenever they are loaded; and models/NAME.onnx, the same numbers for every
+input size, of which a first start makes its file without torch.
 """
+
+from __future__ import annotations
 
 import argparse
 from dataclasses import replace
@@ -17,31 +19,32 @@ from rtseg.cache import sha256
 from rtseg.labels import PERSON
 from rtseg.nets import find_model
 from rtseg.nets.onnx_file import write_ready
-from rtseg.nets.state import load_network, save_checkpoint
-from rtseg.zoo import InputSpec, Model, ModelSpec, WeightsSpec
+from rtseg.nets.state import load_network, read_checkpoint, save_checkpoint
+from rtseg.zoo import Model, WeightsSpec
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 DATA = "VOC 2012, COCO, clothing-co-parsing, video clips; see models/person.md"
 
 
 def main() -> None:
-    """Read the command line and write the two files."""
+    """Read the command line and write the three files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("weights", type=Path, help="state dict written by train_person.py")
+    parser.add_argument("checkpoint", type=Path, help="best.pth of `rtseg train`")
     parser.add_argument("--size", default="256x448", help="height x width it is meant for")
     parser.add_argument("--name", default="person")
     args = parser.parse_args()
     height, width = (int(side) for side in args.size.split("x"))
-    state = torch.load(args.weights, weights_only=True)
-    numbers = sum(value.numel() for key, value in state.items() if "running" not in key)
-    spec = ModelSpec(
+    trained = find_model(args.checkpoint)
+    _, state = read_checkpoint(args.checkpoint)
+    spec = replace(
+        trained.spec,
         name=args.name,
-        architecture="lraspp_mobilenet_v3_large",
         labels=PERSON,
-        input=InputSpec((height, width)),
+        input=replace(trained.spec.input, size=(height, width)),
         dataset=DATA,
-        parameters=round(numbers / 1e6, 1),
+        miou=None,
         licence="Apache-2.0",
+        weights=None,
     )
     path = MODELS / f"{args.name}.safetensors"
     save_checkpoint(path, spec, {key: _halved(value) for key, value in state.items()})
