@@ -281,7 +281,7 @@ def export(network: Any, path: Path, size: tuple[int, int]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            Logits(),
+            Logits().eval(),  # or the exporter leaves the network training
             (torch.zeros(1, 3, *size),),
             str(path),
             dynamo=False,
