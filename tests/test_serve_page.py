@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ import pytest
 from servers import served
 
 import rtseg
+from rtseg.contracts import Rendered
 from rtseg.errors import SourceError
-from rtseg.frame import Image
+from rtseg.frame import Frame, Image, Segmentation
 from rtseg.images import read_image
+from rtseg.serve.watch import WatchSink
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -225,3 +228,36 @@ def test_the_page_is_accessible_and_fits(scheme: str, size: tuple[int, int]) -> 
             assert found.violations_count == 0, found.generate_report()
             wide = page.evaluate("document.documentElement.scrollWidth")
             assert wide <= size[0]
+
+
+def test_a_run_is_watched(tmp_path: Path) -> None:
+    """The page of `--web` shows the frames of the run, with a token off the loopback."""
+    sink = WatchSink("0.0.0.0:0")
+    over = threading.Event()
+
+    def write() -> None:
+        image = np.full((90, 160, 3), (0, 128, 255), np.uint8)
+        scores = np.zeros((2, 4, 4), np.float32)
+        labels = rtseg.LabelSet(("background", "thing"), ((0, 0, 0), (255, 0, 0)))
+        while not over.wait(0.02):
+            frame = Frame(image, 0, 0.0, time.perf_counter())
+            found = Segmentation(scores, labels, (90, 160))
+            sink.write(Rendered(frame, found, lambda frame, found: frame.image))
+
+    thread = threading.Thread(target=write)
+    with sink, browser() as page:
+        thread.start()
+        try:
+            where = sink.lines[0][1]
+            address = "http://127.0.0.1:" + where.rpartition(":")[2]
+            page.goto(address)
+            wait_for(lambda: page.evaluate("rtseg.shown") > 5)
+            assert drawn(page)[45, 80].astype(int) == pytest.approx([0, 128, 255], abs=6)
+            assert "fps" in page.inner_text("#hud")
+            with page.expect_download() as saved:
+                page.click("#snapshot")
+            saved.value.save_as(tmp_path / "shot.jpg")
+            assert read_image(tmp_path / "shot.jpg", SourceError).shape == (90, 160, 3)
+        finally:
+            over.set()
+            thread.join()

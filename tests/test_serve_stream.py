@@ -279,7 +279,7 @@ def test_the_page_comes_with_all_its_parts_and_loads_nothing_else(server: Served
     size = len(page.content)
     parts = {word.split('"')[0] for word in page.text.split('"/page/')[1:]}
     assert parts == {"icon.svg", "page.css", "page.js"}
-    for name in (*parts, "painter.js"):
+    for name in (*parts, "painter.js", "watch.html", "watch.js"):
         answer = requests.get(f"{server.url}/page/{name}", timeout=10)
         assert answer.status_code == 200
         size += len(answer.content)

@@ -51,6 +51,11 @@ _TAKE_A_DASH = frozenset("-o --output -i --input --source --mask-output --json -
 
 _FILE_WITH_A_DASH = re.compile(r"-[^=]*\.[A-Za-z][A-Za-z0-9]*")
 
+_PLACE = re.compile(r"[^/\\]*:\d+")
+"""The value of --web, in which no address or path of a source has its colon."""
+
+USUAL_PLACE = "127.0.0.1:8765"
+
 _STDIN = "(standard input)"
 """Stands for a lone "-" while the flags are parsed; where none belongs, an error names it so."""
 
@@ -234,12 +239,18 @@ def _joined_dashes(tokens: Sequence[str]) -> list[str]:
     joined: list[str] = []
     for token in tokens:
         is_file = _FILE_WITH_A_DASH.fullmatch(token) is not None
+        if joined and joined[-1] == "--web":  # its value may be left out
+            joined[-1] += f"={token}" if _PLACE.fullmatch(token) else f"={USUAL_PLACE}"
+            if _PLACE.fullmatch(token):
+                continue
         if (token == "-" or is_file) and joined and joined[-1] in _TAKE_A_DASH:
             joined[-1] += f"={token}"
         elif is_file and Path(token).is_file():
             joined.append(f"./{token}")
         else:
             joined.append(_STDIN if token == "-" else token)
+    if joined and joined[-1] == "--web":
+        joined[-1] += f"={USUAL_PLACE}"
     return joined
 
 

@@ -39,6 +39,7 @@ class RunFlags:
         mask_output: Write class indices to a video or a folder of PNGs.
         json: Write one JSON line per frame, with the share of each class.
         figure: Write a figure of the first frame: original, classes, legend.
+        web: Show the run on a web page at HOST:PORT, or :PORT; default 127.0.0.1:8765.
         show: Open a window; default if there are no outputs.
         screenshots: Folder for screenshots (s) and recordings (r) made in the window.
         policy: Frames to keep: auto is newest for live sources, all for files.
@@ -62,6 +63,7 @@ class RunFlags:
     mask_output: str | None = None
     json: str | None = None
     figure: str | None = None
+    web: str | None = None
     show: bool | None = None
     screenshots: str = "."
     policy: Policy = "auto"
@@ -114,7 +116,7 @@ RUN = (
     Row("View", ViewOptions),
     Row("View", NetworkOptions, "classes palette"),
     Row("View", RunFlags, "grid"),
-    Row("Output", RunFlags, "output mask_output json figure show screenshots"),
+    Row("Output", RunFlags, "output mask_output json figure web show screenshots"),
     Row("Output", SinkOptions),
     Row("Run", RunFlags, "policy target_fps"),
     Row("Run", TemporalOptions),

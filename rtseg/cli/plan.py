@@ -62,7 +62,9 @@ def make_plan(flags: Flags) -> Plan:
         palette(flags.network.palette, 2)  # whether it is long enough, the network's classes say
     window = run.show
     if window is None:
-        window = not files and not run.metrics
+        window = not (files or run.metrics or run.web)
+    if run.web is not None:
+        check_web(run.web)
     if window or any(find_kind(target)[0].needs_display for target in files):
         require_display(source)
     return Plan(
@@ -72,7 +74,7 @@ def make_plan(flags: Flags) -> Plan:
         view=_view(flags, files, hud=window and not run.output),
         outputs=(*files, *(["window:"] if window else [])),
         window=window,
-        paced=_is_watched(window, files)
+        paced=_is_watched(window or run.web is not None, files)
         and not source_kind(source).is_piped
         and run.policy != "newest",
     )
@@ -120,6 +122,15 @@ def _view(flags: Flags, files: Sequence[str], *, hud: bool) -> ViewOptions:
         for kind, path in map(find_kind, files):
             kind.check(path, flags.sink, True)
     return view
+
+
+def check_web(place: str) -> None:
+    """Raise UsageError unless a web page can be served there, as far as can be told by now."""
+    from rtseg.serve import check_installed
+    from rtseg.serve.options import place_options
+
+    check_installed()
+    place_options(place)
 
 
 def check_folder(flag: str, text: str) -> None:
@@ -387,6 +398,8 @@ def _check_sources(targets: Sequence[str], flags: Flags) -> None:
         )
     if sum(source_kind(target).is_piped for target in targets) > 1:
         raise UsageError("standard input is given twice as a source", do="Use - only once")
+    if flags.run.web is not None:
+        raise UsageError("--web with a grid", found="it shows one source", do="Remove it")
     if flags.run.figure is not None:
         raise UsageError("--figure with a grid", found="it is for one source", do="Remove it")
 

@@ -77,6 +77,7 @@ class Session:
         controls: of the window, if there is one.
         outlets: where each source's frames go at full size.
         sinks: all of them, as the report names them.
+        web: where the web page is, and open to whom.
     """
 
     flags: Flags
@@ -91,6 +92,7 @@ class Session:
     outlets: list[Outlet] = field(default_factory=list)
     sinks: list[Sink] = field(default_factory=list)
     films: list[Film] = field(default_factory=list)
+    web: list[tuple[str, str]] = field(default_factory=list)
     compositor: Compositor = field(default_factory=Compositor)
 
     @property
@@ -310,6 +312,12 @@ def _open_single(session: Session, stack: ExitStack) -> None:
         sink = open_output(target, flags, session.info, session.segmenter.labels)
         session.sinks.append(stack.enter_context(sink))
     sinks = session.sinks
+    if flags.run.web is not None:
+        from rtseg.serve.watch import WatchSink  # of the extra rtseg[serve]
+
+        page = WatchSink(flags.run.web)
+        sinks.insert(0, stack.enter_context(page))
+        session.web = page.lines
     if session.controls is not None:
         window, recorder = session.sinks[-1], session.controls.captures.recorder
         assert isinstance(window, WindowSink)
@@ -432,6 +440,8 @@ def _report_start(session: Session) -> None:
         report.start(flags, session.plan, channels[0].source, session.segmenter)
     else:
         report.start_grid(flags, session.grid, channels, session.segmenter)
+    for heading, text in session.web:
+        say(heading, text)
 
 
 def _ended(session: Session, channel: Channel) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import json
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,7 +26,12 @@ from rtseg.serve.service import RequestError, Service
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
+    from starlette.websockets import WebSocket
+
+
+HELLO_SECONDS = 10.0
+"""In which the first message of a WebSocket must come."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,6 @@ HEADERS = {
 def build(segmenter: Segmenter | str | None, options: ServeOptions) -> Starlette:
     """The application; see `rtseg.serve.app`. Its `state` has the token, and the service once it
     has started."""
-    token = options.settled_token()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -100,8 +106,15 @@ def build(segmenter: Segmenter | str | None, options: ServeOptions) -> Starlette
             if own is not None:
                 own.close()
 
+    return assemble(ROUTES, options, options.settled_token(), lifespan)
+
+
+def assemble(
+    ways: Sequence[Way], options: ServeOptions, token: str | None, lifespan: Lifespan[Starlette]
+) -> Starlette:
+    """An application of these routes, guarded; its `state` has the token."""
     app = Starlette(
-        routes=[way.route() for way in ROUTES],
+        routes=[way.route() for way in ways],
         lifespan=lifespan,
         exception_handlers={
             RtsegError: _failed,
@@ -110,8 +123,36 @@ def build(segmenter: Segmenter | str | None, options: ServeOptions) -> Starlette
         },
     )
     app.state.token = token
-    app.add_middleware(Guard, options=options, token=token, state=app.state)
+    app.add_middleware(Guard, ways=ways, options=options, token=token, state=app.state)
     return app
+
+
+async def first_message(socket: WebSocket) -> dict[str, Any]:
+    """The first message of an accepted WebSocket, a JSON object with the token if there is one.
+
+    Raises:
+        RequestError: it is something else, or does not come in time.
+    """
+    try:
+        text = await asyncio.wait_for(socket.receive_text(), HELLO_SECONDS)
+    except (TimeoutError, asyncio.TimeoutError, KeyError):
+        raise RequestError(408, "the first message must be a hello") from None
+    hello, token = parsed(text), socket.app.state.token
+    given = str(hello.get("token") or "").encode()
+    if token is not None and not secrets.compare_digest(given, token.encode()):
+        raise RequestError(401, "the token is missing or wrong")
+    return hello
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """A message; raises RequestError for what is not a JSON object."""
+    try:
+        message = json.loads(text)
+    except ValueError:
+        message = None
+    if not isinstance(message, dict):
+        raise RequestError(422, "a message is not a JSON object")
+    return message
 
 
 async def _failed(request: Request, error: Exception) -> Response:
@@ -146,8 +187,16 @@ class Guard:
     as `Authorization: Bearer TOKEN`, or as the password of HTTP's basic authentication.
     """
 
-    def __init__(self, app: ASGIApp, options: ServeOptions, token: str | None, state: Any) -> None:
-        self._app, self._options, self._token, self._state = app, options, token, state
+    def __init__(
+        self,
+        app: ASGIApp,
+        ways: Sequence[Way],
+        options: ServeOptions,
+        token: str | None,
+        state: Any,
+    ) -> None:
+        self._app, self._ways = app, ways
+        self._options, self._token, self._state = options, token, state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI says."""
@@ -179,7 +228,7 @@ class Guard:
         else:
             await self._app(scope, receive, sending)
         finally:
-            path = next((way.path for way in ROUTES if way.matches(scope["path"])), "other")
+            path = next((way.path for way in self._ways if way.matches(scope["path"])), "other")
             service = getattr(self._state, "service", None)
             if service is not None and scope["type"] == "http":
                 service.metrics.count("rtseg_requests_total", route=path, status=str(status))
@@ -200,7 +249,7 @@ class Guard:
                 f"a page of {origin[:100]!r} may not call this server",
                 do="Start it with --allow-origin and that address, if it is right",
             )
-        if not any(way.matches(scope["path"]) for way in ROUTES if not way.guarded):
+        if not any(way.matches(scope["path"]) for way in self._ways if not way.guarded):
             self._check_token(scope, headers)
 
     def _is_ours(self, origin: str, host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import secrets
 from dataclasses import dataclass
 
@@ -104,3 +105,18 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(host)
     except ValueError:
         return None
+
+
+def place_options(place: str) -> ServeOptions:
+    """Where HOST:PORT, or :PORT, listens.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[\w.-]*):(\d{1,5})", place)
+    if found is None or int(found[2]) > 65535:
+        raise UsageError(
+            f"--web {place}", found="it is not HOST:PORT", do="Write it as 127.0.0.1:8765 or :8765"
+        )
+    host = found[1].strip("[]") or "127.0.0.1"
+    return ServeOptions(host=host, port=int(found[2]))

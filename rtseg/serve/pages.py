@@ -18,6 +18,8 @@ TYPES = {
     "page.css": "text/css",
     "page.js": "text/javascript",
     "painter.js": "text/javascript",
+    "watch.html": "text/html",
+    "watch.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
 """The files, and no others."""
@@ -33,6 +35,11 @@ POLICY = (
 async def page(request: Request) -> Response:
     """The page."""
     return _file("index.html")
+
+
+async def watch(request: Request) -> Response:
+    """The page that shows a run."""
+    return _file("watch.html")
 
 
 async def part(request: Request) -> Response:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import struct
 import time
 from collections import Counter, deque
@@ -20,6 +19,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from rtseg.contracts import Source, SourceInfo
 from rtseg.frame import Frame, Segmentation
+from rtseg.serve.application import first_message, parsed
 from rtseg.serve.segment import read_picture
 from rtseg.serve.service import RequestError, Service
 from rtseg.session.engine import Result
@@ -42,7 +42,6 @@ KINDS = {"logits16": LOGITS16, "logits32": LOGITS32, "png": PNG}
 NEWER, UNREADABLE = 1, 2
 CAUSES = {NEWER: "newer", UNREADABLE: "unreadable"}
 
-HELLO_SECONDS = 10.0
 IDLE_SECONDS = 30.0
 """After which a client that sends nothing is let go."""
 
@@ -187,7 +186,7 @@ class Client:
             if message.get("bytes") is not None:
                 self._take(message["bytes"])
             else:
-                self._control(_parsed(message.get("text") or ""))
+                self._control(parsed(message.get("text") or ""))
             if self._outbox.qsize() > MAX_UNREAD:
                 raise RequestError(429, "the client reads too slowly")
 
@@ -322,16 +321,6 @@ def _png(found: Segmentation) -> bytes:
     return palette_png(found.mask, palette(labels), opaque)
 
 
-def _parsed(text: str) -> dict[str, Any]:
-    try:
-        message = json.loads(text)
-    except ValueError:
-        message = None
-    if not isinstance(message, dict):
-        raise RequestError(422, "a message is not a JSON object")
-    return message
-
-
 def _numbers(values: Any) -> list[float]:
     if not isinstance(values, list) or not all(type(each) in (int, float) for each in values):
         raise RequestError(422, "ages and trips", found="they are not lists of numbers")
@@ -344,14 +333,7 @@ async def stream(socket: WebSocket) -> None:
     offered = socket.scope.get("subprotocols") or ()
     await socket.accept(PROTOCOL if PROTOCOL in offered else None)
     try:
-        text = await asyncio.wait_for(socket.receive_text(), HELLO_SECONDS)
-        hello, token = _parsed(text), socket.app.state.token
-        given = str(hello.get("token") or "").encode()
-        if token is not None and not secrets.compare_digest(given, token.encode()):
-            raise RequestError(401, "the token is missing or wrong")
-        await Client(socket, service).run(hello)
-    except (TimeoutError, asyncio.TimeoutError, KeyError):
-        await socket.close(1008, "the first message must be a hello")
+        await Client(socket, service).run(await first_message(socket))
     except RequestError as error:
         await socket.close(1013 if error.retry_seconds else 1008, str(error)[:120])
     except WebSocketDisconnect:
