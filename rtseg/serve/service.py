@@ -78,7 +78,6 @@ class Service:
         ready: whether the network is warm and works.
         draining: whether no new work is taken, as the server is about to end.
         failure: what ended the engine, if it was not asked to.
-        on_failure: called then, in the event loop.
         clients: whose streams are open.
     """
 
@@ -87,7 +86,6 @@ class Service:
         self.metrics = Metrics()
         self.ready = self.draining = False
         self.failure: BaseException | None = None
-        self.on_failure: Callable[[], None] = lambda: None
         self.clients: list[Client] = []
         self._inbox = Inbox()
         self._orders: SimpleQueue[Callable[[Engine], None]] = SimpleQueue()
@@ -239,7 +237,6 @@ class Service:
         self.failure, self.ready = error, False
         self._settled.set()
         self._fail(error)
-        self.on_failure()
 
     def _answer(self, result: Result) -> None:
         future = self._waiting.get(result.frame.index)
