@@ -97,8 +97,8 @@ clip.mp4 --camera 0 --half --width 640 --height 480 --fps 29.97 --fourcc MJPG --
 --activation probabilities --no-align-corners --view side --background blur:9 --feather 3
 --matte-threshold 0.4
 --alpha 0.25 --classes a --classes b,c --palette ade20k
---legend --hud -o out.mp4 -o pics/ --mask-output m.mkv --json o.jsonl --rle --figure f.png --show --web :9000
---codec h264 --crf 20 --audio none -y --policy newest --metrics m.json -v
+--legend --hud -o out.mp4 -o pics/ --mask-output m.mkv --json o.jsonl --rle --figure f.png --show
+--web :9000 --codec h264 --crf 20 --audio none -y --policy newest --metrics m.json -v
 --target-fps 20 --smooth 0.3 --propagate --key-every 9 --tta --window 320x480 --overlap 0.3
 """.split()
 
