@@ -126,8 +126,7 @@ def _view(flags: Flags, files: Sequence[str], *, hud: bool) -> ViewOptions:
 
 def check_web(place: str) -> None:
     """Raise UsageError unless a web page can be served there, as far as can be told by now."""
-    from rtseg.serve import check_installed
-    from rtseg.serve.options import place_options
+    from rtseg.serve.options import check_installed, place_options
 
     check_installed()
     place_options(place)

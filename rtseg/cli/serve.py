@@ -17,8 +17,8 @@ from rtseg.effects import ViewOptions
 from rtseg.errors import UsageError
 from rtseg.files import reason
 from rtseg.segmenter import Segmenter
-from rtseg.serve import check_installed
 from rtseg.serve.listen import greeting, listening, server_config
+from rtseg.serve.options import check_installed
 from rtseg.sources import SourceOptions
 
 FRAME_SIZE = 720, 1280

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rtseg.errors import UsageError
-
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
@@ -27,22 +25,13 @@ def app(segmenter: Segmenter | str | None = None, **options: Any) -> Starlette:
     Raises:
         UsageError: an option makes no sense, or the extra is not installed.
     """
-    check_installed()
+    from rtseg.api import load
     from rtseg.options import made
+    from rtseg.segmenter import Segmenter
+    from rtseg.serve.options import ServeOptions, check_installed
+
+    check_installed()
     from rtseg.serve.application import build
-    from rtseg.serve.options import ServeOptions
 
-    return build(segmenter, made(ServeOptions, options))
-
-
-def check_installed() -> None:
-    """Raise UsageError unless the libraries of the extra can be imported."""
-    from importlib.util import find_spec
-
-    for library in ("starlette", "uvicorn", "websockets"):
-        if find_spec(library) is None:
-            raise UsageError(
-                "rtseg serve needs the extra rtseg[serve]",
-                found=f"{library} is not installed",
-                do='Install it: python -m pip install "rtseg[serve]"',
-            )
+    loaded = segmenter if isinstance(segmenter, Segmenter) else None
+    return build(loaded or (lambda: load(segmenter)), made(ServeOptions, options))  # type: ignore[arg-type]

@@ -7,8 +7,8 @@ import base64
 import binascii
 import json
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,24 +87,17 @@ HEADERS = {
 """Of every answer that does not have its own."""
 
 
-def build(segmenter: Segmenter | str | None, options: ServeOptions) -> Starlette:
+def build(segmenter: Segmenter | Callable[[], Segmenter], options: ServeOptions) -> Starlette:
     """The application; see `rtseg.serve.app`. Its `state` has the token, and the service once it
     has started."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        from rtseg.api import load
-
-        own = None if isinstance(segmenter, Segmenter) else load(segmenter)
-        try:
-            running = own if own is not None else segmenter
-            assert isinstance(running, Segmenter)
-            async with Service(running, options) as service:
+        with ExitStack() as stack:
+            own = None if isinstance(segmenter, Segmenter) else stack.enter_context(segmenter())
+            async with Service(own or segmenter, options) as service:  # type: ignore[arg-type]
                 app.state.service = service
                 yield
-        finally:
-            if own is not None:
-                own.close()
 
     return assemble(ROUTES, options, options.settled_token(), lifespan)
 

@@ -6,6 +6,7 @@ import ipaddress
 import re
 import secrets
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from rtseg.errors import UsageError
 from rtseg.options import check, option
@@ -120,3 +121,14 @@ def place_options(place: str) -> ServeOptions:
         )
     host = found[1].strip("[]") or "127.0.0.1"
     return ServeOptions(host=host, port=int(found[2]))
+
+
+def check_installed() -> None:
+    """Raise UsageError unless the libraries of the extra can be imported."""
+    for library in ("starlette", "uvicorn", "websockets"):
+        if find_spec(library) is None:
+            raise UsageError(
+                "rtseg serve needs the extra rtseg[serve]",
+                found=f"{library} is not installed",
+                do='Install it: python -m pip install "rtseg[serve]"',
+            )
