@@ -41,6 +41,7 @@ class SourceInfo:
         colour_tags: (colorspace, primaries, transfer, range) of the stream as FFmpeg numbers, so
             that a file written from it has the same colours; None if it is not a video.
         notes: what a person should know, such as what a camera was asked for and what it gave.
+        seconds: for which it lasts, as a file declares; None when that is not known.
     """
 
     name: str
@@ -56,6 +57,7 @@ class SourceInfo:
     sample_aspect_ratio: Fraction = Fraction(1)
     colour_tags: tuple[int, int, int, int] | None = None
     notes: tuple[str, ...] = ()
+    seconds: float | None = None
 
 
 class Source(Closing, ABC):

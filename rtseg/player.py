@@ -115,6 +115,7 @@ class Header(NamedTuple):
         frame_count: as declared; None when it is not (never estimated).
         sample_aspect_ratio: width of a stored pixel over its height, before any rotation.
         colour_tags: (colorspace, primaries, transfer, range) as FFmpeg numbers.
+        seconds: for which it lasts; None where it does not say.
         late: seconds from the first frame that can be decoded to the first that is shown.
     """
 
@@ -123,6 +124,7 @@ class Header(NamedTuple):
     frame_count: int | None
     sample_aspect_ratio: Fraction
     colour_tags: tuple[int, int, int, int]
+    seconds: float | None = None
     late: float = 0.0
 
 
@@ -346,6 +348,7 @@ class FFmpegPlayer:
         return header._replace(
             frame_rate=rate,
             frame_count=None if joined else header.frame_count,
+            seconds=None if joined or self._untimed else header.seconds,
             colour_tags=(int(tags[0]), int(tags[1]), int(tags[2]), int(tags[3])),
             late=late,
         )
@@ -795,7 +798,14 @@ def header_of(stream: Any) -> Header:
         stream.frames or None,
         Fraction(stream.sample_aspect_ratio or 1),
         tags,
+        float(stream.duration * stream.time_base) if stream.duration else length_of(stream),
     )
+
+
+def length_of(stream: Any) -> float | None:
+    """Seconds that the container of an `av.VideoStream` declares, of all its streams together."""
+    container = stream.container
+    return container.duration / av.time_base if container.duration else None
 
 
 def end_of(stream: Any) -> float | None:

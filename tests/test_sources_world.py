@@ -716,6 +716,16 @@ def test_the_delay_of_an_encoder_does_not_prolong_the_first_frame_of_avi(tmp_pat
         assert [frame.index for frame in source] == list(range(10, 30))
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".flv"])
+def test_the_length_of_a_variable_rate_is_the_declared_one(tmp_path: Path, suffix: str) -> None:
+    times = [*range(0, 2000, 40), *range(2000, 8000, 400), *range(8000, 8400, 40)]
+    path = write_clip(tmp_path / f"v{suffix}", images=[patches()] * len(times), times=times)
+    with open_source(path) as source:
+        assert source.info.seconds == pytest.approx(8.4, abs=0.2)
+    with open_source(path, SourceOptions(end=1.0)) as source:
+        assert source.info.seconds is None
+
+
 def test_a_rate_is_not_for_videos_that_have_times(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mkv")
     with open_source(path, SourceOptions(fps=10)) as source:

@@ -348,7 +348,9 @@ def describe_source(info: SourceInfo) -> str:
         parts.append(f"{rate(info.frame_rate)} fps")
     if info.frame_count:
         parts.append(counted(info.frame_count, "frame"))
-    if info.frame_rate and (info.frame_count or 0) > 1:
+    if info.seconds:
+        parts.append(length(info.seconds))
+    elif info.frame_rate and (info.frame_count or 0) > 1:
         parts.append(length(float((info.frame_count or 0) / info.frame_rate)))
     return ", ".join([*parts, *(["live"] if info.live else [])])
 

@@ -251,7 +251,7 @@ class Recorder(Sink):
     def _open(self, path: Path, pts: float) -> Sink:
         info = self._info
         # the sound of a file begins where the recording does
-        info = replace(info, media_start=info.media_start + pts, frame_count=None)
+        info = replace(info, media_start=info.media_start + pts, frame_count=None, seconds=None)
         return open_sink(str(path), info, self._labels, self._options)
 
     def _give_up(self) -> None:

@@ -64,8 +64,7 @@ class VideoSource(Source):
     def _describe(self) -> SourceInfo:
         assert self._held is not None
         height, width = self._held.picture.shape[:2]
-        header = self._player.header
-        aspect = header.sample_aspect_ratio
+        header, aspect = self._player.header, self._player.header.sample_aspect_ratio
         return SourceInfo(
             display_name(self._target),
             width,
@@ -78,6 +77,7 @@ class VideoSource(Source):
             sample_aspect_ratio=1 / aspect if self._player.turned else aspect,
             colour_tags=header.colour_tags,
             notes=tuple(self._player.notes),
+            seconds=header.seconds,
         )
 
     def _seek(self, seconds: float, places: frozenset[Place]) -> None:
@@ -104,8 +104,7 @@ class VideoSource(Source):
             self._timeline.pts = self.times[index - 1]
 
     def _read(self) -> Frame | None:
-        shot, self._held = self._held, None
-        shot = shot or self._player.read()
+        shot, self._held = self._held or self._player.read(), None
         if shot is None:
             self._report_faults()
             return None
@@ -126,9 +125,8 @@ class VideoSource(Source):
     def _report_faults(self) -> None:
         """Warn of what could not be read or shown as it is."""
         notes = [f"{self.info.name}: {n}" for n in self._player.notes if n not in self.info.notes]
-        fault = fault_of(self._player, self._target, self._options, self._index + 1)
-        found = [*notes, *([fault] if fault else [])]
-        self.warnings += [text for text in found if text not in self.warnings]
+        found = [*notes, fault_of(self._player, self._target, self._options, self._index + 1)]
+        self.warnings += [text for text in found if text and text not in self.warnings]
 
     def _release(self) -> None:
         self._player.release()

@@ -156,7 +156,12 @@ class Span(Wrapper):
 
     def _describe(self, info: SourceInfo) -> SourceInfo:
         count = count_between(info, getattr(self._inner, "times", ()), self._start, self._end)
-        return replace(info, frame_count=count, media_start=info.media_start + (self._zero or 0.0))
+        return replace(
+            info,
+            frame_count=count,
+            seconds=None,
+            media_start=info.media_start + (self._zero or 0.0),
+        )
 
     def _read(self) -> Frame | None:
         frame, self._held = self._held, None
@@ -207,7 +212,7 @@ class Loop(Wrapper):
 
     def _describe(self, info: SourceInfo) -> SourceInfo:
         # the audio of one round does not fit several
-        return replace(info, frame_count=None, media=None)
+        return replace(info, frame_count=None, seconds=None, media=None)
 
     def _read(self) -> Frame | None:
         frame = self._next()
@@ -293,7 +298,7 @@ class Capped(Wrapper):
         if info.frame_rate is None or info.frame_rate <= self._rate or info.frame_count == 1:
             return info
         rate = Fraction(self._rate).limit_denominator(1001)
-        return replace(info, frame_rate=rate, frame_count=None)
+        return replace(info, frame_rate=rate, frame_count=None, seconds=None)
 
     def _read(self) -> Frame | None:
         while (frame := self._next()) is not None:
@@ -313,7 +318,8 @@ class Limit(Wrapper):
 
     def _describe(self, info: SourceInfo) -> SourceInfo:
         count = info.frame_count
-        return replace(info, frame_count=None if count is None else min(count, self._count))
+        count = None if count is None else min(count, self._count)
+        return replace(info, frame_count=count, seconds=None)
 
     def _read(self) -> Frame | None:
         if self._left == 0:
@@ -335,7 +341,7 @@ class Replay(Wrapper):
         super().__init__(inner)
 
     def _describe(self, info: SourceInfo) -> SourceInfo:
-        return replace(info, live=True, frame_count=None)
+        return replace(info, live=True, frame_count=None, seconds=None)
 
     def _read(self) -> Frame | None:
         frame = self._counted()
