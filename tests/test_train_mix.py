@@ -74,6 +74,19 @@ def test_a_set_has_its_share_of_what_training_sees(suite: Path) -> None:
     assert min(counts[4:]) > 0.8 * max(counts[4:])
 
 
+def test_shares_may_sum_to_all(suite: Path) -> None:
+    """0.33 + 0.56 + 0.11 is more than 1 in floating point."""
+    shares = {"a": 0.33, "b": 0.56, "c": 0.11}
+    sets = (
+        f'[[set]]\npath = "first"\nname = "{n}"\nshare = {s}\nclasses = ["person"]\n'
+        for n, s in shares.items()
+    )
+    suite.write_text("".join(sets))
+    samples = open_mix(suite).samples
+    for name, share in shares.items():
+        assert sum(s.weight for s in samples if s.name.startswith(name)) == pytest.approx(share)
+
+
 def test_a_set_takes_one_split_and_leaves_images_out(suite: Path) -> None:
     (suite.parent / "out.txt").write_text("train1\ntrain3\n")
     suite.write_text(

@@ -311,7 +311,7 @@ def _mapped(sample: Sample, name: str, spec: SetSpec, table: Table | None) -> Sa
 
 def _weighed(path: Path, groups: Sequence[tuple[float, Sequence[Sample]]]) -> Iterator[Sample]:
     """The samples of all sets, weighed so that those of a set with a share have that share."""
-    given = sum(share for share, _ in groups)
+    given = round(sum(share for share, _ in groups), 6)  # ten times 0.1 is 1
     free = sum(len(samples) for share, samples in groups if not share)
     if given > 1 or (given == 1 and free):
         raise UsageError(f"the shares in {path} sum to {given:g}", found="their sum is 1 at most")
