@@ -236,7 +236,7 @@ def test_overflow_in_half_precision_falls_back_aloud(name: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["torch", "onnx"])
-def test_undefined_weights_are_said(name: str, tmp_path: Path) -> None:
+def test_undefined_weights_are_refused(name: str, tmp_path: Path) -> None:
     from rtseg.nets.build import build
     from rtseg.nets.state import save_checkpoint
 
@@ -244,8 +244,8 @@ def test_undefined_weights_are_said(name: str, tmp_path: Path) -> None:
     network.classifier.low_classifier.bias.data[:] = float("nan")  # type: ignore[union-attr,index]
     spec = ModelSpec("nan", NAME, MODELS["stub"].labels, InputSpec(SIZE))
     save_checkpoint(tmp_path / "nan.safetensors", spec, network.state_dict())
-    backend = open_backend(name, find_model(tmp_path / "nan.safetensors"), device="cpu")
-    assert "undefined scores" in backend.info.notes[0]
+    with pytest.raises(ModelError, match=r"low_classifier\.bias.*undefined numbers \(NaN\)"):
+        open_backend(name, find_model(tmp_path / "nan.safetensors"), device="cpu")
 
 
 def test_failures_while_running_are_of_one_type(monkeypatch: pytest.MonkeyPatch) -> None:

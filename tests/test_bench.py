@@ -718,12 +718,12 @@ def test_csv_has_every_row_and_its_figures(full: Record) -> None:
 def test_every_line_of_a_markdown_table_has_the_columns_of_its_head(full: Record) -> None:
     text = render(full, "md")
     blocks = [block for block in text.split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         bars = [line.replace("\\|", "").count("|") for line in block.splitlines()]
         assert len(set(bars)) == 1
     assert "| 4.0 (4.0-4.0) | 250 / 250 / 250 |" in blocks[0]
-    assert "there is no C here" in blocks[2]
+    assert "there is no C here" in blocks[3]
 
 
 def test_the_table_says_how_many_frames_were_compared(full: Record) -> None:
@@ -732,7 +732,7 @@ def test_the_table_says_how_many_frames_were_compared(full: Record) -> None:
 
 
 def test_the_table_keeps_clocks_apart_and_explains_each(full: Record) -> None:
-    speed, quality, failed = tables(full)
+    speed, quality, stages, failed = tables(full)
     assert [head for head in speed.heads if head.endswith("fps")] == [
         "model fps",
         "pipeline fps",
@@ -740,6 +740,7 @@ def test_the_table_keeps_clocks_apart_and_explains_each(full: Record) -> None:
     ]
     assert "99.990% (99.000%)" in quality.rows[0]
     assert "50%" in quality.rows[0]
+    assert stages.heads[0] == "model"
     assert failed.rows == [["stub", "C auto auto", "48x64", "there is no C here"]]
     text = render(full, "table")
     for clock in ("model", "pipeline", "loop"):

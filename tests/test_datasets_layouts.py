@@ -843,7 +843,7 @@ def test_names_are_read_from_the_usual_files(tmp_path: Path, name: str, text: st
     ("name", "text", "words"),
     [
         ("classes.json", '["a", "b"', "it is not JSON"),
-        ("classes.json", '{"a": 0, "b": 2}', "are not 0, 1, 2"),
+        ("classes.json", '{"a": 0, "b": 2}', "do not count from 0 on without a gap"),
         ("classes.txt", "a\nb\nA\n", "named twice: A, a"),
         ("class_dict.csv", "name,r,g,b\na,0,0,0\nb,1,2,300\n", "is not a colour"),
     ],

@@ -323,13 +323,13 @@ def test_a_stopped_run_leaves_a_best_checkpoint_that_runs(
 
 def script(monkeypatch: pytest.MonkeyPatch, **scripted: tuple[float, ...]) -> list[dict]:
     """Let the epochs of a run have these validation losses or IoUs of disc (class 1), without
-    training; returns the weights after each, all equal to its number."""
+    training; returns the weights after each, all equal to a number of its own."""
     weights: list[dict] = []
 
     def step(self: Trainable, batch: object, rate: float) -> float:
         with torch.no_grad():
             for parameter in self.network.parameters():
-                parameter.fill_(len(weights) + 1)
+                parameter.fill_((len(weights) + 1) / 1000)  # finite scores
         return 0.0
 
     def measure(self: Trainable, *arguments: Any) -> Figures:
