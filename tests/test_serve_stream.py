@@ -172,7 +172,7 @@ def test_every_frame_is_answered_once_with_its_own_mask() -> None:
         for thread in threads:
             thread.join()
         assert min(shown.values()) > 5
-        assert shown[0] <= 1.5 * min(shown[1], shown[2])  # flooding gains nothing
+        assert shown[0] <= 3 * min(shown[1], shown[2])  # of ten times as many in flight
 
 
 def test_what_is_not_an_image_is_dropped_and_the_next_frame_is_shown(server: Served) -> None:
