@@ -1089,3 +1089,14 @@ def test_a_file_of_annotations_reads_the_images_beside_its_folder_and_no_others(
     file.write_text(json.dumps(value))
     with pytest.raises(DatasetError, match="outside its folder"):
         open_dataset(file)
+
+
+@pytest.mark.parametrize("name", [10**300, "a" * 5000 + ".jpg"], ids=["number", "text"])
+def test_an_image_whose_name_no_file_can_have_is_missing(tmp_path: Path, name: object) -> None:
+    root = make_coco(tmp_path / "set", 4)
+    file = root / "annotations" / "instances_train2017.json"
+    value = json.loads(file.read_text())
+    value["images"][0]["file_name"] = name
+    file.write_text(json.dumps(value))
+    problems = open_dataset(file).problems
+    assert [str(name)[:200] in problem.message for problem in problems] == [True], problems

@@ -247,11 +247,18 @@ class ImageFinder:
         path = Path(str(file_name).replace("\\", "/"))
         for folder in self._folders:
             for name in dict.fromkeys((path, Path(path.name))):
-                if (folder / name).is_file():
+                if _is_file(folder / name):
                     self._folders.remove(folder)
                     self._folders.insert(0, folder)  # the next one is probably there too
                     return folder / name
         return None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # its name is too long for one
+        return False
 
 
 @dataclass(frozen=True)
