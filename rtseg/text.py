@@ -63,7 +63,7 @@ def user_path(text: str | Path) -> Path:
     """A path in which "~" and "~name" are the folders of users.
 
     Raises:
-        UsageError: there is no such user, or no file can have this name.
+        UsageError: the user is unknown, or no file can have this name.
     """
     file_name(text)
     try:

@@ -163,7 +163,7 @@ def _status(error: Exception) -> int:
 
 async def _no_such(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    words = {404: "there is no such address; see /v1/openapi.json", 405: "it takes other methods"}
+    words = {404: "unknown address; see /v1/openapi.json", 405: "it takes other methods"}
     text = words.get(error.status_code, error.detail)
     return JSONResponse({"error": text}, error.status_code, dict(error.headers or {}))
 

@@ -228,7 +228,7 @@ async def read_body(request: Request, most: int) -> bytes:
         await _discard(parts, most)
         raise
     if not body:
-        raise RequestError(422, "there is no image", do="Send its bytes as the body")
+        raise RequestError(422, "the body is empty", do="Send its bytes as the body")
     return bytes(body)
 
 

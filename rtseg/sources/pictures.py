@@ -42,7 +42,7 @@ class PictureSource(Source):
         target: a picture, a folder (without its subfolders), or a glob.
 
     Raises:
-        SourceError: there is no picture, or none that can be read; behind the last frame, if some
+        SourceError: no image is found, or none can be read; after the last frame, if some
             could not be read.
         UsageError: the glob matches files that are not images alone.
     """
