@@ -38,7 +38,7 @@ from rtseg.evaluation.scoring import clip_flicker, score
 from rtseg.evaluation.sets import SetSpec, open_set, read_suite
 from rtseg.frame import Frame, Segmentation
 from rtseg.labels import PERSON as PERSON_LABELS
-from rtseg.labels import LabelSet, voc_colours
+from rtseg.labels import VOID, LabelSet, voc_colours
 from rtseg.metrics import ConfusionMatrix
 from rtseg.nets import find_model
 from rtseg.segmenter import Pair
@@ -132,6 +132,26 @@ def test_flicker_is_measured_on_sequences(
     """The labels never change; half the picture changes class in two of the three steps."""
     chosen = open_set(SetSpec(sequence(tmp_path / "set", colours)))
     assert result(score(network, chosen))["flicker"] == pytest.approx(flicker, abs=1e-9)
+
+
+@pytest.mark.parametrize("make", [make_folder, make_coco])
+@pytest.mark.parametrize("move", [(2, 3), (-3, 1), (0, -2)])
+def test_labels_that_lie_beside_what_they_label_are_moved(
+    tmp_path: Path, make: Callable[[Path, int], Path], move: tuple[int, int]
+) -> None:
+    spec = SetSpec(make(tmp_path / "set", 1))
+    lying = open_set(spec).samples[0]
+    mended = open_set(replace(spec, move=move)).samples[0]
+    table = np.arange(256, dtype=np.uint8)
+    before, after = lying.read_mask(), mended.read_mask()
+    right, down = move
+    expected = np.full_like(before, VOID)
+    for y, x in np.ndindex(before.shape):
+        if 0 <= y - down < before.shape[0] and 0 <= x - right < before.shape[1]:
+            expected[y, x] = before[y - down, x - right]
+    assert (after == expected).all()
+    assert (mended.read_as(table) == expected).all()
+    assert np.ptp(before) > 0
 
 
 def test_frames_that_do_not_follow_one_another_have_no_flicker(
@@ -542,6 +562,8 @@ def test_a_suite_names_sets_and_networks(tmp_path: Path) -> None:
         ("[[set]]\npath = 'a'\nclasses = 'person'", "classes is 'person': expected list"),
         ("[[set]]\npath = 'a'\nmin_share = { person = 5 }", "min_share"),
         ("[[set]]\npath = 'a'\nmax_pictures = -1", "max_pictures must be 0 or more"),
+        ("[[set]]\npath = 'a'\nmove = [-101, 0]", "move must be at most 100 pixels"),
+        ("[[set]]\npath = 'a'\nmove = [1]", r"move is \[1\]"),
         ("[set]\npath = 'a'", "set is .*expected list"),
     ],
 )

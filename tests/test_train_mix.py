@@ -13,6 +13,7 @@ from training import one_thread, quick, small  # noqa: F401 - autouse, and a fix
 from rtseg.datasets import Sample
 from rtseg.errors import DatasetError, UsageError
 from rtseg.evaluation.sets import open_mix
+from rtseg.labels import VOID
 from rtseg.training.batches import Shuffled
 from rtseg.training.program import train
 
@@ -46,6 +47,17 @@ def suite(tmp_path: Path) -> Path:
         '[[set]]\npath = "second"\nclasses = ["background=*", "person=human"]\nshare = 0.75\n'
     )
     return path
+
+
+def test_labels_of_a_set_are_moved(suite: Path) -> None:
+    moved = suite.read_text().replace('path = "first"', 'path = "first"\nmove = [-2, 0]')
+    suite.write_text(moved)
+    for sample in open_mix(suite).samples:
+        edge = SIDE // 2 - 2 * sample.name.startswith("first/")
+        mask = sample.read_mask()
+        assert (mask[:, :edge] == 0).all()
+        assert (mask[:, edge : SIDE // 2] == 1).all()
+        assert (mask[:, -2:] == (VOID if sample.name.startswith("first/") else 1)).all()
 
 
 def test_sets_become_one_in_the_classes_that_are_trained(suite: Path) -> None:

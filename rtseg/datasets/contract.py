@@ -50,6 +50,41 @@ class LayeredMask(Protocol):
 
 
 @dataclass(frozen=True)
+class MovedMask:
+    """Reads a mask and moves it; what comes in at the edges is unlabelled.
+
+    Attributes:
+        read_mask: as of `Sample`.
+        by: pixels to the right and down; negative ones are to the left and up.
+    """
+
+    read_mask: Callable[[], Mask]
+    by: tuple[int, int]
+
+    def __call__(self) -> Mask:
+        """The mask as labelled, moved."""
+        return self._moved(self.read_mask())
+
+    def read_as(self, table: Table) -> Mask:
+        """As of `LayeredMask`."""
+        return self._moved(_in_classes(self.read_mask, table))
+
+    def _moved(self, mask: Mask) -> Mask:
+        moved = np.full_like(mask, VOID)
+        (height, width), (right, down) = mask.shape, self.by
+        kept = mask[max(0, -down) : height - down, max(0, -right) : width - right]
+        top, left = max(0, down), max(0, right)
+        moved[top : top + kept.shape[0], left : left + kept.shape[1]] = kept
+        return moved
+
+
+def _in_classes(read_mask: Callable[[], Mask], table: Table) -> Mask:
+    if isinstance(read_mask, LayeredMask):
+        return read_mask.read_as(table)
+    return np.asarray(table[read_mask()], np.uint8)
+
+
+@dataclass(frozen=True)
 class Sample:
     """One labelled image.
 
@@ -85,9 +120,7 @@ class Sample:
 
         An object that becomes background, such as a tie, does not hide the person behind it.
         """
-        if isinstance(self.read_mask, LayeredMask):
-            return self.read_mask.read_as(table)
-        return np.asarray(table[self.read_mask()], np.uint8)
+        return _in_classes(self.read_mask, table)
 
 
 class SplitFile(Struct):

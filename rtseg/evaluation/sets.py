@@ -17,7 +17,7 @@ from rtseg.cache import cache_path, make_room, sha256
 from rtseg.datasets import Dataset, Problem, Sample, named_samples, open_dataset, refuse_root
 from rtseg.datasets.checks import check_masks, degenerate
 from rtseg.datasets.classes import ClassMap
-from rtseg.datasets.contract import Table, refuse_outside
+from rtseg.datasets.contract import MovedMask, Table, refuse_outside
 from rtseg.datasets.folders import SUFFIXES, split_of
 from rtseg.datasets.split import leaks
 from rtseg.documents import convert, read_toml
@@ -36,6 +36,9 @@ FRAMES = "frames"
 """The cache folder of frames of clips."""
 FRAME_QUALITY = 95
 """Of their JPEG files."""
+
+MOST_MOVED = 100
+"""Pixels by which labels are moved."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class SetSpec:
         share: of the images that training sees; 0 is the set's share of all images.
         unlabelled: a folder of images and clips, or a clip, to train on with teachers.
         sparse: not all objects are labelled: background where teachers see one is left out.
+        move: pixels to the right and down by which all labels are moved, for labels that lie beside
+            what they label; what comes in at the edges is unlabelled.
         every: take every Nth frame of a clip.
     """
 
@@ -71,6 +76,7 @@ class SetSpec:
     share: float = 0.0
     unlabelled: bool = False
     sparse: bool = False
+    move: tuple[int, int] = (0, 0)
     every: int = 25
     allow_outside: bool = False
 
@@ -129,11 +135,14 @@ def open_set(spec: SetSpec) -> LabelledSet:
 
 
 def _named(dataset: Dataset, spec: SetSpec) -> tuple[Sample, ...]:
-    """The samples that the set's lists leave."""
+    """The samples that the set's lists leave, their labels moved as it says."""
     named = named_samples(dataset, spec.names) if spec.names else dataset.samples
     left_out = named_samples(dataset, spec.without) if spec.without else ()
     names = {sample.name for sample in left_out}
-    return tuple(sample for sample in named if sample.name not in names)
+    kept = tuple(sample for sample in named if sample.name not in names)
+    if not any(spec.move):
+        return kept
+    return tuple(replace(one, read_mask=MovedMask(one.read_mask, spec.move)) for one in kept)
 
 
 def open_mix(
@@ -482,6 +491,7 @@ class _SetTable:
     share: float = 0.0
     unlabelled: bool = False
     sparse: bool = False
+    move: tuple[int, int] = SetSpec.move
     every: int = SetSpec.every
     allow_outside: bool = False
 
@@ -490,6 +500,8 @@ class _SetTable:
             raise ValueError("shares must be from 0 to 1, as in min_share = { person = 0.05 }")
         if self.max_pictures < 0:
             raise ValueError("max_pictures must be 0 or more")
+        if max(map(abs, self.move)) > MOST_MOVED:
+            raise ValueError(f"move must be at most {MOST_MOVED} pixels, as in move = [-1, -1]")
         if self.every < 1:
             raise ValueError("every must be 1 or more")
 
@@ -535,6 +547,7 @@ def _set(path: Path, base: Path, table: _SetTable) -> SetSpec:
         share=table.share,
         unlabelled=table.unlabelled,
         sparse=table.sparse,
+        move=table.move,
         every=table.every,
         allow_outside=table.allow_outside,
     )
