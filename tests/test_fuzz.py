@@ -1,9 +1,11 @@
 """Files damaged at random: no hang, crash, internal error or stray memory; what can be decoded is
-kept. RTSEG_FUZZ is the number of files, RTSEG_FUZZ_SEED tells which.
+kept. RTSEG_FUZZ is the number of files, RTSEG_FUZZ_SEED tells which: thousands of them are run in
+pieces, each with a seed of its own. What is found of each file is written down as it comes.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Iterator
@@ -46,9 +48,14 @@ MOST_STRAY = 0.02
 
 
 class Fuzz:
-    """Files, what was done to each, and what workers found of them."""
+    """Files, what was done to each, and what workers found of them.
+
+    The files stay in `folder`, with `found.jsonl`: a line for each, as soon as it was tried.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self._log = folder / "found.jsonl"
+        print(f"seed {SEED}: {self._log}", flush=True)
         rng = random.Random(SEED)
         wholes = {
             name: write_whole(folder / f"whole_{name}.{kind.suffix}", kind)
@@ -63,11 +70,18 @@ class Fuzz:
             self.how[str(path)] = damaged(wholes[name], path, rng)
             self.kind[str(path)] = name
             self.files.append(path)
-        self.found = {each["file"]: each for each in run_all(self.files, POISONS[0], LIMIT, "main")}
-        self.alone = [
-            {each["file"]: each for each in run_all(self.files, poison, LIMIT, "alone")}
-            for poison in POISONS
-        ]
+        self.found = self._run(POISONS[0], "main")
+        self.alone = [self._run(poison, "alone") for poison in POISONS]
+
+    def _run(self, poison: str, flag: str) -> dict[str, dict[str, Any]]:
+        """What workers find of each file, by its path."""
+        found = {}
+        with self._log.open("a", buffering=1) as log:
+            for each in run_all(self.files, poison, LIMIT, flag):
+                found[each["file"]] = each
+                how = {"how": self.how[each["file"]], "run": f"{flag} {poison}"}
+                log.write(json.dumps({**how, **each}) + "\n")
+        return found
 
     def __iter__(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
         """(file and what was done to it, kind, what was found)."""
