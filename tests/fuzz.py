@@ -20,7 +20,7 @@ import threading
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -91,9 +91,21 @@ def moving(number: int, width: int, height: int) -> np.ndarray:
     return np.dstack([red, np.full_like(red, 60 + number), blue]).astype(np.uint8)
 
 
+@contextmanager
+def ordinary_priority() -> Iterator[None]:
+    """SVT-AV1, where it may, gives its whole process the highest priority that there is."""
+    try:
+        yield
+    finally:
+        if hasattr(os, "sched_setscheduler"):
+            for thread in os.listdir("/proc/self/task"):
+                with suppress(OSError):
+                    os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
+
+
 def write_whole(path: Path, kind: Kind) -> Path:
     """A file of this kind that is whole, with a tone for sound."""
-    with av.open(str(path), "w", format=kind.format) as container:
+    with ordinary_priority(), av.open(str(path), "w", format=kind.format) as container:
         video: Any = container.add_stream(kind.codec, rate=25, options=dict(kind.options))
         video.width, video.height = kind.size
         video.pix_fmt = kind.pix_fmt
