@@ -98,9 +98,7 @@ def ordinary_priority() -> Iterator[None]:
         yield
     finally:
         if hasattr(os, "sched_setscheduler"):
-            for thread in os.listdir("/proc/self/task"):
-                with suppress(OSError):
-                    os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def write_whole(path: Path, kind: Kind) -> Path:

@@ -179,6 +179,11 @@ def flashes(path: Path) -> list[float]:
     return [float(ticks[n] * base) for n in starts]
 
 
+def sound_packets(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+
+
 def pictures(path: Path) -> int:
     with av.open(str(path)) as container:
         return sum(1 for _ in container.decode(video=0))
@@ -255,6 +260,21 @@ def test_sound_from_before_the_start_is_cut(tmp_path) -> None:
     copied(source, tmp_path / "out.mp4", start=0.6)  # at 1.0 of the sound
     assert check(tmp_path / "out.mp4", 1) == pytest.approx(SECONDS - 1.0, abs=0.06)
     assert flashes(tmp_path / "out.mp4")[0] == pytest.approx(MARKS[1] - 1.0, abs=0.001)
+
+
+@pytest.mark.parametrize("start", [0.0, MARKS[0]])
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [("aac", ".mkv"), ("flac", ".mkv"), ("libmp3lame", ".mkv"), ("libmp3lame", ".mp4"),
+     ("ac3", ".mkv"), ("libopus", ".webm"), ("libopus", ".mp4")],
+)  # fmt: skip
+def test_copied_sound_is_heard_from_the_first_picture_on(codec, suffix, start, tmp_path) -> None:
+    """The packet that it begins in is kept, with those that its decoder needs, and hidden."""
+    source, path = made(tmp_path / "in.mkv", Sound(codec)), tmp_path / f"out{suffix}"
+    assert "sound" not in copied(source, path, start=start)
+    assert clicks(path)[0] == pytest.approx([mark - start for mark in MARKS], abs=0.002)
+    assert flashes(path) == pytest.approx([mark - start for mark in MARKS], abs=0.001)
+    assert set(sound_packets(path)) <= set(sound_packets(source))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,15 +28,22 @@ from rtseg.media import (
     open_media,
     sound_formats,
 )
-from rtseg.sinks.encoding import Container
+from rtseg.sinks.encoding import FRAGMENTS, Container
 from rtseg.text import counted
 
 AUDIO_ERRORS = (av.FFmpegError, OSError, ValueError, IndexError)
 """What FFmpeg and PyAV raise for tracks that a container cannot hold."""
 
-PREROLL_PACKETS = 2.5
-"""Packets kept before the start if the container can hide them: an AAC packet is decoded with the
-help of the one before, and encoders prime it with up to 2112 samples (just over two packets)."""
+PREROLL_PACKETS = {"mp3": 10, "opus": 5}
+"""Packets kept before the start if the container can hide them: those of MP3 borrow bits from
+earlier ones, and a decoder of Opus needs 80 ms (RFC 7845, 4.6)."""
+
+DEFAULT_PREROLL = 2.5
+"""Of other codecs: an AAC packet is decoded with the help of the one before, and encoders prime it
+with up to 2112 samples (just over two packets)."""
+
+PREROLL_SECONDS = 1
+"""No packet that ends earlier before the start is needed."""
 
 CLOSE_SECONDS = Fraction(1, 1000)
 """Audio that begins within this of the video needs no start time of its own."""
@@ -83,6 +91,11 @@ TAGS = (
 
 LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 """What so many channels are where their track does not name a layout."""
+
+LANGUAGE, CODEC_DELAY = b"\x22\xb5\x9c\x83und", b"\x56\xaa"
+CODEC_PRIVATE, VOID = b"\x63\xa2", 0xEC
+EMPTY_CLUSTER = bytes.fromhex("1f43b675 83 e78100")
+OPUS_HEAD = re.compile(rb"(OpusHead..)..", re.DOTALL)
 
 STANDARD = ("mono", "stereo", "2.1", "3.0", "4.0", "quad", "5.0", "5.1", "7.1")
 """Layouts that every decoder of AAC and Opus knows, if its encoder takes them."""
@@ -176,9 +189,12 @@ class Audio:
         trouble: Exception | None = None
         for plan in self._plans(stream, container):
             try:
+                source = stream
+                if plan.encoder is None and container.codec_delay:
+                    source = with_codec_delay(stream, self._preroll(stream))
                 trial = av.open(io.BytesIO(), "w", format=output.format.name)
                 try:
-                    plan.add(stream, trial)
+                    plan.add(source, trial)
                     trial.start_encoding()
                 finally:
                     with suppress(*AUDIO_ERRORS):
@@ -186,7 +202,7 @@ class Audio:
             except Exception as error:
                 trouble = trouble or error
             else:
-                added = plan.add(stream, output)
+                added = plan.add(source, output)
                 for key, read_as in TAGS:
                     if read_as in stream.metadata:
                         added.metadata[key] = stream.metadata[read_as]
@@ -196,6 +212,15 @@ class Audio:
                 return EncodedTrack(stream, added, self._zero)
         assert trouble is not None
         raise trouble
+
+    def _preroll(self, stream: Any) -> Fraction:
+        """Seconds of the packets of a track that are kept before the start."""
+        assert self._reader is not None
+        for packet in self._reader.around(self._zero, stream.index):
+            begin = _time(packet) - self._zero
+            if begin >= -_most_preroll(packet):
+                return max(-begin, Fraction(0))
+        return Fraction(0)
 
     def _plans(self, stream: Any, container: Container) -> Iterator[Plan]:
         """Ways to write a track, best first."""
@@ -356,9 +381,9 @@ class CopiedTrack(Track):
         # MP4 needs AAC without the headers that streams have; its muxer takes them off only where
         # the index is written first
         context = stream.codec_context
-        headers = self._early and context.name == "aac" and not context.extradata
+        headers = container.options is FRAGMENTS and context.name == "aac"
+        headers = headers and not context.extradata
         self._filter = BitStreamFilterContext("aac_adtstoasc", stream) if headers else None
-        self._hidden = round(_hidden(stream) / stream.time_base)
         self._last = -(1 << 62)
 
     def take(self, packet: Any, end: Fraction | None) -> Iterator[Any]:
@@ -366,16 +391,14 @@ class CopiedTrack(Track):
         if packet is None or packet.pts is None:
             return
         pts, base = packet.pts - self._zero, packet.time_base
-        early = self._hidden + CLOSE_SECONDS / base
-        if self._early:
-            early = max(early, Fraction(PREROLL_PACKETS) * (packet.duration or 0))
+        early = (_most_preroll(packet) if self._early else CLOSE_SECONDS) / base
         self._fall_behind((self._last - pts) * base)
         if pts < -early or (end is not None and pts * base >= end) or pts <= self._last:
             return
         if packet.is_discard and self._last >= 0:  # an edit list leaves it out
             return
         self._last = pts
-        packet.pts = packet.dts = pts if self._early else max(pts, -self._hidden)
+        packet.pts = packet.dts = pts if self._early else max(pts, 0)
         for plain in [packet] if self._filter is None else self._filter.filter(packet):
             plain.time_base, plain.stream = base, self._stream
             yield plain
@@ -591,6 +614,20 @@ class Reader:
         packet = self._read.popleft()
         self._expected[packet.stream_index] = _end(packet)
 
+    def around(self, seconds: Fraction, index: int) -> list[Any]:
+        """The packets of a track up to the first that ends after `seconds` of the media's clock.
+
+        Earlier packets than these, of any track, are dropped: see `PREROLL_SECONDS`.
+        """
+        while True:
+            own = [packet for packet in self._read if packet.stream_index == index]
+            if own and _end(own[-1]) > seconds:
+                return own
+            if self._last > seconds + LOOKED_AHEAD_SECONDS or not self._fill():
+                return own
+            while (first := self.peek()) is not None and _end(first) < seconds - PREROLL_SECONDS:
+                self.pop()
+
     def _fill(self) -> bool:
         """Read up to the next packet of an audio track; False at the end."""
         count = len(self._read)
@@ -791,12 +828,37 @@ def _heard(packet: Any) -> Fraction:
     return _time(packet) + (Fraction(hidden, rate) if rate else 0)
 
 
-def _hidden(stream: Any) -> Fraction:
-    """Seconds before time 0 that every container hides: the pre-skip of Opus (RFC 7845, 5.1)."""
-    head = stream.codec_context.extradata or b""
-    if not head.startswith(b"OpusHead") or len(head) < 12:
-        return Fraction(0)
-    return Fraction(int.from_bytes(head[10:12], "little"), 48_000)
+def _most_preroll(packet: Any) -> Fraction:
+    """Seconds before the start within which a packet is kept, where the container can hide it."""
+    codec = packet.stream.codec_context.name.removesuffix("float")
+    lasts = (packet.duration or 0) * packet.time_base
+    return max(CLOSE_SECONDS, Fraction(PREROLL_PACKETS.get(codec, DEFAULT_PREROLL)) * lasts)
+
+
+def with_codec_delay(stream: Any, seconds: Fraction) -> Any:
+    """A stream like an audio stream, to copy it to Matroska or WebM with its beginning hidden.
+
+    PyAV does not show what FFmpeg's muxer takes the delay from, but its demuxer sets it: this reads
+    a header that has it, in the place of the language.
+
+    Source: the elements CodecDelay, Language and Void of RFC 9559, and for Opus RFC 7845, 5.1.
+    """
+    file = io.BytesIO()
+    file.close = lambda: None  # type: ignore[method-assign]
+    with av.open(file, "w", format="matroska") as written:
+        written.add_stream_from_template(stream)
+        written.start_encoding()
+        head = file.getvalue() + EMPTY_CLUSTER
+    at = head.index(LANGUAGE)
+    private = head.find(CODEC_PRIVATE, at)
+    if (old := head.find(CODEC_DELAY, at, private if private >= 0 else None)) >= 0:
+        size = head[old + 2] - 0x80
+        head = head[:old] + bytes([VOID, 0x81 + size]) + bytes(1 + size) + head[old + 3 + size :]
+    delay = CODEC_DELAY + b"\x84" + round(seconds * 10**9).to_bytes(4, "big")
+    head = head.replace(LANGUAGE, delay, 1)
+    samples = round(seconds * 48_000).to_bytes(2, "little")
+    head = re.sub(OPUS_HEAD, lambda found: found[1] + samples, head, count=1)
+    return av.open(io.BytesIO(head)).streams.audio[0]
 
 
 def _layouts(layout: Any, *, exact: bool) -> Iterator[str]:

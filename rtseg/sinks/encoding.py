@@ -161,8 +161,9 @@ class Container:
         audio_codecs: FFmpeg's names of the audio codecs that it can hold.
         audio_encoder: FFmpeg's name of the encoder for all others.
         variable: whether it can hold a variable frame rate.
-        early_audio: whether audio may begin before the video (an edit list hides it), so that a
-            decoder is primed when the first sample is due.
+        early_audio: whether audio may begin before the video (an edit list or a codec delay hides
+            it), so that a decoder is primed when the first sample is due.
+        codec_delay: whether that is a codec delay, in the header.
         options: of FFmpeg's muxer.
     """
 
@@ -171,6 +172,7 @@ class Container:
     audio_encoder: str
     variable: bool = True
     early_audio: bool = False
+    codec_delay: bool = False
     options: dict[str, str] = field(default_factory=dict)
 
 
@@ -201,9 +203,18 @@ CONTAINERS = {
         ("h264", "hevc", "vp9", "vp8", "mjpeg", "ffv1"),
         frozenset("aac mp3 mp2 ac3 eac3 dts flac alac opus vorbis pcm_s16le pcm_s24le".split()),
         "aac",
+        early_audio=True,
+        codec_delay=True,
         options=CLUSTERS,
     ),
-    ".webm": Container(("vp9", "vp8"), frozenset(["opus", "vorbis"]), "libopus", options=CLUSTERS),
+    ".webm": Container(
+        ("vp9", "vp8"),
+        frozenset(["opus", "vorbis"]),
+        "libopus",
+        early_audio=True,
+        codec_delay=True,
+        options=CLUSTERS,
+    ),
     # AVI has no start times: compressed audio is copied only if it begins with the video
     ".avi": Container(
         ("h264", "mjpeg", "ffv1"),
