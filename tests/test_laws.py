@@ -16,7 +16,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "rtseg"
 
 FLOORS = {
-    5: {"cli", "serve", "__main__", "__init__", "api"},
+    5: {"batch", "cli", "serve", "__main__", "__init__", "api"},
     4: {"bench", "evaluation", "training", "exporting"},
     3: {"session", "segmenter"},
     2: {"sources", "backends", "effects", "sinks", "datasets"},
@@ -85,7 +85,7 @@ CALLS = {
     "cv2.imdecode": {"images"},
     "print": {"cli.app", "cli.commands", "cli.process", "cli.reference", "cli.report"},
     "sys.exit": {"cli", "__main__"},
-    "os._exit": {"cli", "bench.worker"},
+    "os._exit": {"cli", "batch.local", "bench.worker"},
 }
 
 

@@ -90,7 +90,7 @@ class FittedBackend(Backend):
 
     def attend(self, stats: Stats) -> None:
         """Count frames by input size in a run's figures, once there are several."""
-        self._stats = stats
+        self._stats, self._uncounted = stats, {}
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As the contract says, for a batch of any size that `size_for` gives."""

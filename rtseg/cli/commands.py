@@ -14,8 +14,10 @@ from rtseg._version import __version__
 from rtseg.addresses import shown
 from rtseg.cli.flags import collect, print_config, takes, with_config
 from rtseg.cli.options import (
+    BATCH,
     LAYOUTS,
     RUN,
+    BatchFlags,
     BenchFlags,
     DemoFlags,
     EvalFlags,
@@ -124,6 +126,13 @@ def build_app(stop: Stop, verb: str | None = None) -> App:
 
         return serve(collect(ServeFlags, LAYOUTS["serve"], given), stop)
 
+    @takes_flags_of("batch")
+    def batch(**given: Any) -> int:
+        """Run a folder of clips, resumed where it stopped, on one machine or several."""
+        from rtseg.cli.batch import batch
+
+        return batch(collect(BatchFlags, BATCH, with_config(BATCH, given)), stop)
+
     @takes_flags_of("cameras")
     def cameras(*, measure: bool = True, json: bool = False) -> int:
         """List cameras with their modes and measured frame rates."""
@@ -148,7 +157,7 @@ def build_app(stop: Stop, verb: str | None = None) -> App:
     app.default(run)
     app.command(run, name="run")
     app.command(_models_app(stop))
-    for command in (train, data, bench, export, serve, cameras, doctor, demo):
+    for command in (train, data, bench, export, batch, serve, cameras, doctor, demo):
         app.command(command)
     app.command(evaluate, name="eval")
     for name in app:

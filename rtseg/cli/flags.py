@@ -170,6 +170,7 @@ def _as(names: str = "", off: str = "", **more: Any) -> Spelling:
 
 SPELLINGS: dict[str, Spelling | None] = {
     "RunFlags.input": _as("--input -i --source", positional=True),
+    "BatchOptions.input": _as("--input -i --source", positional=True),
     "input": _as("--input -i --source"),
     "output": _as("--output -o"),
     "out": _as("--out -o"),

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from rtseg import sinks, sources
 from rtseg.backends.options import NetworkOptions
+from rtseg.batch.options import BatchOptions
 from rtseg.bench.options import BenchOptions
 from rtseg.cli.flags import Row, collect
 from rtseg.effects import ViewOptions
@@ -416,6 +417,31 @@ SERVE = (
     Row("Run", ServeRun),
 )
 
+
+@dataclass(frozen=True)
+class BatchFlags(Flags):
+    """Everything `rtseg batch` was given: the flags of each run, and how they are spread."""
+
+    batch: BatchOptions = BatchOptions()
+
+
+BATCH = (
+    Row("Clips", BatchOptions, "input"),
+    Row("Clips", SourceOptions, "start end max_frames every fps fps_cap"),
+    Row("Clips", SourceOptions, "mirror rotate decoder stream deinterlace"),
+    Row("Model", NetworkOptions, "model weights backend device precision"),
+    Row("Model", RunFlags, "half"),
+    Row("Model", NetworkOptions),
+    Row("View", ViewOptions),
+    Row("View", NetworkOptions, "classes palette"),
+    Row("Output", BatchOptions, "output mask_output json figure"),
+    Row("Output", SinkOptions),
+    Row("Time", TemporalOptions),
+    Row("Time", RunFlags, "no_smooth"),
+    Row("Batch", BatchOptions),
+    Row("Batch", RunFlags, "quiet debug config"),
+)
+
 DEMO = (Row("Demo", DemoFlags),)
 CAMERAS = (Row("Cameras", CamerasFlags),)
 DOCTOR = (Row("Doctor", DoctorFlags),)
@@ -428,6 +454,7 @@ LAYOUTS = {
     "data": DATA,
     "export": EXPORT,
     "serve": SERVE,
+    "batch": BATCH,
     "demo": DEMO,
     "cameras": CAMERAS,
     "doctor": DOCTOR,

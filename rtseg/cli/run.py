@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
@@ -107,8 +107,19 @@ class Session:
         return found[0] if found else None
 
 
-def run_plan(flags: Flags, plan: Plan | GridPlan, stop: Stop) -> int:
+def run_plan(
+    flags: Flags,
+    plan: Plan | GridPlan,
+    stop: Stop,
+    *,
+    load: Callable[..., AbstractContextManager[Segmenter]] | None = None,
+    progress: Callable[..., AbstractContextManager[Any]] = RunProgress,
+) -> int:
     """Do what the command line asked for.
+
+    Args:
+        load: takes the place of `load_segmenter`.
+        progress: takes the place of `RunProgress`.
 
     Returns:
         0; the code of the signal that ended it; else 3 if one of several sources was lost.
@@ -131,8 +142,8 @@ def run_plan(flags: Flags, plan: Plan | GridPlan, stop: Stop) -> int:
             several = grid is not None
             plans = [common] if grid is None else grid.plans
             recordings = [(one.source, one.source_options) for one in plans]
-            segmenter = stop.attend(
-                lambda: load_segmenter(
+            loaded = stop.attend(
+                lambda: (load or load_segmenter)(
                     flags,
                     common,
                     info,
@@ -143,7 +154,7 @@ def run_plan(flags: Flags, plan: Plan | GridPlan, stop: Stop) -> int:
                     recordings=recordings,
                 )
             )
-        stack.enter_context(segmenter)
+        segmenter = stack.enter_context(loaded)
         stop.check()
         channels = channels_of(sources, flags, common, grid)
         totals = Stats(channels[0].stats.clock) if several else channels[0].stats
@@ -152,7 +163,7 @@ def run_plan(flags: Flags, plan: Plan | GridPlan, stop: Stop) -> int:
         if crowded(segmenter):
             # waking OpenCV's threads for each resize made the p95 of "preprocess" 3.8, not 0.6 ms
             cv2.setNumThreads(1)
-        _run(session)
+        _run(session, progress)
     lost = any(channel.error is not None for channel in channels)
     return stop.exit_code or (SourceError.exit_code if lost else 0)
 
@@ -237,7 +248,7 @@ def channels_of(
     ]
 
 
-def _run(session: Session) -> None:
+def _run(session: Session, show_progress: Callable[..., AbstractContextManager[Any]]) -> None:
     """Open the sinks, run the loop, close them, and report, after an error too."""
     flags, plan, grid, stop = session.flags, session.plan, session.grid, session.stop
     for folder in grid.folders if grid is not None else ():
@@ -250,7 +261,7 @@ def _run(session: Session) -> None:
         _report_start(session)
         single = session.channels[0].source if grid is None else None
         progress = stack.enter_context(
-            RunProgress(
+            show_progress(
                 session.info,
                 session.totals,
                 notice=lambda: single.notice if single is not None else None,

@@ -1,0 +1,268 @@
+"""The clips of a batch: which files are meant, and where the outputs of each go."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rtseg.errors import SourceError, UsageError
+from rtseg.files import reason
+from rtseg.images import IMAGE_SUFFIXES
+from rtseg.outputs import NUMBER
+from rtseg.sinks import find_kind, split_prefix
+from rtseg.sinks.options import is_folder
+from rtseg.text import natural_key, read_text, user_path
+
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .m2v .ts .mts .m2ts .vob .wmv .asf .flv .f4v .ogv"
+    " .ogg .3gp .3g2 .mxf .dv .mjpg .mjpeg .y4m .gif .h264 .264 .h265 .265 .hevc .ivf .rm"
+    " .rmvb".split()
+)
+"""Names of files in a folder that are taken for videos; others are counted and left out."""
+
+NAME = "{name}"
+"""In an output: the clip's path below INPUT, without its suffix."""
+
+STATE = ".rtseg"
+"""The folder beside the outputs with what is remembered of them."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One file, and what is made of it.
+
+    Attributes:
+        name: its path below INPUT, with "/"; unique.
+        source: what `open_source` takes.
+        identity: size and time of change; another one means that the file was changed.
+        outputs: addresses, one for each output of the batch.
+    """
+
+    name: str
+    source: str
+    identity: str
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass
+class Listing:
+    """What was found.
+
+    Attributes:
+        left_out: names of files that are neither videos nor images.
+    """
+
+    clips: list[Clip] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One output of each clip.
+
+    Attributes:
+        role: "" for `-o`, else as "mask:".
+        folder: address of the folder that everything goes to.
+        form: path below it, with "{name}" in it; "" gives it a suffix by what the clip is.
+        suffix: of a video's output, where `form` is "".
+    """
+
+    role: str
+    folder: str
+    form: str
+    suffix: str
+
+    def of(self, stem: str, *, still: bool) -> str:
+        """The address of one clip's output.
+
+        Args:
+            stem: takes the place of "{name}".
+            still: whether the clip is an image.
+        """
+        below = self.form.replace(NAME, stem) or stem + (".png" if still else self.suffix)
+        return os.path.join(self.folder, below)  # noqa: PTH118 - may be an address
+
+
+def target_of(flag: str, text: str) -> Target:
+    """What an output flag means for each clip.
+
+    Raises:
+        UsageError: all clips would be written to one file, or one clip to many.
+    """
+    role, place = split_prefix(text)
+    kind, _ = find_kind(text)
+    if not kind.is_file or place == "-":
+        raise UsageError(f"{flag} {place}", found="a batch writes files", do="Name a folder/")
+    if re.search(r"\{n\}", place):
+        found = "numbers change where clips are added"
+        raise UsageError(f"{flag} {place}", found=found, do=f"Use {NAME}")
+    if NUMBER.search(place):
+        found = "a batch writes one file for each clip"
+        raise UsageError(f"{flag} {place}", found=found, do="Name a folder/")
+    if NAME not in place:
+        if not is_folder(place) or not kind.folder_suffix:
+            raise UsageError(
+                f"{flag} {place}",
+                found="each clip has an output of its own",
+                do=f"Name a folder/, or put {NAME} in the path, as FOLDER/{NAME}.mkv",
+            )
+        return Target(role, os.path.join(place, ""), "", kind.folder_suffix)  # noqa: PTH118
+    folder, slash, rest = place.partition(NAME)
+    folder, slash, start = folder.rpartition("/")
+    return Target(role, folder + slash or "./", f"{start}{NAME}{rest}", "")
+
+
+def with_outputs(listing: Listing, targets: Sequence[Target]) -> None:
+    """Give every clip its outputs: named as the clip, with its whole name where two are alike.
+
+    Raises:
+        UsageError: outputs would replace one another, or a clip.
+    """
+    stems = [clip.name.removesuffix(Path(clip.name).suffix) for clip in listing.clips]
+    count = Counter(stem.casefold() for stem in stems)
+    made: dict[str, str] = {}
+    sources = {os.path.realpath(clip.source) for clip in listing.clips}
+    for place, (clip, stem) in enumerate(zip(listing.clips, stems, strict=True)):
+        stem = clip.name if count[stem.casefold()] > 1 else stem
+        still = Path(clip.name).suffix.lower() in IMAGE_SUFFIXES
+        outputs = tuple(target.of(stem, still=still) for target in targets)
+        for output in outputs:
+            other = made.setdefault(os.path.normcase(output), clip.name)
+            if other != clip.name or len(set(outputs)) < len(outputs):
+                found = f"{clip.name} and {other}" if other != clip.name else "two flags"
+                raise UsageError(
+                    f"{output} would be written twice",
+                    found=f"by {found}",
+                    do="Give each its own name or folder",
+                )
+            if os.path.realpath(output) in sources:
+                raise UsageError(
+                    f"the output of {clip.name}",
+                    found=f"it would replace {output}, which is a clip",
+                    do="Give -o another folder",
+                )
+        listing.clips[place] = Clip(clip.name, clip.source, clip.identity, outputs)
+
+
+def find_clips(inputs: Sequence[str], outside: Iterable[str] = ()) -> Listing:
+    """The clips that are meant, in natural order.
+
+    Args:
+        inputs: folders, globs, and list files; paths in a list are relative to it.
+        outside: folders of outputs, which are left out where they lie inside a folder of clips.
+
+    Raises:
+        SourceError: there is no such folder or file, or there are no clips in it.
+        UsageError: two clips have one name.
+    """
+    listing = Listing()
+    closed = {os.path.realpath(folder) for folder in outside}
+    for text in inputs:
+        before = len(listing.clips)
+        _add(text, listing, closed)
+        if len(listing.clips) == before:
+            more = f", but {len(listing.left_out)} other files" if listing.left_out else ""
+            raise SourceError(f"no clips in {text}", found=f"there is no video or image{more}")
+    listing.clips.sort(key=lambda clip: natural_key(clip.name))
+    for one, other in zip(listing.clips, listing.clips[1:], strict=False):
+        if one.name == other.name:
+            raise UsageError(
+                f"{one.source} and {other.source}",
+                found=f"both are called {one.name} in the output",
+                do="Name the folder above them, or run two batches",
+            )
+    return listing
+
+
+def _add(text: str, listing: Listing, closed: set[str]) -> None:
+    path = user_path(text)
+    try:
+        if path.is_dir():
+            _add_folder(path, listing, closed)
+        elif path.is_file() and path.suffix.lower() == ".txt":
+            _add_all(_listed(path), path.parent, listing)
+        elif path.is_file():
+            _add_all([path], path.parent, listing)
+        elif glob.has_magic(text):
+            found = [Path(name) for name in glob.iglob(str(path), recursive=True)]  # noqa: PTH207
+            steady = path
+            while glob.has_magic(str(steady)):
+                steady = steady.parent
+            inside = [one for one in found if one.is_file() and not _is_in(one, closed)]
+            _add_all(inside, steady, listing)
+        else:
+            raise SourceError(
+                f"cannot open {text}", found="there is no such file or folder", do="Check the path"
+            )
+    except OSError as error:
+        raise SourceError(f"cannot read {text}", found=reason(error).lower()) from error
+
+
+def _add_folder(folder: Path, listing: Listing, closed: set[str]) -> None:
+    """Every video and image below a folder; not what is hidden."""
+    if os.path.realpath(folder) in closed:
+        raise UsageError(
+            f"the output folder {folder} is the folder of clips",
+            found="the next batch would take outputs for clips",
+            do="Give -o another folder; it may be inside",
+        )
+    suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES
+    for place, folders, names in os.walk(folder, onerror=_raise):
+        here = Path(place)
+        folders[:] = [
+            each
+            for each in folders
+            if not each.startswith(".") and os.path.realpath(here / each) not in closed
+        ]
+        for name in names:
+            path = here / name
+            if name.startswith("."):
+                continue
+            if path.suffix.lower() in suffixes:
+                listing.clips.append(_clip(path, folder))
+            else:
+                listing.left_out.append(str(path))
+
+
+def _is_in(path: Path, closed: set[str]) -> bool:
+    return any(os.path.realpath(folder) in closed for folder in path.parents)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _add_all(paths: Iterable[Path], root: Path, listing: Listing) -> None:
+    """Files that were named, whatever their suffix."""
+    listing.clips += [_clip(path, root) for path in paths]
+
+
+def _listed(path: Path) -> Iterator[Path]:
+    """The files of a list: one a line, empty lines and those with "#" in front left out."""
+    try:
+        lines = read_text(path).splitlines()
+    except UnicodeDecodeError as error:
+        raise SourceError(f"cannot read {path}", found="it is not text") from error
+    for line in lines:
+        if (name := line.strip()) and not name.startswith("#"):
+            yield path.parent / user_path(name)
+
+
+def _clip(path: Path, root: Path) -> Clip:
+    try:
+        facts = path.stat()
+        identity = f"{facts.st_size} bytes, {facts.st_mtime_ns}"
+    except OSError:  # its row says why it cannot be read
+        identity = ""
+    try:
+        name = path.relative_to(root).as_posix()
+    except ValueError:  # a list names a file elsewhere
+        name = path.name
+    if ".." in name.split("/"):
+        name = path.name
+    return Clip(name, str(path), identity)

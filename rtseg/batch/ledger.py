@@ -1,0 +1,231 @@
+"""What is remembered of each clip beside the outputs: its record, and who is working on it.
+
+The record of `sub/clip.mp4` is `.rtseg/sub/clip.mp4.json`. It is written before the outputs get
+their names ("started") and after ("done", "failed"), so that an output without a record is not
+the batch's own. A clip is claimed by the exclusive creation of `.rtseg/sub/clip.mp4.claim-0`. Its
+owner touches it; when it has been still for the lease, or its process is known to be gone, another
+one takes over by creating `claim-1`, which again only one can. Nobody removes another's claim
+before the clip is finished. An owner that was only slow asks whether its claim still `holds` before
+its outputs get their names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import secrets
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rtseg.addresses import public_name, without_secrets
+from rtseg.batch.clips import STATE, Clip
+from rtseg.options import imported
+
+if TYPE_CHECKING:
+    from rtseg.batch.store import Store
+
+FORMAT = 1
+MOST_NAME = 200
+"""Bytes of a record's name; of a longer one it is a digest."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a clip.
+
+    Attributes:
+        state: "started" means that its outputs were about to get their names.
+        fingerprint: of the clip, the network, the flags and the version; another one means that it
+            is to be done again.
+        source: where the clip was.
+        identity: as of `Clip`.
+        outputs: addresses.
+        error: why it failed, and the exit code that `rtseg run` would have had.
+        attempts: how often it was begun, as workers died.
+        seconds: that it took, with opening and finishing.
+        worker: host and process.
+        report: the figures of the run, as `--metrics` has them.
+    """
+
+    state: Literal["started", "done", "failed"]
+    fingerprint: str
+    source: str
+    identity: str
+    outputs: list[str]
+    error: str = ""
+    exit_code: int = 0
+    attempts: int = 1
+    seconds: float = 0.0
+    worker: str = ""
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> int:
+        """That were written."""
+        return int(self.report.get("frames", 0))
+
+
+@cache
+def where() -> str:
+    """This machine, or container: the same for all of its processes that see one another."""
+    facts = [platform.node()]
+    for read in (
+        lambda: Path("/proc/sys/kernel/random/boot_id").read_text(),
+        lambda: str(Path("/proc/self/ns/pid").readlink()),
+    ):
+        with suppress(OSError):
+            facts.append(read())
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+
+
+def new_token() -> str:
+    """A name for this process: where it runs, its number, and something random."""
+    return f"{where()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def is_gone(token: str) -> bool:
+    """Whether a process is known to have ended: it ran here, and there is none of its number."""
+    place, _, rest = token.partition("-")
+    number = rest.partition("-")[0]
+    if place != where() or not number.isdecimal():
+        return False
+    import psutil
+
+    return not psutil.pid_exists(int(number))
+
+
+def fingerprint_of(clip: Clip, settings: Mapping[str, Any]) -> str:
+    """Digest of a clip and all that its outputs depend on."""
+    facts = [FORMAT, clip.name, clip.identity, settings]
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Ledger:
+    """The records and claims of a batch.
+
+    Args:
+        store: where they are.
+        settings: all that outputs depend on, beside the clip.
+        lease: seconds after which a claim that was not touched is nobody's.
+        token: of this process.
+    """
+
+    def __init__(
+        self, store: Store, settings: Mapping[str, Any], lease: float, token: str = ""
+    ) -> None:
+        self.store, self.settings, self._lease = store, settings, lease
+        self.token = token or new_token()
+
+    def read(self, clip: Clip) -> Record | None:
+        """The record of a clip; None if there is none that can be read."""
+        content = self.store.read(f"{_file(clip)}.json")
+        try:
+            values = json.loads(content or b"null")
+            if values and values.pop("rtseg_batch") == FORMAT:
+                return Record(**values)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+        return None
+
+    def write(self, clip: Clip, record: Record) -> None:
+        """Replace the record of a clip."""
+        text = json.dumps({"rtseg_batch": FORMAT, **asdict(record)}, indent=1)
+        self.store.write(f"{_file(clip)}.json", without_secrets(text).encode())
+
+    def new(self, clip: Clip, state: Literal["started", "done", "failed"], **more: Any) -> Record:
+        """A record of a clip as it is now."""
+        return Record(
+            state,
+            fingerprint_of(clip, self.settings),
+            public_name(clip.source),
+            clip.identity,
+            [public_name(output) for output in clip.outputs],
+            worker=f"{platform.node()}:{os.getpid()}",
+            **more,
+        )
+
+    def is_current(self, clip: Clip, record: Record | None) -> bool:
+        """Whether a record is of this clip as it is, with these flags."""
+        return record is not None and record.fingerprint == fingerprint_of(clip, self.settings)
+
+    def is_done(self, clip: Clip, record: Record | None) -> bool:
+        """Whether nothing is left to do for a clip."""
+        if record is None or record.state != "done" or not self.is_current(clip, record):
+            return False
+        return all(map(self.store.has, clip.outputs))
+
+    def foreign(self, clip: Clip, record: Record | None) -> str:
+        """An output that is there and was not made from this clip; "" if there is none."""
+        ours: set[str] = set()
+        if record is not None and (
+            record.source == public_name(clip.source) or record.identity == clip.identity
+        ):
+            ours = set(map(_last, record.outputs))
+        others = (output for output in clip.outputs if _last(output) not in ours)
+        return next(filter(self.store.has, others), "")
+
+    # --- claims
+
+    def claim(self, clip: Clip) -> str | None:
+        """Claim a clip: the claim's name, or None while it is another's."""
+        name = _file(clip)
+        if self.store.create(f"{name}.claim-0", self.token.encode()):
+            return f"{name}.claim-0"
+        number = 0
+        while self.store.read(f"{name}.claim-{number + 1}") is not None:
+            number += 1
+        claim = f"{name}.claim-{number}"
+        age, owner = self.store.age(claim), self.store.read(claim)
+        if age is None or owner is None:  # finished in this moment
+            return None
+        if age < self._lease and not is_gone(owner.decode("ascii", "replace")):
+            return None
+        claim = f"{name}.claim-{number + 1}"
+        return claim if self.store.create(claim, self.token.encode()) else None
+
+    def beat(self, claims: Iterable[str]) -> None:
+        """Show that this process lives; call it several times in a lease."""
+        for claim in claims:
+            self.store.touch(claim)
+
+    def holds(self, claim: str) -> bool:
+        """Whether a claim is still its owner's: nobody has taken over."""
+        name, _, number = claim.rpartition(".claim-")
+        later = f"{name}.claim-{int(number) + 1}"
+        return self.store.read(claim) is not None and self.store.read(later) is None
+
+    def release(self, claim: str) -> None:
+        """Give a claim up, with those that it took over."""
+        name, _, number = claim.rpartition(".claim-")
+        for each in range(int(number) + 1):
+            self.store.remove(f"{name}.claim-{each}")
+
+
+def _last(address: str) -> str:
+    return address.rpartition("/")[2]
+
+
+def _file(clip: Clip) -> str:
+    """The name of a clip's record, without suffix."""
+    folder, slash, name = clip.name.rpartition("/")
+    raw = os.fsencode(name)
+    if len(raw) > MOST_NAME:
+        name = hashlib.sha256(raw).hexdigest()
+    return f"{folder}{slash}{name}"
+
+
+STORES = {"": "rtseg.batch.store:Folder"}
+"""What keeps the records of outputs, by the scheme of their address; "" is a path."""
+
+
+def open_ledger(root: str, settings: Mapping[str, Any], lease: float, token: str = "") -> Ledger:
+    """The ledger beside the outputs in the folder `root`."""
+    store: Store = imported(STORES[""])(Path(root) / STATE)
+    return Ledger(store, settings, lease, token)

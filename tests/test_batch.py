@@ -1,0 +1,506 @@
+"""`rtseg batch`: what is listed, done, remembered, claimed and reported."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import av
+import numpy as np
+import pytest
+from clips import patches, write_clip
+
+from rtseg.batch.clips import Clip, find_clips, target_of, with_outputs
+from rtseg.batch.ledger import Ledger, new_token, open_ledger, where
+from rtseg.batch.local import shares_of_cores
+from rtseg.batch.options import ENGINES, EngineKind
+from rtseg.batch.tasks import Event, Outcome, Task
+from rtseg.batch.worker import Worker
+from rtseg.cli.app import main
+from rtseg.cli.options import Flags
+from rtseg.errors import SourceError, UsageError
+
+STUB = ("-m", "stub", "-b", "stub", "--imgsz", "64", "-q")
+
+
+class Inline:
+    """A pool whose workers run in this thread; some of them die."""
+
+    deaths: ClassVar[deque[str]] = deque()
+    given: ClassVar[list[str]] = []
+
+    def __init__(self, flags: Flags, workers: int) -> None:
+        self._events: deque[Event] = deque()
+        self._flags, self._workers = flags, dict[int, Worker]()
+
+    def give(self, worker: int, task: Task) -> None:
+        Inline.given.append(task.clip.name)
+        if Inline.deaths and Inline.deaths[0] == task.clip.name:
+            Inline.deaths.popleft()
+            self._events.append(Event(worker, "died", "killed by signal 9"))
+            return
+
+        def report(kind: str, content: Any) -> None:
+            self._events.append(Event(worker, kind, content))
+
+        if worker not in self._workers:
+            self._workers[worker] = Worker(self._flags, report)
+        outcome = self._workers[worker].run(task)
+        self._events.append(Event(worker, "done", outcome))
+
+    def poll(self, seconds: float) -> Iterator[Event]:
+        while self._events:
+            yield self._events.popleft()
+
+    def close(self) -> None:
+        self._workers.clear()
+
+
+def one_worker(flags: Flags) -> int:
+    return 1
+
+
+@pytest.fixture(autouse=True)
+def inline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(
+        ENGINES, "local", EngineKind(f"{__name__}:Inline", f"{__name__}:one_worker")
+    )
+    monkeypatch.chdir(tmp_path)
+    Inline.deaths, Inline.given = deque(), []
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three clips and an image, one of them in a folder."""
+    clips = tmp_path / "in"
+    (clips / "sub").mkdir(parents=True)
+    for number, name in enumerate(("a.mp4", "b.mkv", "sub/c.mp4")):
+        write_clip(clips / name, frames=3 + number)
+    import cv2
+
+    cv2.imwrite(str(clips / "d.png"), patches())
+    (clips / "notes.txt").write_text("not a clip\n")
+    return clips
+
+
+def run(*arguments: str) -> int:
+    return main(["batch", *arguments, *STUB])
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def rows(*arguments: str) -> dict[str, dict[str, Any]]:
+    """The rows of a batch's report, after it has run with these arguments."""
+    run(*arguments, "--report", "report.json")
+    found = json.loads(Path("report.json").read_text())["clips"]
+    return {row["clip"]: row for row in found}
+
+
+def frames_of(path: Path) -> list[tuple[int | None, np.ndarray]]:
+    with av.open(str(path)) as container:
+        return [(f.pts, f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
+
+
+OUTPUTS = ["a.mp4", "b.mp4", "d.png", "sub/c.mp4"]
+RECORDS = [".rtseg/a.mp4.json", ".rtseg/b.mkv.json", ".rtseg/d.png.json", ".rtseg/sub/c.mp4.json"]
+
+
+def test_outputs_mirror_the_folder_and_equal_those_of_run(folder: Path, tmp_path: Path) -> None:
+    assert run("in", "-o", "out") == 0
+    assert files(tmp_path / "out") == RECORDS + OUTPUTS
+    for source, output in zip(("a.mp4", "b.mkv", "sub/c.mp4"), ("a", "b", "sub/c"), strict=True):
+        assert main([f"in/{source}", "-o", "alone.mp4", "-y", *STUB]) == 0
+        one, other = frames_of(tmp_path / f"out/{output}.mp4"), frames_of(tmp_path / "alone.mp4")
+        assert [pts for pts, _ in one] == [pts for pts, _ in other]
+        assert len(one) > 2
+        assert all((a == b).all() for (_, a), (_, b) in zip(one, other, strict=True))
+
+
+def test_what_is_done_is_not_done_again(folder: Path, tmp_path: Path) -> None:
+    run("in", "-o", "out")
+    Inline.given.clear()
+    assert run("in", "-o", "out") == 0
+    assert Inline.given == []
+    write_clip(folder / "a.mp4", frames=9)  # changed
+    (tmp_path / "out/b.mp4").unlink()  # gone
+    write_clip(folder / "e.mp4")  # new
+    assert run("in", "-o", "out") == 0
+    assert Inline.given == ["a.mp4", "b.mkv", "e.mp4"]
+    assert len(frames_of(tmp_path / "out/a.mp4")) == 9
+    Inline.given.clear()
+    run("in", "-o", "out", "--view", "mask")  # other flags
+    assert sorted(Inline.given) == ["a.mp4", "b.mkv", "d.png", "e.mp4", "sub/c.mp4"]
+    Inline.given.clear()
+    run("in", "-o", "out", "--view", "mask", "--threads", "1", "-y")  # the same outputs
+    assert Inline.given == []
+
+
+def test_a_moved_tree_is_still_done(folder: Path, tmp_path: Path) -> None:
+    run("in", "-o", "out")
+    Inline.given.clear()
+    folder.rename(tmp_path / "elsewhere")
+    assert run(str(tmp_path / "elsewhere"), "-o", str(tmp_path / "out")) == 0
+    assert Inline.given == []
+
+
+def test_a_broken_clip_costs_itself_alone(folder: Path, tmp_path: Path) -> None:
+    (folder / "a.mp4").write_bytes(b"no video at all" * 100)
+    assert run("in", "-o", "out") == 3
+    found = rows("in", "-o", "out")
+    assert [found[name]["state"] for name in sorted(found)] == ["failed", "done", "done", "done"]
+    assert found["a.mp4"]["exit_code"] == 3
+    assert "a.mp4" in found["a.mp4"]["error"]
+    assert found["b.mkv"]["frames"] == 4
+    assert Inline.given.count("a.mp4") == 1  # not again
+    write_clip(folder / "a.mp4")
+    assert run("in", "-o", "out") == 0  # a changed one is
+    assert files(tmp_path / "out") == RECORDS + OUTPUTS
+
+
+def test_what_failed_is_tried_again_where_that_is_asked(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "a.mp4").write_bytes(b"no video at all" * 100)
+    run("in", "-o", "out")
+    assert "a.mp4" in capsys.readouterr().err
+    Inline.given.clear()
+    assert run("in", "-o", "out", "--retry-failed") == 3
+    assert Inline.given == ["a.mp4"]
+
+
+def test_a_clip_with_which_a_worker_dies_is_done_once_more(folder: Path) -> None:
+    Inline.deaths = deque(["b.mkv"])
+    found = rows("in", "-o", "out")
+    assert found["b.mkv"]["state"] == "done"
+    assert found["b.mkv"]["attempts"] == 2
+
+
+def test_a_clip_with_which_two_workers_die_has_failed(folder: Path, tmp_path: Path) -> None:
+    Inline.deaths = deque(["b.mkv", "b.mkv"])
+    assert run("in", "-o", "out") == 1
+    found = rows("in", "-o", "out")
+    assert (found["b.mkv"]["state"], found["b.mkv"]["attempts"]) == ("failed", 2)
+    assert "signal 9" in found["b.mkv"]["error"]
+    assert [found[name]["state"] for name in ("a.mp4", "d.png", "sub/c.mp4")] == ["done"] * 3
+    assert not list((tmp_path / "out/.rtseg").glob("*.claim*"))
+
+
+def test_workers_that_die_before_anything_is_loaded_end_the_batch(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Inline.deaths = deque(["a.mp4"] * 3)
+    assert run("in", "-o", "out") == 1
+    assert "signal 9" in capsys.readouterr().err
+    assert files(tmp_path / "out") == []
+    assert run("in", "-o", "out") == 0
+
+
+def test_a_network_that_cannot_be_loaded_ends_the_batch(folder: Path, tmp_path: Path) -> None:
+    assert main(["batch", "in", "-o", "out", "-m", "stub", "--classes", "unicorn", "-q"]) == 2
+    assert Inline.given == ["a.mp4"]
+    assert main(["batch", "in", "-o", "out", "-m", "nonsense", "-q"]) == 2
+    assert run("in", "-o", "out") == 0
+
+
+def test_a_file_that_no_batch_wrote_is_not_replaced(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.mp4").write_text("mine")
+    assert run("in", "-o", "out") == 2
+    assert (tmp_path / "out/a.mp4").read_text() == "mine"
+    assert Inline.given == []
+    assert run("in", "-o", "out", "-y") == 0
+    assert len(frames_of(tmp_path / "out/a.mp4")) == 3
+
+
+def test_outputs_of_another_tree_are_not_replaced(folder: Path, tmp_path: Path) -> None:
+    run("in", "-o", "out")
+    before = (tmp_path / "out/a.mp4").read_bytes()
+    (tmp_path / "other").mkdir()
+    write_clip(tmp_path / "other/a.mp4", frames=7)
+    assert run("other", "-o", "out") == 2
+    assert (tmp_path / "out/a.mp4").read_bytes() == before
+
+
+def test_several_outputs_each_in_its_place(folder: Path, tmp_path: Path) -> None:
+    arguments = ("in/sub", "-o", "out/{name}.mkv", "--mask-output", "masks/", "--json")
+    assert run(*arguments, "json/{name}.jsonl") == 0
+    assert files(tmp_path / "out") == [".rtseg/c.mp4.json", "c.mkv"]
+    assert files(tmp_path / "masks") == ["c.mkv"]
+    assert len((tmp_path / "json/c.jsonl").read_text().splitlines()) >= 5
+    (tmp_path / "masks/c.mkv").unlink()
+    Inline.given.clear()
+    run(*arguments, "json/{name}.jsonl")
+    assert Inline.given == ["c.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["in"], 2),
+        (["-o", "out"], 2),
+        (["nowhere", "-o", "out"], 3),
+        (["in", "-o", "out.mp4"], 2),
+        (["in", "-o", "-"], 2),
+        (["in", "-o", "out/%06d.png"], 2),
+        (["in", "-o", "out/{n}.mp4"], 2),
+        (["in", "-o", "out", "--json", "all.jsonl"], 2),
+        (["in", "-o", "in"], 2),
+        (["in/a.mp4", "-o", "in"], 2),
+        (["in", "-o", "out", "--report", "rows.txt"], 2),
+        (["in", "-o", "out", "--workers", "0"], 2),
+        (["in", "-o", "out", "--smooth", "0.5", "--no-smooth"], 2),
+        (["in", "-o", "out", "--codec", "nonsense"], 2),
+        (["in", "-o", "out", "-o", "out"], 2),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    folder: Path, tmp_path: Path, arguments: list[str], code: int
+) -> None:
+    before = files(tmp_path)
+    assert run(*arguments) == code
+    assert files(tmp_path) == before
+    assert Inline.given == []
+
+
+def test_dry_run_lists_and_writes_nothing(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("in", "-o", "out", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("out/a.mp4", "out/b.mp4", "out/sub/c.mp4", "out/d.png"))
+    assert not (tmp_path / "out").exists()
+    run("in/a.mp4", "-o", "out")
+    run("in", "-o", "out", "--dry-run")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["done", "to", "to", "to"]
+
+
+def test_reports_are_json_and_csv(folder: Path) -> None:
+    run("in", "-o", "out", "--report", "rows.csv")
+    with Path("rows.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["clip"] for row in table] == ["a.mp4", "b.mkv", "d.png", "sub/c.mp4"]
+    assert [row["frames"] for row in table] == ["3", "4", "1", "5"]
+    assert {row["state"] for row in table} == {"done"}
+    assert {row["backend"] for row in table} == {"stub"}
+
+
+def test_lists_globs_and_files(folder: Path, tmp_path: Path) -> None:
+    def names(*inputs: str) -> list[str]:
+        return [clip.name for clip in find_clips(inputs).clips]
+
+    Path("list.txt").write_text("# clips\nin/a.mp4\n\nin/sub/c.mp4\nin/gone.mp4\n")
+    assert names("list.txt") == ["in/a.mp4", "in/gone.mp4", "in/sub/c.mp4"]
+    assert names("in/*.m*") == ["a.mp4", "b.mkv"]
+    assert names("in/**/*.mp4") == ["a.mp4", "sub/c.mp4"]
+    assert names("in/sub/c.mp4", "in/a.mp4") == ["a.mp4", "c.mp4"]
+    assert names("in") == ["a.mp4", "b.mkv", "d.png", "sub/c.mp4"]
+    with pytest.raises(UsageError):
+        names("in", "in/a.mp4")
+    with pytest.raises(SourceError):
+        names("in/*.webm")
+    found = rows("list.txt", "-o", "out")
+    assert [row["state"] for row in found.values()] == ["done", "failed", "done"]
+    assert found["in/gone.mp4"]["exit_code"] == 3
+
+
+def test_outputs_inside_the_folder_are_not_clips(folder: Path) -> None:
+    run("in", "-o", "in/out")
+    Inline.given.clear()
+    write_clip(folder / "e.mp4")
+    assert run("in", "-o", "in/out") == 0
+    assert Inline.given == ["e.mp4"]
+    assert run("in/**/*.mp4", "-o", "in/out") == 0
+    assert Inline.given == ["e.mp4"]
+
+
+def test_clips_of_one_name_keep_their_suffixes(tmp_path: Path) -> None:
+    clips = [Clip(name, f"in/{name}", "") for name in ("a.mov", "a.mp4", "b.mov", "B.avi", "c.mp4")]
+    listing = find_clips(())
+    listing.clips = clips
+    with_outputs(listing, [target_of("-o", "out/")])
+    found = [clip.outputs[0] for clip in listing.clips]
+    assert found == [f"out/{n}.mp4" for n in ("a.mov", "a.mp4", "b.mov", "B.avi", "c")]
+
+
+# --- claims
+
+
+def ledger_in(folder: Path, lease: float = 60.0, token: str = "") -> Ledger:
+    return open_ledger(str(folder), {}, lease, token)
+
+
+ELSEWHERE = "0123456789ab-1-00000000"
+"""A process of another machine."""
+
+CLIP = Clip("sub/clip.mp4", "in/sub/clip.mp4", "3 bytes")
+
+
+def aged(folder: Path, claim: str, seconds: float) -> None:
+    path = folder / ".rtseg" / claim
+    past = time.time() - seconds
+    os.utime(path, (past, past))
+
+
+def test_a_clip_is_claimed_once(tmp_path: Path) -> None:
+    one, other = ledger_in(tmp_path, token=ELSEWHERE), ledger_in(tmp_path)
+    claim = one.claim(CLIP)
+    assert claim is not None
+    assert one.holds(claim)
+    assert other.claim(CLIP) is None
+    one.release(claim)
+    assert not one.holds(claim)
+    assert other.claim(CLIP) is not None
+
+
+def test_a_claim_is_taken_over_when_its_lease_has_ended(tmp_path: Path) -> None:
+    one = ledger_in(tmp_path, token=ELSEWHERE)
+    others = [ledger_in(tmp_path, token=f"{n}23456789abc-1-0") for n in range(2)]
+    first = one.claim(CLIP)
+    assert first is not None
+    aged(tmp_path, first, 59)
+    assert others[0].claim(CLIP) is None
+    aged(tmp_path, first, 61)
+    one.beat([first])
+    assert others[0].claim(CLIP) is None
+    aged(tmp_path, first, 61)
+    taken = [other.claim(CLIP) for other in others]
+    assert taken[0] is not None
+    assert taken[1] is None  # the new one is fresh
+    assert not one.holds(first)
+    assert others[0].holds(taken[0])
+    aged(tmp_path, taken[0], 61)
+    assert others[1].claim(CLIP) is not None
+    assert not others[0].holds(taken[0])
+
+
+def test_a_claim_of_a_process_that_is_gone_from_here_needs_no_lease(tmp_path: Path) -> None:
+    gone = ledger_in(tmp_path, token=f"{where()}-999999999-0")
+    assert gone.claim(CLIP) is not None
+    assert ledger_in(tmp_path).claim(CLIP) is not None
+    alive = Clip("other.mp4", "other.mp4", "")
+    assert ledger_in(tmp_path, token=new_token()).claim(alive) is not None
+    assert ledger_in(tmp_path).claim(alive) is None
+
+
+def test_a_worker_that_was_taken_over_names_nothing(folder: Path, tmp_path: Path) -> None:
+    ledger = ledger_in(tmp_path / "out", token=ELSEWHERE)
+    clip = Clip("a.mp4", "in/a.mp4", "", ("out/a.mp4",))
+    claim = ledger.claim(clip)
+    assert claim is not None
+    aged(tmp_path / "out", claim, 99)
+    other = ledger_in(tmp_path / "out")
+    assert other.claim(clip) is not None
+    worker = Worker(Flags.of(model="stub", backend="stub", imgsz=(64, 64)), lambda *_: None)
+    work = str(tmp_path / "out/.rtseg/work/1")
+    assert worker.run(Task(clip, claim, work, ("",), ledger)) == Outcome(None)
+    assert not (tmp_path / "out/a.mp4").exists()
+    assert not Path(work).exists()
+
+
+def test_clips_of_another_machine_are_waited_for(folder: Path, tmp_path: Path) -> None:
+    """One clip is held by a machine that dies; its lease ends while this batch waits."""
+    ledger = ledger_in(tmp_path / "out", token=ELSEWHERE)
+    claim = ledger.claim(Clip("a.mp4", "in/a.mp4", ""))
+    assert claim is not None
+    assert run("in", "-o", "out", "--lease", "1") == 0
+    assert Inline.given[-1] == "a.mp4"
+    assert files(tmp_path / "out") == RECORDS + OUTPUTS
+
+
+def test_outputs_between_name_and_record_are_the_batchs_own(folder: Path, tmp_path: Path) -> None:
+    """Killed after an output got its name and before its record was written."""
+    run("in", "-o", "out")
+    record = tmp_path / "out/.rtseg/a.mp4.json"
+    values = json.loads(record.read_text())
+    record.write_text(json.dumps({**values, "state": "started"}))
+    Inline.given.clear()
+    assert run("in", "-o", "out") == 0
+    assert Inline.given == ["a.mp4"]
+    assert json.loads(record.read_text())["state"] == "done"
+
+
+def test_what_killed_processes_left_is_removed(folder: Path, tmp_path: Path) -> None:
+    left = tmp_path / f"out/.rtseg/work/{where()}-999999999-0/1/0"
+    left.mkdir(parents=True)
+    (left / "a.mp4").write_text("half")
+    assert run("in", "-o", "out") == 0
+    assert files(tmp_path / "out") == RECORDS + OUTPUTS
+    assert not (tmp_path / "out/.rtseg/work").exists()
+
+
+def test_a_record_that_cannot_be_read_is_none(folder: Path, tmp_path: Path) -> None:
+    run("in", "-o", "out")
+    for name, text in (("a.mp4", "{"), ("b.mkv", '{"rtseg_batch": 1, "x": 2}'), ("d.png", "[]")):
+        (tmp_path / f"out/.rtseg/{name}.json").write_text(text)
+    Inline.given.clear()
+    assert run("in", "-o", "out") == 2  # outputs of which nothing is known
+    assert run("in", "-o", "out", "-y") == 0
+    assert Inline.given == ["a.mp4", "b.mkv", "d.png"]
+
+
+def test_a_disk_that_refuses_records_ends_the_batch(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.rtseg").write_text("a file")
+    assert run("in", "-o", "out") == 1
+    assert "out" in capsys.readouterr().err
+
+
+def test_networks_stay_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import rtseg.batch.worker as worker
+
+    loaded = []
+    load = worker.load_segmenter
+    monkeypatch.setattr(
+        worker, "load_segmenter", lambda *a, **k: loaded.append(a[2].name) or load(*a, **k)
+    )
+    write_clip(folder / "e.mp4", images=[patches(200, 100)] * 3)
+    assert main(["batch", "in", "-o", "out", "-m", "stub", "-q"]) == 0
+    assert loaded == ["a.mp4", "d.png", "e.mp4"]  # another shape, and one image at a time
+
+
+def test_a_network_that_failed_is_loaded_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rtseg.backends.stub import StubBackend
+    from rtseg.errors import BackendError
+
+    call, calls = StubBackend.__call__, []
+
+    def failing(self: StubBackend, batch: Any) -> Any:
+        calls.append(id(self))
+        if len(calls) == 1:
+            raise BackendError("out of memory")
+        return call(self, batch)
+
+    monkeypatch.setattr(StubBackend, "__call__", failing)
+    found = rows("in", "-o", "out")
+    assert [found[n]["state"] for n in ("a.mp4", "b.mkv", "sub/c.mp4")] == [
+        "failed",
+        "done",
+        "done",
+    ]
+    assert found["a.mp4"]["exit_code"] == 1
+    assert "out of memory" in found["a.mp4"]["error"]
+    assert len(set(calls)) > 1
+
+
+def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(os, "sched_getaffinity"):
+        assert shares_of_cores(2) == [[], []]
+        return
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 5, 6, 7, 8})
+    monkeypatch.setattr("rtseg.batch.local.usable_cores", lambda: 5)
+    assert shares_of_cores(1) == [[]]
+    assert shares_of_cores(2) == [[4, 5], [6, 7]]
+    assert shares_of_cores(6) == [[4], [5], [6], [7], [8], [4]]
