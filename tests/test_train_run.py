@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -624,6 +625,25 @@ WRONG = {
     "other weights": lambda c: next(iter(c["optimizer"]["state"].values())).update(
         exp_avg=torch.zeros(7)
     ),
+    "NaN weights": lambda c: next(iter(c["network"].values())).fill_(math.nan),
+    "a memory of NaN": lambda c: next(iter(c["optimizer"]["state"].values()))["exp_avg"].fill_(
+        math.nan
+    ),
+    "a count below 0": lambda c: next(iter(c["optimizer"]["state"].values()))["step"].fill_(-9),
+    "far beyond its epochs": lambda c: c["course"].update(step=10**18),
+    "an epoch far beyond": lambda c: [
+        each.update(step=10**18) for each in (c["course"], c["course"]["rows"][-1])
+    ],
+    "more batches than an epoch has": lambda c: c["course"].update(
+        batch=10**6, step=c["course"]["step"] + 10**6
+    ),
+    "more than all": lambda c: c["course"]["rows"][0].update(miou=1.5),
+    "an epoch of no time": lambda c: c["course"]["rows"][0].update(seconds=math.nan),
+    "a scaler of text": lambda c: c.update(scaler={"scale": "x"}),
+    "a scaler of nothing": lambda c: c.update(scaler={"scale": 0.0}),
+    "a scaler without end": lambda c: c.update(scaler={"scale": math.inf}),
+    "no scaler": lambda c: c.update(scaler=None),
+    "an average that it does not have": lambda c: c.update(average=5),
     "a list": lambda c: c["network"].update({next(iter(c["network"])): [1, 2]}),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,14 @@ class Row:
     ious: tuple[float, ...]
     seconds: float
     best: bool
+
+    def check(self) -> None:
+        """Raise ValueError for figures that no epoch can have."""
+        ious = (iou for iou in self.ious if not math.isnan(iou))
+        shares = (self.miou, self.mean_accuracy, self.pixel_accuracy, *ious)
+        sums = (self.lr, self.train_loss, self.val_loss, self.seconds)
+        if not all(0 <= share <= 1 for share in shares) or not all(map(math.isfinite, sums)):
+            raise ValueError(f"the figures of epoch {self.epoch} are not possible")
 
     def figure(self, monitor: str, classes: Sequence[str]) -> float:
         """The figure that `TrainOptions.monitor` names."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,12 @@ class TrainingState:
         """Only numbers, lists and dicts, which torch loads without running code."""
         return asdict(self)
 
-    def check(self, classes: int) -> None:
-        """Raise ValueError unless a run with `classes` classes can have come this far."""
+    def check(self, classes: int, per_epoch: int) -> None:
+        """Raise ValueError unless a run with `classes` classes can have come this far.
+
+        Args:
+            per_epoch: steps of a whole epoch; one that `max_steps` ended has fewer.
+        """
         if min(self.step, self.batch, self.lr, self.seconds) < 0 or self.step < self.batch:
             raise ValueError("its progress is negative")
         if not all(map(math.isfinite, (self.loss, self.lr, self.seconds))):
@@ -83,6 +88,12 @@ class TrainingState:
             raise ValueError("its epochs are not numbered from 1")
         if any(len(row.ious) != classes for row in self.rows):
             raise ValueError(f"its epochs are not of {classes} classes")
+        ends = [0, *(row.step for row in self.rows)]
+        whole = all(0 < end - begin <= per_epoch for begin, end in pairwise(ends))
+        if not whole or self.step != ends[-1] + self.batch or self.batch > per_epoch:
+            raise ValueError(f"its step {self.step} is not one of epochs of {per_epoch} steps")
+        for row in self.rows:
+            row.check()
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
@@ -352,10 +363,10 @@ class TrainingLoop:
         """
         try:
             self.state = convert(content["course"], TrainingState, "its progress")
-            self.state.check(len(self.spec.labels))
+            self.state.check(len(self.spec.labels), len(self.loaders.order))
             restore_random(content["random"], self.trainable.fabric.device)
             self._random = content["random"]
-            self.trainable.load(content)
+            self.trainable.load(content, self.state.step)
         except Exception as error:  # torch raises many types for what a person has put together
             raise UsageError(
                 f"cannot resume from {self.folder.last}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rtseg.backends.options import parse_device
+from rtseg.documents import convert
 from rtseg.errors import BackendError, DeviceError, UsageError
 from rtseg.figures import import_matplotlib
 from rtseg.gpu import cuda_missing, has_cuda
@@ -291,12 +292,13 @@ class Trainable:
             "scaler": self.fabric.strategy.precision.state_dict(),
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned.
+    def load(self, state: dict[str, Any], steps: int) -> None:
+        """Restore what `state` returned after so many steps.
 
         Raises:
             Exception: of any type, as torch raises many for what is of another run.
         """
+        _check_numbers("its weights", state["network"].items())
         self.network.load_state_dict(state["network"])
         optimizer = self.optimizer.optimizer  # Fabric's copy of its attributes is older
         usual = [_settings(group) for group in optimizer.param_groups]
@@ -304,12 +306,40 @@ class Trainable:
         if [_settings(group) for group in optimizer.param_groups] != usual:
             raise ValueError("the settings of its optimizer are others")
         for weight, values in optimizer.state.items():
-            for value in filter(lambda each: each is not None, values.values()):
-                if not isinstance(value, Tensor) or value.shape not in (weight.shape, ()):
-                    raise ValueError("what its optimizer remembers is of other weights")
-        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+            kept = {name: value for name, value in values.items() if value is not None}
+            _check_numbers("what its optimizer remembers", kept.items())
+            if any(value.shape not in (weight.shape, ()) for value in kept.values()):
+                raise ValueError("what its optimizer remembers is of other weights")
+            _check_count("its optimizer", kept.get("step", 0), steps)
+        self._load_scaler(convert(state["scaler"], dict[str, float], "its scaler"))
+        if (state["average"] is None) != (self._average is None):
+            raise ValueError("it has a moving average, or lacks it")
         if self._average is not None:
+            _check_numbers("its moving average", state["average"].items())
             self._average.load_state_dict(state["average"])
+            _check_count("its moving average", self._average.n_averaged, steps)
+
+    def _load_scaler(self, saved: dict[str, float]) -> None:
+        precision = self.fabric.strategy.precision
+        usual = precision.state_dict()
+        if not all(0 <= value < math.inf for value in saved.values()) or saved.get("scale") == 0:
+            raise ValueError("its loss scaling is not of positive numbers")
+        if usual and saved:  # else one of the two is a run without it, on another device
+            precision.load_state_dict({name: type(usual[name])(saved[name]) for name in usual})
+
+
+def _check_numbers(what: str, tensors: Iterable[tuple[str, Any]]) -> None:
+    """Raise ValueError for what is not a tensor of finite numbers."""
+    for name, value in tensors:
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_complex():
+            raise ValueError(f"{what}: {name} is not plain numbers")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{what}: {name} holds infinite or undefined numbers (NaN)")
+
+
+def _check_count(what: str, count: Tensor | int, steps: int) -> None:
+    if not 0 <= float(count) <= steps:
+        raise ValueError(f"{what} counts {float(count):g} of {steps} steps")
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
