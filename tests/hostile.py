@@ -35,7 +35,7 @@ from rtseg.datasets import named_samples, open_dataset
 from rtseg.datasets.classes import read_names
 from rtseg.documents import read_toml
 from rtseg.errors import RtsegError
-from rtseg.evaluation.sets import read_suite
+from rtseg.evaluation.sets import open_mix, read_suite
 from rtseg.labels import LabelSet, palette
 from rtseg.nets import find_model
 from rtseg.options import from_values
@@ -208,6 +208,20 @@ RECORD = {
     "agreement": {"mean": 1.0, "least": 1.0, "frames": 3}, "miou": None, "gflop": 1.0,
     "peak_share": None}],
 }  # fmt: skip
+HUB = {
+    "architectures": ["SegformerForSemanticSegmentation"], "model_type": "segformer",
+    "id2label": {"0": "a", "1": "b", "2": "c"}, "torch_dtype": "float32",
+}  # fmt: skip
+HUB_IMAGES = {
+    "image_processor_type": "SegformerImageProcessor", "do_resize": True, "do_rescale": True,
+    "rescale_factor": 0.00392156862745098, "do_normalize": True, "image_mean": [0.1, 0.2, 0.3],
+    "image_std": [0.4, 0.5, 0.6], "size": {"height": 32, "width": 48}, "resample": 2,
+    "do_flip_channel_order": False, "do_center_crop": False,
+}  # fmt: skip
+MIX = {
+    "root": ".", "set": [{"path": "a", "name": "a", "share": 0.5, "max_pictures": 3,
+    "classes": [], "format": "auto", "sparse": False}, {"path": "b", "every": 2, "share": 0.25}],
+}  # fmt: skip
 TRAIN = {"dataset": "x", "epochs": 3, "size": [64, 64], "lr": 0.1, "split": "80/10/10"}
 
 
@@ -243,6 +257,23 @@ def read_sidecar(path: Path) -> None:
     assert spec.input.size == (32, 48)
     assert all(0 < value < 1e30 for value in spec.input.std)
     spec.to_json().encode()
+
+
+def read_hub(path: Path) -> None:
+    root = path.parent
+    spec = find_model(root).spec
+    assert len(spec.labels) == 3
+    assert all(0 < abs(value) < 1e30 for value in spec.input.std)
+    spec.to_json().encode()
+
+
+def read_mix(path: Path) -> None:
+    dataset = open_mix(path)
+    assert 2 <= len(dataset.labels) <= 255
+    assert len({sample.name for sample in dataset.samples}) == len(dataset)
+    for sample in dataset.samples:
+        assert sample.image_path.resolve().is_relative_to(path.parent.resolve())
+        assert 0 < sample.weight < 1e30
 
 
 def read_config(path: Path) -> None:
@@ -281,7 +312,20 @@ def kinds(folder: Path) -> dict[str, Kind]:
     write_onnx(place("side/net.onnx"))
     listed = MAKERS["folder"](folder / "listed", 4)
     names = [sample.name for sample in open_dataset(listed).samples]
+    for name in ("hub-config", "hub-images"):
+        write_onnx(place(f"{name}/onnx/model.onnx"))
+        place(f"{name}/config.json").write_text(json.dumps(HUB))
+        place(f"{name}/preprocessor_config.json").write_text(json.dumps(HUB_IMAGES))
+    for name in "ab":
+        MAKERS["folder"](folder / "mix" / name, 4)
     found = {
+        "hub config": Kind(
+            json.dumps(HUB), as_json, place("hub-config/config.json"), read_hub
+        ),
+        "hub images": Kind(
+            json.dumps(HUB_IMAGES), as_json, place("hub-images/preprocessor_config.json"), read_hub
+        ),
+        "mix": Kind(json.dumps(MIX), as_toml, place("mix/mix.toml"), read_mix),
         "spec": Kind(SPEC.to_json(), as_json, place("spec/spec.json"), read_metadata),
         "sidecar": Kind(json.dumps(SIDECAR), as_toml, place("side/net.toml"), read_sidecar),
         "config": Kind(json.dumps(CONFIG), as_toml, place("config/c.toml"), read_config),
