@@ -57,9 +57,12 @@ MODEL_SECONDS = Limit("RTSEG_MAX_MODEL_SECONDS", 120)
 MODEL_GB = Limit("RTSEG_MAX_MODEL_GB", 16)
 """Memory (1e9 bytes) of that run, and of an unpacked checkpoint."""
 
-
 OUTLINES = Limit("RTSEG_MAX_OUTLINES", 20_000)
 """Objects of one image of a dataset, which are painted one by one."""
+
+OUTLINE_PIXELS = Limit("RTSEG_MAX_OUTLINE_PIXELS", 2**35)
+"""Pixels of the columns of one image that its objects are in, each counted by itself; for a minute
+or two."""
 
 
 def too_large(pixels: int, limit: Limit) -> str:

@@ -27,10 +27,11 @@ import torch
 from clips import write_clip
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from pycocotools.mask import encode
 
 from rtseg.backends import base, open_backend
 from rtseg.cache import TRIED
-from rtseg.datasets.coco import Outline, Outlines
+from rtseg.datasets.coco import Outline, Outlines, paint
 from rtseg.datasets.exports import _png
 from rtseg.errors import DatasetError, ModelError, SourceError, UsageError
 from rtseg.images import (
@@ -705,6 +706,25 @@ def test_objects_of_an_image_are_bounded(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(DatasetError, match="RTSEG_MAX_OUTLINES") as caught:
         whole()
     assert "a.png has 50 objects" in caught.value.found
+    monkeypatch.delenv("RTSEG_MAX_OUTLINES")
+    monkeypatch.setenv("RTSEG_MAX_OUTLINE_PIXELS", str(19 * 48 * 50 - 1))  # of 19 columns each
+    with pytest.raises(DatasetError, match="RTSEG_MAX_OUTLINE_PIXELS"):
+        whole()
+    monkeypatch.setenv("RTSEG_MAX_OUTLINE_PIXELS", str(19 * 48 * 50))
+    assert whole().any()
+
+
+def test_only_the_columns_of_an_object_are_painted_and_all_of_them() -> None:
+    random = np.random.default_rng(5)
+    masks = [np.zeros((7, 9), np.uint8), np.ones((7, 9), np.uint8)]
+    masks += [(random.random((7, 9)) < share).astype(np.uint8) for share in (0.02, 0.1, 0.9) * 9]
+    for number, mask in enumerate(masks):
+        columns = np.full((9, 7), 5, np.uint8)
+        lengths = encode(np.asfortranarray(mask))
+        looked_at = paint(columns, lengths, 1)
+        assert (np.where(mask, 1, 5) == columns.T).all(), number
+        found = np.flatnonzero(mask.any(axis=0))
+        assert looked_at == (7 * (found[-1] - found[0] + 1) if found.size else 0)
 
 
 def test_transparent_frames_need_little_more_memory_than_they_have() -> None:

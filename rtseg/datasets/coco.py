@@ -31,7 +31,7 @@ from rtseg.errors import DatasetError
 from rtseg.frame import Mask
 from rtseg.images import image_size
 from rtseg.labels import MAX_NAME, VOID
-from rtseg.limits import OUTLINES
+from rtseg.limits import OUTLINE_PIXELS, OUTLINES
 from rtseg.text import first_characters, listed, natural_key, read_text
 
 ROBOFLOW = "_annotations.coco.json"
@@ -346,8 +346,16 @@ class Outlines:
         drawn = [(outline, self._runs(outline, height, width)) for outline in shown]
         if not self.layered:
             drawn.sort(key=lambda pair: (pair[0].class_index != VOID, -int(runs.area(pair[1]))))
+        left = OUTLINE_PIXELS.value()
         for outline, lengths in drawn:
-            np.copyto(columns, table[outline.class_index], where=decoded(lengths))
+            left -= paint(columns, lengths, table[outline.class_index])
+            if left < 0:
+                raise DatasetError(
+                    f"cannot use {what}",
+                    found=f"the {len(shown)} objects of {self.image_path.name} cover more than "
+                    f"{OUTLINE_PIXELS.value() / 1e6:.0f} megapixels",
+                    do=OUTLINE_PIXELS.advice,
+                )
         return fit_to_image(np.ascontiguousarray(columns.T), what, self.image_path)
 
     def _runs(self, outline: Outline, height: int, width: int) -> Runs:
@@ -388,7 +396,9 @@ def run_lengths(segmentation: Any, height: int, width: int) -> Runs:
         raise ValueError(f"its run lengths are for {size} (HxW), its image is {height}x{width}")
     lengths = counts if isinstance(counts, list) else _unpacked(counts)
     # pycocotools leaves pixels that no run covers uninitialised
-    if sum(lengths) != height * width or min(lengths) < 0:
+    if min(lengths, default=0) < 0:
+        raise ValueError(f"a run has the length {min(lengths)}")
+    if sum(lengths) != height * width:
         raise ValueError(f"its runs cover {sum(lengths)} of {height * width} pixels")
     packed: Runs = runs.frPyObjects({"size": size, "counts": lengths}, height, width)
     return packed
@@ -422,6 +432,30 @@ def _unpacked(text: str) -> list[int]:
         lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
         value = shift = 0
     return lengths
+
+
+def paint(columns: NDArray[np.uint8], lengths: Runs, value: int) -> int:
+    """Give the pixels of an object this value, and return how many were looked at.
+
+    Only the columns that the object is in are decoded: of a large image with thousands of objects
+    all the others would take minutes.
+
+    Args:
+        columns: (W, H) uint8, transposed.
+    """
+    height = columns.shape[1]
+    counts = _unpacked(lengths["counts"].decode())
+    first = counts[0] // height
+    counts[0] -= first * height
+    if len(counts) % 2:
+        counts.pop()  # pixels after the object's last
+    covered = sum(counts)
+    count = -(-covered // height)
+    if count:
+        counts.append(count * height - covered)
+        part = runs.frPyObjects({"size": [height, count], "counts": counts}, height, count)
+        np.copyto(columns[first : first + count], value, where=decoded(part))
+    return count * height
 
 
 def decoded(lengths: Runs) -> NDArray[np.bool_]:
