@@ -280,6 +280,13 @@ def test_a_crowd_is_not_scored_except_where_another_object_lies(tmp_path: Path) 
     assert (mask[:, 2:] == 1).all()
 
 
+@pytest.mark.parametrize("iscrowd", ["x", "no", 2, -1, "yes"])
+def test_a_crowd_that_is_neither_one_nor_none_is_refused(tmp_path: Path, iscrowd: object) -> None:
+    square = rectangle(2, 2, 8, 8)
+    with pytest.raises(DatasetError, match="iscrowd of annotation"):
+        coco_set(tmp_path, [{"category_id": 2, "segmentation": square, "iscrowd": iscrowd}])
+
+
 def test_an_object_of_two_points_is_no_object(tmp_path: Path) -> None:
     """pycocotools would read four numbers as a box."""
     mask = coco_set(
@@ -297,7 +304,11 @@ def test_an_object_of_two_points_is_no_object(tmp_path: Path) -> None:
         ({"size": [10, 12], "counts": "\u00ff"}, "cannot use annotation 1"),
         ([[0, 0, 1e9, 0, 1e9, 1e9]], "far outside"),
         ([[0, 0, float("nan"), 0, 5, 5]], "far outside"),
-        ([["a", "b", "c", "d", "e", "f"]], "cannot use annotation 1"),
+        ([["a", "b", "c", "d", "e", "f"]], "its points are not numbers"),
+        ([["1", "1", "9", "1", "9", "9"]], "its points are not numbers"),
+        ({"size": [10, 12], "counts": [0.5, 119.5]}, "its counts are not whole numbers"),
+        ({"size": [10, 12], "counts": [True, 119]}, "its counts are not whole numbers"),
+        ({"size": [10, 12], "counts": [-1, 121]}, "a run has the length -1"),
     ],
 )
 def test_an_outline_that_cannot_be_read_names_its_annotation(

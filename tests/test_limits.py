@@ -31,7 +31,7 @@ from pycocotools.mask import encode
 
 from rtseg.backends import base, open_backend
 from rtseg.cache import TRIED
-from rtseg.datasets.coco import Outline, Outlines, paint
+from rtseg.datasets.coco import Outline, Outlines, paint, run_lengths
 from rtseg.datasets.exports import _png
 from rtseg.errors import DatasetError, ModelError, SourceError, UsageError
 from rtseg.images import (
@@ -707,10 +707,12 @@ def test_objects_of_an_image_are_bounded(tmp_path: Path, monkeypatch: pytest.Mon
         whole()
     assert "a.png has 50 objects" in caught.value.found
     monkeypatch.delenv("RTSEG_MAX_OUTLINES")
-    monkeypatch.setenv("RTSEG_MAX_OUTLINE_PIXELS", str(19 * 48 * 50 - 1))  # of 19 columns each
+    each = paint(np.zeros((64, 48), np.uint8), run_lengths(square, 48, 64), 1)
+    assert each <= 20 * 48, "of its own columns"
+    monkeypatch.setenv("RTSEG_MAX_OUTLINE_PIXELS", str(50 * each - 1))
     with pytest.raises(DatasetError, match="RTSEG_MAX_OUTLINE_PIXELS"):
         whole()
-    monkeypatch.setenv("RTSEG_MAX_OUTLINE_PIXELS", str(19 * 48 * 50))
+    monkeypatch.setenv("RTSEG_MAX_OUTLINE_PIXELS", str(50 * each))
     assert whole().any()
 
 

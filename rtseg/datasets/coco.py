@@ -53,6 +53,9 @@ MAX_PERIMETER = 4_000_000
 MAX_SHIFT = 60
 """Bits of one run length."""
 
+NO_CROWD = ("0", "0.0", "false")
+"""What `iscrowd` of an ordinary object is, as text."""
+
 Key = int | float | str
 """An id, or a name."""
 
@@ -158,6 +161,12 @@ def read_file(path: Path, split: str) -> CocoFile:
         outline = annotation.segmentation
         if isinstance(outline, list) and outline and isinstance(outline[0], (int, float)):
             annotation.segmentation = [outline]  # one polygon, not in a list of polygons
+        if str(annotation.iscrowd or "0").casefold() not in (*NO_CROWD, "1", "1.0", "true"):
+            raise DatasetError(
+                f"cannot read {path}",
+                found=f"iscrowd of annotation {shown(annotation.id)} is "
+                f"{shown(annotation.iscrowd)}, not 0 or 1",
+            )
     return CocoFile(path, split, content.images, content.annotations, content.categories)
 
 
@@ -395,6 +404,8 @@ def run_lengths(segmentation: Any, height: int, width: int) -> Runs:
     if size != [height, width]:
         raise ValueError(f"its run lengths are for {size} (HxW), its image is {height}x{width}")
     lengths = counts if isinstance(counts, list) else _unpacked(counts)
+    if not all(type(length) is int for length in lengths):
+        raise ValueError("its counts are not whole numbers")
     # pycocotools leaves pixels that no run covers uninitialised
     if min(lengths, default=0) < 0:
         raise ValueError(f"a run has the length {min(lengths)}")
@@ -472,6 +483,8 @@ def _check_length(polygons: list[Any], height: int, width: int) -> None:
     far = 2 * max(height, width)
     perimeter = 0.0
     for polygon in polygons:
+        if not all(type(number) in (int, float) for number in polygon):
+            raise ValueError("its points are not numbers")
         points = np.asarray(polygon, float).reshape(-1, 2)
         if not np.all(np.abs(points) <= far):  # also catches nan
             raise ValueError(f"its points lie far outside the image ({height}x{width})")
@@ -554,7 +567,7 @@ def _objects_among_crowds(files: Sequence[CocoFile]) -> tuple[set[Any], list[str
 
 
 def _is_crowd(annotation: CocoAnnotation) -> bool:
-    return str(annotation.iscrowd or "0").casefold() not in ("0", "false")
+    return str(annotation.iscrowd or "0").casefold() not in NO_CROWD
 
 
 def _in_shares(file: CocoFile) -> tuple[bool, list[Any]]:
