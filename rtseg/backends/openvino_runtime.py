@@ -28,7 +28,7 @@ from rtseg.cache import COMPILED, add_checksum, cache_path, is_intact, make_room
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import BackendError, ModelError, UsageError, first_line
 from rtseg.files import atomic, reason
-from rtseg.nets.onnx_file import cached_onnx, exported_spec, precision_of
+from rtseg.nets.onnx_file import cached_onnx, exported_spec, precision_of, runnable_onnx
 from rtseg.system import limited_cores, processor
 from rtseg.zoo import Model
 
@@ -68,8 +68,7 @@ class OpenVinoBackend(Backend):
         exported = model.format != "onnx"
         self._requests: SimpleQueue[Any] = SimpleQueue()
         self.lanes, self.gains_by_lanes = options.lanes, True
-        path = cached_onnx(model, input_size, notes=notes) if exported else model.file
-        assert path is not None
+        path = (cached_onnx if exported else runnable_onnx)(model, input_size, notes=notes)
         self._compiled: Any = self._open(path, wanted, options, notes)
         compiled = self._compiled
         for _ in range(options.lanes):

@@ -33,7 +33,7 @@ from rtseg.backends.providers import (
 )
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import MORE_MEMORY, BackendError, DeviceError, ModelError, first_line
-from rtseg.nets.onnx_file import cached_onnx, exported_spec
+from rtseg.nets.onnx_file import cached_onnx, exported_spec, runnable_onnx
 from rtseg.system import nvidia_driver, physical_cores
 from rtseg.zoo import Model
 
@@ -151,10 +151,11 @@ class OnnxBackend(Backend):
         self, model: Model, precision: str, providers: list[Any], threads: int, notes: list[str]
     ) -> onnxruntime.InferenceSession:
         exported = model.format != "onnx"
-        path = model.file
-        if exported:
-            path = cached_onnx(model, self.input_size, precision, notes)
-        assert path is not None
+        path = (
+            cached_onnx(model, self.input_size, precision, notes)
+            if exported
+            else runnable_onnx(model, self.input_size, notes)
+        )
         self._makes_engines = PROVIDERS["tensorrt"] in names_of(providers)
         if self._makes_engines:
             check_engines(path, notes)

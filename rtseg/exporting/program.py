@@ -29,6 +29,7 @@ from rtseg.files import OutputFile, cannot_write, check_new
 from rtseg.frame import Image
 from rtseg.measure import batch_of, mask_agreement, time_each
 from rtseg.nets import find_model
+from rtseg.nets.merge import read_merged
 from rtseg.nets.onnx_file import (
     INPUT_NAME,
     OPSET,
@@ -446,7 +447,7 @@ def write_foreign(
     """Write a foreign model with its preprocessing inside, for an input of `size`.
 
     Its input settings become operators before it: exact, padding included. Its last layer stays
-    as it is: one channel becomes two, probabilities stay probabilities.
+    as it is: one channel becomes two, probabilities stay probabilities. Heads are merged.
 
     Args:
         convertible: raise the opset if it is too old for conversion to fp16 or int8.
@@ -456,7 +457,7 @@ def write_foreign(
     """
     assert model.file is not None
     _check_usable(model, dynamic_batch)
-    content = onnx.load(model.file)
+    content = read_merged(model.file, size) or onnx.load(model.file)
     if convertible:
         content = _raise_opset(content, model.spec.name)
     batch: int | str = "batch" if dynamic_batch else 1

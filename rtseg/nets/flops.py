@@ -14,6 +14,7 @@ import torch
 from rtseg.gpu import has_cuda
 from rtseg.nets.build import SeamNetwork, build
 from rtseg.nets.graph import check_graph, shapes_at
+from rtseg.nets.merge import read_merged
 from rtseg.zoo import Model
 
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -64,7 +65,7 @@ def onnx_flops(path: Path, size: tuple[int, int]) -> float | None:
     """As `network_flops`, of a file; None if a shape in it is open or an operator unknown."""
     import onnx
 
-    content = onnx.load(path, load_external_data=False)
+    content = read_merged(path, size) or onnx.load(path, load_external_data=False)
     check_graph(content, path)
     shapes = shapes_at(content, size)
     graph = content.graph

@@ -46,6 +46,9 @@ CHEAP = frozenset(
 )
 """Operators whose work is a few steps per element that they read or write."""
 
+RANK_KEEPERS = frozenset(("", name) for name in (*CONVOLUTIONS, *PRODUCTS, *POOLS, *CHEAP))
+"""Operators whose results have at most as many axes as what they read."""
+
 Shapes = Mapping[str, tuple[int, ...] | None]
 """The axes of tensors by name; None where one of them is open."""
 
@@ -72,7 +75,7 @@ def check_graph(content: Any, path: Path) -> None:
     for nodes in _levels(content.graph.node, *functions.values()):
         makers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
         needs = {
-            index: [makers[name] for name in _read(node) if name in makers]
+            index: [makers[name] for name in read_by(node) if name in makers]
             for index, node in enumerate(nodes)
         }
         if None in _ordered(needs):
@@ -143,7 +146,7 @@ def shapes_at(content: Any, size: tuple[int, int]) -> Shapes:
     del graph.initializer[:]
     graph.initializer.extend(small)
     try:
-        values = _values_are_short(graph.node)
+        values = _values_are_short(graph)
         graph = onnx.shape_inference.infer_shapes(content, data_prop=values).graph
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError):
         return shapes
@@ -151,23 +154,48 @@ def shapes_at(content: Any, size: tuple[int, int]) -> Shapes:
     return found | shapes
 
 
-def _values_are_short(nodes: Any) -> bool:
+def _values_are_short(graph: Any) -> bool:
     """Whether shape inference can follow the values of shapes without making long lists of them.
 
-    Lists grow by Concat alone, which a hostile file can use to double one many times.
+    Lists grow by Concat alone, which a hostile file can use to double one many times. `Shape` makes
+    one of a tensor's axes, whose number a list may have set before.
     """
     lengths: dict[str, int] = {}
+    ranks = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    ranks |= {value.name: len(value.type.tensor_type.shape.dim) for value in graph.input}
     longest = RANK
-    for node in nodes:
+    for node in graph.node:
         taken = [lengths.get(name, RANK) for name in node.input]
+        axes = [ranks.get(name, RANK) for name in node.input]
         if node.op_type == "Concat":
             length = sum(taken)
-        elif node.op_type in ("Shape", "Constant"):
-            length = longest
+        elif node.op_type == "Shape":
+            length = max(axes, default=RANK)
+        elif node.op_type == "Constant":
+            held = [math.prod(a.t.dims) for a in node.attribute if a.HasField("t")]
+            length = max(held, default=longest)
+        elif node.op_type == "Gather":
+            length = max(taken[1:], default=RANK)
         else:
             length = max(taken, default=RANK) if node.op_type in FOLLOWED else RANK
         longest = max(longest, length)
         lengths |= dict.fromkeys(node.output, length)
+        if node.op_type in ("Constant", "Shape"):
+            rank = max((len(a.t.dims) for a in node.attribute), default=1)
+        elif node.op_type in ("Reshape", "ConstantOfShape"):
+            rank = max(taken[-1:], default=RANK)
+        elif node.op_type == "Expand":
+            rank = max(taken + axes, default=RANK)
+        elif node.op_type == "Gather":
+            rank = sum(axes)
+        elif node.op_type == "Unsqueeze":
+            rank = sum(axes[:1]) + max(taken[1:], default=RANK)
+        elif _kind(node) in RANK_KEEPERS:
+            rank = max(axes, default=RANK)
+        else:
+            rank = longest
+        longest = max(longest, rank)
+        ranks |= dict.fromkeys(node.output, rank)
     return longest <= LONGEST_SHAPE
 
 
@@ -247,13 +275,13 @@ def _nested(nodes: Any) -> Iterator[Any]:
         yield from level
 
 
-def _read(node: Any) -> set[str]:
+def read_by(node: Any) -> set[str]:
     """The tensors that an operator reads, and those from outside that graphs in it read."""
     names = set(node.input)
     for graph in _graphs(node):
         inside = {name for each in graph.node for name in each.output}
         inside |= {value.name for value in graph.input}
-        names |= set().union(*map(_read, graph.node)) - inside
+        names |= set().union(*map(read_by, graph.node)) - inside
         names |= {value.name for value in graph.output} - inside
     return names
 

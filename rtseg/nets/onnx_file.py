@@ -35,6 +35,7 @@ from rtseg.files import atomic, reason
 from rtseg.labels import MAX_NAME, PERSON, VOC, LabelSet, voc_colours
 from rtseg.nets.graph import check_graph, is_plain
 from rtseg.nets.hub import describe
+from rtseg.nets.merge import may_merge, read_merged
 from rtseg.nets.settings import Settings, Triple, output_kind, read_settings, refuse_flags
 from rtseg.options import Activation, Layout
 from rtseg.text import printable, shortened
@@ -47,11 +48,17 @@ OPSET = 18
 REVISION = 5
 """Raised when the exported graph or the random weights change, so that old files are not used."""
 
+MERGED = 1
+"""Raised when merging heads gives other files, so that old ones are not used."""
+
 METADATA_KEY = "rtseg"
 """Metadata key of the `ModelSpec` in a file that rtseg wrote."""
 
 WEIGHTS_KEY = "rtseg_weights_sha256"
 """Metadata key of the digest of the weights that the file was made from."""
+
+LARGEST_WHOLE = 2_000_000_000
+"""Bytes of an ONNX file with its weights inside."""
 
 Dims = tuple[int | None, ...]
 """The axes of a tensor; None where the file leaves the length open."""
@@ -511,6 +518,53 @@ def _key(model: Model, size: tuple[int, int], precision: str) -> str:
     parts = (model.spec.to_json(), weights, precision, OPSET, REVISION, *versions)
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     return f"{size[0]}x{size[1]}-{precision}-{digest}"
+
+
+def runnable_onnx(model: Model, size: tuple[int, int], notes: list[str] | None = None) -> Path:
+    """The file of a foreign network; a copy with merged heads in the cache if it has any.
+
+    Args:
+        size: (height, width) of the images; that copy takes no others.
+        notes: gets what the user should know of it.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    from onnx.checker import ValidationError
+
+    assert model.file is not None
+    if not may_merge(plain := _load(model.file)):
+        return model.file
+    notes = [] if notes is None else notes
+    try:
+        path = cache_path(
+            "onnx", f"{safe_name(model.spec.name)}-{_merged_key(model, plain, size)}.onnx"
+        )
+        if is_intact(path, notes):
+            return path
+        content = read_merged(model.file, size)
+        if content is None or content.ByteSize() > LARGEST_WHOLE:
+            return model.file
+        with atomic(path) as temporary:
+            temporary.write_bytes(content.SerializeToString())
+        add_checksum(path)
+        make_room(path.parent, EXPORTED)
+        return path
+    except (OSError, ValidationError) as error:
+        note = f"the head of {model.file.name} runs as it is ({reason(error)})"
+        if note not in notes:
+            notes.append(note)
+        return model.file
+
+
+def _merged_key(model: Model, content: Any, size: tuple[int, int]) -> str:
+    """What a merged file is known by: all files of the network, its size, and how it is merged."""
+    assert model.file is not None
+    entries = [entry for tensor in content.graph.initializer for entry in tensor.external_data]
+    places = {entry.value for entry in entries if entry.key == "location"}
+    files = [model.file, *(model.file.parent / place for place in sorted(places))]
+    digest = hashlib.sha256(repr(([*map(sha256, files)], MERGED)).encode()).hexdigest()[:16]
+    return f"{size[0]}x{size[1]}-merged-{digest}"
 
 
 def write_onnx(
