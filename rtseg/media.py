@@ -110,7 +110,8 @@ STRIP_PIXELS = 1 << 18
 def open_media(target: str, timeout: float | None = None, **options: Any) -> Any:
     """An open `av.container.InputContainer`.
 
-    What it is depends on its content, not on its name.
+    What it is depends on its content, not on its name. RTSEG_FORMATS names the formats that may be
+    read, as FFmpeg has them, and allows files alone.
 
     Args:
         target: a path, which may contain colons, or an address.
@@ -121,6 +122,8 @@ def open_media(target: str, timeout: float | None = None, **options: Any) -> Any
         av.FFmpegError, OSError, UnicodeError: it cannot be opened.
     """
     how = {"max_pixels": max_pixels()}  # of frames that are decoded to find out about the tracks
+    if formats := os.environ.get("RTSEG_FORMATS"):  # those of playlists read other files
+        how |= {"format_whitelist": formats, "protocol_whitelist": "file,fd"}
     if "://" in target:
         return _open_address(target, timeout, how, options)
     # absolute, as FFmpeg takes "12:30.mp4" for an address

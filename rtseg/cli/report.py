@@ -46,6 +46,7 @@ _COLUMN = 9
 
 REFRESH_SECONDS = 0.1
 FIRST_LINE_SECONDS = 2.0
+LINE_SECONDS = 0.5
 STALLED_SECONDS = 1.0
 """Without a frame for this long, the progress line reports the wait instead of a rate."""
 
@@ -111,7 +112,10 @@ class Progress:
 
     Attributes:
         draws: whether it is a bar.
+        in_lines: in this process, print each `LINE_SECONDS` a JSON object instead, for a program.
     """
+
+    in_lines = False
 
     def __init__(
         self,
@@ -125,6 +129,7 @@ class Progress:
         self._quiet, self._in_bytes = quiet, in_bytes
         self._clock = clock or Clock()
         self._first = REFRESH_SECONDS if self.draws else first_line
+        self._first = LINE_SECONDS if self.in_lines else self._first
         self._pause = self._first
         self._next = self._clock.now() + self._first
         self._heading = ""
@@ -158,6 +163,8 @@ class Progress:
                 self._next = self._clock.now() + self._first
         if self.draws and (redraw or self.due):
             self._draw(done, total, ", ".join(filter(None, (unit, text))))
+        elif self.due and self.in_lines:
+            print(json.dumps({"done": done, "total": total, "unit": unit}), file=sys.stderr)
         elif self.due:
             self._pause = max(2 * self._pause, FIRST_LINE_SECONDS)
             count = f"{done} of {total} {unit}" if total else f"{done} {unit}"

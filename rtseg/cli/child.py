@@ -1,0 +1,39 @@
+"""The command line for a program that runs it: progress as JSON lines on stderr, at low priority,
+and for as long as that program lives, however it dies."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+
+import psutil
+
+from rtseg.__main__ import main as run_program
+from rtseg.cli.process import leave
+from rtseg.cli.report import Progress
+from rtseg.threads import Flow
+
+WATCH_SECONDS = 0.2
+NICE = 10
+
+
+def main(parent: int) -> None:
+    """Run the program with the arguments of this process, and leave with its exit code.
+
+    Args:
+        parent: number of the process that started this one.
+    """
+    Progress.in_lines = True
+    if sys.platform != "win32":
+        os.nice(NICE)
+    with Flow(_watching(parent), latest=True, name="parent"):
+        run_program()
+
+
+def _watching(parent: int) -> Iterator[None]:
+    while os.getppid() == parent and psutil.pid_exists(parent):
+        time.sleep(WATCH_SECONDS)
+        yield
+    leave(1)
