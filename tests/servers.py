@@ -25,7 +25,7 @@ class Served:
 
 
 @contextmanager
-def served(segmenter: Segmenter | None = None, **options: object) -> Iterator[Served]:
+def served(segmenter: Segmenter | str | None = None, **options: object) -> Iterator[Served]:
     with rtseg.load("stub") as stub, socket.create_server(("127.0.0.1", 0)) as listener:
         application = app(segmenter or stub, **options)
         config = uvicorn.Config(

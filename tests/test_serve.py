@@ -26,6 +26,7 @@ from servers import Served, served
 import rtseg
 from rtseg.errors import BackendError, UsageError
 from rtseg.frame import Image
+from rtseg.serve.listen import qr_code
 from rtseg.serve.options import ServeOptions
 from rtseg.sinks.jsonl import run_lengths
 
@@ -278,10 +279,11 @@ def test_the_description_names_every_route(server: Served) -> None:
     described = requests.get(f"{server.url}/v1/openapi.json", timeout=10).json()
     for path, operations in described["paths"].items():
         for method, operation in operations.items():
-            answer = requests.request(method, server.url + path, data=png(shapes()), timeout=10)
-            assert str(answer.status_code) in operation["responses"]
-            media = answer.headers["content-type"].partition(";")[0]
-            assert media in operation["responses"]["200"]["content"]
+            url = server.url + path.replace("{id}", "0" * 32)
+            answer = requests.request(method, url, data=png(shapes()), timeout=10)
+            given = operation["responses"].get(str(answer.status_code))
+            assert given is not None, (path, answer.status_code)
+            assert answer.headers["content-type"].partition(";")[0] in given["content"]
 
 
 def test_unknown_addresses_and_methods(server: Served) -> None:
@@ -318,6 +320,16 @@ def test_a_token_is_made_up_unless_only_this_machine_can_connect() -> None:
         assert token is not None
         assert len(token) >= 20
         assert token != options.settled_token()
+
+
+def test_the_code_for_telephones_is_that_of_the_address() -> None:
+    """Read from the half blocks of the terminal by another library."""
+    address = "http://192.168.1.17:8765/#token=abcdefghijklmnopqrstuvwx"
+    dark = {" ": (0, 0), "▀": (255, 0), "▄": (0, 255), "█": (255, 255)}
+    rows = [[dark[letter] for letter in line] for line in qr_code(address).splitlines()]
+    image = np.array(rows, np.uint8).transpose(0, 2, 1).reshape(2 * len(rows), -1)
+    image = cv2.resize(image, None, fx=8, fy=8, interpolation=cv2.INTER_NEAREST)
+    assert cv2.QRCodeDetector().detectAndDecode(image)[0] == address
 
 
 def test_an_application_without_a_token_answers_its_own_machine_alone() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from clips import write_clip
 from servers import served
 
 import rtseg
@@ -22,6 +23,8 @@ from rtseg.errors import SourceError
 from rtseg.frame import Frame, Image, Segmentation
 from rtseg.images import read_image
 from rtseg.serve.watch import WatchSink
+
+PAGE = Path(rtseg.__file__).parent / "serve" / "page"
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -203,6 +206,53 @@ def test_a_picture_is_dropped_and_its_mask_is_shown(tmp_path: Path) -> None:
         assert page.get_attribute("#save", "download") == "shapes-overlay.jpg"
 
 
+def test_a_video_is_sent_segmented_played_and_removed(tmp_path: Path) -> None:
+    """Its upload breaks off with the page, and goes on when the file is chosen again."""
+    path = write_clip(tmp_path / "clip.mp4", images=clip_images(), options={"crf": "0"})
+    assert path.stat().st_size > 3 * 200_000
+    folder = str(tmp_path / "jobs")
+    with served("stub", job_dir=folder, token="s3cret-t0ken") as server, browser() as page:
+        small = "const PART = 2e5;"
+        page.route("**/page/video.js", lambda route: with_parts_of(route, small))
+        page.route("**/input", lambda route: (time.sleep(0.3), route.continue_()))
+        page.goto(f"{server.url}#token=s3cret-t0ken")
+        page.click("#to-video")
+        page.check("input[value=contours]")
+        page.check("input[value=json]")
+        page.set_input_files("#film", path)
+        page.wait_for_selector("#jobs .state:has-text('Uploading')")
+        page.reload()
+        page.wait_for_selector("#jobs .state:has-text('choose the same file')")
+        page.set_input_files("#film", path)
+        page.wait_for_selector("#jobs .state:has-text('Done')", timeout=90_000)
+        assert page.locator("#jobs li").count() == 1
+        page.click("#jobs button:has-text('Play')")
+        wait_for(lambda: page.evaluate("document.getElementById('player').currentTime") > 0.2)
+        assert page.evaluate("document.getElementById('player').videoWidth") == WIDTH
+        for text, suffix in (("Save", "video.mp4"), ("JSON lines", "classes.jsonl")):
+            with page.expect_download() as saved:
+                page.locator("#jobs a", has_text=text).click()
+            assert saved.value.suggested_filename == f"clip-{suffix}"
+        saved.value.save_as(tmp_path / "lines.jsonl")
+        assert len((tmp_path / "lines.jsonl").read_text().splitlines()) == 40
+        page.click("#jobs .remove")
+        page.wait_for_selector("#no-jobs:not([hidden])")
+        assert page.is_visible("#choose")
+        assert not page.is_visible("#player")
+
+
+def with_parts_of(route: Any, line: str) -> None:
+    text = (PAGE / "video.js").read_text()
+    assert "const PART = 2e6;" in text
+    route.fulfill(body=text.replace("const PART = 2e6;", line), content_type="text/javascript")
+
+
+def clip_images() -> list[Image]:
+    """Noise that moves, which no codec makes small."""
+    random = np.random.default_rng(1)
+    return [random.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8) for _ in range(40)]
+
+
 def test_the_page_says_why_there_is_no_camera() -> None:
     """Plain http under another name: browsers give no camera."""
     flag = "--host-resolver-rules=MAP example.test 127.0.0.1"
@@ -222,7 +272,7 @@ def test_the_page_is_accessible_and_fits(scheme: str, size: tuple[int, int]) -> 
         served() as server,
         browser(viewport=viewport, color_scheme=scheme, bypass_csp=True) as page,
     ):
-        for place in ("#live", "#picture"):
+        for place in ("#live", "#picture", "#video"):
             page.goto(f"{server.url}/{place}")
             found = axe.run(page)
             assert found.violations_count == 0, found.generate_report()

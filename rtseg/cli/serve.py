@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING
 
+from rtseg.backends.options import NetworkOptions
+from rtseg.cli.flags import Row, print_config
 from rtseg.cli.options import Flags, RunFlags, ServeFlags, with_half
 from rtseg.cli.plan import Plan
-from rtseg.cli.process import Stop
+from rtseg.cli.process import Stop, out
 from rtseg.cli.report import describe_backend, describe_model, say
 from rtseg.cli.run import load_segmenter
 from rtseg.contracts import SourceInfo
@@ -17,9 +21,12 @@ from rtseg.effects import ViewOptions
 from rtseg.errors import UsageError
 from rtseg.files import reason
 from rtseg.segmenter import Segmenter
-from rtseg.serve.listen import greeting, listening, server_config
-from rtseg.serve.options import check_installed
+from rtseg.serve.listen import greeting, listening, qr_code, server_config
+from rtseg.serve.options import check_installed, is_loopback
 from rtseg.sources import SourceOptions
+
+if TYPE_CHECKING:
+    from rtseg.serve.jobs import Place
 
 FRAME_SIZE = 720, 1280
 """(height, width) of frames that are expected; others get their own input size."""
@@ -39,12 +46,15 @@ def serve(flags: ServeFlags, stop: Stop) -> int:
         RtsegError: the address cannot be listened on, or the network failed.
     """
     check_installed()
+    from rtseg.serve.jobs import open_place
+
     options = flags.options
-    with listening(options) as listener:
+    with listening(options) as listener, ExitStack() as stack:
+        place = stack.enter_context(closing(open_place(options))) if options.max_jobs else None
         segmenter = stop.attend(lambda: _load(flags, stop))
         with segmenter:
             stop.check()
-            asyncio.run(_run(listener, segmenter, flags, stop))
+            asyncio.run(_run(listener, place, segmenter, flags, stop))
     return stop.exit_code
 
 
@@ -59,14 +69,22 @@ def _load(flags: ServeFlags, stop: Stop) -> Segmenter:
 
 
 async def _run(
-    listener: socket.socket, segmenter: Segmenter, flags: ServeFlags, stop: Stop
+    listener: socket.socket,
+    place: Place | None,
+    segmenter: Segmenter,
+    flags: ServeFlags,
+    stop: Stop,
 ) -> None:
     import uvicorn
 
     from rtseg.serve.application import build
 
     options = flags.options
-    app = build(segmenter, options)
+    network = with_half(flags.network, half=flags.run.half)
+    chosen = Flags(network=network, given=flags.given)
+    app = build(
+        segmenter, options, print_config(chosen, (Row("", NetworkOptions),), without=()), place
+    )
 
     class Server(uvicorn.Server):
         @contextmanager
@@ -90,8 +108,14 @@ async def _run(
     if not flags.run.quiet:
         say("model", describe_model(segmenter))
         say("device", describe_backend(segmenter.info))
-    for heading, text in greeting(options, listener.getsockname(), app.state.token):
+        if place is not None:
+            hours = f"{options.keep_hours:g} hours"
+            say("videos", f"kept for {hours} in {place.folder}")
+    lines = list(greeting(options, listener.getsockname(), app.state.token))
+    for heading, text in lines:
         say(heading, text)
+    if not is_loopback(options.host) and sys.stderr.isatty() and not flags.run.quiet:
+        out(qr_code(lines[0][1]), to=sys.stderr)
     await server.serve(sockets=[listener])
     failure = app.state.service.failure
     if failure is not None:

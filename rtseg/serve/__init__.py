@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ def app(segmenter: Segmenter | str | None = None, **options: Any) -> Starlette:
     Whoever is not on this machine needs the token; without one, such clients are refused.
 
     Args:
-        segmenter: a loaded network, which stays open; or what `rtseg.load` takes.
+        segmenter: a loaded network, which stays open and takes no videos, as those have processes
+            of their own; or what `rtseg.load` takes.
         options: of `ServeOptions`, with underscores: token, allow_host, max_clients, ...
 
     Raises:
@@ -33,5 +35,8 @@ def app(segmenter: Segmenter | str | None = None, **options: Any) -> Starlette:
     check_installed()
     from rtseg.serve.application import build
 
-    loaded = segmenter if isinstance(segmenter, Segmenter) else None
-    return build(loaded or (lambda: load(segmenter)), made(ServeOptions, options))  # type: ignore[arg-type]
+    made_options = made(ServeOptions, options)
+    if isinstance(segmenter, Segmenter):
+        return build(segmenter, made_options, None)
+    config = "" if segmenter is None else f"model = {json.dumps(str(segmenter))}\n"
+    return build(lambda: load(segmenter), made_options, config)

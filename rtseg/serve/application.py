@@ -6,9 +6,10 @@ import asyncio
 import base64
 import binascii
 import json
+import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from rtseg.errors import RtsegError, UsageError
 from rtseg.options import imported
 from rtseg.segmenter import Segmenter
+from rtseg.serve.jobs import Jobs, Place, open_place
 from rtseg.serve.options import ServeOptions, is_loopback
 from rtseg.serve.service import RequestError, Service
 
@@ -53,8 +55,7 @@ class Way:
 
     def matches(self, path: str) -> bool:
         """Whether it is for a path."""
-        fixed, brace, _ = self.path.partition("{")
-        return path.startswith(fixed) if brace else path == fixed
+        return re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", self.path), path) is not None
 
     def route(self) -> BaseRoute:
         """As Starlette has it."""
@@ -72,6 +73,18 @@ ROUTES = (
     Way("/v1/openapi.json", "rtseg.serve.describe:openapi", summary="This description"),
     Way("/v1/segment", "rtseg.serve.segment:segment", "POST", "Segment an image"),
     Way("/v1/stream", "rtseg.serve.stream:stream", "WS"),
+    Way("/v1/jobs", "rtseg.serve.jobs:create", "POST", "A job for a video, which is sent next"),
+    Way("/v1/jobs", "rtseg.serve.jobs:jobs", summary="All jobs, the newest first"),
+    Way("/v1/jobs/{id}", "rtseg.serve.jobs:one", summary="A job"),
+    Way("/v1/jobs/{id}", "rtseg.serve.jobs:remove", "DELETE", "Cancel a job, remove its files"),
+    Way("/v1/jobs/{id}/input", "rtseg.serve.jobs:upload", "PUT", "Send its video, or go on"),
+    Way("/v1/jobs/{id}/events", "rtseg.serve.jobs:events", summary="Its progress, as events"),
+    Way(
+        "/v1/jobs/{id}/output",
+        "rtseg.serve.jobs:output",
+        summary="A file that it made; the address is secret enough",
+        guarded=False,
+    ),
     Way("/v1/sessions", "rtseg.serve.stream:sessions", summary="Figures of open streams"),
     Way("/metrics", "rtseg.serve.metrics:metrics", summary="Figures for Prometheus"),
 )
@@ -87,19 +100,34 @@ HEADERS = {
 """Of every answer that does not have its own."""
 
 
-def build(segmenter: Segmenter | Callable[[], Segmenter], options: ServeOptions) -> Starlette:
-    """The application; see `rtseg.serve.app`. Its `state` has the token, and the service once it
-    has started."""
+def build(
+    segmenter: Segmenter | Callable[[], Segmenter],
+    options: ServeOptions,
+    config: str | None,
+    place: Place | None = None,
+) -> Starlette:
+    """The application; see `rtseg.serve.app`. Its `state` has the token, and the service and the
+    jobs once it has started.
+
+    Args:
+        config: of the network for processes of their own, in TOML; without it, no videos are taken.
+        place: where jobs are, if that is already open.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        with ExitStack() as stack:
+        async with AsyncExitStack() as stack:
             own = None if isinstance(segmenter, Segmenter) else stack.enter_context(segmenter())
-            async with Service(own or segmenter, options) as service:  # type: ignore[arg-type]
-                app.state.service = service
-                yield
+            service = Service(own or segmenter, options)  # type: ignore[arg-type]
+            if config is not None and options.max_jobs:
+                jobs = Jobs(place or open_place(options), service, options, config)
+                app.state.jobs = await stack.enter_async_context(jobs)
+            app.state.service = await stack.enter_async_context(service)
+            yield
 
-    return assemble(ROUTES, options, options.settled_token(), lifespan)
+    app = assemble(ROUTES, options, options.settled_token(), lifespan)
+    app.state.jobs = None
+    return app
 
 
 def assemble(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import JSONResponse, Response
 
 from rtseg._version import __version__
-from rtseg.serve.application import ROUTES
+from rtseg.serve.application import ROUTES, Way
+from rtseg.serve.jobs import PARAMETERS, PRODUCTS, STATES
 from rtseg.serve.segment import KINDS
 
 if TYPE_CHECKING:
@@ -62,12 +63,16 @@ def description() -> dict[str, Any]:
         if route.summary:
             operation = {
                 "summary": route.summary,
-                "operationId": route.place.rpartition(":")[2],
-                "responses": _answers(route.path),
+                "operationId": route.place.rpartition(".")[2].replace(":", "_"),
+                "parameters": [*_in_path(route.path), *_parameters(route)],
+                "responses": _answers(route),
                 "security": [{"token": []}] if route.guarded else [],
             }
-            if route.path == "/v1/segment":
-                operation |= {"parameters": _parameters(), "requestBody": _picture()}
+            if route.method in BODIES:
+                schema = {"type": "string", "format": "binary"}
+                body = {"application/octet-stream": {"schema": schema}}
+                if route.path in BODIES[route.method]:
+                    operation["requestBody"] = {"required": True, "content": body}
             paths.setdefault(route.path, {})[route.method.lower()] = operation
     return {
         "openapi": "3.1.0",
@@ -75,57 +80,145 @@ def description() -> dict[str, Any]:
         "paths": paths,
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": {"Error": _object(error={"type": "string"})},
+            "schemas": {"Error": _object(error={"type": "string"}), "Job": _job()},
         },
     }
 
 
-def _parameters() -> list[dict[str, Any]]:
-    helps = "; ".join(f"{name}: {kind.help}" for name, kind in KINDS.items())
+BODIES = {"POST": ("/v1/segment",), "PUT": ("/v1/jobs/{id}/input",)}
+"""What takes bytes."""
+
+
+def _in_path(path: str) -> list[dict[str, Any]]:
+    """The number of a job."""
+    schema = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
+    row = {"name": "id", "in": "path", "required": True, "schema": schema}
+    return [row] if "{id}" in path else []
+
+
+def _parameters(route: Way) -> list[dict[str, Any]]:
     switch = {"type": "string", "enum": ["0", "1", "false", "true"]}
-    rows: tuple[tuple[str, str, dict[str, Any]], ...] = (
-        ("as", f"What to answer with. {helps}", {"type": "string", "enum": list(KINDS)}),
-        ("classes", "Classes to keep, by name or number; comma-separated.", {"type": "string"}),
-        ("refine", "Refine mask edges from image colours.", switch),
-        ("rle", "Include COCO run lengths in the JSON.", switch),
-    )
+    classes = ("classes", "Classes to keep, by name or number; comma-separated.", _text())
+    refine = ("refine", "Refine mask edges from image colours.", switch)
+    rows: tuple[tuple[str, str, dict[str, Any]], ...] = ()
+    if route.path == "/v1/segment":
+        helps = "; ".join(f"{name}: {kind.help}" for name, kind in KINDS.items())
+        rows = (
+            ("as", f"What to answer with. {helps}", {"type": "string", "enum": list(KINDS)}),
+            classes,
+            refine,
+            ("rle", "Include COCO run lengths in the JSON.", switch),
+        )
+    elif (route.method, route.path) == ("POST", "/v1/jobs"):
+        helps = "; ".join(f"{name}: {product.help}" for name, product in PRODUCTS.items())
+        rows = (
+            ("as", f"What to make, comma-separated; the report always. {helps}", _text()),
+            ("name", "What the video is called.", {**_text(), "maxLength": 200}),
+            classes,
+            refine,
+            *(
+                (name, f"As --{name} of the command line: {words}.", _text(f"^({form})$"))
+                for name, (_, form, words) in PARAMETERS.items()
+            ),
+        )
+    elif route.path == "/v1/jobs/{id}/output":
+        rows = (("as", "Which file.", {"type": "string", "enum": list(PRODUCTS)}),)
     return [
         {"name": name, "in": "query", "description": text, "schema": schema}
         for name, text, schema in rows
     ]
 
 
-def _picture() -> dict[str, Any]:
-    schema = {"type": "string", "format": "binary"}
-    return {"required": True, "content": {"application/octet-stream": {"schema": schema}}}
+def _text(pattern: str = "") -> dict[str, Any]:
+    return {"type": "string", **({"pattern": pattern} if pattern else {})}
 
 
-def _answers(path: str) -> dict[str, Any]:
-    def refused(text: str) -> dict[str, Any]:
-        schema = {"$ref": "#/components/schemas/Error"}
-        return {"description": text, "content": {"application/json": {"schema": schema}}}
+def _whole() -> dict[str, Any]:
+    return {"type": "integer", "minimum": 0}
 
-    common = {
-        "401": refused("The token is missing or wrong."),
-        "403": refused("The request comes from another site, or from another machine."),
-        "421": refused("The server is not known by this name."),
-        "503": refused("The server is not ready, or about to end."),
-    }
-    if path == "/metrics":
-        return {"200": {"description": "Figures.", "content": {"text/plain": {}}}, **common}
-    if path != "/v1/segment":
-        return {"200": {"description": "Done.", "content": {"application/json": {}}}, **common}
-    media = dict.fromkeys(media for kind in KINDS.values() for media in kind.media)
-    return {
-        "200": {"description": "Done.", "content": {each: {} for each in media}},
-        **common,
-        "408": refused("The body came too slowly."),
-        "413": refused("The image has too many bytes or pixels."),
-        "415": refused("The body is not an image, or damaged."),
-        "422": refused("A parameter makes no sense, or the body is empty."),
-        "429": refused("Too many images at once."),
-        "500": refused("The network failed."),
-    }
+
+def _answers(route: Way) -> dict[str, Any]:
+    """What a route may answer, by status."""
+    refusals: dict[str, Any] = dict(COMMON)
+    media: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    if route.path == "/v1/segment":
+        media = {each: {} for kind in KINDS.values() for each in kind.media}
+        refusals |= SEGMENT
+    elif route.path == "/metrics":
+        media = {"text/plain": {}}
+    elif route.path.startswith("/v1/jobs"):
+        job = {"$ref": "#/components/schemas/Job"}
+        whole = route.path == "/v1/jobs" and route.method == "GET"
+        schema = _object(jobs={"type": "array", "items": job}, most=_whole()) if whole else job
+        media = {"application/json": {"schema": schema}}
+        refusals |= JOBS
+        if route.path.endswith("/events"):
+            media = {"text/event-stream": {}}
+        elif route.path.endswith("/output"):
+            media = {product.media: {} for product in PRODUCTS.values()}
+            refused = _refused("The range is not in the file.")
+            refusals |= {"206": {"description": "A part.", "content": media}, "416": refused}
+        elif route.method == "PUT":
+            refusals |= UPLOAD
+    done = {"description": "Done.", "content": media}
+    status = "201" if (route.method, route.path) == ("POST", "/v1/jobs") else "200"
+    if route.method == "DELETE":
+        status, done = "204", {"description": "It is gone."}
+    texts = {code: _refused(text) for code, text in refusals.items() if isinstance(text, str)}
+    return {status: done, **refusals, **texts}
+
+
+COMMON = {
+    "401": "The token is missing or wrong.",
+    "403": "The request comes from another site, or from another machine.",
+    "421": "The server is not known by this name.",
+    "503": "The server is not ready, or about to end.",
+}
+SEGMENT = {
+    "408": "The body came too slowly.",
+    "413": "The image has too many bytes or pixels.",
+    "415": "The body is not an image, or damaged.",
+    "422": "A parameter makes no sense, or the body is empty.",
+    "429": "Too many images at once.",
+    "500": "The network failed.",
+}
+JOBS = {
+    "404": "There is no such job, or the server takes no videos.",
+    "409": "The job is not in the state for this.",
+    "422": "A parameter makes no sense.",
+    "429": "Too many jobs.",
+}
+UPLOAD = {
+    "408": "The video came too slowly; what came is kept.",
+    "413": "The video has too many bytes.",
+    "415": "The file is not a video.",
+    "507": "The disk has no room for it.",
+}
+"""Refusals by status."""
+
+
+def _refused(text: str) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Error"}
+    return {"description": text, "content": {"application/json": {"schema": schema}}}
+
+
+def _job() -> dict[str, Any]:
+    number: dict[str, Any] = {"type": ["number", "null"]}
+    output = _object(address=_text(), bytes=_whole())
+    job = _object(
+        id=_text(),
+        name=_text(),
+        state={"type": "string", "enum": list(STATES)},
+        created={"type": "number", "description": "Seconds since 1970."},
+        received={"type": "integer", "description": "Bytes of the video that are there."},
+        size=number,
+        error={"type": ["string", "null"]},
+        notes={"type": "array", "items": _text()},
+        outputs={"type": "object", "additionalProperties": output},
+    )
+    running = dict.fromkeys(("frames", "total", "fps", "seconds_left"), number)
+    products = {"type": "array", "items": _text()}
+    return {**job, "properties": {**job["properties"], **running, "as": products}}
 
 
 def _object(**properties: Any) -> dict[str, Any]:

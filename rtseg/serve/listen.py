@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,6 +94,15 @@ def greeting(
     yield "open to", f"{whom}, {'with the token' if token else 'without a token'}"
     if not is_loopback(host) and scheme == "http":
         yield "warning", "http is not encrypted: others on the network can read images and token"
+
+
+def qr_code(address: str) -> str:
+    """The address for the camera of a telephone, in half blocks for a dark terminal."""
+    import segno
+
+    text = io.StringIO()
+    segno.make_qr(address).terminal(out=text, compact=True, border=2)
+    return text.getvalue().rstrip()
 
 
 def _reachable(host: str) -> str:

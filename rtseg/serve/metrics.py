@@ -21,6 +21,9 @@ HELP = {
     "rtseg_stream_frames_total": ("counter", "Frames of live streams by what became of them."),
     "rtseg_stream_server_seconds": ("histogram", "From a frame's arrival to its answer."),
     "rtseg_stream_age_seconds": ("histogram", "From camera to screen, as clients report it."),
+    "rtseg_jobs": ("gauge", "Videos that run, or wait for their turn."),
+    "rtseg_jobs_bytes": ("gauge", "Disk space of all videos and their results."),
+    "rtseg_jobs_total": ("counter", "Videos by what became of them."),
     "rtseg_up": ("gauge", "1 while the network is warm and new requests are taken."),
 }
 
@@ -84,5 +87,6 @@ async def metrics(request: Request) -> Response:
     from starlette.responses import PlainTextResponse
 
     service = request.app.state.service
-    text = service.metrics.text(service.gauges())
+    jobs = request.app.state.jobs
+    text = service.metrics.text(service.gauges() | (jobs.gauges() if jobs else {}))
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")

@@ -35,6 +35,12 @@ class ServeOptions:
         max_pictures: Images of /v1/segment at once, with those that wait; more are refused.
         max_megabytes: Largest image in megabytes (1e6 bytes).
         max_megapixels: Largest image in megapixels, of any kind of request.
+        max_jobs: Videos that are kept at once, with those that are done; 0 takes none.
+        max_video_megabytes: Largest video in megabytes.
+        max_job_minutes: Minutes that a video may take.
+        job_gigabytes: Disk space of all videos and their results in gigabytes.
+        keep_hours: Hours after which an unfinished upload or a result is removed.
+        job_dir: Folder of videos and their results; default is one of the port in the user's cache.
 
     Raises:
         UsageError: a number is out of its range, or values contradict one another.
@@ -51,6 +57,12 @@ class ServeOptions:
     max_pictures: int = option(16, least=1, most=1024)
     max_megabytes: float = option(32.0, least=0.001, most=1024)
     max_megapixels: float = option(50.0, least=0.001, most=256)
+    max_jobs: int = option(16, least=0, most=1000)
+    max_video_megabytes: float = option(512.0, least=0.001, most=1e6)
+    max_job_minutes: float = option(60.0, least=0.001, most=1e5)
+    job_gigabytes: float = option(10.0, least=0.001, most=1e6)
+    keep_hours: float = option(24.0, least=0.0001, most=1e5)
+    job_dir: str | None = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -125,7 +137,7 @@ def place_options(place: str) -> ServeOptions:
 
 def check_installed() -> None:
     """Raise UsageError unless the libraries of the extra can be imported."""
-    for library in ("starlette", "uvicorn", "websockets"):
+    for library in ("starlette", "uvicorn", "websockets", "segno"):
         if find_spec(library) is None:
             raise UsageError(
                 "rtseg serve needs the extra rtseg[serve]",

@@ -18,6 +18,7 @@ TYPES = {
     "page.css": "text/css",
     "page.js": "text/javascript",
     "painter.js": "text/javascript",
+    "video.js": "text/javascript",
     "watch.html": "text/html",
     "watch.js": "text/javascript",
     "icon.svg": "image/svg+xml",

@@ -152,10 +152,11 @@ class Ask:
         media = next((each for each in accepted if each in kind.media), kind.media[0])
         names = [part for part in query.get("classes", "").split(",") if part.strip()]
         selected = service.segmenter.labels.select(names) if names else None
-        return cls(kind, media, selected, _switch(query, "refine"), _switch(query, "rle"))
+        return cls(kind, media, selected, switch(query, "refine"), switch(query, "rle"))
 
 
-def _switch(query: QueryParams, name: str) -> bool:
+def switch(query: QueryParams, name: str) -> bool:
+    """Whether a parameter is on; raises RequestError for what is neither on nor off."""
     value = query.get(name, "0")
     if value not in ("0", "1", "false", "true"):
         raise RequestError(422, f"{name}={value[:40]}", found="choices are 0, 1")
@@ -217,7 +218,7 @@ async def read_body(request: Request, most: int) -> bytes:
     try:
         if length.isdecimal() and int(length) > most:
             raise too_long
-        async for part in _in_time(parts):
+        async for part in in_time(parts):
             body += part
             if len(body) > most:
                 raise too_long
@@ -225,14 +226,14 @@ async def read_body(request: Request, most: int) -> bytes:
     except (TimeoutError, asyncio.TimeoutError):
         raise RequestError(408, "the body came too slowly") from None
     except RequestError:
-        await _discard(parts, most)
+        await discard(parts, most)
         raise
     if not body:
         raise RequestError(422, "the body is empty", do="Send its bytes as the body")
     return bytes(body)
 
 
-async def _in_time(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def in_time(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The parts; raises TimeoutError if none comes for a while."""
     while True:
         try:
@@ -241,12 +242,12 @@ async def _in_time(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             return
 
 
-async def _discard(parts: AsyncIterator[bytes], most: int) -> None:
+async def discard(parts: AsyncIterator[bytes], most: int) -> None:
     """Read on for a moment: a client that still sends when the connection is closed may not see
     the answer."""
     discarded = 0
     with suppress(TimeoutError, asyncio.TimeoutError):
-        async for part in _in_time(parts):
+        async for part in in_time(parts):
             discarded += len(part)
             if discarded > most:
                 return

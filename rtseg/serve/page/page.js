@@ -1,7 +1,7 @@
 // The page of rtseg serve: live camera and single pictures. No library, no build.
 import { Painter } from "/page/painter.js";
 
-const $ = (id) => document.getElementById(id);
+export const $ = (id) => document.getElementById(id);
 const HEADER = 32;
 const CAUSES = { 1: "newer frame", 2: "unreadable" };
 
@@ -14,16 +14,17 @@ function token() {
   return sessionStorage.getItem("token") ?? "";
 }
 const secret = token();
-const bearer = secret ? { Authorization: `Bearer ${secret}` } : {};
+export const bearer = secret ? { Authorization: `Bearer ${secret}` } : {};
 
 // --- pages ------------------------------------------------------------------------------------
 
 function open() {
-  const picture = location.hash === "#picture";
-  $("live").hidden = picture;
-  $("picture").hidden = !picture;
-  $("to-live").toggleAttribute("aria-current", !picture);
-  $("to-picture").toggleAttribute("aria-current", picture);
+  const wanted = location.hash.slice(1);
+  const current = ["picture", "video"].includes(wanted) ? wanted : "live";
+  for (const name of ["live", "picture", "video"]) {
+    $(name).hidden = name !== current;
+    $(`to-${name}`).toggleAttribute("aria-current", name === current);
+  }
 }
 addEventListener("hashchange", open);
 open();
