@@ -166,6 +166,32 @@ def test_bad_bodies_are_refused(server: Served, body: bytes, status: int) -> Non
     assert (answer.status_code, list(answer.json())) == (status, ["error"])
 
 
+def test_what_is_too_long_for_a_jpeg_comes_as_png(server: Served) -> None:
+    body = png(np.zeros((66_000, 4, 3), np.uint8))
+    assert post(server, body, **{"as": "overlay"}).status_code == 422
+    headers = {"Accept": "image/png"}
+    answer = requests.post(
+        f"{server.url}/v1/segment?as=overlay", data=body, headers=headers, timeout=20
+    )
+    assert opened(answer).shape == (66_000, 4, 3)
+
+
+def test_a_client_that_goes_amid_its_body_is_no_error_of_the_server(
+    capfd: pytest.CaptureFixture[str], server: Served
+) -> None:
+    head = f"POST /v1/segment HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Length: "
+    for length in ("900", "99999999999"):
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(f"{head}{length}\r\n\r\nabc".encode())
+            if length == "900":
+                while not server.service._inside:
+                    time.sleep(0.01)
+    while server.service._inside:
+        time.sleep(0.01)
+    assert post(server, png(shapes())).status_code == 200
+    assert "Exception" not in capfd.readouterr().err
+
+
 def test_a_body_without_a_length_is_cut_off_at_the_limit(server: Served) -> None:
     sent = 0
 

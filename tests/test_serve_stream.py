@@ -214,7 +214,11 @@ def test_classes_camera_and_ages_are_told(server: Served) -> None:
         '{"type": "nonsense"}',
         '{"type": "classes", "ids": [99]}',
         '{"type": "camera", "width": 0, "height": 5}',
+        '{"type": "camera", "width": 8192, "height": 8192}',
         '{"type": "painted", "ages": ["x"]}',
+        "[" * 100_000,
+        '{"type": "\\ud800"}',
+        json.dumps({"type": "\U0001f600" * 60}, ensure_ascii=False),
         b"short",
         struct.pack("<IId", 0, 0, 0.0) + b"x",
     ],
@@ -227,6 +231,27 @@ def test_nonsense_ends_the_stream(server: Served, message: str | bytes) -> None:
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == 1008
     assert requests.get(f"{server.url}/v1/health/ready", timeout=10).status_code == 200
+
+
+@pytest.mark.parametrize("hello", ["[" * 100_000, '{"token": "\\ud800"}', '{"kind": "\\ud800"}'])
+def test_a_hello_that_makes_no_sense_is_refused(server: Served, hello: str) -> None:
+    with connect(f"ws://127.0.0.1:{server.port}/v1/stream", open_timeout=20) as socket:
+        socket.send(hello)
+        with pytest.raises(ConnectionClosed) as caught:
+            socket.recv(20)
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 1008
+
+
+def test_frames_of_the_camera_before_are_still_shown_and_no_others(server: Served) -> None:
+    with Camera(server) as camera:
+        for side in (100, 200, 300):
+            camera.socket.send(json.dumps({"type": "camera", "width": side, "height": 90}))
+            assert json.loads(camera.socket.recv(20))["width"] == side
+        camera.send(1, np.zeros((90, 200, 3), np.uint8))
+        assert camera.answer()[1] == PNG
+        camera.send(2, np.zeros((90, 100, 3), np.uint8))
+        assert camera.answer()[1:3] == (DROPPED, UNREADABLE)
 
 
 def test_streams_are_limited_and_a_place_becomes_free_again() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
+from rtseg.documents import parse_json
 from rtseg.errors import RtsegError, UsageError
 from rtseg.options import imported
 from rtseg.segmenter import Segmenter
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
     from starlette.websockets import WebSocket
 
+
+MAX_REASON = 123
+"""Bytes of the reason in a close frame (RFC 6455, 5.5)."""
 
 HELLO_SECONDS = 10.0
 """In which the first message of a WebSocket must come."""
@@ -168,12 +171,15 @@ async def first_message(socket: WebSocket) -> dict[str, Any]:
 def parsed(text: str) -> dict[str, Any]:
     """A message; raises RequestError for what is not a JSON object."""
     try:
-        message = json.loads(text)
-    except ValueError:
-        message = None
-    if not isinstance(message, dict):
-        raise RequestError(422, "a message is not a JSON object")
-    return message
+        return parse_json(text, dict[str, Any], "a message")
+    except UsageError:
+        raise RequestError(422, "a message is not a JSON object") from None
+
+
+async def refuse(socket: WebSocket, error: RequestError) -> None:
+    """Close a WebSocket, with the reason as far as a close frame has room for it."""
+    words = str(error).encode(errors="replace")[:MAX_REASON].decode(errors="ignore")
+    await socket.close(1013 if error.retry_seconds else 1008, words)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from rtseg.draw import checked
@@ -33,6 +34,8 @@ BODY_SECONDS = 10.0
 """In each of which a body must make progress."""
 
 JPEG_QUALITY = 90
+MAX_JPEG_SIDE = 65500
+"""That libjpeg writes."""
 
 PNG, JPEG, JSON, NPY = "image/png", "image/jpeg", "application/json", "application/x-npy"
 
@@ -73,6 +76,12 @@ def _drawn(pair: Pair, options: ViewOptions) -> Image:
 
 def _encoded(suffix: str, image: Any) -> bytes:
     settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == ".jpg" else []
+    if suffix == ".jpg" and max(image.shape[:2]) > MAX_JPEG_SIDE:
+        raise RequestError(
+            422,
+            f"the answer is too long for a JPEG, of at most {MAX_JPEG_SIDE} pixels a side",
+            do="Ask for a PNG, with the header Accept: image/png",
+        )
     done, content = cv2.imencode(suffix, image, settings)
     if not done:
         raise RequestError(500, f"the answer cannot be encoded as {suffix}")
@@ -225,6 +234,8 @@ async def read_body(request: Request, most: int) -> bytes:
             pace(len(part))
     except (TimeoutError, asyncio.TimeoutError):
         raise RequestError(408, "the body came too slowly") from None
+    except ClientDisconnect:
+        raise RequestError(400, "the client went before its body had come") from None
     except RequestError:
         await discard(parts, most)
         raise
@@ -246,7 +257,7 @@ async def discard(parts: AsyncIterator[bytes], most: int) -> None:
     """Read on for a moment: a client that still sends when the connection is closed may not see
     the answer."""
     discarded = 0
-    with suppress(TimeoutError, asyncio.TimeoutError):
+    with suppress(TimeoutError, asyncio.TimeoutError, ClientDisconnect):
         async for part in in_time(parts):
             discarded += len(part)
             if discarded > most:

@@ -19,7 +19,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from rtseg.contracts import Source, SourceInfo
 from rtseg.frame import Frame, Segmentation
-from rtseg.serve.application import first_message, parsed
+from rtseg.serve.application import first_message, parsed, refuse
 from rtseg.serve.segment import read_picture
 from rtseg.serve.service import RequestError, Service
 from rtseg.session.engine import Result
@@ -72,7 +72,7 @@ class Camera(Source):
     def __init__(self, client: Client, most_pixels: int) -> None:
         super().__init__()
         self.info = SourceInfo("client", client.width, client.height, live=True)
-        self.sizes: set[tuple[int, int]] = set()
+        self.sizes: tuple[tuple[int, int], ...] = ()
         self._client, self._most = client, most_pixels
         self._newest: deque[Upload] = deque(maxlen=1)
         self._came: SimpleQueue[None] = SimpleQueue()
@@ -224,13 +224,17 @@ class Client:
         sides = message.get("width"), message.get("height")
         if not all(type(side) is int and 0 < side <= MAX_SIDE for side in sides):
             raise RequestError(422, "the camera's size", found="it is not two numbers of pixels")
+        most = self._service.options.max_megapixels
+        if message["width"] * message["height"] > most * 1e6:
+            raise RequestError(422, "the camera's size", found=f"at most {most:g} MP are taken")
         self.width, self.height = message["width"], message["height"]
 
     def _welcome(self) -> None:
         segmenter = self._service.segmenter
         labels, spec = segmenter.labels, segmenter.backend.spec
         height, width = segmenter.backend.size_for((self.height, self.width))
-        self._camera.sizes |= {(height, width), (self.height, self.width)}
+        sizes = (height, width), (self.height, self.width)
+        self._camera.sizes = (*self._camera.sizes[-2:], *sizes)  # frames of the last on their way
         rows = enumerate(zip(labels.names, labels.colours, strict=True))
         self._say(
             type="welcome",
@@ -335,7 +339,7 @@ async def stream(socket: WebSocket) -> None:
     try:
         await Client(socket, service).run(await first_message(socket))
     except RequestError as error:
-        await socket.close(1013 if error.retry_seconds else 1008, str(error)[:120])
+        await refuse(socket, error)
     except WebSocketDisconnect:
         pass
 

@@ -16,7 +16,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from rtseg.contracts import Rendered, Sink
 from rtseg.errors import RtsegError, SinkError, UsageError
-from rtseg.serve.application import Way, assemble, first_message
+from rtseg.serve.application import Way, assemble, first_message, refuse
 from rtseg.serve.listen import greeting, listening, server_config
 from rtseg.serve.options import place_options
 from rtseg.serve.service import RequestError
@@ -197,7 +197,7 @@ async def frames(socket: WebSocket) -> None:
                 await asyncio.wait_for(socket.receive_text(), FRAME_SECONDS)
         await socket.close(1001, "the run has ended")
     except RequestError as error:
-        await socket.close(1013 if error.retry_seconds else 1008, str(error)[:120])
+        await refuse(socket, error)
     except (TimeoutError, asyncio.TimeoutError):
         await socket.close(1008, "the client reads too slowly")
     except (WebSocketDisconnect, KeyError, RuntimeError):
