@@ -6,10 +6,11 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Barrier, Thread
 from typing import Any
 
 import numpy as np
@@ -389,6 +390,27 @@ def test_a_repository_is_fetched_once_by_its_commit(hub: Hub, tmp_path: Path) ->
     kept = [path.name for path in (tmp_path / "cache" / "hub").rglob("*") if path.is_file()]
     assert len(kept) == 4  # with the record
     assert {"config.json", "model.onnx", "preprocessor_config.json"} < set(kept)
+
+
+def test_two_that_fetch_at_the_same_time_both_get_it(hub: Hub, tmp_path: Path) -> None:
+    """Of what one fetches, the other removes nothing, and it takes nothing for its own."""
+    place = tmp_path / "cache" / "hub" / REPO.replace("/", "--")
+    place.mkdir(parents=True)
+    (place / ".listing.json").write_text(json.dumps({"sha": "f" * 40, "siblings": []}))
+    together = Barrier(4)
+    whole = hub.answer
+
+    def answer(path: str) -> bytes | None:
+        if "config.json" in path or "/api/" in path:
+            together.wait(20)
+        return whole(path)
+
+    hub.answer = answer  # type: ignore[method-assign]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: find_model(f"hf:{REPO}"), range(4)))
+    assert found == found[:1] * 4
+    left = {path.name for path in (tmp_path / "cache" / "hub").rglob("*") if path.is_file()}
+    assert len(left - {".listing.json"}) == 4, left
 
 
 def test_a_revision_and_a_file_are_asked_for(hub: Hub) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from msgspec import Struct, field
 from rtseg.cache import cache_dir, safe_name, sha256
 from rtseg.documents import read_json, shown
 from rtseg.errors import DownloadError, ModelError
-from rtseg.files import atomic
+from rtseg.files import atomic, reason
 from rtseg.labels import ADE20K, CITYSCAPES, MAX_NAME, VOC
 from rtseg.nets.weights import Progress, fetch_to
 from rtseg.text import printable
@@ -300,7 +301,7 @@ def _fetch(
 ) -> _Kept:
     asked = f"cannot fetch {text}"
     server = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
-    listing = _listing(asked, f"{server}/api/models/{repo}/revision/{revision}?blobs=true", folder)
+    listing = _listing(asked, f"{server}/api/models/{repo}/revision/{revision}?blobs=true")
     sizes = {each.rfilename: each for each in listing.siblings}
     model = file or next((name for name in ONNX_FILES if name in sizes), None)
     if model is None or model not in sizes:
@@ -321,17 +322,28 @@ def _fetch(
             raise DownloadError(asked, found=f"{name} has {shown(size)} bytes")
         target = folder / listing.sha / name
         digest = large.sha256 if large else kept.files.get(name, "") if kept else ""
-        if not digest:
-            target.unlink(missing_ok=True)  # nothing tells whether it is still what was fetched
         url = f"{server}/{repo}/resolve/{listing.sha}/{name}"
         weights = WeightsSpec(url, digest, licence, size / 1e6)
-        title = f"{name} of {repo} ({licence})"
-        path = fetch_to(target, weights, _titled(title, progress))
-        digests[name] = sha256(path)
-        if path.stat().st_size != size or (kept and kept.files.get(name) != digests[name]):
-            path.unlink()
+        title = _titled(f"{name} of {repo} ({licence})", progress)
+        if digest:
+            fetch_to(target, weights, title)
+        else:  # anew, as nothing tells whether the one that is there is still what was fetched
+            _fetch_anew(target, weights, title)
+        digests[name] = sha256(target)
+        if target.stat().st_size != size or (kept and kept.files.get(name) != digests[name]):
+            target.unlink()
             raise DownloadError(asked, found=f"{name} is not the file that was published")
     return _Kept(listing.sha, licence, model, digests)
+
+
+def _fetch_anew(target: Path, weights: WeightsSpec, progress: Progress | None) -> None:
+    """Fetch a file beside its place and put it there, whoever else does so at the same time."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".new-", dir=target.parent) as place:
+            fetch_to(Path(place) / target.name, weights, progress).replace(target)
+    except OSError as error:
+        raise DownloadError(f"cannot write {target}", found=reason(error)) from error
 
 
 def _titled(title: str, progress: Progress | None) -> Progress | None:
@@ -340,13 +352,11 @@ def _titled(title: str, progress: Progress | None) -> Progress | None:
     return lambda _, done, total: progress(title, done, total)
 
 
-def _listing(asked: str, url: str, folder: Path) -> _Listing:
+def _listing(asked: str, url: str) -> _Listing:
     place = WeightsSpec(url, "", "", LARGEST_LISTING / 1e6)
-    path = folder / ".listing.json"
-    try:
-        listing = read_json(fetch_to(path, place), _Listing, DownloadError)
-    finally:
-        path.unlink(missing_ok=True)
+    with TemporaryDirectory() as own:  # others may ask at the same time
+        path = fetch_to(Path(own) / "listing.json", place)
+        listing = read_json(path, _Listing, DownloadError)
     if re.fullmatch(r"[0-9a-f]{40}", listing.sha) is None:
         raise DownloadError(asked, found=f"the server names no commit, but {shown(listing.sha)}")
     return listing
