@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from rtseg.documents import convert, parse_json, shown
 from rtseg.errors import ModelError
@@ -183,6 +183,7 @@ class Family:
             of a backbone pretrained for classification. "" if there is none.
         backbone_state: "module:name", called as `name(architecture, state)`; returns the weights of
             that file under their names inside the network.
+        state: the same for the weights of the whole network, as others publish them.
         min_batch: smallest batch that training can use.
         spec: "module:name", called as `name(architecture)`, of a family that is open: it has a
             network for every name after its own, as in "fpn_timm:resnet18"; returns the
@@ -197,6 +198,7 @@ class Family:
     head: str = ""
     backbone_weights: str = ""
     backbone_state: str = ""
+    state: str = ""
     min_batch: int = 1
     spec: str = ""
 
@@ -236,6 +238,33 @@ def _lite(architecture: str, parameters: float) -> ModelSpec:
         parameters=parameters,
         licence="Apache-2.0",
     )
+
+
+class SegFormer(NamedTuple):
+    """The numbers that tell one SegFormer from another.
+
+    Attributes:
+        depths: blocks of each stage.
+        channels: of each stage.
+        decoder: channels of the head.
+        parameters: in millions, for 21 classes.
+    """
+
+    depths: tuple[int, ...]
+    channels: tuple[int, ...]
+    decoder: int
+    parameters: float
+
+
+_WIDE = (64, 128, 320, 512)
+SEGFORMERS = {
+    "segformer_b0": SegFormer((2, 2, 2, 2), (32, 64, 160, 256), 256, 3.719541),
+    "segformer_b1": SegFormer((2, 2, 2, 2), _WIDE, 256, 13.682645),
+    "segformer_b2": SegFormer((3, 4, 6, 3), _WIDE, 768, 27.362773),
+    "segformer_b3": SegFormer((3, 4, 18, 3), _WIDE, 768, 47.238613),
+    "segformer_b4": SegFormer((3, 8, 27, 3), _WIDE, 768, 64.009173),
+    "segformer_b5": SegFormer((3, 6, 40, 3), _WIDE, 768, 84.609493),
+}
 
 
 _TABLE = (
@@ -323,6 +352,26 @@ _TABLE = (
         output="",
         backbone_weights="rtseg.nets.lite:imagenet_weights",
         backbone_state="rtseg.nets.lite:imagenet_state",
+    ),
+    Family(
+        build="rtseg.nets.segformer:build_segformer",
+        class_layers=("classifier.classifier",),
+        licence="Apache-2.0",
+        models=tuple(
+            ModelSpec(
+                name=name,
+                architecture=name,
+                labels=VOC,
+                input=InputSpec((512, 512)),
+                parameters=kind.parameters,
+                licence="Apache-2.0",
+            )
+            for name, kind in SEGFORMERS.items()
+        ),
+        output="",
+        head="rtseg.nets.segformer:MergedHead",
+        backbone_state="rtseg.nets.segformer:hub_state",
+        state="rtseg.nets.segformer:hub_state",
     ),
 )
 

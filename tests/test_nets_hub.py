@@ -201,7 +201,7 @@ def test_a_folder_without_an_onnx_file_or_description(tmp_path: Path) -> None:
         find_model(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04 a pickle, never read")
-    with pytest.raises(ModelError, match=r"no onnx/model\.onnx"):
+    with pytest.raises(ModelError, match="neither"):
         find_model(tmp_path)
 
 
@@ -507,3 +507,24 @@ def test_a_repository_without_that_file_names_others(hub: Hub) -> None:
         find_model(f"hf:{REPO}")
     with pytest.raises(DownloadError, match="404"):
         find_model("hf:someone/else")
+
+
+def test_weights_of_a_network_that_rtseg_does_not_build_are_not_downloaded(hub: Hub) -> None:
+    (hub.folder / "onnx" / "model.onnx").unlink()
+    (hub.folder / "model.safetensors").write_bytes(bytes(100))
+    with pytest.raises(ModelError, match=r"does not build its network \(segformer\)"):
+        find_model(f"hf:{REPO}")
+    assert not any("safetensors" in path for path in hub.paths)
+
+
+def test_weights_of_a_segformer_are(hub: Hub) -> None:
+    from safetensors.torch import save_file
+
+    from rtseg.nets.build import build
+
+    (hub.folder / "onnx" / "model.onnx").unlink()
+    save_file(build("segformer_b0", 3).state_dict(), hub.folder / "model.safetensors")
+    config = {key: value for key, value in CONFIG.items() if key != "hidden_sizes"}
+    (hub.folder / "config.json").write_text(json.dumps(config))
+    spec = find_model(f"hf:{REPO}").spec
+    assert (spec.name, spec.architecture, spec.labels.names) == (REPO, "segformer_b0", NAMES)

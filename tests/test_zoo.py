@@ -14,7 +14,7 @@ from rtseg.labels import VOC
 from rtseg.nets import DEFAULT_MODEL, default_model, find, find_model, shipped
 from rtseg.nets.build import build, segmentation
 from rtseg.nets.state import save_checkpoint
-from rtseg.zoo import FAMILIES, MODELS, ModelSpec
+from rtseg.zoo import FAMILIES, MODELS, SEGFORMERS, ModelSpec
 
 ENUMS = {
     "deeplabv3_resnet50": "DeepLabV3_ResNet50_Weights",
@@ -26,7 +26,7 @@ ENUMS = {
 }
 
 
-TO_TRAIN = {"fpn_efficientnet_lite0", "fpn_efficientnet_lite2", "fpn_mobilenet_v2"}
+TO_TRAIN = {"fpn_efficientnet_lite0", "fpn_efficientnet_lite2", "fpn_mobilenet_v2", *SEGFORMERS}
 
 
 def test_the_table_has_torchvisions_six_what_is_to_be_trained_and_the_stub() -> None:

@@ -13,7 +13,15 @@ from urllib.parse import parse_qsl
 
 from rtseg.cache import sha256
 from rtseg.errors import ModelError
-from rtseg.nets.hub import CONFIG, ONNX_FILES, PREFIX, fetch_repository, onnx_in
+from rtseg.nets.hub import (
+    CONFIG,
+    ONNX_FILES,
+    PREFIX,
+    WEIGHTS,
+    describe,
+    fetch_repository,
+    network_in,
+)
 from rtseg.nets.onnx_file import onnx_spec
 from rtseg.nets.settings import Settings, number, read_settings, refuse_flags
 from rtseg.nets.weights import Progress, fetch
@@ -100,7 +108,7 @@ def _in_folder(path: Path) -> Path:
         return path
     if (path / BEST).is_file():
         return path / BEST
-    if (found := onnx_in(path)) is not None:
+    if (found := network_in(path)) is not None:
         return found
     neither = f"the folder has neither {BEST} nor {CONFIG} with {ONNX_FILES[0]}"
     raise ModelError(f"cannot open the model {path}", found=neither)
@@ -161,7 +169,7 @@ def _named(
     if weights is None:
         raise ModelError(
             f"{spec.name} has no weights",
-            found="none are published for all of it, only for its backbone",
+            found="none are published that rtseg could download",
             do=f"Train it: rtseg train -m {spec.name} --data DATASET; or time it: --weights random",
         )
     if str(weights) == RANDOM:
@@ -205,7 +213,8 @@ def _from_hub(
     progress: Progress | None,
 ) -> Model:
     found = fetch_repository(text, progress)
-    model = _from_onnx(found.file, weights, flags)
+    open_file = _from_onnx if found.file.suffix == ".onnx" else _from_checkpoint
+    model = open_file(found.file, weights, flags)
     spec = replace(model.spec, name=found.repo, licence=found.licence)
     note = f"{found.repo} at commit {found.commit[:12]}; {found.licence}"
     return replace(model, spec=spec, notes=(note, *model.notes))
@@ -214,16 +223,17 @@ def _from_hub(
 def _from_checkpoint(
     path: Path, weights: str | Path | None, flags: Mapping[str, Any] | None
 ) -> Model:
+    notes: tuple[str, ...] = ()
     if (spec := _spec_of(path)) is not None:
         refuse_flags(flags, spec.name)
-    elif base := built_in((settings := read_settings(path, flags)).architecture or ""):
+    else:
+        known, assumed = describe(path)
+        notes = (f"{path.parent.name}: assumed {', '.join(assumed)}",) if assumed else ()
+        settings = read_settings(path, flags, known)
+        base = built_in(settings.architecture or "")
+        if base is None:
+            raise _unknown_weights(path)
         spec = _changed(replace(base, weights=None, miou=None, dataset="", licence=""), settings)
-    if spec is None:
-        raise ModelError(
-            f"cannot tell which model {path} belongs to",
-            found="it holds weights only",
-            do=f"Name the model: --model NAME --weights {path}",
-        )
     if weights is not None and str(weights) != RANDOM:
         raise ModelError(
             f"weights {weights} for {path}",
@@ -238,7 +248,21 @@ def _from_checkpoint(
             found=f"its SHA-256 is not {spec.weights.sha256[:16]}..., as in its spec",
             do="Install rtseg again",
         )
-    return Model(spec, path, "torch")
+    return Model(spec, path, "torch", notes)
+
+
+def _unknown_weights(path: Path) -> ModelError:
+    if (path.parent / CONFIG).is_file() and path.name == WEIGHTS:
+        return ModelError(
+            f"cannot open the model {path.parent}",
+            found=f"it has no {ONNX_FILES[0]}, and rtseg does not build a network of its {CONFIG}",
+            do="Export its network to ONNX",
+        )
+    return ModelError(
+        f"cannot tell which model {path} belongs to",
+        found="it holds weights only",
+        do=f"Name the model: --model NAME --weights {path}",
+    )
 
 
 def _changed(spec: ModelSpec, settings: Settings) -> ModelSpec:

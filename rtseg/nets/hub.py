@@ -24,11 +24,13 @@ from rtseg.files import atomic, reason
 from rtseg.labels import ADE20K, CITYSCAPES, MAX_NAME, VOC
 from rtseg.nets.weights import Progress, fetch_to
 from rtseg.text import printable
-from rtseg.zoo import WeightsSpec
+from rtseg.zoo import SEGFORMERS, WeightsSpec
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 ONNX_FILES = ("onnx/model.onnx", "model.onnx")
-"""Where a folder has its network, the first that exists."""
+"""Where a folder has its network, the first that exists; else its weights are in `WEIGHTS`."""
+
+WEIGHTS = "model.safetensors"
 
 MASK_CLASSIFICATION = frozenset(
     "detr eomt eomt_dinov3 mask2former maskformer oneformer videomt".split()
@@ -54,6 +56,16 @@ class _Config(Struct):
     model_type: str = ""
     id2label: dict[str, str] | None = None
     auto_map: Any = None
+    depths: list[int] | None = None
+    hidden_sizes: list[int] | None = None
+    decoder_hidden_size: int | None = None
+    num_attention_heads: list[int] | None = None
+    sr_ratios: list[int] | None = None
+    strides: list[int] | None = None
+    patch_sizes: list[int] | None = None
+    mlp_ratios: list[int] | None = None
+    hidden_act: str = "gelu"
+    num_channels: int = 3
 
 
 class _Preprocessor(Struct):
@@ -73,26 +85,26 @@ class _Preprocessor(Struct):
     crop_size: int | dict[str, int | None] | None = None
 
 
-def onnx_in(folder: Path) -> Path | None:
-    """The network of a folder of the hub; None if the folder is not one.
+def network_in(folder: Path) -> Path | None:
+    """The network of a folder of the hub, an ONNX file or weights; None if the folder is not one.
 
     Raises:
-        ModelError: it is one, without an ONNX file.
+        ModelError: it is one, without a file that rtseg can run.
     """
     if not (folder / CONFIG).is_file():
         return None
-    for name in ONNX_FILES:
+    for name in (*ONNX_FILES, WEIGHTS):
         if (folder / name).is_file():
             return folder / name
     raise ModelError(
         f"cannot open the model {folder}",
-        found=f"the folder has no {ONNX_FILES[0]}",
+        found=f"the folder has neither {ONNX_FILES[0]} nor {WEIGHTS}",
         do="Export its network to ONNX",
     )
 
 
 def describe(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The settings of an ONNX file in a folder of the hub, as its TOML file would have them.
+    """The settings of a network in a folder of the hub, as its TOML file would have them.
 
     Returns:
         The settings, for `read_settings`, and what was assumed; nothing if the file is not in such
@@ -103,19 +115,43 @@ def describe(path: Path) -> tuple[dict[str, Any], list[str]]:
             of another kind of network.
     """
     folder = path.parent.parent if path.parent.name == "onnx" else path.parent
-    if not ((folder / CONFIG).is_file() and (folder / PREPROCESSOR).is_file()):
+    weights, described = path.name == WEIGHTS, (folder / PREPROCESSOR).is_file()
+    known = weights or (described and path.suffix == ".onnx")
+    if not (folder / CONFIG).is_file() or not known:
         return {}, []
     config = read_json(folder / CONFIG, _Config, ModelError)
-    images = read_json(folder / PREPROCESSOR, _Preprocessor, ModelError)
+    images = _Preprocessor()
+    if described:
+        images = read_json(folder / PREPROCESSOR, _Preprocessor, ModelError)
     _check_kind(folder, config, images)
     assumed: list[str] = []
     settings = {
         "name": printable(folder.resolve().name)[:MAX_NAME] or None,
         "layout": "NCHW",
+        "architecture": _architecture(config) if weights else None,
         "labels": _labels(folder / CONFIG, config.id2label, assumed),
         **_preprocessing(folder / PREPROCESSOR, config, images),
     }
     return {key: value for key, value in settings.items() if value is not None}, assumed
+
+
+def _architecture(config: _Config) -> str | None:
+    """The network of ours that these weights are of; None if there is none."""
+    usual = {
+        "num_attention_heads": [1, 2, 5, 8],
+        "sr_ratios": [8, 4, 2, 1],
+        "strides": [4, 2, 2, 2],
+        "patch_sizes": [7, 3, 3, 3],
+        "mlp_ratios": [4, 4, 4, 4],
+    }
+    if config.model_type != "segformer" or (config.hidden_act, config.num_channels) != ("gelu", 3):
+        return None
+    if any(getattr(config, name) not in (None, values) for name, values in usual.items()):
+        return None
+    base = SEGFORMERS["segformer_b0"]  # what a file leaves out is as B0 has it
+    depths, channels = config.depths or base.depths, config.hidden_sizes or base.channels
+    wanted = (tuple(depths), tuple(channels), config.decoder_hidden_size or base.decoder)
+    return next((name for name, kind in SEGFORMERS.items() if kind[:3] == wanted), None)
 
 
 def _check_kind(folder: Path, config: _Config, images: _Preprocessor) -> None:
@@ -303,7 +339,7 @@ def _fetch(
     server = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
     listing = _listing(asked, f"{server}/api/models/{repo}/revision/{revision}?blobs=true")
     sizes = {each.rfilename: each for each in listing.siblings}
-    model = file or next((name for name in ONNX_FILES if name in sizes), None)
+    model = file or next((name for name in (*ONNX_FILES, WEIGHTS) if name in sizes), None)
     if model is None or model not in sizes:
         others = [name for name in sizes if name.endswith(".onnx")]
         raise ModelError(
@@ -330,6 +366,8 @@ def _fetch(
         else:  # anew, as nothing tells whether the one that is there is still what was fetched
             _fetch_anew(target, weights, title)
         digests[name] = sha256(target)
+        if name == CONFIG and model == WEIGHTS:
+            _check_built(asked, target)
         if target.stat().st_size != size or (kept and kept.files.get(name) != digests[name]):
             target.unlink()
             raise DownloadError(asked, found=f"{name} is not the file that was published")
@@ -344,6 +382,15 @@ def _fetch_anew(target: Path, weights: WeightsSpec, progress: Progress | None) -
             fetch_to(Path(place) / target.name, weights, progress).replace(target)
     except OSError as error:
         raise DownloadError(f"cannot write {target}", found=reason(error)) from error
+
+
+def _check_built(asked: str, path: Path) -> None:
+    """Raise ModelError if rtseg does not build the network that a `config.json` describes."""
+    config = read_json(path, _Config, ModelError)
+    if _architecture(config) is None:
+        kind = printable(config.model_type)[:60] or "without a type"
+        found = f"it has no ONNX file, and rtseg does not build its network ({kind})"
+        raise ModelError(asked, found=found, do="Export its network to ONNX")
 
 
 def _titled(title: str, progress: Progress | None) -> Progress | None:

@@ -19,6 +19,7 @@ from rtseg.errors import ModelError, first_line
 from rtseg.files import atomic
 from rtseg.limits import MODEL_GB
 from rtseg.nets.build import SeamNetwork, build, build_random, family_of
+from rtseg.options import imported
 from rtseg.zoo import Model, ModelSpec
 
 State = Mapping[str, Tensor]
@@ -157,6 +158,7 @@ def load_state(network: nn.Module, spec: ModelSpec, state: State, path: Path) ->
     Raises:
         ModelError: they belong to another network, or to another number of classes.
     """
+    state = own_names(spec.architecture, state)
     given = {key: value for key, value in state.items() if not key.startswith(TRAINING_ONLY)}
     wanted = network.state_dict()
     asked = f"cannot load {path} as {spec.architecture}"
@@ -177,6 +179,12 @@ def load_state(network: nn.Module, spec: ModelSpec, state: State, path: Path) ->
             do="Name the model that these weights belong to with --model",
         )
     network.load_state_dict(given, strict=False)
+
+
+def own_names(architecture: str, state: State) -> State:
+    """Weights of such a network as others publish them, under the names that rtseg gives them."""
+    place = family_of(architecture).state
+    return imported(place)(architecture, state) if place else state
 
 
 def _differences(missing: list[str], unexpected: list[str], shapes: list[str]) -> str:

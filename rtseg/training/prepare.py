@@ -32,7 +32,7 @@ from rtseg.labels import VOID, LabelSet, palette
 from rtseg.nets import find_model
 from rtseg.nets.build import backbone_state, backbone_weights, build, family_of
 from rtseg.nets.onnx_file import convolutions
-from rtseg.nets.state import read_checkpoint
+from rtseg.nets.state import own_names, read_checkpoint
 from rtseg.nets.weights import Progress, fetch, weights_path
 from rtseg.text import counted, user_path
 from rtseg.training.folder import Callback, RunFolder, Split
@@ -160,7 +160,9 @@ def _origin(
     spec = None if family_named(model) is None else built_in(model)
     if spec is None:
         return _from_checkpoint(model, weights)
-    if weights == "scratch":
+    family = family_named(model)
+    unpublished = spec.weights is None and not (family and family.backbone_weights)
+    if weights == "scratch" or (weights is None and unpublished):
         return spec, None, "none: training from scratch takes far more images and time"
     if weights in (None, "pretrained") and spec.weights is not None:
         path = _fetch(spec.weights, "backbone", progress)
@@ -193,7 +195,8 @@ def _from_checkpoint(
             found="a checkpoint has its own weights",
             do=f"Name the architecture: --model {found.spec.architecture} --weights {weights}",
         )
-    return found.spec, read_checkpoint(found.file)[1], str(found.file)
+    state = own_names(found.spec.architecture, read_checkpoint(found.file)[1])
+    return found.spec, state, str(found.file)
 
 
 def _from_file(spec: ModelSpec, path: Path) -> tuple[ModelSpec, Mapping[str, Tensor], str]:

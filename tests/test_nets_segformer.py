@@ -1,0 +1,148 @@
+"""SegFormer: the same network as that of transformers, from its files, on every backend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dataset_folders import make_folder
+from test_nets_hub import PREPROCESSOR, shake
+from training import quick
+
+from rtseg.backends import open_backend
+from rtseg.decode import decode
+from rtseg.errors import ModelError
+from rtseg.nets import find_model
+from rtseg.nets.build import build, segmentation
+from rtseg.nets.segformer import MergedHead
+from rtseg.nets.state import read_checkpoint
+from rtseg.training.program import train
+from rtseg.zoo import SEGFORMERS
+
+CONFIG: dict[str, Any] = {
+    "architectures": ["SegformerForSemanticSegmentation"],
+    "model_type": "segformer",
+    "id2label": {"0": "wall", "1": "person", "2": "car"},
+}
+
+
+def write(folder: Path, config: dict[str, Any]) -> Path:
+    """A folder with B0's weights, under our names."""
+    from safetensors.torch import save_file
+
+    save_file(build("segformer_b0", 3).state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    return folder
+
+
+def test_the_merged_head_gives_the_same_logits() -> None:
+    torch.manual_seed(0)
+    network = build("segformer_b0", 7)
+    shake(network)
+    with torch.no_grad():
+        features = network.get_submodule("backbone")(torch.randn(2, 3, 96, 64))
+        head = network.get_submodule("classifier")
+        wanted, found = head(features), MergedHead(head)(features)
+    assert wanted.shape == (2, 7, 24, 16)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+    assert (found.argmax(1) == wanted.argmax(1)).all()
+
+
+def test_training_leaves_branches_out() -> None:
+    network = build("segformer_b0", 3)
+    image = torch.randn(1, 3, 64, 64)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        assert torch.equal(network(image)["out"], network(image)["out"])
+        network.train()
+        assert not torch.equal(network(image)["out"], network(image)["out"])
+
+
+def test_a_folder_with_weights_is_told_by_its_numbers(tmp_path: Path) -> None:
+    model = find_model(write(tmp_path, CONFIG))
+    spec = model.spec
+    assert (spec.architecture, spec.labels.names) == ("segformer_b0", ("wall", "person", "car"))
+    assert (spec.input.size, spec.input.mean) == ((64, 96), (0.1, 0.2, 0.3))
+    assert (spec.weights, spec.miou, spec.licence) == (None, None, "")
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"hidden_sizes": [8, 16, 32, 32]}, "does not build"),
+        ({"sr_ratios": [4, 4, 2, 1]}, "does not build"),
+        ({"hidden_act": "relu"}, "does not build"),
+        ({"model_type": "bert", "architectures": []}, "does not build"),
+        ({"auto_map": {"AutoModel": "evil.Net"}}, "auto_map"),
+        ({"depths": "many"}, "depths"),
+    ],
+)
+def test_folders_of_other_networks_are_refused(
+    tmp_path: Path, change: dict[str, Any], found: str
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        find_model(write(tmp_path, CONFIG | change))
+    assert found in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
+    kind = SEGFORMERS["segformer_b1"]
+    change = {"hidden_sizes": list(kind.channels), "depths": list(kind.depths)}
+    model = find_model(write(tmp_path, CONFIG | change))
+    assert model.spec.architecture == "segformer_b1"
+    with pytest.raises(ModelError, match="of another shape"):
+        open_backend("torch", model, input_size=(32, 32), device="cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_masks_equal_those_of_transformers_on_every_backend(tmp_path: Path) -> None:
+    segmentation()  # imports torchvision, whatever its build, before transformers does
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    names = {index: f"class {index}" for index in range(9)}
+    network = transformers.SegformerForSemanticSegmentation(
+        transformers.SegformerConfig(id2label=names)
+    ).eval()
+    shake(network)
+    for module in network.modules():  # six times would drown the images in the last layer's bias
+        if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+            module.weight.data.div_(2)
+    network.save_pretrained(tmp_path)
+    size = (64, 96)
+    processor = transformers.SegformerImageProcessor(size={"height": 64, "width": 96})
+    processor.save_pretrained(tmp_path)
+    model = find_model(tmp_path)
+    assert model.spec.architecture == "segformer_b0"
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 8, 12, 3), np.uint8)
+    pixels = pixels.repeat(8, 1).repeat(8, 2)
+    with torch.no_grad():
+        taken = processor(pixels[0], return_tensors="pt", input_data_format="channels_last")
+        wanted = processor.post_process_semantic_segmentation(network(**taken), [size])[0].numpy()
+    assert len(np.unique(wanted)) > 3
+    for name in ("torch", "onnx", "openvino"):
+        scores = open_backend(name, model, device="cpu", input_size=size)(pixels)
+        np.testing.assert_array_equal(decode(scores[0], size)[0], wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_it_trains_from_scratch_and_its_checkpoint_runs(tmp_path: Path) -> None:
+    data = make_folder(tmp_path / "data")
+    result = train(quick(data, "segformer_b0", tmp_path / "run", epochs=2, lr=1e-4))
+    assert result.rows[1].train_loss < result.rows[0].train_loss
+    model = find_model(tmp_path / "run")
+    assert model.spec.architecture == "segformer_b0"
+    assert read_checkpoint(tmp_path / "run" / "best.pth")[0] == model.spec
+    pixels = np.zeros((1, 64, 64, 3), np.uint8)
+    scores = [
+        open_backend(name, model, device="cpu", input_size=(64, 64))(pixels)
+        for name in ("torch", "onnx")
+    ]
+    np.testing.assert_allclose(*scores, atol=1e-4)
