@@ -314,7 +314,10 @@ def test_the_description_names_every_route(server: Served) -> None:
 
 def test_unknown_addresses_and_methods(server: Served) -> None:
     assert requests.get(f"{server.url}/v1/../../etc/passwd", timeout=10).status_code == 404
-    assert requests.get(f"{server.url}/v1/segment", timeout=10).status_code == 405
+    wrong = requests.get(f"{server.url}/v1/segment", timeout=10)
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    several = requests.put(f"{server.url}/v1/jobs/{'0' * 32}", timeout=10)
+    assert (several.status_code, several.headers["allow"]) == (405, "GET, DELETE")
     assert post(server, png(shapes()), path="/etc/passwd").status_code == 422
     assert post(server, png(shapes()), **{"as": "tiff"}).status_code == 422
     assert post(server, png(shapes()), refine="perhaps").status_code == 422

@@ -19,10 +19,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 import rtseg
-from rtseg.frame import Image
+from rtseg.frame import Image, Segmentation
 from rtseg.serve.stream import DROPPED, HEADER, LOGITS16, NEWER, PNG, UNREADABLE
 from rtseg.session.engine import Channel, Engine
 from rtseg.sources import open_source
+from rtseg.temporal.options import USUAL_SMOOTH
+from rtseg.temporal.smooth import Smoother
 
 WIDTH, HEIGHT = 320, 200
 
@@ -122,6 +124,37 @@ class TwoClasses:
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         return self.inner(batch)[:, :2]  # type: ignore[operator]
+
+
+def test_masks_are_steadied_for_each_client(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for one source alone, while another client sends other images."""
+    monkeypatch.setattr("rtseg.temporal.smooth.MAX_GAP_SECONDS", 60.0)  # on a busy machine
+    random = np.random.default_rng(3)
+    with (
+        Camera(server, smooth=True) as steady,
+        Camera(server) as plain,
+        rtseg.load("stub") as segmenter,
+    ):
+        smooth, changed = Smoother(USUAL_SMOOTH), 0
+        for number in range(1, 9):
+            image = block(steady.size, 3)
+            image[random.random(steady.size) < 0.2] = 0
+            alone = segmenter(image)
+            scores = smooth(alone.scores, image, number / 30)
+            wanted = Segmentation(scores, alone.labels, alone.size).at_size((HEIGHT, WIDTH)).mask
+            found = []
+            for camera in (steady, plain):
+                camera.send(number, image if camera is steady else block(plain.size, number))
+                payload = camera.answer()[-1]
+                shown = cv2.imdecode(np.frombuffer(payload, np.uint8), cv2.IMREAD_UNCHANGED)
+                found.append(shown[..., 3] > 0)
+            assert np.array_equal(found[0], wanted > 0)
+            mask = segmenter(block(plain.size, number)).at_size((HEIGHT, WIDTH)).mask
+            assert np.array_equal(found[1], mask > 0)
+            changed += np.count_nonzero(wanted != alone.at_size((HEIGHT, WIDTH)).mask)
+        assert changed
 
 
 def test_many_classes_have_no_difference(server: Served) -> None:
@@ -303,7 +336,7 @@ def test_the_page_comes_with_all_its_parts_and_loads_nothing_else(server: Served
     assert "script-src 'self'" in page.headers["content-security-policy"]
     size = len(page.content)
     parts = {word.split('"')[0] for word in page.text.split('"/page/')[1:]}
-    assert parts == {"icon.svg", "page.css", "page.js"}
+    assert parts == {"icon.svg", "page.css", "page.js", "video.js"}
     for name in (*parts, "painter.js", "watch.html", "watch.js"):
         answer = requests.get(f"{server.url}/page/{name}", timeout=10)
         assert answer.status_code == 200

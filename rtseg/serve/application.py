@@ -146,7 +146,7 @@ def assemble(
             Exception: _internal,
         },
     )
-    app.state.token = token
+    app.state.token, app.state.ways = token, ways
     app.add_middleware(Guard, ways=ways, options=options, token=token, state=app.state)
     return app
 
@@ -199,7 +199,11 @@ async def _no_such(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     words = {404: "unknown address; see /v1/openapi.json", 405: "it takes other methods"}
     text = words.get(error.status_code, error.detail)
-    return JSONResponse({"error": text}, error.status_code, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:  # Starlette names those of one route
+        path, ways = request.scope["path"], request.app.state.ways
+        headers["Allow"] = ", ".join(way.method for way in ways if way.matches(path))
+    return JSONResponse({"error": text}, error.status_code, headers)
 
 
 async def _internal(request: Request, error: Exception) -> Response:

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from rtseg._version import __version__
 from rtseg.serve.application import ROUTES, Way
-from rtseg.serve.jobs import PARAMETERS, PRODUCTS, STATES
+from rtseg.serve.jobs import MADE, PARAMETERS, PRODUCTS, STATES
 from rtseg.serve.segment import KINDS
 
 if TYPE_CHECKING:
@@ -112,8 +112,8 @@ def _parameters(route: Way) -> list[dict[str, Any]]:
     elif (route.method, route.path) == ("POST", "/v1/jobs"):
         helps = "; ".join(f"{name}: {product.help}" for name, product in PRODUCTS.items())
         rows = (
-            ("as", f"What to make, comma-separated; the report always. {helps}", _text()),
-            ("name", "What the video is called.", {**_text(), "maxLength": 200}),
+            ("as", f"What to make, comma-separated. {helps}", _text(f"^({MADE})(,({MADE}))*$")),
+            ("name", "What the video is called.", _text()),
             classes,
             refine,
             *(

@@ -85,7 +85,10 @@ PRODUCTS = {
     "json": Product("classes.jsonl", "--json", "application/x-ndjson", "shares in each frame"),
     "report": Product("report.json", "--metrics", "application/json", "figures of the run"),
 }
-"""What `as=` may be; the report is always made."""
+"""The files of a job, by name."""
+
+MADE = "|".join(name for name in PRODUCTS if name != "report")
+"""What `as=` may list; the report is always made."""
 
 ENDED = ("done", "failed", "cancelled")
 STATES = ("uploading", "queued", "running", *ENDED)
@@ -583,12 +586,11 @@ def flags_of(query: QueryParams, service: Service) -> tuple[list[str], list[str]
     if unknown := [name for name in query if name not in known]:
         found = "there are " + ", ".join(sorted(known))
         raise RequestError(422, f"unknown parameter {unknown[0][:40]!r}", found=found)
-    wanted = [part for part in query.get("as", "video").split(",") if part]
-    if unknown := [name for name in wanted if name not in PRODUCTS]:
-        raise RequestError(422, f"as={unknown[0][:40]}", found=f"choices are {', '.join(PRODUCTS)}")
-    products = [name for name in PRODUCTS if name in wanted or name == "report"]
-    if products == ["report"]:
-        raise RequestError(422, "as", found="it names no file to make")
+    wanted = query.get("as", "video")
+    if re.fullmatch(f"({MADE})(,({MADE}))*", wanted) is None:
+        choices = MADE.replace("|", ", ")
+        raise RequestError(422, f"as={wanted[:40]}", found=f"choices are {choices}; with commas")
+    products = [name for name in PRODUCTS if name in wanted.split(",") or name == "report"]
     flags: list[str] = []
     classes = [part.strip() for part in query.get("classes", "").split(",") if part.strip()]
     if classes:

@@ -20,6 +20,7 @@ from rtseg.serve.metrics import Metrics
 from rtseg.serve.options import ServeOptions
 from rtseg.session.engine import Channel, Engine, Result
 from rtseg.session.loop import TICK_SECONDS
+from rtseg.temporal import TemporalOptions
 from rtseg.threads import Flow
 
 T = TypeVar("T")
@@ -147,12 +148,17 @@ class Service:
 
     @contextmanager
     def client(
-        self, client: Client, source: Source, deliver: Callable[[Result], None]
+        self,
+        client: Client,
+        source: Source,
+        deliver: Callable[[Result], None],
+        temporal: TemporalOptions,
     ) -> Iterator[None]:
         """Segment the frames of a client as long as the `with` lasts, in turns with all others.
 
         Args:
             deliver: called with each result, in the engine's thread.
+            temporal: how the masks of its frames are tied together.
 
         Raises:
             RequestError: there are as many clients as may be.
@@ -164,7 +170,7 @@ class Service:
         number: list[int] = []
 
         def begin(engine: Engine) -> None:
-            number.append(engine.add(Channel(source)))
+            number.append(engine.add(Channel(source, temporal=temporal)))
             self._receivers[number[0]] = deliver
 
         def end(engine: Engine) -> None:

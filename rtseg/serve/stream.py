@@ -25,6 +25,8 @@ from rtseg.serve.service import RequestError, Service
 from rtseg.session.engine import Result
 from rtseg.sinks.masks import palette, palette_png
 from rtseg.stats import Durations
+from rtseg.temporal import TemporalOptions
+from rtseg.temporal.options import USUAL_SMOOTH
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -167,7 +169,11 @@ class Client:
         self._set_size(hello)
         self._camera = Camera(self, int(self._service.options.max_megapixels * 1e6))
         self._welcome()
-        with self._service.client(self, self._camera, self.deliver):
+        smooth = hello.get("smooth", False)
+        if not isinstance(smooth, bool):
+            raise RequestError(422, "smooth", found="it is not true or false")
+        temporal = TemporalOptions(smooth=USUAL_SMOOTH if smooth else 0.0)
+        with self._service.client(self, self._camera, self.deliver, temporal):
             sending = asyncio.create_task(self._send())
             try:
                 await self._receive()

@@ -137,7 +137,7 @@ function stop(title = "Camera stopped", words = "No more images are sent.") {
 
 $("start").addEventListener("click", start);
 $("stop").addEventListener("click", () => stop());
-$("camera").addEventListener("change", () => { if (socket) { stop(); start(); } });
+for (const id of ["camera", "steady"]) $(id).addEventListener("change", () => { if (socket) { stop(); start(); } });
 
 function connect() {
   const scheme = location.protocol === "https:" ? "wss" : "ws";
@@ -146,7 +146,7 @@ function connect() {
   socket = mine;
   Object.assign(count, { sent: 0, shown: 0, dropped: {}, wrong: 0 });
   [sequence, ages, hello, credit] = [0, [], null, 1];
-  mine.onopen = () => mine.send(JSON.stringify({ type: "hello", token: secret, width: video.videoWidth, height: video.videoHeight, kind: painter.kind }));
+  mine.onopen = () => mine.send(JSON.stringify({ type: "hello", token: secret, width: video.videoWidth, height: video.videoHeight, kind: painter.kind, smooth: $("steady").checked }));
   mine.onmessage = ({ data }) => (typeof data === "string" ? control(JSON.parse(data)) : answer(data));
   mine.onclose = ({ code, reason }) => {
     if (socket === mine) stop("The server ended the stream", reason || (code === 1006 ? "It cannot be reached." : `It gave no reason (${code}).`));
