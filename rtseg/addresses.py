@@ -23,6 +23,8 @@ TOKEN = re.compile(r"(?=.*\d)(?=.*[a-z])[^.]{12,}", re.IGNORECASE)
 BETWEEN = re.compile(r"%[0-9a-f]{2}|[^\w.~-]", re.IGNORECASE)
 HOST = re.compile(r"(?:\[[0-9a-f:.%]{0,60}\]|[^:\[\]]{0,80})(?::\d{0,5})?", re.IGNORECASE)
 LOCAL = ("test:", "demo:", "file:")
+BUCKETS = ("s3:", "s3a:", "gs:", "gcs:", "az:", "abfs:", "memory:")
+"""Schemes whose addresses have no secrets, as long as there is no user in them."""
 WORDS = re.compile(
     r"(?:live|stream|streams|streaming|channels?|ch|cam|camera|video|media|main|sub|index|playlist"
     r"|master|mjpe?g|h26[45]|hls|axis-cgi|mjpg)?[0-9]{0,3}(?:\.[a-z0-9]{2,4})?",
@@ -101,7 +103,7 @@ def _parts(address: str) -> tuple[str, str, str, str]:
     found = user_of(address)
     bare = address if found is None else address[: len(_scheme(address))] + address[found.end() :]
     parts = PARTS.match(bare)
-    if parts is None or parts[1].strip().lower().startswith(LOCAL):
+    if parts is None or _is_plain(parts[1].strip(), bare if found is None else address):
         return "", "", "", ""
     user, _, host = parts[2].rpartition("@")
     if found is not None:
@@ -111,6 +113,12 @@ def _parts(address: str) -> tuple[str, str, str, str]:
     if not HOST.fullmatch(host):  # what stands for the port may be a password without its host
         host = f"{host.partition(':')[0][:MAX_HOST]}:***"
     return parts[1].lstrip(), host, parts[3], user
+
+
+def _is_plain(scheme: str, address: str) -> bool:
+    """Whether an address is shown as it is."""
+    scheme = scheme.lower()
+    return scheme.startswith(LOCAL) or (scheme.startswith(BUCKETS) and not set("@?") & set(address))
 
 
 def _scheme(address: str) -> str:
@@ -161,7 +169,7 @@ def without_secrets(text: str) -> str:
 
 
 def _without_values(address: str) -> str:
-    if address.lower().startswith(LOCAL):
+    if _is_plain(address, address):
         return address
     found = user_of(address)
     if found is not None:

@@ -8,8 +8,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from rtseg.addresses import digest_of, is_address, public_name, remember
+from rtseg.batch.bucket import Bucket, scheme_of, steady_part
 from rtseg.errors import SourceError, UsageError
 from rtseg.files import reason
 from rtseg.images import IMAGE_SUFFIXES
@@ -17,6 +19,7 @@ from rtseg.outputs import NUMBER
 from rtseg.sinks import find_kind, split_prefix
 from rtseg.sinks.options import is_folder
 from rtseg.text import natural_key, read_text, user_path
+from rtseg.threads import parallel_map
 
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .m2v .ts .mts .m2ts .vob .wmv .asf .flv .f4v .ogv"
@@ -27,6 +30,9 @@ VIDEO_SUFFIXES = frozenset(
 
 NAME = "{name}"
 """In an output: the clip's path below INPUT, without its suffix."""
+
+LOOK_UPS = 16
+"""Objects of a list that are looked up at once."""
 
 STATE = ".rtseg"
 """The folder beside the outputs with what is remembered of them."""
@@ -126,7 +132,7 @@ def with_outputs(listing: Listing, targets: Sequence[Target]) -> None:
     stems = [clip.name.removesuffix(Path(clip.name).suffix) for clip in listing.clips]
     count = Counter(stem.casefold() for stem in stems)
     made: dict[str, str] = {}
-    sources = {os.path.realpath(clip.source) for clip in listing.clips}
+    sources = {_place(clip.source) for clip in listing.clips}
     for place, (clip, stem) in enumerate(zip(listing.clips, stems, strict=True)):
         stem = clip.name if count[stem.casefold()] > 1 else stem
         still = Path(clip.name).suffix.lower() in IMAGE_SUFFIXES
@@ -140,13 +146,17 @@ def with_outputs(listing: Listing, targets: Sequence[Target]) -> None:
                     found=f"by {found}",
                     do="Give each its own name or folder",
                 )
-            if os.path.realpath(output) in sources:
+            if _place(output) in sources:
                 raise UsageError(
                     f"the output of {clip.name}",
                     found=f"it would replace {output}, which is a clip",
                     do="Give -o another folder",
                 )
         listing.clips[place] = Clip(clip.name, clip.source, clip.identity, outputs)
+
+
+def _place(source: str) -> str:
+    return source if is_address(source) else os.path.realpath(source)
 
 
 def find_clips(inputs: Sequence[str], outside: Iterable[str] = ()) -> Listing:
@@ -161,7 +171,7 @@ def find_clips(inputs: Sequence[str], outside: Iterable[str] = ()) -> Listing:
         UsageError: two clips have one name.
     """
     listing = Listing()
-    closed = {os.path.realpath(folder) for folder in outside}
+    closed = {folder if scheme_of(folder) else os.path.realpath(folder) for folder in outside}
     for text in inputs:
         before = len(listing.clips)
         _add(text, listing, closed)
@@ -180,20 +190,26 @@ def find_clips(inputs: Sequence[str], outside: Iterable[str] = ()) -> Listing:
 
 
 def _add(text: str, listing: Listing, closed: set[str]) -> None:
+    if is_address(text):
+        _add_address(text, listing, closed)
+        return
     path = user_path(text)
     try:
         if path.is_dir():
             _add_folder(path, listing, closed)
         elif path.is_file() and path.suffix.lower() == ".txt":
-            _add_all(_listed(path), path.parent, listing)
+            folder = path.parent
+            found = parallel_map(_listed(path), lambda line: _of_list(line, folder), LOOK_UPS)
+            listing.clips += found
         elif path.is_file():
             _add_all([path], path.parent, listing)
         elif glob.has_magic(text):
-            found = [Path(name) for name in glob.iglob(str(path), recursive=True)]  # noqa: PTH207
+            names = glob.iglob(str(path), recursive=True)  # noqa: PTH207
+            there = [Path(name) for name in names]
             steady = path
             while glob.has_magic(str(steady)):
                 steady = steady.parent
-            inside = [one for one in found if one.is_file() and not _is_in(one, closed)]
+            inside = [one for one in there if one.is_file() and not _is_in(one, closed)]
             _add_all(inside, steady, listing)
         else:
             raise SourceError(
@@ -203,14 +219,47 @@ def _add(text: str, listing: Listing, closed: set[str]) -> None:
         raise SourceError(f"cannot read {text}", found=reason(error).lower()) from error
 
 
+def _add_address(text: str, listing: Listing, closed: set[str]) -> None:
+    """Objects of a bucket; any other address is one clip."""
+    if not scheme_of(text):
+        listing.clips.append(_at(text))
+        return
+    if any(each.rstrip("/") == text.rstrip("/") for each in closed):
+        raise _same_folder(text)
+    try:
+        found = Bucket(text).find(text)
+    except FileNotFoundError:
+        found = {}
+    except OSError as error:
+        raise SourceError(f"cannot list {public_name(text)}", found=reason(error)) from error
+    root = steady_part(text)
+    suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES
+    for below, identity in sorted(found.items()):
+        address = f"{root}/{below}" if below else root
+        hidden = any(part.startswith(".") for part in below.split("/"))
+        if hidden or any(address.startswith(each.rstrip("/") + "/") for each in closed):
+            continue
+        if below and PurePosixPath(address).suffix.lower() not in suffixes:
+            listing.left_out.append(address)
+        else:
+            listing.clips.append(Clip(below or _last(address), address, identity))
+
+
+def _at(address: str) -> Clip:
+    """The clip at an address, which is not looked up: it is known by its address alone."""
+    remember([address])
+    plain = re.split("[?#]", address)[0]
+    return Clip(_last(plain.rstrip("/")) or "clip", address, f"at {digest_of(plain)}")
+
+
+def _last(address: str) -> str:
+    return address.rpartition("/")[2]
+
+
 def _add_folder(folder: Path, listing: Listing, closed: set[str]) -> None:
     """Every video and image below a folder; not what is hidden."""
     if os.path.realpath(folder) in closed:
-        raise UsageError(
-            f"the output folder {folder} is the folder of clips",
-            found="the next batch would take outputs for clips",
-            do="Give -o another folder; it may be inside",
-        )
+        raise _same_folder(str(folder))
     suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES
     for place, folders, names in os.walk(folder, onerror=_raise):
         here = Path(place)
@@ -229,6 +278,14 @@ def _add_folder(folder: Path, listing: Listing, closed: set[str]) -> None:
                 listing.left_out.append(str(path))
 
 
+def _same_folder(folder: str) -> UsageError:
+    return UsageError(
+        f"the output folder {folder} is the folder of clips",
+        found="the next batch would take outputs for clips",
+        do="Give -o another folder; it may be inside",
+    )
+
+
 def _is_in(path: Path, closed: set[str]) -> bool:
     return any(os.path.realpath(folder) in closed for folder in path.parents)
 
@@ -242,15 +299,28 @@ def _add_all(paths: Iterable[Path], root: Path, listing: Listing) -> None:
     listing.clips += [_clip(path, root) for path in paths]
 
 
-def _listed(path: Path) -> Iterator[Path]:
-    """The files of a list: one a line, empty lines and those with "#" in front left out."""
+def _of_list(line: str, folder: Path) -> Clip:
+    if not is_address(line):
+        return _clip(folder / user_path(line), folder)
+    clip = _at(line)
+    if not scheme_of(line):
+        return clip
+    try:
+        found = Bucket(line).find(line)
+    except OSError:  # its row says why it cannot be read
+        found = {}
+    return Clip(clip.name, line, found.get("", ""))
+
+
+def _listed(path: Path) -> Iterator[str]:
+    """The lines of a list that name something."""
     try:
         lines = read_text(path).splitlines()
     except UnicodeDecodeError as error:
         raise SourceError(f"cannot read {path}", found="it is not text") from error
     for line in lines:
         if (name := line.strip()) and not name.startswith("#"):
-            yield path.parent / user_path(name)
+            yield name
 
 
 def _clip(path: Path, root: Path) -> Clip:

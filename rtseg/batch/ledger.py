@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rtseg.addresses import public_name, without_secrets
+from rtseg.batch.bucket import scheme_of
 from rtseg.batch.clips import STATE, Clip
 from rtseg.options import imported
 
@@ -122,10 +123,17 @@ class Ledger:
     ) -> None:
         self.store, self.settings, self._lease = store, settings, lease
         self.token = token or new_token()
+        self._stores: dict[str, Store] = {}
 
     def read(self, clip: Clip) -> Record | None:
         """The record of a clip; None if there is none that can be read."""
-        content = self.store.read(f"{_file(clip)}.json")
+        return self._parsed(self.store.read(f"{_file(clip)}.json"))
+
+    def read_all(self, clips: Iterable[Clip]) -> Iterator[Record | None]:
+        """As `read`, of many clips in order."""
+        return map(self._parsed, self.store.read_all(f"{_file(clip)}.json" for clip in clips))
+
+    def _parsed(self, content: bytes | None) -> Record | None:
         try:
             values = json.loads(content or b"null")
             if values and values.pop("rtseg_batch") == FORMAT:
@@ -159,7 +167,7 @@ class Ledger:
         """Whether nothing is left to do for a clip."""
         if record is None or record.state != "done" or not self.is_current(clip, record):
             return False
-        return all(map(self.store.has, clip.outputs))
+        return all(map(self.has, clip.outputs))
 
     def foreign(self, clip: Clip, record: Record | None) -> str:
         """An output that is there and was not made from this clip; "" if there is none."""
@@ -169,7 +177,21 @@ class Ledger:
         ):
             ours = set(map(_last, record.outputs))
         others = (output for output in clip.outputs if _last(output) not in ours)
-        return next(filter(self.store.has, others), "")
+        return next(filter(self.has, others), "")
+
+    def has(self, output: str) -> bool:
+        """Whether there is an output at an address."""
+        return self._outputs(output).has(output)
+
+    def put(self, path: Path, output: str) -> None:
+        """Move a finished local file to an address, where it appears whole."""
+        self._outputs(output).put(path, output)
+
+    def _outputs(self, output: str) -> Store:
+        scheme = scheme_of(output)
+        if scheme not in self._stores:
+            self._stores[scheme] = store_of(output)
+        return self._stores[scheme]
 
     # --- claims
 
@@ -221,11 +243,16 @@ def _file(clip: Clip) -> str:
     return f"{folder}{slash}{name}"
 
 
-STORES = {"": "rtseg.batch.store:Folder"}
-"""What keeps the records of outputs, by the scheme of their address; "" is a path."""
+STORES = {"": "rtseg.batch.store:Folder", "bucket": "rtseg.batch.bucket:Bucket"}
+"""What keeps records and outputs: of paths, and of addresses."""
+
+
+def store_of(address: str) -> Store:
+    """The store of what is below an address or a path; raises as `Bucket`."""
+    store: Store = imported(STORES["bucket" if scheme_of(address) else ""])(address)
+    return store
 
 
 def open_ledger(root: str, settings: Mapping[str, Any], lease: float, token: str = "") -> Ledger:
-    """The ledger beside the outputs in the folder `root`."""
-    store: Store = imported(STORES[""])(Path(root) / STATE)
-    return Ledger(store, settings, lease, token)
+    """The ledger beside the outputs in the folder `root`; raises as `Bucket`."""
+    return Ledger(store_of(os.path.join(root, STATE)), settings, lease, token)  # noqa: PTH118

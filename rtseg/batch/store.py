@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -38,6 +39,9 @@ class Store(Protocol):
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
 
+    def read_all(self, names: Iterable[str]) -> Iterator[bytes | None]:
+        """As `read`, of many files in order."""
+
     def has(self, address: str) -> bool:
         """Whether there is an output at an address."""
 
@@ -48,8 +52,8 @@ class Store(Protocol):
 class Folder:
     """A `Store` in a local or mounted folder."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: str) -> None:
+        self._root = Path(root)
 
     def read(self, name: str) -> bytes | None:
         """As `Store`."""
@@ -93,6 +97,10 @@ class Folder:
     def remove(self, name: str) -> None:
         """As `Store`."""
         (self._root / name).unlink(missing_ok=True)
+
+    def read_all(self, names: Iterable[str]) -> Iterator[bytes | None]:
+        """As `Store`."""
+        return map(self.read, names)
 
     def has(self, address: str) -> bool:
         """As `Store`."""

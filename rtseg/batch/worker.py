@@ -13,13 +13,14 @@ from typing import Any
 
 from rtseg.addresses import without_secrets
 from rtseg.backends.base import fit_size
+from rtseg.batch.bucket import Bucket, scheme_of
 from rtseg.batch.tasks import OnEvent, Outcome, Task, one_run
 from rtseg.cli.options import Flags
 from rtseg.cli.plan import Plan, make_plan
 from rtseg.cli.process import Stop, refused
 from rtseg.cli.run import load_segmenter, run_plan
 from rtseg.contracts import SourceInfo
-from rtseg.errors import BackendError, DeviceError, RtsegError
+from rtseg.errors import BackendError, DeviceError, RtsegError, SourceError
 from rtseg.segmenter import Segmenter
 from rtseg.stats import Stats
 
@@ -75,7 +76,15 @@ class Worker:
         """Write the outputs into the folder `work`; returns the figures of the run."""
         metrics = work / "metrics.json"
         outputs = [str(_unfinished(work, *each)) for each in enumerate(task.clip.outputs)]
-        flags = one_run(self._flags, task.clip.source, task.roles, outputs)
+        source = task.clip.source
+        if scheme_of(source):
+            source = str(_fetched(work, source))
+            try:
+                Bucket(task.clip.source).fetch(task.clip.source, Path(source))
+            except OSError as failure:
+                found = "there is none" if isinstance(failure, FileNotFoundError) else str(failure)
+                raise SourceError(f"cannot read {task.clip.source}", found=found) from failure
+        flags = one_run(self._flags, source, task.roles, outputs)
         flags = replace(flags, run=replace(flags.run, metrics=str(metrics)))
         self._networks.failed = False
 
@@ -102,7 +111,7 @@ class Worker:
             ledger.write(clip, ledger.new(clip, "started", **facts))
             try:
                 for number, output in enumerate(clip.outputs):
-                    ledger.store.put(_unfinished(Path(task.work), number, output), output)
+                    ledger.put(_unfinished(Path(task.work), number, output), output)
             except OSError as failure:
                 error = failure
         if error is None:
@@ -121,8 +130,10 @@ class Worker:
             text = str(error)
         else:
             text = refused(error) or f"internal error: {type(error).__name__}: {error}"
+        work, source = Path(task.work), task.clip.source
+        text = text.replace(str(_fetched(work, source)), source)
         for number, output in enumerate(task.clip.outputs):
-            text = text.replace(str(_unfinished(Path(task.work), number, output)), output)
+            text = text.replace(str(_unfinished(work, number, output)), output)
         return without_secrets(" ".join(text.split()))
 
 
@@ -132,6 +143,11 @@ def _unfinished(work: Path, number: int, output: str) -> Path:
     with suppress(FileExistsError):
         folder.mkdir()
     return folder / output.rpartition("/")[2]
+
+
+def _fetched(work: Path, source: str) -> Path:
+    """Where a clip of a bucket is while it is read."""
+    return work / f"clip-{source.rpartition('/')[2]}"
 
 
 class Networks:

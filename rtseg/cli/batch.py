@@ -17,11 +17,12 @@ from typing import Any
 
 from rtseg._version import __version__
 from rtseg.addresses import public_name, without_secrets
+from rtseg.batch.bucket import scheme_of
 from rtseg.batch.clips import STATE, Clip, Target, find_clips, target_of, with_outputs
 from rtseg.batch.ledger import Ledger, Record, is_gone, open_ledger
 from rtseg.batch.options import ENGINES
 from rtseg.batch.tasks import Event, Outcome, Pool, Task, one_run
-from rtseg.cache import sha256
+from rtseg.cache import cache_dir, sha256
 from rtseg.cli.options import BatchFlags, Flags
 from rtseg.cli.plan import is_file, make_plan
 from rtseg.cli.process import Stop
@@ -211,8 +212,7 @@ def sort_out(clips: Sequence[Clip], ledger: Ledger, flags: BatchFlags) -> Todo:
     """
     todo = Todo(clips)
     foreign = []
-    for clip in clips:
-        record = ledger.read(clip)
+    for clip, record in zip(clips, ledger.read_all(clips), strict=True):
         if ledger.is_done(clip, record):
             todo.done.add(clip.name)
             continue
@@ -493,7 +493,10 @@ class Spread:
 
 
 def workspace(folder: str) -> Path:
-    """Where unfinished outputs lie: beside finished ones, so that a rename moves them."""
+    """Where unfinished outputs lie: beside finished ones, so that a rename moves them; in the cache
+    folder if those go to a bucket."""
+    if scheme_of(folder):
+        return cache_dir() / "batch"
     return Path(folder) / STATE / "work"
 
 
