@@ -35,8 +35,8 @@ class BatchOptions:
     """How clips are spread over workers, and what is reported of them.
 
     Attributes:
-        input: Folder, glob, or list file (.txt) of clips and images, also at addresses (s3://, gs://,
-            https://); repeatable.
+        input: Folder, glob, or list file (.txt) of clips and images, also in buckets (s3://, gs://)
+            or at https:// addresses; repeatable.
         output: Folder of the results, as the clips' folders: videos become .mp4, images .png; or a
             path with {name} for the clip, such as out/{name}.mkv; repeatable.
         mask_output: Folder of mask videos (.mkv) and PNGs, or a path with {name}.
