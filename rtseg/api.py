@@ -102,7 +102,7 @@ def load(
         loaded = Averaged(loaded, **asked.averaging)
     labels = loaded.spec.labels
     if asked.palette is not None:
-        labels = labels.with_colours(palette(asked.palette, len(labels)))
+        labels = labels.with_colours(palette(asked.palette, len(labels), labels.names))
     selected = labels.select(asked.classes) if asked.classes else None
     segmenter = Segmenter(loaded, labels=labels, selected=selected, refine=asked.refine)
     _LOADED.add(segmenter)

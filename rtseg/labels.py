@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import colorsys
+import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -73,22 +76,39 @@ class LabelSet:
         return len(self.names)
 
     def index(self, name_or_id: str | int) -> int:
-        """The index of a class given by name (in any case) or by index.
+        """The index of a class given by name (in any case), by its first synonym or by index.
 
         Raises:
             UsageError: there is no such class.
         """
         text = str(name_or_id).strip()
-        folded = [name.casefold() for name in self.names]
-        if text.casefold() in folded:
-            return folded.index(text.casefold())
+        folded = [name.casefold().strip() for name in self.names]
+        # ADE20K has "person, individual, someone" for one class
+        for known in (folded, [re.split("[,;]", name)[0].strip() for name in folded]):
+            if text.casefold() in known:
+                return known.index(text.casefold())
         if text.isdecimal() and int(text) < len(self):
             return int(text)
         raise UsageError(f"unknown class {text!r}", found="the model has " + ", ".join(self.names))
 
     def select(self, classes: Iterable[str | int]) -> frozenset[int]:
-        """The indices of classes; raises UsageError if one does not exist."""
-        return frozenset(self.index(name) for name in classes)
+        """The indices of classes; raises UsageError if one does not exist.
+
+        "person" of a network that tells apart clothes and parts of the body means all of them.
+        """
+        return frozenset(
+            index
+            for name in classes
+            for index in (self._parts_of_a_person(name) or (self.index(name),))
+        )
+
+    def _parts_of_a_person(self, name: str | int) -> frozenset[int]:
+        plain = {_plain(each): index for index, each in enumerate(self.names)}
+        if str(name).strip().casefold() != "person" or "person" in plain:
+            return frozenset()
+        parts = {index for each, index in plain.items() if each in _PARTS}
+        rest = set(plain.values()) - parts - {self.background}
+        return frozenset(parts if len(parts) > len(rest) and self.background is not None else ())
 
     def foreground(self, selected: frozenset[int] | None) -> frozenset[int]:
         """The selected classes (None means all) without the background."""
@@ -229,6 +249,102 @@ ADE20K = LabelSet(
     background=None,
 )
 
+# COCO-Stuff: 80 things and 91 stuffs in the order in which networks are trained (mmsegmentation's
+# train ids), other pixels are 255.
+_COCO_STUFF_NAMES = _names(
+    """
+    person bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant stop_sign
+    parking_meter bench bird cat dog horse sheep cow elephant bear zebra giraffe backpack umbrella
+    handbag tie suitcase frisbee skis snowboard sports_ball kite baseball_bat baseball_glove
+    skateboard surfboard tennis_racket bottle wine_glass cup fork knife spoon bowl banana apple
+    sandwich orange broccoli carrot hot_dog pizza donut cake chair couch potted_plant bed
+    dining_table toilet tv laptop mouse remote keyboard cell_phone microwave oven toaster sink
+    refrigerator book clock vase scissors teddy_bear hair_drier toothbrush banner blanket branch
+    bridge building-other bush cabinet cage cardboard carpet ceiling-other ceiling-tile cloth
+    clothes clouds counter cupboard curtain desk-stuff dirt door-stuff fence floor-marble
+    floor-other floor-stone floor-tile floor-wood flower fog food-other fruit furniture-other grass
+    gravel ground-other hill house leaves light mat metal mirror-stuff moss mountain mud napkin net
+    paper pavement pillow plant-other plastic platform playingfield railing railroad river road rock
+    roof rug salad sand sea shelf sky-other skyscraper snow solid-other stairs stone straw
+    structural-other table tent textile-other towel tree vegetable wall-brick wall-concrete
+    wall-other wall-panel wall-stone wall-tile wall-wood water-other waterdrops window-blind
+    window-other wood
+    """
+)
+
+_LIP_NAMES = _names(
+    """
+    background hat hair glove sunglasses upper-clothes dress coat socks pants jumpsuits scarf skirt
+    face left-arm right-arm left-leg right-leg left-shoe right-shoe
+    """
+)
+
+_ATR_NAMES = _names(
+    """
+    background hat hair sunglasses upper-clothes skirt pants dress belt left-shoe right-shoe face
+    left-leg right-leg left-arm right-arm bag scarf
+    """
+)
+
+_SAME = {
+    "aeroplane": "airplane",
+    "motorbike": "motorcycle",
+    "minibike": "motorcycle",
+    "sofa": "couch",
+    "pottedplant": "potted plant",
+    "diningtable": "dining table",
+    "tvmonitor": "tv",
+    "television receiver": "tv",
+    "vegetation": "tree",
+    "building other": "building",
+    "sky other": "sky",
+    "water other": "water",
+    "pavement": "sidewalk",
+}
+"""Names of one thing in several label sets -> the one whose colour they have."""
+
+
+def _plain(name: str) -> str:
+    """A class name as it is compared: "Upper-clothes" is "upper clothes"."""
+    spaced = re.sub("([a-z])([A-Z])", r"\1 \2", re.split("[,;]", name)[0])
+    plain = re.sub("[-_ ]+", " ", spaced).strip().casefold()
+    return _SAME.get(plain, plain)
+
+
+_PARTS = {_plain(name) for name in (*_LIP_NAMES, *_ATR_NAMES)} - {"background"} | {
+    *"neck torso body skin clothes arm leg foot shoe hand upperclothes".split(),
+    *"head ear eye nose mouth lips glasses jewelry bag top".split(),
+    *("body skin", "face skin", "torso skin", "upper body", "lower body", "others", "accessories"),
+}
+"""Parts of people and what they wear."""
+
+
+def colours_by_name(names: Sequence[str]) -> tuple[Colour, ...]:
+    """A colour per class that depends on its name: a person has the same in every network.
+
+    Names of Cityscapes and ADE20K have the colours there, a background is black, and others have
+    one that follows from the name. Two classes of a network never share one.
+    """
+    known = {
+        _plain(name): colour
+        for labels in (ADE20K, CITYSCAPES)
+        for name, colour in zip(labels.names, labels.colours, strict=True)
+    }
+    known["background"] = (0, 0, 0)
+    found: list[Colour] = []
+    for name in map(_plain, names):
+        options = itertools.chain((known.get(name),), (_drawn(name, n) for n in itertools.count()))
+        found.append(next(each for each in options if each and each not in found))
+    return tuple(found)
+
+
+def _drawn(name: str, number: int) -> Colour:
+    """A bright colour that follows from a name, the `number`th of its own."""
+    hue, *rest = hashlib.sha256(f"{name}{number}".encode()).digest()[:3]
+    red, green, blue = colorsys.hsv_to_rgb(hue / 256, 0.5 + rest[0] / 512, 0.6 + rest[1] / 640)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
 PALETTES: dict[str, tuple[Colour, ...]] = {
     "voc": voc_colours(VOID),
     "cityscapes": CITYSCAPES.colours,
@@ -253,8 +369,17 @@ _CONES_TO_OKLAB = np.array(
 )
 
 
-def palette(text: str, count: int) -> tuple[Colour, ...]:
+COCO_STUFF, LIP, ATR = (
+    LabelSet(names, colours_by_name(names), 0 if names[0] == "background" else None)
+    for names in (_COCO_STUFF_NAMES, _LIP_NAMES, _ATR_NAMES)
+)
+"""COCO-Stuff; Look into Person, and ATR: clothes and parts of the body."""
+
+
+def palette(text: str, count: int, names: Sequence[str] = ()) -> tuple[Colour, ...]:
     """`count` colours, by name (`voc`, `cityscapes`, `ade20k`), as `random:SEED`, or from a file.
+
+    `names` means those of `colours_by_name`, of the classes of these names.
 
     A colour file has one class per line, `r g b [name]` or `#rrggbb [name]`; blank lines and lines
     that start with `# ` are ignored. A `.json` file contains a list of `[r, g, b]` and `"#rrggbb"`.
@@ -263,6 +388,8 @@ def palette(text: str, count: int) -> tuple[Colour, ...]:
         UsageError: there is no such palette, a line is not a colour, or there are fewer than
             `count` colours.
     """
+    if text.strip().casefold() == "names":
+        return colours_by_name(names or [*map(str, range(count))])
     name, _, seed = text.strip().partition(":")
     if name.casefold() == "random":
         return random_colours(_seed(seed or "0"), count)
@@ -321,7 +448,7 @@ def _file_colours(path: Path) -> tuple[Colour, ...]:
             raise UsageError(
                 f"unknown palette {str(path)!r}",
                 found="neither a palette nor a file",
-                do="Use voc, cityscapes, ade20k, random:SEED or a colour file.",
+                do="Use voc, cityscapes, ade20k, names, random:SEED or a colour file.",
             )
         text = read_text(path)
     except (OSError, UnicodeDecodeError, ValueError) as error:

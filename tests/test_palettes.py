@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 
 from rtseg.errors import UsageError
-from rtseg.labels import ADE20K, CITYSCAPES, PALETTES, VOC, palette
+from rtseg.labels import (
+    ADE20K,
+    ATR,
+    CITYSCAPES,
+    COCO_STUFF,
+    LIP,
+    PALETTES,
+    VOC,
+    LabelSet,
+    colours_by_name,
+    palette,
+)
+from rtseg.nets.settings import NAMED_LABELS
 
 
 def test_voc_is_the_published_table() -> None:
@@ -149,3 +161,58 @@ def test_an_unknown_palette_names_those_there_are(name: str) -> None:
     assert any(
         words in str(raised.value) for words in ("cityscapes", "cannot be read", "not a path")
     )
+
+
+PEOPLE = {
+    "ade20k": [12],
+    "cityscapes": [11],
+    "voc": [15],
+    "person": [1],
+    "coco-stuff": [0],
+    "lip": [*range(1, 20)],
+    "atr": [*range(1, 18)],
+}
+
+
+@pytest.mark.parametrize("name", NAMED_LABELS)
+def test_a_person_is_known_in_every_label_set(name: str) -> None:
+    assert sorted(NAMED_LABELS[name].select(["Person "])) == PEOPLE[name]
+
+
+def test_parts_are_a_person_only_where_nothing_else_is() -> None:
+    mixed = (*LIP.names[:4], "car", "tree", "sky", "road")
+    labels = LabelSet(mixed, colours_by_name(mixed))
+    with pytest.raises(UsageError, match="person"):
+        labels.select(["person"])
+    assert sorted(LIP.select(["hat", "Face"])) == [1, 13]
+    spelled = ("Background", "Upper Clothes", "LeftArm", "left_shoe")  # other spellings
+    assert LabelSet(spelled, colours_by_name(spelled)).select(["person"]) == {1, 2, 3}
+
+
+def test_synonyms_and_spaces_of_a_name() -> None:
+    names = ("wall", "person, individual, someone", "bed ")
+    labels = LabelSet(names, colours_by_name(names), None)
+    assert labels.select(["person", "bed"]) == {1, 2}
+
+
+def test_the_known_label_sets() -> None:
+    assert [len(each) for each in (COCO_STUFF, LIP, ATR)] == [171, 20, 18]
+    assert (COCO_STUFF.names[170], COCO_STUFF.names[80]) == ("wood", "banner")
+    assert (COCO_STUFF.background, LIP.background, ATR.background) == (None, 0, 0)
+    assert (LIP.names[13], ATR.names[11], ATR.names[17]) == ("face", "face", "scarf")
+
+
+def test_colours_by_name_are_those_of_the_class_in_every_network() -> None:
+    sets = list(NAMED_LABELS.values())
+    found = [palette("names", len(each), each.names) for each in sets]
+    assert all(len(set(colours)) == len(colours) for colours in found)
+    for name in ("person", "car", "bicycle", "bus"):
+        colours = {
+            colour
+            for each, colours in zip(sets, found, strict=True)
+            for own, colour in zip(each.names, colours, strict=True)
+            if own == name
+        }
+        assert colours == {CITYSCAPES.colours[CITYSCAPES.index(name)]}
+    assert found[0][0] == (0, 0, 0)
+    assert palette("names", 2, ("sofa", "x")) == palette("names", 2, ("couch", "x"))

@@ -230,7 +230,7 @@ class NetworkOptions(BackendOptions):
         activation: Foreign ONNX: activation of its output.
         align_corners: Foreign ONNX: its corner scores lie on the corner pixels.
         classes: Keep these classes, by name or number; comma-separated or repeated.
-        palette: Class colours: voc, cityscapes, ade20k, random:SEED, or a file.
+        palette: Class colours: voc, cityscapes, ade20k, names, random:SEED, or a file.
 
     Raises:
         UsageError: there is no such device or choice, or a size makes no sense.

@@ -682,7 +682,7 @@ def _labels(labels: LabelSet, palette: str | None) -> LabelSet:
     """The network's labels, in the colours of `--palette`."""
     if palette is None:
         return labels
-    return labels.with_colours(colours_of(palette, len(labels)))
+    return labels.with_colours(colours_of(palette, len(labels), labels.names))
 
 
 def open_output(target: str, flags: Flags, info: SourceInfo, labels: LabelSet) -> Sink:

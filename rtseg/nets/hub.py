@@ -21,7 +21,7 @@ from rtseg.cache import cache_dir, safe_name, sha256
 from rtseg.documents import read_json, shown
 from rtseg.errors import DownloadError, ModelError
 from rtseg.files import atomic, reason
-from rtseg.labels import ADE20K, CITYSCAPES, MAX_NAME, VOC
+from rtseg.labels import ADE20K, CITYSCAPES, COCO_STUFF, MAX_NAME, VOC
 from rtseg.nets.weights import Progress, fetch_to
 from rtseg.text import printable
 from rtseg.zoo import SEGFORMERS, WeightsSpec
@@ -47,6 +47,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "mobilevit": {"do_normalize": False, "do_flip_channel_order": True, "size": 256},
 }
 """What the image processors of transformers do where their file says nothing, by their names."""
+
+
+KNOWN_LABELS = {
+    "ADE20K": ADE20K,
+    "Cityscapes": CITYSCAPES,
+    "Pascal VOC": VOC,
+    "COCO-Stuff": COCO_STUFF,
+}
+"""What classes without names are taken for, by their number."""
 
 
 class _Config(Struct):
@@ -186,7 +195,7 @@ def _labels(path: Path, named: dict[str, str] | None, assumed: list[str]) -> lis
         raise ModelError(f"cannot read {path}", found=f"id2label has no class {number}")
     if not all(re.fullmatch(r"LABEL_\d+", name) for name in found):
         return found
-    for title, known in (("ADE20K", ADE20K), ("Cityscapes", CITYSCAPES), ("Pascal VOC", VOC)):
+    for title, known in KNOWN_LABELS.items():
         if len(known) == len(found):
             assumed.append(f"the {len(found)} classes of {title}")
             return list(known.names)

@@ -12,7 +12,10 @@ from rtseg.documents import convert, read_toml, shown
 from rtseg.errors import ModelError, UsageError
 from rtseg.labels import (
     ADE20K,
+    ATR,
     CITYSCAPES,
+    COCO_STUFF,
+    LIP,
     MAX_NAME,
     PERSON,
     VOC,
@@ -26,7 +29,15 @@ from rtseg.text import read_text
 
 Triple = tuple[float, float, float]
 
-NAMED_LABELS = {"voc": VOC, "person": PERSON}
+NAMED_LABELS = {
+    "voc": VOC,
+    "person": PERSON,
+    "ade20k": ADE20K,
+    "cityscapes": CITYSCAPES,
+    "coco-stuff": COCO_STUFF,
+    "lip": LIP,
+    "atr": ATR,
+}
 BACKGROUND_NAMES = {"background", "null", "nothing", "unlabelled", "unlabeled", "__background__"}
 
 
@@ -214,7 +225,7 @@ def _names(given: str | list[str]) -> tuple[str, ...]:
         try:
             given = read_text(Path(given)).splitlines()
         except (OSError, ValueError) as error:
-            known = " or ".join(NAMED_LABELS)
+            known = ", ".join(NAMED_LABELS)
             raise ModelError(
                 f"cannot read the labels {given!r}",
                 found=getattr(error, "strerror", None) or "not a text file",
@@ -236,8 +247,8 @@ def _named(names: tuple[str, ...], file: str) -> LabelSet:
 
 
 def _usual_colours(names: tuple[str, ...]) -> tuple[Colour, ...]:
-    """Those of ADE20K and Cityscapes for their classes, in whatever spelling; else Pascal VOC's."""
-    for known in (ADE20K, CITYSCAPES):
+    """Those of known label sets for their classes, in whatever spelling; else Pascal VOC's."""
+    for known in (ADE20K, CITYSCAPES, COCO_STUFF, LIP, ATR):
         if len(names) == len(known) and names[0].casefold() == known.names[0]:
             return known.colours
     return voc_colours(len(names))

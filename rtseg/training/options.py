@@ -50,8 +50,8 @@ class TrainOptions:
         split: Split anew, such as 80/10/10 (train/val/test), with equal shares of each class;
             default is the dataset's own splits, or 80/10/10 at random.
         classes: Merge or ignore classes, such as person=man,woman or ignore=sky; repeatable.
-        palette: Class colours to keep in the checkpoint: voc, cityscapes, ade20k, random:SEED, or a
-            file; default is the dataset's.
+        palette: Class colours to keep in the checkpoint: voc, cityscapes, ade20k, names,
+            random:SEED, or a file; default is the dataset's.
         allow_outside: Read images that names or links in --data lead to, outside its folder.
         model: An architecture that rtseg models lists, fpn_timm:NAME, or a checkpoint.
         weights: Initial weights: pretrained (the default, or a checkpoint's own), backbone

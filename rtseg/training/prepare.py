@@ -391,7 +391,7 @@ def open_data(
     dataset = _opened(options, callback)
     classes = ClassMap.between(dataset.labels, None, options.classes)
     if options.palette is not None:
-        colours = palette(options.palette, len(classes.labels))
+        colours = palette(options.palette, len(classes.labels), classes.labels.names)
         classes = replace(classes, labels=classes.labels.with_colours(colours))
     if options.shares is not None:
         dataset = replace(dataset, samples=tuple(replace(s, split="") for s in dataset.samples))
