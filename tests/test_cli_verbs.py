@@ -18,6 +18,7 @@ from rtseg.cli import doctor
 from rtseg.cli.app import main
 from rtseg.cli.cameras import describe_camera
 from rtseg.exporting import program
+from rtseg.nets.hub import PUBLISHED
 from rtseg.nets.weights import weights_path
 from rtseg.sources import open_source
 from rtseg.sources.camera import Camera, Mode
@@ -46,6 +47,9 @@ def test_models_lists_every_network(capsys: Capture, arguments: list[str]) -> No
         row = next(line for line in out.splitlines() if line.startswith(name + " "))
         assert spec.miou is None or f"{spec.miou:.1f}" in row
         assert spec.weights is None or "to download" in row
+    for published in PUBLISHED:
+        assert f"{published.address} " in out
+        assert published.licence in out
     assert "default: " in out
 
 

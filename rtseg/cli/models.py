@@ -10,17 +10,23 @@ from rtseg.cli.process import Stop, out
 from rtseg.cli.report import DownloadProgress, print_table
 from rtseg.errors import DownloadError, UsageError
 from rtseg.nets import default_model, find_model, shipped
-from rtseg.nets.hub import PREFIX
+from rtseg.nets.hub import PREFIX, PUBLISHED
 from rtseg.nets.weights import fetch, is_intact, weights_path
 from rtseg.zoo import MODELS, ModelSpec, built_in
 
 COLUMNS = ("name", "architecture", "classes", "mIoU %", "MB", "weights", "licence")
+HUB_COLUMNS = ("name", "classes", "mIoU %", "MB", "licence")
 
 
 def list_models() -> int:
     """Print the table of models, and the default."""
     specs = {name: find_model(name).spec for name in shipped()} | MODELS
     print_table(COLUMNS, (_row(name, spec) for name, spec in specs.items()), right={2, 3, 4})
+    out("\nof the Hugging Face hub:")
+    rows = (
+        (p.address, p.classes, f"{p.miou:.1f}", f"{p.megabytes:.1f}", p.licence) for p in PUBLISHED
+    )
+    print_table(HUB_COLUMNS, rows, right={2, 3})
     out(f"\ndefault: {default_model()}")
     return 0
 

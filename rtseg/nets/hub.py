@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct, field
@@ -252,6 +252,40 @@ _ADDRESS = re.compile(
     rf"(?::(?P<file>(?:{_PART}/)*{_PART}\.onnx))?"
 )
 NVIDIA = "research or evaluation only (NVIDIA)"
+
+
+class Published(NamedTuple):
+    """A network of the hub that people ask for.
+
+    Attributes:
+        address: for `fetch_repository`.
+        miou: in percent, of one scale, as OpenMMLab trained it.
+        megabytes: of its weights.
+    """
+
+    address: str
+    classes: str
+    miou: float
+    megabytes: float
+    licence: str
+
+
+PUBLISHED = (
+    *(
+        Published(
+            f"hf:nvidia/segformer-b{number}-finetuned-ade-{size}-{size}",
+            "150 of ADE20K",
+            miou,
+            4 * SEGFORMERS[f"segformer_b{number}"].parameters,
+            NVIDIA,
+        )
+        for number, (miou, size) in enumerate(
+            ((37.4, 512), (41.0, 512), (45.6, 512), (47.8, 512), (48.5, 512), (49.1, 640))
+        )
+    ),
+    Published("hf:Xenova/segformer-b0-finetuned-ade-512-512", "150 of ADE20K", 37.4, 15.3, NVIDIA),
+)
+"""Networks that `rtseg models` lists beside those of the zoo."""
 
 
 class _Stored(Struct):
