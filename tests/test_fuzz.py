@@ -96,7 +96,7 @@ def fuzz(tmp_path_factory: pytest.TempPathFactory) -> Fuzz:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120 + 2 * COUNT)
+@pytest.mark.timeout(600 + 10 * COUNT)  # each file has a limit of its own
 def test_nothing_hangs_or_crashes(fuzz: Fuzz) -> None:
     every = [fuzz.found, *fuzz.alone]
     ended = [each for found in every for each in found.values() if "shown" not in each]
