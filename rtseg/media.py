@@ -84,8 +84,8 @@ ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 FLV_TAGS = (8, 9, 18)
 """First bytes of the tags of FLV: audio, video and data."""
 
-ELEMENT_BYTES = 24
-"""Enough for the kind and the size of an element of any format."""
+ELEMENT_BYTES = 27 + 255
+"""Enough for the kind and the size of an element of any format: those of a page of Ogg."""
 
 MOST_ELEMENTS = 100_000
 """Elements that are gone through to find where the parts of a joined file begin: a fraction of a
@@ -180,7 +180,7 @@ def joined_parts(path: Path, kind: str, most: int = MOST_ELEMENTS) -> tuple[list
         most: elements to go through.
     """
     starts: list[int] = []
-    at = 0
+    at, begun = 0, False
     if (element := ELEMENTS.get(kind)) is None:
         return starts, at
     with path.open("rb") as file:
@@ -190,9 +190,9 @@ def joined_parts(path: Path, kind: str, most: int = MOST_ELEMENTS) -> tuple[list
             begins, size = element(head.ljust(ELEMENT_BYTES, b"\0"))
             if not head or not size:
                 break
-            if begins:
+            if begins and not begun:  # each track of Ogg begins with a page of its own
                 starts.append(at)
-            at += size
+            at, begun = at + size, begins
     return starts, at
 
 
@@ -226,7 +226,15 @@ def _asf_object(head: bytes) -> tuple[bool, int]:
     return head.startswith(ASF), size if size >= 24 else 0
 
 
+def _ogg_page(head: bytes) -> tuple[bool, int]:
+    """By RFC 3533, 6."""
+    if not head.startswith(b"OggS\0"):
+        return False, 0
+    return bool(head[5] & 2), 27 + head[26] + sum(head[27 : 27 + head[26]])
+
+
 ELEMENTS = {
+    "ogg": _ogg_page,
     "matroska": _matroska_element,
     "mov": _mp4_box,
     "flv": _flv_tag,
@@ -234,7 +242,7 @@ ELEMENTS = {
 }
 """FFmpeg's name of a format -> from the first bytes of an element (whether a file begins with it,
 its bytes; 0 if it is not one). Of files that are joined FFmpeg reads the first alone, or the others
-with what the first declares."""
+with what the first declares. Parts of MXF and NUT have no size by which the next could be found."""
 
 
 class JoinedFile:
@@ -604,15 +612,16 @@ class Joiner:
         _shift(packet, self._offset)
 
     def _ahead(self, packet: Any, ahead: Fraction) -> Fraction:
-        """By how much a packet is ahead, or its frame of the end of those before, if that is less.
+        """By how much the frame of a packet is ahead of the end of those before; else the packet.
 
-        Where frames are reordered, they are decoded earlier than they are shown.
+        Where frames are reordered, they are decoded earlier than they are shown, which the rule of
+        the `ffmpeg` command does not regard: it leaves a gap where the delay grows.
         """
         before = self._shown.get(packet.stream_index)
         if before is None or packet.pts is None:
             return ahead
         shown = packet.pts * packet.time_base + self._offset - before
-        return shown if ahead - MOST_DELAY_SECONDS < shown < ahead else ahead
+        return shown if abs(shown - ahead) < MOST_DELAY_SECONDS else ahead
 
 
 class WrongTimes:

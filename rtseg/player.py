@@ -496,7 +496,7 @@ class FFmpegPlayer:
                         if place.jumps:
                             self._jumped = packet.dts
                         if place.is_cut:
-                            self._cuts.add(packet.dts)
+                            self._cuts.add(packet)
                         yield packet
                     elif self._is_late():
                         return
@@ -540,7 +540,7 @@ class FFmpegPlayer:
                 self._decode_by(packet.opaque)
                 if self._decoder.is_open:
                     self._decoder.flush_buffers()
-            if packet.dts in self._cuts:
+            if packet in self._cuts:
                 yield from self._end_of_part()
             if self._skips:
                 self._skips = 0 if packet.is_keyframe or not packet.size else self._skips - 1
@@ -608,7 +608,7 @@ class FFmpegPlayer:
     def _await_keyframe(self) -> None:
         """Leave out what a decoder makes of frames before the first keyframe."""
         self._begun, self._broken = False, set[int | None]()
-        self._cuts = set[int | None]()
+        self._cuts = set[Any]()
         self._skips, self._jumped = 0, None
         self._spoiled = MOST_SPOILED if self._decoder.name in BEGINS_ANYWHERE else 0
 

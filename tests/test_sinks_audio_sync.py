@@ -277,6 +277,17 @@ def test_copied_sound_is_heard_from_the_first_picture_on(codec, suffix, start, t
     assert set(sound_packets(path)) <= set(sound_packets(source))
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_copied_aac_of_a_stream_gets_a_header_in_place_of_its_own(suffix, tmp_path) -> None:
+    copied(made(tmp_path / "in.ts", Sound("aac")), tmp_path / f"out{suffix}")
+    check(tmp_path / f"out{suffix}")
+    with av.open(str(tmp_path / f"out{suffix}")) as container:
+        head = container.streams.audio[0].codec_context.extradata
+        first = next(container.demux(audio=0))
+    assert head[:2] == b"\x11\x90"  # MPEG-4 AAC LC, 48 kHz, stereo
+    assert not bytes(first).startswith(b"\xff")  # ADTS
+
+
 @pytest.mark.parametrize(
     ("codec", "suffix"),
     [("libmp3lame", ".mp4"), ("libmp3lame", ".avi"), ("libmp3lame", ".mkv"), ("pcm_s16le", ".mov")],

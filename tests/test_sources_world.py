@@ -399,12 +399,21 @@ def test_a_size_that_changes_gives_frames_of_their_own_size(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("rates", "reordered"),
-    [((25, 50), "22"), ((25, 50), "20"), ((50, 25), "20"), ((25, 10), "20"), ((25, 25), "22")],
+    [
+        ((25, 50), "22"),
+        ((25, 50), "20"),
+        ((50, 25), "20"),
+        ((25, 10), "20"),
+        ((25, 25), "22"),
+        ((50, 25), "22"),
+        ((25, 25), "02"),
+        ((60, 24), "02"),
+    ],
 )
 def test_recordings_of_other_rates_are_joined_without_a_gap(
     tmp_path: Path, rates: tuple[int, int], reordered: str
 ) -> None:
-    """Frames are decoded earlier than they are shown; the second recording's by less."""
+    """Frames are decoded earlier than they are shown; the second recording's by less, or more."""
     parts = [
         write_clip(tmp_path / f"{n}.ts", frames=20, rate=rate, options={"bf": between})
         for n, (rate, between) in enumerate(zip(rates, reordered, strict=True))
@@ -425,6 +434,7 @@ def test_recordings_of_other_rates_are_joined_without_a_gap(
         (".mov", ("mpeg4", "libx264")),
         (".flv", ("flv", "libx264")),
         (".wmv", ("wmv2", "msmpeg4")),
+        (".ogv", ("libvpx", "libvpx")),
     ],
 )
 def test_each_of_joined_files_is_decoded_by_its_own_header(

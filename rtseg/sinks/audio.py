@@ -203,6 +203,8 @@ class Audio:
                 trouble = trouble or error
             else:
                 added = plan.add(source, output)
+                if plan.encoder is None and not stream.codec_context.extradata:
+                    added.codec_context.extradata = None  # made up from an empty header
                 for key, read_as in TAGS:
                     if read_as in stream.metadata:
                         added.metadata[key] = stream.metadata[read_as]
