@@ -588,6 +588,26 @@ def test_parts_of_any_kind_are_read(
     assert abs(got[-1] - 210) < 2
 
 
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [("ts", "libx264"), ("h264", "libx264"), ("mpg", "mpeg2video"), ("ogv", "libvpx")],
+)
+def test_a_file_of_a_length_in_bytes_is_no_live_stream(
+    suffix: str, codec: str, tmp_path: Path
+) -> None:
+    """Whose duration FFmpeg does not find, as the server is not read from the middle."""
+    content = write_clip(tmp_path / f"clip.{suffix}", codec=codec, frames=30).read_bytes()
+
+    class Files(Answering):
+        def do_GET(self) -> None:
+            self.answer("application/octet-stream", content, length=len(content))
+
+    with serving(Files) as port, open_source(f"http://127.0.0.1:{port}/clip", QUICK) as source:
+        assert not source.info.live
+        assert len(list(source)) == 30
+        assert not source.warnings
+
+
 def test_odd_parts_drop_and_come_back_at_another_size() -> None:
     sizes = [(64, 96), (64, 96), (32, 48)]  # FFmpeg's request is the first
 

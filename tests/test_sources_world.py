@@ -457,6 +457,8 @@ def test_each_of_joined_files_is_decoded_by_its_own_header(
     assert all(close(seen(frame.image), PATCHES, 12) for frame in frames)
     with open_source(path, SourceOptions(start=0.5)) as source:
         assert len(list(source)) == 27 - 13
+    with pytest.raises(SourceError, match="OpenCV plays the first"):
+        open_source(path, SourceOptions(decoder="opencv"))
 
 
 @pytest.mark.parametrize("offsets", [(0, 0), (0, 100), (100, 0), (50, 49)])

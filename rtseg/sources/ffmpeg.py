@@ -13,6 +13,7 @@ MAX_RATE = 240
 """Above this, a live stream's rate is ticks."""
 
 IMAGE_FORMATS = ("gif", "apng", "webp_pipe", "webp")
+LIST_FORMATS = ("hls", "dash", "concat", "sdp", "rtsp")
 IMAGE_BRANDS = frozenset("avif avis heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 """Of AVIF and HEIC, which FFmpeg takes for videos."""
 
@@ -51,6 +52,12 @@ class LivePlayer(FilePlayer):
     def is_recorded(self) -> bool:
         """Whether it has an end, as a recording on a web server has."""
         return self._container.duration is not None
+
+    @property
+    def declared_bytes(self) -> int:
+        """The size of the file that it is, by its server; 0 for streams, and lists of files."""
+        container = self._container
+        return 0 if container.format.name in LIST_FORMATS else max(0, container.size)
 
     @property
     def is_image(self) -> bool:

@@ -80,14 +80,17 @@ def open_http(target: str, options: SourceOptions, clock: Clock | None = None) -
         SourceError: nothing answers, or what answers is not video.
     """
     check_address(target)
+    given: SourceError | None = None
     try:
-        return _by_ffmpeg(target, options, clock)
+        if source := _by_ffmpeg(target, options, clock):
+            return source
     except SourceError as error:
         given = error  # not the context of what follows: the answer of the server is the reason
     return _by_request(target, options, clock, given)
 
 
-def _by_ffmpeg(target: str, options: SourceOptions, clock: Clock | None) -> Source:
+def _by_ffmpeg(target: str, options: SourceOptions, clock: Clock | None) -> Source | None:
+    """None is a video file that has to be fetched whole: its length is only known in bytes."""
     asked = f"cannot open {public_name(target)}"
     try:
         player = LivePlayer(target, options)
@@ -102,16 +105,19 @@ def _by_ffmpeg(target: str, options: SourceOptions, clock: Clock | None) -> Sour
     if not (player.grab() and player.grab()):  # or one JPEG
         player.release()
         raise SourceError(asked, found="no video came")
+    if 0 < player.declared_bytes <= MAX_FETCHED_BYTES:
+        player.release()
+        return None
     return StreamSource(target, options, clock, player, partial(live_player, target, options))
 
 
 def _by_request(
-    target: str, options: SourceOptions, clock: Clock | None, given: SourceError
+    target: str, options: SourceOptions, clock: Clock | None, given: SourceError | None
 ) -> Source:
     """What FFmpeg does not show of a web server.
 
     Args:
-        given: FFmpeg's reason, raised where there is no better one.
+        given: FFmpeg's reason, raised where there is no better one; None for a video file.
     """
 
     def parts() -> Parts | None:
@@ -129,7 +135,8 @@ def _by_request(
         if not answer.is_multipart:
             return open_answer(answer, target, options, clock, given)
     except NETWORK_ERRORS:
-        raise cannot_open(target, options.timeout, given.__cause__) from None
+        cause = None if given is None else given.__cause__
+        raise cannot_open(target, options.timeout, cause) from None
     capture = Parts(answer, options.timeout, clock)
     try:
         return StreamSource(target, options, clock, capture, parts)
@@ -526,12 +533,16 @@ class FetchedAnimation(Whole, AnimationSource):
 
 
 def open_answer(
-    answer: Answer, address: str, options: SourceOptions, clock: Clock | None, given: SourceError
+    answer: Answer,
+    address: str,
+    options: SourceOptions,
+    clock: Clock | None,
+    given: SourceError | None,
 ) -> Source:
     """The image or recording that an answer is, which is closed.
 
     Args:
-        given: why FFmpeg did not open the address.
+        given: why FFmpeg did not open the address; None if it did.
 
     Raises:
         SourceError: it is neither.
@@ -540,7 +551,7 @@ def open_answer(
     name = public_name(address)
     with answer.response:
         readable = WHOLE.match(answer.head) and not answer.ranges
-        if answer.is_page or not (answer.is_image or readable):
+        if given is not None and (answer.is_page or not (answer.is_image or readable)):
             raise failure_of(answer, name, given)
         fetched = Fetched(answer, name)
     try:

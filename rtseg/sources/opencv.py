@@ -10,7 +10,7 @@ import cv2
 
 from rtseg.errors import SourceError
 from rtseg.frame import Image
-from rtseg.media import display_matrix, has_alpha, is_skewed, mirrors, swaps_sides
+from rtseg.media import JoinedFile, display_matrix, has_alpha, is_skewed, mirrors, swaps_sides
 from rtseg.player import SAME_TIME_SECONDS, Place, Shot
 from rtseg.sources.capture import network_params, open_capture
 from rtseg.sources.ffmpeg import FilePlayer
@@ -31,6 +31,11 @@ class Beside(FilePlayer):
             yield frame
             if frame.pts is None or frame.time - self._zero > seconds - SAME_TIME_SECONDS:
                 return
+
+    @property
+    def joined(self) -> bool:
+        """Whether it is several files, joined byte for byte."""
+        return isinstance(self._container, JoinedFile)
 
     @property
     def zero(self) -> float:
@@ -55,9 +60,10 @@ class OpenCVPlayer:
     def __init__(self, target: str, options: SourceOptions) -> None:
         self._name = display_name(target)
         self._beside = Beside(target, replace(options, deinterlace="off"))
-        if self._beside.cropping:
+        if self._beside.cropping or self._beside.joined:
             self._beside.release()
-            raise self._refused("OpenCV does not crop it")
+            how = "does not crop it" if self._beside.cropping else "plays the first of joined files"
+            raise self._refused(f"OpenCV {how}")
         self.header = self._beside.header
         params = network_params(options.timeout) if "://" in target else {}
         params.pop(cv2.CAP_PROP_N_THREADS, None)
