@@ -52,6 +52,10 @@ READ_TRIES = 8
 LOST = (av.ExitError, TimeoutError, ConnectionError)
 """What a silent or closed connection raises; ExitError is PyAV's for its timeout."""
 
+OPENING_FRAMES, OPENING_TIMEOUTS = 3, 3
+"""Of an address, so many frames must be there after so many timeouts, in all: a server that sends
+each just in time is not waited for without end."""
+
 MAX_THREADS = 16
 """Each frame thread holds a decoded frame."""
 
@@ -274,6 +278,8 @@ class FFmpegPlayer:
             raise
 
     def _begin(self) -> None:
+        self._taken, begun = 0, time.monotonic()
+        self._opened_by = begun + OPENING_TIMEOUTS * (self._timeout or 0)
         try:
             self._container = open_media(self._target, self._timeout, hwaccel=self._hwaccel)
         except TRACK_ERRORS as error:
@@ -401,6 +407,8 @@ class FFmpegPlayer:
         """Begin the time that an address has until a frame is decoded: its timeout."""
         seconds = self._timeout if "://" in self._target else None
         self._until = float("inf") if seconds is None else time.monotonic() + seconds
+        if seconds is not None and self._taken < OPENING_FRAMES:
+            self._until = min(self._until, self._opened_by)
 
     def _is_late(self) -> bool:
         """Whether no frame was decoded in time, as where packets come for ever that give none."""
@@ -411,6 +419,7 @@ class FFmpegPlayer:
 
     def _next(self) -> Any:
         """The next `av.VideoFrame` to be shown; None at the end, or if none comes in time."""
+        self._taken += 1
         if self._ahead:
             return self._ahead.popleft()
         self._expect()

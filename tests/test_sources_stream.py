@@ -319,6 +319,32 @@ def sending(*contents: bytes) -> Iterator[int]:
             done.result()
 
 
+def test_opening_is_bounded_in_all_and_reading_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [np.full((48, 64, 3), level, np.uint8) for level in range(60, 160, 2)]
+    content = write_clip(tmp_path / "a.ts", codec="mpeg2video", images=images).read_bytes()
+    options = SourceOptions(timeout=5.0, reconnect=False)
+    monkeypatch.setattr("rtseg.player.OPENING_TIMEOUTS", 0.1)
+    with sending(content * 200) as port:
+        player = LivePlayer(f"tcp://127.0.0.1:{port}", options)
+        try:
+            assert player.grab()
+            time.sleep(0.5)  # what is in time for a frame is too late for the beginning
+            assert not player.grab()
+        finally:
+            player.release()
+    monkeypatch.setattr("rtseg.player.OPENING_TIMEOUTS", 3)
+    with sending(content * 200) as port:
+        player = LivePlayer(f"tcp://127.0.0.1:{port}", options)
+        try:
+            assert all(player.grab() for _ in range(3))
+            player._opened_by = 0.0
+            assert all(player.grab() for _ in range(20))
+        finally:
+            player.release()
+
+
 def test_a_stream_of_which_nothing_more_can_be_decoded_is_reopened(tmp_path: Path) -> None:
     """FFmpeg keeps the codec that a transport stream began with."""
     images = [np.full((48, 64, 3), level, np.uint8) for level in range(60, 160, 2)]
