@@ -415,9 +415,12 @@ def _opened(file: Path | BytesIO) -> Iterator[PillowImage]:
         raise ValueError(_unidentified(file)) from error
     except Pillow.DecompressionBombError as error:
         # Pillow has a lower limit of its own, and tells the number of pixels in its text alone
-        if found := re.search(r"\((\d+) pixels", str(error)):
-            _check_pixels(int(found[1]))
-        raise ValueError(str(error)) from error
+        found = re.search(r"\((\d+) pixels", str(error))
+        pixels = int(found[1]) if found else 0
+        _check_pixels(pixels)
+        raise ValueError(
+            f"its {pixels / 1e6:.1f} megapixels are more than Pillow reads, which has its own limit"
+        ) from error
     except OSError as error:
         if error.errno is not None:
             raise
