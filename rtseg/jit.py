@@ -23,6 +23,13 @@ except (ValueError, Warning) as error:
         do="Check the environment variables NUMBA_...",
     ) from error
 
+if numba.config.DISABLE_JIT:
+    raise UsageError(
+        "cannot start numba",
+        found="NUMBA_DISABLE_JIT is set, and loops over pixels take minutes when not compiled",
+        do="Unset it",
+    )
+
 DIGEST_BYTES = 32
 
 

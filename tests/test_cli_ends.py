@@ -120,8 +120,10 @@ def test_columns(said: str, becomes: int | None, monkeypatch: pytest.MonkeyPatch
 
 
 @posix
-def test_numba_that_cannot_start_is_no_internal_error() -> None:
-    done = shell('"$@"', CLIP, *STUB, "-o", "out.mkv", NUMBA_NUM_THREADS="0")
+@pytest.mark.parametrize("variable", ["NUMBA_NUM_THREADS=0", "NUMBA_DISABLE_JIT=1"])
+def test_numba_that_cannot_start_is_no_internal_error(variable: str) -> None:
+    name, _, value = variable.partition("=")
+    done = shell('"$@"', CLIP, *STUB, "-o", "out.mkv", **{name: value})
     assert done.returncode == 2
     assert "NUMBA_" in done.stderr
     assert done.stderr.count("\n") == 1
