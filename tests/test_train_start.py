@@ -3,8 +3,10 @@
 # ruff: noqa: F811 - fixtures are imported
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from rtseg.labels import LabelSet
 from rtseg.nets import find_model
 from rtseg.nets.build import backbone_state, backbone_weights, build, segmentation
 from rtseg.nets.lite import MEAN, STD, measure_norms
+from rtseg.nets.onnx_file import convolutions
 from rtseg.nets.state import read_checkpoint, save_checkpoint
 from rtseg.nets.weights import fetch
 from rtseg.training import prepare as module
@@ -199,6 +202,47 @@ def test_convolutions_of_another_network_are_refused(tmp_path: Path) -> None:
     (tmp_path / "no.onnx").write_bytes(b"no")
     with pytest.raises(ModelError, match=r"cannot read .*no\.onnx"):
         start("fpn_mobilenet_v2", str(tmp_path / "no.onnx"), LABELS, aux=False, seed=3)
+
+
+DAMAGED: dict[str, Callable[[Any], object]] = {
+    "fewer numbers": lambda graph: setattr(graph.initializer[0], "raw_data", b"abc"),
+    "no numbers": lambda graph: graph.initializer[0].ClearField("raw_data"),
+    "more numbers": lambda graph: graph.initializer[0].dims.append(2**40),
+    "a scalar": lambda graph: graph.initializer[0].ClearField("dims"),
+    "text": lambda graph: setattr(graph.initializer[0], "data_type", 8),
+    "an unknown type": lambda graph: setattr(graph.initializer[0], "data_type", 999),
+    "no type": lambda graph: setattr(graph.initializer[0], "data_type", 0),
+    "NaN": lambda graph: setattr(
+        graph.initializer[1], "raw_data", b"\xff" * len(graph.initializer[1].raw_data)
+    ),
+    "no weights": lambda graph: graph.node[0].ClearField("input"),
+    "elsewhere": lambda graph: setattr(graph.initializer[0], "data_location", 1),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_convolutions_that_are_damaged_are_refused(tmp_path: Path, damage: str) -> None:
+    import onnx
+
+    path = tmp_path / "net.onnx"
+    folded_onnx(build("fpn_mobilenet_v2", 2), path)
+    content = onnx.load(path)
+    DAMAGED[damage](content.graph)
+    path.write_bytes(content.SerializeToString())
+    with pytest.raises(ModelError, match=r"net\.onnx") as caught:
+        start("fpn_mobilenet_v2", str(path), LABELS, aux=False, seed=3)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_convolution_may_leave_its_bias_out(tmp_path: Path) -> None:
+    import onnx
+
+    path = tmp_path / "net.onnx"
+    folded_onnx(build("fpn_mobilenet_v2", 2), path)
+    content = onnx.load(path)
+    content.graph.node[0].input[2] = ""
+    onnx.save(content, path)
+    assert not convolutions(path)["0.bias"].any()
 
 
 def test_imagenet_weights_of_torchvision_see_the_normalisation_that_they_were_trained_with() -> (

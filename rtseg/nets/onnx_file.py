@@ -30,7 +30,7 @@ from rtseg.cache import (
     sha256,
     temporary_dir,
 )
-from rtseg.errors import ModelError
+from rtseg.errors import ModelError, first_line
 from rtseg.files import atomic, reason
 from rtseg.labels import MAX_NAME, PERSON, VOC, LabelSet, voc_colours
 from rtseg.nets.graph import check_graph, is_plain
@@ -170,18 +170,24 @@ def convolutions(path: Path) -> dict[str, NDArray[np.float32]]:
     numbers = {each.name: each for each in content.graph.initializer}
     found: dict[str, NDArray[np.float32]] = {}
     for node in (node for node in content.graph.node if node.op_type == "Conv"):
-        held = [numbers.get(name) for name in node.input[1:3]]
-        if any(h is None or h.data_location == TensorProto.EXTERNAL for h in held):
-            name = printable(shortened(node.name, 60))
+        held = [numbers.get(name) for name in node.input[1:3] if name]
+        name = printable(shortened(node.name, 60))
+        if not held or any(h is None or h.data_location == TensorProto.EXTERNAL for h in held):
             raise ModelError(
                 f"cannot start from {path}",
                 found=f"the weights of its convolution {name} are not in the graph",
                 do="Give a file with float weights inside",
             )
-        weight, *bias = (numpy_helper.to_array(h).astype(np.float32) for h in held)
         place = len(found) // 2
-        found[f"{place}.weight"] = weight
-        found[f"{place}.bias"] = bias[0] if bias else np.zeros(len(weight), np.float32)
+        try:
+            weight, *bias = (numpy_helper.to_array(h).astype(np.float32) for h in held)
+            found[f"{place}.weight"] = weight
+            found[f"{place}.bias"] = bias[0] if bias else np.zeros(len(weight), np.float32)
+        except (ValueError, TypeError, LookupError) as error:  # of what a file says of its tensors
+            raise ModelError(
+                f"cannot start from {path}",
+                found=f"the weights of its convolution {name} cannot be read: {first_line(error)}",
+            ) from error
     return found
 
 

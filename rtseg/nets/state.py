@@ -82,11 +82,11 @@ def read_checkpoint(path: Path) -> tuple[ModelSpec | None, State]:
     if others or not state:
         found = f"{others[0]!r} is not a tensor" if others else "it is empty"
         raise _unreadable(path, f"not a state dict: {found}")
-    _check_weights(path, state)
+    check_weights(path, state)
     return _spec(path, spec), state
 
 
-def _check_weights(path: Path, state: State) -> None:
+def check_weights(path: Path, state: State) -> None:
     """Raise ModelError for tensors that a network does not take as they are."""
     for key, value in state.items():
         if kind := _kind(key, value):
@@ -260,7 +260,7 @@ def _read_safetensors(path: Path) -> tuple[ModelSpec | None, State]:
         raise _unreadable(path, error.strerror or str(error)) from error
     except SafetensorError as error:
         raise _unreadable(path, f"not a valid safetensors file ({error})") from error
-    _check_weights(path, state)
+    check_weights(path, state)
     return _spec(path, spec), state
 
 

@@ -32,7 +32,7 @@ from rtseg.labels import VOID, LabelSet, palette
 from rtseg.nets import find_model
 from rtseg.nets.build import backbone_state, backbone_weights, build, family_of
 from rtseg.nets.onnx_file import convolutions
-from rtseg.nets.state import own_names, read_checkpoint
+from rtseg.nets.state import check_weights, own_names, read_checkpoint
 from rtseg.nets.weights import Progress, fetch, weights_path
 from rtseg.text import counted, user_path
 from rtseg.training.folder import Callback, RunFolder, Split
@@ -207,6 +207,7 @@ def _from_file(spec: ModelSpec, path: Path) -> tuple[ModelSpec, Mapping[str, Ten
             do=f"Give {', '.join(KINDS)}, or a file",
         )
     own, state = (None, _convolutions(path)) if _is_onnx(path) else read_checkpoint(path)
+    check_weights(path, state)
     if own is not None and own.architecture != spec.architecture:
         raise ModelError(
             f"weights {path} for {spec.name}", found=f"they are for {own.architecture}"
