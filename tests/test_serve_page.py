@@ -125,6 +125,7 @@ def test_every_drawn_mask_is_that_of_its_frame(tmp_path: Path) -> None:
         ):
             page.goto(f"{server.url}?path=2d")
             page.uncheck("#mirror")
+            page.uncheck("#steady")
             page.fill("#opacity", "1")
             page.click("#start")
             seen = set()

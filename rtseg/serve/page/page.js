@@ -284,7 +284,7 @@ function now() {
 }
 
 // what tests read
-window.rtseg = { count, painter, figures: now, inFlight: () => held.size };
+window.rtseg = { count, painter, figures: now, ages: () => ages, inFlight: () => held.size };
 
 // --- a picture ------------------------------------------------------------------------------------
 
