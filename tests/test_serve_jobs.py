@@ -23,7 +23,8 @@ from clips import write_clip
 from servers import Served, served
 
 from rtseg.errors import RtsegError
-from rtseg.serve.jobs import open_place
+from rtseg.media import open_media
+from rtseg.serve.jobs import FORMATS, open_place
 from rtseg.serve.options import ServeOptions
 
 MISSING = "0" * 32
@@ -168,6 +169,36 @@ def test_what_is_not_a_video_is_refused(server: Served, content: bytes) -> None:
     assert look(server.url, job)["state"] == "uploading"
 
 
+def test_a_list_that_is_called_a_video_reads_no_other_file(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the process of a job is told, should FFmpeg find more in a file than its first bytes."""
+    shutil.copy(clip, tmp_path / "clip.mp4")
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile clip.mp4\n")
+    with open_media(str(tmp_path / "list.mp4")) as container:
+        assert container.format.name == "concat"
+    monkeypatch.setenv("RTSEG_FORMATS", FORMATS)
+    with pytest.raises(av.FFmpegError):
+        open_media(str(tmp_path / "list.mp4"))
+    with open_media(str(clip)) as container:
+        assert "mp4" in container.format.name
+
+
+def test_an_upload_that_trickles_is_ended_and_kept(
+    server: Served, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtseg.serve.segment.BODY_SECONDS", 0.3)
+    job = create(server.url)
+
+    def trickle() -> Iterator[bytes]:
+        yield clip.read_bytes()[:100]
+        time.sleep(1)
+        yield b"late"
+
+    assert put(server.url, job, trickle()).status_code == 408
+    assert look(server.url, job)["received"] == 100
+
+
 @pytest.mark.parametrize(
     ("query", "word"),
     [
@@ -233,6 +264,8 @@ def test_who_may_do_what(clip: Path, tmp_path: Path) -> None:
         output = f"{one.url}/v1/jobs/{MISSING}/output"
         assert requests.get(output, timeout=60).status_code == 404
         assert requests.get(output, headers={"Host": "evil.test"}, timeout=60).status_code == 421
+        foreign = {"Authorization": "Bearer a-token-of-mine", "Origin": "http://evil.test"}
+        assert requests.post(f"{one.url}/v1/jobs", headers=foreign, timeout=60).status_code == 403
 
 
 @pytest.mark.parametrize("name", ["..", "%2e%2e%2f%2e%2e%2fetc%2fpasswd", "lock", "config.toml"])

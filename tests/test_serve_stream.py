@@ -162,20 +162,22 @@ def test_many_classes_have_no_difference(server: Served) -> None:
         pass
 
 
-def test_every_frame_is_answered_once_with_its_own_mask() -> None:
-    """Several clients, one of which floods: no frame is lost, and no mask is another's."""
-    with rtseg.load("stub?delay=50ms") as slow, served(slow) as server:
+def run_clients(model: str, windows: list[int], seconds: float) -> list[int]:
+    """How many masks clients got who may have so many frames on their way; each of them its own,
+    and each frame an answer."""
+    with rtseg.load(model) as segmenter, served(segmenter) as server:
         shown: dict[int, int] = {}
 
-        def run(client: int, window: int, seconds: float) -> None:
+        def run(client: int, window: int) -> None:
             with Camera(server) as camera:
                 pictures = [
                     cv2.imencode(".png", block(camera.size, n))[1].tobytes() for n in range(7)
                 ]
                 masks = [
-                    np.count_nonzero(slow(block(camera.size, n)).at_size((HEIGHT, WIDTH)).mask)
+                    np.count_nonzero(segmenter(block(camera.size, n)).at_size((HEIGHT, WIDTH)).mask)
                     for n in range(7)
                 ]
+                ready.wait(30)
                 until, number, waiting, good = time.monotonic() + seconds, 0, set(), 0
                 while time.monotonic() < until or waiting:
                     if len(waiting) < window and time.monotonic() < until:
@@ -190,22 +192,36 @@ def test_every_frame_is_answered_once_with_its_own_mask() -> None:
                     if kind == DROPPED:
                         assert cause == NEWER
                         continue
-                    alpha = cv2.imdecode(np.frombuffer(payload, np.uint8), cv2.IMREAD_UNCHANGED)[
-                        ..., 3
-                    ]
+                    content = np.frombuffer(payload, np.uint8)
+                    alpha = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)[..., 3]
                     assert np.count_nonzero(alpha) == masks[answered % 7]
                     good += 1
                 shown[client] = good
 
-        threads = [
-            threading.Thread(target=run, args=(n, 30 if n == 0 else 3, 2.0)) for n in range(3)
-        ]
+        ready = threading.Barrier(len(windows))
+        threads = [threading.Thread(target=run, args=row) for row in enumerate(windows)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert min(shown.values()) > 5
-        assert shown[0] <= 3 * min(shown[1], shown[2])  # of ten times as many in flight
+        return [shown[client] for client in range(len(windows))]
+
+
+def test_every_frame_is_answered_once_with_its_own_mask() -> None:
+    """Several clients, one of which floods: no frame is lost, and no mask is another's."""
+    flood, *others = run_clients("stub?delay=50ms", [30, 3, 3], 2.0)
+    assert min(flood, *others) > 5
+    assert flood <= 3 * min(others)  # of ten times as many in flight
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("clients", [1, 4, 8])
+def test_thousands_of_frames_and_fair_shares(clients: int) -> None:
+    """By Jain's index, which is 1 where all get the same."""
+    shown = run_clients("stub?delay=20ms", [30] + [3] * (clients - 1), 20.0)
+    assert sum(shown) > 200
+    assert sum(shown) ** 2 / (clients * sum(count**2 for count in shown)) > 0.95
 
 
 def test_what_is_not_an_image_is_dropped_and_the_next_frame_is_shown(server: Served) -> None:

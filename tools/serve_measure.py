@@ -113,7 +113,7 @@ navigator.mediaDevices.getUserMedia({video: size}).then(async (camera) => {
 </script>'''
 post = Route("/segment", segment, methods=["POST"])
 app = Starlette(routes=[Route("/", page), post, WebSocketRoute("/stream", stream)])
-plain = {"ws": "websockets-sansio", "ws_per_message_deflate": False, "log_level": "warning"}
+plain = {"ws": "websockets-sansio", "ws_per_message_deflate": False, "log_level": "critical"}
 uvicorn.run(app, port=int(sys.argv[2]), **plain)
 """
 
