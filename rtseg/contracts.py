@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rtseg.draw import checked
 from rtseg.errors import Closing
 from rtseg.frame import Frame, HeldScores, Image, Picture, Segmentation
+from rtseg.planes import Planes, in_planes
 from rtseg.stats import Clock
 from rtseg.zoo import ModelSpec
 
@@ -78,6 +79,7 @@ class Source(Closing, ABC):
     """Frames left out because more came than `fps_cap` lets through."""
     keeps_cap: bool = False
     """Whether it leaves those out itself, before they are decoded."""
+    planar: bool = False  # whether frames may come in planes; set before the first one
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
@@ -173,9 +175,8 @@ class Backend(ABC):
     frames_at_once: int = 1
 
     segment: Callable[[Sequence[Picture]], Sequence[HeldScores]] | None = None
-    """Segments whole frames, (H, W, 3) uint8 BGR of any size, in memory or on a device, if the
-    device shrinks, decodes and draws them itself. Returns at once; reading a result waits for it.
-    None if frames are shrunk on the processor. Raises BackendError."""
+    """Segments whole frames of any size, in memory or on a device, if the device shrinks, decodes
+    and draws them itself; else None. Returns at once: a result waits. Raises BackendError."""
 
     def size_for(self, frame_size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the batch for frames of a (height, width)."""
@@ -230,6 +231,11 @@ class Rendered:
         return checked(self.effect(self.frame, self.segmentation))
 
     @cached_property
+    def drawn(self) -> Image | Planes:
+        """As `picture`, or in planes if the frame is in planes and the effect can paint those."""
+        return in_planes(self.effect, self.frame, self.segmentation) or self.picture
+
+    @cached_property
     def image(self) -> Image:
         """(H', W', 3) uint8 BGR: the finished image, over black where it is transparent."""
         if self.picture.shape[2] == 3:
@@ -247,6 +253,7 @@ class Sink(Closing, ABC):
     once, after an error too. With `wants_image` False nothing is drawn for it."""
 
     wants_image: bool = True
+    takes_planes: bool = False  # whether it uses `Rendered.drawn`
 
     @property
     def alive(self) -> bool:

@@ -29,7 +29,7 @@ Mask = NDArray[np.uint8]
 
 
 class HeldPicture(Protocol):
-    """An image on a device, fetched on demand."""
+    """An image on a device, or in planes, fetched on demand."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -41,6 +41,12 @@ class HeldPicture(Protocol):
 
 Picture = Image | HeldPicture
 
+
+def in_memory(picture: Picture) -> Image:
+    """(H, W, 3) uint8 BGR; fetched now if it is held elsewhere."""
+    return picture if isinstance(picture, np.ndarray) else picture.numpy()
+
+
 ScoreKind = Literal["logits", "probabilities"]
 
 
@@ -49,7 +55,7 @@ class Frame:
     """One image, sealed: threads share it without copying.
 
     Attributes:
-        picture: (H, W, 3) uint8 BGR, made read-only; or an image on a device.
+        picture: (H, W, 3) uint8 BGR, made read-only; or an image on a device, or in planes.
         index: position in the source, from 0; a gap is a drop.
         pts: presentation time in seconds from the source's first frame.
         captured_at: monotonic seconds at which the image was taken or read.
@@ -77,9 +83,8 @@ class Frame:
 
     @property
     def image(self) -> Image:
-        """(H, W, 3) uint8 BGR, read-only; fetched now if it is on a device."""
-        picture = self.picture
-        return picture if isinstance(picture, np.ndarray) else picture.numpy()
+        """(H, W, 3) uint8 BGR, read-only; fetched now if it is held elsewhere."""
+        return in_memory(self.picture)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -215,15 +220,12 @@ class Segmentation:
     def over(
         self, picture: Picture, table: BlendTable, canvas: Image | None = None, left: int = 0
     ) -> Image:
-        """The mask drawn over an image, as `blend` does; a mask that is not decoded yet is decoded
-        in the same pass over memory.
+        """The mask drawn over an image on a canvas, which is returned, as by `blend`; a mask that
+        is not decoded yet is decoded in the same pass over memory.
 
         Args:
             picture: (H, W, 3) uint8 BGR, of the frame's size.
             canvas, left: see `blend`.
-
-        Returns:
-            The canvas.
 
         Raises:
             ValueError: the picture is not of the frame's size, or the canvas cannot hold it.
@@ -235,8 +237,7 @@ class Segmentation:
         decoded = "mask" in self.__dict__
         if self._held is not None and not decoded:
             return self._over_held(self._held, table, canvas, left)
-        image = picture if isinstance(picture, np.ndarray) else picture.numpy()
-        painting, canvas = start_painting(image, table, canvas, left)
+        painting, canvas = start_painting(in_memory(picture), table, canvas, left)
         if decoded:
             paint(self.mask, painting)
         else:

@@ -32,6 +32,7 @@ from rtseg.yuv import (
     FULL,
     HLG_NITS,
     MOST_NITS,
+    RGB,
     graded,
     grading,
     is_converted,
@@ -729,6 +730,20 @@ class Converter:
         """
         image = self._upright(self._cropped(self._bgr(frame)), frame)
         return np.ascontiguousarray(image)
+
+    def keeps(self, frame: Any) -> bool:
+        """Whether a frame is shown as it is stored, in 4:2:0 of limited range, as `Planes` are."""
+        tags = frame.colorspace, frame.color_primaries, frame.color_trc
+        return (
+            frame.format.name == "yuv420p"
+            and frame.color_range != FULL
+            and tags[0] in DECODED
+            and tags[0] != RGB
+            and not is_converted(tags)
+            and not any(self.crop or ())
+            and frame.width % 2 == frame.height % 2 == 0
+            and display_matrix(frame) is None
+        )
 
     def _bgr(self, frame: Any) -> Image:
         matrix, tags = frame.colorspace, (frame.colorspace, frame.color_primaries, frame.color_trc)

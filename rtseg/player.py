@@ -41,6 +41,7 @@ from rtseg.media import (
     swaps_sides,
     video_tracks,
 )
+from rtseg.planes import Planes
 from rtseg.system import usable_cores
 
 PEEKED_PACKETS = 40
@@ -375,14 +376,18 @@ class FFmpegPlayer:
             *self._convert.notes,
         ]
 
-    def read(self) -> Shot | None:
-        """As `take`, the picture being converted.
+    def read(self, *, planar: bool = False) -> Shot | None:
+        """As `take`, the picture being converted, or in planes if it may be and is shown so.
 
         Raises:
             SourceError: a frame cannot be converted.
         """
         shot = self.take()
-        return None if shot is None else shot._replace(picture=self.picture(shot.picture))
+        if shot is None:
+            return None
+        frame = shot.picture
+        kept = planar and self._convert.keeps(frame)
+        return shot._replace(picture=Planes(frame) if kept else self.picture(frame))
 
     def take(self) -> Shot | None:
         """The next frame that can be decoded, as an `av.VideoFrame`; a wrong time is left out.

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.backends.base import Closed
 from rtseg.contracts import Backend, BackendInfo
-from rtseg.draw import resized
 from rtseg.errors import Closing
-from rtseg.frame import Frame, HeldScores, Image, Segmentation
+from rtseg.frame import Frame, HeldScores, Image, Picture, Segmentation
 from rtseg.labels import LabelSet
 from rtseg.matte.refine import Refined, warm_up
+from rtseg.planes import small_rgb
 from rtseg.stats import Clock
 from rtseg.zoo import ModelSpec
 
@@ -105,7 +104,7 @@ class Segmenter(Closing):
         if self.backend.segment is not None:
             pairs, seconds, wait = self.begin(frames, clock)
             return pairs, seconds, wait()
-        batch = self._batch([frame.image for frame in frames])
+        batch = self._batch([frame.picture for frame in frames])
         ready = clock.now()
         scores = self.backend(batch)
         end = clock.now()
@@ -141,10 +140,10 @@ class Segmenter(Closing):
         self.backend.close()
         self.backend = Closed(self.backend)
 
-    def _batch(self, images: Sequence[Image]) -> NDArray[np.uint8]:
-        """(N, h, w, 3) uint8 RGB at the network's size: shrunk first, then converted from BGR."""
-        size = self.backend.size_for((images[0].shape[0], images[0].shape[1]))
-        small = [cv2.cvtColor(resized(image, size), cv2.COLOR_BGR2RGB) for image in images]
+    def _batch(self, pictures: Sequence[Picture]) -> NDArray[np.uint8]:
+        """(N, h, w, 3) uint8 RGB at the network's size: shrunk first, then converted."""
+        size = self.backend.size_for((pictures[0].shape[0], pictures[0].shape[1]))
+        small = [small_rgb(picture, size) for picture in pictures]
         return small[0][np.newaxis] if len(small) == 1 else np.stack(small)
 
     def _segmentation(

@@ -60,8 +60,9 @@ def luma(number: int) -> Luma:
     return MATRICES.get(number, MATRICES[BT601])
 
 
-DECODED = frozenset((0, UNSPECIFIED, *MATRICES))
-"""Matrices that swscale converts to RGB; 0 is RGB itself."""
+RGB = 0
+DECODED = frozenset((RGB, UNSPECIFIED, *MATRICES))
+"""Matrices that swscale converts to RGB."""
 
 
 def nearest_matrix(tags: tuple[int, ...]) -> int:
@@ -114,11 +115,11 @@ def fill_i420(
     rows = planes[0].shape[1], planes[1].shape[1]
     flat = [plane.reshape(-1) for plane in planes]
     low = 0 if full else 16
-    _fill_i420(pixels, image.shape[1], *rows, _weights(luma(number), full), low, *flat)
+    _fill_i420(pixels, image.shape[1], *rows, weights(luma(number), full), low, *flat)
 
 
 @lru_cache(maxsize=8)
-def _weights(kind: Luma, full: bool) -> NDArray[np.int32]:
+def weights(kind: Luma, full: bool) -> NDArray[np.int32]:
     """(3, 3) int32: weights of B, G and R (columns) in Y, U and V (rows), in 1/65536."""
     red, blue = kind
     y = np.array([blue, 1 - red - blue, red])

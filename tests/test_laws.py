@@ -22,7 +22,7 @@ FLOORS = {
     2: {"sources", "backends", "effects", "sinks", "datasets"},
     1: {"answers", "cache", "contracts", "decode", "draw", "figures", "files", "frame", "gpu",
         "images", "jit", "matte", "measure", "media", "metrics", "nets", "notebook", "outputs",
-        "player", "stats", "system", "temporal", "threads", "yuv"},
+        "planes", "player", "stats", "system", "temporal", "threads", "yuv"},
     0: {"_version", "addresses", "documents", "errors", "labels", "limits", "options",
         "text", "zoo"},
 }  # fmt: skip

@@ -23,10 +23,10 @@ from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame, Picture
 from rtseg.measure import batch_of
 from rtseg.nets import find_model
-from rtseg.segmenter import Segmenter
-from rtseg.session.loop import run
+from rtseg.segmenter import Pair, Segmenter
+from rtseg.session.loop import Outlet, offer_planes, run
 from rtseg.sinks import open_sink
-from rtseg.sinks.encoding import find_encoder, video_frame
+from rtseg.sinks.encoding import find_encoder, fitted_frame
 from rtseg.sources import SourceOptions, open_source
 from rtseg.stats import Clock
 
@@ -172,10 +172,10 @@ def processor_ms(
         open_sink: opens one for the H.264 file.
 
     Returns:
-        For each of decode (to a BGR image), network (shrink and infer), draw (decode the mask too)
-        and encode (convert, encode and write), and for the whole loop: ours, and that of the bare
-        library (FFmpeg to YUV, the backend, x264), None if there is none. The whole loop's is the
-        sum of the bare libraries.
+        For each of decode (to BGR, where the run needs that), network (shrink and infer), draw
+        (decode the mask too) and encode (convert, encode and write), and for the whole loop: ours,
+        and that of the bare library (FFmpeg to YUV, the backend, x264), None if there is none. The
+        whole loop's is the sum of the bare libraries.
     """
     with open_source(clip) as source:
         size = source.info.width * source.info.height * 3
@@ -207,21 +207,21 @@ def _processor_round(
         yield
         into[stage] = (time.process_time() - since) / len(frames) * 1e3
 
+    def segmented(frames: Sequence[Frame]) -> list[Pair]:
+        return [segmenter.together((frame,), Clock())[0][0] for frame in frames]
+
     with open_source(clip) as source:
-        info = source.info
+        info, sink = source.info, open_sink(source.info)
+        offer_planes(source, segmenter, Outlet(effect, [sink]))
         since = time.process_time()
         frames = list(islice(source, count))
         ours["decode"] = (time.process_time() - since) / len(frames) * 1e3
-    found = [segmenter(frame.image) for frame in frames[:UNCOUNTED]]
+    segmented(frames[:UNCOUNTED])
     with timed("network", ours):
-        found = [segmenter(frame.image) for frame in frames]
+        found = segmented(frames)
+    rendered = [Rendered(*segmenter.finished(pair), effect) for pair in found]
     with timed("draw", ours):
-        drawn = [effect(*pair) for pair in zip(frames, found, strict=True)]
-    rendered = [
-        Rendered(frame, one, lambda *_, image=image: image)
-        for frame, one, image in zip(frames, found, drawn, strict=True)
-    ]
-    sink = open_sink(info)
+        drawn = [each.drawn for each in rendered]
     with timed("encode", ours), sink:
         for each in rendered:
             sink.write(each)
@@ -234,7 +234,12 @@ def _processor_round(
         for batch in batches:
             segmenter.backend(batch)
     encoder = find_encoder(".mp4", "h264", None)
-    pictures = [video_frame(image, encoder, info) for image in drawn if image.shape[2] == 3]
+    sizes = [(image.shape[0], image.shape[1]) for image in drawn]
+    pictures = [
+        fitted_frame(image, size, encoder, info)
+        for image, size in zip(drawn, sizes, strict=True)
+        if image.shape[2] == 3
+    ]
     if pictures:
         context: Any = av.CodecContext.create(encoder.library, "w")
         context.width, context.height = pictures[0].width, pictures[0].height
@@ -256,13 +261,15 @@ def _processor_round(
 class FrameTimes(Sink):
     """Records when each frame was finished; uses its image, so that it is always drawn."""
 
+    takes_planes = True
+
     def __init__(self, clock: Clock) -> None:
         self.moments: list[float] = []
         self._clock = clock
 
     def write(self, rendered: Rendered) -> None:
         """Record the time."""
-        _ = rendered.image
+        _ = rendered.drawn
         self.moments.append(self._clock.now())
 
 
@@ -276,6 +283,15 @@ class Bounded(Source):
         self._limit = limit
         self._given = 0
         self._start: float | None = None
+
+    @property
+    def planar(self) -> bool:
+        """Of the inner source."""
+        return self._inner.planar
+
+    @planar.setter
+    def planar(self, value: bool) -> None:
+        self._inner.planar = value
 
     def _read(self) -> Frame | None:
         now = self.clock.now()

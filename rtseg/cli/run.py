@@ -49,7 +49,7 @@ from rtseg.session.grid import (
     rate_of,
 )
 from rtseg.session.inference import crowded
-from rtseg.session.loop import Compositor, Control, Loop, Outlet, summarise
+from rtseg.session.loop import Compositor, Control, Loop, Outlet, offer_planes, summarise
 from rtseg.session.overlay import Overlay
 from rtseg.session.sources import Unopened, any_live, common_info, has_own_speed, open_all
 from rtseg.session.state import Hud
@@ -335,7 +335,9 @@ def _open_single(session: Session, stack: ExitStack) -> None:
         Overlay(session.controls, channel).attach(window)
         sinks.append(stack.enter_context(recorder))
     seen = Seen(session.segmenter.labels, session.segmenter.selected)
-    session.outlets = [Outlet(effect, [*sinks, seen])]
+    outlet = Outlet(effect, [*sinks, seen])
+    offer_planes(channel.source, session.running, outlet, channel.temporal)
+    session.outlets = [outlet]
 
 
 def _open_grid(session: Session, grid: GridPlan, stack: ExitStack) -> None:

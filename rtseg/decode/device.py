@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rtseg.decode import BlendTable, axis, kernels
 from rtseg.draw import halving_factor
-from rtseg.frame import Image, Mask, Picture
+from rtseg.frame import Image, Mask, Picture, in_memory
 from rtseg.gpu import device_errors, drawing_stream, on_device
 from rtseg.yuv import luma as coefficients
 
@@ -98,8 +98,7 @@ def upload(picture: Picture, device: torch.device) -> Tensor:
     """(H, W, 3) uint8 BGR on `device`, for work in the current stream; uploaded if needed."""
     if isinstance(picture, DevicePicture):
         return picture.on(device)
-    image = picture if isinstance(picture, np.ndarray) else picture.numpy()
-    tensor = torch.from_numpy(np.require(image, requirements=["C", "W"]))
+    tensor = torch.from_numpy(np.require(in_memory(picture), requirements=["C", "W"]))
     if device.type != "cuda":
         return tensor.clone()
     # torch reuses pinned memory only after the copy out of it has ended

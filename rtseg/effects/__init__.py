@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rtseg.contracts import BackendInfo, Effect, Source
     from rtseg.frame import Frame, Image, Segmentation
     from rtseg.labels import LabelSet
+    from rtseg.planes import Planes
     from rtseg.stats import Stats
 
 MAX_FEATHER = 200
@@ -96,6 +97,10 @@ class Overlay:
     def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
         """(H, W, 3) uint8 BGR, of the frame's size."""
         return segmentation.over(frame.picture, self._table)
+
+    def in_planes(self, picture: Planes, segmentation: Segmentation) -> Planes:
+        """The same in planes, for `Rendered.drawn`."""
+        return picture.painted(segmentation.mask, self._table)
 
 
 def open_view(options: ViewOptions, labels: LabelSet) -> Effect:

@@ -11,6 +11,7 @@ from rtseg.contracts import BackendInfo, Effect, Source
 from rtseg.draw import foreground, legend, panel
 from rtseg.frame import Frame, Image, Segmentation
 from rtseg.labels import Colour, LabelSet
+from rtseg.planes import Planes
 from rtseg.stats import Stats
 from rtseg.text import counted
 
@@ -45,6 +46,12 @@ class Captioned:
     ) -> None:
         self._view, self._labels, self._legend = view, labels, legend
         self._hud, self._mark = hud, mark
+
+    @property
+    def in_planes(self) -> Callable[[Planes, Segmentation], Planes] | None:
+        """The view's, if it has it and no text is written over it."""
+        has_text = self._legend or self._hud is not None
+        return None if has_text else getattr(self._view, "in_planes", None)
 
     def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
         """The view's (H, W, 3) or (H, W, 4) uint8 image; text is opaque where it is transparent."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from rtseg.decode import BlendTable, decode
 from rtseg.draw import resized
-from rtseg.frame import Image, Mask, Picture, Segmentation
+from rtseg.frame import Image, Mask, Picture, Segmentation, in_memory
 from rtseg.labels import PERSON, VOID
 from rtseg.matte import Matting
 from rtseg.matte.fit import kept_classes
@@ -74,7 +74,7 @@ class Refined(Segmentation):
             return np.full(self.size, nothing, np.uint8)
         single = len(classes) == 1
         with _matting() as matting:
-            matte = matting(_array(self.picture), self)
+            matte = matting(in_memory(self.picture), self)
             mask = matte.mask(nothing, int(classes[0])) if single else matte.mask(0, 1)
         if single:
             return mask
@@ -86,7 +86,7 @@ class Refined(Segmentation):
     def _like(self, **others: Any) -> Segmentation:
         plain, picture = super()._like(**others), self.picture
         if plain.size != picture.shape[:2]:
-            picture = resized(_array(picture), plain.size)
+            picture = resized(in_memory(picture), plain.size)
         return Refined(plain, picture)
 
 
@@ -113,7 +113,3 @@ def _matting() -> Iterator[Matting]:
         matting = Matting()
     yield matting
     _idle.put(matting)
-
-
-def _array(picture: Picture) -> Image:
-    return picture if isinstance(picture, np.ndarray) else picture.numpy()

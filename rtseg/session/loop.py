@@ -21,6 +21,8 @@ TICK_SECONDS = 0.05
 PACE_SECONDS = 0.01
 """The same while a frame waits for its time or the run is paused, so that keys are heard soon."""
 
+UNCHANGED = TemporalOptions()
+
 STEP_SECONDS = 0.5
 """A step while paused shows a frame of every source, but waits no longer for one that has none."""
 
@@ -77,6 +79,19 @@ class Outlet:
 
     effect: Effect
     sinks: Sequence[Sink] = ()
+
+
+def offer_planes(
+    source: Source,
+    segmenter: Segmenter,
+    outlet: Outlet,
+    temporal: TemporalOptions = UNCHANGED,
+) -> None:
+    """Let a source give frames in planes if nothing in the run needs them in BGR."""
+    shown = [sink for sink in outlet.sinks if sink.wants_image]
+    needed = segmenter.refine or segmenter.backend.segment is not None or temporal != UNCHANGED
+    if shown and not needed and getattr(outlet.effect, "in_planes", None):
+        source.planar = all(sink.takes_planes for sink in shown)
 
 
 @dataclass
@@ -177,7 +192,7 @@ class Loop:
             # before the mask: most effects decode it in the pass that draws it
             with channel.stats.stage("draw"):
                 if wanted:
-                    _ = rendered.picture
+                    _ = rendered.drawn
                 self.compositor.show(result)
         if not self.several:
             with channel.stats.stage("decode"):
@@ -268,7 +283,7 @@ def run(
     *,
     stats: Stats | None = None,
     policy: str = "auto",
-    temporal: TemporalOptions = TemporalOptions(),  # noqa: B008 - frozen
+    temporal: TemporalOptions = UNCHANGED,
     paced: bool = False,
     stop: Callable[[], bool] = lambda: False,
     on_tick: Callable[[], None] = lambda: None,
@@ -304,10 +319,12 @@ def run(
     channel = Channel(
         source, source.info.name, keeps_newest(policy, source.info.live), False, temporal, stats
     )
+    outlet = Outlet(effect, sinks)
+    offer_planes(source, segmenter, outlet, temporal)
     with Engine([channel], segmenter) as engine:
         Loop(
             engine,
-            [Outlet(effect, sinks)],
+            [outlet],
             Compositor(),
             stats,
             control or Control(),
@@ -325,7 +342,7 @@ def stream(
     segmenter: Segmenter,
     *,
     policy: Policy = "auto",
-    temporal: TemporalOptions = TemporalOptions(),  # noqa: B008 - frozen
+    temporal: TemporalOptions = UNCHANGED,
 ) -> Iterator[Pair]:
     """Iterate (frame, segmentation); capture and inference run ahead in their threads.
 

@@ -14,10 +14,11 @@ from av.codec import codecs_available
 from numpy.typing import NDArray
 
 from rtseg.contracts import SourceInfo
-from rtseg.draw import even, with_square_pixels
+from rtseg.draw import even, letterbox, with_square_pixels
 from rtseg.errors import UsageError
 from rtseg.files import reason
-from rtseg.frame import Frame
+from rtseg.frame import Frame, Picture, in_memory
+from rtseg.planes import Planes
 from rtseg.sinks.options import SinkOptions
 from rtseg.system import usable_cores
 from rtseg.yuv import BT601, LIMITED, Tags, fill_i420, luma, output_tags
@@ -63,6 +64,11 @@ class Encoder:
     def is_yuv(self) -> bool:
         """Whether it is given YUV, by a matrix that its files state."""
         return self.pix_fmt.startswith(("yuv", "nv"))
+
+    def takes_planes(self, info: SourceInfo) -> bool:
+        """Whether it may be given frames of the source in planes, see `fitted_frame`."""
+        as_they_are = not self.square or abs(float(info.sample_aspect_ratio) - 1) < 1e-3
+        return self.pix_fmt == "yuv420p" and as_they_are and info.colour_tags is not None
 
 
 # Half of the cores encode. x264's default is 1.5 threads per core, for which the network, which
@@ -390,6 +396,20 @@ def video_frame(image: NDArray[np.uint8], encoder: Encoder, info: SourceInfo) ->
     if not encoder.is_yuv or is_bt601:
         return frame  # the encoder converts it, by BT.601
     return frame.reformat(format=pix_fmt, dst_colorspace=matrix, dst_color_range=LIMITED)
+
+
+def fitted_frame(
+    image: NDArray[np.uint8] | Picture, size: tuple[int, int], encoder: Encoder, info: SourceInfo
+) -> Any:
+    """As `video_frame`, of an image letterboxed to (height, width), which may be in planes."""
+    if (
+        isinstance(image, Planes)
+        and image.shape[:2] == size
+        and encoder.takes_planes(info)
+        and luma(image.matrix) == luma(colour_tags(encoder, info)[0])
+    ):
+        return image.frame
+    return video_frame(letterbox(in_memory(image), size), encoder, info)
 
 
 class Timeline:

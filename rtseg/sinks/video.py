@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.contracts import Rendered, Sink, SourceInfo
-from rtseg.draw import letterbox
 from rtseg.errors import SinkError
 from rtseg.files import OutputFile, cannot_write
-from rtseg.frame import Frame
+from rtseg.frame import Frame, Picture
 from rtseg.labels import LabelSet
 from rtseg.sinks.audio import Audio
-from rtseg.sinks.encoding import CONTAINERS, Encoder, Timeline, open_encoder, video_frame
+from rtseg.sinks.encoding import CONTAINERS, Encoder, Timeline, fitted_frame, open_encoder
 from rtseg.sinks.muxing import WRITE_ERRORS, Muxer, count_frames
 from rtseg.sinks.options import SinkOptions
 from rtseg.stats import Clock
@@ -45,6 +44,7 @@ class VideoSink(Sink):
         self._alpha: bool | None = None  # whether the file has an alpha channel
         self._flattened = 0
         encoder, self._note = open_encoder(*self._encoder_for)
+        self.takes_planes = encoder.takes_planes(info)
         self._file = VideoFile(path, info, encoder, overwrite=options.overwrite)
         if options.audio != "none" and info.media is not None and not info.live:
             self._file.audio = Audio(info.media, info.media_start, info.track)
@@ -57,13 +57,14 @@ class VideoSink(Sink):
         Raises:
             UsageError: the first image is transparent, and the file cannot be.
         """
-        transparent = rendered.picture.shape[2] == 4
+        transparent = rendered.drawn.shape[2] == 4
         if self._alpha is None:
             if transparent:
                 self._file.encoder, _ = open_encoder(*self._encoder_for, alpha=True)
             self._alpha = transparent
         self._flattened += transparent and not self._alpha
-        self._file.add(rendered.picture if self._alpha else rendered.image, rendered.frame)
+        flat = transparent and not self._alpha
+        self._file.add(rendered.image if flat else rendered.drawn, rendered.frame)
 
     def encoded(self) -> Iterable[float]:
         """Seconds that each image took."""
@@ -108,12 +109,12 @@ class VideoFile:
         self._left_out = self._end = 0
         self._thread = Writer(self._take, name="encode")
         self._clock, self._seconds = Clock(), deque[float]()
-        self._closed = False
+        self._closed = self._failed = False
         self.frames = 0
         self.audio: Audio | None = None
 
-    def add(self, image: NDArray[np.uint8], frame: Frame) -> None:
-        """Encode (H, W, 3) uint8 BGR, (H, W, 4) BGRA or (H, W) indices at the time of `frame`.
+    def add(self, image: NDArray[np.uint8] | Picture, frame: Frame) -> None:
+        """Encode BGR, BGRA, planes or (H, W) uint8 indices at the time of `frame`.
 
         Raises:
             SinkError: an earlier one could not be written; those before it are kept.
@@ -121,8 +122,7 @@ class VideoFile:
         if self._size is None:
             self._size = image.shape[0], image.shape[1]
         # converted here: the image may be a buffer that its owner fills again
-        fitted = letterbox(image, self._size)
-        picture = video_frame(fitted, self.encoder, self._info)
+        picture = fitted_frame(image, self._size, self.encoder, self._info)
         self._thread.put((picture, self._timeline.tick(frame), self._timeline.end))
 
     def encoded(self) -> Iterator[float]:
@@ -203,8 +203,6 @@ class VideoFile:
                 found=f"{self.encoder.library} does not support {width}x{height}",
                 do="Try another --codec or suffix, or write pictures: frames_%06d.png",
             ) from error
-
-    _failed = False
 
     def _close(self) -> None:
         if self._closed:

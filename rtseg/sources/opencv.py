@@ -75,7 +75,7 @@ class OpenCVPlayer:
         self._first: float | None = None
         self.turned = capture.get(cv2.CAP_PROP_ORIENTATION_META) in (90, 270)
 
-    def read(self) -> Shot | None:
+    def read(self, *, planar: bool = False) -> Shot | None:
         """As `Player`; OpenCV reports damage like the end.
 
         Raises:

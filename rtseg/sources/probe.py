@@ -52,8 +52,9 @@ class Player(Protocol):
     def notes(self) -> Sequence[str]:
         """What the user should know; grows while the file is read."""
 
-    def read(self) -> Shot | None:
-        """The next frame that can be decoded, upright; None at the end."""
+    def read(self, *, planar: bool = False) -> Shot | None:
+        """The next frame that can be decoded, upright, or in planes if it may be; None at the
+        end."""
 
     def seek(self, seconds: float) -> Place | None:
         """Continue with a frame at or before `seconds` from the first one, or near there.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rtseg.contracts import Source, SourceInfo
 from rtseg.frame import Frame, Picture
+from rtseg.planes import converted
 from rtseg.player import SAME_TIME_SECONDS, Place, Timeline, without_frames
 from rtseg.sources.options import SourceOptions
 from rtseg.sources.probe import check_file, display_name, fault_of, open_player, packet_places
@@ -55,7 +56,7 @@ class VideoSource(Source):
     def _begin(self) -> None:
         """Open the file and read its first frame."""
         self._player = open_player(self._target, self._options)
-        self._index, self._held = -1, self._player.read()
+        self._index, self._held = -1, self._player.read(planar=True)
         if self._held is None:
             self._player.release()
             raise without_frames(display_name(self._target), self._player.trouble)
@@ -90,7 +91,7 @@ class VideoSource(Source):
         if aim <= 0 or seconds > self.times[-1]:
             return
         place = self._player.seek(aim)
-        self._held = self._player.read()
+        self._held = self._player.read(planar=True)
         at = None if self._held is None else self._held.at
         landed = float("inf") if at is None else at - self._timeline.zero
         index = bisect_left(self.times, landed - SAME_TIME_SECONDS)
@@ -104,14 +105,15 @@ class VideoSource(Source):
             self._timeline.pts = self.times[index - 1]
 
     def _read(self) -> Frame | None:
-        shot, self._held = self._held or self._player.read(), None
+        shot, self._held = self._held or self._player.read(planar=self.planar), None
         if shot is None:
             self._report_faults()
             return None
         self._index += 1
         lasts = self._timeline.advance(shot)
         self._check_size(shot.picture)
-        return Frame(shot.picture, self._index, self._timeline.pts, self.clock.now(), lasts=lasts)
+        picture = shot.picture if self.planar else converted(shot.picture)  # of the first frame
+        return Frame(picture, self._index, self._timeline.pts, self.clock.now(), lasts=lasts)
 
     def _check_size(self, picture: Picture) -> None:
         height, width = picture.shape[:2]

@@ -13,6 +13,7 @@ import cv2
 from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import UsageError
 from rtseg.frame import Frame
+from rtseg.planes import converted
 from rtseg.sources.options import SourceOptions, cannot_loop
 
 DEFAULT_RATE = 25
@@ -90,6 +91,15 @@ class Wrapper(Source):
         return frame
 
     @property
+    def planar(self) -> bool:
+        """Of the inner source."""
+        return self._inner.planar
+
+    @planar.setter
+    def planar(self, value: bool) -> None:
+        self._inner.planar = value
+
+    @property
     def notice(self) -> str | None:  # type: ignore[override]  # read-only
         """Of the inner source."""
         return self._inner.notice
@@ -143,6 +153,13 @@ class Span(Wrapper):
         )
 
     def _first(self) -> Frame:
+        self.planar = True  # none before it is converted, and it only once it is known as what
+        try:
+            return self._sought()
+        finally:
+            self.planar = False
+
+    def _sought(self) -> Frame:
         last = 0.0
         while (frame := self._next()) is not None:
             if frame.pts >= self._start - SLACK_SECONDS:
@@ -165,6 +182,8 @@ class Span(Wrapper):
 
     def _read(self) -> Frame | None:
         frame, self._held = self._held, None
+        if frame is not None and not self.planar:
+            frame = replace(frame, picture=converted(frame.picture))
         while frame is None or frame.pts < self._start - SLACK_SECONDS:
             frame = self._next()
             if frame is None:
@@ -231,7 +250,9 @@ class Loop(Wrapper):
         self._keep_warnings()
         self._inner.close()
         self._index, self._pts, self._yielded = self._next_index, self._next_pts, 0
-        self._wrap(self._again())
+        inner = self._again()
+        inner.planar = self.planar
+        self._wrap(inner)
 
     def _keep_warnings(self) -> None:
         if self._inner.warnings is not self.warnings:
