@@ -19,7 +19,7 @@ from clips import patches, write_clip
 from rtseg.batch.clips import Clip, find_clips, target_of, with_outputs
 from rtseg.batch.ledger import Ledger, new_token, open_ledger, where
 from rtseg.batch.local import shares_of_cores
-from rtseg.batch.options import ENGINES, EngineKind
+from rtseg.batch.options import ENGINES, BatchOptions, EngineKind
 from rtseg.batch.tasks import Event, Outcome, Task
 from rtseg.batch.worker import Worker
 from rtseg.cli.app import main
@@ -35,7 +35,7 @@ class Inline:
     deaths: ClassVar[deque[str]] = deque()
     given: ClassVar[list[str]] = []
 
-    def __init__(self, flags: Flags, workers: int) -> None:
+    def __init__(self, flags: Flags, options: BatchOptions, workers: int) -> None:
         self._events: deque[Event] = deque()
         self._flags, self._workers = flags, dict[int, Worker]()
 

@@ -25,32 +25,50 @@ from clips import patches, write_clip
 from fuzz import KINDS, write_whole
 
 from rtseg.batch.ledger import Ledger
-from rtseg.batch.options import ENGINES, EngineKind
+from rtseg.batch.options import ENGINES, BatchOptions, EngineKind
 from rtseg.batch.tasks import Event, Outcome, Task
 from rtseg.cli.app import main
 from rtseg.cli.options import Flags
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(300),
     pytest.mark.skipif(sys.platform == "win32", reason="Windows has no kill -9"),
 ]
 
 STUB = ("-m", "stub", "-b", "stub", "--imgsz", "64")
 
 
+_STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """End what a test that failed has started."""
+    yield
+    while _STARTED:
+        process = _STARTED.pop()
+        process.kill()
+        finish(process)
+
+
 def start(*arguments: str, code: str = "", folder: Path) -> subprocess.Popen[str]:
     """The program in a process; `code` runs in it before."""
     program = f"import sys; {code}\nfrom rtseg.cli.app import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", program, "batch", *arguments]
-    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    _STARTED.append(subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True))
+    return _STARTED[-1]
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 300) -> str:
     """What it printed, once it has ended."""
     try:
+        if process.stderr is None or process.stderr.closed:
+            return ""
         return process.communicate(timeout=seconds)[1]
     finally:
         process.kill()
+        process.wait()
 
 
 def until(condition: Any, seconds: float = 60) -> None:
@@ -205,10 +223,41 @@ def test_ctrl_c_finishes_what_is_in_flight_and_twice_stops_at_once(
     assert not list((tmp_path / "out").rglob(".*part*"))
 
 
+def test_ray_does_the_same_and_an_actor_may_die(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    clips = tmp_path / "in"
+    sources = write_kinds(clips, int(os.environ.get("RTSEG_RAY_CLIPS", "21")))
+    (clips / "broken.mp4").write_bytes(b"no video" * 99)
+    slow = ("-m", "stub?delay=30ms", "-b", "stub", "--imgsz", "64")
+    ray = ("--engine", "ray", "--workers", "2", "--report", "rows.json")
+    process = start("in", "-o", "out", *slow, *ray, folder=tmp_path)
+
+    def actors() -> list[psutil.Process]:
+        everyone = psutil.Process(process.pid).children(recursive=True)
+        return [each for each in everyone if "_Actor" in " ".join(each.cmdline())]
+
+    until(lambda: len(list((tmp_path / "out").glob("*/*.*"))) > 2 and actors(), 200)
+    actors()[0].send_signal(signal.SIGKILL)
+    said = finish(process)
+    assert process.returncode == 3, said
+    found = json.loads((tmp_path / "rows.json").read_text())["clips"]
+    assert [row["clip"] for row in found if row["state"] != "done"] == ["broken.mp4"]
+    assert len(found) == len(sources) + 1
+    assert max(row["attempts"] for row in found) == 2
+    assert not list((tmp_path / "out").rglob("*.claim*"))
+    assert not (tmp_path / "out/.rtseg/work").exists()
+    for row in found:
+        if row["state"] == "done":
+            output = tmp_path / row["outputs"][0]
+            alone = tmp_path / f"alone{output.suffix}"
+            assert main([str(tmp_path / row["source"]), "-o", str(alone), "-y", "-q", *STUB]) == 0
+            assert same(content(output), content(alone)), row
+
+
 class Copies:
     """A pool whose workers copy an image: what is left is the batch's own work."""
 
-    def __init__(self, flags: Flags, workers: int) -> None:
+    def __init__(self, flags: Flags, options: BatchOptions, workers: int) -> None:
         self._events: deque[Event] = deque()
 
     def give(self, worker: int, task: Task) -> None:

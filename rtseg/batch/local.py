@@ -15,6 +15,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, BinaryIO
 
+from rtseg.batch.options import BatchOptions
 from rtseg.batch.tasks import WORKER, Event, Task
 from rtseg.cli.options import Flags
 from rtseg.options import imported
@@ -50,7 +51,7 @@ def shares_of_cores(workers: int) -> list[list[int]]:
 class Processes:
     """The local `Pool`: each worker is a process with its own share of the cores."""
 
-    def __init__(self, flags: Flags, workers: int) -> None:
+    def __init__(self, flags: Flags, options: BatchOptions, workers: int) -> None:
         self._flags = flags
         self._events: SimpleQueue[tuple[_Process | None, Event]] = SimpleQueue()
         self._cores = shares_of_cores(workers)

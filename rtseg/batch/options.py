@@ -14,7 +14,7 @@ class EngineKind:
     """A row of `ENGINES`.
 
     Attributes:
-        open: "module:name", called as (flags, workers); returns a `Pool`.
+        open: "module:name", called as (flags, options, workers); returns a `Pool`.
         count: "module:name", called as (flags): how many workers there are by default.
     """
 
@@ -24,6 +24,7 @@ class EngineKind:
 
 ENGINES: dict[str, EngineKind] = {
     "local": EngineKind("rtseg.batch.local:Processes", "rtseg.batch.local:usual_workers"),
+    "ray": EngineKind("rtseg.batch.cluster:Actors", "rtseg.batch.cluster:usual_workers"),
 }
 """What runs the workers."""
 
@@ -45,7 +46,9 @@ class BatchOptions:
         figure: A figure of each clip's first frame: a path with {name}, such as out/{name}.png.
         workers: Workers, each with the network loaded once; default one per two cores, or one if
             there is a GPU.
-        engine: What runs the workers: local processes.
+        engine: What runs the workers: local processes, or actors of Ray (needs rtseg[ray]), on the
+            cluster of RAY_ADDRESS if that is set.
+        gpus_per_worker: With --engine ray: GPUs of each worker, such as 0.5.
         lease: Seconds without a sign of life after which another machine takes over a clip.
         retry_failed: Also process the clips that failed before.
         dry_run: List the clips with what would be done, and exit.
@@ -60,6 +63,7 @@ class BatchOptions:
     figure: str | None = None
     workers: int | None = option(None, least=1, most=1024)
     engine: str = option("local", choices=ENGINES)
+    gpus_per_worker: float | None = option(None, least=0, most=64)
     lease: float = option(60.0, least=1, most=86400)
     retry_failed: bool = False
     dry_run: bool = False
@@ -70,3 +74,5 @@ class BatchOptions:
         check(self)
         if self.report is not None and Path(self.report).suffix.lower() not in REPORT_SUFFIXES:
             raise UsageError(f"--report {self.report}", do="Name a .json or .csv file")
+        if self.gpus_per_worker is not None and self.engine != "ray":
+            raise UsageError("--gpus-per-worker", found="it is for --engine ray", do="Use both")

@@ -81,11 +81,12 @@ def batch(flags: BatchFlags, stop: Stop) -> int:
         if options.dry_run:
             _print_plan(todo)
             return 0
-        count = options.workers or imported(ENGINES[options.engine].count)(alone)
+        engine = ENGINES[options.engine]
+        count = options.workers or imported(engine.count)(alone)
         with Progress(quiet=run.quiet) as progress:
             spread = Spread(todo, ledger, targets, flags, stop, progress)
             if todo.left:
-                pool: Pool = imported(ENGINES[options.engine].open)(alone, min(count, todo.left))
+                pool: Pool = imported(engine.open)(alone, options, min(count, todo.left))
                 try:
                     spread.run(pool, min(count, todo.left))
                 finally:

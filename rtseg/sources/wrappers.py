@@ -204,6 +204,8 @@ def count_between(info: SourceInfo, times: Sequence[float], start: float, end: f
     low, high = start - SLACK_SECONDS, end - SLACK_SECONDS
     if times:
         return sum(low <= time < high for time in times)
+    if info.frame_count == 1 and low <= 0:
+        return 1
     if info.frame_count is None or info.frame_rate is None:
         return None
     last = info.frame_count if end == float("inf") else ceil(high * info.frame_rate)
