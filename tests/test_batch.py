@@ -206,6 +206,7 @@ def test_workers_that_die_before_anything_is_loaded_end_the_batch(
 def test_a_network_that_cannot_be_loaded_ends_the_batch(folder: Path, tmp_path: Path) -> None:
     assert main(["batch", "in", "-o", "out", "-m", "stub", "--classes", "unicorn", "-q"]) == 2
     assert Inline.given == ["a.mp4"]
+    assert files(tmp_path / "out") == []
     assert main(["batch", "in", "-o", "out", "-m", "nonsense", "-q"]) == 2
     assert run("in", "-o", "out") == 0
 
@@ -435,6 +436,24 @@ def test_what_killed_processes_left_is_removed(folder: Path, tmp_path: Path) -> 
     assert run("in", "-o", "out") == 0
     assert files(tmp_path / "out") == RECORDS + OUTPUTS
     assert not (tmp_path / "out/.rtseg/work").exists()
+
+
+def test_claims_that_killed_processes_left_are_removed(folder: Path, tmp_path: Path) -> None:
+    """Killed after the record was written and before its claim was given up."""
+    run("in", "-o", "out")
+    gone = ledger_in(tmp_path / "out", token=f"{where()}-999999999-0")
+    assert gone.claim(Clip("sub/c.mp4", "in/sub/c.mp4", "")) is not None
+    other = ledger_in(tmp_path / "out", token=ELSEWHERE)
+    assert other.claim(Clip("a.mp4", "in/a.mp4", "")) is not None
+    assert run("in", "-o", "out") == 0
+    assert files(tmp_path / "out") == [".rtseg/a.mp4.claim-0", *RECORDS, *OUTPUTS]  # it may live
+
+
+def test_a_part_of_each_clip(folder: Path, tmp_path: Path) -> None:
+    assert run("in", "-o", "out", "--end", "0.12") == 0
+    counts = [len(frames_of(tmp_path / f"out/{name}.mp4")) for name in ("a", "b", "sub/c")]
+    assert counts == [3, 3, 3]
+    assert (tmp_path / "out/d.png").is_file()
 
 
 def test_a_record_that_cannot_be_read_is_none(folder: Path, tmp_path: Path) -> None:

@@ -117,6 +117,14 @@ class Bucket:
         """As `Store`."""
         return parallel_map(names, self.read, REQUESTS, "records")
 
+    def names(self, mark: str) -> list[str]:
+        """As `Store`."""
+        with _in_words(self._root):
+            found = self._files.find(self._root)
+        root = self._files._strip_protocol(self._root)
+        names = (name.removeprefix(root).lstrip("/") for name in found)
+        return [name for name in names if mark in name]
+
     # --- outputs and clips
 
     def has(self, address: str) -> bool:

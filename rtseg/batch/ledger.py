@@ -147,6 +147,10 @@ class Ledger:
         text = json.dumps({"rtseg_batch": FORMAT, **asdict(record)}, indent=1)
         self.store.write(f"{_file(clip)}.json", without_secrets(text).encode())
 
+    def forget(self, clip: Clip) -> None:
+        """Remove the record of a clip."""
+        self.store.remove(f"{_file(clip)}.json")
+
     def new(self, clip: Clip, state: Literal["started", "done", "failed"], **more: Any) -> Record:
         """A record of a clip as it is now."""
         return Record(
@@ -228,6 +232,15 @@ class Ledger:
         name, _, number = claim.rpartition(".claim-")
         for each in range(int(number) + 1):
             self.store.remove(f"{name}.claim-{each}")
+
+    def sweep(self, clips: Iterable[Clip]) -> None:
+        """Remove what processes that died have left of claims to clips that are finished."""
+        finished = set(map(_file, clips))
+        for claim in self.store.names(".claim-"):
+            if claim.rpartition(".claim-")[0] in finished:
+                age, owner = self.store.age(claim), self.store.read(claim) or b""
+                if age is not None and (age >= self._lease or is_gone(owner.decode("latin-1"))):
+                    self.store.remove(claim)
 
 
 def _last(address: str) -> str:

@@ -42,6 +42,9 @@ class Store(Protocol):
     def read_all(self, names: Iterable[str]) -> Iterator[bytes | None]:
         """As `read`, of many files in order."""
 
+    def names(self, mark: str) -> list[str]:
+        """All names with `mark` in them."""
+
     def has(self, address: str) -> bool:
         """Whether there is an output at an address."""
 
@@ -101,6 +104,11 @@ class Folder:
     def read_all(self, names: Iterable[str]) -> Iterator[bytes | None]:
         """As `Store`."""
         return map(self.read, names)
+
+    def names(self, mark: str) -> list[str]:
+        """As `Store`."""
+        found = self._root.rglob(f"*{mark}*")
+        return [path.relative_to(self._root).as_posix() for path in found]
 
     def has(self, address: str) -> bool:
         """As `Store`."""

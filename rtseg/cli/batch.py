@@ -92,6 +92,8 @@ def batch(flags: BatchFlags, stop: Stop) -> int:
                 finally:
                     pool.close()
                     spread.tidy()
+        if not todo.left:
+            ledger.sweep(todo.clips)
         _report(todo, ledger, flags, stop)
     return stop.exit_code or todo.exit_code
 
@@ -419,7 +421,7 @@ class Spread:
             return
         self._ledger.release(task.claim)
         if outcome.loading and not self._loaded:
-            self._elsewhere.clear()
+            self._ledger.forget(task.clip)
             error = RtsegError(record.error)
             error.exit_code = record.exit_code
             raise error
