@@ -137,9 +137,10 @@ def test_numba_that_cannot_start_is_no_internal_error(variable: str) -> None:
         ("OPENCV_FOR_THREADS_NUM", "-1"),
         ("OPENCV_VIDEOIO_PRIORITY_FFMPEG", "x"),
         ("OPENCV_DUMP_CONFIG", "nan"),
+        ("SOURCE_DATE_EPOCH", "x"),
     ],
 )
-def test_variables_at_which_opencv_ends_the_process_are_refused(
+def test_variables_at_which_libraries_fail_are_refused(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(name, value)

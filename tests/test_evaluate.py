@@ -561,6 +561,8 @@ def test_a_suite_names_sets_and_networks(tmp_path: Path) -> None:
         ("[[set]]\npath = 3", r"set\[0\].path is 3"),
         ("[[set]]\npath = 'a'\nclasses = 'person'", "classes is 'person': expected list"),
         ("[[set]]\npath = 'a'\nmin_share = { person = 5 }", "min_share"),
+        (f"[[set]]\npath = 'a'\nname = '{'x' * 201}'", "plain characters"),
+        ('[[set]]\npath = "a"\nname = "\\u001b[2J"', "plain characters"),
         ("[[set]]\npath = 'a'\nmax_pictures = -1", "max_pictures must be 0 or more"),
         ("[[set]]\npath = 'a'\nmove = [-101, 0]", "move must be at most 100 pixels"),
         ("[[set]]\npath = 'a'\nmove = [1]", r"move is \[1\]"),

@@ -190,7 +190,7 @@ def widen_terminal() -> None:
         os.environ["COLUMNS"] = str(LEAST_COLUMNS)
 
 
-OPENCV_SETTINGS = {
+LIBRARY_SETTINGS = {
     re.compile(
         r"OPENCV_(IO_MAX_IMAGE_(PIXELS|WIDTH|HEIGHT)|FOR_THREADS_NUM|FFMPEG_(READ|DECODE)_ATTEMPTS"
         r"|VIDEOIO_PRIORITY_(?!LIST$)\w+)"
@@ -199,8 +199,10 @@ OPENCV_SETTINGS = {
         re.compile(r"[01]|[Tt]rue|TRUE|[Ff]alse|FALSE"),
         "it must be 0 or 1",
     ),
+    re.compile("SOURCE_DATE_EPOCH"): (re.compile(r"\d{1,18}"), "it must be a whole number"),
 }
-"""Environment variables, and values that OpenCV takes; at others it ends the process."""
+"""Environment variables, and values that libraries take; at others OpenCV ends the process, and
+numpy.f2py, which SciPy imports for numba, fails."""
 
 
 def check_surroundings() -> None:
@@ -214,7 +216,7 @@ def check_surroundings() -> None:
             do="Change to another one: it was probably removed",
         ) from error
     for name, value in os.environ.items():
-        for pattern, (valid, words) in OPENCV_SETTINGS.items():
+        for pattern, (valid, words) in LIBRARY_SETTINGS.items():
             if pattern.fullmatch(name) and not valid.fullmatch(value):
                 raise UsageError(f"{name}={value}", found=words, do="Unset it")
 

@@ -25,7 +25,7 @@ from rtseg.errors import DatasetError, SourceError, UsageError
 from rtseg.files import reason, write_file
 from rtseg.frame import Mask
 from rtseg.images import IMAGE_SUFFIXES, holds_video, image_size, is_image
-from rtseg.labels import VOC, VOID, LabelSet
+from rtseg.labels import MAX_NAME, VOC, VOID, LabelSet, is_name
 from rtseg.sources import SourceOptions, open_source
 from rtseg.text import counted, file_name, listed
 
@@ -504,6 +504,7 @@ class _SetTable:
             raise ValueError(f"move must be at most {MOST_MOVED} pixels, as in move = [-1, -1]")
         if self.every < 1:
             raise ValueError("every must be 1 or more")
+        _check_name(self.name)
 
 
 @dataclass(frozen=True)
@@ -527,6 +528,12 @@ class _NetworkTable:
     def __post_init__(self) -> None:
         if not 0 < self.weight <= 1:
             raise ValueError("weight must be above 0, 1 at most")
+        _check_name(self.name)
+
+
+def _check_name(name: str) -> None:
+    if name and not is_name(name):
+        raise ValueError(f"name is not 1 to {MAX_NAME} plain characters")
 
 
 def _set(path: Path, base: Path, table: _SetTable) -> SetSpec:
