@@ -24,7 +24,7 @@ from servers import Served, served
 
 from rtseg.errors import RtsegError
 from rtseg.media import open_media
-from rtseg.serve.jobs import FORMATS, open_place
+from rtseg.serve.jobs import FORMATS, Job, Jobs, open_place
 from rtseg.serve.options import ServeOptions
 
 MISSING = "0" * 32
@@ -149,6 +149,38 @@ def test_jobs_are_kept_by_the_next_server(clip: Path, tmp_path: Path) -> None:
             assert listed[1]["received"] == 500
             assert requests.delete(f"{one.url}/v1/jobs/{whole}", timeout=60).status_code == 204
             assert not (tmp_path / whole).exists()
+
+
+def test_a_job_with_which_servers_end_is_given_up(clip: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rtseg.serve.jobs.Jobs._run", _never)
+        with served("stub", job_dir=str(tmp_path)) as one:
+            job = create(one.url)
+            put(one.url, job, clip.read_bytes())
+    path = tmp_path / job / "job.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"state": "running", "tries": 3}))
+    with served("stub", job_dir=str(tmp_path)) as one:
+        found = wait_for(lambda: (now := look(one.url, job))["error"] and now)
+        assert found["state"] == "failed"
+        assert "the server ended 3 times" in found["error"]
+
+
+def test_a_disk_that_is_full_ends_one_job_and_not_the_others(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    async def full(jobs: Jobs, job: Job) -> None:
+        ran.append(job.id)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rtseg.serve.jobs.Jobs._run", full)
+    with served("stub", job_dir=str(tmp_path)) as one:
+        made = [create(one.url) for _ in range(2)]
+        for job in made:
+            put(one.url, job, clip.read_bytes())
+        wait_for(lambda: ran == made)
+        assert "No space left" in look(one.url, made[0])["error"]
 
 
 REFUSED = {

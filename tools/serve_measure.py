@@ -38,6 +38,9 @@ from rtseg.frame import Image
 from rtseg.serve.stream import DROPPED, HEADER
 
 SIZE = 200, 320
+BACKEND = "onnx"
+"""Of both."""
+
 PLAIN = """
 import asyncio, sys
 import cv2, numpy as np, uvicorn
@@ -50,7 +53,7 @@ from rtseg.effects import ViewOptions, open_effect
 from rtseg.frame import Frame
 from rtseg.sinks.masks import palette, palette_png
 
-segmenter = rtseg.load(sys.argv[1])
+segmenter = rtseg.load("person", backend=sys.argv[1])
 effect = open_effect(ViewOptions(), segmenter.labels)
 one = asyncio.Lock()
 
@@ -138,13 +141,13 @@ def serving(*flags: str) -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def plainly_serving(model: str) -> Iterator[str]:
+def plainly_serving() -> Iterator[str]:
     """The simplest server of the same network."""
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-c", PLAIN, model, str(port)])
+    process = subprocess.Popen([sys.executable, "-c", PLAIN, BACKEND, str(port)])
     try:
         _until_there(f"http://127.0.0.1:{port}/")
         yield f"http://127.0.0.1:{port}"
@@ -302,7 +305,9 @@ def slow(options: argparse.Namespace) -> None:
             await asyncio.sleep(third)
             memory["quiet"] = process.memory_info().rss
             started = time.monotonic()
-            await asyncio.gather(lazy.run(10**9, third), stop_reading())
+            stuck = asyncio.create_task(stop_reading())
+            await lazy.run(10**9, third)
+            stuck.cancel()
             memory["disturbed"] = process.memory_info().rss
             spans.append((started, time.monotonic()))
 
@@ -333,7 +338,7 @@ def segment(options: argparse.Namespace) -> None:
     """See the module."""
     image = cv2.imread(str(options.picture)) if options.picture else _noise()
     body = cv2.imencode(".jpg", cv2.resize(image, (1280, 720)))[1].tobytes()
-    with serving("-m", "person") as (ours, _), plainly_serving("person") as plain:
+    with serving("-m", "person", "-b", BACKEND) as (ours, _), plainly_serving() as plain:
         for callers in (1, 4, 16):
             rows = []
             for name, url in (("rtseg", f"{ours}/v1/segment"), ("plain", f"{plain}/segment")) * 2:
@@ -383,7 +388,7 @@ def canvas(options: argparse.Namespace) -> None:
         camera = Path(folder) / "camera.y4m"
         scaled = ["-vf", "scale=1280:720,fps=30", "-pix_fmt", "yuv420p", "-frames:v", "150"]
         subprocess.run(["ffmpeg", "-v", "error", "-i", options.clip, *scaled, camera], check=True)
-        with serving("-m", "person") as (ours, _), plainly_serving("person") as plain:
+        with serving("-m", "person", "-b", BACKEND) as (ours, _), plainly_serving() as plain:
             browser = playwright.chromium.launch(
                 executable_path=shutil.which("chromium"),
                 args=[

@@ -254,8 +254,8 @@ class Jobs:
         name = re.sub(r"[\x00-\x1f\x7f/\\]", "_", query.get("name", "video"))[:200] or "video"
         now = time.time()
         job = Job(secrets.token_hex(16), name, products, flags, now, now)
+        write_file(self._file_of(job), _as_json(job))  # first: the disk may be full
         self._jobs[job.id], self._progress[job.id] = job, Progress()
-        self._keep(job)
         return job
 
     async def receive(self, job: Job, request: Request) -> None:
@@ -385,7 +385,11 @@ class Jobs:
             await self._sweep()
             queued = [job for job in self._jobs.values() if job.state == "queued"]
             if queued:
-                await self._run(min(queued, key=lambda job: job.changed))
+                job = min(queued, key=lambda job: job.changed)
+                try:
+                    await self._run(job)
+                except (OSError, RtsegError) as error:  # a full disk ends this job, not all
+                    job.state, job.error = "failed", str(error)
                 continue
             with suppress(TimeoutError, asyncio.TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), SWEEP_SECONDS)
@@ -423,7 +427,10 @@ class Jobs:
         )
         minutes = self.options.max_job_minutes
         try:
-            error = await asyncio.wait_for(self._follow(job, process), minutes * 60)
+            error = await asyncio.wait_for(self._follow(job, process, progress), minutes * 60)
+        except asyncio.CancelledError:
+            job.tries -= 1  # the server ends as it should
+            raise
         except (TimeoutError, asyncio.TimeoutError):
             error = f"it took more than {minutes:g} minutes"
         finally:
@@ -431,6 +438,7 @@ class Jobs:
                 process.kill()
             await process.wait()
             progress.process = None
+            self._keep(job)
         if job.state != "running":  # it was removed
             return
         if not error and not all(self.output(job, name).is_file() for name in job.products):
@@ -445,7 +453,7 @@ class Jobs:
         pixels = self.options.max_megapixels * 1e6
         return {"RTSEG_FORMATS": FORMATS, "RTSEG_MAX_PIXELS": f"{pixels:.0f}"}
 
-    async def _follow(self, job: Job, process: Process) -> str:
+    async def _follow(self, job: Job, process: Process, progress: Progress) -> str:
         """Read what a process says to its end; returns why it failed, "" if it did not."""
         assert process.stderr is not None
         error = ""
@@ -458,7 +466,7 @@ class Jobs:
                 break
             if line.startswith("{"):
                 with suppress(ValueError):
-                    self._progress[job.id].note(json.loads(line))
+                    progress.note(json.loads(line))
                 if self._used() > self.options.job_gigabytes * 1e9 or self._is_full():
                     return "the disk has no room for its files"
             elif line.startswith("rtseg: error: "):
@@ -482,7 +490,10 @@ class Jobs:
 
     def _keep(self, job: Job) -> None:
         if job.id in self._jobs:
-            write_file(self.folder / job.id / "job.json", json.dumps(asdict(job), indent=1))
+            write_file(self._file_of(job), _as_json(job))
+
+    def _file_of(self, job: Job) -> Path:
+        return self.folder / job.id / "job.json"
 
     def _received(self, job: Job) -> int:
         try:
@@ -530,6 +541,10 @@ def open_place(options: ServeOptions) -> Place:
                     f"--job-dir {folder}", found=found, do="Give each its own"
                 ) from error
     raise AssertionError
+
+
+def _as_json(job: Job) -> str:
+    return json.dumps(asdict(job), indent=1)
 
 
 def _write(file: Any, content: bytes) -> None:
