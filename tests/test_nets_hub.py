@@ -151,6 +151,11 @@ def test_a_size_of_the_file_wins_and_a_toml_file_overrides_the_folder(tmp_path: 
     assert (spec.name, spec.input.colour, spec.input.mean) == ("mine", "BGR", (0.1, 0.2, 0.3))
 
 
+def test_numbers_of_other_types_of_networks_do_not_matter(tmp_path: Path) -> None:
+    config = CONFIG | {"model_type": "beit", "num_attention_heads": 12, "hidden_act": {}}
+    assert find_model(write(tmp_path, config)).spec.labels.names == NAMES
+
+
 def test_another_file_of_the_folder_is_described_too(tmp_path: Path) -> None:
     write_onnx(write(tmp_path) / "onnx" / "model_fp16.onnx")
     assert find_model(tmp_path / "onnx" / "model_fp16.onnx").spec.labels.names == NAMES
@@ -509,10 +514,11 @@ def test_a_repository_without_that_file_names_others(hub: Hub) -> None:
         find_model("hf:someone/else")
 
 
-def test_weights_of_a_network_that_rtseg_does_not_build_are_not_downloaded(hub: Hub) -> None:
+def test_weights_of_a_network_that_nobody_here_builds_are_not_downloaded(hub: Hub) -> None:
     (hub.folder / "onnx" / "model.onnx").unlink()
     (hub.folder / "model.safetensors").write_bytes(bytes(100))
-    with pytest.raises(ModelError, match=r"does not build its network \(segformer\)"):
+    (hub.folder / "config.json").write_text(json.dumps(CONFIG | {"model_type": "bert"}))
+    with pytest.raises(ModelError, match=r"does not build its network \(bert\)"):
         find_model(f"hf:{REPO}")
     assert not any("safetensors" in path for path in hub.paths)
 

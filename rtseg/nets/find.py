@@ -18,13 +18,15 @@ from rtseg.nets.hub import (
     ONNX_FILES,
     PREFIX,
     WEIGHTS,
+    built_by_transformers,
     describe,
     fetch_repository,
     network_in,
 )
-from rtseg.nets.onnx_file import onnx_spec
+from rtseg.nets.onnx_file import DEFAULT_SIZE, onnx_spec
 from rtseg.nets.settings import Settings, number, read_settings, refuse_flags
 from rtseg.nets.weights import Progress, fetch
+from rtseg.options import imported
 from rtseg.text import read_text, user_path
 from rtseg.zoo import MODELS, Model, ModelSpec, built_in
 
@@ -231,6 +233,8 @@ def _from_checkpoint(
         notes = (f"{path.parent.name}: assumed {', '.join(assumed)}",) if assumed else ()
         settings = read_settings(path, flags, known)
         base = built_in(settings.architecture or "")
+        if base is None and weights is None and (kind := built_by_transformers(path)):
+            return _from_transformers(path, kind, flags, (known, assumed), settings.size)
         if base is None:
             raise _unknown_weights(path)
         spec = _changed(replace(base, weights=None, miou=None, dataset="", licence=""), settings)
@@ -249,6 +253,20 @@ def _from_checkpoint(
             do="Install rtseg again",
         )
     return Model(spec, path, "torch", notes)
+
+
+def _from_transformers(
+    path: Path,
+    kind: str,
+    flags: Mapping[str, Any] | None,
+    described: tuple[dict[str, Any], list[str]],
+    size: tuple[int, int] | None,
+) -> Model:
+    """The network of a hub folder that rtseg does not build itself, as an ONNX file."""
+    notes: list[str] = []
+    file = imported("rtseg.nets.exported:exported")(path, kind, size or DEFAULT_SIZE, notes)
+    spec, assumed = onnx_spec(file, flags, described)
+    return Model(spec, file, "onnx", (*notes, *assumed))
 
 
 def _unknown_weights(path: Path) -> ModelError:

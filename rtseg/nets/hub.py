@@ -37,6 +37,9 @@ MASK_CLASSIFICATION = frozenset(
 )
 """Types of networks whose outputs are masks with a class each, not scores per pixel."""
 
+TRANSFORMERS = ("segformer", "mobilenet_v2", "mobilevit", "upernet", "beit", "dpt")
+"""Types of networks that transformers builds for rtseg, see `rtseg.nets.exported`."""
+
 _IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 _HALF = {"image_mean": 0.5, "image_std": 0.5}
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -65,16 +68,16 @@ class _Config(Struct):
     model_type: str = ""
     id2label: dict[str, str] | None = None
     auto_map: Any = None
-    depths: list[int] | None = None
-    hidden_sizes: list[int] | None = None
-    decoder_hidden_size: int | None = None
-    num_attention_heads: list[int] | None = None
-    sr_ratios: list[int] | None = None
-    strides: list[int] | None = None
-    patch_sizes: list[int] | None = None
-    mlp_ratios: list[int] | None = None
-    hidden_act: str = "gelu"
-    num_channels: int = 3
+    depths: Any = None
+    hidden_sizes: Any = None
+    decoder_hidden_size: Any = None
+    num_attention_heads: Any = None
+    sr_ratios: Any = None
+    strides: Any = None
+    patch_sizes: Any = None
+    mlp_ratios: Any = None
+    hidden_act: Any = "gelu"
+    num_channels: Any = 3
 
 
 class _Preprocessor(Struct):
@@ -139,6 +142,7 @@ def describe(path: Path) -> tuple[dict[str, Any], list[str]]:
         "layout": "NCHW",
         "architecture": _architecture(config) if weights else None,
         "labels": _labels(folder / CONFIG, config.id2label, assumed),
+        "align_corners": config.model_type == "dpt" and weights,
         **_preprocessing(folder / PREPROCESSOR, config, images),
     }
     return {key: value for key, value in settings.items() if value is not None}, assumed
@@ -158,9 +162,24 @@ def _architecture(config: _Config) -> str | None:
     if any(getattr(config, name) not in (None, values) for name, values in usual.items()):
         return None
     base = SEGFORMERS["segformer_b0"]  # what a file leaves out is as B0 has it
-    depths, channels = config.depths or base.depths, config.hidden_sizes or base.channels
-    wanted = (tuple(depths), tuple(channels), config.decoder_hidden_size or base.decoder)
-    return next((name for name, kind in SEGFORMERS.items() if kind[:3] == wanted), None)
+    wanted = (
+        config.depths or list(base.depths),
+        config.hidden_sizes or list(base.channels),
+        config.decoder_hidden_size or base.decoder,
+    )
+    for name, kind in SEGFORMERS.items():
+        if wanted == (list(kind.depths), list(kind.channels), kind.decoder):
+            return name
+    return None
+
+
+def built_by_transformers(weights: Path) -> str | None:
+    """The type of the network that these weights of a folder of the hub are of, for `exported`."""
+    path = weights.parent / CONFIG
+    if weights.name != WEIGHTS or not path.is_file():
+        return None
+    kind = read_json(path, _Config, ModelError).model_type
+    return kind if kind in TRANSFORMERS else None
 
 
 def _check_kind(folder: Path, config: _Config, images: _Preprocessor) -> None:
@@ -430,7 +449,7 @@ def _fetch_anew(target: Path, weights: WeightsSpec, progress: Progress | None) -
 def _check_built(asked: str, path: Path) -> None:
     """Raise ModelError if rtseg does not build the network that a `config.json` describes."""
     config = read_json(path, _Config, ModelError)
-    if _architecture(config) is None:
+    if _architecture(config) is None and config.model_type not in TRANSFORMERS:
         kind = printable(config.model_type)[:60] or "without a type"
         found = f"it has no ONNX file, and rtseg does not build its network ({kind})"
         raise ModelError(asked, found=found, do="Export its network to ONNX")

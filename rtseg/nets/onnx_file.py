@@ -233,12 +233,15 @@ def _dims(value: Any) -> Dims:
 
 
 def onnx_spec(
-    path: Path, flags: Mapping[str, Any] | None = None
+    path: Path,
+    flags: Mapping[str, Any] | None = None,
+    described: tuple[dict[str, Any], list[str]] | None = None,
 ) -> tuple[ModelSpec, tuple[str, ...]]:
     """The identity of the network in an ONNX file, and a note on what was assumed.
 
     Args:
         flags: settings that override those of the TOML file beside it, and of its hub folder.
+        described: what `describe` gives, if the file was exported from a folder elsewhere.
 
     Raises:
         ModelError: the file is not a segmentation network, or contradicts its settings.
@@ -250,7 +253,7 @@ def onnx_spec(
         spec = ModelSpec.from_json(facts.spec, f"the metadata of {path}")
         _check_described(path, facts, spec)
         return spec, ()
-    known, assumed = describe(path)
+    known, assumed = described or describe(path)
     for key, found in (("size", None not in facts.input[2:]), ("layout", 3 in facts.input)):
         if found:  # the file itself tells
             known.pop(key, None)

@@ -1,0 +1,168 @@
+"""Networks that transformers builds: exported once, and the same masks as its post-processing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_nets_hub import shake
+
+from rtseg.backends import open_backend
+from rtseg.decode import decode
+from rtseg.errors import ModelError
+from rtseg.nets import exported, find_model
+from rtseg.nets.build import segmentation
+
+segmentation()  # imports torchvision, whatever its build, before transformers does
+transformers: Any = pytest.importorskip("transformers")
+
+SIZE = (64, 64)
+CLASSES = 5
+LABELS = {"id2label": {index: f"class {index}" for index in range(CLASSES)}}
+VIT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 64,
+    "patch_size": 16,
+    "use_auxiliary_head": False,
+}
+
+
+def networks() -> dict[str, tuple[str, dict[str, Any], str]]:
+    """By type: prefix of the classes, a small configuration, and the image processor."""
+    convnext = transformers.ConvNextConfig(
+        depths=[1] * 4,
+        hidden_sizes=[8, 16, 24, 32],
+        out_features=[f"stage{i}" for i in (1, 2, 3, 4)],
+    )
+    return {
+        "segformer": (
+            "Segformer",
+            {
+                "depths": [1] * 4,
+                "hidden_sizes": [8, 16, 32, 32],
+                "num_attention_heads": [1, 2, 4, 4],
+                "decoder_hidden_size": 32,
+            },
+            "Segformer",
+        ),
+        "mobilenet_v2": ("MobileNetV2", {"depth_multiplier": 0.35}, "MobileNetV2"),
+        "mobilevit": (
+            "MobileViT",
+            {
+                "hidden_sizes": [16, 24, 32],
+                "neck_hidden_sizes": [8, 8, 16, 24, 32, 32, 48],
+                "num_attention_heads": 2,
+                "aspp_out_channels": 16,
+            },
+            "MobileViT",
+        ),
+        "upernet": (
+            "UperNet",
+            {"backbone_config": convnext, "hidden_size": 16, "use_auxiliary_head": False},
+            "Segformer",
+        ),
+        "beit": ("Beit", {**VIT, "out_indices": [0, 1, 2, 3]}, "Beit"),
+        "dpt": (
+            "DPT",
+            {
+                **VIT,
+                "backbone_out_indices": [0, 1, 2, 3],
+                "neck_hidden_sizes": [8, 16, 24, 32],
+                "fusion_hidden_size": 16,
+            },
+            "DPT",
+        ),
+    }
+
+
+def write(folder: Path, kind: str) -> tuple[Any, Any]:
+    """A folder with a small network, as transformers writes it; the network and the processor."""
+    name, numbers, processor = networks()[kind]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**numbers, **LABELS)
+    network = getattr(transformers, f"{name}ForSemanticSegmentation")(config).eval()
+    shake(network)
+    image = torch.randn(1, 3, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    last = [m for m in network.modules() if getattr(m, "out_channels", 0) == CLASSES][-1]
+    with (
+        torch.no_grad()
+    ):  # every class is to win somewhere, though small random networks say little
+        logits = network(image).logits
+        last.weight.div_(logits.std((0, 2, 3)).view(-1, 1, 1, 1))
+        last.bias.zero_()
+        last.bias.sub_(network(image).logits.mean((0, 2, 3)))
+    network.save_pretrained(folder)
+    sides = {"height": SIZE[0], "width": SIZE[1]}
+    options = {"size": sides, "crop_size": sides} if processor == "MobileNetV2" else {"size": sides}
+    images = getattr(transformers, f"{processor}ImageProcessor")(**options, do_center_crop=False)
+    images.save_pretrained(folder)
+    return network, images
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", exported.TYPES)
+def test_masks_equal_those_of_transformers(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+    network, processor = write(tmp_path / "net", kind)
+    model = find_model(tmp_path / "net")
+    assert model.spec.labels.names == tuple(LABELS["id2label"].values())
+    assert model.spec.input.fixed != exported.TYPES[kind].open
+    assert model.spec.input.size == SIZE
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 8, 8, 3), np.uint8)
+    pixels = pixels.repeat(8, 1).repeat(8, 2)
+    with torch.no_grad():
+        taken = processor(pixels[0], return_tensors="pt", input_data_format="channels_last")
+        wanted = processor.post_process_semantic_segmentation(network(**taken), [SIZE])[0].numpy()
+    assert len(np.unique(wanted)) > 1
+    for name in ("onnx", "openvino"):
+        scores = open_backend(name, model, device="cpu", input_size=SIZE)(pixels)
+        found = decode(scores[0], SIZE, align_corners=model.spec.align_corners)[0]
+        assert np.mean(found == wanted) > 0.9995, name
+    again = "import sys; from rtseg.nets import find_model; find_model(sys.argv[1])\n"
+    again += "assert not {'transformers', 'torchvision'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", again, str(tmp_path / "net")], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"depths": [10**9] * 4}, "more than"),
+        ({"hidden_sizes": [60000] * 4}, "parameters|shape|size"),
+        ({"auto_map": {"AutoModel": "evil.Net"}}, "auto_map"),
+        ({"backbone": "microsoft/resnet-50"}, "elsewhere"),
+        ({"depths": [2] * 4}, "missing"),
+        ({"decoder_hidden_size": 16}, "size mismatch|shape|mismatch"),
+        ({"num_attention_heads": "two"}, "num_attention_heads"),
+    ],
+)
+def test_folders_that_lie_are_refused(tmp_path: Path, change: dict[str, Any], found: str) -> None:
+    write(tmp_path, "segformer")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelError, match=found) as caught:
+        find_model(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_without_transformers_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "mobilenet_v2")
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ModelError, match=r"rtseg\[transformers\]"):
+        find_model(tmp_path)
