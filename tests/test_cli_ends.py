@@ -160,6 +160,22 @@ def test_surroundings_that_end_the_program_do_so_in_one_line(command: str) -> No
     assert ("folder" if "gone" in command else "NUMBA_NUM_THREADS") in done.stderr
 
 
+def test_log_settings_that_torch_does_not_know_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def import_torch(*_: object) -> int:
+        from torch._logging._internal import _parse_log_settings
+
+        _parse_log_settings("nonsense")
+        return 0
+
+    monkeypatch.setattr("rtseg.cli.app._dispatch", import_torch)
+    assert main(["models"]) == 2
+    assert capsys.readouterr().err == (
+        "rtseg: error: TORCH_LOGS: PyTorch does not know its value. Unset it\n"
+    )
+
+
 def test_a_system_that_starts_no_more_threads_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

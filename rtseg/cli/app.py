@@ -64,7 +64,8 @@ def _guarded(call: Callable[[], int], stop: Stop, debug: bool) -> int:
         if isinstance(error, OSError):
             _drop_output()
         too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
-        return _failed(error, refused(error) or words, 2 if too_long else 1, debug)
+        usage = too_long or (isinstance(error, ValueError) and refused(error) is not None)
+        return _failed(error, refused(error) or words, 2 if usage else 1, debug)
 
 
 def _first_failure(error: RtsegError) -> RtsegError:
