@@ -252,6 +252,8 @@ def test_several_outputs_each_in_its_place(folder: Path, tmp_path: Path) -> None
         (["in", "-o", "-"], 2),
         (["in", "-o", "out/%06d.png"], 2),
         (["in", "-o", "out/{n}.mp4"], 2),
+        (["in", "-o", "out/{name}/"], 2),
+        (["in", "-o", "out", "--mask-output", "masks/{name}"], 2),
         (["in", "-o", "out", "--json", "all.jsonl"], 2),
         (["in", "-o", "in"], 2),
         (["in/a.mp4", "-o", "in"], 2),

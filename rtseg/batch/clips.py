@@ -17,7 +17,7 @@ from rtseg.files import reason
 from rtseg.images import IMAGE_SUFFIXES
 from rtseg.outputs import NUMBER
 from rtseg.sinks import find_kind, split_prefix
-from rtseg.sinks.options import is_folder
+from rtseg.sinks.options import is_folder, is_many
 from rtseg.text import natural_key, read_text, user_path
 from rtseg.threads import parallel_map
 
@@ -107,9 +107,9 @@ def target_of(flag: str, text: str) -> Target:
     if re.search(r"\{n\}", place):
         found = "numbers change where clips are added"
         raise UsageError(f"{flag} {place}", found=found, do=f"Use {NAME}")
-    if NUMBER.search(place):
+    if NUMBER.search(place) or (NAME in place and kind.many_files and is_many(Path(place))):
         found = "a batch writes one file for each clip"
-        raise UsageError(f"{flag} {place}", found=found, do="Name a folder/")
+        raise UsageError(f"{flag} {place}", found=found, do=f"Use a folder/ or FOLDER/{NAME}.mkv")
     if NAME not in place:
         if not is_folder(place) or not kind.folder_suffix:
             raise UsageError(

@@ -79,6 +79,7 @@ class Worker:
         source = task.clip.source
         if scheme_of(source):
             source = str(_fetched(work, source))
+            (work / "clip").mkdir()
             try:
                 Bucket(task.clip.source).fetch(task.clip.source, Path(source))
             except OSError as failure:
@@ -146,8 +147,8 @@ def _unfinished(work: Path, number: int, output: str) -> Path:
 
 
 def _fetched(work: Path, source: str) -> Path:
-    """Where a clip of a bucket is while it is read."""
-    return work / f"clip-{source.rpartition('/')[2]}"
+    """Where a clip of a bucket is while it is read, under its own name, which outputs may show."""
+    return work / "clip" / source.rpartition("/")[2]
 
 
 class Networks:
