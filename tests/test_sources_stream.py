@@ -345,6 +345,19 @@ def test_opening_is_bounded_in_all_and_reading_is_not(
             player.release()
 
 
+def test_a_stream_of_sound_alone_is_refused_as_such(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.ts"), "w") as output:
+        stream = output.add_stream("mp2", rate=48_000, layout="mono")
+        for number in range(200):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), "s16", "mono")
+            frame.sample_rate, frame.pts = 48_000, 1152 * number
+            output.mux(stream.encode(frame))
+    content = (tmp_path / "a.ts").read_bytes()
+    with sending(content) as port, pytest.raises(SourceError) as raised:
+        open_source(f"tcp://127.0.0.1:{port}", QUICK)
+    assert raised.value.found == "it has no video stream but sound"
+
+
 def test_a_stream_of_which_nothing_more_can_be_decoded_is_reopened(tmp_path: Path) -> None:
     """FFmpeg keeps the codec that a transport stream began with."""
     images = [np.full((48, 64, 3), level, np.uint8) for level in range(60, 160, 2)]

@@ -34,6 +34,8 @@ def open_stream(target: str, options: SourceOptions, clock: Clock | None = None)
         given = error
     else:
         return StreamSource(target, options, clock, player, partial(live_player, target, options))
+    if given.__cause__ is None:  # FFmpeg has opened it: it has no video, or none that can be shown
+        raise SourceError(f"cannot open {public_name(target)}", found=given.found, do=given.do)
     raise cannot_open(target, options.timeout, given.__cause__)
 
 
