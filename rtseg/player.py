@@ -294,6 +294,8 @@ class FFmpegPlayer:
         self._has_no_pts = has_no_pts(self._container)
         self._times_left: list[int] = []
         self._is_first = True
+        # until when packets of Theora without a frame of their own show the last frame
+        self._shown_on = float("-inf") if self._container.format.name == "ogg" else None
         self.damaged, self.concealed, self.trouble = 0, 0, ""
         self._packets = self._demux()
         self._expect()
@@ -406,7 +408,18 @@ class FFmpegPlayer:
         lasts = float((frame.duration or 0) * frame.time_base)
         self._count += 1
         until = self._end if self._count == self._stream.frames else None
+        if at is not None and self._shown_on is not None:
+            is_last = self._is_last()  # reads on
+            if is_last and self._shown_on > at + lasts:
+                lasts, until = self._shown_on - at, self._shown_on
         return Shot(frame, at, lasts, until)
+
+    def _is_last(self) -> bool:
+        """Whether no frame follows."""
+        if not self._ahead:
+            self._expect()
+            self._ahead.extend(islice(self._frames, 1))
+        return not self._ahead
 
     def _expect(self) -> None:
         """Begin the time that an address has until a frame is decoded: its timeout."""
@@ -547,8 +560,11 @@ class FFmpegPlayer:
                 return
             if self._is_late():
                 return
-            if not packet.size and packet.dts is not None:
-                continue  # the frame before is shown on
+            if not packet.size and packet.dts is not None:  # the frame before is shown on
+                end = packet.dts + (packet.duration or 0)
+                if self._shown_on is not None:
+                    self._shown_on = float(end * packet.time_base)
+                continue
             if packet.opaque not in (None, self._decoded_by):  # a part of a joined file
                 self._convert.crop = cropping(packet.opaque)
                 self._decode_by(packet.opaque)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
+import subprocess
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from io import BytesIO
@@ -459,6 +461,27 @@ def test_each_of_joined_files_is_decoded_by_its_own_header(
         assert len(list(source)) == 27 - 13
     with pytest.raises(SourceError, match="OpenCV plays the first"):
         open_source(path, SourceOptions(decoder="opencv"))
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the ffmpeg command")
+def test_a_last_frame_of_theora_that_is_shown_on_lasts_to_the_end(tmp_path: Path) -> None:
+    """Packets without content stand for the frame before."""
+    moving = ["-f", "lavfi", "-i", "testsrc=s=64x48:r=25:d=2", "-c:v", "libtheora"]
+    command = ["ffmpeg", "-v", "error", *moving, str(tmp_path / "moving.ogv")]
+    if subprocess.run(command, check=False).returncode:
+        pytest.skip("this ffmpeg has no encoder of Theora")
+    path = tmp_path / "still.ogv"
+    with av.open(str(tmp_path / "moving.ogv")) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0], opaque=True)
+        for number, packet in enumerate(p for p in source.demux(video=0) if p.size):
+            empty = av.Packet(0)
+            empty.pts, empty.dts, empty.time_base = packet.pts, packet.dts, packet.time_base
+            kept = packet if number < 10 else empty
+            kept.stream = stream
+            target.mux(kept)
+    frames = frames_of(path)
+    assert len(frames) == 10
+    assert frames[-1].pts + frames[-1].lasts == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("offsets", [(0, 0), (0, 100), (100, 0), (50, 49)])
