@@ -238,7 +238,7 @@ def refused(error: Exception) -> str | None:
         return "not enough memory. Use a smaller --imgsz or fewer sources, or raise ulimit -v"
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return "the system starts no more threads. End other programs, or raise ulimit -u and -v"
-    if isinstance(error, ValueError) and str(error).startswith("Invalid log settings"):
+    if isinstance(error, ValueError) and "Invalid log settings" in str(error):
         return "TORCH_LOGS: PyTorch does not know its value. Unset it"
     if not isinstance(error, (ImportError, OSError)):
         return None
