@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 
 import rtseg
 from rtseg.frame import Image, Segmentation
-from rtseg.serve.stream import DROPPED, HEADER, LOGITS16, NEWER, PNG, UNREADABLE
+from rtseg.serve.stream import DROPPED, HEADER, LOGITS16, MAX_UNREAD_BYTES, NEWER, PNG, UNREADABLE
 from rtseg.session.engine import Channel, Engine
 from rtseg.sources import open_source
 from rtseg.temporal.options import USUAL_SMOOTH
@@ -339,6 +339,29 @@ def test_pages_of_other_sites_get_no_socket(server: Served, host: str, origin: s
     ):
         pass
     assert caught.value.response.status_code == 403
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_client_that_stops_reading_is_closed_before_it_costs_memory(server: Served) -> None:
+    colours = np.array([rgb[::-1] for rgb in rtseg.load("stub").labels.colours], np.uint8)
+    with Camera(server) as camera:
+        camera.socket.send(json.dumps({"type": "camera", "width": 1280, "height": 720}))
+        size = json.loads(camera.socket.recv(20))["input"]
+        random = np.random.default_rng(1)
+        image = colours[random.integers(0, len(colours), (size["height"], size["width"]))]
+        content = cv2.imencode(".jpg", image)[1].tobytes()
+        (client,) = server.service.clients
+        most, until = 0, time.monotonic() + 150
+        for number in range(1, 10_000):
+            if not server.service.clients:
+                break
+            assert time.monotonic() < until, "it is still open"
+            with suppress(ConnectionClosed):
+                camera.socket.send(struct.pack("<IId", number, 0, 0.0) + content)
+            most = max(most, client._unread)  # type: ignore[attr-defined]
+            time.sleep(0.01)
+        assert 0 < most < 1.5 * MAX_UNREAD_BYTES
 
 
 def test_an_idle_stream_is_closed(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,8 @@ IDLE_SECONDS = 30.0
 """After which a client that sends nothing is let go."""
 
 MAX_UNREAD = 256
-"""Answers that may wait for a client that does not read them."""
+MAX_UNREAD_BYTES = 4_000_000
+"""Answers that may wait for a client that does not read them, and their bytes."""
 
 MAX_SIDE = 8192
 MAX_WINDOW = 3
@@ -127,6 +128,7 @@ class Client:
         self._loop = asyncio.get_running_loop()
         self._outbox: asyncio.Queue[bytes | str] = asyncio.Queue()
         self._pending: dict[int, Upload] = {}
+        self._unread = 0
         self._last = 0
         self._kind = "png"
         self._selected: frozenset[int] | None = None
@@ -193,7 +195,7 @@ class Client:
                 self._take(message["bytes"])
             else:
                 self._control(parsed(message.get("text") or ""))
-            if self._outbox.qsize() > MAX_UNREAD:
+            if self._outbox.qsize() > MAX_UNREAD or self._unread > MAX_UNREAD_BYTES:
                 raise RequestError(429, "the client reads too slowly")
 
     def _take(self, message: bytes) -> None:
@@ -297,6 +299,7 @@ class Client:
         self._service.metrics.observe("rtseg_stream_server_seconds", seconds)
         height, width = shape
         head = (number, KINDS[self._kind], 0, upload.client_ms, width, height, seconds * 1e3)
+        self._unread += len(payload)
         self._outbox.put_nowait(HEADER.pack(*head, (at - upload.arrived) * 1e3, 0) + payload)
 
     def drop(self, number: int, cause: int) -> None:
@@ -315,6 +318,8 @@ class Client:
     async def _send(self) -> None:
         while True:
             message = await self._outbox.get()
+            if isinstance(message, bytes):
+                self._unread -= len(message) - HEADER.size
             try:
                 if isinstance(message, str):
                     await self._socket.send_text(message)
