@@ -27,7 +27,7 @@ from rtseg.frame import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIP, PICTURE = "intel_asl_book.mkv", "astronaut.jpg"
-WIDE, PHONE = (1280, 800), (393, 851)
+WIDE, PHONE = (1280, 660), (393, 851)
 FLAGS = (
     "--no-sandbox",
     "--use-fake-ui-for-media-stream",
@@ -75,6 +75,8 @@ def live(page: Any, address: str, view: str) -> None:
     page.click("#start")
     page.check(f"input[value={view}]")
     wait_for(lambda: page.evaluate("rtseg.figures().frames") > 40)
+    label = "document.querySelector('#camera option').text = 'Camera 1'"  # a path in a fake one
+    page.evaluate(label)
 
 
 def picture(page: Any, address: str, path: Path) -> None:
