@@ -255,6 +255,14 @@ def test_sound_from_before_the_first_picture_is_kept(suffix, tmp_path) -> None:
     assert pictures(path) == (40 if suffix == ".avi" else 30)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_sound_from_just_before_the_first_picture_is_kept(suffix, tmp_path) -> None:
+    source = made(tmp_path / "in.mkv", Sound("mp2"), begin=0.08, seconds=1.52)
+    copied(source, tmp_path / f"out{suffix}")
+    assert check(tmp_path / f"out{suffix}") == pytest.approx(SECONDS, abs=0.03)
+    assert flashes(tmp_path / f"out{suffix}")[0] == pytest.approx(MARKS[0], abs=0.003)
+
+
 def test_sound_from_before_the_start_is_cut(tmp_path) -> None:
     source = made(tmp_path / "in.mkv", Sound("aac"), begin=0.4, seconds=1.2)
     copied(source, tmp_path / "out.mp4", start=0.6)  # at 1.0 of the sound

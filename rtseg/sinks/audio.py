@@ -48,7 +48,7 @@ PREROLL_SECONDS = 1
 CLOSE_SECONDS = Fraction(1, 1000)
 """Audio that begins within this of the video needs no start time of its own."""
 
-EARLY_SECONDS = Fraction(1, 10)
+EARLY_SECONDS = Fraction(1, 20)
 """What begins less than this before the first picture is an encoder's priming."""
 
 MOST_EARLY_SECONDS = 3600
