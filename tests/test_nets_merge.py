@@ -289,6 +289,24 @@ def test_weights_in_another_file_are_merged_and_watched(
     assert runnable_onnx(model, (64, 96)) != first
 
 
+@pytest.mark.parametrize("place", ["/dev/zero", "../net.data", "none.data"])
+def test_weights_elsewhere_are_not_read(tmp_path: Path, place: str) -> None:
+    (tmp_path / "in").mkdir()
+    path = write(tmp_path / "in" / "net.onnx", Net(Tokens))
+    model = find_model(path)
+    content = onnx.load(path)
+    onnx.save(content, path, save_as_external_data=True, location="net.data", size_threshold=0)
+    (tmp_path / "in" / "net.data").rename(tmp_path / "net.data")
+    content = onnx.load(path, load_external_data=False)
+    for tensor in content.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = place if entry.key == "location" else entry.value
+    path.write_bytes(content.SerializeToString())
+    notes: list[str] = []
+    assert runnable_onnx(model, (64, 96), notes) == path
+    assert "not a file beside it" in notes[0]
+
+
 def test_an_exported_file_has_the_merged_head(tmp_path: Path) -> None:
     model = find_model(write(tmp_path / "net.onnx", Net(Tokens)))
     write_foreign(model, (64, 96), tmp_path / "out.onnx")

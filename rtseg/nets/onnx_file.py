@@ -30,6 +30,7 @@ from rtseg.cache import (
     sha256,
     temporary_dir,
 )
+from rtseg.documents import shown
 from rtseg.errors import ModelError, first_line
 from rtseg.files import atomic, reason
 from rtseg.labels import MAX_NAME, PERSON, VOC, LabelSet, voc_colours
@@ -559,8 +560,8 @@ def runnable_onnx(model: Model, size: tuple[int, int], notes: list[str] | None =
         add_checksum(path)
         make_room(path.parent, EXPORTED)
         return path
-    except (OSError, ValidationError) as error:
-        note = f"the head of {model.file.name} runs as it is ({reason(error)})"
+    except (OSError, ValueError, ValidationError) as error:
+        note = f"the head of {model.file.name} runs as it is ({first_line(error)})"
         if note not in notes:
             notes.append(note)
         return model.file
@@ -572,6 +573,10 @@ def _merged_key(model: Model, content: Any, size: tuple[int, int]) -> str:
     entries = [entry for tensor in content.graph.initializer for entry in tensor.external_data]
     places = {entry.value for entry in entries if entry.key == "location"}
     files = [model.file, *(model.file.parent / place for place in sorted(places))]
+    folder = model.file.parent.resolve()
+    for path in files[1:]:
+        if not (path.resolve().is_relative_to(folder) and path.is_file()):
+            raise OSError(f"it has weights in {shown(path.name)}, which is not a file beside it")
     digest = hashlib.sha256(repr(([*map(sha256, files)], MERGED)).encode()).hexdigest()[:16]
     return f"{size[0]}x{size[1]}-merged-{digest}"
 
