@@ -177,7 +177,7 @@ def test_two_machines_share_a_folder_and_one_dies(tmp_path: Path) -> None:
     slow = ("-m", "stub?delay=150ms", "-b", "stub", "--imgsz", "64")
     arguments = ("in", "-o", "out", "--lease", "4", "--workers", "1", "-v")
     one = start(*arguments, *slow, code=elsewhere, folder=tmp_path)
-    until(lambda: list((tmp_path / "out").rglob("*.mp4")))
+    until(lambda: list((tmp_path / "out").glob("*.mp4")))
     two = start(*arguments, *slow, folder=tmp_path)
     until(lambda: len(list((tmp_path / "out/.rtseg").glob("*.claim-0"))) == 2)
     one.send_signal(signal.SIGKILL)
