@@ -140,6 +140,7 @@ def test_random_weights_stand_in_only_for_those_that_are_not_here(
     monkeypatch.setattr(verb, "is_intact", lambda path, weights: True)
     assert verb._needs_no_download("fcn_resnet50")
     assert verb._needs_no_download("stub")
+    assert not verb._needs_no_download("segformer_b0")
     assert verb._needs_no_download("some/network.onnx")
 
 

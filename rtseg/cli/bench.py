@@ -266,7 +266,9 @@ def _find(name: str, flags: BenchFlags, stop: Stop) -> Model:
 def _needs_no_download(name: str) -> bool:
     """Whether a model needs no download."""
     published = MODELS[name].weights if name in MODELS else None
-    return published is None or is_intact(weights_path(published), published)
+    if published is None:
+        return name not in MODELS or MODELS[name].architecture == "stub"
+    return is_intact(weights_path(published), published)
 
 
 def _default_backends(model: Model) -> tuple[str, ...]:
