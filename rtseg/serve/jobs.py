@@ -528,10 +528,9 @@ def open_place(options: ServeOptions) -> Place:
         except OSError as error:
             do = "Give another --job-dir, or --max-jobs 0 for a server without jobs"
             raise RtsegError(f"cannot keep jobs in {folder}", found=reason(error), do=do) from error
-        if sys.platform == "win32":
-            return Place(folder.absolute(), lock)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if sys.platform != "win32":
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return Place(folder.absolute(), lock)
         except OSError as error:
             lock.close()
