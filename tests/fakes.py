@@ -53,6 +53,7 @@ class FakeCapture:
     """What `cv2.VideoCapture(...)` returns; stands for a `LivePlayer`, too."""
 
     is_recorded = is_image = False
+    declared_bytes = 0
 
     def __init__(self, device: FakeDevice, plug: Plugged | None) -> None:
         self.device, self.plug, self.count = device, plug, 0

@@ -353,7 +353,7 @@ def test_normalisation_of_bytes() -> None:
         ("lables = 3", r"net\.toml: unknown field 'lables'.*labels"),
         ('layout = "HWC"', r"net\.toml: layout is 'HWC'.*NCHW, NHWC"),
         ('labels = ["a", "b"]', r"2 labels for .*its output has 3 classes"),
-        ('labels = "missing.txt"', r"cannot read the labels 'missing.txt'.*voc or person"),
+        ('labels = "missing.txt"', r"cannot read the labels 'missing.txt'.*voc, person, "),
         ("labels = 7", r"labels is 7: expected text or list, got whole number"),
         ("labels = []", r"0 labels"),
         ('labels = ["a", "b", "c"]\nbackground = "d"', r"unknown class 'd'"),
