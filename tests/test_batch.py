@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import time
@@ -25,6 +26,7 @@ from rtseg.batch.worker import Worker
 from rtseg.cli.app import main
 from rtseg.cli.options import Flags
 from rtseg.errors import SourceError, UsageError
+from rtseg.files import OutputFile
 
 STUB = ("-m", "stub", "-b", "stub", "--imgsz", "64", "-q")
 
@@ -475,6 +477,32 @@ def test_a_disk_that_refuses_records_ends_the_batch(
     (tmp_path / "out/.rtseg").write_text("a file")
     assert run("in", "-o", "out") == 1
     assert "out" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_the_batch_and_the_next_one_goes_on(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It costs no other clip."""
+    check = OutputFile.check_space
+
+    def full(target: OutputFile, needed: int = 0) -> None:
+        if Inline.given[-1] == "b.mkv":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        check(target, needed)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OutputFile, "check_space", full)
+        assert run("in", "-o", "out") == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert Inline.given == ["a.mp4", "b.mkv"]
+    assert files(tmp_path / "out") == [".rtseg/a.mp4.json", "a.mp4"]
+    Inline.given.clear()
+    assert run("in", "-o", "out") == 0
+    assert Inline.given == ["b.mkv", "d.png", "sub/c.mp4"]
+    assert files(tmp_path / "out") == [*RECORDS, *OUTPUTS]
 
 
 def test_networks_stay_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

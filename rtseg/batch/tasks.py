@@ -41,10 +41,12 @@ class Outcome:
     Attributes:
         record: as it was written; None if another machine has taken the clip over.
         loading: whether it failed because the network could not be loaded.
+        full: whether it failed because a disk is full, as any other clip would.
     """
 
     record: Record | None
     loading: bool = False
+    full: bool = False
 
 
 class Event:

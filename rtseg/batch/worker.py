@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import time
@@ -123,7 +124,8 @@ class Worker:
                 clip, "failed", error=self._words(task, error), exit_code=code, **facts
             )
         ledger.write(clip, record)
-        return Outcome(record, loading=error is not None and self._networks.failed)
+        loading = error is not None and self._networks.failed
+        return Outcome(record, loading=loading, full=_is_full(error))
 
     def _words(self, task: Task, error: Exception) -> str:
         """An error in one line, with the names that outputs would have had."""
@@ -136,6 +138,15 @@ class Worker:
         for number, output in enumerate(task.clip.outputs):
             text = text.replace(str(_unfinished(work, number, output)), output)
         return without_secrets(" ".join(text.split()))
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether an error comes of a full disk."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _unfinished(work: Path, number: int, output: str) -> Path:

@@ -420,7 +420,7 @@ class Spread:
             self._elsewhere.append(task.clip)
             return
         self._ledger.release(task.claim)
-        if outcome.loading and not self._loaded:
+        if outcome.full or (outcome.loading and not self._loaded):
             self._ledger.forget(task.clip)
             error = RtsegError(record.error)
             error.exit_code = record.exit_code
