@@ -92,6 +92,9 @@ MOST_ELEMENTS = 100_000
 """Elements that are gone through to find where the parts of a joined file begin: a fraction of a
 second. Only FLV and recordings of browsers have one for each packet."""
 
+START_CODED = frozenset("h264 hevc vvc evc m4v mpegvideo cavsvideo avs2 avs3 vc1".split())
+"""FFmpeg's formats of raw streams whose parts begin with 0, 0, 1."""
+
 CROPPING = re.compile(r"Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)")
 """As FFmpeg prints it: left, right, top, bottom."""
 
@@ -136,13 +139,19 @@ def open_media(target: str, timeout: float | None = None, **options: Any) -> Any
         return JoinedFile(path, starts, how, options)
     if not _may_be_named_so(container, path):
         return container
-    container.close()
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
-        how["fd"] = str(descriptor)
-        return av.open("fd:", metadata_errors="replace", options=how, **options)
+        of_content = how | {"fd": str(descriptor)}
+        found = av.open("fd:", metadata_errors="replace", options=of_content, **options)
+    except av.error.InvalidDataError:
+        if container.format.name in START_CODED and _begins_with_start_code(path):
+            return container  # the content is such a stream, too damaged to tell which
+        container.close()
+        raise
     finally:
         os.close(descriptor)
+    container.close()
+    return found
 
 
 def _open_address(
@@ -171,6 +180,12 @@ def _may_be_named_so(container: Any, target: str) -> bool:
     return has_no_header and target.rpartition(".")[2].lower() in container.format.extensions
 
 
+def _begins_with_start_code(path: str) -> bool:
+    with Path(path).open("rb") as file:
+        head = file.read(4)
+    return head.startswith((b"\0\0\1", b"\0\0\0\1"))
+
+
 def joined_parts(path: Path, kind: str, most: int = MOST_ELEMENTS) -> tuple[list[int], int]:
     """Where each of the files begins that are joined byte for byte, and where the last one ends.
 
@@ -184,8 +199,11 @@ def joined_parts(path: Path, kind: str, most: int = MOST_ELEMENTS) -> tuple[list
     at, begun = 0, False
     if (element := ELEMENTS.get(kind)) is None:
         return starts, at
+    whole = path.stat().st_size
     with path.open("rb") as file:
         for _ in range(most):
+            if at >= whole:  # damaged sizes may be larger than what can be sought
+                break
             file.seek(at)
             head = file.read(ELEMENT_BYTES)
             begins, size = element(head.ljust(ELEMENT_BYTES, b"\0"))

@@ -849,6 +849,7 @@ def jpeg(image: np.ndarray) -> bytes:
 NOISE = np.random.default_rng(22).bytes(200_000)
 FOREIGN = {
     "noise": NOISE,
+    "start code": b"\0\0\0\1" + NOISE,
     "steps": bytes(range(256)) * 800,
     "document": b"%PDF-1.7\n" + b"an image: " + jpeg(patches()) * 3 + b"\nendstream\n" * 5000,
 }
@@ -874,6 +875,38 @@ def test_raw_streams_are_read_by_their_content_under_any_name(tmp_path: Path) ->
         frames = frames_of(path)
         assert len(frames) == 4
         assert close(seen(frames[2].image), PATCHES, by=12)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("h264", "libx264"), ("hevc", "libx265")])
+def test_a_raw_stream_too_damaged_to_be_told_is_what_its_name_says(
+    tmp_path: Path, suffix: str, codec: str
+) -> None:
+    images = [np.roll(patches(), 3 * number, axis=1) for number in range(128)]
+    path = write_clip(tmp_path / f"a.{suffix}", codec=codec, images=images, options={"bf": "0"})
+    stream = path.read_bytes()
+    second = stream.index(b"\0\0\1", len(stream) // 5)
+    # a forbidden bit, by which FFmpeg holds the whole for something else
+    path.write_bytes(stream[:second] + b"\0\0\1\xff\1\2" + stream[second:])
+    with pytest.raises(SourceError):
+        open_source(path.rename(tmp_path / "a"))
+    frames = frames_of((tmp_path / "a").rename(path))
+    assert 120 <= len(frames) <= 129
+    assert close(seen(frames[0].image), PATCHES, by=12)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "webm"])
+@pytest.mark.parametrize("size", [(1 << 40) + (1 << 20), (1 << 56) - 2])
+def test_a_damaged_size_does_not_hide_what_is_there(tmp_path: Path, suffix: str, size: int) -> None:
+    codec = "libvpx-vp9" if suffix == "webm" else "libx264"
+    path = write_clip(tmp_path / f"a.{suffix}", codec=codec, images=[patches()] * 8)
+    content = path.read_bytes()
+    segment = content.index(b"\x18\x53\x80\x67")  # its size takes 8 bytes
+    assert content[segment + 4] == 1
+    wrong = (1 << 56 | size).to_bytes(8, "big")
+    path.write_bytes(content[: segment + 4] + wrong + content[segment + 12 :])
+    with open_source(path) as source:
+        assert len(list(source)) == 8
+    assert not any(str(size)[:9] in text for text in source.warnings)
 
 
 @pytest.mark.parametrize("codec", ["libsvtav1", "libaom-av1"])

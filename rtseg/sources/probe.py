@@ -30,6 +30,9 @@ from rtseg.player import Header, Place, Shot, are_steady, place_of
 from rtseg.sources.options import SourceOptions
 from rtseg.text import counted
 
+MOST_MISSING = 1 << 40
+"""Bytes that are believed to be missing of a file; above them its size is damaged."""
+
 
 class Player(Protocol):
     """An open video, at its first frame.
@@ -165,8 +168,10 @@ def fault_of(player: Player, target: str, options: SourceOptions, shown: int) ->
         if shown < count:
             return f"{name} ended after {shown} of its {count} frames: it is damaged or cut off"
     if "://" not in target and (missing := missing_bytes(Path(target))):
-        lacks = f"at least {missing} bytes are missing"
-        return f"{name} ended after {shown} frames: it is cut off, {lacks}"
+        lacks = f"it is cut off, at least {missing} bytes are missing"
+        if missing > MOST_MISSING:
+            lacks = "the sizes in it are damaged"
+        return f"{name} ended after {shown} frames: {lacks}"
     if player.damaged:
         packets = counted(player.damaged, "packet")
         return f"{name} is damaged: {packets} could not be decoded"
