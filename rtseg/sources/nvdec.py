@@ -11,6 +11,7 @@ from av.codec.hwaccel import HWAccel
 from rtseg.errors import DeviceError
 from rtseg.frame import Picture
 from rtseg.media import Matrix, display_matrix
+from rtseg.player import Shot
 from rtseg.sources.ffmpeg import FilePlayer
 from rtseg.sources.options import SourceOptions
 from rtseg.yuv import FULL, is_converted
@@ -83,6 +84,10 @@ class NvdecPlayer(FilePlayer):
         self._failed = 0 if error is None else self._failed + 1
         if self._cuda and self._failed == DECODE_TRIES:
             raise self._refused(self.trouble)
+
+    def read(self, *, planar: bool = False) -> Shot | None:
+        """As `FFmpegPlayer`; never in planes of main memory."""
+        return super().read()
 
     def picture(self, frame: Any) -> Picture:
         """As `FFmpegPlayer`; a `rtseg.decode.device.DevicePicture`."""
