@@ -560,6 +560,7 @@ def test_a_subject_measures_every_clock() -> None:
     assert memory is None or memory > 10
 
 
+@pytest.mark.slow
 def test_processor_time_of_stages_beside_that_of_the_bare_libraries(tmp_path: Path) -> None:
     clip = str(write_portrait(tmp_path))
     subject = Subject(combination(), clip, ViewOptions(), folder=tmp_path)

@@ -226,6 +226,7 @@ draw_samples(Path("train.png"), [Labelled("a", image, mask, mask)], PERSON)
 }
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_whatever_backend_the_environment_names(tmp_path: Path) -> None:
     """A notebook sets MPLBACKEND for the processes it starts, and its backend may be absent."""
     backend = "module://matplotlib_inline.backend_inline"

@@ -96,6 +96,7 @@ def test_a_camera_that_is_lost_has_a_banner_and_the_others_go_on(
     assert figures["total"]["lost"] == 0
 
 
+@pytest.mark.slow
 def test_a_grid_is_recorded_and_kept_as_a_picture(
     start: Start,  # noqa: F811
     tmp_path: Path,

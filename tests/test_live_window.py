@@ -166,6 +166,7 @@ def test_every_way_to_quit(source: str, way: str, start, tmp_path: Path) -> None
     assert metrics["frames"] >= 1
 
 
+@pytest.mark.slow
 def test_a_file_plays_at_its_own_speed(start, tmp_path: Path) -> None:
     clip = "test://?size=320x240&fps=10&frames=20"
     code, said = start(clip, *STUB, "-q", "--show", "--metrics", "m.json").end()

@@ -146,6 +146,7 @@ def test_a_camera_that_is_lost_during_a_pause_is_noticed_during_it(lost, propaga
     whole(channels)
 
 
+@pytest.mark.slow
 def test_a_recording_that_is_watched_goes_on_where_it_stood() -> None:
     channels = [Channel(Numbered(n, 45, fps=30), f"clip {n}", paced=True) for n in (0, 1)]
     kept, person, _ = watched(channels, [(0.5, " "), (1.0, " ")])

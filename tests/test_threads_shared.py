@@ -146,6 +146,7 @@ def test_turns_are_fair() -> None:
     assert all(abs(count - 20) <= 4 for count in served.values()), served
 
 
+@pytest.mark.slow
 def test_whoever_waits_together_goes_together() -> None:
     work = Work()
     results(users(Shared(work, width=4, linger_seconds=5.0), 4, 40))
