@@ -24,7 +24,7 @@ BETWEEN = re.compile(r"%[0-9a-f]{2}|[^\w.~-]", re.IGNORECASE)
 HOST = re.compile(r"(?:\[[0-9a-f:.%]{0,60}\]|[^:\[\]]{0,80})(?::\d{0,5})?", re.IGNORECASE)
 LOCAL = ("test:", "demo:", "file:")
 BUCKETS = ("s3:", "s3a:", "gs:", "gcs:", "az:", "abfs:", "memory:")
-"""Schemes whose addresses have no secrets, as long as there is no user in them."""
+"""Schemes whose addresses have no secrets unless they name a user."""
 WORDS = re.compile(
     r"(?:live|stream|streams|streaming|channels?|ch|cam|camera|video|media|main|sub|index|playlist"
     r"|master|mjpe?g|h26[45]|hls|axis-cgi|mjpg)?[0-9]{0,3}(?:\.[a-z0-9]{2,4})?",

@@ -54,8 +54,8 @@ LOST = (av.ExitError, TimeoutError, ConnectionError)
 """What a silent or closed connection raises; ExitError is PyAV's for its timeout."""
 
 OPENING_FRAMES, OPENING_TIMEOUTS = 3, 3
-"""Of an address, so many frames must be there after so many timeouts, in all: a server that sends
-each just in time is not waited for without end."""
+"""An address must give that many frames within that many timeouts altogether, so that a server that
+sends each just in time is not waited for without end."""
 
 MAX_THREADS = 16
 """Each frame thread holds a decoded frame."""

@@ -405,7 +405,7 @@ def test_a_worker_that_was_taken_over_names_nothing(folder: Path, tmp_path: Path
     other = ledger_in(tmp_path / "out")
     assert other.claim(clip) is not None
     worker = Worker(Flags.of(model="stub", backend="stub", imgsz=(64, 64)), lambda *_: None)
-    work = str(tmp_path / "out/.rtseg/work/1")
+    work = str(tmp_path / "out/.rtseg/unfinished/1")
     assert worker.run(Task(clip, claim, work, ("",), ledger)) == Outcome(None)
     assert not (tmp_path / "out/a.mp4").exists()
     assert not Path(work).exists()
@@ -434,12 +434,12 @@ def test_outputs_between_name_and_record_are_the_batchs_own(folder: Path, tmp_pa
 
 
 def test_what_killed_processes_left_is_removed(folder: Path, tmp_path: Path) -> None:
-    left = tmp_path / f"out/.rtseg/work/{where()}-999999999-0/1/0"
+    left = tmp_path / f"out/.rtseg/unfinished/{where()}-999999999-0/1/0"
     left.mkdir(parents=True)
     (left / "a.mp4").write_text("half")
     assert run("in", "-o", "out") == 0
     assert files(tmp_path / "out") == RECORDS + OUTPUTS
-    assert not (tmp_path / "out/.rtseg/work").exists()
+    assert not (tmp_path / "out/.rtseg/unfinished").exists()
 
 
 def test_claims_that_killed_processes_left_are_removed(folder: Path, tmp_path: Path) -> None:

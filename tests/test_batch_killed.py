@@ -216,7 +216,7 @@ def test_ctrl_c_finishes_what_is_in_flight_and_twice_stops_at_once(
     else:
         assert len(done) == 1
         assert not list((tmp_path / "out").rglob("*.claim*"))
-        assert not (tmp_path / "out/.rtseg/work").exists()
+        assert not (tmp_path / "out/.rtseg/unfinished").exists()
     process = start("in", "-o", "out", "-q", "--workers", "2", *STUB, folder=tmp_path)
     assert finish(process) == ""
     assert process.returncode == 0
@@ -246,7 +246,7 @@ def test_ray_does_the_same_and_an_actor_may_die(tmp_path: Path) -> None:
     assert len(found) == len(sources) + 1
     assert max(row["attempts"] for row in found) == 2
     assert not list((tmp_path / "out").rglob("*.claim*"))
-    assert not (tmp_path / "out/.rtseg/work").exists()
+    assert not (tmp_path / "out/.rtseg/unfinished").exists()
     for row in found:
         if row["state"] == "done":
             output = tmp_path / row["outputs"][0]

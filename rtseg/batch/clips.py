@@ -167,7 +167,7 @@ def find_clips(inputs: Sequence[str], outside: Iterable[str] = ()) -> Listing:
         outside: folders of outputs, which are left out where they lie inside a folder of clips.
 
     Raises:
-        SourceError: there is no such folder or file, or there are no clips in it.
+        SourceError: the folder or file does not exist, or has no clips.
         UsageError: two clips have one name.
     """
     listing = Listing()
@@ -177,7 +177,7 @@ def find_clips(inputs: Sequence[str], outside: Iterable[str] = ()) -> Listing:
         _add(text, listing, closed)
         if len(listing.clips) == before:
             more = f", but {len(listing.left_out)} other files" if listing.left_out else ""
-            raise SourceError(f"no clips in {text}", found=f"there is no video or image{more}")
+            raise SourceError(f"no clips in {text}", found=f"it has no video or image{more}")
     listing.clips.sort(key=lambda clip: natural_key(clip.name))
     for one, other in zip(listing.clips, listing.clips[1:], strict=False):
         if one.name == other.name:
@@ -212,9 +212,7 @@ def _add(text: str, listing: Listing, closed: set[str]) -> None:
             inside = [one for one in there if one.is_file() and not _is_in(one, closed)]
             _add_all(inside, steady, listing)
         else:
-            raise SourceError(
-                f"cannot open {text}", found="there is no such file or folder", do="Check the path"
-            )
+            raise SourceError(f"cannot open {text}", found="it does not exist", do="Check the path")
     except OSError as error:
         raise SourceError(f"cannot read {text}", found=reason(error).lower()) from error
 

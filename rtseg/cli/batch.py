@@ -500,7 +500,7 @@ def workspace(folder: str) -> Path:
     folder if those go to a bucket."""
     if scheme_of(folder):
         return cache_dir() / "batch"
-    return Path(folder) / STATE / "work"
+    return Path(folder) / STATE / "unfinished"
 
 
 def sweep_work(work: Path, lease: float) -> None:
