@@ -201,7 +201,7 @@ def test_ctrl_c_finishes_what_is_in_flight_and_twice_stops_at_once(
         write_clip(tmp_path / "in" / f"{number}.mp4", frames=50)
     slow = ("-m", "stub?delay=100ms", "-b", "stub", "--imgsz", "64", "--workers", "1")
     process = start("in", "-o", "out", *slow, folder=tmp_path)
-    until(lambda: list((tmp_path / "out").rglob("work/*/*/0/.*part*")))
+    until(lambda: list((tmp_path / "out").rglob("unfinished/*/*/0/.*part*")))
     process.send_signal(signal.SIGINT)
     if twice:
         time.sleep(0.5)
