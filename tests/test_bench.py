@@ -656,7 +656,7 @@ from rtseg.bench.worker import Remote
 asked = []
 def stop():
     if asked:  # a moment ago
-        print(remote._process.pid, flush=True)
+        print(remote._child.pid, flush=True)
     return False
 remote = Remote("rtseg.stats:Clock", {}, stop=stop)
 asked.append(remote)

@@ -22,7 +22,7 @@ FLOORS = {
     2: {"sources", "backends", "effects", "sinks", "datasets"},
     1: {"answers", "cache", "contracts", "decode", "draw", "figures", "files", "frame", "gpu",
         "images", "jit", "matte", "measure", "media", "metrics", "nets", "notebook", "outputs",
-        "planes", "player", "stats", "system", "temporal", "threads", "yuv"},
+        "planes", "player", "processes", "stats", "system", "temporal", "threads", "yuv"},
     0: {"_version", "addresses", "documents", "errors", "labels", "limits", "options",
         "text", "zoo"},
 }  # fmt: skip
@@ -85,7 +85,7 @@ CALLS = {
     "cv2.imdecode": {"images"},
     "print": {"cli.app", "cli.commands", "cli.process", "cli.reference", "cli.report"},
     "sys.exit": {"cli", "__main__"},
-    "os._exit": {"cli", "batch.local", "bench.worker"},
+    "os._exit": {"cli", "batch.local", "processes"},
 }
 
 

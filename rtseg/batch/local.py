@@ -1,31 +1,24 @@
-"""Workers that are processes of this machine, told what to do over pipes.
-
-A worker ends with the process that started it, however that ended, even in the middle of a clip.
-"""
+"""Workers that are processes of this machine."""
 
 from __future__ import annotations
 
 import os
-import pickle
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, BinaryIO
+from typing import Any
 
 from rtseg.batch.options import BatchOptions
 from rtseg.batch.tasks import WORKER, Event, Task
 from rtseg.cli.options import Flags
 from rtseg.options import imported
-from rtseg.system import gpu_is_likely, python_command, return_freed_memory, usable_cores
+from rtseg.processes import Child, Line
+from rtseg.system import gpu_is_likely, return_freed_memory, usable_cores
 from rtseg.threads import Flow
 
 CORES_EACH = 2
 """For a worker of which nothing else is said."""
 
-CLOSE_SECONDS = 5.0
 _SERVE = "from rtseg.batch.local import serve; serve()"
 _BIND = "import os; os.sched_setaffinity(0, {cores}); "
 """Before libraries count the cores."""
@@ -97,102 +90,38 @@ class _Process:
         events: SimpleQueue[tuple[_Process | None, Event]],
     ) -> None:
         self._number, self._events = number, events
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close
-        self._process = subprocess.Popen(
-            python_command((_BIND.format(cores=cores) if cores else "") + _SERVE),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            start_new_session=True,  # without Ctrl-C, which the parent handles
-        )
+        self._child = Child((_BIND.format(cores=cores) if cores else "") + _SERVE)
         self._flow = Flow(self._read(), name=f"worker-{number}")
         self._flow.__enter__()
         self.send(flags)
 
     def send(self, message: Any) -> None:
         """Send an object; a worker that has died reports that by itself."""
-        assert self._process.stdin is not None
         with suppress(OSError, ValueError):
-            pickle.dump(message, self._process.stdin)
-            self._process.stdin.flush()
+            self._child.send(message)
 
     def close(self) -> None:
         """End the process; may be called again."""
-        self._process.kill()
-        self._process.wait()
+        self._child.kill()
         self._flow.__exit__(None, None, None)
-        for pipe in (self._process.stdin, self._process.stdout, self._errors):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
+        self._child.close()
 
     def _read(self) -> Iterator[Event]:
-        assert self._process.stdout is not None
-        with suppress(OSError, EOFError, pickle.UnpicklingError, ValueError):
+        with suppress(EOFError):
             while True:
-                kind, content = pickle.load(self._process.stdout)
+                kind, content = self._child.receive()
                 self._events.put((self, Event(self._number, kind, content)))
-        self._events.put((self, Event(self._number, "died", self._how())))
+        self._events.put((self, Event(self._number, "died", self._child.how_it_ended())))
         yield from ()
-
-    def _how(self) -> str:
-        """How it died, and the last line that it printed."""
-        code = self._process.wait()
-        with suppress(OSError, ValueError):
-            self._errors.seek(0)
-            lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
-            last = f": {lines[-1]}" if lines else ""
-            return f"killed by signal {-code}{last}" if code < 0 else f"exit code {code}{last}"
-        return "closed"
 
 
 def serve() -> None:
-    """Do tasks from stdin, and report on stdout; what libraries print goes to stderr.
-
-    Returns when the parent closes the pipe. If the pipe ends during a task, the parent is dead,
-    however it died, and this process ends in the middle of the task.
-    """
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    tasks = _Tasks(sys.stdin.buffer)
+    """Do the tasks that the parent sends, and report to it."""
+    line = Line()
     return_freed_memory()
-
-    def report(kind: str, content: Any) -> None:
-        try:
-            pickle.dump((kind, content), answers)
-            answers.flush()
-        except BrokenPipeError:  # the parent died; nothing more may be written
+    messages = iter(line)
+    worker = imported(WORKER)(next(messages), lambda kind, content: line.send((kind, content)))
+    for task in messages:
+        line.answer(("done", worker.run(task)))
+        if worker.hung:
             os._exit(1)
-
-    with Flow(tasks, name="tasks") as flow:
-        messages = iter(flow)
-        worker = imported(WORKER)(next(messages), report)
-        for task in messages:
-            outcome = worker.run(task)
-            tasks.open = False
-            report("done", outcome)
-            if worker.hung:
-                os._exit(1)
-
-
-class _Tasks:
-    """What the parent sends, until it closes the pipe.
-
-    Attributes:
-        open: whether a task was read and is not finished.
-    """
-
-    def __init__(self, pipe: BinaryIO) -> None:
-        self._pipe = pipe
-        self.open = False
-
-    def __iter__(self) -> Iterator[Any]:
-        while True:
-            try:
-                message = pickle.load(self._pipe)
-            except (OSError, EOFError, pickle.UnpicklingError):
-                if self.open:
-                    os._exit(1)
-                return
-            self.open = isinstance(message, Task)
-            yield message

@@ -28,6 +28,7 @@ from rtseg.session.loop import Outlet, offer_planes, run
 from rtseg.sinks import open_sink
 from rtseg.sinks.encoding import find_encoder, fitted_frame
 from rtseg.sources import SourceOptions, open_source
+from rtseg.sources.wrappers import Wrapper
 from rtseg.stats import Clock
 
 CLOCKS = {
@@ -273,25 +274,17 @@ class FrameTimes(Sink):
         self.moments.append(self._clock.now())
 
 
-class Bounded(Source):
+class Bounded(Wrapper):
     """A source that ends at the block's limit; frames in progress are finished."""
 
     def __init__(self, inner: Source, limit: Limit) -> None:
-        super().__init__(inner.clock)
-        self.info, self.warnings = inner.info, inner.warnings
-        self._inner, self._frames = inner, iter(inner)
+        super().__init__(inner)
         self._limit = limit
         self._given = 0
         self._start: float | None = None
 
-    @property
-    def planar(self) -> bool:
-        """Of the inner source."""
-        return self._inner.planar
-
-    @planar.setter
-    def planar(self, value: bool) -> None:
-        self._inner.planar = value
+    def _describe(self, info: SourceInfo) -> SourceInfo:
+        return info
 
     def _read(self) -> Frame | None:
         now = self.clock.now()
@@ -299,12 +292,7 @@ class Bounded(Source):
         if self._limit.over(self._given, now - self._start):
             return None
         self._given += 1
-        return next(self._frames, None)
-
-    def interrupt(self) -> None:
-        """Interrupt the inner source as well."""
-        super().interrupt()
-        self._inner.interrupt()
+        return self._next()
 
 
 class Checkerboard(Backend):

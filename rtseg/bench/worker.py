@@ -1,23 +1,19 @@
 """Each combination of a benchmark runs in a process of its own, called over a pipe.
 
 Its memory and loading are then its own, nothing that another library left running disturbs it, and
-a crash affects no other. Between calls the process waits in a read and uses no CPU time. It ends
-with the process that started it, even in the middle of a call.
+a crash affects no other. Between calls the process waits in a read and uses no CPU time.
 """
 
 from __future__ import annotations
 
-import os
-import pickle
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +29,12 @@ from rtseg.errors import BackendError, RtsegError
 from rtseg.frame import Frame
 from rtseg.measure import mask_agreement
 from rtseg.options import imported
+from rtseg.processes import Child, Line
 from rtseg.segmenter import Segmenter
 from rtseg.sinks import open_sink
 from rtseg.sources import open_source
 from rtseg.stats import Clock
-from rtseg.system import python_command, usable_cores
+from rtseg.system import usable_cores
 from rtseg.threads import Flow
 from rtseg.zoo import Model
 
@@ -318,14 +315,7 @@ class Remote:
         self, place: str, arguments: dict[str, Any], *, stop: Callable[[], bool] = lambda: False
     ) -> None:
         self._stop = stop
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close
-        self._process = subprocess.Popen(
-            python_command(_SERVE),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            start_new_session=True,  # without Ctrl-C, which the parent handles
-        )
+        self._child = Child(_SERVE)
         try:
             self._request((place, arguments))
         except BaseException:
@@ -338,55 +328,30 @@ class Remote:
 
     def close(self) -> None:
         """End the process; may be called again."""
-        if self._process.stdin is not None and not self._process.stdin.closed:
-            self._close_pipe()
-        try:
-            self._process.wait(CLOSE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        self._errors.close()
-
-    def _close_pipe(self) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.close()  # it reads the end of file, and ends
-        except OSError:
-            self._process.kill()
+        self._child.close(CLOSE_SECONDS)
 
     def _request(self, question: Any) -> Any:
         with Flow((self._answer(q) for q in (question,)), name="bench") as flow:
             for answer in flow.poll(POLL_SECONDS):
                 if self._stop():
-                    self._process.kill()
+                    self._child.kill()
                     raise Stopped
                 if answer is not None:
                     return _unwrap(answer)
         raise AssertionError("a call had no answer")
 
     def _answer(self, question: Any) -> tuple[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         try:
-            pickle.dump(question, self._process.stdin)
-            self._process.stdin.flush()
-            answer: tuple[str, Any] = pickle.load(self._process.stdout)
-        except (OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
-            raise self._died() from error
+            self._child.send(question)
+            answer: tuple[str, Any] = self._child.receive()
+        except (OSError, EOFError, ValueError) as error:
+            how = self._child.how_it_ended()
+            raise BackendError(
+                "the process of this measurement died",
+                found=how,
+                do="It may have run out of memory" if how.startswith("killed by signal 9") else "",
+            ) from error
         return answer
-
-    def _died(self) -> BackendError:
-        code = self._process.wait()
-        self._errors.seek(0)
-        lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
-        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        return BackendError(
-            "the process of this measurement died",
-            found=f"{how}{': ' + lines[-1] if lines else ''}",
-            do="It may have run out of memory" if code == -9 else "",
-        )
 
 
 def _unwrap(answer: tuple[str, Any]) -> Any:
@@ -397,45 +362,7 @@ def _unwrap(answer: tuple[str, Any]) -> Any:
 
 
 def serve() -> None:
-    """Serve calls over stdin and stdout; what libraries print goes to stderr.
-
-    Returns when the parent closes the pipe. If the pipe ends during a call, the parent is dead,
-    however it died, and this process ends in the middle of the call.
-    """
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    questions = _Questions(sys.stdin.buffer)
-    with Flow(questions, name="questions") as flow:
-        try:
-            _serve_object(iter(flow), questions, answers)
-        except BrokenPipeError:
-            os._exit(1)  # the parent died: an ordinary end would write to the pipe once more
-
-
-class _Questions:
-    """What the parent sends, until it closes the pipe.
-
-    Attributes:
-        open: whether a question was read and not yet answered.
-    """
-
-    def __init__(self, pipe: BinaryIO) -> None:
-        self._pipe = pipe
-        self.open = False
-
-    def __iter__(self) -> Iterator[Any]:
-        while True:
-            try:
-                question = pickle.load(self._pipe)
-            except (OSError, EOFError, pickle.UnpicklingError):
-                if self.open:
-                    os._exit(1)
-                return
-            self.open = True  # here, and not where it is taken: the end may follow at once
-            yield question
-
-
-def _serve_object(flow: Iterator[Any], questions: _Questions, answers: BinaryIO) -> None:
+    """Create the object that the parent names first, then call the methods that it names."""
     served: list[Any] = []
 
     def create(place: str, arguments: dict[str, Any]) -> None:
@@ -444,20 +371,12 @@ def _serve_object(flow: Iterator[Any], questions: _Questions, answers: BinaryIO)
     def call(method: str, arguments: Sequence[Any]) -> Any:
         return getattr(served[0], method)(*arguments)
 
-    for name, arguments in flow:
-        act = call if served else create
-        answer = _attempt(lambda: act(name, arguments))  # noqa: B023 - at once
-        questions.open = False
-        answers.write(answer)
-        answers.flush()
-
-
-def _attempt(call: Callable[[], Any]) -> bytes:
-    """("value", result), or (name of the error, its text), pickled."""
-    try:
-        return pickle.dumps(("value", call()))
-    except RtsegError as error:
-        return pickle.dumps((type(error).__name__, str(error)))
-    except Exception as error:  # a bug of a library, or ours: it goes into the row
-        text = f"internal error: {type(error).__name__}: {error}"
-        return pickle.dumps((RtsegError.__name__, text))
+    line = Line()
+    for name, arguments in line:
+        try:
+            line.answer(("value", (call if served else create)(name, arguments)))
+        except RtsegError as error:
+            line.answer((type(error).__name__, str(error)))
+        except Exception as error:  # a bug of a library, or ours: it goes into the row
+            text = f"internal error: {type(error).__name__}: {error}"
+            line.answer((RtsegError.__name__, text))
