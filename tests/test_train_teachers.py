@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,20 +16,22 @@ import torch
 from clips import write_clip
 from colour_network import make_network
 from dataset_folders import COLOURS_BGR, NAMES, draw, write
-from training import CHARTS, Told, one_thread, quick, small  # noqa: F401 - autouse, and a fixture
+from training import CHARTS, SMALLEST, Told, one_thread, quick, small  # noqa: F401 - autouse, and a fixture
 
 from rtseg import cache
 from rtseg.errors import DatasetError, UsageError
 from rtseg.evaluation import sets
 from rtseg.evaluation.sets import NetworkSpec, open_mix
 from rtseg.labels import VOID
+from rtseg.nets.state import read_checkpoint
 from rtseg.sources import open_source
 from rtseg.training import TrainOptions, augment, program
 from rtseg.training.augment import UNTRUSTED
 from rtseg.training.batches import TrainingImages, seeded
-from rtseg.training.losses import teacher_loss
+from rtseg.training.losses import taught_loss, teacher_loss
+from rtseg.training.prepare import build_trainable
 from rtseg.training.program import train
-from rtseg.training.teachers import doubted, read_soft, soft_labels
+from rtseg.training.teachers import ClassHead, doubted, read_soft, soft_labels
 from rtseg.zoo import InputSpec
 
 SIZE = (48, 64)
@@ -68,7 +72,9 @@ def teacher(path: Path) -> NetworkSpec:
 
 def test_soft_labels_are_what_the_teacher_says(suite: Path) -> None:
     mix = open_mix(suite)
-    found = soft_labels([teacher(suite.parent / "teacher.onnx")], mix.labels, mix.samples, ignore)
+    found, _ = soft_labels(
+        [teacher(suite.parent / "teacher.onnx")], mix.labels, mix.samples, ignore
+    )
     assert sorted(found) == sorted(sample.name for sample in mix.samples)
     for sample, picture in zip(mix.samples[-5:], draw(5, SIZE, seed=9), strict=True):
         soft = read_soft(found[sample.name], len(NAMES), SIZE)
@@ -82,11 +88,11 @@ def test_soft_labels_are_what_the_teacher_says(suite: Path) -> None:
 def test_soft_labels_are_computed_once(suite: Path) -> None:
     mix = open_mix(suite)
     teachers = [teacher(suite.parent / "teacher.onnx")]
-    first = soft_labels(teachers, mix.labels, mix.samples, ignore)
+    first, _ = soft_labels(teachers, mix.labels, mix.samples, ignore)
     before = {path: path.stat().st_mtime_ns for path in first.values()}
     damaged = first[mix.samples[0].name]
     damaged.write_bytes(damaged.read_bytes()[:40])
-    again = soft_labels(teachers, mix.labels, mix.samples, ignore)
+    again, _ = soft_labels(teachers, mix.labels, mix.samples, ignore)
     assert again == first
     assert {p for p in before if p.stat().st_mtime_ns != before[p]} == {damaged}
     read_soft(damaged, len(NAMES), SIZE)
@@ -97,11 +103,11 @@ def test_soft_labels_of_a_large_dataset_stay(suite: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(cache, "MADE_FILES", 2)
     mix = open_mix(suite)
     teachers = [teacher(suite.parent / "teacher.onnx")]
-    for path in soft_labels(teachers, mix.labels, mix.samples, ignore).values():
+    for path in soft_labels(teachers, mix.labels, mix.samples, ignore)[0].values():
         old = path.stat().st_mtime - 2 * cache.YOUNG_SECONDS
         os.utime(path, (old, old))
     soft_labels(teachers, mix.labels, mix.samples[:1], ignore)
-    made = soft_labels(teachers, mix.labels, mix.samples, ignore).values()
+    made = soft_labels(teachers, mix.labels, mix.samples, ignore)[0].values()
     assert all(path.stat().st_mtime < time.time() - cache.YOUNG_SECONDS for path in made)
 
 
@@ -109,14 +115,28 @@ def test_other_teachers_have_other_soft_labels(suite: Path) -> None:
     mix = open_mix(suite)
     one = teacher(suite.parent / "teacher.onnx")
     other = teacher(make_network(suite.parent / "b.onnx", colours=COLOURS_BGR[::-1]))
-    first = soft_labels([one], mix.labels, mix.samples[:1], ignore)
-    both = soft_labels([one, other], mix.labels, mix.samples[:1], ignore)
+    first, _ = soft_labels([one], mix.labels, mix.samples[:1], ignore)
+    both, _ = soft_labels([one, other], mix.labels, mix.samples[:1], ignore)
     assert set(first.values()).isdisjoint(both.values())
     soft = read_soft(both[mix.samples[0].name], len(NAMES), SIZE)
     mask = mix.samples[0].read_mask()
     # the order of colours is turned round: what was the first class is the last
     assert (soft[0][mask == 0] == UNTRUSTED).mean() > 0.95
     assert (soft[0][mask == 1] == 0).mean() > 0.95
+
+
+def test_soft_labels_with_all_classes_of_the_first_teacher(suite: Path) -> None:
+    mix = open_mix(suite)
+    few = replace(mix.labels, names=NAMES[:2], colours=mix.labels.colours[:2])
+    teachers = [teacher(suite.parent / "teacher.onnx")]
+    plain, none = soft_labels(teachers, few, mix.samples[:1], ignore)
+    found, count = soft_labels(teachers, few, mix.samples[:1], ignore, own=True)
+    assert (none, count) == (0, len(NAMES))
+    assert set(plain.values()).isdisjoint(found.values())
+    name = mix.samples[0].name
+    soft = read_soft(found[name], 2 + count, SIZE)
+    assert (soft[:3] == read_soft(plain[name], 2, SIZE)).all()
+    assert (soft[3:].argmax(0) == mix.samples[0].read_mask()).mean() > 0.98
 
 
 def test_a_file_that_is_gone_is_an_error(tmp_path: Path) -> None:
@@ -148,13 +168,16 @@ def test_background_of_a_sparse_set_is_unknown_where_the_teacher_sees_an_object(
         mask[:, : SIZE[1] // 2] = 0  # nobody labelled what is on the left
         write(path, mask)
     mix = open_mix(suite)
-    files = soft_labels([teacher(suite.parent / "teacher.onnx")], mix.labels, mix.samples, ignore)
+    files, _ = soft_labels(
+        [teacher(suite.parent / "teacher.onnx")], mix.labels, mix.samples, ignore
+    )
     options = TrainOptions("x", size=SIZE, scale=(1.0, 1.0), rotation=0, flip=0)
     images = TrainingImages(
         mix.samples,
         np.arange(256, dtype=np.uint8),
         augment.training(options, InputSpec(SIZE), background=0),
         lambda sample, size: read_soft(files[sample.name], len(NAMES), size),
+        len(NAMES),
     )
     taught = np.stack([images[index, 0][1].numpy() for index in range(8)])
     drawn = np.stack([picture.mask for picture in draw(8, SIZE)])
@@ -335,3 +358,52 @@ def test_teachers_change_what_is_learnt(suite: Path, small: Path) -> None:  # no
         losses += told.losses
     assert losses[1] > losses[0] + 0.01
     assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-3)
+
+
+def test_the_loss_of_a_teachers_classes_is_cross_entropy_where_it_has_seen_the_image() -> None:
+    logits = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(3))
+    soft = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    soft[:, 0, :, :4], soft[:, 2, :, 4:] = 255, 255
+    distrust = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    distrust[..., 4:, :] = UNTRUSTED
+    expected = -logits.log_softmax(1)[0, (0, 2), 0, (0, 1)].mean()
+    assert taught_loss(logits, soft, distrust) == pytest.approx(float(expected))
+    assert taught_loss(logits, soft, torch.full_like(distrust, UNTRUSTED)) == 0
+
+
+@pytest.mark.parametrize("architecture", ["fpn_mobilenet_v2", SMALLEST, "segformer_b0"])
+def test_a_class_head_speaks_in_training_only(architecture: str) -> None:
+    network = build_trainable(architecture, 2, aux=False)
+    ClassHead(network, 5)
+    image = torch.randn(2, 3, 64, 64)
+    outputs = network(image)
+    assert outputs["taught"].shape[:2] == (2, 5)
+    outputs["taught"].sum().backward()
+    assert all(p.grad is not None for p in network.get_submodule("backbone").parameters())
+    copied = deepcopy(network)
+    with torch.no_grad():
+        copied.get_submodule(ClassHead.NAME).layer.bias.fill_(9)  # type: ignore[union-attr]
+        assert copied(image)["taught"].mean() > network(image)["taught"].mean() + 5
+    assert set(network.eval()(image)) == {"out"}
+
+
+def test_a_backbone_learns_a_teachers_classes(suite: Path, small: Path) -> None:  # noqa: F811
+    losses = []
+    for weight in (0.0, 1.0, 2.0):
+        told = Told()
+        out = suite.parent / f"run{weight}"
+        options = quick(suite, small, out, max_steps=1, teacher_weight=0, teacher_classes=weight)
+        result = train(options, callback=told)
+        losses += told.losses
+        state = read_checkpoint(result.folder.best)[1]
+        assert not any(key.startswith(ClassHead.NAME) for key in state)
+    assert losses[1] > losses[0] + 0.5, "the head begins with about log 4"
+    assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-2)
+    assert train(options, resume=True).rows == result.rows
+    assert ", and all its classes, weight 2" in told.said("teachers")
+
+
+def test_a_teachers_classes_need_a_teacher(suite: Path, small: Path) -> None:  # noqa: F811
+    options = quick(suite.parent / "known", small, suite.parent / "run", teacher_classes=1)
+    with pytest.raises(UsageError, match="has no teachers"):
+        train(options)

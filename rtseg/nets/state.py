@@ -35,7 +35,7 @@ COUNTS = frozenset((torch.uint8, torch.int16, torch.int32, torch.int64, torch.bo
 WEIGHTS = frozenset(("weight", "bias", "running_mean", "running_var"))
 """Last words of the names of others."""
 
-TRAINING_ONLY = ("aux_classifier.",)
+TRAINING_ONLY = ("aux_classifier.", "teacher_classifier.")
 """Heads that serve training only."""
 
 

@@ -61,6 +61,7 @@ class TrainingImages(TorchDataset[View | RtsegError]):
 
     Args:
         soft: reads the soft labels of a sample at its image's size (height, width).
+        classes: K of soft labels.
     """
 
     def __init__(
@@ -69,8 +70,10 @@ class TrainingImages(TorchDataset[View | RtsegError]):
         table: Table,
         transform: Transform,
         soft: Callable[[Sample, tuple[int, int]], Soft] | None = None,
+        classes: int = 0,
     ) -> None:
         self.samples, self.table, self.transform, self._soft = samples, table, transform, soft
+        self._classes = classes
         self._labelled = [i for i, sample in enumerate(samples) if sample.labelled]
 
     def __len__(self) -> int:
@@ -88,7 +91,7 @@ class TrainingImages(TorchDataset[View | RtsegError]):
         sample, background = self.samples[index], self.transform.background
         soft = self._soft(sample, mask.shape) if self._soft else None
         if soft is not None and sample.sparse and background is not None:
-            mask = doubted(mask, soft, background)
+            mask = doubted(mask, soft[: 1 + self._classes], background)
         with seeded(seed):
             return self.transform(image, mask, self._any, soft)
 

@@ -60,6 +60,7 @@ class Recipe:
         reach: how near to a border that is, in pixels.
         teacher: weight of the teachers' loss.
         temperature: of the teachers' loss.
+        taught: weight of the loss of the first teacher's own classes.
     """
 
     terms: tuple[tuple[str, float], ...] = ((CROSS_ENTROPY, 1.0),)
@@ -69,6 +70,7 @@ class Recipe:
     reach: int = 3
     teacher: float = 0.0
     temperature: float = 1.0
+    taught: float = 0.0
 
     def loss(
         self, outputs: Mapping[str, Tensor], labels: Tensor, soft: Tensor | None = None
@@ -76,9 +78,10 @@ class Recipe:
         """The loss of a batch.
 
         Args:
-            outputs: (N, C, h, w) logits, "out" and perhaps "aux".
+            outputs: (N, C, h, w) logits, "out" and perhaps "aux"; perhaps "taught", as
+                `rtseg.training.teachers.ClassHead` gives it.
             labels: (N, h, w) int64; 255 is ignored.
-            soft: (N, C + 1, h, w) uint8, as in `rtseg.training.teachers.Soft`.
+            soft: (N, 1 + C + T, h, w) uint8, as in `rtseg.training.teachers.Soft`.
         """
         loss = self._of(outputs["out"].float(), labels)
         if soft is not None and self.teacher:
@@ -86,6 +89,9 @@ class Recipe:
                 outputs["out"].float(), labels, soft, self.reach, self.temperature
             )
             loss = loss + self.teacher * taught
+        if soft is not None and "taught" in outputs:
+            own = soft[:, 1 + outputs["out"].shape[1] :]
+            loss = loss + self.taught * taught_loss(outputs["taught"].float(), own, soft[:, :1])
         if "aux" in outputs and self.aux:
             loss = loss + self.aux * self._of(outputs["aux"].float(), labels)
         return loss
@@ -128,12 +134,28 @@ def teacher_loss(
         logits, labels, soft: as `Recipe.loss` takes them.
         reach: how near to a border that is, in pixels.
     """
-    shares = soft[:, 1:].float()
+    shares = soft[:, 1 : 1 + logits.shape[1]].float()
     wrong = (labels != VOID) & (shares.argmax(1) != labels)
     trusted = (soft[:, 0] < 128) & ~wrong & ~borders(labels, reach).bool()
     shares = shares.clamp(min=1e-3) ** (1 / temperature)
     shares = shares / shares.sum(1, keepdim=True)
     each = -(shares * (logits / temperature).log_softmax(1)).sum(1) * temperature**2
+    return (each * trusted).sum() / trusted.sum().clamp(min=1)
+
+
+def taught_loss(logits: Tensor, soft: Tensor, distrust: Tensor) -> Tensor:
+    """Cross-entropy with all classes of a teacher, at the logits' own size.
+
+    Args:
+        logits: (N, T, h', w').
+        soft: (N, T, h, w) uint8, 255 times the probabilities.
+        distrust: (N, 1, h, w) uint8, 255 where the teacher has seen something else, or nothing.
+    """
+    size = logits.shape[2], logits.shape[3]
+    shares = functional.adaptive_avg_pool2d(soft.float(), size)
+    shares = shares / shares.sum(1, keepdim=True).clamp(min=1)
+    trusted = functional.adaptive_avg_pool2d(distrust.float(), size)[:, 0] < 128
+    each = -(shares * logits.log_softmax(1)).sum(1)
     return (each * trusted).sum() / trusted.sum().clamp(min=1)
 
 

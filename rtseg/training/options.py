@@ -75,6 +75,8 @@ class TrainOptions:
         edge_reach: How near to a border that is, in pixels of the crop.
         teacher_weight: Weight of what the teachers say, where a mix has any ([[network]]).
         teacher_temperature: Soften what teachers and the model say by this before comparing.
+        teacher_classes: Weight of a head, in training only, that learns all classes of the first
+            teacher; 0 leaves it out.
         aux_weight: Weight of the auxiliary head's loss; 0 leaves the head out.
         class_weights: Weights in the loss: none, auto (median frequency), or numbers with commas.
         monitor: Validation metric that decides which checkpoint is best: loss, miou,
@@ -138,6 +140,7 @@ class TrainOptions:
     edge_reach: int = option(3, least=1, most=64)
     teacher_weight: float = option(0.5, least=0, most=100)
     teacher_temperature: float = option(1.0, least=0.1, most=100)
+    teacher_classes: float = option(0.0, least=0, most=100)
     aux_weight: float = option(0.5, least=0, most=100)
     class_weights: str = "none"
     monitor: str = "loss"

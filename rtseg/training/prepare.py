@@ -32,14 +32,14 @@ from rtseg.labels import VOID, LabelSet, palette
 from rtseg.nets import find_model
 from rtseg.nets.build import backbone_state, backbone_weights, build, family_of
 from rtseg.nets.onnx_file import convolutions
-from rtseg.nets.state import check_weights, own_names, read_checkpoint
+from rtseg.nets.state import TRAINING_ONLY, check_weights, own_names, read_checkpoint
 from rtseg.nets.weights import Progress, fetch, weights_path
 from rtseg.text import counted, user_path
 from rtseg.training.folder import Callback, RunFolder, Split
 from rtseg.training.loop import load_state
 from rtseg.training.losses import parse_terms, parse_weights
 from rtseg.training.options import CLASS_IOU, TrainOptions
-from rtseg.training.teachers import soft_labels
+from rtseg.training.teachers import ClassHead, soft_labels
 from rtseg.zoo import FAMILIES, InputSpec, ModelSpec, WeightsSpec, built_in, family_named
 
 KINDS = ("pretrained", "backbone", "scratch")
@@ -286,6 +286,7 @@ class Prepared:
         spec: of the finished model, without its mean IoU.
         state: of the resumed run, as `load_state` returns it; None for a new run.
         soft: sample name -> file of its soft labels; empty without teachers.
+        taught: classes of the first teacher that the network learns besides, T of `Soft`.
         folded: as `Start.folded`.
     """
 
@@ -298,6 +299,7 @@ class Prepared:
     spec: ModelSpec
     state: dict[str, Any] | None
     soft: Mapping[str, Path]
+    taught: int = 0
     folded: bool = False
 
 
@@ -332,9 +334,15 @@ def prepare(
         folder.write_split(split, data.origin)
     if main:
         folder.write_config(options)
-    soft = _taught(options, classes, split, callback)
     network, folded = started.network, started.folded
-    return Prepared(options, folder, dataset, classes, split, network, spec, state, soft, folded)
+    soft, taught = _taught(options, classes, split, callback)
+    if taught:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            ClassHead(network, taught)
+    return Prepared(
+        options, folder, dataset, classes, split, network, spec, state, soft, taught, folded
+    )
 
 
 def _opened(options: TrainOptions, callback: Callback) -> Dataset:
@@ -346,15 +354,22 @@ def _opened(options: TrainOptions, callback: Callback) -> Dataset:
 
 def _taught(
     options: TrainOptions, classes: ClassMap, split: Split, callback: Callback
-) -> dict[str, Path]:
-    """What the teachers of a mix say of the training images."""
-    path = Path(options.dataset)
+) -> tuple[dict[str, Path], int]:
+    """What the teachers of a mix say of the training images, as `soft_labels` returns it."""
+    path, own = Path(options.dataset), options.teacher_classes > 0
     teachers = read_suite(path).networks if path.suffix.lower() == ".toml" else ()
-    if not teachers or not options.teacher_weight:
-        return {}
+    if own and not teachers:
+        raise UsageError(
+            f"--teacher-classes {options.teacher_classes:g}",
+            found=f"{options.dataset} has no teachers",
+            do="Name one in a mix of datasets, as [[network]]",
+        )
+    if not teachers or not (options.teacher_weight or own):
+        return {}, 0
     names = ", ".join(teacher.name or teacher.model for teacher in teachers)
-    callback.note("teachers", f"{names}, weight {options.teacher_weight:g}")
-    return soft_labels(teachers, classes.labels, split["train"], callback.on_teach)
+    classes_too = f", and all its classes, weight {options.teacher_classes:g}" if own else ""
+    callback.note("teachers", f"{names}, weight {options.teacher_weight:g}{classes_too}")
+    return soft_labels(teachers, classes.labels, split["train"], callback.on_teach, own=own)
 
 
 @dataclass(frozen=True)
@@ -553,7 +568,7 @@ def _spec(started: Start, options: TrainOptions, dataset: Dataset) -> ModelSpec:
 def _millions(network: nn.Module) -> float:
     """Parameters without the auxiliary head, in millions."""
     numbers = {name: p.numel() for name, p in network.named_parameters()}
-    return sum(n for name, n in numbers.items() if not name.startswith("aux_")) / 1e6
+    return sum(n for name, n in numbers.items() if not name.startswith(TRAINING_ONLY)) / 1e6
 
 
 def _check_batch_size(options: TrainOptions, architecture: str) -> None:

@@ -219,6 +219,7 @@ def _loop(
         options.edge_reach,
         options.teacher_weight,
         options.teacher_temperature,
+        options.teacher_classes,
     )
     trainable = Trainable(fabric, made.network, options, len(made.spec.labels), recipe)
     course = _Course(made, trainable, loggers)
@@ -236,6 +237,7 @@ def _loaders(fabric: Fabric, made: Prepared, callback: Callback) -> Loaders:
         table,
         augment.training(options, spec, made.spec.labels.background),
         partial(_soft, made) if made.soft else None,
+        len(made.spec.labels),
     )
     val = TrainingImages(made.split["val"], table, augment.plain(options.size, spec))
     share = fabric.global_rank, fabric.world_size
@@ -283,7 +285,7 @@ def _some_images(made: Prepared) -> Tensor:
 
 
 def _soft(made: Prepared, sample: Sample, size: tuple[int, int]) -> Soft:
-    return read_soft(made.soft[sample.name], len(made.spec.labels), size)
+    return read_soft(made.soft[sample.name], len(made.spec.labels) + made.taught, size)
 
 
 def _weighed(spec: ModelSpec, weights: tuple[float, ...] | None) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from rtseg.cache import cache_path, make_room, sha256
 from rtseg.datasets import Sample
@@ -26,8 +29,9 @@ from rtseg.labels import VOID, LabelSet
 from rtseg.nets import find_model
 
 Soft = NDArray[np.uint8]
-"""(K + 1, h, w): 255 where the teachers are not to be trusted, else 0; then, for each of K classes,
-255 times its probability."""
+"""(1 + K, h, w), or (1 + K + T, h, w): 255 where the teachers are not to be trusted, else 0; then,
+for each of K classes, 255 times its probability; then the same for all T classes of the first
+teacher."""
 
 KIND = "teachers"
 KEPT = r"[0-9a-f]{16}-[0-9a-f]{32}\.npz"
@@ -42,8 +46,10 @@ def soft_labels(
     labels: LabelSet,
     samples: Sequence[Sample],
     progress: Callable[[int, int], None],
-) -> dict[str, Path]:
-    """Sample name -> file of its `Soft`, computed unless it is in the cache.
+    *,
+    own: bool = False,
+) -> tuple[dict[str, Path], int]:
+    """Sample name -> file of its `Soft`, computed unless it is in the cache; and T.
 
     The teachers' probabilities are averaged by their weights. Where their most probable classes
     differ, none is trusted.
@@ -51,6 +57,7 @@ def soft_labels(
     Args:
         labels: the K classes that are trained.
         progress: called as progress(images done, all of them).
+        own: with all classes of the first teacher; T is 0 otherwise.
 
     Raises:
         UsageError: a teacher has no class in common with `labels`.
@@ -60,19 +67,24 @@ def soft_labels(
     make_room(cache_path(KIND, "_").parent, KEPT, most_files=math.inf)  # one per image
     with ExitStack() as stack:
         opened = [stack.enter_context(_Teacher(spec, labels)) for spec in teachers]
-        key = hashlib.sha256(repr([t.key for t in opened]).encode()).hexdigest()[:16]
+        keyed = [t.key for t in opened] + ["own"] * own
+        key = hashlib.sha256(repr(keyed).encode()).hexdigest()[:16]
+        more = opened[0].count if own else 0
         for done, sample in enumerate(samples):
             progress(done, len(samples))
             path = cache_path(KIND, f"{key}-{_digest(sample)}.npz")
-            if _read(path, len(labels)) is None:
-                _write(path, _asked(opened, sample.read_image(), len(labels)))
+            if _read(path, len(labels) + more) is None:
+                _write(path, _asked(opened, sample.read_image(), len(labels), own=own))
             found[sample.name] = path
         progress(len(samples), len(samples))
-    return found
+    return found, more
 
 
 def read_soft(path: Path, classes: int, size: tuple[int, int]) -> Soft:
     """The soft labels of a file, at an image's size (height, width).
+
+    Args:
+        classes: K + T of the file.
 
     Raises:
         DatasetError: the file is missing or damaged.
@@ -84,14 +96,16 @@ def read_soft(path: Path, classes: int, size: tuple[int, int]) -> Soft:
             found="the file is missing or damaged",
             do="Start again: rtseg train makes it anew",
         )
-    planes = cv2.resize(soft.transpose(1, 2, 0), size[::-1], interpolation=cv2.INTER_LINEAR)
-    return np.ascontiguousarray(planes.transpose(2, 0, 1))
+    return np.stack([cv2.resize(p, size[::-1], interpolation=cv2.INTER_LINEAR) for p in soft])
 
 
 def doubted(mask: Mask, soft: Soft, background: int) -> Mask:
     """The (H, W) mask without the background where the teachers agree on an object.
 
     Near what is labelled, teachers of a coarse stride are not believed.
+
+    Args:
+        soft: (1 + K, H, W), without the first teacher's own classes.
     """
     objects = ((mask != background) & (mask != VOID)).astype(np.uint8)
     reach = 2 * round(NEAR * max(mask.shape)) + 1
@@ -99,6 +113,49 @@ def doubted(mask: Mask, soft: Soft, background: int) -> Mask:
     seen = (soft[1:].argmax(0) != background) & (soft[0] < 128)
     unknown = seen & (mask == background) & (near == 0)
     return np.where(unknown, VOID, mask).astype(np.uint8)
+
+
+class ClassHead(nn.Module):
+    """Learns all classes of a teacher from a backbone's deepest features, in training only.
+
+    What tells a dog from a sofa is worth keeping where only people are looked for: a backbone that
+    learns two classes from few images forgets it, and takes both for people.
+
+    Args:
+        network: with a `backbone`; its outputs get "taught", (N, T, h, w) logits at the features'
+            own stride, while it is in training mode.
+        classes: T.
+    """
+
+    NAME = "teacher_classifier"
+    """In the network's state."""
+
+    def __init__(self, network: nn.Module, classes: int) -> None:
+        super().__init__()
+        backbone = network.get_submodule("backbone")
+        with torch.no_grad():
+            seen = self._deepest(backbone.eval()(torch.zeros(1, 3, 64, 64)))
+        backbone.train(network.training)
+        self.layer = nn.Conv2d(seen.shape[1], classes, 1)
+        self._seen: Tensor | None = None
+        network.add_module(self.NAME, self)
+        # bound methods, so that a deep copy of the network has hooks of its own
+        backbone.register_forward_hook(self._keep)
+        network.register_forward_hook(self._add)
+
+    def _keep(self, _module: nn.Module, _inputs: object, features: Any) -> None:
+        if self.training:
+            self._seen = self._deepest(features)
+
+    def _add(self, _module: nn.Module, _inputs: object, outputs: dict[str, Tensor]) -> None:
+        if self._seen is not None:
+            outputs["taught"], self._seen = self.layer(self._seen), None
+
+    @staticmethod
+    def _deepest(features: Any) -> Tensor:
+        several = features.values() if isinstance(features, Mapping) else features
+        found: Tensor = max(several, key=lambda each: each.shape[1])
+        return found
 
 
 class _Teacher:
@@ -109,7 +166,7 @@ class _Teacher:
         classes = ClassMap.between(labels, model.spec.labels, spec.classes)
         assert classes.from_network is not None, "a network has two sides"
         self.tables: tuple[Table, Table] = classes.from_dataset, classes.from_network
-        self._scored = len(classes.labels)
+        self._scored, self.count = len(classes.labels), len(model.spec.labels)
         self.weight = spec.weight
         policy = InputPolicy.parse(spec.imgsz) if spec.imgsz else None
         self._network = Network(spec.name or spec.model, model, policy, refine=spec.refine)
@@ -125,20 +182,29 @@ class _Teacher:
             LONG_SIDE,
         )
 
-    def __call__(self, image: Image, classes: int) -> NDArray[np.float32]:
-        """(K, h, w) probabilities; a class that the teacher does not have is its background's."""
+    def __call__(
+        self, image: Image, classes: int, *, own: bool
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """(K, h, w) probabilities; a class that the teacher does not have is its background's.
+
+        And, if `own`, those of each of its own classes, (h, w).
+        """
         segmentation = self._network(image)
         ours, theirs = self.tables
         height, width = image.shape[:2]
         scale = min(1.0, LONG_SIDE / max(height, width))
         size = max(1, round(width * scale)), max(1, round(height * scale))
         scored = np.zeros((self._scored + 1, size[1], size[0]), np.float32)  # the last is nothing
-        for index in range(len(segmentation.labels)):
-            if theirs[index] != VOID:
+        several = []
+        for index in range(self.count):
+            if theirs[index] != VOID or own:
                 probability = segmentation.probability(index)
-                scored[theirs[index]] += cv2.resize(probability, size, interpolation=cv2.INTER_AREA)
+                small = cv2.resize(probability, size, interpolation=cv2.INTER_AREA)
+                several.append(small.astype(np.float32))
+            if theirs[index] != VOID:
+                scored[theirs[index]] += small
         planes = np.stack([scored[min(int(ours[i]), self._scored)] for i in range(classes)])
-        return planes / planes.sum(0, keepdims=True).clip(min=1e-6)
+        return planes / planes.sum(0, keepdims=True).clip(min=1e-6), several if own else []
 
     def __enter__(self) -> _Teacher:
         return self
@@ -147,13 +213,15 @@ class _Teacher:
         self._network.close()
 
 
-def _asked(teachers: Sequence[_Teacher], image: Image, classes: int) -> Soft:
-    answers = [teacher(image, classes) for teacher in teachers]
+def _asked(teachers: Sequence[_Teacher], image: Image, classes: int, *, own: bool) -> Soft:
+    first, several = teachers[0](image, classes, own=own)
+    answers = [first, *(teacher(image, classes, own=False)[0] for teacher in teachers[1:])]
     weights = np.array([teacher.weight for teacher in teachers], np.float32)
     mean = np.tensordot(weights / weights.sum(), np.stack(answers), 1)
     favourites = np.stack([answer.argmax(0) for answer in answers])
     distrust = (favourites != favourites[:1]).any(0)
-    return np.concatenate([255 * distrust[None], np.rint(255 * mean)]).astype(np.uint8)
+    probabilities = np.stack([*mean, *several])
+    return np.concatenate([255 * distrust[None], np.rint(255 * probabilities)]).astype(np.uint8)
 
 
 def _digest(sample: Sample) -> str:

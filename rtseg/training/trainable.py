@@ -23,6 +23,7 @@ from rtseg.gpu import cuda_missing, has_cuda
 from rtseg.labels import VOID
 from rtseg.metrics import ConfusionMatrix
 from rtseg.nets.build import segmentation
+from rtseg.nets.state import TRAINING_ONLY
 from rtseg.system import GPU_UNUSED, native_precisions, nvidia_driver
 from rtseg.training.batches import Batch, Loader, batches
 from rtseg.training.losses import Recipe, pixel_loss
@@ -276,11 +277,11 @@ class Trainable:
         return float(self.fabric.all_reduce(torch.tensor(value, device=self.fabric.device)))
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights of `final`, on the CPU, without the auxiliary head."""
+        """The weights of `final`, on the CPU, without heads that serve training only."""
         return {
             key: value.detach().cpu().clone()
             for key, value in self.final.state_dict().items()
-            if not key.startswith("aux_classifier.")
+            if not key.startswith(TRAINING_ONLY)
         }
 
     def state(self) -> dict[str, Any]:
