@@ -183,6 +183,24 @@ def test_a_disk_that_is_full_ends_one_job_and_not_the_others(
         assert "No space left" in look(one.url, made[0])["error"]
 
 
+@pytest.mark.parametrize("after", ["pass", "import time; time.sleep(100)"], ids=["ended", "quiet"])
+def test_files_that_are_too_large_are_noticed_without_a_line_of_the_process(
+    after: str, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = (
+        "import sys; from pathlib import Path; files = map(Path, sys.argv)\n"
+        "for file in files: file.parent.name == 'out' and file.write_bytes(bytes(10**6))\n"
+    )
+    command = [sys.executable, "-c", script + after]
+    monkeypatch.setattr("rtseg.serve.jobs.python_command", lambda _: command)
+    with served("stub", job_dir=str(tmp_path), job_gigabytes=0.001) as one:
+        job = create(one.url)
+        put(one.url, job, clip.read_bytes())
+        found = until(one.url, job, "failed", 20)
+        assert found["error"] == "the disk has no room for its files"
+        assert not (tmp_path / job / "out").exists()
+
+
 REFUSED = {
     "playlist": b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n" + b"\n" * 600,
     "list": b"ffconcat version 1.0\nfile /etc/passwd\n" + b"\n" * 600,
@@ -545,7 +563,7 @@ def test_a_job_is_cancelled_at_once_and_the_next_one_runs(film: Path, tmp_path: 
 def test_a_job_may_not_take_all_time_or_all_of_the_disk(film: Path, tmp_path: Path) -> None:
     size = film.stat().st_size / 1e9
     for flags, words in (
-        (("--max-job-minutes", "0.05"), "more than 0.05 minutes"),
+        (("--max-job-minutes", "0.005"), "more than 0.005 minutes"),  # its start takes longer
         (("--job-gigabytes", f"{size + 2e-4}"), "no room"),
     ):
         with program(tmp_path / words, *flags) as (url, _):

@@ -55,6 +55,9 @@ BLOCK_BYTES = 1 << 20
 RESERVE_BYTES = 1 << 28
 """Of the disk that jobs leave free."""
 
+LOOK_SECONDS = 1.0
+"""After which the disk is looked at while a process says nothing."""
+
 SWEEP_SECONDS = 60.0
 EVENT_SECONDS = 0.5
 ALIVE_SECONDS = 15.0
@@ -64,6 +67,8 @@ MOST_TRIES = 3
 """Servers that may end while a job runs before the job is given up."""
 
 MAX_LINE, MAX_NOTES = 1 << 20, 50
+
+NO_ROOM = "the disk has no room for its files"
 
 FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg"
 """What FFmpeg may take an upload for: no playlist, which could name other files."""
@@ -321,10 +326,9 @@ class Jobs:
         """Write a body from byte `first` on, at most to byte `most`; returns where it ends."""
         progress, pace = self._progress[job.id], Pace(BODY_SECONDS)
         path, parts = self.folder / job.id / "upload", request.stream().__aiter__()
-        used = self._used() - (0 if first else self._received(job))
-        room = min(self.options.job_gigabytes * 1e9 - used, free_bytes(self.folder) - RESERVE_BYTES)
         at, buffer = first, bytearray()
         with path.open("ab" if first else "wb", buffering=0) as file:
+            room = self._room()
             try:
                 async for part in in_time(parts):
                     if progress.uploader is not mine:
@@ -333,7 +337,7 @@ class Jobs:
                     at += len(part)
                     if at > most:
                         raise self._too_long()
-                    if at - first > room:
+                    if len(buffer) > room:
                         raise RequestError(507, "the disk has no room for this video", retry=600)
                     pace(len(part))
                     if len(buffer) >= BLOCK_BYTES:
@@ -341,6 +345,7 @@ class Jobs:
                             suffix_of(bytes(buffer[:HEAD_BYTES]))
                         await asyncio.to_thread(_write, file, bytes(buffer))
                         buffer.clear()
+                        room = self._room()  # other uploads take of it, too
             except (TimeoutError, asyncio.TimeoutError):
                 raise RequestError(408, "the video came too slowly") from None
             except RequestError as error:
@@ -444,6 +449,8 @@ class Jobs:
         if not error and not all(self.output(job, name).is_file() for name in job.products):
             error = "it ended without its files"
         job.error = error
+        if error:  # what is incomplete takes no room from others
+            await asyncio.to_thread(shutil.rmtree, out, ignore_errors=True)
         self._set(job, "failed" if error else "done")
 
     def _wanted(self, job: Job, name: str) -> Iterator[str]:
@@ -457,24 +464,27 @@ class Jobs:
         """Read what a process says to its end; returns why it failed, "" if it did not."""
         assert process.stderr is not None
         error = ""
-        while True:
+        while self._room() >= 0:
             try:
-                line = (await process.stderr.readline()).decode("utf-8", "replace").rstrip()
+                read = asyncio.wait_for(process.stderr.readline(), LOOK_SECONDS)
+                line = (await read).decode("utf-8", "replace").rstrip()
+            except (TimeoutError, asyncio.TimeoutError):
+                continue
             except ValueError:  # longer than any of ours
                 continue
             if not line and process.stderr.at_eof():
-                break
+                code = await process.wait()
+                if code:
+                    return error or f"it ended with code {code}"
+                return NO_ROOM if self._room() < 0 else ""
             if line.startswith("{"):
                 with suppress(ValueError):
                     progress.note(json.loads(line))
-                if self._used() > self.options.job_gigabytes * 1e9 or self._is_full():
-                    return "the disk has no room for its files"
             elif line.startswith("rtseg: error: "):
                 error = error or self._plain(job, line.removeprefix("rtseg: error: "))
             elif line.startswith("warning ") and len(job.notes) < MAX_NOTES:
                 job.notes.append(self._plain(job, line.removeprefix("warning ").strip()))
-        code = await process.wait()
-        return (error or f"it ended with code {code}") if code else ""
+        return NO_ROOM
 
     def _plain(self, job: Job, text: str) -> str:
         """A message without our paths."""
@@ -508,8 +518,10 @@ class Jobs:
                 total += path.stat().st_size
         return total
 
-    def _is_full(self) -> bool:
-        return free_bytes(self.folder) < RESERVE_BYTES
+    def _room(self) -> float:
+        """Bytes that may still be written; below 0 if there are too many already."""
+        own = self.options.job_gigabytes * 1e9 - self._used()
+        return min(own, free_bytes(self.folder) - RESERVE_BYTES)
 
 
 def open_place(options: ServeOptions) -> Place:
