@@ -14,7 +14,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import cv2
 import numpy as np
@@ -24,10 +24,12 @@ from PIL import Image as Pillow
 from servers import Served, served
 
 import rtseg
+from rtseg.cli.report import say_where
 from rtseg.errors import BackendError, UsageError
 from rtseg.frame import Image
 from rtseg.serve.listen import qr_code
 from rtseg.serve.options import ServeOptions
+from rtseg.serve.watch import WatchSink
 from rtseg.sinks.jsonl import run_lengths
 
 
@@ -259,6 +261,27 @@ def test_one_more_image_than_there_is_room_for_is_refused() -> None:
         assert post(server, png(shapes())).status_code == 200
 
 
+def test_slow_uploads_lose_their_places_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rtseg.serve.service.UPLOAD_SECONDS", 0.2)
+    body, size = png(shapes()), 2
+    head = f"POST /v1/segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    with served(max_pictures=size) as server, ExitStack() as stack:
+        address = ("127.0.0.1", server.port)
+        slow = []
+        for number in range(size):
+            slow.append(stack.enter_context(socket.create_connection(address, timeout=20)))
+            slow[-1].sendall(head.encode() + body[:-1])
+            while len(server.service._inside) <= number:
+                time.sleep(0.01)
+        assert post(server, body).status_code in (200, 429)
+        time.sleep(0.25)  # now both are slow, and the first one the slowest
+        assert post(server, body).status_code == 200
+        for connection in slow:
+            connection.sendall(body[-1:])
+        answers = [connection.recv(100).split()[1] for connection in slow]
+        assert answers == [b"408", b"200"]
+
+
 def test_a_network_that_fails_ends_the_service() -> None:
     with rtseg.load("stub") as segmenter, served(segmenter) as server:
         segmenter.backend = Broken(segmenter.backend)
@@ -359,6 +382,27 @@ def test_the_code_for_telephones_is_that_of_the_address() -> None:
     image = np.array(rows, np.uint8).transpose(0, 2, 1).reshape(2 * len(rows), -1)
     image = cv2.resize(image, None, fx=8, fy=8, interpolation=cv2.INTER_NEAREST)
     assert cv2.QRCodeDetector().detectAndDecode(image)[0] == address
+
+
+@pytest.mark.parametrize(
+    ("place", "quiet", "drawn"),
+    [("0.0.0.0:0", False, True), ("0.0.0.0:0", True, False), (":0", False, False)],
+)
+def test_a_run_on_a_page_draws_the_code_too_if_others_can_come(
+    place: str,
+    quiet: bool,
+    drawn: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with WatchSink(place) as sink:
+        lines = sink.lines
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    say_where(lines, quiet=quiet)
+    said = capsys.readouterr().err
+    assert lines[0][1] in said  # in one piece
+    assert not drawn or qr_code(lines[0][1]) in said
+    assert ("█" in said) == drawn
 
 
 def test_an_application_without_a_token_answers_its_own_machine_alone() -> None:

@@ -53,14 +53,29 @@ STALLED_SECONDS = 1.0
 
 def say(heading: str, text: str) -> None:
     """Print a heading and a text on stderr, in two columns; wrapped on a terminal."""
-    text = shown(text)
+    _print_columns(heading, shown(text))
+
+
+def _print_columns(heading: str, text: str) -> None:
     lines = [text]
     if sys.stderr.isatty():
         room = max(40, shutil.get_terminal_size().columns - _COLUMN)
-        lines = textwrap.wrap(text, room, break_long_words=False) or [""]
+        lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
     for line in lines:
         print(f"{heading:<{_COLUMN}}{line}", file=sys.stderr, flush=True)
         heading = ""
+
+
+def say_where(lines: Collection[tuple[str, str]], *, quiet: bool) -> None:
+    """Print where a server listens, as `greeting` says it, and on a terminal the code of its
+    address for the cameras of telephones, if they can reach it."""
+    from rtseg.serve.listen import qr_code  # of the extra rtseg[serve]
+
+    for heading, text in lines:
+        _print_columns(heading, text)  # of our own making; the token is for whoever reads it
+    code = qr_code(dict(lines)["serving"]) if sys.stderr.isatty() and not quiet else ""
+    if code:
+        out(code, to=sys.stderr)
 
 
 def teller(*, quiet: bool) -> Callable[[str, str], None]:

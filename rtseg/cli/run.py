@@ -453,8 +453,8 @@ def _report_start(session: Session) -> None:
         report.start(flags, session.plan, channels[0].source, session.segmenter)
     else:
         report.start_grid(flags, session.grid, channels, session.segmenter)
-    for heading, text in session.web:
-        say(heading, text)
+    if session.web:
+        report.say_where(session.web, quiet=flags.run.quiet)
 
 
 def _ended(session: Session, channel: Channel) -> None:

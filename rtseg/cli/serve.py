@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
@@ -13,16 +12,16 @@ from rtseg.backends.options import NetworkOptions
 from rtseg.cli.flags import Row, print_config
 from rtseg.cli.options import Flags, RunFlags, ServeFlags, with_half
 from rtseg.cli.plan import Plan
-from rtseg.cli.process import Stop, out
-from rtseg.cli.report import describe_backend, describe_model, say
+from rtseg.cli.process import Stop
+from rtseg.cli.report import describe_backend, describe_model, say, say_where
 from rtseg.cli.run import load_segmenter
 from rtseg.contracts import SourceInfo
 from rtseg.effects import ViewOptions
 from rtseg.errors import UsageError
 from rtseg.files import reason
 from rtseg.segmenter import Segmenter
-from rtseg.serve.listen import greeting, listening, qr_code, server_config
-from rtseg.serve.options import check_installed, is_loopback
+from rtseg.serve.listen import greeting, listening, server_config
+from rtseg.serve.options import check_installed
 from rtseg.sources import SourceOptions
 
 if TYPE_CHECKING:
@@ -112,10 +111,7 @@ async def _run(
             hours = f"{options.keep_hours:g} hours"
             say("videos", f"kept for {hours} in {place.folder}")
     lines = list(greeting(options, listener.getsockname(), app.state.token))
-    for heading, text in lines:
-        say(heading, text)
-    if not is_loopback(options.host) and sys.stderr.isatty() and not flags.run.quiet:
-        out(qr_code(lines[0][1]), to=sys.stderr)
+    say_where(lines, quiet=flags.run.quiet)
     await server.serve(sockets=[listener])
     failure = app.state.service.failure
     if failure is not None:

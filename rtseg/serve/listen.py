@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from rtseg.errors import RtsegError, UsageError
 from rtseg.files import reason
@@ -97,7 +98,13 @@ def greeting(
 
 
 def qr_code(address: str) -> str:
-    """The address for the camera of a telephone, in half blocks for a dark terminal."""
+    """The address for the camera of a telephone, in half blocks for a dark terminal.
+
+    Returns:
+        "" for an address that only this machine reaches.
+    """
+    if is_loopback(urlsplit(address).hostname or ""):
+        return ""
     import segno
 
     text = io.StringIO()

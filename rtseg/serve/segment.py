@@ -22,7 +22,7 @@ from rtseg.frame import Frame, Image, Segmentation
 from rtseg.images import content_size, decode_image, is_image_content
 from rtseg.limits import Pace
 from rtseg.matte.refine import Refined
-from rtseg.serve.service import RequestError, Service
+from rtseg.serve.service import Admission, RequestError, Service
 from rtseg.sinks.jsonl import classes_of
 from rtseg.sinks.masks import palette, palette_png
 
@@ -176,8 +176,8 @@ async def segment(request: Request) -> Response:
     """Segment the image in the body."""
     service: Service = request.app.state.service
     ask = Ask.of(request.query_params, request.headers, service)
-    with service.room():
-        body = await read_body(request, int(service.options.max_megabytes * 1e6))
+    with service.room() as place:
+        body = await read_body(request, int(service.options.max_megabytes * 1e6), place)
         since = time.perf_counter()
         image = await service.in_pool(
             lambda: read_picture(body, int(service.options.max_megapixels * 1e6))
@@ -209,11 +209,11 @@ async def segment(request: Request) -> Response:
     )
 
 
-async def read_body(request: Request, most: int) -> bytes:
+async def read_body(request: Request, most: int, place: Admission) -> bytes:
     """The body, of at most as many bytes, whatever its header says.
 
     Raises:
-        RequestError: it is empty, too long, or comes too slowly.
+        RequestError: it is empty, too long, comes too slowly, or lost its place to another.
     """
     too_long = RequestError(
         413,
@@ -228,6 +228,8 @@ async def read_body(request: Request, most: int) -> bytes:
         if length.isdecimal() and int(length) > most:
             raise too_long
         async for part in in_time(parts):
+            if place.lost:
+                raise TimeoutError
             body += part
             if len(body) > most:
                 raise too_long
@@ -239,6 +241,9 @@ async def read_body(request: Request, most: int) -> bytes:
     except RequestError:
         await discard(parts, most)
         raise
+    if place.lost:
+        raise RequestError(408, "the body came too slowly")
+    place.since = None
     if not body:
         raise RequestError(422, "the body is empty", do="Send its bytes as the body")
     return bytes(body)

@@ -25,6 +25,9 @@ from rtseg.threads import Flow
 
 T = TypeVar("T")
 
+UPLOAD_SECONDS = 3.0
+"""After which an upload loses its place if another image finds none."""
+
 
 class RequestError(RtsegError):
     """A request that is not granted.
@@ -69,6 +72,19 @@ class Inbox(Source):
         return self._coming.get()
 
 
+class Admission:
+    """A place of one image among those that are worked on.
+
+    Attributes:
+        since: when its upload began, in seconds of `time.monotonic`; None once it is complete.
+        lost: whether another has got it.
+    """
+
+    def __init__(self) -> None:
+        self.since: float | None = time.monotonic()
+        self.lost = False
+
+
 class Service:
     """Runs the engine in a thread of its own, and answers in the event loop that entered it.
 
@@ -94,7 +110,7 @@ class Service:
         self._ending = False
         self._numbers = count()
         self._waiting: dict[int, asyncio.Future[Segmentation]] = {}
-        self._inside = 0
+        self._inside: set[Admission] = set()
         self._codecs = asyncio.Semaphore(2)
         self._loop: asyncio.AbstractEventLoop
         self._settled = asyncio.Event()
@@ -118,7 +134,7 @@ class Service:
         """What is now, for the metrics."""
         up = self.ready and not self.draining
         streams = len(self.clients)
-        return {"rtseg_pictures": self._inside, "rtseg_streams": streams, "rtseg_up": up}
+        return {"rtseg_pictures": len(self._inside), "rtseg_streams": streams, "rtseg_up": up}
 
     def check_open(self) -> None:
         """Raise RequestError unless new work is taken."""
@@ -128,23 +144,32 @@ class Service:
             raise RequestError(503, "the network is not ready", retry=2)
 
     @contextmanager
-    def room(self) -> Iterator[None]:
+    def room(self) -> Iterator[Admission]:
         """Room for one image more, as long as the `with` lasts.
+
+        An upload that has taken a while already loses its place to one that finds none.
 
         Raises:
             RequestError: there is none.
         """
         self.check_open()
         most = self.options.max_pictures
-        if self._inside >= most:
-            raise RequestError(
-                429, "too many images at once", found=f"{most} are being worked on", retry=1
-            )
-        self._inside += 1
+        if len(self._inside) >= most:
+            before = time.monotonic() - UPLOAD_SECONDS
+            slow = [each for each in self._inside if (each.since or before) < before]
+            if not slow:
+                raise RequestError(
+                    429, "too many images at once", found=f"{most} are being worked on", retry=1
+                )
+            slowest = min(slow, key=lambda each: each.since or 0.0)
+            slowest.lost = True
+            self._inside.remove(slowest)
+        place = Admission()
+        self._inside.add(place)
         try:
-            yield
+            yield place
         finally:
-            self._inside -= 1
+            self._inside.discard(place)
 
     @contextmanager
     def client(
