@@ -16,6 +16,11 @@ function token() {
 const secret = token();
 export const bearer = secret ? { Authorization: `Bearer ${secret}` } : {};
 
+// The stage has the shape of what it shows.
+export function fit(shown, width, height) {
+  shown.parentElement.style.aspectRatio = width ? `${width} / ${height}` : "";
+}
+
 // --- pages ------------------------------------------------------------------------------------
 
 function open() {
@@ -159,6 +164,7 @@ function control(message) {
     hello = message;
     credit = message.window;
     painter.network = message;
+    fit($("canvas"), message.width, message.height);
     $("model").textContent = `${message.model} on ${message.device}`;
     showClasses();
   } else if (message.type === "window") credit = message.frames;
@@ -271,7 +277,10 @@ setInterval(() => {
   if (!figures.frames) return;
   const { p50, p95, p99 } = figures.age;
   const drops = Object.entries(count.dropped).map(([cause, n]) => `${n} ${cause}`).join(", ") || "none";
-  $("hud").textContent = `${figures.fps.toFixed(1)} fps   age ${p50.toFixed(0)} / ${p95.toFixed(0)} / ${p99.toFixed(0)} ms (p50 / p95 / p99)\nserver ${server.toFixed(0)} ms   ${(sizes[0] / 1e3).toFixed(1)} kB up, ${(sizes[1] / 1e3).toFixed(1)} kB down   dropped ${drops}`;
+  const size = (bytes) => `${(bytes / 1e3).toFixed(1)} kB`;
+  $("hud").textContent = `${figures.fps.toFixed(1)} fps   server ${server.toFixed(0)} ms   dropped ${drops}
+age ${p50.toFixed(0)} / ${p95.toFixed(0)} / ${p99.toFixed(0)} ms (p50 / p95 / p99)
+${size(sizes[0])} up   ${size(sizes[1])} down   ${painter.canvas.width}x${painter.canvas.height}`;
 }, 500);
 
 function now() {
@@ -302,6 +311,7 @@ async function segment() {
     URL.revokeObjectURL(shown);
     shown = URL.createObjectURL(blob);
     $("result").src = $("save").href = shown;
+    $("result").onload = () => fit($("result"), $("result").naturalWidth, $("result").naturalHeight);
     $("result").alt = `${file.name}: ${kind}`;
     $("save").download = `${file.name.replace(/\.[^.]*$/, "")}-${kind}.${blob.type === "image/png" ? "png" : "jpg"}`;
     const { classes } = await shares.json();

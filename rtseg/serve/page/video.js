@@ -1,5 +1,5 @@
 // The page's videos: uploads that go on after a break, the list of jobs, their results.
-import { $, bearer } from "/page/page.js";
+import { $, bearer, fit } from "/page/page.js";
 
 const PART = 2e6; // bytes of one request
 const uploads = new Map(); // id of a job -> the file that is on its way
@@ -138,8 +138,13 @@ function play(id, address = "") {
   if (address) {
     $("player").src = address;
     $("player").play().catch(() => {});
-  } else $("player").removeAttribute("src");
+  } else {
+    $("player").removeAttribute("src");
+    fit($("player"));
+  }
 }
+$("player").addEventListener("loadedmetadata", () => fit($("player"), $("player").videoWidth, $("player").videoHeight));
+$("options").open = innerWidth > 800; // on a telephone the list comes sooner
 $("more").addEventListener("click", () => play(""));
 
 let asking = false;

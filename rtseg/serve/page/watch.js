@@ -22,7 +22,10 @@ function connect() {
     const age = new DataView(data).getFloat32(4, true);
     const bitmap = await createImageBitmap(new Blob([data.slice(12)], { type: "image/jpeg" }));
     const { width, height } = bitmap;
-    if (pen.canvas.width !== width || pen.canvas.height !== height) [pen.canvas.width, pen.canvas.height] = [width, height];
+    if (pen.canvas.width !== width || pen.canvas.height !== height) {
+      [pen.canvas.width, pen.canvas.height] = [width, height];
+      pen.canvas.parentElement.style.aspectRatio = `${width} / ${height}`;
+    }
     pen.drawImage(bitmap, 0, 0);
     bitmap.close();
     if (socket.readyState === 1) socket.send("next");
