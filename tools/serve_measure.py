@@ -1,30 +1,48 @@
-"""Measures `rtseg serve` beside simpler servers of the same network, in one run, and prints ratios.
+"""Measures `rtseg serve` beside simpler servers of the same network, in one run, against its bars.
 
     python tools/serve_measure.py streams [--frames 10000] [--clients 1,4,8]
-    python tools/serve_measure.py slow [--seconds 120]
-    python tools/serve_measure.py segment [--picture FILE]
-    python tools/serve_measure.py canvas --clip FILE [--seconds 15]
+    python tools/serve_measure.py tabs [--frames 10000] [--clients 1,4,8]
+    python tools/serve_measure.py fair [--seconds 30]
+    python tools/serve_measure.py slow [--seconds 1800]
+    python tools/serve_measure.py segment [--picture FILE] [--calls 96]
+    python tools/serve_measure.py canvas --clip FILE [--seconds 30] [--turns 2] [--link]
+    python tools/serve_measure.py pixels --pictures FOLDER [--count 20]
+    python tools/serve_measure.py job --clip FILE [--seconds 30]
 
-streams: frames with a wrong mask, and whether each was answered once; one client floods, and Jain's
-index of the frames that each got. slow: ages of ordinary clients before and while one client reads
-at half speed and one not at all, and the server's memory. segment: `POST /v1/segment` beside a
-plain server. canvas: the age of what a browser shows, from camera to canvas, beside a page that
-sends JPEGs of the camera's size and gets JPEGs with the overlay back; in turns.
+streams: whether each frame is answered once, with its own mask, over plain sockets, of which one
+floods and one is slow.
+tabs: the same for what a browser draws, in tabs of which one is throttled and one reloads all the
+time; the camera's frames carry their numbers.
+fair: Jain's index of the frames that eight clients get, of which one floods.
+slow: ages of ordinary clients before and while one client reads at half speed and one not at all,
+and the server's memory.
+segment: `POST /v1/segment` beside FastAPI.
+canvas: the age of what a browser shows, from camera to canvas, in turns beside a page that sends
+JPEGs of the camera's size and gets the overlay back, and beside aiortc, and the age of a frame in
+the command line; with --link behind 10 Mbit/s and 20 ms in each direction.
+pixels: masks that the page draws against those that the command line writes.
+job: ages of a live client while a video is segmented.
+
+Bars are for a quiet machine. canvas and segment need: python -m pip install fastapi aiortc
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import json
+import re
 import shutil
+import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,97 +52,34 @@ import psutil
 import requests
 
 import rtseg
+from rtseg.errors import SourceError
 from rtseg.frame import Image
+from rtseg.images import read_image
 from rtseg.serve.stream import DROPPED, HEADER
 
 SIZE = 200, 320
 BACKEND = "onnx"
-"""Of both."""
+"""Of all servers."""
 
-PLAIN = """
-import asyncio, sys
-import cv2, numpy as np, uvicorn
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route, WebSocketRoute
-import rtseg
-from rtseg.effects import ViewOptions, open_effect
-from rtseg.frame import Frame
-from rtseg.sinks.masks import palette, palette_png
+LINK_BYTES_PER_SECOND = 10e6 / 8
+LINK_SECONDS = 0.02
+"""Of the shaping relay, in each direction."""
 
-segmenter = rtseg.load("person", backend=sys.argv[1])
-effect = open_effect(ViewOptions(), segmenter.labels)
-one = asyncio.Lock()
 
-def mask(content):
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    found = segmenter(image)
-    return palette_png(found.mask, palette(found.labels))
+def bar(what: str, value: float, least: float | None = None, most: float | None = None) -> None:
+    """Print a figure and whether it is as good as it must be."""
+    good = (least is None or value >= least) and (most is None or value <= most)
+    asked = f"at least {least:g}" if least is not None else f"at most {most:g}"
+    print(f"  {'ok  ' if good else 'MISS'} {what}: {value:.6g} ({asked})", flush=True)
 
-def overlay(content):
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    drawn = effect(Frame(image, 0, 0.0, 0.0), segmenter(image))
-    return cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
 
-async def segment(request):
-    body = await request.body()
-    async with one:
-        return Response(await run_in_threadpool(mask, body), media_type="image/png")
-
-async def stream(socket):
-    await socket.accept()
-    while True:
-        body = await socket.receive_bytes()
-        await socket.send_bytes(await run_in_threadpool(overlay, body))
-
-async def page(request):
-    return HTMLResponse(PAGE)
-
-PAGE = '''<!doctype html><canvas id=canvas></canvas><script>
-const video = document.createElement("video"), whole = document.createElement("canvas");
-const pen = document.getElementById("canvas").getContext("2d", {alpha: false});
-let fresh = false, at = 0, busy = false;
-window.ages = [];
-const socket = new WebSocket("ws://" + location.host + "/stream");
-socket.binaryType = "arraybuffer";
-async function send() {
-  if (!fresh || busy || socket.readyState !== 1) return;
-  busy = true; fresh = false;
-  const sent = at;
-  [whole.width, whole.height] = [video.videoWidth, video.videoHeight];
-  whole.getContext("2d", {alpha: false}).drawImage(video, 0, 0);
-  const blob = await new Promise((done) => whole.toBlob(done, "image/jpeg", 0.85));
-  socket.onmessage = async ({data}) => {
-    busy = false;
-    send();
-    const bitmap = await createImageBitmap(new Blob([data], {type: "image/jpeg"}));
-    [pen.canvas.width, pen.canvas.height] = [bitmap.width, bitmap.height];
-    pen.drawImage(bitmap, 0, 0);
-    requestAnimationFrame(() => ages.push(performance.now() - sent));
-  };
-  socket.send(await blob.arrayBuffer());
-}
-function each() {
-  at = performance.now(); fresh = true; send();
-  video.requestVideoFrameCallback(each);
-}
-const size = {width: {ideal: 1280}, height: {ideal: 720}};
-navigator.mediaDevices.getUserMedia({video: size}).then(async (camera) => {
-  video.srcObject = camera; video.muted = true; await video.play(); each();
-});
-</script>'''
-post = Route("/segment", segment, methods=["POST"])
-app = Starlette(routes=[Route("/", page), post, WebSocketRoute("/stream", stream)])
-plain = {"ws": "websockets-sansio", "ws_per_message_deflate": False, "log_level": "critical"}
-uvicorn.run(app, port=int(sys.argv[2]), **plain)
-"""
+# --- servers --------------------------------------------------------------------------------------
 
 
 @contextmanager
 def serving(*flags: str) -> Iterator[tuple[str, int]]:
     """`rtseg serve`: its address and the number of its process."""
-    command = [sys.executable, "-m", "rtseg", "serve", "--port", "0", "--max-jobs", "0", *flags]
+    command = [sys.executable, "-m", "rtseg", "serve", "--port", "0", *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
@@ -140,14 +95,17 @@ def serving(*flags: str) -> Iterator[tuple[str, int]]:
         process.wait()
 
 
-@contextmanager
-def plainly_serving() -> Iterator[str]:
-    """The simplest server of the same network."""
-    import socket
+STUB = ("-b", "stub", "--max-jobs", "0")
+PERSON = ("-m", "person", "-b", BACKEND)
 
+
+@contextmanager
+def peer(kind: str) -> Iterator[str]:
+    """A server of `serve_peers.py`."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-c", PLAIN, BACKEND, str(port)])
+    script = Path(__file__).with_name("serve_peers.py")
+    process = subprocess.Popen([sys.executable, script, kind, BACKEND, str(port)])
     try:
         _until_there(f"http://127.0.0.1:{port}/")
         yield f"http://127.0.0.1:{port}"
@@ -165,6 +123,66 @@ def _until_there(address: str) -> None:
         except requests.ConnectionError:
             assert time.monotonic() < until, "it did not come"
         time.sleep(0.2)
+
+
+class Direction:
+    """One direction of the relay, which all its connections share."""
+
+    def __init__(self) -> None:
+        self._free = 0.0
+
+    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Send on what comes, no faster than the link is, and as late."""
+        clock = asyncio.get_running_loop().time
+        underway: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
+
+        async def deliver() -> None:
+            while True:
+                due, part = await underway.get()
+                await asyncio.sleep(due - clock())
+                if not part:
+                    writer.close()
+                    return
+                writer.write(part)
+                await writer.drain()
+
+        delivering = asyncio.create_task(deliver())
+        with suppress(ConnectionError):
+            part = b"-"
+            while part:
+                part = await reader.read(1500)
+                self._free = max(clock(), self._free) + len(part) / LINK_BYTES_PER_SECOND
+                await asyncio.sleep(self._free - clock())
+                await underway.put((clock() + LINK_SECONDS, part))
+            await delivering
+
+
+@contextmanager
+def behind_a_link(address: str) -> Iterator[str]:
+    """The address of a relay to a server over a slow link."""
+    port = int(address.rpartition(":")[2])
+    loop, ready, found = asyncio.new_event_loop(), threading.Event(), [0]
+    up, down = Direction(), Direction()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", port, limit=1 << 14)
+        await asyncio.gather(up.pump(reader, back), down.pump(there, writer))
+
+    async def listen() -> None:
+        server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=1 << 14)
+        found[0] = server.sockets[0].getsockname()[1]
+        ready.set()
+
+    def run() -> None:
+        loop.create_task(listen())
+        loop.run_forever()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    ready.wait()
+    yield f"http://127.0.0.1:{found[0]}"
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
 
 
 # --- streams --------------------------------------------------------------------------------------
@@ -185,13 +203,15 @@ class Client:
 
         height, width = SIZE
         hello = {"type": "hello", "width": width, "height": height, "kind": "png"}
-        async with connect(self.address, subprotocols=["rtseg.1"], open_timeout=60) as socket:  # type: ignore[list-item]
-            await socket.send(json.dumps(hello))
-            welcome = json.loads(await socket.recv())
+        async with connect(self.address, subprotocols=["rtseg.1"], open_timeout=60) as stream:  # type: ignore[list-item]
+            await stream.send(json.dumps(hello))
+            welcome = json.loads(await stream.recv())
             size = welcome["input"]["height"], welcome["input"]["width"]
             bodies = [cv2.imencode(".png", block(size, n))[1].tobytes() for n in range(7)]
-            with rtseg.load("stub") as stub:
-                areas = [_area(stub(block(size, n)).at_size(SIZE).mask) for n in range(7)]
+            areas: list[int] | None = None
+            if welcome["model"] == "stub":
+                with rtseg.load("stub") as stub:
+                    areas = [_area(stub(block(size, n)).at_size(SIZE).mask) for n in range(7)]
             own, waiting, until = welcome["window"], dict[int, float](), time.monotonic() + seconds
             while True:
                 more = self.sent < frames and time.monotonic() < until
@@ -199,11 +219,11 @@ class Client:
                     self.sent += 1
                     waiting[self.sent] = time.monotonic()
                     head = struct.pack("<IId", self.sent, 0, 0.0)
-                    await socket.send(head + bodies[self.sent % 7])
+                    await stream.send(head + bodies[self.sent % 7])
                     continue
                 if not waiting:
                     return
-                message = await socket.recv()
+                message = await stream.recv()
                 if isinstance(message, str):
                     own = json.loads(message).get("frames", own)
                     continue
@@ -218,7 +238,7 @@ class Client:
                     self.ages.append((time.monotonic(), time.monotonic() - since))
                     content = np.frombuffer(message[HEADER.size :], np.uint8)
                     alpha = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)[..., 3]
-                    self.wrong += _area(alpha) != areas[number % 7]
+                    self.wrong += areas is not None and _area(alpha) != areas[number % 7]
                 if self.pause:
                     await asyncio.sleep(self.pause)
 
@@ -226,10 +246,13 @@ class Client:
 def block(size: tuple[int, int], number: int) -> Image:
     """A block of class 1 of the stub, as wide as the number says."""
     height, width = size
-    red, green, blue = rtseg.load("stub").labels.colours[1]
+    red, green, blue = STUB_COLOUR
     image = np.zeros((height, width, 3), np.uint8)
     image[:, : width * (number + 1) // 8] = blue, green, red
     return image
+
+
+STUB_COLOUR = rtseg.load("stub").labels.colours[1]
 
 
 def _area(mask: Any) -> int:
@@ -241,89 +264,117 @@ def jain(values: list[float]) -> float:
     return sum(values) ** 2 / (len(values) * sum(value**2 for value in values))
 
 
+def answered(address: str) -> tuple[int, int]:
+    """Frames that the server has answered with a mask, and that it has dropped."""
+    text = requests.get(f"{address}/metrics", timeout=60).text
+    rows = re.findall(r'rtseg_stream_frames_total\{result="(\w+)"\} (\d+)', text)
+    shown = sum(int(count) for result, count in rows if result == "shown")
+    return shown, sum(int(count) for _, count in rows) - shown
+
+
 def streams(options: argparse.Namespace) -> None:
     """See the module."""
     for number in map(int, options.clients.split(",")):
-        with serving("-m", "stub?delay=4ms", "-b", "stub") as (address, _):
+        with serving("-m", "stub?delay=4ms", *STUB) as (address, _):
             # one of several floods, one is throttled
             clients = [Client(address, 30 if n == 1 else None) for n in range(number)]
             clients[-1].pause = 0.05 if number > 2 else 0.0
 
             async def all_of_them(clients: list[Client] = clients) -> None:
                 share = options.frames // len(clients)
-                await asyncio.gather(*(client.run(share, 600) for client in clients))
+                await asyncio.gather(*(client.run(share, 7200) for client in clients))
 
             asyncio.run(all_of_them())
             sent, shown, dropped, wrong = (
                 sum(getattr(client, name) for client in clients)
                 for name in ("sent", "shown", "dropped", "wrong")
             )
-            print(f"{number} clients: sent {sent} = shown {shown} + dropped {dropped}: "
-                  f"{sent == shown + dropped}, wrong {wrong}", flush=True)  # fmt: skip
-    with serving("-m", "stub?delay=20ms", "-b", "stub") as (address, _):
+            print(f"{number} clients: sent {sent}, shown {shown}, dropped {dropped}")
+            bar("wrong frames", wrong, most=0)
+            bar("sent - shown - dropped", abs(sent - shown - dropped), most=0)
+            there = answered(address)
+            bar("server's shown and dropped less the clients'",
+                abs(there[0] - shown) + abs(there[1] - dropped), most=0)  # fmt: skip
+
+
+def fair(options: argparse.Namespace) -> None:
+    """See the module."""
+    seconds = options.seconds or 30
+    with serving("-m", "stub?delay=20ms", *STUB) as (address, _):
         clients = [Client(address, 30 if n == 0 else 3) for n in range(8)]
 
         async def for_a_while() -> None:
-            await asyncio.gather(*(client.run(10**9, options.seconds) for client in clients))
+            await asyncio.gather(*(client.run(10**9, seconds) for client in clients))
 
         asyncio.run(for_a_while())
         got = [float(client.shown) for client in clients]
-        print(f"8 clients, the first floods: shown {got}, Jain's index {jain(got):.4f}")
+        print("8 clients, the first floods: shown", *(f"{count:.0f}" for count in got))
+        bar("Jain's index", jain(got), least=0.98)
 
 
 def slow(options: argparse.Namespace) -> None:
     """See the module."""
-    with serving("-m", "stub?delay=10ms", "-b", "stub") as (address, number):
-        process, third = psutil.Process(number), options.seconds / 3
+    third = (options.seconds or 1800) / 3
+    with serving("-m", "stub?delay=10ms", *STUB) as (address, number):
+        process = psutil.Process(number)
         ordinary = [Client(address) for _ in range(2)]
         lazy = Client(address, window=3, pause=0.5)
-        memory = {}
+        memory: list[tuple[float, int]] = []
+        closed, span = [0], [0.0, 0.0]
+
+        async def remember() -> None:
+            while True:
+                memory.append((time.monotonic(), process.memory_info().rss))
+                await asyncio.sleep(max(0.2, third / 300))
 
         async def stop_reading() -> None:
             from websockets.asyncio.client import connect
+            from websockets.exceptions import ConnectionClosed
 
             where = address.replace("http", "ws") + "/v1/stream"
-            async with connect(where, subprotocols=["rtseg.1"], max_queue=1) as socket:  # type: ignore[list-item]
-                hello = {"type": "hello", "width": 1280, "height": 720, "kind": "png"}
-                await socket.send(json.dumps(hello))
-                size = json.loads(await socket.recv())["input"]
-                random = np.random.default_rng(1)
-                noise = random.integers(0, 255, (size["height"], size["width"], 3), np.uint8)
-                body = cv2.imencode(".jpg", noise)[1].tobytes()
-                sent, until = 0, time.monotonic() + third
-                while time.monotonic() < until:
-                    sent += 1
-                    try:
-                        await socket.send(struct.pack("<IId", sent, 0, 0.0) + body)
-                    except Exception as error:
-                        print(f"the client that stops reading was closed: {error}"[:100])
-                        return
-                    await asyncio.sleep(1 / 30)
+            hello = {"type": "hello", "width": 1280, "height": 720, "kind": "png"}
+            while True:
+                async with connect(where, subprotocols=["rtseg.1"], max_queue=1) as stream:  # type: ignore[list-item]
+                    await stream.send(json.dumps(hello))
+                    size = json.loads(await stream.recv())["input"]
+                    random = np.random.default_rng(1)
+                    noise = random.integers(0, 255, (size["height"], size["width"], 3), np.uint8)
+                    body, sent = cv2.imencode(".jpg", noise)[1].tobytes(), 0
+                    with suppress(ConnectionClosed):
+                        while True:
+                            sent += 1
+                            await stream.send(struct.pack("<IId", sent, 0, 0.0) + body)
+                            await asyncio.sleep(1 / 30)
+                closed[0] += 1
 
         async def others() -> None:
-            memory["before"] = process.memory_info().rss
             await asyncio.sleep(third)
-            memory["quiet"] = process.memory_info().rss
-            started = time.monotonic()
+            span[0] = time.monotonic()
             stuck = asyncio.create_task(stop_reading())
-            await lazy.run(10**9, third)
+            await lazy.run(10**9, 2 * third)
             stuck.cancel()
-            memory["disturbed"] = process.memory_info().rss
-            spans.append((started, time.monotonic()))
-
-        spans: list[tuple[float, float]] = []
+            span[1] = time.monotonic()
 
         async def everything() -> None:
-            everybody = [client.run(10**9, options.seconds) for client in ordinary]
+            remembering = asyncio.create_task(remember())
+            everybody = [client.run(10**9, 3 * third) for client in ordinary]
             await asyncio.gather(*everybody, others())
+            remembering.cancel()
 
         asyncio.run(everything())
-        begin, end = spans[0]
-        ages = [row for client in ordinary for row in client.ages]
-        alone = [age for at, age in ages if at < begin]
-        along = [age for at, age in ages if begin <= at <= end]
-        print("ages of others, alone", _percentiles(alone), "beside them", _percentiles(along))
-        print({name: f"{value / 1e6:.0f} MB" for name, value in memory.items()})
+    begin, end = span
+    ages = [row for client in ordinary for row in client.ages]
+    alone = [age for at, age in ages if at < begin]
+    along = [age for at, age in ages if begin <= at <= end]
+    print("ages of others: alone", _percentiles(alone), "; beside them", _percentiles(along))
+    print(f"the client that stops reading was closed {closed[0]} times")
+    p99 = [float(np.percentile(np.array(each) * 1e3, 99)) for each in (alone, along)]
+    bar("p99 of the others, beside them against alone", p99[1] / p99[0], most=1.15)
+    # the second half of what they disturb against its first quarter: what has grown, grows on
+    disturbed = [rss for at, rss in memory if begin <= at <= end]
+    early, late = disturbed[len(disturbed) // 8 : len(disturbed) // 4], disturbed[-50:]
+    bar("growth of memory in MB", (np.median(late) - np.median(early)) / 1e6, most=10)
+    print(f"memory {memory[0][1] / 1e6:.0f} MB at first, {max(disturbed) / 1e6:.0f} MB at most")
 
 
 def _percentiles(seconds: list[float]) -> str:
@@ -331,31 +382,228 @@ def _percentiles(seconds: list[float]) -> str:
     return " / ".join(f"{value:.0f}" for value in values) + f" ms of {len(seconds)}"
 
 
+# --- browsers -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def browser(camera: Path | None = None, *flags: str) -> Iterator[Any]:
+    """Chromium, whose camera is a file."""
+    from playwright.sync_api import sync_playwright
+
+    fake = [] if camera is None else [f"--use-file-for-fake-video-capture={camera}"]
+    usual = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+    with sync_playwright() as playwright:
+        program = shutil.which("chromium")
+        yield playwright.chromium.launch(executable_path=program, args=[*usual, *fake, *flags])
+
+
+NUMBERS = 64
+"""Frames of the numbered camera."""
+
+
+def numbered_camera(path: Path) -> Path:
+    """The stub's world at 640x360: a block of class 1 whose width is the frame's number, which
+    is in eight black or white bits at the top, too."""
+    red, green, blue = STUB_COLOUR
+    with path.open("wb") as file:
+        file.write(b"YUV4MPEG2 W640 H360 F30:1 Ip A1:1 C420jpeg\n")
+        for number in range(NUMBERS):
+            image = np.zeros((360, 640, 3), np.uint8)
+            image[120:, : 80 + 8 * number] = blue, green, red
+            _write_number(image, number, 60)
+            file.write(b"FRAME\n" + cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420).tobytes())
+    return path
+
+
+def filmed_camera(path: Path, clip: Path) -> Path:
+    """A clip at 1280x720 and 30 frames a second, with the frames' numbers at the top."""
+    made = ["-vf", "scale=1280:720,fps=30", "-frames:v", "150", "-pix_fmt", "bgr24"]
+    whole = ["ffmpeg", "-v", "error", "-stream_loop", "9", "-i", str(clip), *made]
+    command = [*whole, "-f", "rawvideo", "-"]
+    raw = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    images = np.frombuffer(raw, np.uint8).reshape(-1, 720, 1280, 3).copy()
+    with path.open("wb") as file:
+        file.write(b"YUV4MPEG2 W1280 H720 F30:1 Ip A1:1 C420jpeg\n")
+        for number, image in enumerate(images):
+            _write_number(image, number, 64)
+            file.write(b"FRAME\n" + cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420).tobytes())
+    return path
+
+
+def _write_number(image: Image, number: int, rows: int) -> None:
+    width = image.shape[1] // 8
+    for bit in range(8):
+        image[:rows, width * bit : width * bit + width] = 255 * (number >> bit & 1)
+
+
+CHECKED = """() => {
+  const tiny = Object.assign(document.createElement("canvas"), {width: 640, height: 2});
+  const pen = tiny.getContext("2d", {willReadFrequently: true});
+  const {painter} = rtseg, draw = painter.draw.bind(painter);
+  window.checked = {right: 0, wrong: 0};
+  painter.draw = async (bitmap, ...rest) => {
+    await draw(bitmap, ...rest);
+    pen.drawImage(bitmap, 0, 30, 640, 1, 0, 0, 640, 1);
+    pen.drawImage(painter.canvas, 0, 300, 640, 1, 0, 1, 640, 1);
+    const {data} = pen.getImageData(0, 0, 640, 2);
+    let number = 0, width = 0;
+    for (let bit = 0; bit < 8; bit++) number += (data[4 * (80 * bit + 40) + 1] > 127) << bit;
+    const lit = (at) => data[at] > 60 || data[at + 1] > 60 || data[at + 2] > 60;
+    for (let x = 640; x < 1280; x++) width += lit(4 * x);
+    window.checked[Math.abs(width - 80 - 8 * number) <= 4 ? "right" : "wrong"] += 1;
+  };
+}"""
+
+COUNTED = """async () => {
+  const {count} = rtseg, total = (drops) => Object.values(drops).reduce((sum, n) => sum + n, 0);
+  const open = () => count.sent - count.shown - total(count.dropped) - rtseg.inFlight();
+  const pause = () => new Promise((done) => setTimeout(done, 2));
+  for (let turn = 0; turn < 2000 && open(); turn++) await pause();
+  return {...checked, unanswered: open(), foreign: count.wrong, sent: count.sent};
+}"""
+"""What was drawn; and frames neither answered nor on their way, at a time when none is drawn."""
+
+
+def tabs(options: argparse.Namespace) -> None:
+    """See the module."""
+    with tempfile.TemporaryDirectory() as folder:
+        camera = numbered_camera(Path(folder) / "camera.y4m")
+        for number in map(int, options.clients.split(",")):
+            with serving("-m", "stub", *STUB) as (address, _), browser(camera) as program:
+                _count_in_tabs(program, address, number, options.frames)
+
+
+def _count_in_tabs(program: Any, address: str, number: int, frames: int) -> None:
+    pages = [program.new_page() for _ in range(number)]
+    found = {"right": 0, "wrong": 0, "unanswered": 0, "foreign": 0, "sent": 0}
+
+    def begin(page: Any) -> None:
+        page.goto(f"{address}?path=2d")
+        page.evaluate(CHECKED)
+        page.uncheck("#mirror")
+        page.uncheck("#steady")
+        page.check("input[name=view][value=mask]", force=True)
+        page.click("#start")
+
+    def collect(page: Any) -> None:
+        for name, count in page.evaluate(COUNTED).items():
+            found[name] += count
+
+    for page in pages:
+        begin(page)
+    if number > 1:  # one of them is throttled
+        throttled = pages[1].context.new_cdp_session(pages[1])
+        throttled.send("Emulation.setCPUThrottlingRate", {"rate": 4})
+    reloads, last = 0, time.monotonic()
+    unequal = 0
+    while found["right"] + sum(page.evaluate("checked.right") for page in pages) < frames:
+        time.sleep(1)
+        for row in requests.get(f"{address}/v1/sessions", timeout=60).json()["sessions"]:
+            unequal += (
+                row["received"] != row["shown"] + sum(row["dropped"].values()) + row["waiting"]
+            )
+        if time.monotonic() - last > 5:  # and one reloads
+            collect(pages[-1])
+            begin(pages[-1])
+            reloads, last = reloads + 1, time.monotonic()
+    for page in pages:
+        collect(page)
+    print(f"{number} tabs: {found['right'] + found['wrong']} frames drawn, {reloads} reloads")
+    bar("frames with a mask that is not theirs", found["wrong"], most=0)
+    bar("answers to no frame", found["foreign"], most=0)
+    bar("pages: sent - shown - dropped - on their way", abs(found["unanswered"]), most=0)
+    bar("server: times that received was not shown + dropped + waiting", unequal, most=0)
+
+
+def canvas(options: argparse.Namespace) -> None:
+    """See the module."""
+    seconds = options.seconds or 30
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        camera = filmed_camera(Path(folder) / "camera.y4m", options.clip)
+        ours = stack.enter_context(serving(*PERSON, "--max-jobs", "0"))[0]
+        places = {"rtseg": ours, "rtseg, steady": ours, "plain": stack.enter_context(peer("plain"))}
+        if options.link:
+            places = {name: stack.enter_context(behind_a_link(places[name])) for name in places}
+        else:
+            places["aiortc"] = stack.enter_context(peer("webrtc"))
+        program = stack.enter_context(browser(camera))
+        ages: dict[str, list[float]] = {name: [] for name in places}
+        for name, address in list(places.items()) * options.turns:
+            own = _ages(program, name, address, seconds)
+            ages[name] += own
+            print(f"{name}: {_percentiles(own)}, {len(own) / seconds:.1f} a second", flush=True)
+    p50 = {name: float(np.median(own)) * 1e3 for name, own in ages.items()}
+    for name, own in ages.items():
+        print(f"{name}, all: {_percentiles(own)}")
+    for name in ("rtseg", "rtseg, steady"):
+        bar(f"{name}: p50 against the plain loop's", p50[name] / p50["plain"],
+            most=0.5 if options.link else 1.0)  # fmt: skip
+        if not options.link:
+            bar(f"{name}: p50 against aiortc's", p50[name] / p50["aiortc"], most=0.4)
+    if not options.link:
+        own = command_age(seconds)
+        print(
+            f"the command line's own age: {own['p50']:.0f} / {own['p95']:.0f} / {own['p99']:.0f} ms"
+        )
+        bar("rtseg: p50 less the command line's, ms", p50["rtseg"] - own["p50"], most=25)
+
+
+def _ages(program: Any, name: str, address: str, seconds: float) -> list[float]:
+    """Ages of what a page shows, in seconds, once it runs."""
+    page = program.new_page()
+    page.goto(address)
+    script = "ages"
+    if name.startswith("rtseg"):
+        page.set_checked("#steady", "steady" in name)
+        page.click("#start")
+        script = "rtseg.ages()"
+    until = time.monotonic() + 60
+    while page.evaluate(f"{script}.length") < 10:
+        assert time.monotonic() < until, f"{name} shows nothing"
+        time.sleep(0.2)
+    time.sleep(3)
+    begin = page.evaluate("performance.now()")
+    found: dict[float, float] = {}
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(min(3.0, seconds))
+        found |= {at: age for at, age in page.evaluate(script) if at > begin}
+    page.close()
+    return [age / 1e3 for age in found.values()]
+
+
+def command_age(seconds: float) -> dict[str, float]:
+    """Milliseconds from capture to the sink in a run over a camera of the same size."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        source = f"test://?size=1280x720&fps=30&frames={30 * seconds:.0f}&live=1"
+        command = [sys.executable, "-m", "rtseg", source, *PERSON, "--no-show", "-q"]
+        subprocess.run([*command, "--metrics", report], check=True)
+        return json.loads(report.read_text())["age_ms"]  # type: ignore[no-any-return]
+
+
 # --- images ---------------------------------------------------------------------------------------
 
 
 def segment(options: argparse.Namespace) -> None:
     """See the module."""
-    image = cv2.imread(str(options.picture)) if options.picture else _noise()
+    image = read_image(options.picture, SourceError) if options.picture else _noise()
     body = cv2.imencode(".jpg", cv2.resize(image, (1280, 720)))[1].tobytes()
-    with serving("-m", "person", "-b", BACKEND) as (ours, _), plainly_serving() as plain:
+    with serving(*PERSON, "--max-jobs", "0") as (ours, _), peer("plain") as plain:
         for callers in (1, 4, 16):
             rows = []
             for name, url in (("rtseg", f"{ours}/v1/segment"), ("plain", f"{plain}/segment")) * 2:
                 seconds, total = asyncio.run(_calls(url, body, callers, options.calls))
                 rows.append((name, float(np.median(seconds)), len(seconds) / total))
-            print(callers, "callers:", _beside(rows), flush=True)
-
-
-def _beside(rows: list[tuple[str, float, float]]) -> str:
-    own, other = (
-        [np.mean([row[n] for row in rows if row[0] == name]) for n in (1, 2)]
-        for name in ("rtseg", "plain")
-    )
-    return (
-        f"p50 {own[0] * 1e3:.0f} ms beside {other[0] * 1e3:.0f} ms ({own[0] / other[0]:.2f}), "
-        f"{own[1]:.1f} a second beside {other[1]:.1f} ({own[1] / other[1]:.2f})"
-    )
+            own, other = (
+                [float(np.mean([row[n] for row in rows if row[0] == name])) for n in (1, 2)]
+                for name in ("rtseg", "plain")
+            )
+            print(f"{callers} callers: p50 {own[0] * 1e3:.0f} ms beside {other[0] * 1e3:.0f} ms, "
+                  f"{own[1]:.1f} a second beside {other[1]:.1f}")  # fmt: skip
+            bar("p50 against FastAPI's", own[0] / other[0], most=1.05)
+            bar("images a second against FastAPI's", own[1] / other[1], least=0.95)
 
 
 async def _calls(url: str, body: bytes, callers: int, calls: int) -> tuple[list[float], float]:
@@ -377,59 +625,161 @@ def _noise() -> Image:
     return np.random.default_rng(1).integers(0, 255, (720, 1280, 3), np.uint8)
 
 
-# --- camera to canvas -----------------------------------------------------------------------------
+# --- pixels ---------------------------------------------------------------------------------------
+
+SHRUNK = """async ([address, width, height]) => { // as the page does
+  const bitmap = await createImageBitmap(await (await fetch(address)).blob());
+  const small = Object.assign(document.createElement("canvas"), {width, height});
+  const pen = small.getContext("2d", {alpha: false});
+  pen.imageSmoothingQuality = "medium";
+  pen.drawImage(bitmap, 0, 0, width, height);
+  return small.toDataURL("image/jpeg", 0.85);
+}"""
+
+DRAWN = """async ([kind, width, height, payload, full, network]) => {
+  const blank = Object.assign(document.createElement("canvas"), {width: full[0], height: full[1]});
+  blank.getContext("2d");
+  Object.assign(rtseg.painter, {network, keep: new Set([1])});
+  const bytes = Uint8Array.from(atob(payload), (letter) => letter.charCodeAt(0));
+  await rtseg.painter.draw(await createImageBitmap(blank), kind, width, height, bytes.buffer);
+  const copy = Object.assign(document.createElement("canvas"), {width: full[0], height: full[1]});
+  copy.getContext("2d").drawImage(rtseg.painter.canvas, 0, 0);
+  return copy.toDataURL("image/png");
+}"""
 
 
-def canvas(options: argparse.Namespace) -> None:
+def pixels(options: argparse.Namespace) -> None:
     """See the module."""
-    from playwright.sync_api import sync_playwright
+    from websockets.sync.client import connect
 
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        camera = Path(folder) / "camera.y4m"
-        scaled = ["-vf", "scale=1280:720,fps=30", "-pix_fmt", "yuv420p", "-frames:v", "150"]
-        subprocess.run(["ffmpeg", "-v", "error", "-i", options.clip, *scaled, camera], check=True)
-        with serving("-m", "person", "-b", BACKEND) as (ours, _), plainly_serving() as plain:
-            browser = playwright.chromium.launch(
-                executable_path=shutil.which("chromium"),
-                args=[
-                    "--no-sandbox",
-                    "--use-fake-ui-for-media-stream",
-                    "--use-fake-device-for-media-stream",
-                    f"--use-file-for-fake-video-capture={camera}",
-                ],
-            )
-            found: dict[str, list[float]] = {"rtseg": [], "rtseg, steady": [], "plain": []}
-            for name in list(found) * options.turns:
-                page = browser.new_page()
-                page.goto(plain if name == "plain" else ours)
-                if name != "plain":
-                    page.set_checked("#steady", "steady" in name)
-                    page.click("#start")
-                time.sleep(3 + options.seconds)  # the first are warming up
-                script = "ages" if name == "plain" else "rtseg.ages().map((row) => row[1])"
-                ages = page.evaluate(script)
-                found[name] += [age / 1e3 for age in ages[-round(len(ages) * 0.8) :]]
-                page.close()
-            browser.close()
-    for name, ages in found.items():
-        print(f"{name}: {_percentiles(ages)}")
-    half = [float(np.median(found[name])) for name in ("rtseg", "rtseg, steady", "plain")]
-    print(f"p50 beside the plain loop's: {half[0] / half[2]:.2f}, steady {half[1] / half[2]:.2f}")
+    names = sorted(path for path in options.pictures.iterdir() if path.is_file())
+    chosen = names[:: max(1, len(names) // options.count)][: options.count]
+    equal: dict[str, list[float]] = {"png": [], "logits32": [], "logits16": [], "small": []}
+    ious: list[float] = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        inputs, masks = folder / "in", folder / "masks"
+        inputs.mkdir()
+        images = {}
+        for number, path in enumerate(chosen):  # of the camera's size, without loss
+            image = read_image(path, SourceError)
+            images[number] = cv2.resize(image, (1280, 720), interpolation=cv2.INTER_CUBIC)
+            cv2.imwrite(str(inputs / f"{number:04}.png"), images[number])
+        command = [sys.executable, "-m", "rtseg", str(inputs), *PERSON, "-q", "--no-show"]
+        subprocess.run([*command, "--mask-output", f"{masks}/"], check=True)
+        address, _ = stack.enter_context(serving(*PERSON, "--max-jobs", "0"))
+        software = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+        program = stack.enter_context(browser(None, *software))
+        pages = {}
+        for way in ("2d", "gl"):
+            pages[way] = program.new_context(bypass_csp=True).new_page()
+            pages[way].goto(f"{address}?path={way}")
+            pages[way].check("input[name=view][value=mask]", force=True)
+            pages[way].uncheck("#mirror")
+        for number, image in images.items():
+            (path,) = masks.glob(f"{number:04}*.png")
+            own = _indices(path)
+            for kind in ("png", "logits32", "logits16"):
+                where = address.replace("http", "ws") + "/v1/stream"
+                with connect(where, open_timeout=60, max_size=None) as stream:
+                    hello = {"type": "hello", "width": 1280, "height": 720, "kind": kind}
+                    stream.send(json.dumps(hello))
+                    network = json.loads(stream.recv())
+                    bodies = {kind: cv2.imencode(".png", image)[1].tobytes()}
+                    if kind == "png":
+                        url = "data:image/png;base64," + base64.b64encode(bodies[kind]).decode()
+                        size = [network["input"]["width"], network["input"]["height"]]
+                        bodies["small"] = _content(pages["2d"].evaluate(SHRUNK, [url, *size]))
+                    for turn, (name, body) in enumerate(bodies.items()):
+                        stream.send(struct.pack("<IId", turn + 1, 0, 0.0) + body)
+                        answer = stream.recv()
+                        assert isinstance(answer, bytes)
+                        _, code, _, _, width, height, *_ = HEADER.unpack_from(answer)
+                        payload = base64.b64encode(answer[HEADER.size :]).decode()
+                        page = pages["2d" if kind == "png" else "gl"]
+                        given = [code, width, height, payload, [1280, 720], network]
+                        shown = _content(page.evaluate(DRAWN, given))
+                        drawn = cv2.imdecode(np.frombuffer(shown, np.uint8), cv2.IMREAD_COLOR)
+                        mask = drawn.any(-1)
+                        equal[name].append(float(np.mean(mask == (own == 1))))
+                        if name == "small":
+                            either = np.count_nonzero(mask | (own == 1))
+                            both = np.count_nonzero(mask & (own == 1))
+                            ious.append(both / either if either else 1.0)
+    print(f"{len(chosen)} images at 1280x720, pixels as the command line's, mean (worst):")
+    for name, least in (("png", 1), ("logits32", 1), ("logits16", 0.99999), ("small", 0.998)):
+        print(f"  {name}: {np.mean(equal[name]):.7f} ({min(equal[name]):.7f})")
+        bar(name, float(np.mean(equal[name])), least=least)
+    bar("small: IoU", float(np.mean(ious)), least=0.99)
+
+
+def _content(address: str) -> bytes:
+    """Of a data: address."""
+    return base64.b64decode(address.partition(",")[2])
+
+
+def _indices(path: Path) -> Any:
+    """(H, W) indices of a palette PNG."""
+    from PIL import Image as Pillow
+
+    with Pillow.open(path) as image:
+        return np.array(image)
+
+
+# --- jobs -----------------------------------------------------------------------------------------
+
+
+def job(options: argparse.Namespace) -> None:
+    """See the module."""
+    seconds = options.seconds or 30
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        film = folder / "film.mp4"
+        made = ["-stream_loop", "-1", "-i", options.clip, "-t", "600", "-vf", "scale=1280:720"]
+        fast = ["-preset", "ultrafast", "-an", film]
+        subprocess.run(["ffmpeg", "-v", "error", *made, *fast], check=True)
+        address, _ = stack.enter_context(serving(*PERSON, "--job-dir", str(folder / "jobs")))
+        alone, along = Client(address), Client(address)
+        asyncio.run(alone.run(10**9, seconds))
+        one = requests.post(f"{address}/v1/jobs", timeout=60).json()["id"]
+        with film.open("rb") as body:
+            requests.put(f"{address}/v1/jobs/{one}/input", data=body, timeout=600)
+        where = f"{address}/v1/jobs/{one}"
+        while not requests.get(where, timeout=60).json().get("frames"):
+            time.sleep(0.2)
+        asyncio.run(along.run(10**9, seconds))
+        found = requests.get(where, timeout=60).json()
+        requests.delete(where, timeout=60)
+    print("the job:", found["state"], found.get("frames"), "frames")
+    both = [[age for _, age in client.ages] for client in (alone, along)]
+    print("ages: alone", _percentiles(both[0]), "; beside the job", _percentiles(both[1]))
+    p99 = [float(np.percentile(ages, 99)) for ages in both]
+    bar("p99 beside a job against alone", p99[1] / p99[0], most=1.3)
+
+
+MEASURES = {
+    each.__name__: each for each in (streams, tabs, fair, slow, segment, canvas, pixels, job)
+}
 
 
 def main() -> None:
     """Measure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("streams", "slow", "segment", "canvas"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=MEASURES)
     parser.add_argument("--frames", type=int, default=10_000)
     parser.add_argument("--clients", default="1,4,8")
-    parser.add_argument("--seconds", type=float, default=15)
+    parser.add_argument("--seconds", type=float)
     parser.add_argument("--picture", type=Path)
-    parser.add_argument("--calls", type=int, default=48)
+    parser.add_argument("--calls", type=int, default=96)
     parser.add_argument("--clip", type=Path)
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--link", action="store_true")
+    parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--count", type=int, default=20)
     options = parser.parse_args()
-    globals()[options.what](options)
+    MEASURES[options.what](options)
 
 
 if __name__ == "__main__":
