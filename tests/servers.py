@@ -13,6 +13,8 @@ import uvicorn
 import rtseg
 from rtseg.segmenter import Segmenter
 from rtseg.serve import app
+from rtseg.serve.listen import server_config
+from rtseg.serve.options import ServeOptions
 from rtseg.serve.service import Service
 
 
@@ -28,14 +30,7 @@ class Served:
 def served(segmenter: Segmenter | str | None = None, **options: object) -> Iterator[Served]:
     with rtseg.load("stub") as stub, socket.create_server(("127.0.0.1", 0)) as listener:
         application = app(segmenter or stub, **options)
-        config = uvicorn.Config(
-            application,
-            http="rtseg.serve.connection:Connection",
-            ws="websockets-sansio",
-            log_level="warning",
-            timeout_graceful_shutdown=2,
-        )
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(server_config(application, ServeOptions(), 2))
         thread = threading.Thread(
             target=lambda: asyncio.run(server.serve(sockets=[listener])), name="server"
         )

@@ -445,6 +445,27 @@ def test_a_connection_that_sends_no_request_is_closed(
         assert slow.recv(1) == b""
 
 
+def test_thousands_of_connections_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new one takes the place of the oldest without a request, not of one that is served."""
+    most = 20
+    monkeypatch.setattr("rtseg.serve.listen.MOST_CONNECTIONS", most)
+    with served() as server, ExitStack() as stack, requests.Session() as session:
+        address, ready = ("127.0.0.1", server.port), f"{server.url}/v1/health/ready"
+        uploading = stack.enter_context(socket.create_connection(address, timeout=20))
+        head = "POST /v1/segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+        uploading.sendall(head.encode())
+        while not server.service.gauges()["rtseg_pictures"]:
+            time.sleep(0.01)
+        idle = [
+            stack.enter_context(socket.create_connection(address, timeout=20))
+            for _ in range(3 * most)
+        ]
+        assert session.get(ready, timeout=20).status_code == 200
+        assert idle[0].recv(1) == b""
+        uploading.sendall(b"no image.")
+        assert uploading.recv(100).split()[1] == b"415"
+
+
 @pytest.mark.slow
 def test_the_command_line_serves_and_ends_by_a_signal() -> None:
     command = [sys.executable, "-m", "rtseg", "serve", "-m", "stub", "-b", "stub", "--port", "0"]

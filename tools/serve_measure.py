@@ -397,6 +397,13 @@ def browser(camera: Path | None = None, *flags: str) -> Iterator[Any]:
         yield playwright.chromium.launch(executable_path=program, args=[*usual, *fake, *flags])
 
 
+def new_page(program: Any, **context: Any) -> Any:
+    """A page that waits even on a machine that is busy with other work."""
+    made = program.new_context(**context)
+    made.set_default_timeout(300_000)
+    return made.new_page()
+
+
 NUMBERS = 64
 """Frames of the numbered camera."""
 
@@ -474,7 +481,7 @@ def tabs(options: argparse.Namespace) -> None:
 
 
 def _count_in_tabs(program: Any, address: str, number: int, frames: int) -> None:
-    pages = [program.new_page() for _ in range(number)]
+    pages = [new_page(program) for _ in range(number)]
     found = {"right": 0, "wrong": 0, "unanswered": 0, "foreign": 0, "sent": 0}
 
     def begin(page: Any) -> None:
@@ -551,14 +558,14 @@ def canvas(options: argparse.Namespace) -> None:
 
 def _ages(program: Any, name: str, address: str, seconds: float) -> list[float]:
     """Ages of what a page shows, in seconds, once it runs."""
-    page = program.new_page()
+    page = new_page(program)
     page.goto(address)
     script = "ages"
     if name.startswith("rtseg"):
         page.set_checked("#steady", "steady" in name)
         page.click("#start")
         script = "rtseg.ages()"
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while page.evaluate(f"{script}.length") < 10:
         assert time.monotonic() < until, f"{name} shows nothing"
         time.sleep(0.2)
@@ -672,7 +679,7 @@ def pixels(options: argparse.Namespace) -> None:
         program = stack.enter_context(browser(None, *software))
         pages = {}
         for way in ("2d", "gl"):
-            pages[way] = program.new_context(bypass_csp=True).new_page()
+            pages[way] = new_page(program, bypass_csp=True)
             pages[way].goto(f"{address}?path={way}")
             pages[way].check("input[name=view][value=mask]", force=True)
             pages[way].uncheck("#mirror")

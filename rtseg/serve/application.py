@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
 
+MAX_MESSAGE = 1 << 16
+"""Characters of a message in JSON."""
+
 MAX_REASON = 123
 """Bytes of the reason in a close frame (RFC 6455, 5.5)."""
 
@@ -169,7 +172,9 @@ async def first_message(socket: WebSocket) -> dict[str, Any]:
 
 
 def parsed(text: str) -> dict[str, Any]:
-    """A message; raises RequestError for what is not a JSON object."""
+    """A message; raises RequestError for what is not a JSON object, or too long."""
+    if len(text) > MAX_MESSAGE:
+        raise RequestError(422, "a message is too long", found=f"at most {MAX_MESSAGE} characters")
     try:
         return parse_json(text, dict[str, Any], "a message")
     except UsageError:
