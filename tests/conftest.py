@@ -63,6 +63,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail(f"torch {torch.__version__} finds no NVIDIA GPU")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the file whose libraries take seconds to import, unless slow tests are wanted."""
+    slow = config.getoption("markexpr") != "not slow"
+    return True if collection_path.name == "test_serve_schema.py" and not slow else None
+
+
 def pytest_collection_finish() -> None:
     """Have the garbage collector leave out what lives to the end, which it walks at every turn."""
     gc.collect()

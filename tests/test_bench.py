@@ -561,6 +561,7 @@ def test_a_subject_measures_every_clock() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_processor_time_of_stages_beside_that_of_the_bare_libraries(tmp_path: Path) -> None:
     clip = str(write_portrait(tmp_path))
     subject = Subject(combination(), clip, ViewOptions(), folder=tmp_path)

@@ -192,9 +192,8 @@ def test_memory_is_flat_from_frame_500_to_10000() -> None:
     assert growth < 20, f"{growth:.1f} MiB of growth: {sink.memory}"
 
 
-@pytest.mark.parametrize("seconds", [1, pytest.param(20, marks=pytest.mark.slow)])
-@pytest.mark.timeout(180)
-def test_live_at_60_fps_with_a_network_of_100_ms(seconds: int) -> None:
+def test_live_at_60_fps_with_a_network_of_100_ms() -> None:
+    """A second of it; `test_live_window.py` has a minute."""
     ages: list[float] = []
 
     class Watching(Sink):
@@ -209,9 +208,9 @@ def test_live_at_60_fps_with_a_network_of_100_ms(seconds: int) -> None:
             return rtseg.run(source, network, plain, [Watching()])
 
     watched("test://?size=1280x720&frames=1")  # compiles what draws
-    report = watched(f"test://?size=1280x720&fps=60&frames={seconds * 60}&live=1")
-    assert report.frames == len(ages) >= seconds * 6
-    assert report.frames + report.dropped == report.produced == seconds * 60
+    report = watched("test://?size=1280x720&fps=60&frames=60&live=1")
+    assert report.frames == len(ages) >= 6
+    assert report.frames + report.dropped == report.produced == 60
     # a queue would be seconds long by the end; the machine may take its processor away for moments
     assert np.median(ages) < 0.25, f"oldest {max(ages):.3f} s of {len(ages)}"
     assert max(ages) < 1.5

@@ -191,6 +191,7 @@ def test_a_large_picture_fits_the_screen(size: tuple[int, int], start) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_minute_of_a_camera_with_a_slow_network(start, tmp_path: Path) -> None:
     camera = "test://?size=1280x720&fps=60&live=1&frames=3600"
     slow = ("-m", "stub?delay=100ms", "-b", "stub")

@@ -14,7 +14,14 @@ from servers import Served, served
 
 from rtseg.serve.describe import description
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytest_plugins = ["schemathesis.pytest.plugin"]
+"""Here and not in every run of pytest: it takes seconds to import."""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.alone,  # all have one name, and of such pytest-xdist runs one
+    pytest.mark.timeout(600),
+]
 
 
 def without_tokens() -> dict[str, Any]:

@@ -215,6 +215,7 @@ def test_every_frame_is_answered_once_with_its_own_mask() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("clients", [1, 4, 8])
 def test_thousands_of_frames_and_fair_shares(clients: int) -> None:

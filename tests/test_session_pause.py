@@ -147,6 +147,7 @@ def test_a_camera_that_is_lost_during_a_pause_is_noticed_during_it(lost, propaga
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_recording_that_is_watched_goes_on_where_it_stood() -> None:
     channels = [Channel(Numbered(n, 45, fps=30), f"clip {n}", paced=True) for n in (0, 1)]
     kept, person, _ = watched(channels, [(0.5, " "), (1.0, " ")])
@@ -172,6 +173,7 @@ def test_where_every_frame_is_kept_a_pause_loses_none(kind) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_step_shows_one_frame_more_of_each_that_has_one() -> None:
     """The third one gives nothing more: it is waited for no longer than a moment."""
 
