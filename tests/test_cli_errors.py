@@ -346,6 +346,7 @@ def test_work_goes_on_without_standard_streams(closed: str, tmp_path: Path) -> N
     assert done.returncode == 0
     assert (tmp_path / "out.mkv").read_bytes().startswith(b"\x1aE\xdf\xa3")
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out.mkv"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is of Linux")
@@ -360,3 +361,4 @@ def test_a_list_that_cannot_be_printed_is_exit_1(
         )
     assert done.returncode == 1
     assert is_one_line(done.stderr, "cannot write stdout: No space left"), done.stderr
+    assert done.stderr.count("\n") == 1

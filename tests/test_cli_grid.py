@@ -299,6 +299,7 @@ def test_the_model_that_m_chose_keeps_the_rate_of_the_sources_that_are_left(monk
     assert kept == [(chosen.backend, 10.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_signal_finishes_every_file(inside: Path) -> None:
     import signal

@@ -76,7 +76,9 @@ def frames_of(path: Path) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
-@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.slow) for n in list(CODES)[1:])]
+)
 def test_a_signal_finishes_the_file_and_reports(tmp_path: Path, number: signal.Signals) -> None:
     arguments = (LIVE, *STUB, "-o", "out.mp4", "--metrics", "m.json")
     with started(*arguments, folder=tmp_path) as process:
@@ -91,11 +93,14 @@ def test_a_signal_finishes_the_file_and_reports(tmp_path: Path, number: signal.S
     assert frames_of(tmp_path / "out.mp4") >= 1
 
 
-def kill_at_random(folder: Path, seed: int) -> None:
-    """Signal a run at a random moment; whatever is there afterwards can be played."""
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("seed", range(20))
+def test_killed_at_random_moments(tmp_path: Path, seed: int) -> None:
+    """Whatever is there afterwards can be played."""
     dice = random.Random(seed)
     number, moment = dice.choice(list(CODES)), dice.uniform(0.0, 2.0)
-    with started(LIVE, *STUB, "-o", "out.mp4", folder=folder) as process:
+    with started(LIVE, *STUB, "-o", "out.mp4", folder=tmp_path) as process:
         wait_for_handler(process)
         with pytest.raises(subprocess.TimeoutExpired):
             process.communicate(timeout=moment)
@@ -103,25 +108,13 @@ def kill_at_random(folder: Path, seed: int) -> None:
         _, said = process.communicate(timeout=20)
     assert process.returncode == CODES[number], f"{moment:.3f} s: {said}"
     assert "Traceback" not in said
-    left = [path.name for path in folder.iterdir()]
+    left = [path.name for path in tmp_path.iterdir()]
     assert left in ([], ["out.mp4"]), f"{moment:.3f} s left {left}"
     if left:
-        assert frames_of(folder / "out.mp4") >= 1
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-@pytest.mark.parametrize("seed", range(2))
-def test_killed_at_random_moments(tmp_path: Path, seed: int) -> None:
-    kill_at_random(tmp_path, seed)
+        assert frames_of(tmp_path / "out.mp4") >= 1
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-@pytest.mark.parametrize("seed", range(2, 20))
-def test_killed_at_more_random_moments(tmp_path: Path, seed: int) -> None:
-    kill_at_random(tmp_path, seed)
-
-
 def test_a_hung_source_is_left_behind_within_two_seconds(tmp_path: Path) -> None:
     hung = "test://?size=320x240&hang=20"
     with started(hung, *STUB, "-o", "out.mp4", folder=tmp_path) as process:
@@ -174,6 +167,7 @@ def test_a_terminal_that_is_closed_finishes_the_file(tmp_path: Path) -> None:
     assert lines == frames_of(tmp_path / "out.mp4") >= 1
 
 
+@pytest.mark.slow
 def test_several_hangups_do_not_force(tmp_path: Path) -> None:
     """As shells, terminals and session managers send them; SIGTERM may follow once."""
     with started(LIVE, *STUB, "-o", "out.mp4", folder=tmp_path) as process:

@@ -30,6 +30,7 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,  # a browser that draws with the processor
     pytest.mark.timeout(300),
     pytest.mark.skipif(BROWSER is None, reason="chromium is not installed"),
 ]

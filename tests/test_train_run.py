@@ -84,10 +84,8 @@ def equal(one: Path, other: Path) -> bool:
     )
 
 
-@pytest.mark.parametrize(
-    "layout",
-    [pytest.param(n, marks=() if n == "coco" else pytest.mark.slow) for n in MAKERS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", MAKERS)
 def test_every_layout_trains_and_its_checkpoint_runs_live_and_through_onnx(
     layout: str, small: Path, tmp_path: Path
 ) -> None:
@@ -294,6 +292,7 @@ class Breaks(Told):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_run_that_crashed_goes_on_from_the_last_save_within_its_epoch(
     robo: Path, small: Path, tmp_path: Path
 ) -> None:
@@ -366,7 +365,12 @@ def script(monkeypatch: pytest.MonkeyPatch, **scripted: tuple[float, ...]) -> li
         pytest.param(
             "pixel_accuracy", {"iou": (0.1, 0.2, 0.3, 0.4, 0.5)}, [True] * 5, marks=pytest.mark.slow
         ),
-        ("iou:disc", {"iou": (0.2, 0.1, 0.3, 0.1, 0.1)}, [True, False, True, False, False]),
+        pytest.param(
+            "iou:disc",
+            {"iou": (0.2, 0.1, 0.3, 0.1, 0.1)},
+            [True, False, True, False, False],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "iou:box",
             {"iou": (0.2, 0.3, 0.4, 0.5, 0.6)},
