@@ -305,8 +305,12 @@ def test_a_signal_finishes_every_file(inside: Path) -> None:
     import signal
 
     arguments = (LIVE, LIVE, *STUB, "-o", "out/", "-o", "grid.mp4", "--json", "-", "-q")
+    command = [sys.executable, "-m", "rtseg", *arguments]
     process = subprocess.Popen(
-        [sys.executable, "-m", "rtseg", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,  # communicate() does not see what readline() has read ahead
     )
     assert process.stdout is not None
     for _ in range(6):

@@ -192,6 +192,8 @@ def test_memory_is_flat_from_frame_500_to_10000() -> None:
     assert growth < 20, f"{growth:.1f} MiB of growth: {sink.memory}"
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 def test_live_at_60_fps_with_a_network_of_100_ms() -> None:
     """A second of it; `test_live_window.py` has a minute."""
     ages: list[float] = []

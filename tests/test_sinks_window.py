@@ -331,6 +331,7 @@ for name in sys.argv[1:]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.slow
 def test_pyav_never_comes_before_opencv() -> None:
     """With PyAV's X libraries loaded first, OpenCV's windows hang: each module alone is right."""
     users = [

@@ -6,9 +6,11 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -19,6 +21,22 @@ from rtseg.contracts import Source
 from rtseg.errors import SourceError, UsageError
 from rtseg.sources import SourceOptions, open_source
 from rtseg.sources.synthetic import read_number
+
+LONG = {
+    "intel_one-by-one-person-detection.mp4",
+    "liveportrait_d13.mp4",
+    "liveportrait_d9.mp4",
+    "omz_human_pose_video.avi",
+    "pyscenedetect_aspect-ratio.mp4",
+    "pyscenedetect_testvideo.mp4",
+}
+"""Real clips of hundreds of frames."""
+
+
+def clips(names: Iterable[str]) -> list[Any]:
+    """Parameters of a test, slow for long clips."""
+    return [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in names]
+
 
 CLIPS = sorted(p.name for p in (_data_folder() / "videos").glob("*.*"))
 
@@ -54,7 +72,7 @@ def numbers(source: Source) -> list[int]:
 
 
 @pytest.mark.needs_data
-@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("clip", clips(CLIPS))
 def test_every_frame_of_real_clips_at_its_own_time(data: Path, clip: str) -> None:
     path = data / "videos" / clip
     with open_source(path) as source:
@@ -162,13 +180,15 @@ def test_a_part_of_a_variable_rate_clip_is_exact(tmp_path: Path) -> None:
 @pytest.mark.needs_data
 @pytest.mark.parametrize(
     "clip",
-    [
-        "torchcodec_test_non_zero_start.mp4",
-        "torchcodec_var_fps_video.mp4",
-        "intel_asl_bird.mkv",
-        "omz_human_pose_video.avi",
-        "pyscenedetect_testvideo.mp4",
-    ],
+    clips(
+        [
+            "torchcodec_test_non_zero_start.mp4",
+            "torchcodec_var_fps_video.mp4",
+            "intel_asl_bird.mkv",
+            "omz_human_pose_video.avi",
+            "pyscenedetect_testvideo.mp4",
+        ]
+    ),
 )
 def test_a_part_of_a_real_clip_holds_the_same_frames(data: Path, clip: str) -> None:
     path = data / "videos" / clip
