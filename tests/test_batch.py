@@ -6,17 +6,21 @@ import csv
 import errno
 import json
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
+from unittest import mock
 
 import av
 import numpy as np
 import pytest
 from clips import patches, write_clip
 
+from rtseg.batch import cluster
 from rtseg.batch.clips import Clip, find_clips, target_of, with_outputs
 from rtseg.batch.ledger import Ledger, new_token, open_ledger, where
 from rtseg.batch.local import shares_of_cores
@@ -25,7 +29,7 @@ from rtseg.batch.tasks import Event, Outcome, Task
 from rtseg.batch.worker import Worker
 from rtseg.cli.app import main
 from rtseg.cli.options import Flags
-from rtseg.errors import SourceError, UsageError
+from rtseg.errors import DeviceError, SourceError, UsageError
 from rtseg.files import OutputFile
 
 STUB = ("-m", "stub", "-b", "stub", "--imgsz", "64", "-q")
@@ -64,7 +68,7 @@ class Inline:
         self._workers.clear()
 
 
-def one_worker(flags: Flags) -> int:
+def one_worker(flags: Flags, options: BatchOptions) -> int:
     return 1
 
 
@@ -308,8 +312,11 @@ def test_lists_globs_and_files(folder: Path, tmp_path: Path) -> None:
     assert names("in/**/*.mp4") == ["a.mp4", "sub/c.mp4"]
     assert names("in/sub/c.mp4", "in/a.mp4") == ["a.mp4", "c.mp4"]
     assert names("in") == ["a.mp4", "b.mkv", "d.png", "sub/c.mp4"]
+    assert names("in", "in/a.mp4", "in/*.mp4") == names("in")  # named twice, and one
+    Path("other").mkdir()
+    Path("other/a.mp4").touch()
     with pytest.raises(UsageError):
-        names("in", "in/a.mp4")
+        names("in", "other/a.mp4")
     with pytest.raises(SourceError):
         names("in/*.webm")
     found = rows("list.txt", "-o", "out")
@@ -553,3 +560,164 @@ def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shares_of_cores(1) == [[]]
     assert shares_of_cores(2) == [[4, 5], [6, 7]]
     assert shares_of_cores(6) == [[4], [5], [6], [7], [8], [4]]
+
+
+class FakeRay:
+    """Stands for the module ray: machines with CPUs and GPUs, and what was asked of them."""
+
+    def __init__(self, *machines: tuple[int, int]) -> None:
+        self.machines = [dict(zip(("CPU", "GPU"), each, strict=True)) for each in machines]
+        self.asked: list[dict[str, Any]] = []
+        self.exceptions = ModuleType("ray.exceptions")
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def nodes(self) -> list[dict[str, Any]]:
+        gone = {"Alive": False, "Resources": {}}
+        return [gone, *({"Alive": True, "Resources": each} for each in self.machines)]
+
+    def cluster_resources(self) -> dict[str, int]:
+        return {what: sum(each[what] for each in self.machines) for what in ("CPU", "GPU")}
+
+    def remote(self, actor: Any) -> FakeRay:
+        return self
+
+    def options(self, **options: Any) -> Any:
+        self.asked.append(options)
+        return mock.MagicMock()
+
+
+@pytest.mark.parametrize(
+    ("machines", "gpus", "threads", "workers", "cores"),
+    [
+        ([(8, 0)], None, None, 4, 2),
+        ([(8, 0)], None, 4, 2, 4),
+        ([(8, 1)], 0.5, None, 2, 4),
+        ([(8, 1)], 0.3, None, 3, 2),
+        ([(8, 2), (8, 1)], 0.4, None, 6, 2),
+        ([(8, 4), (2, 4)], 1, None, 6, 1),
+        ([(8, 5)], 2, 4, 2, 4),
+        ([(1, 0), (5, 0)], None, None, 2, 2),
+    ],
+)
+def test_ray_is_asked_for_a_share_of_cores_and_gpus(
+    monkeypatch: pytest.MonkeyPatch,
+    machines: list[tuple[int, int]],
+    gpus: float | None,
+    threads: int | None,
+    workers: int,
+    cores: int,
+) -> None:
+    """As many workers as fit by default; each asks for its share, and gets threads of it."""
+    ray = FakeRay(*machines)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    flags = Flags.of(model="stub", threads=threads)
+    options = BatchOptions(engine="ray", gpus_per_worker=gpus)
+    assert cluster.usual_workers(flags, options) == workers
+    pool = cluster.Actors(flags, options, workers)
+    pool.give(0, Task(Clip("a.mp4", "a.mp4", ""), "", "", (), ledger_in(Path())))
+    assert ray.asked[0]["num_gpus"] == (gpus or 0)
+    assert ray.asked[0]["num_cpus"] == cores
+    with pytest.raises(UsageError):  # Ray would wait for ever
+        cluster.Actors(flags, options, sum(c for c, _ in machines) + 1)
+
+
+def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", FakeRay((8, 0)))
+    options = BatchOptions(engine="ray", gpus_per_worker=0.5)
+    with pytest.raises(DeviceError):
+        cluster.Actors(Flags.of(model="stub"), options, 1)
+    for engine, gpus in (("local", 0.5), ("ray", 1.5)):
+        with pytest.raises(UsageError):
+            BatchOptions(engine=engine, gpus_per_worker=gpus)
+
+
+NAMES = [
+    "a\nb.mp4",
+    "c%03d.mp4",
+    "d{n}.mp4",
+    "e?f=1#.mp4",
+    "test:g.mp4",
+    "h%05d.png",
+    "unfinished/i.mp4",
+]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+def test_names_that_look_like_something_else(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the current folder "test:g.mp4" and "0" would be an address and a camera, "h%05d.png" many
+    images; a folder may be called as that of unfinished outputs, which is swept."""
+    (folder / "unfinished").mkdir()
+    for name in NAMES:
+        (folder / name).write_bytes((folder / ("d.png" if "png" in name else "a.mp4")).read_bytes())
+    for name in ("0", "-"):
+        (folder / name).write_bytes((folder / "a.mp4").read_bytes())
+    odd = os.fsdecode(b"\xff.mp4")
+    (folder / "a.mp4").rename(folder / odd)
+    monkeypatch.chdir(folder)
+    names = [name for name in NAMES if "\n" not in name] + ["0", "-"]
+    Path("list.txt").write_text("\n".join(names))
+    made = [name if Path(name).suffix else f"{name}.mp4" for name in names]
+    assert run("list.txt", "-o", "../listed") == 0
+    assert [n for n in files(tmp_path / "listed") if n[:7] != ".rtseg/"] == sorted(made)
+    Path("0").unlink()
+    Path("-").unlink()
+    report = ("--report", "../report.csv")
+    assert run("../in", "-o", "../out", *report) == 0
+    there = set(files(tmp_path / "out"))
+    assert there > {*NAMES, odd, ".rtseg/unfinished/i.mp4.json"}
+    assert "\\udcff.mp4" in Path("../report.csv").read_text("utf-8")
+    old = tmp_path / "out/.rtseg/unfinished/"
+    os.utime(old / "i.mp4.json", (1, 1))
+    Inline.given.clear()
+    Path("d.png").touch()
+    assert run("../in", "-o", "../out") == 0
+    assert Inline.given == ["d.png"]
+    assert set(files(tmp_path / "out")) == there
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_linked_folders_are_entered_but_not_again(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (folder / "sub/c.mp4").rename(tmp_path / "real/c.mp4")
+    (folder / "sub/linked").symlink_to(tmp_path / "real")
+    (folder / "sub/up").symlink_to("..")
+    (tmp_path / "real/back").symlink_to(folder / "sub")
+    (tmp_path / "out").mkdir()
+    (folder / "results").symlink_to(tmp_path / "out")
+    found = [clip.name for clip in find_clips(["in"], ["out"]).clips]
+    assert found == ["a.mp4", "b.mkv", "d.png", "sub/linked/c.mp4"]
+
+
+def test_batches_with_other_flags_do_not_mix(folder: Path, tmp_path: Path) -> None:
+    """One that begins while another is at work is refused; of two that began together one ends."""
+    other = open_ledger("out/", {"other": "flags"}, 60.0, ELSEWHERE)
+    clip = Clip("b.mkv", "in/b.mkv", "")
+    claim = other.claim(clip)
+    assert claim is not None
+    assert run("in", "-o", "out") == 2
+    assert Inline.given == []
+    other.release(claim)
+    give = Inline.give
+
+    def meanwhile(self: Inline, worker: int, task: Task) -> None:
+        other.write(clip, other.new(clip, "done"))
+        give(self, worker, task)
+
+    with mock.patch.object(Inline, "give", meanwhile):
+        assert run("in", "-o", "out") == 2
+    assert Inline.given == ["a.mp4"]
+    assert not list((tmp_path / "out").rglob("*.claim-*"))
+    assert run("in", "-o", "out") == 0  # later: what the other did is done again
+
+
+def test_a_clock_that_is_wrong_costs_others_nothing(folder: Path, tmp_path: Path) -> None:
+    """What another machine has not finished is aged by the clock of the file server."""
+    work = tmp_path / "out/.rtseg/unfinished" / ELSEWHERE
+    work.mkdir(parents=True)
+    with mock.patch("time.time", return_value=time.time() + 1e6):
+        assert run("in", "-o", "out") == 0
+    assert work.is_dir()

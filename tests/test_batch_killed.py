@@ -32,7 +32,7 @@ from rtseg.cli.options import Flags
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(sys.platform == "win32", reason="Windows has no kill -9"),
 ]
 
@@ -60,7 +60,7 @@ def start(*arguments: str, code: str = "", folder: Path) -> subprocess.Popen[str
     return _STARTED[-1]
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 300) -> str:
+def finish(process: subprocess.Popen[str], seconds: float = 600) -> str:
     """What it printed, once it has ended."""
     try:
         if process.stderr is None or process.stderr.closed:
@@ -71,7 +71,7 @@ def finish(process: subprocess.Popen[str], seconds: float = 300) -> str:
         process.wait()
 
 
-def until(condition: Any, seconds: float = 60) -> None:
+def until(condition: Any, seconds: float = 300) -> None:
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit
@@ -199,19 +199,21 @@ def test_ctrl_c_finishes_what_is_in_flight_and_twice_stops_at_once(
     (tmp_path / "in").mkdir()
     for number in range(6):
         write_clip(tmp_path / "in" / f"{number}.mp4", frames=50)
-    slow = ("-m", "stub?delay=100ms", "-b", "stub", "--imgsz", "64", "--workers", "1")
+    delay = "1s" if twice else "100ms"
+    slow = ("-m", f"stub?delay={delay}", "-b", "stub", "--imgsz", "64", "--workers", "1")
     process = start("in", "-o", "out", *slow, folder=tmp_path)
     until(lambda: list((tmp_path / "out").rglob("unfinished/*/*/0/.*part*")))
     process.send_signal(signal.SIGINT)
-    if twice:
-        time.sleep(0.5)
+    if twice:  # two signals at once are one
+        assert process.stderr is not None
+        assert any(line.startswith("stopping") for line in process.stderr)
         since = time.monotonic()
         process.send_signal(signal.SIGINT)
     said = finish(process)
     assert process.returncode == 130, said
     done = [record for record in records(tmp_path / "out").values() if record["state"] == "done"]
     if twice:
-        assert time.monotonic() - since < 3
+        assert time.monotonic() - since < 25  # of the clip's 50
         assert not done
     else:
         assert len(done) == 1
@@ -224,35 +226,82 @@ def test_ctrl_c_finishes_what_is_in_flight_and_twice_stops_at_once(
     assert not list((tmp_path / "out").rglob(".*part*"))
 
 
-def test_ray_does_the_same_and_an_actor_may_die(tmp_path: Path) -> None:
+def relatives(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """All that it started, and what they started."""
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def is_actor(process: psutil.Process) -> bool:
+    try:
+        return "_Actor" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+@pytest.mark.timeout(7200)
+def test_kill_9_of_rays_actors_and_parents_costs_nothing(tmp_path: Path) -> None:
+    """At random numbers of finished clips; 200 clips with RTSEG_RAY_CLIPS=200."""
     pytest.importorskip("ray")
-    clips = tmp_path / "in"
-    sources = write_kinds(clips, int(os.environ.get("RTSEG_RAY_CLIPS", "21")))
+    count = int(os.environ.get("RTSEG_RAY_CLIPS", "16"))
+    clips, out = tmp_path / "in", tmp_path / "out"
+    sources = write_kinds(clips, count)
     (clips / "broken.mp4").write_bytes(b"no video" * 99)
     slow = ("-m", "stub?delay=30ms", "-b", "stub", "--imgsz", "64")
-    ray = ("--engine", "ray", "--workers", "2", "--report", "rows.json")
-    process = start("in", "-o", "out", *slow, *ray, folder=tmp_path)
-
-    def actors() -> list[psutil.Process]:
-        everyone = psutil.Process(process.pid).children(recursive=True)
-        return [each for each in everyone if "_Actor" in " ".join(each.cmdline())]
-
-    until(lambda: len(list((tmp_path / "out").glob("*/*.*"))) > 2 and actors(), 200)
-    actors()[0].send_signal(signal.SIGKILL)
-    said = finish(process)
+    ray = ("--engine", "ray", "--workers", "2", "--retry-failed", "--report", "rows.json")
+    chance = random.Random(28)
+    moments = sorted(chance.sample(range(2, count - 4), 2 * max(1, count // 40)))
+    kills = deque(zip(moments, ("actor", "parent") * count, strict=False))
+    starts = 0
+    while True:
+        process = start("in", "-o", "out", *slow, *ray, folder=tmp_path)
+        starts += 1
+        while process.poll() is None:
+            time.sleep(0.05)
+            if not kills or len(list(out.glob("*/*.*"))) < kills[0][0]:
+                continue
+            everyone = relatives(process)
+            if kills[0][1] == "parent":
+                process.kill()
+                until(lambda all=everyone: not any(map(is_alive, all)))
+            elif actors := [each for each in everyone if is_actor(each)]:
+                chance.choice(actors).kill()
+            else:
+                continue
+            kills.popleft()
+        said = finish(process)
+        if process.returncode == -signal.SIGKILL:
+            continue
+        if "cannot use Ray" not in said:
+            break
+        assert starts < 20, said  # a Ray that does not start within its 30 s on a busy machine
+    assert not kills
     assert process.returncode == 3, said
+    assert "broken.mp4" in said
     found = json.loads((tmp_path / "rows.json").read_text())["clips"]
     assert [row["clip"] for row in found if row["state"] != "done"] == ["broken.mp4"]
     assert len(found) == len(sources) + 1
-    assert max(row["attempts"] for row in found) == 2
-    assert not list((tmp_path / "out").rglob("*.claim*"))
-    assert not (tmp_path / "out/.rtseg/unfinished").exists()
-    for row in found:
-        if row["state"] == "done":
-            output = tmp_path / row["outputs"][0]
-            alone = tmp_path / f"alone{output.suffix}"
-            assert main([str(tmp_path / row["source"]), "-o", str(alone), "-y", "-q", *STUB]) == 0
-            assert same(content(output), content(alone)), row
+    done = [row for row in found if row["state"] == "done"]
+    outputs = {tmp_path / row["outputs"][0] for row in done}
+    assert len(outputs) == len(sources)
+    left = [p for p in out.rglob("*") if p.is_file() and p not in outputs]
+    assert sorted(p.suffix for p in left) == [".json"] * len(found)
+    assert not (out / ".rtseg/unfinished").exists()
+    for row in done:
+        output = tmp_path / row["outputs"][0]
+        alone = tmp_path / f"alone{output.suffix}"
+        assert main([str(tmp_path / row["source"]), "-o", str(alone), "-y", "-q", *STUB]) == 0
+        assert same(content(output), content(alone)), row
+    print(f"{count} clips, {starts} starts, at {moments} clips")
 
 
 class Copies:
@@ -281,11 +330,10 @@ class Copies:
         """Nothing to end."""
 
 
-def four(flags: Flags) -> int:
+def four(flags: Flags, options: BatchOptions) -> int:
     return 4
 
 
-@pytest.mark.timeout(300)
 def test_ten_thousand_clips_cost_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(ENGINES, "local", EngineKind(f"{__name__}:Copies", f"{__name__}:four"))

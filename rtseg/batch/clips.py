@@ -178,7 +178,7 @@ def find_clips(inputs: Sequence[str], outside: Iterable[str] = ()) -> Listing:
         if len(listing.clips) == before:
             more = f", but {len(listing.left_out)} other files" if listing.left_out else ""
             raise SourceError(f"no clips in {text}", found=f"it has no video or image{more}")
-    listing.clips.sort(key=lambda clip: natural_key(clip.name))
+    listing.clips = sorted(dict.fromkeys(listing.clips), key=lambda clip: natural_key(clip.name))
     for one, other in zip(listing.clips, listing.clips[1:], strict=False):
         if one.name == other.name:
             raise UsageError(
@@ -259,12 +259,14 @@ def _add_folder(folder: Path, listing: Listing, closed: set[str]) -> None:
     if os.path.realpath(folder) in closed:
         raise _same_folder(str(folder))
     suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES
-    for place, folders, names in os.walk(folder, onerror=_raise):
+    for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         here = Path(place)
         folders[:] = [
             each
             for each in folders
-            if not each.startswith(".") and os.path.realpath(here / each) not in closed
+            if not each.startswith(".")
+            and os.path.realpath(here / each) not in closed
+            and not _leads_back(here / each, folder)
         ]
         for name in names:
             path = here / name
@@ -274,6 +276,14 @@ def _add_folder(folder: Path, listing: Listing, closed: set[str]) -> None:
                 listing.clips.append(_clip(path, folder))
             else:
                 listing.left_out.append(str(path))
+
+
+def _leads_back(path: Path, folder: Path) -> bool:
+    """Whether it is a link to a folder that it lies in, below `folder`."""
+    if not path.is_symlink():
+        return False
+    above = (each for each in path.parents if each == folder or folder in each.parents)
+    return any(path.samefile(each) for each in above)
 
 
 def _same_folder(folder: str) -> UsageError:
@@ -313,7 +323,7 @@ def _of_list(line: str, folder: Path) -> Clip:
 def _listed(path: Path) -> Iterator[str]:
     """The lines of a list that name something."""
     try:
-        lines = read_text(path).splitlines()
+        lines = read_text(path).split("\n")
     except UnicodeDecodeError as error:
         raise SourceError(f"cannot read {path}", found="it is not text") from error
     for line in lines:
@@ -333,4 +343,6 @@ def _clip(path: Path, root: Path) -> Clip:
         name = path.name
     if ".." in name.split("/"):
         name = path.name
-    return Clip(name, str(path), identity)
+    # "0" would be a camera, "-" standard input
+    source = str(path) if path.parent.name else os.path.join(path.parent, path)  # noqa: PTH118
+    return Clip(name, source, identity)

@@ -18,18 +18,32 @@ from typing import Any
 from rtseg.batch.options import BatchOptions
 from rtseg.batch.tasks import WORKER, Event, Outcome, Task
 from rtseg.cli.options import Flags
-from rtseg.errors import RtsegError, UsageError, first_line
+from rtseg.errors import DeviceError, RtsegError, UsageError, first_line
 from rtseg.options import imported
 from rtseg.system import usable_cores
+from rtseg.text import counted
 
 POLL_SECONDS = 1.0
 """Between two looks at the frames that the actors have done."""
 
 
-def usual_workers(flags: Flags) -> int:
-    """One for two cores of the cluster."""
-    cores = _connected().cluster_resources().get("CPU", 1)
-    return max(1, int(cores) // (flags.network.threads or 2))
+def usual_workers(flags: Flags, options: BatchOptions) -> int:
+    """One for two cores of the cluster, or as many as its GPUs have room for."""
+    gpus = options.gpus_per_worker or 0
+    return max(1, _room(_connected(), flags.network.threads or (1 if gpus else 2), gpus))
+
+
+def _room(ray: Any, cores: int, gpus: float) -> int:
+    """Workers that fit on the machines of the cluster at once; a fraction is of one GPU."""
+    room = 0
+    for node in ray.nodes():
+        there = node["Resources"] if node["Alive"] else {}
+        fits = there.get("CPU", 0) // cores
+        if gpus:
+            count = there.get("GPU", 0)
+            fits = min(fits, count * (1 // gpus) if gpus < 1 else count // gpus)
+        room += int(fits)
+    return room
 
 
 def _connected() -> Any:
@@ -92,10 +106,27 @@ class Actors:
 
     def __init__(self, flags: Flags, options: BatchOptions, workers: int) -> None:
         self._ray = ray = _connected()
-        cores = int(ray.cluster_resources().get("CPU", 1))
-        threads = flags.network.threads or max(1, cores // workers)
+        there = ray.cluster_resources()
+        gpus = options.gpus_per_worker or 0
+        most = flags.network.threads or max(1, int(there.get("CPU", 1)) // workers)
+        least = flags.network.threads or 1
+        threads = next((n for n in range(most, least, -1) if _room(ray, n, gpus) >= workers), least)
+        # Ray would wait for ever for what is not there
+        if gpus and not there.get("GPU"):
+            raise DeviceError(
+                f"--gpus-per-worker {gpus:g}",
+                found="Ray has found no GPU on its machines",
+                do="Leave it out, or use a cluster that has GPUs (RAY_ADDRESS)",
+            )
+        if (room := _room(ray, threads, gpus)) < workers:
+            each = f"{counted(threads, 'CPU')}" + (f" and {gpus:g} GPUs" if gpus else "")
+            raise UsageError(
+                f"{counted(workers, 'worker')} with {each} each",
+                found=f"Ray's machines have room for {room}",
+                do="Use fewer --workers or --threads, or a smaller --gpus-per-worker",
+            )
         self._flags = replace(flags, network=replace(flags.network, threads=threads))
-        self._resources = {"num_cpus": threads, "num_gpus": options.gpus_per_worker or 0}
+        self._resources = {"num_cpus": threads, "num_gpus": gpus}
         self._actors: list[Any] = [None] * workers
         self._running: dict[Any, int] = {}
         self._asked: dict[Any, int] = {}

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -51,6 +52,7 @@ class Record:
         attempts: how often it was begun, as workers died.
         seconds: that it took, with opening and finishing.
         worker: host and process.
+        settings: digest of all that outputs depend on beside the clip.
         report: the figures of the run, as `--metrics` has them.
     """
 
@@ -64,6 +66,7 @@ class Record:
     attempts: int = 1
     seconds: float = 0.0
     worker: str = ""
+    settings: str = ""
     report: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -90,6 +93,11 @@ def new_token() -> str:
     return f"{where()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
+def is_token(name: str) -> bool:
+    """Whether it was made by `new_token`."""
+    return re.fullmatch(r"[0-9a-f]{12}-\d+-[0-9a-f]+", name) is not None
+
+
 def is_gone(token: str) -> bool:
     """Whether a process is known to have ended: it ran here, and there is none of its number."""
     place, _, rest = token.partition("-")
@@ -103,7 +111,10 @@ def is_gone(token: str) -> bool:
 
 def fingerprint_of(clip: Clip, settings: Mapping[str, Any]) -> str:
     """Digest of a clip and all that its outputs depend on."""
-    facts = [FORMAT, clip.name, clip.identity, settings]
+    return _digest([FORMAT, clip.name, clip.identity, settings])
+
+
+def _digest(facts: Any) -> str:
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -123,6 +134,7 @@ class Ledger:
     ) -> None:
         self.store, self.settings, self._lease = store, settings, lease
         self.token = token or new_token()
+        self.digest = _digest(settings)
         self._stores: dict[str, Store] = {}
 
     def read(self, clip: Clip) -> Record | None:
@@ -160,6 +172,7 @@ class Ledger:
             clip.identity,
             [public_name(output) for output in clip.outputs],
             worker=f"{platform.node()}:{os.getpid()}",
+            settings=self.digest,
             **more,
         )
 
@@ -202,19 +215,32 @@ class Ledger:
     def claim(self, clip: Clip) -> str | None:
         """Claim a clip: the claim's name, or None while it is another's."""
         name = _file(clip)
-        if self.store.create(f"{name}.claim-0", self.token.encode()):
+        mine = f"{self.token} {self.digest}".encode()
+        if self.store.create(f"{name}.claim-0", mine):
             return f"{name}.claim-0"
         number = 0
         while self.store.read(f"{name}.claim-{number + 1}") is not None:
             number += 1
         claim = f"{name}.claim-{number}"
-        age, owner = self.store.age(claim), self.store.read(claim)
-        if age is None or owner is None:  # finished in this moment
-            return None
-        if age < self._lease and not is_gone(owner.decode("ascii", "replace")):
+        if self._is_live(claim) is not False:
             return None
         claim = f"{name}.claim-{number + 1}"
-        return claim if self.store.create(claim, self.token.encode()) else None
+        return claim if self.store.create(claim, mine) else None
+
+    def _is_live(self, claim: str) -> bool | None:
+        """Whether a claim is held; None if it was finished in this moment."""
+        age, owner = self.store.age(claim), self.store.read(claim)
+        if age is None or owner is None:
+            return None
+        return age < self._lease and not is_gone(owner.decode("ascii", "replace"))
+
+    def rival(self) -> str:
+        """A claim that is held by a batch with other settings; "" if there is none."""
+        for claim in self.store.names(".claim-"):
+            _, _, digest = (self.store.read(claim) or b"").decode("ascii", "replace").partition(" ")
+            if digest not in ("", self.digest) and self._is_live(claim):
+                return claim
+        return ""
 
     def beat(self, claims: Iterable[str]) -> None:
         """Show that this process lives; call it several times in a lease."""
@@ -237,10 +263,8 @@ class Ledger:
         """Remove what processes that died have left of claims to clips that are finished."""
         finished = set(map(_file, clips))
         for claim in self.store.names(".claim-"):
-            if claim.rpartition(".claim-")[0] in finished:
-                age, owner = self.store.age(claim), self.store.read(claim) or b""
-                if age is not None and (age >= self._lease or is_gone(owner.decode("latin-1"))):
-                    self.store.remove(claim)
+            if claim.rpartition(".claim-")[0] in finished and self._is_live(claim) is False:
+                self.store.remove(claim)
 
 
 def _last(address: str) -> str:

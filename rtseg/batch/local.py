@@ -24,7 +24,7 @@ _BIND = "import os; os.sched_setaffinity(0, {cores}); "
 """Before libraries count the cores."""
 
 
-def usual_workers(flags: Flags) -> int:
+def usual_workers(flags: Flags, options: BatchOptions) -> int:
     """One for two cores, as decoding, the network and encoding overlap; one where there is a GPU,
     whose memory several would have to share."""
     if flags.network.device != "cpu" and gpu_is_likely():

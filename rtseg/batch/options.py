@@ -15,7 +15,7 @@ class EngineKind:
 
     Attributes:
         open: "module:name", called as (flags, options, workers); returns a `Pool`.
-        count: "module:name", called as (flags): how many workers there are by default.
+        count: "module:name", called as (flags, options): how many workers there are by default.
     """
 
     open: str
@@ -76,3 +76,9 @@ class BatchOptions:
             raise UsageError(f"--report {self.report}", do="Name a .json or .csv file")
         if self.gpus_per_worker is not None and self.engine != "ray":
             raise UsageError("--gpus-per-worker", found="it is for --engine ray", do="Use both")
+        if (gpus := self.gpus_per_worker or 0) > 1 and gpus != int(gpus):
+            raise UsageError(
+                f"--gpus-per-worker {gpus:g}",
+                found="Ray gives a fraction of one GPU, or whole ones",
+                do="Use a number below 1, or a whole one",
+            )

@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rtseg.addresses import without_secrets
@@ -150,11 +150,12 @@ def _is_full(error: BaseException | None) -> bool:
 
 
 def _unfinished(work: Path, number: int, output: str) -> Path:
-    """Where an output is until it is finished; in a folder that exists from then on."""
+    """Where an output is until it is finished; in a folder that exists from then on. Its name is
+    not the clip's, which may look like a pattern."""
     folder = work / str(number)
     with suppress(FileExistsError):
         folder.mkdir()
-    return folder / output.rpartition("/")[2]
+    return folder / f"output{PurePosixPath(output).suffix}"
 
 
 def _fetched(work: Path, source: str) -> Path:

@@ -19,7 +19,7 @@ from rtseg._version import __version__
 from rtseg.addresses import public_name, without_secrets
 from rtseg.batch.bucket import scheme_of
 from rtseg.batch.clips import STATE, Clip, Target, find_clips, target_of, with_outputs
-from rtseg.batch.ledger import Ledger, Record, is_gone, open_ledger
+from rtseg.batch.ledger import Ledger, Record, is_gone, is_token, open_ledger
 from rtseg.batch.options import ENGINES
 from rtseg.batch.tasks import Event, Outcome, Pool, Task, one_run
 from rtseg.cache import cache_dir, sha256
@@ -82,8 +82,10 @@ def batch(flags: BatchFlags, stop: Stop) -> int:
             _print_plan(todo)
             return 0
         engine = ENGINES[options.engine]
-        count = options.workers or imported(engine.count)(alone)
+        count = options.workers or imported(engine.count)(alone, options)
         with Progress(quiet=run.quiet) as progress:
+            if todo.left and (claim := ledger.rival()):
+                raise _rival(flags, f"it has claimed {claim.rpartition('.claim-')[0]}")
             spread = Spread(todo, ledger, targets, flags, stop, progress)
             if todo.left:
                 pool: Pool = imported(engine.open)(alone, options, min(count, todo.left))
@@ -96,6 +98,15 @@ def batch(flags: BatchFlags, stop: Stop) -> int:
             ledger.sweep(todo.clips)
         _report(todo, ledger, flags, stop)
     return stop.exit_code or todo.exit_code
+
+
+def _rival(flags: BatchFlags, how: str) -> UsageError:
+    """Each of the two would replace the other's outputs."""
+    return UsageError(
+        f"the outputs of {flags.batch.output[0] if flags.batch.output else 'this batch'}",
+        found=f"a batch with other flags is writing them: {how}",
+        do="Wait until it has ended, or use another folder",
+    )
 
 
 @contextmanager
@@ -182,6 +193,7 @@ class Todo:
     Attributes:
         waiting: to be done, in order.
         why: of these clips, by name: "new", "changed", "retried", "unfinished".
+        others: of records that these clips had before this batch, `settings` that are not its own.
         done, failed: names; `codes` are the exit codes of those that failed.
         before: how many of these were so before this batch began.
         frames: written by this batch.
@@ -190,6 +202,7 @@ class Todo:
     clips: Sequence[Clip]
     waiting: deque[Clip] = field(default_factory=deque)
     why: dict[str, str] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     failed: dict[str, int] = field(default_factory=dict)
     before: int = 0
@@ -228,6 +241,7 @@ def sort_out(clips: Sequence[Clip], ledger: Ledger, flags: BatchFlags) -> Todo:
             why = "new"
         else:
             why = "changed" if record.state != "started" else "unfinished"
+            todo.others[clip.name] = record.settings
         if not flags.sink.overwrite and (output := ledger.foreign(clip, record)):
             foreign.append(output)
         todo.why[clip.name] = why
@@ -313,7 +327,7 @@ class Spread:
             RtsegError: no worker can load the network.
         """
         self._mine.mkdir(parents=True, exist_ok=True)
-        sweep_work(self._work, self._flags.batch.lease)
+        sweep_work(self._mine, self._flags.batch.lease)
         if not self._flags.run.quiet:
             words = f"{counted(workers, 'worker')}, {self._flags.batch.engine}"
             say("batch", f"{_summary(self._todo)}; {words}")
@@ -390,9 +404,16 @@ class Spread:
             self._ledger.is_done(clip, record)
             or (record.state == "failed" and self._ledger.is_current(clip, record) and not retried)
         )
-        if over and record is not None:
+        if claim is not None and over:
+            self._ledger.release(claim)
+        if record is not None and record.settings not in (
+            self._ledger.digest,
+            self._todo.others.get(clip.name, ""),
+        ):
             if claim is not None:
                 self._ledger.release(claim)
+            raise _rival(self._flags, f"{record.worker} has done {clip.name}")
+        if over and record is not None:
             self._finish(clip, record, "another machine")
             return None
         if claim is None:
@@ -503,11 +524,13 @@ def workspace(folder: str) -> Path:
     return Path(folder) / STATE / "unfinished"
 
 
-def sweep_work(work: Path, lease: float) -> None:
-    """Remove what processes that are gone have left unfinished."""
-    for place in work.iterdir():
+def sweep_work(mine: Path, lease: float) -> None:
+    """Remove what processes that are gone have left unfinished beside this one's new folder, whose
+    age is nothing by the clock of the file server. Records of clips may lie there too."""
+    now = mine.stat().st_mtime
+    for place in filter(lambda each: is_token(each.name), mine.parent.iterdir()):
         with suppress(OSError):
-            if is_gone(place.name) or time.time() - place.stat().st_mtime > max(lease, 3600):
+            if is_gone(place.name) or now - place.stat().st_mtime > max(lease, 3600):
                 _remove(place)
 
 
@@ -584,4 +607,5 @@ def write_rows(path: str, rows: Sequence[dict[str, Any]]) -> None:
     writer.writeheader()
     for row in rows:
         writer.writerow({**row, "outputs": " ".join(row["outputs"])})
-    write_file(Path(path), without_secrets(text.getvalue()))
+    content = without_secrets(text.getvalue()).encode("utf-8", "backslashreplace")
+    write_file(Path(path), content)  # a name that is not text keeps its bytes as escapes
