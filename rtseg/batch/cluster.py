@@ -57,6 +57,9 @@ def _connected() -> Any:
     elsewhere = os.environ.get("RAY_ADDRESS")
     if not elsewhere:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+        # by default Ray's own processes give one another up after half a minute, which is less than
+        # they take to start on a machine that is busy
+        os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
     try:
         import ray
     except ImportError as error:
