@@ -152,7 +152,7 @@ class Model:
     """A network ready to be loaded: its specification and its file.
 
     Attributes:
-        file: the ONNX file, checkpoint or state dict, if there is one.
+        file: the ONNX file, OpenVINO's graph, checkpoint or state dict, if there is one.
         format: of the file; "random" means seeded random weights, "none" that it has no weights.
         notes: messages for the user, such as assumptions about a foreign file.
         delay_seconds: how long the stub sleeps per batch, to imitate a slow network.
@@ -160,7 +160,7 @@ class Model:
 
     spec: ModelSpec
     file: Path | None
-    format: Literal["onnx", "torch", "random", "none"]
+    format: Literal["onnx", "openvino", "torch", "random", "none"]
     notes: tuple[str, ...] = ()
     delay_seconds: float = 0.0
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from colour_network import make_network
+from dataset_folders import NAMES, draw
 
 from rtseg.backends import open_backend
-from rtseg.errors import BackendError, DeviceError, UsageError
+from rtseg.errors import BackendError, DeviceError, ModelError, UsageError
 from rtseg.frame import Frame
 from rtseg.nets import default_model, find_model
+from rtseg.nets.onnx_file import write_onnx
 from rtseg.segmenter import Segmenter
 from rtseg.session.inference import several_at_once
 from rtseg.stats import Stats
@@ -130,3 +134,132 @@ def test_a_foreign_file_runs_with_its_settings(data: Path, tmp_path: Path) -> No
         Segmenter(open_backend("onnx", model, device="cpu")) as theirs,
     ):
         np.testing.assert_allclose(ours(image).scores, theirs(image).scores, rtol=1e-2, atol=1e-3)
+
+
+# --- OpenVINO's own files ------------------------------------------------------------------------
+
+
+def converted(folder: Path, **options: object) -> Path:
+    """The network that knows colours as OpenVINO's files, with its TOML file."""
+    import openvino
+
+    source = make_network(folder / "source.onnx", **options)  # type: ignore[arg-type]
+    path = folder / "colours.xml"
+    openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
+    shutil.move(source.with_suffix(".toml"), path.with_suffix(".toml"))
+    source.unlink()
+    return path
+
+
+def test_openvino_s_own_files_run_as_they_are(tmp_path: Path) -> None:
+    path = converted(tmp_path)
+    model = find_model(path)
+    assert (model.format, model.notes) == ("openvino", ())
+    assert (model.spec.labels.names, model.spec.input.size) == (NAMES, (48, 64))
+    assert not model.spec.input.fixed
+    picture = next(draw(1, SIZE))
+    backend = open_backend("auto", model, input_size=SIZE)
+    assert (backend.info.backend, backend.info.precision) == ("openvino", "fp32")
+    scores = backend(picture.image[None, ..., ::-1].copy())
+    assert np.array_equal(scores[0].argmax(0), picture.mask)
+    with pytest.raises(UsageError, match="openvino can"):
+        open_backend("onnx", model)
+
+
+def test_other_weights_beside_the_same_graph_are_not_taken_from_the_cache(tmp_path: Path) -> None:
+    path = converted(tmp_path)
+    picture = np.zeros((1, *SIZE, 3), np.uint8)
+    first = open_backend("openvino", find_model(path), input_size=SIZE)(picture)
+    weights = path.with_suffix(".bin")
+    numbers = np.frombuffer(weights.read_bytes()[:48], np.float32)
+    assert np.allclose(first[0, :, 0, 0], numbers[9:])  # black: what is left are the shifts
+    weights.write_bytes((2 * numbers).tobytes() + weights.read_bytes()[48:])
+    second = open_backend("openvino", find_model(path), input_size=SIZE)(picture)
+    np.testing.assert_allclose(second, 2 * first, rtol=1e-6)
+
+
+def test_what_the_graph_says_of_its_outputs_is_read(tmp_path: Path) -> None:
+    import openvino
+    from openvino import opset13 as ops
+
+    image = ops.parameter([1, 32, 48, 3], np.uint8, name="x")
+    values = ops.convert(image, "f32")
+    best = ops.topk(values, ops.constant(1), 3, "max", "value", "i64").output(1)
+    outputs = {"all": ops.softmax(values, 3).output(0), "best": best}
+    for name, each in outputs.items():
+        each.get_tensor().set_names({name})
+    network = openvino.Model(list(outputs.values()), [image], "net")
+    openvino.save_model(network, tmp_path / "net.xml")
+    spec = find_model(tmp_path / "net.xml").spec
+    assert (spec.output, spec.output_name, spec.output_layout) == ("probabilities", "all", "NHWC")
+    assert (spec.input.layout, spec.input.dtype, spec.input.fixed) == ("NHWC", "uint8", True)
+    assert (spec.input.size, len(spec.labels)) == ((32, 48), 3)
+    (tmp_path / "net.toml").write_text('output = "best"\nlabels = ["r", "g", "b"]\n')
+    model = find_model(tmp_path / "net.xml")
+    picture = np.random.default_rng(0).integers(0, 256, (1, 32, 48, 3), np.uint8)
+    scores = open_backend("openvino", model)(picture)
+    assert np.array_equal(scores.argmax(1), picture.argmax(3))
+
+
+def test_a_file_of_ours_describes_itself_after_conversion(tmp_path: Path) -> None:
+    import openvino
+
+    model = find_model(default_model())
+    write_onnx(model, SIZE, tmp_path / "person.onnx")
+    network = openvino.convert_model(tmp_path / "person.onnx")
+    openvino.save_model(network, tmp_path / "person.xml", compress_to_fp16=False)
+    found = find_model(tmp_path / "person.xml")
+    assert found.spec == find_model(tmp_path / "person.onnx").spec
+    with pytest.raises(UsageError, match="describes its own"):
+        find_model(tmp_path / "person.xml", input_flags={"labels": "a,b"})
+    picture = blots(0)[None]
+    wanted = open_backend("onnx", model, input_size=SIZE, device="cpu")(picture)
+    scores = open_backend("openvino", found)(picture)
+    np.testing.assert_allclose(scores, wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda p: p.with_suffix(".bin").unlink(), r"colours\.bin beside it, are missing"),
+        (lambda p: p.with_suffix(".bin").write_bytes(b"12"), "2 bytes of"),
+        (lambda p: p.write_text(p.read_text()[:900]), "not valid XML"),
+        (lambda p: p.write_text("<html></html>"), "not an OpenVINO model"),
+        (lambda p: p.write_text('<!DOCTYPE a [<!ENTITY b "c">]><net/>'), "document type"),
+        (lambda p: p.write_text(p.read_text().replace('"Parameter"', '"Result"')), "0 inputs"),
+        (lambda p: p.write_text(p.read_text().replace("Convolution", "Evil")), "Evil"),
+        (lambda p: p.write_text(p.read_text().replace('offset="0"', 'offset="9999"')), "bytes of"),
+        (lambda p: p.write_text(p.read_text().replace('"36"', '"37"')), "."),
+        (lambda p: p.write_text(p.read_text().replace('to-layer="', 'to-layer="9')), "."),
+    ],
+)
+def test_damaged_and_hostile_files_of_openvino_get_one_line(
+    tmp_path: Path, change: Callable[[Path], object], found: str
+) -> None:
+    path = converted(tmp_path)
+    change(path)
+    with pytest.raises(ModelError, match=found) as caught:
+        open_backend("auto", find_model(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_files_quantised_by_others_run_as_they_are(tmp_path: Path) -> None:
+    """As NNCF writes them for OpenVINO, and onnxruntime for anyone."""
+    nncf = pytest.importorskip("nncf")
+    import openvino
+
+    path = converted(tmp_path)
+    pictures = [each.image for each in draw(8, (48, 64))]
+    values = [np.float32(p[None, ..., ::-1] / 255).transpose(0, 3, 1, 2).copy() for p in pictures]
+    network = openvino.Core().read_model(path)
+    quantised = nncf.quantize(network, nncf.Dataset(values))
+    openvino.save_model(quantised, tmp_path / "int8.xml")
+    shutil.copy(path.with_suffix(".toml"), tmp_path / "int8.toml")
+    model = find_model(tmp_path / "int8.xml")
+    picture = next(draw(1, SIZE, seed=1))
+    backend = open_backend("auto", model, input_size=SIZE)
+    assert (backend.info.backend, backend.info.precision) == ("openvino", "int8")
+    scores = backend(picture.image[None, ..., ::-1].copy())
+    assert (scores[0].argmax(0) == picture.mask).mean() > 0.99
+    exact = open_backend("auto", find_model(path), input_size=SIZE)
+    assert not np.allclose(scores, exact(picture.image[None, ..., ::-1].copy()), atol=1e-4)

@@ -8,14 +8,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from test_nets_hub import shake
 
+import rtseg
 from rtseg.backends import open_backend
 from rtseg.decode import decode
 from rtseg.errors import ModelError
+from rtseg.evaluation.networks import Network
+from rtseg.evaluation.scoring import score
+from rtseg.evaluation.sets import SetSpec, open_set
 from rtseg.nets import exported, find_model
 from rtseg.nets.build import segmentation
 
@@ -108,6 +113,35 @@ def write(folder: Path, kind: str) -> tuple[Any, Any]:
     return network, images
 
 
+TIE = 1e-4
+"""Logits that differ by less are a tie, which rounding decides; they are some 1 apart."""
+
+
+def scores_of(network: Any, processor: Any, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(C, H, W) logits of transformers for an RGB image, enlarged as its post-processing does."""
+    with torch.no_grad():
+        taken = processor(image, return_tensors="pt", input_data_format="channels_last")
+        given = network(**taken)
+        large = torch.nn.functional.interpolate(given.logits, size, mode="bilinear")[0]
+    masks = processor.post_process_semantic_segmentation(given, [size])
+    assert torch.equal(large.argmax(0), masks[0])
+    found: np.ndarray = large.numpy()
+    return found
+
+
+def ties(logits: np.ndarray) -> np.ndarray:
+    """(H, W) bool: where the two largest logits are a tie."""
+    second, first = np.sort(logits, 0)[-2:]
+    return np.asarray(first - second < TIE)
+
+
+def assert_masks_equal(found: np.ndarray, logits: np.ndarray, what: str) -> None:
+    """Every pixel has the class of the largest logit, except at ties, which are few."""
+    wrong = (found != logits.argmax(0)) & ~ties(logits)
+    assert not wrong.any(), f"{what}: {wrong.sum()} pixels"
+    assert ties(logits).mean() < 1e-3
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", exported.TYPES)
@@ -122,17 +156,45 @@ def test_masks_equal_those_of_transformers(
     assert model.spec.input.size == SIZE
     pixels = np.random.default_rng(1).integers(0, 256, (1, 8, 8, 3), np.uint8)
     pixels = pixels.repeat(8, 1).repeat(8, 2)
-    with torch.no_grad():
-        taken = processor(pixels[0], return_tensors="pt", input_data_format="channels_last")
-        wanted = processor.post_process_semantic_segmentation(network(**taken), [SIZE])[0].numpy()
-    assert len(np.unique(wanted)) > 1
+    wanted = {SIZE: scores_of(network, processor, pixels[0], SIZE)}
+    if kind not in ENLARGES:
+        wanted[90, 150] = scores_of(network, processor, pixels[0], (90, 150))
+    assert len(np.unique(wanted[SIZE].argmax(0))) > 1
     for name in ("onnx", "openvino"):
         scores = open_backend(name, model, device="cpu", input_size=SIZE)(pixels)
-        found = decode(scores[0], SIZE, align_corners=model.spec.align_corners)[0]
-        assert np.mean(found == wanted) > 0.9995, name
+        for size, logits in wanted.items():
+            found = decode(scores[0], size, align_corners=model.spec.align_corners)[0]
+            assert_masks_equal(found, logits, f"{name} at {size}")
     again = "import sys; from rtseg.nets import find_model; find_model(sys.argv[1])\n"
     again += "assert not {'transformers', 'torchvision'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", again, str(tmp_path / "net")], check=True)
+    check_live_and_eval(tmp_path, network, processor)
+
+
+def check_live_and_eval(folder: Path, network: Any, processor: Any) -> None:
+    """Masks of the live loop, and figures of `eval` with those of transformers as labels."""
+    height, width = SIZE
+    seen: set[int] = set()
+    (folder / "set" / "images").mkdir(parents=True)
+    (folder / "set" / "masks").mkdir()
+    (folder / "set" / "classes.json").write_text(json.dumps(list(LABELS["id2label"].values())))
+    with rtseg.load(folder / "net", frame_size=SIZE, device="cpu") as segmenter:
+        source = f"test://?size={width}x{height}&frames=5&live=1&fps=100"
+        for frame, segmentation in rtseg.stream(source, segmenter):
+            logits = scores_of(network, processor, frame.image[..., ::-1].copy(), SIZE)
+            assert_masks_equal(segmentation.mask, logits, f"frame {frame.index}")
+            seen |= set(np.unique(segmentation.mask).tolist())
+            labels = np.where(ties(logits), 255, logits.argmax(0)).astype(np.uint8)
+            cv2.imwrite(str(folder / "set" / "images" / f"{frame.index}.png"), frame.image)
+            cv2.imwrite(str(folder / "set" / "masks" / f"{frame.index}.png"), labels)
+    assert len(seen) > 1
+    figures = score(Network("net", find_model(folder / "net")), open_set(SetSpec(folder / "set")))
+    counts = figures.matrix.counts[:, :CLASSES]
+    assert counts.sum() == np.trace(counts) > 0
+
+
+ENLARGES = ("upernet", "dpt")
+"""Networks that enlarge their logits to the input themselves: transformers enlarges them again."""
 
 
 @pytest.mark.slow

@@ -23,14 +23,14 @@ from rtseg._version import __version__
 from rtseg.backends import open_backend
 from rtseg.backends.base import input_size_of, noise
 from rtseg.backends.options import BACKENDS, BackendOptions, backend_on, package_versions
-from rtseg.cache import CHOSEN, cache_dir, cache_path, make_room, safe_name, sha256
+from rtseg.cache import CHOSEN, cache_dir, cache_path, make_room, safe_name
 from rtseg.contracts import Backend
 from rtseg.documents import convert, read_json
 from rtseg.errors import RtsegError, UsageError
 from rtseg.files import atomic
 from rtseg.measure import Agreement, Batch, backend_agreement, time_each
 from rtseg.nets import find_model
-from rtseg.nets.onnx_file import precision_of
+from rtseg.nets.ir import digest_of, precision_in
 from rtseg.stats import Clock
 from rtseg.system import (
     GPU_UNUSED,
@@ -369,7 +369,9 @@ def candidates(
     names = on_gpu if device == "cuda" else usable("cpu")
     if options.precision != "auto":
         return [Candidate(name, options.precision) for name in names]
-    full = precision_of(model.file) if model.format == "onnx" and model.file else "fp32"
+    full = (
+        precision_in(model.file) if model.format in ("onnx", "openvino") and model.file else "fp32"
+    )
     slow = {name for name in names if device in BACKENDS[name].slow_on}
     exact = [Candidate(name, full) for name in names if name not in slow or name == names[0]]
     if full != "fp32":
@@ -549,10 +551,10 @@ def choice_path(
         "rtseg": __version__,
         "machine": machine_facts(),
         "versions": package_versions(),
-        "network": [model.spec.to_json(), sha256(model.file) if model.file else model.format],
+        "network": [model.spec.to_json(), digest_of(model.file) if model.file else model.format],
         "size": size,
         "options": asdict(options),
-        "int8": sha256(int8.file) if int8 is not None and int8.file else "",
+        "int8": digest_of(int8.file) if int8 is not None and int8.file else "",
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     return cache_path(FOLDER, f"{safe_name(model.spec.name)}-{size[0]}x{size[1]}-{digest}.json")

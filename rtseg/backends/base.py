@@ -9,16 +9,18 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.backends.options import BACKENDS, STRIDE, BackendOptions, package_versions
-from rtseg.cache import TRIED, cache_path, make_room, sha256
+from rtseg.cache import TRIED, cache_path, make_room
 from rtseg.contracts import Backend
 from rtseg.errors import BackendError, DeviceError, ModelError, RtsegError, UsageError
 from rtseg.files import atomic
 from rtseg.limits import MODEL_GB, MODEL_SECONDS
+from rtseg.nets.ir import SUFFIX, digest_of
 from rtseg.nets.onnx_file import is_plain_file
 from rtseg.options import MAX_SIDE, MIN_SIDE, imported, plain, typed
 from rtseg.zoo import InputSpec, Model, ModelSpec
@@ -132,7 +134,7 @@ _TRIAL = "import sys; sys.path[:] = sys.argv[1:]; import rtseg.backends.base as 
 
 
 def check_network(name: str, model: Model, size: tuple[int, int]) -> None:
-    """Refuse an ONNX file that would fill the memory or never end.
+    """Refuse a foreign file that would fill the memory or never end.
 
     Most show by their operators and shapes that they do not. Others, such as those with loops, are
     first run in another process, on the CPU, within limits of time and memory. The cache remembers
@@ -145,11 +147,13 @@ def check_network(name: str, model: Model, size: tuple[int, int]) -> None:
     Raises:
         ModelError: the file is beyond the limits, or the backend cannot run it.
     """
-    if model.format != "onnx" or model.file is None or is_plain_file(model.file, size):
+    if model.format not in ("onnx", "openvino") or model.file is None:
+        return
+    if model.format == "onnx" and is_plain_file(model.file, size):
         return
     spec = model.spec.to_json()
     limits = MODEL_GB.value(), MODEL_SECONDS.value()
-    parts = (sha256(model.file), spec, size, package_versions(), limits)
+    parts = (digest_of(model.file), spec, size, package_versions(), limits)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     passed = cache_path("tried", f"{key}-{name}")
     if passed.is_file():
@@ -219,7 +223,8 @@ def run_trial() -> None:
             resource.setrlimit(resource.RLIMIT_CPU, (int(seconds * 64) + 1,) * 2)  # if left behind
             resource.setrlimit(resource.RLIMIT_DATA, (int(gigabytes * 1e9),) * 2)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    model = Model(ModelSpec.from_json(spec), Path(file), "onnx")
+    kind: Literal["onnx", "openvino"] = "openvino" if file.endswith(SUFFIX) else "onnx"
+    model = Model(ModelSpec.from_json(spec), Path(file), kind)
     try:
         imported(BACKENDS[name].open)(model, tuple(size), BackendOptions(device="cpu"))
     except RtsegError as error:
@@ -305,25 +310,27 @@ def as_scores(output: NDArray, spec: ModelSpec) -> NDArray[np.float32]:
     """A network's output as (N, C, h, w) float32, C being the number of its labels.
 
     One channel p, of a network with two classes, becomes (1 - p, p), or as a logit (0, p). Class
-    indices, which some networks give as whole numbers of any dtype, become one-hot; of two classes
-    the second is any number but 0, as in masks of 0 and 255.
+    indices, which some networks give as whole numbers of any dtype, become one-hot, as logits of 0
+    and `CERTAIN`; so do masks of 0 and 255, whose second class is 255.
 
     Raises:
-        BackendError: the output's shape does not fit the labels.
+        BackendError: the output's shape or its values do not fit the labels.
     """
     count = len(spec.labels)
     single = output.ndim == 3 or 1 in (output.shape[1], output.shape[-1])
-    if single and (output.dtype.kind in "iu" or count > 2):
-        if not np.array_equal(whole := np.rint(output), output):
-            raise BackendError(
-                f"{spec.name} gave one channel of scores",
-                found=f"its {count} labels need {count} channels, or whole class indices",
-            )
-        return _one_hot(whole, count)
+    if single and (output.dtype.kind in "iu" or count > 2 or _is_mask(output)):
+        sure = 1 if spec.output == "probabilities" else CERTAIN
+        return _one_hot(output, spec) * np.float32(sure)
     if output.ndim == 4 and spec.output_layout == "NHWC":
         output = output.transpose(0, 3, 1, 2)
     scores = np.ascontiguousarray(output, np.float32)
     if scores.ndim == 4 and scores.shape[1] == 1 and count == 2:
+        if spec.output == "probabilities" and (scores.max() > 1.05 or scores.min() < -0.05):
+            raise BackendError(
+                f"{spec.name} gave values from {scores.min():.4g} to {scores.max():.4g}",
+                found="its output was to be probabilities, from 0 to 1",
+                do="Name the right activation and labels in a TOML file beside it",
+            )
         other = 1 - scores if spec.output == "probabilities" else np.zeros_like(scores)
         scores = np.concatenate([other, scores], axis=1)
     if scores.ndim != 4 or scores.shape[1] != count:
@@ -335,11 +342,34 @@ def as_scores(output: NDArray, spec: ModelSpec) -> NDArray[np.float32]:
     return scores
 
 
-def _one_hot(indices: NDArray, count: int) -> NDArray[np.float32]:
-    """Scores of (N, h, w), (N, 1, h, w) or (N, h, w, 1) class indices."""
-    if indices.ndim == 4:
-        indices = indices.squeeze(1 if indices.shape[1] == 1 else 3)
-    if count == 2:
-        indices = indices != 0
+CERTAIN = 255.0
+"""The logit of a class that a network names outright, beside 0 of all others."""
+
+
+def _is_mask(output: NDArray) -> bool:
+    """Whether all numbers of one channel are 0, and 1 or 255."""
+    most = output.max()
+    return most in (0, 1, 255) and bool(((output == 0) | (output == most)).all())
+
+
+def _one_hot(indices: NDArray, spec: ModelSpec) -> NDArray[np.float32]:
+    """Zeros and ones of (N, h, w), (N, 1, h, w) or (N, h, w, 1) class indices."""
+    count = len(spec.labels)
+    if not np.array_equal(whole := np.rint(indices), indices):
+        raise BackendError(
+            f"{spec.name} gave one channel of scores",
+            found=f"its {count} labels need {count} channels, or whole class indices",
+        )
+    if whole.ndim == 4:
+        whole = whole.squeeze(1 if whole.shape[1] == 1 else 3)
+    if count == 2 and _is_mask(whole):
+        whole = whole != 0
+    elif whole.min() < 0 or whole.max() >= count:
+        wrong = whole.min() if whole.min() < 0 else whole.max()
+        raise BackendError(
+            f"{spec.name} gave class {wrong:.0f}",
+            found=f"it has {count} labels, for classes 0 to {count - 1}",
+            do="Name all its classes with --labels, or in a TOML file beside it",
+        )
     classes = np.arange(count).reshape(1, -1, 1, 1)
-    return (indices[:, None] == classes).astype(np.float32)
+    return (whole[:, None] == classes).astype(np.float32)

@@ -24,11 +24,12 @@ from rtseg.backends.base import (
     warm_up,
 )
 from rtseg.backends.options import BackendOptions
-from rtseg.cache import COMPILED, add_checksum, cache_path, is_intact, make_room, safe_name, sha256
+from rtseg.cache import COMPILED, add_checksum, cache_path, is_intact, make_room, safe_name
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import BackendError, ModelError, UsageError, first_line
 from rtseg.files import atomic, reason
-from rtseg.nets.onnx_file import cached_onnx, exported_spec, precision_of, runnable_onnx
+from rtseg.nets.ir import digest_of, precision_in
+from rtseg.nets.onnx_file import cached_onnx, exported_spec, runnable_onnx
 from rtseg.system import limited_cores, processor
 from rtseg.zoo import Model
 
@@ -65,10 +66,14 @@ class OpenVinoBackend(Backend):
             found = "the openvino backend runs on the CPU only"
             notes.append(fallback_note(options.device, found, options.strict_device))
         wanted = _resolve_precision(model, options.precision if self._kept else "auto")
-        exported = model.format != "onnx"
+        exported = model.format not in ("onnx", "openvino")
         self._requests: SimpleQueue[Any] = SimpleQueue()
         self.lanes, self.gains_by_lanes = options.lanes, True
-        path = (cached_onnx if exported else runnable_onnx)(model, input_size, notes=notes)
+        if model.format == "openvino":
+            assert model.file is not None
+            path = model.file
+        else:
+            path = (cached_onnx if exported else runnable_onnx)(model, input_size, notes=notes)
         self._compiled: Any = self._open(path, wanted, options, notes)
         compiled = self._compiled
         for _ in range(options.lanes):
@@ -153,9 +158,9 @@ class OpenVinoBackend(Backend):
         return compiled
 
     def _kept_as(self, path: Path, precision: str, settings: dict[str, Any]) -> Path:
-        """Where the cache has a network compiled from an ONNX file, by all that shapes it."""
+        """Where the cache has a network compiled from a file, by all that shapes it."""
         height, width = self.input_size
-        parts = (sha256(path), self.input_size, settings, processor(), version("openvino"))
+        parts = (digest_of(path), self.input_size, settings, processor(), version("openvino"))
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
         name = f"{safe_name(self.spec.name)}-{height}x{width}-{precision}-{digest}.blob"
         return cache_path("openvino", name)
@@ -199,9 +204,9 @@ def _without_telemetry() -> Iterator[None]:
 
 def _resolve_precision(model: Model, asked: str) -> str:
     """The precision to request: as asked, else the file's."""
-    if model.format == "onnx":
+    if model.format in ("onnx", "openvino"):
         assert model.file is not None
-        found = precision_of(model.file)
+        found = precision_in(model.file)
         if asked == "int8" and found != "int8":
             raise UsageError(f"precision int8 for {model.spec.name}", found=f"its file is {found}")
         return found if asked == "auto" else asked
@@ -224,7 +229,7 @@ def _running(compiled: Any, wanted: str) -> str:
 
 def _index(compiled: Any, name: str) -> int:
     """Index of the output called `name`; "" is the first."""
-    names = [output.get_names() for output in compiled.outputs]
+    names = [o.get_names() or {f"output {i}"} for i, o in enumerate(compiled.outputs)]
     return next((i for i, own in enumerate(names) if name in own), 0)
 
 

@@ -102,7 +102,7 @@ BACKENDS: dict[str, BackendKind] = {
     ),
     "openvino": BackendKind(
         "rtseg.backends.openvino_runtime:OpenVinoBackend",
-        _FILES,
+        _FILES | {"openvino"},
         precisions=("fp32", "fp16", "bf16", "int8"),
         module="openvino",
         packages=("openvino",),
@@ -213,7 +213,7 @@ class NetworkOptions(BackendOptions):
     """Which network, with which weights, and how it is run.
 
     Attributes:
-        model: A name of `rtseg models`, an ONNX file, a checkpoint, or a folder of either.
+        model: A name of `rtseg models`, an ONNX or OpenVINO file, a checkpoint, or a folder.
         weights: Weights file, or "random" for timing only.
         backend: Library that runs the model.
         imgsz: Input size: HxW, one number, or auto (default), which follows the frame's shape.
@@ -301,6 +301,8 @@ def default_backend(model: Model, family: str) -> str:
     """What "auto" stands for, without measuring anything."""
     if model.format == "none":
         return "stub"
+    if model.format == "openvino":
+        return "openvino"
     if family not in ("auto", "cpu", "cuda"):
         return backend_on(family, model.format)
     # importing torch to ask for a GPU takes two seconds

@@ -30,6 +30,7 @@ from rtseg.cli.report import DownloadProgress, Progress, length, print_table, sa
 from rtseg.errors import RtsegError, SourceError, UsageError
 from rtseg.files import check_file, reason, write_file
 from rtseg.nets import default_model, find_model
+from rtseg.nets.ir import digest_of
 from rtseg.options import imported
 from rtseg.text import counted, listed
 
@@ -176,7 +177,7 @@ def _settings(alone: Flags, targets: Sequence[Target], stop: Stop) -> dict[str, 
     }
     return {
         "rtseg": __version__,
-        "model": [model.spec.to_json(), sha256(model.file) if model.file else model.format],
+        "model": [model.spec.to_json(), digest_of(model.file) if model.file else model.format],
         "flags": parts,
         "files": files,
         "outputs": [[target.role, target.form, target.suffix] for target in targets],

@@ -272,8 +272,8 @@ def _needs_no_download(name: str) -> bool:
 
 
 def _default_backends(model: Model) -> tuple[str, ...]:
-    """Default backends of a model: all of them, or for an ONNX file "auto"."""
-    if model.format in ("onnx", "none"):
+    """Default backends of a model: all of them, or for an ONNX or OpenVINO file "auto"."""
+    if model.format in ("onnx", "openvino", "none"):
         return ("auto",)
     return tuple(name for name, kind in BACKENDS.items() if kind.measured_on)
 

@@ -677,6 +677,8 @@ def _backend_for(name: str, network: NetworkOptions, running: str) -> str:
         return "stub"
     if network.backend != "auto":
         return network.backend
+    if name.endswith(".xml"):
+        return "openvino"
     return "onnx" if running == "stub" or name.endswith(".onnx") else running
 
 

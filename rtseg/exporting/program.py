@@ -177,6 +177,9 @@ def _require_exportable(model: Model, path: Path, options: ExportOptions) -> Non
         )
     if model.format == "none":
         raise ModelError(f"cannot export {model.spec.name}", found="it is not a model with weights")
+    if model.format == "openvino":
+        found = "it is an OpenVINO model, which cannot become an ONNX file"
+        raise ModelError(f"cannot export {model.spec.name}", found=found, do="Export its original")
     if model.format == "onnx" and options.opset is not None:
         raise UsageError(
             f"opset {options.opset} for {model.spec.name}",

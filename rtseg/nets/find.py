@@ -23,6 +23,7 @@ from rtseg.nets.hub import (
     fetch_repository,
     network_in,
 )
+from rtseg.nets.ir import SUFFIX, ir_spec
 from rtseg.nets.onnx_file import DEFAULT_SIZE, onnx_spec
 from rtseg.nets.settings import Settings, number, read_settings, refuse_flags
 from rtseg.nets.weights import Progress, fetch
@@ -32,7 +33,7 @@ from rtseg.zoo import MODELS, Model, ModelSpec, built_in
 
 DEFAULT_MODEL = "person"
 CHECKPOINTS = (".safetensors", ".pth", ".pt")
-SUFFIXES = (*CHECKPOINTS, ".onnx")
+SUFFIXES = (*CHECKPOINTS, ".onnx", SUFFIX)
 BEST = "best.pth"
 """The network in the folder of a training run."""
 
@@ -70,9 +71,9 @@ def find_model(
     """Find a network, and have its weights on this machine.
 
     Args:
-        name_or_path: a name of the zoo or of `shipped()`; an ONNX file, or a folder of the hub with
-            one, or "hf:OWNER/NAME" there; a checkpoint, or the folder of the training run that made
-            it; "stub?delay=100ms" for a slow network.
+        name_or_path: a name of the zoo or of `shipped()`; an ONNX file or the XML of OpenVINO's, or
+            a folder of the hub with one, or "hf:OWNER/NAME" there; a checkpoint, or the folder of
+            the training run that made it; "stub?delay=100ms" for a slow network.
         weights: a state dict, checkpoint or safetensors file for a named architecture, or
             "random" for seeded random weights; None is the published ones, downloaded once.
         input_flags: settings of a foreign file, over those of the TOML file beside it; the keys
@@ -99,8 +100,8 @@ def find_model(
     if path.suffix not in SUFFIXES:
         raise _unknown(text)
     _require_file(path, f"cannot open the model {text}")
-    if path.suffix == ".onnx":
-        return _from_onnx(path, weights, input_flags)
+    if path.suffix in (".onnx", SUFFIX):
+        return _from_graph(path, weights, input_flags)
     return _from_checkpoint(path, weights, input_flags)
 
 
@@ -119,7 +120,7 @@ def _in_folder(path: Path) -> Path:
 def _unknown(text: str) -> ModelError:
     names = [*shipped(), *MODELS]
     near = difflib.get_close_matches(text, names, n=2, cutoff=0.5)
-    files = "A file must end in .onnx, .pth, .pt or .safetensors"
+    files = "A file must end in .onnx, .xml, .pth, .pt or .safetensors"
     return ModelError(
         f"unknown model {text!r}",
         found="models are " + ", ".join(names),
@@ -197,15 +198,17 @@ def _random(spec: ModelSpec) -> Model:
     return Model(replace(spec, weights=None, miou=None), None, "random", (RANDOM_NOTE,))
 
 
-def _from_onnx(path: Path, weights: str | Path | None, flags: Mapping[str, Any] | None) -> Model:
+def _from_graph(path: Path, weights: str | Path | None, flags: Mapping[str, Any] | None) -> Model:
+    """The network of an ONNX file or of OpenVINO's files."""
+    is_onnx = path.suffix == ".onnx"
     if weights is not None:
         raise ModelError(
             f"weights {weights} for {path}",
-            found="an ONNX file has its own",
+            found="an ONNX file has its own" if is_onnx else "they are beside it",
             do="Remove --weights, or pass the architecture with --model",
         )
-    spec, notes = onnx_spec(path, flags)
-    return Model(spec, path, "onnx", notes)
+    spec, notes = (onnx_spec if is_onnx else ir_spec)(path, flags)
+    return Model(spec, path, "onnx" if is_onnx else "openvino", notes)
 
 
 def _from_hub(
@@ -215,7 +218,7 @@ def _from_hub(
     progress: Progress | None,
 ) -> Model:
     found = fetch_repository(text, progress)
-    open_file = _from_onnx if found.file.suffix == ".onnx" else _from_checkpoint
+    open_file = _from_graph if found.file.suffix == ".onnx" else _from_checkpoint
     model = open_file(found.file, weights, flags)
     spec = replace(model.spec, name=found.repo, licence=found.licence)
     note = f"{found.repo} at commit {found.commit[:12]}; {found.licence}"

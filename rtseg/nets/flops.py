@@ -45,7 +45,7 @@ def network_flops(model: Model, size: tuple[int, int]) -> float | None:
     Raises:
         ModelError: the network cannot be built.
     """
-    if model.format == "none":
+    if model.format in ("none", "openvino"):
         return None
     if model.format == "onnx":
         assert model.file is not None

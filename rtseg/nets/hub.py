@@ -30,6 +30,9 @@ CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 ONNX_FILES = ("onnx/model.onnx", "model.onnx")
 """Where a folder has its network, the first that exists; else its weights are in `WEIGHTS`."""
 
+IR_FILES = ("openvino_model.xml", "openvino/openvino_model.xml")
+"""The same, as optimum writes it for OpenVINO; the last that is looked for."""
+
 WEIGHTS = "model.safetensors"
 
 MASK_CLASSIFICATION = frozenset(
@@ -105,7 +108,7 @@ def network_in(folder: Path) -> Path | None:
     """
     if not (folder / CONFIG).is_file():
         return None
-    for name in (*ONNX_FILES, WEIGHTS):
+    for name in (*ONNX_FILES, WEIGHTS, *IR_FILES):
         if (folder / name).is_file():
             return folder / name
     raise ModelError(
@@ -126,9 +129,10 @@ def describe(path: Path) -> tuple[dict[str, Any], list[str]]:
         ModelError: the folder's files cannot be read, make no sense, need code of their own, or are
             of another kind of network.
     """
-    folder = path.parent.parent if path.parent.name == "onnx" else path.parent
+    inside = path.parent.name in ("onnx", "openvino")
+    folder = path.parent.parent if inside else path.parent
     weights, described = path.name == WEIGHTS, (folder / PREPROCESSOR).is_file()
-    known = weights or (described and path.suffix == ".onnx")
+    known = weights or (described and path.suffix in (".onnx", ".xml"))
     if not (folder / CONFIG).is_file() or not known:
         return {}, []
     config = read_json(folder / CONFIG, _Config, ModelError)

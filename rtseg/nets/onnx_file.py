@@ -74,7 +74,7 @@ MAX_CLASSES = 255
 
 @dataclass(frozen=True)
 class OnnxFacts:
-    """Input, outputs and metadata of an ONNX file.
+    """Input, outputs and metadata of an ONNX file, or of one that is described likewise.
 
     Attributes:
         input: axes of the input.
@@ -248,7 +248,16 @@ def onnx_spec(
         ModelError: the file is not a segmentation network, or contradicts its settings.
         UsageError: rtseg wrote the file, and flags were given.
     """
-    facts = read_facts(path)
+    return spec_of(path, read_facts(path), flags, described)
+
+
+def spec_of(
+    path: Path,
+    facts: OnnxFacts,
+    flags: Mapping[str, Any] | None = None,
+    described: tuple[dict[str, Any], list[str]] | None = None,
+) -> tuple[ModelSpec, tuple[str, ...]]:
+    """As `onnx_spec`, of a file with these facts."""
     if facts.spec is not None:
         refuse_flags(flags, path.name)
         spec = ModelSpec.from_json(facts.spec, f"the metadata of {path}")
@@ -260,7 +269,7 @@ def onnx_spec(
             known.pop(key, None)
     settings = read_settings(path, flags, known)
     taken = _input(path, facts, settings, assumed)
-    name = settings.output or next(iter(facts.outputs))
+    name = settings.output or _first_output(facts, assumed)
     _require_output(path, facts, name)
     labels, layout = _output(path, facts, name, taken, settings, assumed)
     kind = settings.activation or _activation(facts.makers.get(name, ""), assumed)
@@ -276,6 +285,21 @@ def onnx_spec(
     )
     note = f"{path.name} does not describe itself fully; assumed: {', '.join(assumed)}"
     return spec, (note,) if assumed else ()
+
+
+def _first_output(facts: OnnxFacts, assumed: list[str]) -> str:
+    """The first output that has the shape of scores or class indices."""
+    shaped = [name for name, dims in facts.outputs.items() if len(dims) == 4 or _whole(facts, name)]
+    name = next(iter(shaped or facts.outputs))
+    if len(shaped) > 1:
+        assumed.append(f"output {name} of {printable(', '.join(facts.outputs))}")
+    return name
+
+
+def _whole(facts: OnnxFacts, name: str) -> bool:
+    """Whether an output holds class indices, by its type or by what computes it."""
+    indices = facts.kinds[name].startswith(("int", "uint")) or facts.makers.get(name) == "argmax"
+    return indices and len(facts.outputs[name]) in (3, 4)
 
 
 def _require_output(path: Path, facts: OnnxFacts, name: str) -> None:
@@ -392,7 +416,7 @@ def _output(
     assumed: list[str],
 ) -> tuple[LabelSet, Layout]:
     labels, dims = settings.labels, facts.outputs[name]
-    whole = facts.kinds[name].startswith(("int", "uint")) or facts.makers.get(name) == "argmax"
+    whole = _whole(facts, name)
     single = len(dims) == 3 or 1 in dims[1:]
     if labels is not None and len(labels) > 2 and single and not whole:
         assumed.append("an output of class indices")
