@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -12,12 +13,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from rtseg.backends import open_backend
-from rtseg.backends.base import InputEncoder
+from rtseg.backends.base import InputEncoder, as_scores
 from rtseg.decode import decode
-from rtseg.errors import DeviceError, ModelError, UsageError
+from rtseg.errors import BackendError, DeviceError, ModelError, UsageError
+from rtseg.frame import Segmentation
 from rtseg.labels import PERSON, VOC, LabelSet
 from rtseg.nets import find_model
-from rtseg.zoo import MODELS, InputSpec
+from rtseg.zoo import MODELS, InputSpec, ModelSpec
 
 SIDECARS = {
     "selfie_segmentation": """
@@ -311,6 +313,61 @@ def test_masks_of_0_and_255_are_two_classes(tmp_path: Path, dtype: int) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (1, 32, 48, 3), np.uint8)
     scores = open_backend("onnx", model, device="cpu")(picture)
     assert np.array_equal(scores.argmax(1), picture[..., 0] > 127)
+
+
+@pytest.mark.parametrize("highest", [1, 255])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.int64])
+def test_masks_are_certain(dtype: type, highest: int) -> None:
+    """So that a background is replaced as a whole, not shown through."""
+    spec = ModelSpec("net", "onnx", PERSON, InputSpec((4, 6)))
+    mask = np.zeros((1, 1, 4, 6), dtype)
+    mask[..., 3:] = highest
+    scores = as_scores(mask, spec)
+    person = Segmentation(scores[0], PERSON, (4, 6)).probability("person")
+    assert (person[:, :3] < 1e-6).all()
+    assert (person[:, 3:] > 1 - 1e-6).all()
+    kept = as_scores(mask, replace(spec, output="probabilities"))
+    assert np.array_equal(kept[0, 1], mask[0, 0] > 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "output", "found"),
+    [
+        ([0, 5], PERSON, "logits", "gave class 5"),
+        ([0, 15, 3], PERSON, "logits", "gave class 15"),
+        ([0, 21], VOC, "logits", "gave class 21"),
+        ([-1, 3], VOC, "logits", "gave class -1"),
+        ([0, 255], VOC, "logits", "gave class 255"),
+        ([0.0, 200.0, 31.5], PERSON, "probabilities", "from 0 to 200"),
+    ],
+)
+def test_values_that_the_labels_do_not_have_are_refused(
+    values: list[float], labels: LabelSet, output: Literal["logits", "probabilities"], found: str
+) -> None:
+    """As background alone, or as one person, they would be a wrong picture."""
+    spec = ModelSpec("net", "onnx", labels, InputSpec((1, 1)), output)
+    dtype = np.float32 if output == "probabilities" else np.int64
+    with pytest.raises(BackendError, match=found):
+        as_scores(np.array(values, dtype).reshape(1, 1, 1, -1), spec)
+
+
+def test_of_several_outputs_the_first_with_scores_is_read(tmp_path: Path) -> None:
+    def written(name: str, *given: tuple[str, list]) -> Path:
+        nodes = [helper.make_node("Identity", ["x"], [output]) for output, _ in given]
+        values = [helper.make_tensor_value_info(o, TensorProto.FLOAT, dims) for o, dims in given]
+        image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 32, 48])
+        onnx.save(
+            helper.make_model(helper.make_graph(nodes, "g", [image], values)), tmp_path / name
+        )
+        return tmp_path / name
+
+    maps, flat = [1, 3, 32, 48], [1, 10]
+    model = find_model(written("a.onnx", ("boxes", flat), ("scores", maps)))
+    assert model.spec.output_name == "scores"
+    assert "boxes" not in model.notes[0]
+    model = find_model(written("b.onnx", ("d0", maps), ("d1", maps)))
+    assert model.spec.output_name == "d0"
+    assert "output d0 of d0, d1" in model.notes[0]
 
 
 def test_one_channel_of_scores_is_refused_for_more_than_two_labels(tmp_path: Path) -> None:

@@ -151,6 +151,8 @@ def converted(folder: Path, **options: object) -> Path:
     return path
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_openvino_s_own_files_run_as_they_are(tmp_path: Path) -> None:
     path = converted(tmp_path)
     model = find_model(path)
@@ -159,13 +161,15 @@ def test_openvino_s_own_files_run_as_they_are(tmp_path: Path) -> None:
     assert not model.spec.input.fixed
     picture = next(draw(1, SIZE))
     backend = open_backend("auto", model, input_size=SIZE)
-    assert (backend.info.backend, backend.info.precision) == ("openvino", "fp32")
+    assert (backend.info.name, backend.info.precision) == ("openvino", "fp32")
     scores = backend(picture.image[None, ..., ::-1].copy())
     assert np.array_equal(scores[0].argmax(0), picture.mask)
     with pytest.raises(UsageError, match="openvino can"):
         open_backend("onnx", model)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_other_weights_beside_the_same_graph_are_not_taken_from_the_cache(tmp_path: Path) -> None:
     path = converted(tmp_path)
     picture = np.zeros((1, *SIZE, 3), np.uint8)
@@ -178,6 +182,8 @@ def test_other_weights_beside_the_same_graph_are_not_taken_from_the_cache(tmp_pa
     np.testing.assert_allclose(second, 2 * first, rtol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_what_the_graph_says_of_its_outputs_is_read(tmp_path: Path) -> None:
     import openvino
     from openvino import opset13 as ops
@@ -201,6 +207,8 @@ def test_what_the_graph_says_of_its_outputs_is_read(tmp_path: Path) -> None:
     assert np.array_equal(scores.argmax(1), picture.argmax(3))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_file_of_ours_describes_itself_after_conversion(tmp_path: Path) -> None:
     import openvino
 
@@ -227,26 +235,41 @@ def test_a_file_of_ours_describes_itself_after_conversion(tmp_path: Path) -> Non
         (lambda p: p.write_text("<html></html>"), "not an OpenVINO model"),
         (lambda p: p.write_text('<!DOCTYPE a [<!ENTITY b "c">]><net/>'), "document type"),
         (lambda p: p.write_text(p.read_text().replace('"Parameter"', '"Result"')), "0 inputs"),
-        (lambda p: p.write_text(p.read_text().replace("Convolution", "Evil")), "Evil"),
         (lambda p: p.write_text(p.read_text().replace('offset="0"', 'offset="9999"')), "bytes of"),
-        (lambda p: p.write_text(p.read_text().replace('"36"', '"37"')), "."),
-        (lambda p: p.write_text(p.read_text().replace('to-layer="', 'to-layer="9')), "."),
     ],
 )
-def test_damaged_and_hostile_files_of_openvino_get_one_line(
+def test_damaged_files_of_openvino_get_one_line(
     tmp_path: Path, change: Callable[[Path], object], found: str
 ) -> None:
     path = converted(tmp_path)
     change(path)
     with pytest.raises(ModelError, match=found) as caught:
+        find_model(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("Convolution", "Evil"), ('size="36"', 'size="20"'), ('to-layer="2"', 'to-layer="92"')],
+)
+def test_graphs_that_openvino_refuses_get_one_line(tmp_path: Path, before: str, after: str) -> None:
+    path = converted(tmp_path)
+    path.write_text(path.read_text().replace(before, after))
+    with pytest.raises(ModelError) as caught:
         open_backend("auto", find_model(path))
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_files_quantised_by_others_run_as_they_are(tmp_path: Path) -> None:
     """As NNCF writes them for OpenVINO, and onnxruntime for anyone."""
-    nncf = pytest.importorskip("nncf")
     import openvino
+    import torch  # noqa: F401 - nncf imports it in part, in a circle
+
+    nncf = pytest.importorskip("nncf")
 
     path = converted(tmp_path)
     pictures = [each.image for each in draw(8, (48, 64))]
@@ -258,7 +281,7 @@ def test_files_quantised_by_others_run_as_they_are(tmp_path: Path) -> None:
     model = find_model(tmp_path / "int8.xml")
     picture = next(draw(1, SIZE, seed=1))
     backend = open_backend("auto", model, input_size=SIZE)
-    assert (backend.info.backend, backend.info.precision) == ("openvino", "int8")
+    assert (backend.info.name, backend.info.precision) == ("openvino", "int8")
     scores = backend(picture.image[None, ..., ::-1].copy())
     assert (scores[0].argmax(0) == picture.mask).mean() > 0.99
     exact = open_backend("auto", find_model(path), input_size=SIZE)

@@ -26,6 +26,9 @@ OPSET = 17
 REVISION = 1
 """Raised when the exported graph changes, so that old files are not used."""
 
+LEAST = 1e-6
+"""By which probabilities are divided at the least."""
+
 MOST_LAYERS, MOST_WIDE = 128, 2**16
 """Of numbers in a configuration: its layers, and anything else."""
 
@@ -38,19 +41,24 @@ class _Type(NamedTuple):
     Attributes:
         network: the class.
         open: whether an exported file takes images of any size.
+        masks: whether it gives masks, each with the probabilities of the classes.
     """
 
     network: str
     open: bool = True
+    masks: bool = False
 
 
 TYPES = {
     "segformer": _Type("SegformerForSemanticSegmentation"),
     "mobilenet_v2": _Type("MobileNetV2ForSemanticSegmentation"),
     "mobilevit": _Type("MobileViTForSemanticSegmentation"),
+    "mobilevitv2": _Type("MobileViTV2ForSemanticSegmentation"),
     "upernet": _Type("UperNetForSemanticSegmentation", open=False),
     "beit": _Type("BeitForSemanticSegmentation", open=False),
     "dpt": _Type("DPTForSemanticSegmentation", open=False),
+    "mask2former": _Type("Mask2FormerForUniversalSegmentation", open=False, masks=True),
+    "eomt": _Type("EomtForUniversalSegmentation", open=False, masks=True),
 }
 assert set(TYPES) == set(TRANSFORMERS)
 
@@ -150,7 +158,11 @@ def _check(asked: str, value: Any, key: str = "") -> None:
 
 
 class _Logits(nn.Module):
-    """A network up to its logits, before any of them are enlarged."""
+    """A network up to its logits, before any of them are enlarged.
+
+    Of masks with a class each, it gives probabilities instead, at the size of the masks: the sum of
+    all masks, each weighted by the probabilities of its classes, divided by their sum.
+    """
 
     def __init__(self, network: Any, kind: str) -> None:
         super().__init__()
@@ -161,14 +173,47 @@ class _Logits(nn.Module):
         for module in list(network.modules()):
             if isinstance(module, nn.AdaptiveAvgPool2d):  # UperNet has them in plain lists too
                 module.forward = partial(_pool, module.output_size)  # type: ignore[method-assign]
+            if type(module).__name__ == "MobileViTV2Layer":
+                patch = module.patch_height, module.patch_width
+                module.unfolding = partial(_unfolded, patch)  # type: ignore[assignment]
+                module.folding = partial(_folded, patch)  # type: ignore[assignment]
 
     def forward(self, pixel_values: Tensor) -> Tensor:
+        if TYPES[self.kind].masks:
+            given = self.network(pixel_values)
+            masks = given.masks_queries_logits.sigmoid()
+            classes = given.class_queries_logits.softmax(-1)[..., :-1].transpose(1, 2)
+            scores = (classes @ masks.flatten(2)).unflatten(2, masks.shape[2:])
+            return scores / scores.sum(1, keepdim=True).clamp(min=LEAST)
         if self.kind == "upernet":
             maps = self.network.backbone.forward_with_filtered_kwargs(pixel_values).feature_maps
             logits: Tensor = self.network.decode_head(maps)
         else:
             logits = self.network(pixel_values).logits
         return logits
+
+
+def _unfolded(patch: tuple[int, int], features: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """(N, C, pixels of a patch, patches) of (N, C, h, w); what does not fill a patch is left out.
+
+    As torch's `unfold`, which ONNX lacks.
+    """
+    (high, wide), (count, channels, height, width) = patch, features.shape
+    rows, columns = height // high, width // wide
+    kept = features[:, :, : rows * high, : columns * wide]
+    split = kept.reshape(count, channels, rows, high, columns, wide).permute(0, 1, 3, 5, 2, 4)
+    return split.reshape(count, channels, high * wide, rows * columns), (height, width)
+
+
+def _folded(patch: tuple[int, int], patches: Tensor, size: tuple[int, int]) -> Tensor:
+    """Undo `_unfolded`, with zeros for what was left out."""
+    (high, wide), (height, width) = patch, size
+    rows, columns = height // high, width // wide
+    split = patches.reshape(*patches.shape[:2], high, wide, rows, columns)
+    joined = split.permute(0, 1, 4, 2, 5, 3).reshape(
+        *patches.shape[:2], rows * high, columns * wide
+    )
+    return nn.functional.pad(joined, (0, width - columns * wide, 0, height - rows * high))
 
 
 def _pool(size: Any, features: Tensor) -> Tensor:

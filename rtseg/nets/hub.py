@@ -40,7 +40,10 @@ MASK_CLASSIFICATION = frozenset(
 )
 """Types of networks whose outputs are masks with a class each, not scores per pixel."""
 
-TRANSFORMERS = ("segformer", "mobilenet_v2", "mobilevit", "upernet", "beit", "dpt")
+TRANSFORMERS = (
+    *("segformer", "mobilenet_v2", "mobilevit", "mobilevitv2", "upernet", "beit", "dpt"),
+    *("mask2former", "eomt"),
+)
 """Types of networks that transformers builds for rtseg, see `rtseg.nets.exported`."""
 
 _IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -51,6 +54,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "dpt": {**_HALF, "size": 384},
     "mobilenetv2": {**_HALF, "size": 224},
     "mobilevit": {"do_normalize": False, "do_flip_channel_order": True, "size": 256},
+    "mobilevitv2": {"do_normalize": False, "do_flip_channel_order": True, "size": 256},
+    "mask2former": {**_IMAGENET, "size": 800},
+    "eomt": {**_IMAGENET, "size": 640},
 }
 """What the image processors of transformers do where their file says nothing, by their names."""
 
@@ -139,7 +145,7 @@ def describe(path: Path) -> tuple[dict[str, Any], list[str]]:
     images = _Preprocessor()
     if described:
         images = read_json(folder / PREPROCESSOR, _Preprocessor, ModelError)
-    _check_kind(folder, config, images)
+    _check_kind(folder, config, images, weights)
     assumed: list[str] = []
     settings = {
         "name": printable(folder.resolve().name)[:MAX_NAME] or None,
@@ -147,6 +153,7 @@ def describe(path: Path) -> tuple[dict[str, Any], list[str]]:
         "architecture": _architecture(config) if weights else None,
         "labels": _labels(folder / CONFIG, config.id2label, assumed),
         "align_corners": config.model_type == "dpt" and weights,
+        "activation": "probabilities" if config.model_type in MASK_CLASSIFICATION else None,
         **_preprocessing(folder / PREPROCESSOR, config, images),
     }
     return {key: value for key, value in settings.items() if value is not None}, assumed
@@ -186,7 +193,7 @@ def built_by_transformers(weights: Path) -> str | None:
     return kind if kind in TRANSFORMERS else None
 
 
-def _check_kind(folder: Path, config: _Config, images: _Preprocessor) -> None:
+def _check_kind(folder: Path, config: _Config, images: _Preprocessor, weights: bool) -> None:
     asked = f"cannot use the model in {folder}"
     if config.auto_map or images.auto_map:
         raise ModelError(
@@ -194,15 +201,18 @@ def _check_kind(folder: Path, config: _Config, images: _Preprocessor) -> None:
             found="it needs Python code of its own (auto_map), which rtseg does not run",
             do="Move its ONNX file elsewhere, and describe it in a TOML file beside it",
         )
-    if config.model_type in MASK_CLASSIFICATION:
+    if config.model_type in MASK_CLASSIFICATION and not (
+        weights and config.model_type in TRANSFORMERS
+    ):
         found = f"{config.model_type} returns masks with a class each, not scores per pixel"
-        raise ModelError(asked, found=found, do="Use one for semantic segmentation")
+        raise ModelError(asked, found=found, do=f"Use one with {WEIGHTS} of {_BUILT}")
     tasks = [task for each in config.architectures or () for task in _TASK.findall(each)]
     if tasks and not any(task.endswith("Segmentation") for task in tasks):
         found = f"it is for {printable(tasks[0])[:60]}"
         raise ModelError(asked, found=found, do="Use one for semantic segmentation")
 
 
+_BUILT = " or ".join(sorted(MASK_CLASSIFICATION.intersection(TRANSFORMERS)))
 _TASK = re.compile(r"[a-z0-9]For([A-Z]\w+)\Z")
 """At the end of an architecture's name, as in SegformerForSemanticSegmentation."""
 
