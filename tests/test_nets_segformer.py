@@ -87,6 +87,49 @@ def test_folders_of_other_networks_are_refused(
     assert "\n" not in str(caught.value)
 
 
+def split(folder: Path) -> None:
+    """Put a folder's weights into two files, as the hub has large ones."""
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    files = {}
+    for number in (0, 1):
+        name = f"model-{number + 1:05}-of-00002.safetensors"
+        own = dict(list(state.items())[number::2])
+        save_file(own, folder / name)
+        files |= dict.fromkeys(own, name)
+    index = {"metadata": {"total_size": 1}, "weight_map": files}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_weights_in_several_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.torch import load_file
+
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "net"
+    folder.mkdir()
+    whole = load_file(write(folder, CONFIG) / "model.safetensors")
+    spec = find_model(folder).spec
+    split(folder)
+    model = find_model(folder)
+    assert model.spec == spec
+    assert model.file is not None
+    found = load_file(model.file)
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+    index = folder / "model.safetensors.index.json"
+    for name in ("../model.safetensors", "model-00003-of-00002.safetensors", "pytorch_model.bin"):
+        index.write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(ModelError, match="not a file of weights beside it") as caught:
+            find_model(folder)
+        assert "\n" not in str(caught.value)
+    (folder / "model-00002-of-00002.safetensors").write_bytes(b"\xff" * 99)
+    index.write_text(json.dumps({"weight_map": {"a": "model-00002-of-00002.safetensors"}}))
+    with pytest.raises(ModelError, match="Download it again"):
+        find_model(folder)
+
+
 def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
     kind = SEGFORMERS["segformer_b1"]
     change = {"hidden_sizes": list(kind.channels), "depths": list(kind.depths)}

@@ -7,8 +7,11 @@ network. Code and pickles of such a folder are never read.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,12 +19,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct, field
+from safetensors import SafetensorError, safe_open
 
-from rtseg.cache import cache_dir, safe_name, sha256
+from rtseg.cache import add_checksum, cache_dir, is_intact, safe_name, sha256
 from rtseg.documents import read_json, shown
-from rtseg.errors import DownloadError, ModelError
+from rtseg.errors import DownloadError, ModelError, first_line
 from rtseg.files import atomic, reason
 from rtseg.labels import ADE20K, CITYSCAPES, COCO_STUFF, MAX_NAME, VOC
+from rtseg.limits import MODEL_GB
 from rtseg.nets.weights import Progress, fetch_to
 from rtseg.text import printable
 from rtseg.zoo import SEGFORMERS, WeightsSpec
@@ -34,6 +39,8 @@ IR_FILES = ("openvino_model.xml", "openvino/openvino_model.xml")
 """The same, as optimum writes it for OpenVINO; the last that is looked for."""
 
 WEIGHTS = "model.safetensors"
+SHARDS = f"{WEIGHTS}.index.json"
+"""Names the files of weights that are too large for one."""
 
 MASK_CLASSIFICATION = frozenset(
     "detr eomt eomt_dinov3 mask2former maskformer oneformer videomt".split()
@@ -114,14 +121,89 @@ def network_in(folder: Path) -> Path | None:
     """
     if not (folder / CONFIG).is_file():
         return None
-    for name in (*ONNX_FILES, WEIGHTS, *IR_FILES):
+    for name in (*ONNX_FILES, WEIGHTS, SHARDS, *IR_FILES):
         if (folder / name).is_file():
-            return folder / name
+            return _joined(folder) if name == SHARDS else folder / name
     raise ModelError(
         f"cannot open the model {folder}",
         found=f"the folder has neither {ONNX_FILES[0]} nor {WEIGHTS}",
         do="Export its network to ONNX",
     )
+
+
+class _Shards(Struct):
+    """What `SHARDS` says."""
+
+    weight_map: dict[str, str]
+
+
+def _joined(folder: Path) -> Path:
+    """The weights of a folder that has them in several files as one file, in the cache.
+
+    The folder's JSON files are beside it.
+
+    Raises:
+        ModelError: one of the files is missing or not valid, or there is no room.
+    """
+    asked = f"cannot open the model {folder}"
+    names = sorted(set(read_json(folder / SHARDS, _Shards, ModelError).weight_map.values()))
+    for name in names:
+        known = re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", name)
+        if known is None or not (folder / name).is_file():
+            found = f"{SHARDS} names {shown(name)}, which is not a file of weights beside it"
+            raise ModelError(asked, found=found, do="Download it again")
+    parts = [folder / name for name in names]
+    described = [folder / name for name in (CONFIG, PREPROCESSOR) if (folder / name).is_file()]
+    try:
+        if sum(part.stat().st_size for part in parts) > MODEL_GB.value() * 1e9:
+            raise ModelError(
+                asked, found=f"more than {MODEL_GB.value():.0f} GB", do=MODEL_GB.advice
+            )
+        digests = [sha256(each) for each in (*described, *parts)]
+        place = cache_dir() / "joined" / hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
+        path = place / safe_name(folder.resolve().name) / WEIGHTS
+        if not is_intact(path, []):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for each in described:
+                with atomic(path.with_name(each.name)) as temporary:
+                    shutil.copyfile(each, temporary)
+            with atomic(path) as temporary:
+                _join(parts, temporary)
+            add_checksum(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ModelError(asked, found=first_line(error), do="Download it again") from error
+    return path
+
+
+def _join(parts: Sequence[Path], target: Path) -> None:
+    """Write the tensors of several safetensors files to one, byte by byte.
+
+    Raises:
+        ValueError: two of them have a tensor of the same name.
+    """
+    tensors: dict[str, Any] = {}
+    starts, end = [], 0
+    for part in parts:
+        with safe_open(part, framework="numpy"):  # checks the file
+            pass
+        with part.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            own = json.loads(file.read(length))
+        starts.append(8 + length)
+        own.pop("__metadata__", None)
+        for name, tensor in own.items():
+            if name in tensors:
+                raise ValueError(f"two files have the weights {shown(name)}")
+            tensors[name] = {**tensor, "data_offsets": [end + at for at in tensor["data_offsets"]]}
+        end += part.stat().st_size - starts[-1]
+    header = json.dumps({"__metadata__": {"format": "pt"}, **tensors}).encode()
+    header += b" " * (-len(header) % 8)
+    with target.open("wb") as out:
+        out.write(len(header).to_bytes(8, "little") + header)
+        for part, start in zip(parts, starts, strict=True):
+            with part.open("rb") as file:
+                file.seek(start)
+                shutil.copyfileobj(file, out)
 
 
 def describe(path: Path) -> tuple[dict[str, Any], list[str]]:
