@@ -198,32 +198,15 @@ def check_live_and_eval(folder: Path, network: Any, processor: Any) -> None:
     assert counts.sum() == np.trace(counts) > 0
 
 
-def write_masks(folder: Path, kind: str) -> tuple[Any, Any]:
-    """As `write`, of a network that gives masks with a class each."""
+def write_masks(folder: Path) -> tuple[Any, Any]:
+    """As `write`, of an EoMT, which gives masks with a class each."""
     torch.manual_seed(0)
-    if kind == "eomt":
-        options = {"num_blocks": 1, "num_upscale_blocks": 2, "num_queries": 8}
-        vit = {key: each for key, each in VIT.items() if key != "use_auxiliary_head"}
-        network = transformers.EomtForUniversalSegmentation(
-            transformers.EomtConfig(**vit, **options, **LABELS)
-        )
-        size = {"shortest_edge": SIZE[0], "longest_edge": SIZE[0]}
-        processor = transformers.EomtImageProcessor(size=size)
-    else:
-        swin = transformers.SwinConfig(
-            embed_dim=8, depths=[1] * 4, num_heads=[1, 1, 2, 2], window_size=4, image_size=SIZE[0],
-            out_features=["stage1", "stage2", "stage3", "stage4"],
-        )  # fmt: skip
-        network = transformers.Mask2FormerForUniversalSegmentation(
-            transformers.Mask2FormerConfig(
-                backbone_config=swin, feature_size=16, mask_feature_size=16, hidden_dim=16,
-                encoder_feedforward_dim=32, dim_feedforward=32, encoder_layers=1, decoder_layers=2,
-                num_attention_heads=2, num_queries=8, **LABELS,
-            )
-        )  # fmt: skip
-        size = {"height": SIZE[0], "width": SIZE[1]}
-        processor = transformers.Mask2FormerImageProcessor(size=size)
-    network.eval()
+    vit = {key: each for key, each in VIT.items() if key != "use_auxiliary_head"}
+    options = {"num_blocks": 1, "num_upscale_blocks": 2, "num_queries": 8}
+    config = transformers.EomtConfig(**vit, **options, **LABELS)
+    network = transformers.EomtForUniversalSegmentation(config).eval()
+    size = {"shortest_edge": SIZE[0], "longest_edge": SIZE[0]}
+    processor = transformers.EomtImageProcessor(size=size)
     shake(network)
     network.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -232,12 +215,11 @@ def write_masks(folder: Path, kind: str) -> tuple[Any, Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", [name for name, row in exported.TYPES.items() if row.masks])
 def test_masks_with_a_class_each_are_added_up(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
-    network, processor = write_masks(tmp_path / "net", kind)
+    network, processor = write_masks(tmp_path / "net")
     model = find_model(tmp_path / "net")
     assert model.spec.labels.names == tuple(LABELS["id2label"].values())
     assert (model.spec.output, model.spec.input.size) == ("probabilities", SIZE)
@@ -249,13 +231,13 @@ def test_masks_with_a_class_each_are_added_up(
         given = network(taken["pixel_values"])
         classes = given.class_queries_logits.softmax(-1)[..., :-1]
         sums = torch.einsum("bqc,bqhw->bchw", classes, given.masks_queries_logits.sigmoid())
-        wanted = (sums / sums.sum(1, keepdim=True)).numpy()
+        wanted = (sums / sums.sum(1, keepdim=True).clamp(min=exported.LEAST)).numpy()
         given.patch_offsets = None
         reference = processor.post_process_semantic_segmentation(given, [SIZE])[0].numpy()
     for name in ("onnx", "openvino"):
         scores = open_backend(name, model, device="cpu", input_size=SIZE)(pixels)
-        np.testing.assert_allclose(scores, wanted, atol=1e-4)
-        np.testing.assert_allclose(scores.sum(1), 1, atol=1e-5)
+        np.testing.assert_allclose(scores, wanted, atol=1e-3)
+        assert scores.sum(1).max() < 1 + 1e-5
         found = decode(scores[0], SIZE)[0]
         agreement = (found == reference).mean()
         assert agreement > 0.9, f"transformers enlarges the masks first: {agreement:.4f} agree"

@@ -218,7 +218,5 @@ def check_live_and_propagated(folder: Path) -> None:
             assert np.array_equal(found.mask, own[frame.index])
         every = rtseg.TemporalOptions(propagate=True, key_every=3)
         for frame, found in rtseg.stream(CLIP, segmenter, temporal=every):
-            is_key = frame.index % 3 == 0
-            assert (found.carried is None) == is_key
-            if is_key:
-                assert np.array_equal(found.mask, own[frame.index])
+            agreement = (found.mask == own[frame.index]).mean()
+            assert agreement == 1 if frame.index % 3 == 0 else agreement > 0.8

@@ -47,10 +47,7 @@ MASK_CLASSIFICATION = frozenset(
 )
 """Types of networks whose outputs are masks with a class each, not scores per pixel."""
 
-TRANSFORMERS = (
-    *("segformer", "mobilenet_v2", "mobilevit", "mobilevitv2", "upernet", "beit", "dpt"),
-    *("mask2former", "eomt"),
-)
+TRANSFORMERS = tuple("segformer mobilenet_v2 mobilevit mobilevitv2 upernet beit dpt eomt".split())
 """Types of networks that transformers builds for rtseg, see `rtseg.nets.exported`."""
 
 _IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -62,7 +59,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "mobilenetv2": {**_HALF, "size": 224},
     "mobilevit": {"do_normalize": False, "do_flip_channel_order": True, "size": 256},
     "mobilevitv2": {"do_normalize": False, "do_flip_channel_order": True, "size": 256},
-    "mask2former": {**_IMAGENET, "size": 800},
     "eomt": {**_IMAGENET, "size": 640},
 }
 """What the image processors of transformers do where their file says nothing, by their names."""
