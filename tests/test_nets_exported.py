@@ -207,7 +207,6 @@ def write_masks(folder: Path) -> tuple[Any, Any]:
     network = transformers.EomtForUniversalSegmentation(config).eval()
     size = {"shortest_edge": SIZE[0], "longest_edge": SIZE[0]}
     processor = transformers.EomtImageProcessor(size=size)
-    shake(network)
     network.save_pretrained(folder)
     processor.save_pretrained(folder)
     return network, processor
@@ -230,14 +229,13 @@ def test_masks_with_a_class_each_are_added_up(
         taken = processor(pixels[0], return_tensors="pt", input_data_format="channels_last")
         given = network(taken["pixel_values"])
         classes = given.class_queries_logits.softmax(-1)[..., :-1]
-        sums = torch.einsum("bqc,bqhw->bchw", classes, given.masks_queries_logits.sigmoid())
-        wanted = (sums / sums.sum(1, keepdim=True).clamp(min=exported.LEAST)).numpy()
+        masks = given.masks_queries_logits.sigmoid()
+        wanted = torch.einsum("bqc,bqhw->bchw", classes, masks).numpy()
         given.patch_offsets = None
         reference = processor.post_process_semantic_segmentation(given, [SIZE])[0].numpy()
     for name in ("onnx", "openvino"):
         scores = open_backend(name, model, device="cpu", input_size=SIZE)(pixels)
-        np.testing.assert_allclose(scores, wanted, atol=1e-3)
-        assert scores.sum(1).max() < 1 + 1e-5
+        np.testing.assert_allclose(scores, wanted, atol=1e-4)
         found = decode(scores[0], SIZE)[0]
         agreement = (found == reference).mean()
         assert agreement > 0.9, f"transformers enlarges the masks first: {agreement:.4f} agree"

@@ -26,9 +26,6 @@ OPSET = 17
 REVISION = 1
 """Raised when the exported graph changes, so that old files are not used."""
 
-LEAST = 1e-3
-"""By which sums of masks are divided at the least; runtimes differ in masks of 1e-8."""
-
 MOST_LAYERS, MOST_WIDE = 128, 2**16
 """Of numbers in a configuration: its layers, and anything else."""
 
@@ -159,8 +156,8 @@ def _check(asked: str, value: Any, key: str = "") -> None:
 class _Logits(nn.Module):
     """A network up to its logits, before any of them are enlarged.
 
-    Of masks with a class each, it gives probabilities instead, at the size of the masks: the sum of
-    all masks, each weighted by the probabilities of its classes, divided by their sum.
+    Of masks with a class each, it gives their sum per class instead, each weighted by the
+    probability of that class, at the size of the masks.
     """
 
     def __init__(self, network: Any, kind: str) -> None:
@@ -182,8 +179,7 @@ class _Logits(nn.Module):
             given = self.network(pixel_values)
             masks = given.masks_queries_logits.sigmoid()
             classes = given.class_queries_logits.softmax(-1)[..., :-1].transpose(1, 2)
-            scores = (classes @ masks.flatten(2)).unflatten(2, masks.shape[2:])
-            return scores / scores.sum(1, keepdim=True).clamp(min=LEAST)
+            return (classes @ masks.flatten(2)).unflatten(2, masks.shape[2:])
         if self.kind == "upernet":
             maps = self.network.backbone.forward_with_filtered_kwargs(pixel_values).feature_maps
             logits: Tensor = self.network.decode_head(maps)
