@@ -171,8 +171,8 @@ class _Logits(nn.Module):
                 module.forward = partial(_pool, module.output_size)  # type: ignore[method-assign]
             if type(module).__name__ == "MobileViTV2Layer":
                 patch = module.patch_height, module.patch_width
-                module.unfolding = partial(_unfolded, patch)  # type: ignore[assignment]
-                module.folding = partial(_folded, patch)  # type: ignore[assignment]
+                module.unfolding = partial(_unfolded, patch)
+                module.folding = partial(_folded, patch)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         if TYPES[self.kind].masks:
