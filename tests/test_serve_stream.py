@@ -162,11 +162,20 @@ def test_many_classes_have_no_difference(server: Served) -> None:
         pass
 
 
+FEW = 6
+"""Masks that each client gets at least."""
+
+
 def run_clients(model: str, windows: list[int], seconds: float) -> list[int]:
     """How many masks clients got who may have so many frames on their way; each of them its own,
     and each frame an answer."""
     with rtseg.load(model) as segmenter, served(segmenter) as server:
-        shown: dict[int, int] = {}
+        shown = [0] * len(windows)
+
+        def goes_on(until: float) -> bool:
+            """Until the time is over; on a busy machine, until there is something to compare."""
+            now = time.monotonic()
+            return now < until or (min(shown) < FEW and now < until + 60)
 
         def run(client: int, window: int) -> None:
             with Camera(server) as camera:
@@ -178,9 +187,9 @@ def run_clients(model: str, windows: list[int], seconds: float) -> list[int]:
                     for n in range(7)
                 ]
                 ready.wait(30)
-                until, number, waiting, good = time.monotonic() + seconds, 0, set(), 0
-                while time.monotonic() < until or waiting:
-                    if len(waiting) < window and time.monotonic() < until:
+                until, number, waiting = time.monotonic() + seconds, 0, set()
+                while goes_on(until) or waiting:
+                    if len(waiting) < window and goes_on(until):
                         number += 1
                         waiting.add(number)
                         camera.socket.send(
@@ -195,8 +204,7 @@ def run_clients(model: str, windows: list[int], seconds: float) -> list[int]:
                     content = np.frombuffer(payload, np.uint8)
                     alpha = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)[..., 3]
                     assert np.count_nonzero(alpha) == masks[answered % 7]
-                    good += 1
-                shown[client] = good
+                    shown[client] += 1
 
         ready = threading.Barrier(len(windows))
         threads = [threading.Thread(target=run, args=row) for row in enumerate(windows)]
@@ -204,13 +212,13 @@ def run_clients(model: str, windows: list[int], seconds: float) -> list[int]:
             thread.start()
         for thread in threads:
             thread.join()
-        return [shown[client] for client in range(len(windows))]
+        return shown
 
 
 def test_every_frame_is_answered_once_with_its_own_mask() -> None:
     """Several clients, one of which floods: no frame is lost, and no mask is another's."""
     flood, *others = run_clients("stub?delay=50ms", [30, 3, 3], 2.0)
-    assert min(flood, *others) > 5
+    assert min(flood, *others) >= FEW
     assert flood <= 3 * min(others)  # of ten times as many in flight
 
 
