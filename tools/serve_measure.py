@@ -348,6 +348,8 @@ def slow(options: argparse.Namespace) -> None:
                 closed[0] += 1
 
         async def others() -> None:
+            while min(len(client.ages) for client in ordinary) < 10:
+                await asyncio.sleep(0.1)
             await asyncio.sleep(third)
             span[0] = time.monotonic()
             stuck = asyncio.create_task(stop_reading())
@@ -357,9 +359,10 @@ def slow(options: argparse.Namespace) -> None:
 
         async def everything() -> None:
             remembering = asyncio.create_task(remember())
-            everybody = [client.run(10**9, 3 * third) for client in ordinary]
-            await asyncio.gather(*everybody, others())
-            remembering.cancel()
+            running = [asyncio.create_task(client.run(10**9, 1e9)) for client in ordinary]
+            await others()
+            for task in (remembering, *running):
+                task.cancel()
 
         asyncio.run(everything())
     begin, end = span
