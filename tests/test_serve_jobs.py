@@ -411,6 +411,8 @@ def worker_of(server: int) -> psutil.Process:
     found = psutil.Process(server).children()
     worker = next(each for each in found if "rtseg.cli.child" in " ".join(each.cmdline()))
     assert worker.nice() > psutil.Process(server).nice()
+    with suppress(OSError):  # of Linux
+        assert Path(f"/proc/{worker.pid}/autogroup").read_text().split()[-1] == "10"
     return worker
 
 

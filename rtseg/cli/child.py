@@ -7,6 +7,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -27,9 +29,17 @@ def main(parent: int) -> None:
     """
     Progress.in_lines = True
     if sys.platform != "win32":
-        os.nice(NICE)
+        _be_nice()
     with Flow(_watching(parent), latest=True, name="parent"):
         run_program()
+
+
+def _be_nice() -> None:
+    os.nice(NICE)
+    if os.getsid(0) == os.getpid():
+        # Linux shares processors between sessions first, whatever the priorities of their processes
+        with suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(NICE))
 
 
 def _watching(parent: int) -> Iterator[None]:
