@@ -346,7 +346,7 @@ def test_a_process_ends_with_its_parent(tmp_path: Path) -> None:
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    wait_for(lambda: not _runs(child), 10)
+    wait_for(lambda: not _runs(child), 60)
 
 
 def _runs(number: int) -> bool:
@@ -520,7 +520,7 @@ def test_jobs_go_on_after_the_server_was_killed(film: Path, tmp_path: Path) -> N
         worker = worker_of(process.pid)
         process.kill()
         process.wait()
-        wait_for(lambda: not _runs(worker.pid), 10)
+        wait_for(lambda: not _runs(worker.pid), 60)
     with program(folder) as (url, process):
         until(url, job, "done")
         address = f"{url}/v1/jobs/{job}/output"

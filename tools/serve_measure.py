@@ -101,15 +101,15 @@ PERSON = ("-m", "person", "-b", BACKEND)
 
 
 @contextmanager
-def peer(kind: str) -> Iterator[str]:
-    """A server of `serve_peers.py`."""
+def peer(kind: str) -> Iterator[tuple[str, int]]:
+    """A server of `serve_peers.py`: its address and the number of its process."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     script = Path(__file__).with_name("serve_peers.py")
     process = subprocess.Popen([sys.executable, script, kind, BACKEND, str(port)])
     try:
         _until_there(f"http://127.0.0.1:{port}/")
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", process.pid
     finally:
         process.kill()
         process.wait()
@@ -539,11 +539,15 @@ def canvas(options: argparse.Namespace) -> None:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         camera = filmed_camera(Path(folder) / "camera.y4m", options.clip)
         ours = stack.enter_context(serving(*PERSON, "--max-jobs", "0"))[0]
-        places = {"rtseg": ours, "rtseg, steady": ours, "plain": stack.enter_context(peer("plain"))}
+        places = {
+            "rtseg": ours,
+            "rtseg, steady": ours,
+            "plain": stack.enter_context(peer("plain"))[0],
+        }
         if options.link:
             places = {name: stack.enter_context(behind_a_link(places[name])) for name in places}
         else:
-            places["aiortc"] = stack.enter_context(peer("webrtc"))
+            places["aiortc"] = stack.enter_context(peer("webrtc"))[0]
         program = stack.enter_context(browser(camera))
         ages: dict[str, list[float]] = {name: [] for name in places}
         for name, address in list(places.items()) * options.turns:
@@ -607,20 +611,31 @@ def segment(options: argparse.Namespace) -> None:
     """See the module."""
     image = read_image(options.picture, SourceError) if options.picture else _noise()
     body = cv2.imencode(".jpg", cv2.resize(image, (1280, 720)))[1].tobytes()
-    with serving(*PERSON, "--max-jobs", "0") as (ours, _), peer("plain") as plain:
+    with serving(*PERSON, "--max-jobs", "0") as ours, peer("plain") as plain:
+        servers = {
+            "rtseg": (f"{ours[0]}/v1/segment", ours[1]),
+            "plain": (f"{plain[0]}/segment", plain[1]),
+        }
         for callers in (1, 4, 16):
-            rows = []
-            for name, url in (("rtseg", f"{ours}/v1/segment"), ("plain", f"{plain}/segment")) * 2:
+            rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in servers}
+            for name, (url, process) in list(servers.items()) * 2:
+                before = _processor_seconds(process)
                 seconds, total = asyncio.run(_calls(url, body, callers, options.calls))
-                rows.append((name, float(np.median(seconds)), len(seconds) / total))
-            own, other = (
-                [float(np.mean([row[n] for row in rows if row[0] == name])) for n in (1, 2)]
-                for name in ("rtseg", "plain")
-            )
+                used = (_processor_seconds(process) - before) / len(seconds)
+                rows[name].append((float(np.median(seconds)), len(seconds) / total, used))
+            own, other = (np.mean(rows[name], axis=0) for name in servers)
             print(f"{callers} callers: p50 {own[0] * 1e3:.0f} ms beside {other[0] * 1e3:.0f} ms, "
-                  f"{own[1]:.1f} a second beside {other[1]:.1f}")  # fmt: skip
+                  f"{own[1]:.1f} a second beside {other[1]:.1f}, processor time "
+                  f"{own[2] * 1e3:.1f} ms an image beside {other[2] * 1e3:.1f}")  # fmt: skip
             bar("p50 against FastAPI's", own[0] / other[0], most=1.05)
             bar("images a second against FastAPI's", own[1] / other[1], least=0.95)
+            bar("processor time against FastAPI's", own[2] / other[2], most=1.1)
+
+
+def _processor_seconds(process: int) -> float:
+    """That a process has used, which the load of the machine hardly changes."""
+    times = psutil.Process(process).cpu_times()
+    return times.user + times.system
 
 
 async def _calls(url: str, body: bytes, callers: int, calls: int) -> tuple[list[float], float]:
