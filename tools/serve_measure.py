@@ -767,7 +767,16 @@ def job(options: argparse.Namespace) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         film = folder / "film.mp4"
-        made = ["-stream_loop", "-1", "-i", options.clip, "-t", "600", "-vf", "scale=1280:720"]
+        made = [
+            "-stream_loop",
+            "-1",
+            "-i",
+            options.clip,
+            "-t",
+            f"{4 * seconds:g}",
+            "-vf",
+            "scale=1280:720",
+        ]
         fast = ["-preset", "ultrafast", "-an", film]
         subprocess.run(["ffmpeg", "-v", "error", *made, *fast], check=True)
         address, _ = stack.enter_context(serving(*PERSON, "--job-dir", str(folder / "jobs")))
@@ -782,7 +791,8 @@ def job(options: argparse.Namespace) -> None:
         asyncio.run(along.run(10**9, seconds))
         found = requests.get(where, timeout=60).json()
         requests.delete(where, timeout=60)
-    print("the job:", found["state"], found.get("frames"), "frames")
+    assert found["state"] == "running", f"the job is {found['state']}: give a shorter --seconds"
+    print("the job made", found["frames"], "frames meanwhile")
     both = [[age for _, age in client.ages] for client in (alone, along)]
     print("ages: alone", _percentiles(both[0]), "; beside the job", _percentiles(both[1]))
     p99 = [float(np.percentile(ages, 99)) for ages in both]
