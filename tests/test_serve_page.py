@@ -226,7 +226,7 @@ def test_a_video_is_sent_segmented_played_and_removed(tmp_path: Path) -> None:
         page.reload()
         page.wait_for_selector("#jobs .state:has-text('choose the same file')")
         page.set_input_files("#film", path)
-        page.wait_for_selector("#jobs .state:has-text('Done')", timeout=90_000)
+        page.wait_for_selector("#jobs .state:has-text('Done')", timeout=240_000)  # at low priority
         assert page.locator("#jobs li").count() == 1
         page.click("#jobs button:has-text('Play')")
         wait_for(lambda: page.evaluate("document.getElementById('player').currentTime") > 0.2)
