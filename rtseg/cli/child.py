@@ -28,13 +28,14 @@ def main(parent: int) -> None:
         parent: number of the process that started this one.
     """
     Progress.in_lines = True
-    if sys.platform != "win32":
-        _be_nice()
+    _be_nice()
     with Flow(_watching(parent), latest=True, name="parent"):
         run_program()
 
 
 def _be_nice() -> None:
+    if sys.platform == "win32":
+        return
     os.nice(NICE)
     if os.getsid(0) == os.getpid():
         # Linux shares processors between sessions first, whatever the priorities of their processes
