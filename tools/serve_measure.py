@@ -324,7 +324,8 @@ def slow(options: argparse.Namespace) -> None:
     third = (options.seconds or 1800) / 3
     with serving("-m", "stub?delay=10ms", *STUB) as (address, number):
         process = psutil.Process(number)
-        ordinary = [Client(address) for _ in range(2)]
+        # at the rate of a camera: who asks for all there is shares it with whoever comes
+        ordinary = [Client(address, window=1, pause=0.05) for _ in range(2)]
         lazy = Client(address, window=3, pause=0.5)
         memory: list[tuple[float, int]] = []
         closed, span = [0], [0.0, 0.0]
