@@ -416,8 +416,8 @@ def worker_of(server: int) -> psutil.Process:
     return worker
 
 
-def until(url: str, job: str, state: str, seconds: float = 100) -> dict[str, Any]:
-    """The job, once it is in a state."""
+def until(url: str, job: str, state: str, seconds: float = 300) -> dict[str, Any]:
+    """The job, once it is in a state; it has a low priority."""
 
     def reached() -> dict[str, Any] | None:
         found = look(url, job)
