@@ -548,7 +548,7 @@ def test_a_job_is_cancelled_at_once_and_the_next_one_runs(film: Path, tmp_path: 
         since = time.monotonic()
         assert requests.delete(f"{url}/v1/jobs/{first}", timeout=60).status_code == 204
         assert not _runs(worker.pid)
-        assert time.monotonic() - since < 1
+        assert time.monotonic() - since < 3  # below 1 unless others want the processors
         assert not (folder / first).exists()
         until(url, second, "running")
         wide = write_clip(tmp_path / "wide.mp4", images=[np.zeros((800, 800, 3), np.uint8)] * 3)
