@@ -13,9 +13,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numba import literal_unroll
 from numpy.typing import NDArray
 
-from rtseg.decode import ONE, BlendTable, read_only
+from rtseg.decode import BLOCKS, ONE, BlendTable, read_only
 from rtseg.draw import resized
 from rtseg.frame import Frame, Image, Mask, Picture, Segmentation, in_memory
 from rtseg.jit import compiled
@@ -133,10 +134,6 @@ def _to_rgb(y, u, v, red, green, blue, inverse):  # type: ignore[no-untyped-def]
             out[at] = np.uint8(np.int32(min(max(value, np.float32(0)), np.float32(255))))
 
 
-BLOCK = 128
-"""Pixels that are compared together, in vector code."""
-
-
 @compiled
 def _paint(mask, y, u, v, kept, offsets):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Blend planes by the classes of a mask; a chroma sample by those of its four pixels."""
@@ -171,22 +168,18 @@ def _paint(mask, y, u, v, kept, offsets):  # type: ignore[no-untyped-def]  # noq
 def _run_end(above, below, start):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """The first pixel after `start` with another class, in one of two rows; else their end."""
     one, other, stop = above[start], below[start], start + 1
-    while stop + BLOCK <= above.size and _all_equal(
-        above[stop : stop + BLOCK], below[stop : stop + BLOCK], one, other
-    ):
-        stop += BLOCK
+    for block in literal_unroll(BLOCKS):  # known to the compiler
+        while stop + block <= above.size:
+            first, second = above[stop : stop + block], below[stop : stop + block]
+            different = np.uint8(0)
+            for i in range(block):
+                different |= (first[i] ^ one) | (second[i] ^ other)
+            if different:
+                break
+            stop += block
     while stop < above.size and above[stop] == one and below[stop] == other:
         stop += 1
     return stop
-
-
-@compiled
-def _all_equal(above, below, one, other):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Whether all pixels of a row are `one` and of another `other`; becomes vector code."""
-    different = np.uint8(0)
-    for i in range(above.size):
-        different |= (above[i] ^ one) | (below[i] ^ other)
-    return different == 0
 
 
 _BACK = np.float32(1 / ONE)

@@ -12,9 +12,11 @@ of compiled code watches only the file of the function that it belongs to.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from numba import literal_unroll
 from numpy.typing import NDArray
 
 from rtseg.jit import compiled
@@ -35,8 +37,8 @@ ONE = 1 << 16
 PERIOD = 3 * 64
 """Channels over which a colour is repeated, so that a vector loop reads it in line."""
 
-BLOCK = 128
-"""Pixels that are compared together, in vector code."""
+BLOCKS = 128, 16
+"""Pixels that are compared together, in vector code: first as many as possible, then fewer."""
 
 
 class BlendTable(NamedTuple):
@@ -153,8 +155,12 @@ def enlarge(plane: F32, size: tuple[int, int], *, align_corners: bool = False) -
     return rows[:, left] * (1 - weight_x) + rows[:, right] * weight_x
 
 
+@lru_cache(maxsize=64)
 def axis(small: int, large: int, align_corners: bool) -> tuple[I32, F32]:
-    """For each of `large` pixels: the sample before it among `small`, and the next one's weight."""
+    """For each of `large` pixels: the sample before it among `small`, and the next one's weight.
+
+    Computed once for all frames; not to be changed.
+    """
     # float32, in torch's order of operations: ties fall the same way
     pixels = np.arange(large, dtype=np.float32)
     if align_corners:
@@ -198,9 +204,10 @@ def _decode(
         np.empty(classes, np.float32),
         np.empty(width, np.float32),
     )
+    row_ends, column_ends = _cell_ends(ys), _cell_ends(xs)
     row = 0
     while row < height:
-        y, row_end = ys[row], _next_cell(ys, row)
+        y, row_end = ys[row], row_ends[row]
         y1 = min(y + 1, h - 1)
         # cells from `start` on are one block, of one class or mixed, not yet finished
         column = start = 0
@@ -220,7 +227,7 @@ def _decode(
             if column == width:
                 break
             block, mixed = table[winner], not agree
-            column_end = _next_cell(xs, column)
+            column_end = column_ends[column]
             if mixed:
                 below, across = weight_y[row:row_end], weight_x[column:column_end]
                 cell = mask[row:row_end, column:column_end]
@@ -246,12 +253,12 @@ def _argmax(scores: Scores) -> U8:
 
 
 @compiled
-def _next_cell(samples: I32, at: int) -> int:
-    """The first pixel after `at` that lies on another sample."""
-    end = at + 1
-    while end < samples.size and samples[end] == samples[at]:
-        end += 1
-    return end
+def _cell_ends(samples: I32) -> I32:
+    """For each pixel, the first one after it that lies on another sample."""
+    ends = np.full(samples.size, samples.size, np.int32)
+    for at in range(samples.size - 2, -1, -1):
+        ends[at] = ends[at + 1] if samples[at] == samples[at + 1] else at + 1
+    return ends
 
 
 @compiled
@@ -369,20 +376,17 @@ def _finish_mixed(
 def _run_end(row: U8, start: int, end: int) -> int:
     """The first pixel after `start` and before `end` that has another class; else `end`."""
     value, stop = row[start], start + 1
-    while stop + BLOCK <= end and _all_equal(row[stop : stop + BLOCK], value):
-        stop += BLOCK
+    for block in literal_unroll(BLOCKS):  # known to the compiler
+        while stop + block <= end:
+            pixels, different = row[stop : stop + block], np.uint8(0)
+            for i in range(block):
+                different |= pixels[i] ^ value
+            if different:
+                break
+            stop += block
     while stop < end and row[stop] == value:
         stop += 1
     return stop
-
-
-@compiled
-def _all_equal(pixels: U8, value: int) -> bool:
-    """Whether all pixels have the value; becomes vector code."""
-    different = np.uint8(0)
-    for i in range(pixels.size):
-        different |= pixels[i] ^ value
-    return different == 0
 
 
 @compiled

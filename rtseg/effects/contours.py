@@ -6,12 +6,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rtseg.decode import BLOCK, read_only
+from rtseg.decode import read_only
 from rtseg.draw import bgr_colours, blend, blend_table, foreground
 from rtseg.effects import ViewOptions
 from rtseg.frame import Frame, Image, Mask, Segmentation
 from rtseg.jit import compiled
 from rtseg.labels import VOID, LabelSet
+
+BLOCK = 128
+"""Pixels that are compared together, in vector code."""
 
 SHADE = 0.5
 """Darkness of the rim around a line, which sets it off from an image of its own colour."""
