@@ -399,13 +399,14 @@ class FFmpegPlayer:
         frame = self._next()
         if frame is None:
             return None
-        at = None if frame.pts is None or self._untimed else float(frame.pts * frame.time_base)
+        ticks, second = frame.time_base.as_integer_ratio()
+        at = None if frame.pts is None or self._untimed else frame.pts * ticks / second
         if at is not None:
             if self._is_astray(at):
                 at = None
             else:
                 self._at = at
-        lasts = float((frame.duration or 0) * frame.time_base)
+        lasts = (frame.duration or 0) * ticks / second
         self._count += 1
         until = self._end if self._count == self._stream.frames else None
         if at is not None and self._shown_on is not None:
@@ -601,7 +602,7 @@ class FFmpegPlayer:
     def _gave(self, frames: Sequence[Any], *, ended: bool) -> None:
         """Note frames that came out; a part of a joined file may be of another codec: none do."""
         unanswered = self._tail.gave(frames, ended=ended)
-        if is_joined(self._container):
+        if unanswered and is_joined(self._container):
             self.damaged += unanswered
 
     def _end_of_part(self) -> Iterator[Any]:
