@@ -157,11 +157,8 @@ def enlarge(plane: F32, size: tuple[int, int], *, align_corners: bool = False) -
 
 @lru_cache(maxsize=64)
 def axis(small: int, large: int, align_corners: bool) -> tuple[I32, F32]:
-    """For each of `large` pixels: the sample before it among `small`, and the next one's weight.
-
-    Computed once for all frames; not to be changed.
-    """
-    # float32, in torch's order of operations: ties fall the same way
+    """For each of `large` pixels: the sample before it among `small`, and the next one's weight."""
+    # float32, in torch's order of operations: ties fall the same way; kept, so not to be changed
     pixels = np.arange(large, dtype=np.float32)
     if align_corners:
         at = pixels * (np.float32(small - 1) / np.float32(max(large - 1, 1)))
@@ -226,8 +223,7 @@ def _decode(
                 start = column
             if column == width:
                 break
-            block, mixed = table[winner], not agree
-            column_end = column_ends[column]
+            block, mixed, column_end = table[winner], not agree, column_ends[column]
             if mixed:
                 below, across = weight_y[row:row_end], weight_x[column:column_end]
                 cell = mask[row:row_end, column:column_end]
