@@ -15,6 +15,7 @@ try:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Environment variable")  # else it goes on without it
         import numba
+        from numba import literal_unroll as literal_unroll
         from numba.core.caching import IndexDataCacheFile
 except (ValueError, Warning) as error:
     raise UsageError(

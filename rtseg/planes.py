@@ -13,13 +13,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numba import literal_unroll
 from numpy.typing import NDArray
 
 from rtseg.decode import BLOCKS, ONE, BlendTable, read_only
 from rtseg.draw import resized
 from rtseg.frame import Frame, Image, Mask, Picture, Segmentation, in_memory
-from rtseg.jit import compiled
+from rtseg.jit import compiled, literal_unroll
 from rtseg.yuv import luma, weights
 
 

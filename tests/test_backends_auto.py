@@ -151,7 +151,7 @@ def test_an_onnx_file_keeps_its_precision_and_never_goes_to_torch(
     path = str(make_network(tmp_path / "net.onnx"))
     assert names(path, reduced=["bf16"]) == ["onnx fp32", "openvino fp32", "openvino bf16"]
     assert names(path, absent="openvino", reduced=["bf16"]) == ["onnx fp32"]
-    monkeypatch.setattr(auto, "precision_of", lambda file: "int8")
+    monkeypatch.setattr(auto, "precision_in", lambda file: "int8")
     assert names(path, reduced=["bf16"]) == ["onnx int8", "openvino int8"]
 
 

@@ -423,6 +423,7 @@ def test_clips_of_another_machine_are_waited_for(folder: Path, tmp_path: Path) -
     ledger = ledger_in(tmp_path / "out", token=ELSEWHERE)
     claim = ledger.claim(Clip("a.mp4", "in/a.mp4", ""))
     assert claim is not None
+    (tmp_path / "out/.rtseg" / claim).write_text(ELSEWHERE)  # whatever its flags are
     assert run("in", "-o", "out", "--lease", "1") == 0
     assert Inline.given.count("a.mp4") == 1
     assert files(tmp_path / "out") == RECORDS + OUTPUTS

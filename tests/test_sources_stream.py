@@ -290,7 +290,7 @@ def test_libraries_are_heard_only_by_those_who_ask(tmp_path: Path, level: str, h
     asked |= {"OPENCV_LOG_LEVEL": level, "OPENCV_FFMPEG_LOGLEVEL": "32"} if level else {}
     command = [sys.executable, "-c", code, str(tmp_path / "broken.mp4")]
     done = subprocess.run(command, capture_output=True, text=True, env=asked)
-    assert done.stdout.endswith("None\n")
+    assert "None" in done.stdout.splitlines()  # OpenCV's may follow, at the process's end
     assert (done.stdout + done.stderr != "None\n") == heard
 
 

@@ -16,10 +16,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import literal_unroll
 from numpy.typing import NDArray
 
-from rtseg.jit import compiled
+from rtseg.jit import compiled, literal_unroll
 
 Scores = NDArray[np.float32]
 """(C, h, w) float32: logits, or probabilities, at the network's output stride."""
