@@ -342,7 +342,8 @@ def test_unknown_addresses_and_methods(server: Served) -> None:
     several = requests.put(f"{server.url}/v1/jobs/{'0' * 32}", timeout=10)
     assert (several.status_code, several.headers["allow"]) == (405, "GET, DELETE")
     assert post(server, png(shapes()), path="/etc/passwd").status_code == 422
-    assert post(server, png(shapes()), **{"as": "tiff"}).status_code == 422
+    for unknown in ("tiff", ""):
+        assert post(server, png(shapes()), **{"as": unknown}).status_code == 422
     assert post(server, png(shapes()), refine="perhaps").status_code == 422
 
 

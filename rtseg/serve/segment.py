@@ -154,7 +154,7 @@ class Ask:
                 422, f"unknown parameter {unknown[0][:40]!r}", found="there are as, classes, ..."
             )
         accepted = [part.partition(";")[0].strip() for part in headers.get("accept", "").split(",")]
-        name = query.get("as") or next((USUAL[m] for m in accepted if m in USUAL), "mask")
+        name = query.get("as", next((USUAL[m] for m in accepted if m in USUAL), "mask"))
         if name not in KINDS:
             raise RequestError(422, f"as={name[:40]}", found="choices are " + ", ".join(KINDS))
         kind = KINDS[name]
