@@ -198,6 +198,7 @@ def test_a_gpu_that_is_not_there_costs_no_measurement(tmp_path: Path, cache: Pat
         auto.open_fastest(model, device="cuda", strict_device=True)
 
 
+@pytest.mark.slow
 def test_a_driver_whose_gpu_no_library_reaches_is_told_of(
     cache: Path, driver_alone: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

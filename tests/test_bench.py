@@ -667,6 +667,7 @@ remote.call("sleep", 36000)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGHUP"])
+@pytest.mark.slow
 def test_a_process_ends_with_its_parent_even_in_the_middle_of_a_call(name: str) -> None:
     command = [sys.executable, "-c", HOLDS_A_WORKER]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:

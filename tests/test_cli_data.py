@@ -45,6 +45,7 @@ def test_classes_are_counted_by_split(
     assert "split" in printed.err
 
 
+@pytest.mark.slow
 def test_augmented_views_are_drawn(dataset: Path, tmp_path: Path) -> None:
     path = tmp_path / "sheet.png"
     flags = ["--size", "64", "--paste", "0.5", "--sheet", str(path)]

@@ -134,6 +134,7 @@ def test_edges_follow_the_pictures_in_a_grid_and_in_the_files_of_each() -> None:
     assert written[1] > written[0]
 
 
+@pytest.mark.slow
 def test_a_written_grid_of_live_sources_lasts_as_long_as_the_world_did() -> None:
     live = "test://?size=160x120&fps=17&live=1&frames=34"
     assert main([live, TWO, *STUB, "-o", "grid.mp4", "--metrics", "m.json", "-q"]) == 0

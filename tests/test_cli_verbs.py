@@ -190,6 +190,7 @@ def test_demo_writes_a_clip_without_a_display(capsys: Capture, inside: Path) -> 
         assert sum(1 for _ in container.decode(stream)) == 3
 
 
+@pytest.mark.slow
 def test_demo_writes_what_is_named_and_replaces_that_when_told(
     capsys: Capture, inside: Path
 ) -> None:

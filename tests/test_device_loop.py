@@ -165,6 +165,7 @@ class Pictures(Sink):
     "view",
     ["overlay", "contours", *(pytest.param(v, marks=pytest.mark.slow) for v in ("side", "mask"))],
 )
+@pytest.mark.slow
 def test_every_view_draws_what_it_draws_of_the_processors_scores(view: str) -> None:
     drawn = []
     for keeps in (False, True):
@@ -240,6 +241,7 @@ def kept_in(backend) -> list[str]:
     return notes
 
 
+@pytest.mark.slow
 def test_kernels_that_do_not_compile_cost_nothing_but_speed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -305,6 +307,7 @@ def test_closing_after_the_device_was_lost_says_nothing_of_it(
     backend.close()
 
 
+@pytest.mark.slow
 def test_a_last_group_takes_the_step_of_more_frames_and_one_frame_its_own() -> None:
     loop = OnProcessor(keeps_frames=True).loop
     loop.warm_up(1)

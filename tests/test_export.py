@@ -95,6 +95,7 @@ def test_the_file_agrees_with_torch_and_needs_no_flag(exported: Exported) -> Non
     assert exported.megabytes == {"onnx fp32": size}
 
 
+@pytest.mark.slow
 def test_half_precision_is_half_as_large_and_takes_bytes(model: Model, tmp_path: Path) -> None:
     exported = export(model, tmp_path / "net.onnx", precision="fp16")
     assert precision_of(tmp_path / "net.onnx") == "fp16"
@@ -166,6 +167,7 @@ def test_opset_is_the_one_asked_for(model: Model, tmp_path: Path) -> None:
 # --- the comparison ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_file_below_the_threshold_gets_no_name(model: Model, tmp_path: Path, monkeypatch) -> None:
     def spoiled(model: Model, size, path: Path, *rest: Any, **options: Any) -> None:
         write_onnx(model, size, path, *rest, **options)

@@ -107,6 +107,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Extended:
     return Extended(folder, found, "".join(out for _, out, _ in found["listed"]))
 
 
+@pytest.mark.slow
 def test_a_sink_is_one_file_and_one_row(extended: Extended) -> None:
     codes, said = extended.of("sink")
     assert codes == [0, 2], f"the second time, the file exists: {said}"

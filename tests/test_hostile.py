@@ -23,6 +23,7 @@ def run(count: int, seed: int, *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_hundreds_of_random_documents_are_read_or_refused() -> None:
     done = run(250, 1)
     assert (done.returncode, done.stdout) == (0, "250\n"), done.stderr[-3000:]

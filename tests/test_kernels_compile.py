@@ -20,6 +20,7 @@ pytest.importorskip("triton", reason="Triton has no wheel for this system")
         pytest.param(("90",), marks=pytest.mark.slow),  # Hopper
     ],
 )
+@pytest.mark.slow
 def test_every_kernel_compiles_for_nvidias_gpus(tmp_path: Path, how: tuple[str, ...]) -> None:
     settings = {name: text for name, text in os.environ.items() if name != "TRITON_INTERPRET"}
     program = Path(__file__).with_name("compile_kernels.py")

@@ -145,6 +145,7 @@ def make(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("source", "way"), list(each()))
+@pytest.mark.slow
 def test_every_way_to_quit(source: str, way: str, start, tmp_path: Path) -> None:
     make(tmp_path)
     slow = ("--fps", "0.001") if source == "slides" else ()
@@ -247,6 +248,7 @@ class Dropping(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_a_stream_that_drops_is_waited_for(start, tmp_path: Path) -> None:
     cut, back, over = threading.Event(), threading.Event(), threading.Event()
     scripted = {"cut": cut, "back": back, "over": over}

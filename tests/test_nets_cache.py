@@ -347,6 +347,7 @@ def test_a_damaged_network_is_made_again_with_a_note(
         assert not open_backend(backend, model, input_size=(64, 64)).info.notes
 
 
+@pytest.mark.slow
 def test_a_compiled_network_of_other_settings_is_another_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

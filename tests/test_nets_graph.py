@@ -139,6 +139,7 @@ print(torchvision.extension._has_ops(), tuple(network(torch.zeros(1, 3, 32, 32))
 """
 
 
+@pytest.mark.slow
 def test_torchvision_without_its_operators_still_builds() -> None:
     """Whatever torchvision is installed, its operators do not load here."""
     done = subprocess.run([sys.executable, "-c", BROKEN], capture_output=True, text=True)

@@ -152,6 +152,7 @@ class Picture(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_outputs_of_a_run_and_of_a_grid_hold_no_token(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,7 @@ def whole(channels: list[Channel]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_cameras_go_on_unseen_and_give_their_newest_after_it(kind) -> None:
     def waits(channel: int) -> Numbered:
         source = Numbered(channel, 10**6, live=True)
@@ -162,6 +163,7 @@ def test_a_recording_that_is_watched_goes_on_where_it_stood() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_where_every_frame_is_kept_a_pause_loses_none(kind) -> None:
     channels = [Channel(Numbered(n, 400), f"clip {n}", newest=False) for n in (0, 1)]
     turns = [(0.05, " "), (0.2, "."), (0.1, "."), (0.1, " "), (0.02, " "), (0.1, " ")]

@@ -533,6 +533,7 @@ with open_source(source, SourceOptions()) as frames:
         ),
     ],
 )
+@pytest.mark.slow
 def test_what_a_killed_run_leaves_plays_in_time(codec: str, suffix: str, tmp_path: Path) -> None:
     """Pictures and clicks, at the times that the finished file has."""
     source = made(tmp_path / "in.mkv", Sound(codec, seconds=12), seconds=12)

@@ -269,6 +269,7 @@ def test_live_the_network_may_be_asked_less_often() -> None:
     assert sum(stats.keyframes.values()) == 3
 
 
+@pytest.mark.slow
 def test_a_live_run_waits_for_no_slow_network() -> None:
     model = find_model("stub?delay=300ms")
     segmenter = Segmenter(open_backend("stub", model))

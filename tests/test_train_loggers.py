@@ -62,6 +62,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Fake, "opened", [])
 
 
+@pytest.mark.slow
 def test_a_logger_gets_steps_epochs_and_images_and_goes_on_with_its_run(
     small: Path, tmp_path: Path
 ) -> None:

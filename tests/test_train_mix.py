@@ -133,6 +133,7 @@ def test_a_set_that_is_not_there_is_named(suite: Path) -> None:
         open_mix(suite)
 
 
+@pytest.mark.slow
 def test_a_mix_is_trained(suite: Path, small: Path, tmp_path: Path) -> None:  # noqa: F811
     result = train(quick(suite, small, tmp_path / "run", max_steps=2, split="60/40"))
     assert result.best is not None

@@ -310,6 +310,7 @@ def test_a_run_that_crashed_goes_on_from_the_last_save_within_its_epoch(
     assert equal(whole.folder.best, resumed.folder.best)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_leaves_a_best_checkpoint_that_runs(
     robo: Path, small: Path, tmp_path: Path
 ) -> None:
@@ -428,6 +429,7 @@ def test_a_dataset_without_splits_is_split_by_seed_and_written_down(
     assert "seed 0" in split["from"]
 
 
+@pytest.mark.slow
 def test_split_splits_anew_and_eval_takes_the_split(
     small: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -559,6 +561,7 @@ def test_an_image_that_is_lost_during_the_run_ends_it_and_its_workers(
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 def test_workers_that_gain_nothing_or_do_not_fit_are_noted(
     robo: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -652,6 +655,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 def test_a_state_that_somebody_has_changed_is_refused(
     finished: tuple[Result, Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -781,6 +785,7 @@ def test_a_run_that_was_broken_off_before_its_first_epoch_is_in_nobodys_way(tmp_
         folder.check_free(overwrite=False)
 
 
+@pytest.mark.slow
 def test_the_command_line_says_how_it_goes_and_how_to_try_it(
     robo: Path, small: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

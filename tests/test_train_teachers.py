@@ -349,6 +349,7 @@ def test_a_mix_with_a_teacher_is_trained_and_goes_on(suite: Path, small: Path) -
     assert train(options, resume=True).rows == result.rows
 
 
+@pytest.mark.slow
 def test_teachers_change_what_is_learnt(suite: Path, small: Path) -> None:  # noqa: F811
     losses = []
     for weight in (0.0, 0.5, 1.0):
@@ -387,6 +388,7 @@ def test_a_class_head_speaks_in_training_only(architecture: str) -> None:
     assert set(network.eval()(image)) == {"out"}
 
 
+@pytest.mark.slow
 def test_a_backbone_learns_a_teachers_classes(suite: Path, small: Path) -> None:  # noqa: F811
     losses = []
     for weight in (0.0, 1.0, 2.0):
