@@ -139,7 +139,7 @@ def _joined(folder: Path) -> Path:
     The folder's JSON files are beside it.
 
     Raises:
-        ModelError: one of the files is missing or not valid, or there is no room.
+        ModelError: one of the files is missing or invalid, or the disk is full.
     """
     asked = f"cannot open the model {folder}"
     names = sorted(set(read_json(folder / SHARDS, _Shards, ModelError).weight_map.values()))
