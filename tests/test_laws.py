@@ -51,6 +51,7 @@ KEPT_APART = {
     "decode.kernels": "imports Triton, which only NVIDIA GPUs need",
     "nets.flops": "needs torch, which bench may not import",
     "session.overlay": "draws in the window alone; the controls work without one",
+    "training.depthwise": "gradients of one operator, which training works without",
     "session.recording": "sinks that open and close during a run, in a thread of their own",
 }
 """Modules that one other module imports and no table names, each with its reason."""

@@ -26,6 +26,7 @@ from rtseg.nets.build import segmentation
 from rtseg.nets.state import TRAINING_ONLY
 from rtseg.system import GPU_UNUSED, native_precisions, nvidia_driver
 from rtseg.training.batches import Batch, Loader, batches
+from rtseg.training.depthwise import with_fast_gradients
 from rtseg.training.losses import Recipe, pixel_loss
 from rtseg.training.options import TrainOptions
 
@@ -354,6 +355,8 @@ def _laid_out(network: nn.Module, fabric: Fabric) -> nn.Module:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     if fabric.device.type == "mps":
         return network
+    if fabric.device.type == "cpu":
+        network = with_fast_gradients(network)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return,unused-ignore]
 
 
