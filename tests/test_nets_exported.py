@@ -1,4 +1,4 @@
-"""Networks that transformers builds: exported once, and the same masks as its post-processing."""
+"""Networks that other libraries build: exported once, and the same masks as theirs."""
 
 from __future__ import annotations
 
@@ -118,6 +118,8 @@ def write(folder: Path, kind: str) -> tuple[Any, Any]:
     return network, images
 
 
+KINDS = [name for name, row in exported.TYPES.items() if not row.masks and ":" not in name]
+
 TIE = 1e-4
 """Logits that differ by less are a tie, which rounding decides; they are some 1 apart."""
 
@@ -149,7 +151,7 @@ def assert_masks_equal(found: np.ndarray, logits: np.ndarray, what: str) -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kind", [name for name, row in exported.TYPES.items() if not row.masks])
+@pytest.mark.parametrize("kind", KINDS)
 def test_masks_equal_those_of_transformers(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,8 +200,41 @@ def check_live_and_eval(folder: Path, network: Any, processor: Any) -> None:
     assert counts.sum() == np.trace(counts) > 0
 
 
-def write_masks(folder: Path) -> tuple[Any, Any]:
-    """As `write`, of an EoMT, which gives masks with a class each."""
+def write_mask2former(folder: Path) -> tuple[Any, Any]:
+    """As `write`, of a Mask2Former, which gives masks with a class each."""
+    torch.manual_seed(0)
+    swin = transformers.SwinConfig(
+        embed_dim=16,
+        depths=[1] * 4,
+        num_heads=[1, 1, 2, 2],
+        window_size=4,
+        image_size=64,
+        out_features=[f"stage{i}" for i in (1, 2, 3, 4)],
+    )
+    config = transformers.Mask2FormerConfig(
+        backbone_config=swin,
+        feature_size=32,
+        mask_feature_size=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=32,
+        encoder_layers=2,
+        num_attention_heads=2,
+        dim_feedforward=32,
+        decoder_layers=3,
+        num_queries=8,
+        **LABELS,
+    )
+    network = transformers.Mask2FormerForUniversalSegmentation(config).eval()
+    processor = transformers.Mask2FormerImageProcessor(
+        size={"height": SIZE[0], "width": SIZE[1]}, ignore_index=255
+    )
+    network.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return network, processor
+
+
+def write_eomt(folder: Path) -> tuple[Any, Any]:
+    """The same of an EoMT."""
     torch.manual_seed(0)
     vit = {key: each for key, each in VIT.items() if key != "use_auxiliary_head"}
     options = {"num_blocks": 1, "num_upscale_blocks": 2, "num_queries": 8}
@@ -214,8 +249,9 @@ def write_masks(folder: Path) -> tuple[Any, Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("write_masks", [write_eomt, write_mask2former])
 def test_masks_with_a_class_each_are_added_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_masks: Any
 ) -> None:
     monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
     network, processor = write_masks(tmp_path / "net")
@@ -275,4 +311,149 @@ def test_without_transformers_the_extra_is_named(
     monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ModelError, match=r"rtseg\[transformers\]"):
+        find_model(tmp_path)
+
+
+# --- segmentation_models_pytorch -----------------------------------------------------------------
+
+HALF = {"mean": [0.5] * 3, "std": [0.25] * 3, "max_pixel_value": 255.0}
+
+
+def write_smp(
+    folder: Path, name: str, encoder: str, size: tuple[int, int] = SIZE, classes: int = CLASSES
+) -> Any:
+    """A folder as that library saves it, with the file of albumentations; the network."""
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    torch.manual_seed(0)
+    small = {"decoder_intermediate_channels": (8, 8, 16, 16), "decoder_fusion_channels": 16}
+    options = small if name == "DPT" else {}
+    network = getattr(smp, name)(encoder, encoder_weights=None, classes=classes, **options).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    image = torch.randn(1, 3, 8, 8).repeat_interleave(size[0] // 8, 2)
+    image = image.repeat_interleave(size[1] // 8, 3)
+    last = [m for m in network.segmentation_head.modules() if isinstance(m, torch.nn.Conv2d)][-1]
+    with torch.no_grad():
+        last.weight.div_(network(image).std((0, 2, 3)).view(-1, 1, 1, 1))
+        last.bias.zero_()
+        last.bias.sub_(network(image).mean((0, 2, 3)))
+    network.save_pretrained(folder)
+    steps = [
+        {"__class_fullname__": "Resize", "height": size[0], "width": size[1], "interpolation": 1},
+        {"__class_fullname__": "Normalize", **HALF, "normalization": "standard", "p": 1.0},
+        {"__class_fullname__": "ToTensorV2", "transpose_mask": True},
+    ]
+    (folder / "albumentations_config_eval.json").write_text(
+        json.dumps({"transform": {"__class_fullname__": "Compose", "transforms": steps}})
+    )
+    return network
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("name", "encoder"),
+    [
+        ("Segformer", "mit_b0"),
+        ("Unet", "resnet18"),
+        ("DeepLabV3Plus", "mobilenet_v2"),
+        ("DeepLabV3", "resnet18"),
+        ("FPN", "resnet18"),
+        ("UnetPlusPlus", "mobilenet_v2"),
+        ("MAnet", "resnet18"),
+        ("Linknet", "resnet18"),
+        ("PSPNet", "resnet18"),
+        ("PAN", "resnet18"),
+        ("UPerNet", "resnet18"),
+        ("Unet", "tu-resnet10t"),
+        ("DPT", "tu-vit_tiny_patch16_224"),
+    ],
+)
+def test_folders_of_smp_give_its_masks(
+    tmp_path: Path, name: str, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+    small = {"DPT": (224, 224), "PAN": (128, 128)}
+    size = small.get(name, SIZE)
+    network = write_smp(tmp_path / "net", name, encoder, size)
+    model = find_model(tmp_path / "net")
+    spec = model.spec
+    assert "5 classes without names" in model.notes[0]
+    assert (spec.input.mean, spec.input.std, spec.input.size) == ((0.5,) * 3, (0.25,) * 3, size)
+    opened = exported.TYPES[f"smp:{name}"].open and not encoder.startswith("tu-")
+    assert spec.input.fixed != opened
+    # a side of 16 more is not one that smp takes itself
+    for each in (size, (96, 160), (80, 112)) if opened else (size,):
+        pixels = np.random.default_rng(1).integers(0, 256, (1, each[0] // 8, each[1] // 8, 3))
+        pixels = pixels.repeat(8, 1).repeat(8, 2).astype(np.uint8)
+        taken = torch.from_numpy((pixels / 255 - 0.5) / 0.25).float().permute(0, 3, 1, 2)
+        monkeypatch.setattr(network, "check_input_shape", lambda _: None)
+        with torch.no_grad():
+            logits = network(taken)[0].numpy()
+        assert len(np.unique(logits.argmax(0))) > 1
+        for backend in ("onnx", "openvino"):
+            scores = open_backend(backend, model, device="cpu", input_size=each)(pixels)
+            found = decode(scores[0], each, align_corners=spec.align_corners)[0]
+            assert_masks_equal(found, logits, f"{backend} at {each}")
+
+
+@pytest.mark.slow
+def test_one_class_of_smp_is_what_stands_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+    network = write_smp(tmp_path / "net", "Unet", "resnet18", classes=1)
+    config = json.loads((tmp_path / "net" / "config.json").read_text())
+    config |= {"activation": "sigmoid", "encoder_weights": "imagenet"}  # nothing is fetched
+    (tmp_path / "net" / "config.json").write_text(json.dumps(config))
+    model = find_model(tmp_path / "net")
+    assert model.spec.labels.names == ("background", "foreground")
+    assert "assumed: the classes background and foreground" in model.notes[0]
+    pixels = np.random.default_rng(1).integers(0, 256, (1, *SIZE, 3), np.uint8)
+    taken = torch.from_numpy((pixels / 255 - 0.5) / 0.25).float().permute(0, 3, 1, 2)
+    with torch.no_grad():
+        wanted = network(taken)[0, 0].numpy()
+    scores = open_backend("onnx", model, device="cpu", input_size=SIZE)(pixels)
+    found = decode(scores[0], SIZE, align_corners=True)[0]
+    sure = np.abs(wanted) > TIE
+    np.testing.assert_array_equal(found[sure], (wanted > 0)[sure])
+    assert 0 < found.mean() < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"_model_class": "Evil"}, "Evil"),
+        ({"in_channels": 4}, "4 channels"),
+        ({"activation": "argmax2d"}, "argmax2d"),
+        ({"activation": "sigmoid"}, "5 classes and the activation"),
+        ({"encoder_name": "hf-hub:evil/net"}, "not a name"),
+        ({"encoder_name": "none_such"}, "none_such"),
+        ({"checkpoint_path": "/etc/passwd"}, "checkpoint_path"),
+        ({"decoder_channels": [10**6] * 5}, "more than 2048"),
+        ({"decoder_channels": [64, 32, 16, 8, 4]}, "of another shape"),
+        ({"encoder_name": "resnet34"}, "missing"),
+        ({"classes": "five"}, "five|int"),
+    ],
+)
+def test_folders_of_smp_that_lie_are_refused(
+    tmp_path: Path, change: dict[str, Any], found: str
+) -> None:
+    write_smp(tmp_path, "Unet", "resnet18")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelError, match=found) as caught:
+        find_model(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_without_smp_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_smp(tmp_path, "Unet", "resnet18")
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    with pytest.raises(ModelError, match=r"rtseg\[smp\]"):
         find_model(tmp_path)

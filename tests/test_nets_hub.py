@@ -534,3 +534,80 @@ def test_weights_of_a_segformer_are(hub: Hub) -> None:
     (hub.folder / "config.json").write_text(json.dumps(config))
     spec = find_model(f"hf:{REPO}").spec
     assert (spec.name, spec.architecture, spec.labels.names) == (REPO, "segformer_b0", NAMES)
+
+
+def sharded(hub: Hub) -> Any:
+    """Two files of weights of a SegFormer, as the hub has large ones; the weights."""
+    from safetensors.torch import save_file
+
+    from rtseg.nets.build import build
+
+    (hub.folder / "onnx" / "model.onnx").unlink()
+    state = build("segformer_b0", 3).state_dict()
+    files = {}
+    for number in (0, 1):
+        name = f"model-{number + 1:05}-of-00002.safetensors"
+        own = dict(list(state.items())[number::2])
+        save_file(own, hub.folder / name)
+        files |= dict.fromkeys(own, name)
+    (hub.folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    config = {key: value for key, value in CONFIG.items() if key != "hidden_sizes"}
+    (hub.folder / "config.json").write_text(json.dumps(config))
+    return state
+
+
+def test_weights_in_several_files_are_fetched_and_joined(hub: Hub) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    state = sharded(hub)
+    model = find_model(f"hf:{REPO}")
+    spec = model.spec
+    assert (spec.name, spec.architecture, spec.labels.names) == (REPO, "segformer_b0", NAMES)
+    assert model.file is not None
+    found = load_file(model.file)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) for name in state)
+    asked = len(hub.paths)
+    assert find_model(f"hf:{REPO}") == model
+    assert len(hub.paths) == asked
+    for part in model.file.parents[3].rglob("model-00001-of-00002.safetensors"):
+        part.write_bytes(b"damaged")
+    assert find_model(f"hf:{REPO}") == model
+    assert any("model-00001-of-00002" in path for path in hub.paths[asked:])
+
+
+def test_files_of_weights_that_are_not_there_or_too_large_are_not_fetched(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sharded(hub)
+    (hub.folder / "model-00002-of-00002.safetensors").rename(hub.folder / "other.safetensors")
+    with pytest.raises(ModelError, match="model-00002-of-00002"):
+        find_model(f"hf:{REPO}")
+    (hub.folder / "other.safetensors").rename(hub.folder / "model-00002-of-00002.safetensors")
+    monkeypatch.setenv("RTSEG_MAX_MODEL_GB", "0.001")
+    with pytest.raises(ModelError, match="more than"):
+        find_model(f"hf:{REPO}")
+    index = {"weight_map": {"a": "../../evil.safetensors"}}
+    (hub.folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="not a file of weights"):
+        find_model(f"hf:{REPO}@other")
+    assert not any(path.endswith(".safetensors") for path in hub.paths)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["openvino_model.xml", "openvino/openvino_model.xml"])
+def test_the_network_of_openvino_in_a_folder_or_repository(hub: Hub, place: str) -> None:
+    openvino: Any = pytest.importorskip("openvino")
+    network = openvino.convert_model(hub.folder / "onnx" / "model.onnx")
+    (hub.folder / "onnx" / "model.onnx").unlink()
+    (hub.folder / place).parent.mkdir(exist_ok=True)
+    openvino.save_model(network, hub.folder / place, compress_to_fp16=False)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
+    usual = (pixels / 255 - PREPROCESSOR["image_mean"]) / PREPROCESSOR["image_std"]
+    wanted = usual.sum(-1)[:, None] * np.array([1, 2, 3])[:, None, None]
+    for name in (hub.folder, f"hf:{REPO}", f"hf:{REPO}:{place}"):
+        model = find_model(name)
+        assert (model.format, model.spec.labels.names) == ("openvino", NAMES)
+        backend = open_backend("openvino", model, device="cpu", input_size=(64, 96))
+        np.testing.assert_allclose(backend(pixels), wanted, rtol=1e-4, atol=1e-4)

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
-from dataset_folders import make_folder
+from dataset_folders import SIZE, make_folder
 from test_nets_hub import PREPROCESSOR, shake
 from training import quick
 
@@ -17,10 +19,16 @@ import rtseg
 from rtseg.backends import open_backend
 from rtseg.decode import decode
 from rtseg.errors import ModelError
+from rtseg.evaluation.networks import InputPolicy, Network
+from rtseg.evaluation.scoring import score
+from rtseg.evaluation.sets import SetSpec, open_set
+from rtseg.exporting import ExportOptions
+from rtseg.exporting.program import export_network
 from rtseg.nets import find_model
 from rtseg.nets.build import build, segmentation
 from rtseg.nets.segformer import MergedHead
 from rtseg.nets.state import read_checkpoint
+from rtseg.temporal import TemporalOptions
 from rtseg.training.program import train
 from rtseg.zoo import SEGFORMERS
 
@@ -171,31 +179,103 @@ def test_masks_equal_those_of_transformers_on_every_backend(tmp_path: Path) -> N
         np.testing.assert_array_equal(decode(scores[0], size)[0], wanted)
 
 
+# --- trained -------------------------------------------------------------------------------------
+
+CLIP = "test://?size=96x96&frames=13"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with "run", B0 trained from scratch for a few steps, and its set in "data"."""
+    place = tmp_path_factory.mktemp("trained")
+    data = make_folder(place / "data")
+    result = train(quick(data, "segformer_b0", place / "run", epochs=4, lr=3e-4))
+    assert result.rows[-1].train_loss < result.rows[0].train_loss
+    return place
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_it_trains_from_scratch_and_its_checkpoint_runs(tmp_path: Path) -> None:
-    data = make_folder(tmp_path / "data")
-    result = train(quick(data, "segformer_b0", tmp_path / "run", epochs=2, lr=1e-4))
-    assert result.rows[1].train_loss < result.rows[0].train_loss
-    model = find_model(tmp_path / "run")
+def test_its_checkpoint_is_the_same_on_every_backend(trained: Path) -> None:
+    model = find_model(trained / "run")
     assert model.spec.architecture == "segformer_b0"
-    assert read_checkpoint(tmp_path / "run" / "best.pth")[0] == model.spec
-    pixels = np.zeros((1, 64, 64, 3), np.uint8)
-    scores = [
-        open_backend(name, model, device="cpu", input_size=(64, 64))(pixels)
-        for name in ("torch", "onnx")
+    assert read_checkpoint(trained / "run" / "best.pth")[0] == model.spec
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    scores = {
+        name: open_backend(name, model, device="cpu", input_size=(64, 64))(pixels)
+        for name in ("torch", "onnx", "openvino")
+    }
+    for found in scores.values():
+        np.testing.assert_allclose(found, scores["torch"], atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_its_figures_are_those_of_its_masks(trained: Path) -> None:
+    """`eval`, against masks of the same segmenter counted here."""
+    network = Network("b0", find_model(trained / "run"))
+    network.policy = InputPolicy("exact")
+    found = score(network, open_set(SetSpec(trained / "data")))
+    wanted = np.zeros((3, 3), np.int64)
+    with rtseg.load(trained / "run", frame_size=SIZE, device="cpu") as segmenter:
+        for sample in open_set(SetSpec(trained / "data")).samples:
+            mask = segmenter(sample.read_image()).mask
+            np.add.at(wanted, (sample.read_mask().ravel(), mask.ravel()), 1)
+    assert (found.matrix.counts[:, :3] == wanted).all()
+    assert np.trace(wanted) / wanted.sum() > 0.5, "four epochs teach it some of the background"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_its_int8_form_agrees_and_runs(trained: Path, tmp_path: Path) -> None:
+    size = (64, 96)
+    options = ExportOptions(
+        precision="int8", imgsz=size, samples=CLIP, min_agreement=0.9, calibration=(CLIP,)
+    )
+    model = find_model(trained / "run")
+    exported = export_network(model, tmp_path / "b0-int8.onnx", options)
+    assert exported.attempts[-1].agreement >= 0.9
+    kinds = [node.op_type for node in onnx.load(tmp_path / "b0-int8.onnx").graph.node]
+    assert kinds.count("QuantizeLinear") > 20
+    assert exported.megabytes["onnx int8"] < 0.4 * exported.megabytes["onnx fp32"]
+    made = find_model(tmp_path / "b0-int8.onnx")
+    assert made.spec.labels == model.spec.labels
+    pixels = next(iter(rtseg.open_source(CLIP))).image[..., ::-1]
+    pixels = cv2.resize(pixels, size[::-1])[None]
+    masks = [
+        decode(open_backend(name, each, device="cpu", input_size=size)(pixels)[0], size)[0]
+        for name, each in (("onnx", made), ("torch", model))
     ]
-    np.testing.assert_allclose(*scores, atol=1e-4)
-    check_live(tmp_path / "run")
+    assert (masks[0] == masks[1]).mean() > 0.85
 
 
-CLIP = "test://?size=96x96&frames=6"
-
-
-def check_live(folder: Path) -> None:
-    """A live source gives the masks of its frames."""
-    with rtseg.load(folder, frame_size=(96, 96), device="cpu") as segmenter:
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_live_source_gives_the_masks_of_its_frames(trained: Path) -> None:
+    with rtseg.load(trained / "run", frame_size=(96, 96), device="cpu") as segmenter:
         own = {frame.index: found.mask for frame, found in rtseg.stream(CLIP, segmenter)}
-        assert list(own) == list(range(6))
+        assert list(own) == list(range(13))
+        seen = 0
         for frame, found in rtseg.stream(f"{CLIP}&live=1&fps=2", segmenter):
             assert np.array_equal(found.mask, own[frame.index])
+            seen += 1
+        assert seen > 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_propagation_carries_its_masks(trained: Path) -> None:
+    """Keyframes have the masks of a plain run; those between come from them."""
+    options = TemporalOptions(propagate=True, key_every=4)
+    with rtseg.load(trained / "run", frame_size=(96, 96), device="cpu") as segmenter:
+        plain = {frame.index: found.mask for frame, found in rtseg.stream(CLIP, segmenter)}
+        runs = rtseg.stream(CLIP, segmenter, temporal=options)
+        found = {frame.index: (one.carried, one.mask) for frame, one in runs}
+    assert list(found) == list(range(13))
+    keys = [index for index, (carried, _) in found.items() if carried is None]
+    assert keys == [0, 4, 8, 12]
+    for index in keys:
+        assert np.array_equal(found[index][1], plain[index])
+    between = [(mask == plain[i]).mean() for i, (carried, mask) in found.items() if carried]
+    assert len(between) == 9
+    assert np.mean(between) > 0.85

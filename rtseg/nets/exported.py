@@ -1,13 +1,17 @@
-"""Networks that transformers builds, exported once to ONNX files in the cache.
+"""Networks that other libraries build, exported once to ONNX files in the cache.
 
-Later starts run that file, and do not import transformers.
+They are transformers and segmentation_models_pytorch (smp). Later starts run that file, and do not
+import them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
+import re
 import warnings
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,34 +20,42 @@ import torch
 from torch import Tensor, nn
 
 from rtseg.cache import EXPORTED, add_checksum, cache_path, is_intact, make_room, safe_name, sha256
+from rtseg.documents import read_json, shown
 from rtseg.errors import ModelError, first_line
 from rtseg.files import atomic, reason
 from rtseg.limits import MODEL_GB
 from rtseg.nets.build import segmentation
-from rtseg.nets.hub import CONFIG, TRANSFORMERS
+from rtseg.nets.hub import CONFIG, SMP, TRANSFORMERS, WEIGHTS
+from rtseg.nets.state import fill, read_checkpoint
 
 OPSET = 17
-REVISION = 1
+REVISION = 2
 """Raised when the exported graph changes, so that old files are not used."""
 
 MOST_LAYERS, MOST_WIDE = 128, 2**16
 """Of numbers in a configuration: its layers, and anything else."""
 
-INSTALL = 'python -m pip install "rtseg[transformers]"'
+MOST_SMP = 2048
+"""Of any number in a configuration of smp."""
+
+INSTALL = 'python -m pip install "rtseg[{}]"'
 
 
 class _Type(NamedTuple):
-    """How networks of a type of transformers are built.
+    """How networks of a type are built.
 
     Attributes:
         network: the class.
-        open: whether an exported file takes images of any size.
+        open: whether an exported file takes images of any size, in multiples of 16.
         masks: whether it gives masks, each with the probabilities of the classes.
+        traced_open: whether it is exported as if it did: with constant sides, the exporter makes
+            constants in double precision, which ONNX Runtime does not run.
     """
 
     network: str
     open: bool = True
     masks: bool = False
+    traced_open: bool = False
 
 
 TYPES = {
@@ -55,8 +67,13 @@ TYPES = {
     "beit": _Type("BeitForSemanticSegmentation", open=False),
     "dpt": _Type("DPTForSemanticSegmentation", open=False),
     "eomt": _Type("EomtForUniversalSegmentation", open=False, masks=True),
+    "mask2former": _Type(
+        "Mask2FormerForUniversalSegmentation", open=False, masks=True, traced_open=True
+    ),
 }
 assert set(TYPES) == set(TRANSFORMERS)
+_OPEN = ("Unet", "DeepLabV3", "DeepLabV3Plus", "Segformer")
+TYPES |= {f"smp:{name}": _Type(name, open=name in _OPEN) for name in SMP}
 
 
 def exported(weights: Path, kind: str, size: tuple[int, int], notes: list[str]) -> Path:
@@ -80,10 +97,11 @@ def exported(weights: Path, kind: str, size: tuple[int, int], notes: list[str]) 
     path = cache_path("onnx", f"{name}-{size[0]}x{size[1]}-exported-{digest}.onnx")
     if is_intact(path, notes):
         return path
-    network = _Logits(_load(weights.parent, kind), kind).eval()
+    load = _load_smp if kind.startswith("smp:") else _load
+    network = _Logits(load(weights.parent, kind), kind).eval()
     try:
         with atomic(path) as temporary:
-            _write(network, temporary, kind, size)
+            _write(network, temporary, _row(weights.parent, kind), size)
         add_checksum(path)
         make_room(path.parent, EXPORTED)
     except OSError as error:
@@ -91,6 +109,15 @@ def exported(weights: Path, kind: str, size: tuple[int, int], notes: list[str]) 
     except (RuntimeError, ValueError) as error:  # as torch reports what it cannot export
         raise ModelError(f"cannot export {weights.parent}", found=first_line(error)) from error
     return path
+
+
+def _row(folder: Path, kind: str) -> _Type:
+    """Of `TYPES`; backbones of timm may take one size only."""
+    row = TYPES[kind]
+    if not kind.startswith("smp:"):
+        return row
+    encoder = str(read_json(folder / CONFIG, dict[str, Any], ModelError).get("encoder_name"))
+    return row._replace(open=row.open and not encoder.startswith(("tu-", "timm-")))
 
 
 def _load(folder: Path, kind: str) -> nn.Module:
@@ -101,7 +128,7 @@ def _load(folder: Path, kind: str) -> nn.Module:
         import transformers
     except ImportError as error:
         found = f"its network ({kind}) is built by transformers, which is not installed"
-        raise ModelError(asked, found=found, do=INSTALL) from error
+        raise ModelError(asked, found=found, do=INSTALL.format("transformers")) from error
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     builder = getattr(transformers, TYPES[kind].network)
@@ -109,10 +136,7 @@ def _load(folder: Path, kind: str) -> nn.Module:
         config = builder.config_class.from_pretrained(folder, local_files_only=True)
         _check(asked, config.to_dict())
         with torch.device("meta"):  # takes no memory
-            numbers = sum(each.numel() for each in builder(config).parameters())
-        if 4 * numbers > MODEL_GB.value() * 1e9:
-            found = f"it has {numbers:.1e} parameters"
-            raise ModelError(asked, found=found, do=MODEL_GB.advice)
+            _check_memory(asked, builder(config))
         network, report = builder.from_pretrained(
             folder,
             config=config,
@@ -135,7 +159,49 @@ def _load(folder: Path, kind: str) -> nn.Module:
     return loaded
 
 
-def _check(asked: str, value: Any, key: str = "") -> None:
+def _load_smp(folder: Path, kind: str) -> nn.Module:
+    segmentation()  # as in `_load`
+    asked = f"cannot open the model {folder}"
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError as error:
+        found = "its network is built by segmentation_models_pytorch, which is not installed"
+        raise ModelError(asked, found=found, do=INSTALL.format("smp")) from error
+    builder = getattr(smp, TYPES[kind].network)
+    config = read_json(folder / CONFIG, dict[str, Any], ModelError)
+    given = {key: value for key, value in config.items() if not key.startswith("_")}
+    # weights come from the folder; the network is cut before its activation, and has no other head
+    given |= dict.fromkeys(("encoder_weights", "activation", "aux_params"))
+    known = {*inspect.signature(builder).parameters, "dynamic_img_size"} - {"kwargs"}
+    if unknown := sorted(given.keys() - known):  # would be passed on to timm
+        found = f"{CONFIG} has {shown(unknown[0])}, which {builder.__name__} does not take"
+        raise ModelError(asked, found=found)
+    encoder = given.get("encoder_name")
+    if not isinstance(encoder, str) or re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", encoder) is None:
+        raise ModelError(asked, found=f"its encoder is {shown(encoder)}, which is not a name")
+    _check(asked, given, most=MOST_SMP)
+    try:
+        with suppress(RuntimeError), torch.device("meta"):  # which some cannot be built on
+            _check_memory(asked, builder(**given))
+        network: nn.Module = builder(**given)
+    except ModelError:
+        raise
+    except Exception as error:  # as in `_load`
+        raise ModelError(asked, found=first_line(error)) from error
+    _, state = read_checkpoint(folder / WEIGHTS)
+    own = {key: value for key, value in state.items() if not key.startswith("classification_head")}
+    fill(network, own, asked, do="Download it again")
+    return network
+
+
+def _check_memory(asked: str, network: nn.Module) -> None:
+    """Raise ModelError for a network, without its numbers, that would not fit."""
+    numbers = sum(each.numel() for each in network.parameters())
+    if 4 * numbers > MODEL_GB.value() * 1e9:
+        raise ModelError(asked, found=f"it has {numbers:.1e} parameters", do=MODEL_GB.advice)
+
+
+def _check(asked: str, value: Any, key: str = "", most: int = MOST_WIDE) -> None:
     """Raise ModelError for numbers with which building would never end, and for other files."""
     if isinstance(value, dict):
         if value.get("use_timm_backbone") or value.get("backbone"):
@@ -143,12 +209,12 @@ def _check(asked: str, value: Any, key: str = "") -> None:
             raise ModelError(asked, found=found, do="Export its network to ONNX")
         for name, each in value.items():
             if name not in ("id2label", "label2id"):
-                _check(asked, each, str(name))
+                _check(asked, each, str(name), most)
     elif isinstance(value, (list, tuple)):
         for each in value:
-            _check(asked, each, key)
+            _check(asked, each, key, most)
     elif isinstance(value, int):
-        most = MOST_LAYERS if "layers" in key or "depths" in key else MOST_WIDE
+        most = MOST_LAYERS if "layers" in key or "depths" in key else most
         if value > most:
             raise ModelError(asked, found=f"its {CONFIG} has {key} {value}, more than {most}")
 
@@ -166,7 +232,13 @@ class _Logits(nn.Module):
         if kind == "dpt":
             assert isinstance(network.head.head[-1], nn.Upsample)
             network.head.head[-1] = nn.Identity()
+        if kind == "smp:DPT":
+            network.segmentation_head = network.segmentation_head.head
+        elif kind.startswith("smp:"):
+            network.segmentation_head = network.segmentation_head[0]
         for module in list(network.modules()):
+            if type(module).__name__ == "PSPBlock":  # in an export, it pools in another way
+                module.forward = partial(_pooled, module.pool)
             if isinstance(module, nn.AdaptiveAvgPool2d):  # UperNet has them in plain lists too
                 module.forward = partial(_pool, module.output_size)  # type: ignore[method-assign]
             if type(module).__name__ == "MobileViTV2Layer":
@@ -183,6 +255,8 @@ class _Logits(nn.Module):
         if self.kind == "upernet":
             maps = self.network.backbone.forward_with_filtered_kwargs(pixel_values).feature_maps
             logits: Tensor = self.network.decode_head(maps)
+        elif self.kind.startswith("smp:"):
+            logits = self.network(pixel_values)
         else:
             logits = self.network(pixel_values).logits
         return logits
@@ -211,6 +285,12 @@ def _folded(patch: tuple[int, int], patches: Tensor, size: tuple[int, int]) -> T
     return nn.functional.pad(joined, (0, width - columns * wide, 0, height - rows * high))
 
 
+def _pooled(pool: nn.Module, features: Tensor) -> Tensor:
+    """Features pooled to few points, and enlarged again, as PSPNet does."""
+    size = features.shape[2:]
+    return nn.functional.interpolate(pool(features), size, mode="bilinear", align_corners=True)
+
+
 def _pool(size: Any, features: Tensor) -> Tensor:
     """Adaptive pooling as two products with constant matrices, which ONNX has.
 
@@ -235,7 +315,7 @@ def _means(side: int, goal: int, like: Tensor) -> Tensor:
     return weights
 
 
-def _write(network: nn.Module, path: Path, kind: str, size: tuple[int, int]) -> None:
+def _write(network: nn.Module, path: Path, row: _Type, size: tuple[int, int]) -> None:
     sides = {"pixel_values": {2: "height", 3: "width"}, "logits": {2: "rows", 3: "columns"}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what a trace takes for constant
@@ -247,5 +327,13 @@ def _write(network: nn.Module, path: Path, kind: str, size: tuple[int, int]) -> 
             opset_version=OPSET,
             input_names=["pixel_values"],
             output_names=["logits"],
-            dynamic_axes=sides if TYPES[kind].open else None,
+            dynamic_axes=sides if row.open or row.traced_open else None,
         )
+    if row.traced_open:
+        import onnx
+
+        content = onnx.load(path)
+        axes = content.graph.input[0].type.tensor_type.shape.dim[2:]
+        for axis, side in zip(axes, size, strict=True):
+            axis.dim_value = side
+        onnx.save(content, path)

@@ -18,7 +18,7 @@ from rtseg.nets.hub import (
     ONNX_FILES,
     PREFIX,
     WEIGHTS,
-    built_by_transformers,
+    built_elsewhere,
     describe,
     fetch_repository,
     network_in,
@@ -218,7 +218,8 @@ def _from_hub(
     progress: Progress | None,
 ) -> Model:
     found = fetch_repository(text, progress)
-    open_file = _from_graph if found.file.suffix == ".onnx" else _from_checkpoint
+    is_graph = found.file.suffix in (".onnx", SUFFIX)
+    open_file = _from_graph if is_graph else _from_checkpoint
     model = open_file(found.file, weights, flags)
     spec = replace(model.spec, name=found.repo, licence=found.licence)
     note = f"{found.repo} at commit {found.commit[:12]}; {found.licence}"
@@ -236,8 +237,8 @@ def _from_checkpoint(
         notes = (f"{path.parent.name}: assumed {', '.join(assumed)}",) if assumed else ()
         settings = read_settings(path, flags, known)
         base = built_in(settings.architecture or "")
-        if base is None and weights is None and (kind := built_by_transformers(path)):
-            return _from_transformers(path, kind, flags, (known, assumed), settings.size)
+        if base is None and weights is None and (kind := built_elsewhere(path)):
+            return _from_elsewhere(path, kind, flags, (known, assumed), settings.size)
         if base is None:
             raise _unknown_weights(path)
         spec = _changed(replace(base, weights=None, miou=None, dataset="", licence=""), settings)
@@ -258,7 +259,7 @@ def _from_checkpoint(
     return Model(spec, path, "torch", notes)
 
 
-def _from_transformers(
+def _from_elsewhere(
     path: Path,
     kind: str,
     flags: Mapping[str, Any] | None,

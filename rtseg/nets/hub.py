@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,8 +47,21 @@ MASK_CLASSIFICATION = frozenset(
 )
 """Types of networks whose outputs are masks with a class each, not scores per pixel."""
 
-TRANSFORMERS = tuple("segformer mobilenet_v2 mobilevit mobilevitv2 upernet beit dpt eomt".split())
+TRANSFORMERS = tuple(
+    "segformer mobilenet_v2 mobilevit mobilevitv2 upernet beit dpt eomt mask2former".split()
+)
 """Types of networks that transformers builds for rtseg, see `rtseg.nets.exported`."""
+
+SMP = (
+    *("Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus"),
+    *("PAN", "UPerNet", "Segformer", "DPT"),
+)
+"""Classes of segmentation_models_pytorch, which builds them for rtseg likewise."""
+
+ALBUMENTATIONS = "albumentations_config_eval.json"
+"""What happens to an image, in some folders of segmentation_models_pytorch."""
+
+DESCRIPTIONS = (CONFIG, PREPROCESSOR, ALBUMENTATIONS)
 
 _IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 _HALF = {"image_mean": 0.5, "image_std": 0.5}
@@ -60,6 +73,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "mobilevit": {"do_normalize": False, "do_flip_channel_order": True, "size": 256},
     "mobilevitv2": {"do_normalize": False, "do_flip_channel_order": True, "size": 256},
     "eomt": {**_IMAGENET, "size": 640},
+    "mask2former": {**_IMAGENET, "size": 800},
 }
 """What the image processors of transformers do where their file says nothing, by their names."""
 
@@ -90,6 +104,11 @@ class _Config(Struct):
     mlp_ratios: Any = None
     hidden_act: Any = "gelu"
     num_channels: Any = 3
+    smp_class: str = field(name="_model_class", default="")
+    encoder_name: Any = None
+    in_channels: Any = 3
+    classes: Any = 1
+    activation: Any = None
 
 
 class _Preprocessor(Struct):
@@ -142,15 +161,10 @@ def _joined(folder: Path) -> Path:
         ModelError: one of the files is missing or invalid, or the disk is full.
     """
     asked = f"cannot open the model {folder}"
-    names = sorted(set(read_json(folder / SHARDS, _Shards, ModelError).weight_map.values()))
-    for name in names:
-        known = re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", name)
-        if known is None or not (folder / name).is_file():
-            found = f"{SHARDS} names {shown(name)}, which is not a file of weights beside it"
-            raise ModelError(asked, found=found, do="Download it again")
-    parts = [folder / name for name in names]
-    described = [folder / name for name in (CONFIG, PREPROCESSOR) if (folder / name).is_file()]
     try:
+        there = [each.name for each in folder.iterdir() if each.is_file()]
+        parts = [folder / name for name in _shards(asked, folder, there)]
+        described = [folder / name for name in DESCRIPTIONS if (folder / name).is_file()]
         if sum(part.stat().st_size for part in parts) > MODEL_GB.value() * 1e9:
             raise ModelError(
                 asked, found=f"more than {MODEL_GB.value():.0f} GB", do=MODEL_GB.advice
@@ -169,6 +183,17 @@ def _joined(folder: Path) -> Path:
     except (OSError, SafetensorError, ValueError) as error:
         raise ModelError(asked, found=first_line(error), do="Download it again") from error
     return path
+
+
+def _shards(asked: str, folder: Path, there: Collection[str]) -> list[str]:
+    """The names of the files in `SHARDS`, all of them `there`."""
+    names = sorted(set(read_json(folder / SHARDS, _Shards, ModelError).weight_map.values()))
+    for name in names:
+        known = re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", name)
+        if known is None or name not in there:
+            found = f"{SHARDS} names {shown(name)}, which is not a file of weights beside it"
+            raise ModelError(asked, found=found, do="Download it again")
+    return names
 
 
 def _join(parts: Sequence[Path], target: Path) -> None:
@@ -220,6 +245,8 @@ def describe(path: Path) -> tuple[dict[str, Any], list[str]]:
     if not (folder / CONFIG).is_file() or not known:
         return {}, []
     config = read_json(folder / CONFIG, _Config, ModelError)
+    if weights and config.smp_class:
+        return _of_smp(folder, config)
     images = _Preprocessor()
     if described:
         images = read_json(folder / PREPROCESSOR, _Preprocessor, ModelError)
@@ -262,13 +289,97 @@ def _architecture(config: _Config) -> str | None:
     return None
 
 
-def built_by_transformers(weights: Path) -> str | None:
+def built_elsewhere(weights: Path) -> str | None:
     """The type of the network that these weights of a folder of the hub are of, for `exported`."""
     path = weights.parent / CONFIG
     if weights.name != WEIGHTS or not path.is_file():
         return None
-    kind = read_json(path, _Config, ModelError).model_type
-    return kind if kind in TRANSFORMERS else None
+    return _kind(read_json(path, _Config, ModelError))
+
+
+def _kind(config: _Config) -> str | None:
+    """The type of a network that other libraries build; None if it is not a known one."""
+    if config.smp_class:
+        return f"smp:{config.smp_class}" if config.smp_class in SMP else None
+    return config.model_type if config.model_type in TRANSFORMERS else None
+
+
+class _Transform(Struct):
+    """A step of albumentations."""
+
+    name: str = field(name="__class_fullname__", default="")
+    height: int | None = None
+    width: int | None = None
+    mean: float | list[float] | None = None
+    std: float | list[float] | None = None
+    max_pixel_value: float | None = 255.0
+    normalization: str = "standard"
+
+
+class _Transforms(Struct):
+    transforms: list[_Transform] = field(default_factory=list)
+
+
+class _Albumentations(Struct):
+    """What `ALBUMENTATIONS` says."""
+
+    transform: _Transforms = field(default_factory=_Transforms)
+
+
+def _of_smp(folder: Path, config: _Config) -> tuple[dict[str, Any], list[str]]:
+    """As `describe`, of a folder of segmentation_models_pytorch, which names no classes."""
+    asked = f"cannot use the model in {folder}"
+    if config.smp_class not in SMP:
+        found = f"it is a {printable(config.smp_class)[:60]} of segmentation_models_pytorch"
+        raise ModelError(asked, found=found, do=f"Use one of {', '.join(SMP)}")
+    if config.in_channels != 3:
+        raise ModelError(
+            asked, found=f"its images have {shown(config.in_channels)} channels, not 3"
+        )
+    overlap = config.activation == "sigmoid" and config.classes != 1
+    if overlap or config.activation not in _ACTIVATIONS:
+        found = f"it has {shown(config.classes)} classes and the activation "
+        found += shown(config.activation)
+        raise ModelError(asked, found=found, do="Use one that gives each pixel one class")
+    assumed: list[str] = []
+    labels = None
+    if isinstance(config.classes, int) and config.classes > 2:
+        unnamed = {str(index): f"LABEL_{index}" for index in range(min(config.classes, 256))}
+        labels = _labels(folder / CONFIG, unnamed, assumed)
+    else:
+        labels = ["background", "foreground"]
+        assumed.append("the classes background and foreground")
+    settings = {
+        "name": printable(folder.resolve().name)[:MAX_NAME] or None,
+        "layout": "NCHW",
+        "labels": labels,
+        "align_corners": True,
+        "activation": "logits",
+        **_of_albumentations(folder / ALBUMENTATIONS),
+    }
+    return {key: value for key, value in settings.items() if value is not None}, assumed
+
+
+_ACTIVATIONS = (None, "identity", "sigmoid", "softmax", "softmax2d", "logsoftmax")
+"""Of segmentation_models_pytorch: those that leave the order of the classes as it is."""
+
+
+def _of_albumentations(path: Path) -> dict[str, Any]:
+    """Size, mean, std and scale of the last steps that have them; nothing without a file."""
+    settings: dict[str, Any] = {}
+    if not path.is_file():
+        return settings
+    for step in read_json(path, _Albumentations, ModelError).transform.transforms:
+        if step.name == "Resize":
+            settings["size"] = [step.height, step.width]
+        elif step.name == "Normalize":
+            if step.normalization != "standard" or None in (step.mean, step.std):
+                raise ModelError(
+                    f"cannot use {path}", found=f"it normalises by {step.normalization}"
+                )
+            scale = 1 / (step.max_pixel_value or 1)
+            settings |= {"mean": step.mean, "std": step.std, "scale": scale, "colour": "RGB"}
+    return settings
 
 
 def _check_kind(folder: Path, config: _Config, images: _Preprocessor, weights: bool) -> None:
@@ -360,7 +471,7 @@ LARGEST_FILE, LARGEST_LISTING = 4_000_000_000, 8_000_000
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _ADDRESS = re.compile(
     rf"hf:(?P<repo>{_PART}/{_PART})(?:@(?P<revision>[A-Za-z0-9._/-]{{1,100}}))?"
-    rf"(?::(?P<file>(?:{_PART}/)*{_PART}\.onnx))?"
+    rf"(?::(?P<file>(?:{_PART}/)*{_PART}\.(?:onnx|xml)))?"
 )
 NVIDIA = "research or evaluation only (NVIDIA)"
 
@@ -472,7 +583,9 @@ def fetch_repository(text: str, progress: Progress | None = None) -> Fetched:
         )
         with atomic(record) as temporary:
             temporary.write_bytes(msgspec.json.encode(kept))
-    return Fetched(repo, kept.commit, kept.licence, folder / kept.commit / kept.model)
+    own = folder / kept.commit
+    file = _joined(own) if kept.model == SHARDS else own / kept.model
+    return Fetched(repo, kept.commit, kept.licence, file)
 
 
 def _is_whole(folder: Path, kept: _Kept) -> bool:
@@ -493,7 +606,8 @@ def _fetch(
     server = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
     listing = _listing(asked, f"{server}/api/models/{repo}/revision/{revision}?blobs=true")
     sizes = {each.rfilename: each for each in listing.siblings}
-    model = file or next((name for name in (*ONNX_FILES, WEIGHTS) if name in sizes), None)
+    places = (*ONNX_FILES, WEIGHTS, SHARDS, *IR_FILES)
+    model = file or next((name for name in places if name in sizes), None)
     if model is None or model not in sizes:
         others = [name for name in sizes if name.endswith(".onnx")]
         raise ModelError(
@@ -504,9 +618,8 @@ def _fetch(
         )
     licence = _licence(repo, listing.card or _Card())
     digests: dict[str, str] = {}
-    for name in (CONFIG, PREPROCESSOR, model, f"{model}_data"):
-        if name not in sizes:
-            continue
+
+    def take(name: str) -> None:
         size, large = sizes[name].size, sizes[name].lfs
         if size is None or not 0 <= size <= LARGEST_FILE:
             raise DownloadError(asked, found=f"{name} has {shown(size)} bytes")
@@ -520,11 +633,23 @@ def _fetch(
         else:  # anew, as nothing tells whether the one that is there is still what was fetched
             _fetch_anew(target, weights, title)
         digests[name] = sha256(target)
-        if name == CONFIG and model == WEIGHTS:
+        if name == CONFIG and model in (WEIGHTS, SHARDS):
             _check_built(asked, target)
         if target.stat().st_size != size or (kept and kept.files.get(name) != digests[name]):
             target.unlink()
             raise DownloadError(asked, found=f"{name} is not the file that was published")
+
+    beside = f"{model.removesuffix('.xml')}.bin" if model.endswith(".xml") else f"{model}_data"
+    for name in (*DESCRIPTIONS, model, beside):
+        if name in sizes:
+            take(name)
+    if model == SHARDS:
+        names = _shards(asked, folder / listing.sha, sizes)
+        if sum(sizes[name].size or 0 for name in names) > MODEL_GB.value() * 1e9:
+            found = f"its weights have more than {MODEL_GB.value():.0f} GB"
+            raise ModelError(asked, found=found, do=MODEL_GB.advice)
+        for name in names:
+            take(name)
     return _Kept(listing.sha, licence, model, digests)
 
 
@@ -541,8 +666,8 @@ def _fetch_anew(target: Path, weights: WeightsSpec, progress: Progress | None) -
 def _check_built(asked: str, path: Path) -> None:
     """Raise ModelError if rtseg does not build the network that a `config.json` describes."""
     config = read_json(path, _Config, ModelError)
-    if _architecture(config) is None and config.model_type not in TRANSFORMERS:
-        kind = printable(config.model_type)[:60] or "without a type"
+    if _architecture(config) is None and _kind(config) is None:
+        kind = printable(config.smp_class or config.model_type)[:60] or "without a type"
         found = f"it has no ONNX file, and rtseg does not build its network ({kind})"
         raise ModelError(asked, found=found, do="Export its network to ONNX")
 

@@ -169,16 +169,18 @@ def load_state(network: nn.Module, spec: ModelSpec, state: State, path: Path) ->
             found=f"it has {len(given[last])} classes, {spec.name} has {len(wanted[last])}",
             do=f"Name its classes with --labels or in {path.with_suffix('.toml').name} beside it",
         )
-    missing = [key for key in wanted if key not in given and "num_batches" not in key]
-    unexpected = [key for key in given if key not in wanted]
-    shapes = [k for k in given if k in wanted and given[k].shape != wanted[k].shape]
+    fill(network, given, asked, do="Name the model that these weights belong to with --model")
+
+
+def fill(network: nn.Module, state: State, asked: str, do: str) -> None:
+    """Put weights into a network that has just these; else raise ModelError."""
+    wanted = network.state_dict()
+    missing = [key for key in wanted if key not in state and "num_batches" not in key]
+    unexpected = [key for key in state if key not in wanted]
+    shapes = [k for k in state if k in wanted and state[k].shape != wanted[k].shape]
     if missing or unexpected or shapes:
-        raise ModelError(
-            asked,
-            found=_differences(missing, unexpected, shapes),
-            do="Name the model that these weights belong to with --model",
-        )
-    network.load_state_dict(given, strict=False)
+        raise ModelError(asked, found=_differences(missing, unexpected, shapes), do=do)
+    network.load_state_dict(state, strict=False)
 
 
 def own_names(architecture: str, state: State) -> State:
