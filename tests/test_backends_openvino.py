@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from colour_network import make_network
 from dataset_folders import NAMES, draw
@@ -264,8 +266,7 @@ def test_graphs_that_openvino_refuses_get_one_line(tmp_path: Path, before: str, 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_files_quantised_by_others_run_as_they_are(tmp_path: Path) -> None:
-    """As NNCF writes them for OpenVINO, and onnxruntime for anyone."""
+def test_files_that_nncf_quantised_run_as_they_are(tmp_path: Path) -> None:
     import openvino
     import torch  # noqa: F401 - nncf imports it in part, in a circle
 
@@ -285,4 +286,33 @@ def test_files_quantised_by_others_run_as_they_are(tmp_path: Path) -> None:
     scores = backend(picture.image[None, ..., ::-1].copy())
     assert (scores[0].argmax(0) == picture.mask).mean() > 0.99
     exact = open_backend("auto", find_model(path), input_size=SIZE)
+    assert not np.allclose(scores, exact(picture.image[None, ..., ::-1].copy()), atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_files_that_onnx_runtime_quantised_run_as_they_are(tmp_path: Path, name: str) -> None:
+    """In pairs of QuantizeLinear and DequantizeLinear, by its own program."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    path = make_network(tmp_path / "colours.onnx")
+    key = onnxruntime.InferenceSession(path).get_inputs()[0].name
+    images = [each.image[None, ..., ::-1] / 255 for each in draw(8, (48, 64))]
+    values = iter([{key: each.transpose(0, 3, 1, 2).astype(np.float32)} for each in images])
+
+    class Reader(CalibrationDataReader):
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(values, None)
+
+    quantize_static(path, tmp_path / "int8.onnx", Reader(), QuantFormat.QDQ, per_channel=True)
+    kinds = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
+    assert kinds.count("DequantizeLinear") >= 3
+    shutil.copy(path.with_suffix(".toml"), tmp_path / "int8.toml")
+    model = find_model(tmp_path / "int8.onnx")
+    backend = open_backend(name, model, input_size=SIZE, device="cpu")
+    assert (backend.info.name, backend.info.precision) == (name, "int8")
+    picture = next(draw(1, SIZE, seed=1))
+    scores = backend(picture.image[None, ..., ::-1].copy())
+    assert (scores[0].argmax(0) == picture.mask).mean() > 0.99
+    exact = open_backend("onnx", find_model(path), input_size=SIZE, device="cpu")
     assert not np.allclose(scores, exact(picture.image[None, ..., ::-1].copy()), atol=1e-4)

@@ -436,7 +436,7 @@ def test_one_class_of_smp_is_what_stands_out(
         ({"decoder_channels": [10**6] * 5}, "more than 2048"),
         ({"decoder_channels": [64, 32, 16, 8, 4]}, "of another shape"),
         ({"encoder_name": "resnet34"}, "missing"),
-        ({"classes": "five"}, "five|int"),
+        ({"classes": "five"}, "'five' classes"),
     ],
 )
 def test_folders_of_smp_that_lie_are_refused(

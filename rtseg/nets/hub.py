@@ -336,6 +336,8 @@ def _of_smp(folder: Path, config: _Config) -> tuple[dict[str, Any], list[str]]:
         raise ModelError(
             asked, found=f"its images have {shown(config.in_channels)} channels, not 3"
         )
+    if not isinstance(config.classes, int):
+        raise ModelError(asked, found=f"it has {shown(config.classes)} classes")
     overlap = config.activation == "sigmoid" and config.classes != 1
     if overlap or config.activation not in _ACTIVATIONS:
         found = f"it has {shown(config.classes)} classes and the activation "
@@ -343,7 +345,7 @@ def _of_smp(folder: Path, config: _Config) -> tuple[dict[str, Any], list[str]]:
         raise ModelError(asked, found=found, do="Use one that gives each pixel one class")
     assumed: list[str] = []
     labels = None
-    if isinstance(config.classes, int) and config.classes > 2:
+    if config.classes > 2:
         unnamed = {str(index): f"LABEL_{index}" for index in range(min(config.classes, 256))}
         labels = _labels(folder / CONFIG, unnamed, assumed)
     else:
