@@ -230,7 +230,7 @@ def test_its_figures_are_those_of_its_masks(trained: Path) -> None:
 def test_its_int8_form_agrees_and_runs(trained: Path, tmp_path: Path) -> None:
     size = (64, 96)
     options = ExportOptions(
-        precision="int8", imgsz=size, samples=CLIP, min_agreement=0.9, calibration=(CLIP,)
+        precision="int8", imgsz=size, samples=str(trained / "data" / "images"), min_agreement=0.9
     )
     model = find_model(trained / "run")
     exported = export_network(model, tmp_path / "b0-int8.onnx", options)
