@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import io
 import json
 import os
 import sys
@@ -268,6 +269,10 @@ def test_several_outputs_each_in_its_place(folder: Path, tmp_path: Path) -> None
         (["in", "-o", "out", "--smooth", "0.5", "--no-smooth"], 2),
         (["in", "-o", "out", "--codec", "nonsense"], 2),
         (["in", "-o", "out", "-o", "out"], 2),
+        (["in", "-o", "https://127.0.0.1/out/"], 2),
+        (["in", "-o", "rtsp://127.0.0.1/{name}.mp4"], 2),
+        (["in", "-o", "out", "--json", "https://127.0.0.1/{name}.jsonl"], 2),
+        (["in", "-o", "out", "--report", "s3://bucket/rows.json"], 2),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(
@@ -485,6 +490,22 @@ def test_a_disk_that_refuses_records_ends_the_batch(
     (tmp_path / "out/.rtseg").write_text("a file")
     assert run("in", "-o", "out") == 1
     assert "out" in capsys.readouterr().err
+
+
+def test_a_claim_that_a_full_disk_cuts_short_is_nobodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.FileIO):
+        def write(self, content: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    ledger = ledger_in(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda path, mode: Full(path, mode))
+        with pytest.raises(OSError, match="space"):
+            ledger.claim(CLIP)
+    assert files(tmp_path) == []
+    assert ledger.claim(CLIP) is not None
 
 
 def test_a_full_disk_ends_the_batch_and_the_next_one_goes_on(
@@ -722,3 +743,22 @@ def test_a_clock_that_is_wrong_costs_others_nothing(folder: Path, tmp_path: Path
     with mock.patch("time.time", return_value=time.time() + 1e6):
         assert run("in", "-o", "out") == 0
     assert work.is_dir()
+
+
+def test_patterns_do_not_follow_links_round_in_circles(folder: Path, tmp_path: Path) -> None:
+    (folder / "sub/up").symlink_to("../..")
+    (folder / "self").symlink_to(".")
+    (tmp_path / "elsewhere").mkdir()
+    write_clip(tmp_path / "elsewhere/e.mp4", frames=2)
+    (folder / "link").symlink_to("../elsewhere")
+    (folder / ".hidden").mkdir()
+    write_clip(folder / ".hidden/h.mp4", frames=2)
+    for pattern in ("in/**/*.mp4", "in/**/**/*.mp4", "in/**"):
+        found = [clip.name for clip in find_clips([pattern]).clips]
+        assert [name for name in found if name.endswith(".mp4")] == [
+            "a.mp4",
+            "link/e.mp4",
+            "sub/c.mp4",
+        ]
+    assert [clip.name for clip in find_clips(["**/c.*"]).clips] == ["in/sub/c.mp4"]
+    assert len(find_clips(["in"]).clips) == 5

@@ -98,7 +98,9 @@ def test_claims_in_a_bucket(memory: Any) -> None:
     assert objects(memory) == []
 
 
-@pytest.mark.parametrize("address", ["s4://bucket/in", "s3://me:secret7word@bucket/in"])
+@pytest.mark.parametrize(
+    "address", ["s4://bucket/in", "github://in", "s3://me:secret7word@bucket/in"]
+)
 def test_addresses_that_nothing_reads(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(address, "-o", "out") == 2
     said = capsys.readouterr().err
@@ -151,6 +153,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore")
 def test_s3_is_read_and_written_by_two_batches_at_once(s3: Any, tmp_path: Path) -> None:
     names = [f"{number % 3}/{number}.mp4" for number in range(12)]
@@ -167,7 +170,7 @@ def test_s3_is_read_and_written_by_two_batches_at_once(s3: Any, tmp_path: Path) 
         )
         for n in range(2)
     ]
-    said = [process.communicate(timeout=200)[1] for process in running]
+    said = [process.communicate(timeout=600)[1] for process in running]
     assert [process.returncode for process in running] == [3, 3], said
     made = [name.removeprefix("archive/out/") for name in s3.find("archive/out")]
     wanted = [*names, *(f".rtseg/{name}.json" for name in (*names, "broken.mp4"))]

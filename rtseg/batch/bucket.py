@@ -13,8 +13,9 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any
 
-from rtseg.addresses import is_address, remember
+from rtseg.addresses import is_address, public_name, remember
 from rtseg.errors import RtsegError, UsageError, first_line
+from rtseg.files import reason
 from rtseg.sources import SOURCES
 from rtseg.threads import parallel_map
 
@@ -42,6 +43,7 @@ class Bucket:
 
     Raises:
         UsageError: nothing that is installed reads such addresses, or it has a user in it.
+        RtsegError: its server cannot be reached.
     """
 
     def __init__(self, root: str) -> None:
@@ -196,12 +198,16 @@ def _file_system(address: str) -> Any:
     extra = EXTRAS.get(scheme)
     try:
         # what lists a bucket again must see what others have written since
-        return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
+        files, _ = fsspec.url_to_fs(address, use_listings_cache=False, skip_instance_cache=True)
+        return files
     except ImportError as error:
         do = f'python -m pip install "rtseg[{extra}]"' if extra else "Install it"
         found = f"its library is not installed ({first_line(error)})"
         raise UsageError(f"cannot use {scheme}:// addresses", found=found, do=do) from error
-    except ValueError as error:
+    except OSError as error:
+        asked = f"cannot reach {public_name(address)}"
+        raise RtsegError(asked, found=reason(error).lower()) from error
+    except (ValueError, TypeError) as error:  # what it is called with is not all that it needs
         raise UsageError(
             f"cannot use {scheme}:// addresses",
             found="nothing reads them",

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -102,6 +102,9 @@ def target_of(flag: str, text: str) -> Target:
     """
     role, place = split_prefix(text)
     kind, _ = find_kind(text)
+    if is_address(place) and not scheme_of(place):
+        found = "a batch writes to folders and buckets"
+        raise UsageError(f"{flag} {public_name(place)}", found=found, do="Name a folder/, or s3://")
     if not kind.is_file or place == "-":
         raise UsageError(f"{flag} {place}", found="a batch writes files", do="Name a folder/")
     if re.search(r"\{n\}", place):
@@ -204,8 +207,7 @@ def _add(text: str, listing: Listing, closed: set[str]) -> None:
         elif path.is_file():
             _add_all([path], path.parent, listing)
         elif glob.has_magic(text):
-            names = glob.iglob(str(path), recursive=True)  # noqa: PTH207
-            there = [Path(name) for name in names]
+            there = list(_matches(path))
             steady = path
             while glob.has_magic(str(steady)):
                 steady = steady.parent
@@ -259,15 +261,7 @@ def _add_folder(folder: Path, listing: Listing, closed: set[str]) -> None:
     if os.path.realpath(folder) in closed:
         raise _same_folder(str(folder))
     suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES
-    for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
-        here = Path(place)
-        folders[:] = [
-            each
-            for each in folders
-            if not each.startswith(".")
-            and os.path.realpath(here / each) not in closed
-            and not _leads_back(here / each, folder)
-        ]
+    for here, names in _walk(folder, closed):
         for name in names:
             path = here / name
             if name.startswith("."):
@@ -278,12 +272,40 @@ def _add_folder(folder: Path, listing: Listing, closed: set[str]) -> None:
                 listing.left_out.append(str(path))
 
 
+def _walk(folder: Path, closed: Container[str] = ()) -> Iterator[tuple[Path, list[str]]]:
+    """A folder and all below it with the names of their files; not what is hidden or closed. What
+    links lead to is entered, but not from inside it."""
+    for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        here = Path(place)
+        folders[:] = [
+            each
+            for each in folders
+            if not each.startswith(".")
+            and os.path.realpath(here / each) not in closed
+            and not _leads_back(here / each, folder)
+        ]
+        yield here, names
+
+
+def _matches(pattern: Path) -> Iterator[Path]:
+    """As `glob.iglob`, which would follow links round in circles."""
+    if "**" not in pattern.parts:
+        yield from map(Path, glob.iglob(str(pattern)))  # noqa: PTH207
+        return
+    at = pattern.parts.index("**")
+    below = pattern.parts[at + 1 :] or ("*",)
+    for start in _matches(Path(*pattern.parts[:at])):
+        if start.is_dir():
+            for here, _ in _walk(start):
+                yield from _matches(Path(glob.escape(str(here)), *below))
+
+
 def _leads_back(path: Path, folder: Path) -> bool:
-    """Whether it is a link to a folder that it lies in, below `folder`."""
+    """Whether it is a link to a folder that it lies in, as it was reached, or one above `folder`."""
     if not path.is_symlink():
         return False
-    above = (each for each in path.parents if each == folder or folder in each.parents)
-    return any(path.samefile(each) for each in above)
+    inside = (each for each in path.parents if each == folder or folder in each.parents)
+    return any(map(path.samefile, inside)) or path.resolve() in folder.resolve().parents
 
 
 def _same_folder(folder: str) -> UsageError:

@@ -57,9 +57,6 @@ def _connected() -> Any:
     elsewhere = os.environ.get("RAY_ADDRESS")
     if not elsewhere:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-        # by default Ray's own processes give one another up after half a minute, which is less than
-        # they take to start on a machine that is busy
-        os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
     try:
         import ray
     except ImportError as error:
@@ -75,7 +72,9 @@ def _connected() -> Any:
             **({} if elsewhere else {**here, "_node_ip_address": "127.0.0.1"}),
         )
     except Exception as error:
-        raise RtsegError("cannot use Ray", found=first_line(error)) from error
+        # its raylet ends where another of its processes takes more than 15 s to start (Ray 2.60)
+        do = "" if elsewhere else "Try again while other programs leave the machine time"
+        raise RtsegError("cannot use Ray", found=first_line(error), do=do) from error
     return ray
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rtseg.addresses import is_address, public_name
 from rtseg.errors import UsageError
 from rtseg.options import check, option
 
@@ -72,6 +73,9 @@ class BatchOptions:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.report is not None and is_address(self.report):
+            found = "it is written to this machine"
+            raise UsageError(f"--report {public_name(self.report)}", found=found, do="Name a file")
         if self.report is not None and Path(self.report).suffix.lower() not in REPORT_SUFFIXES:
             raise UsageError(f"--report {self.report}", do="Name a .json or .csv file")
         if self.gpus_per_worker is not None and self.engine != "ray":

@@ -74,10 +74,15 @@ class Folder:
         path = self._root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with path.open("xb") as file:
-                file.write(content)
+            file = path.open("xb")
         except FileExistsError:
             return False
+        try:
+            with file:
+                file.write(content)
+        except OSError:  # a full disk; nobody is to wait for what is left
+            path.unlink(missing_ok=True)
+            raise
         return True
 
     def touch(self, name: str) -> bool:
