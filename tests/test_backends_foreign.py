@@ -9,6 +9,7 @@ from typing import Literal
 import cv2
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -95,6 +96,62 @@ def test_real_networks_run_with_their_sidecars(data: Path, tmp_path: Path, name:
     assert 0.25 < (mask == person).mean() < 0.65
     assert mask[120, 230] == mask[330, 150] == person  # her face, her suit
     assert (mask[:100, 330:] != person).all()  # the rocket behind her
+
+
+MATTING = {
+    "modnet": """
+        layout = "NCHW"
+        colour = "RGB"
+        size = [512, 512]
+        scale = 1
+        mean = 127.5
+        std = 127.5
+        labels = ["background", "person"]
+        activation = "sigmoid"
+    """,
+    "u2netp": """
+        layout = "NCHW"
+        colour = "RGB"
+        scale = "1/255"
+        mean = [0.485, 0.456, 0.406]
+        std = [0.229, 0.224, 0.225]
+        labels = ["background", "person"]
+        output = "1959"
+        activation = "sigmoid"
+    """,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.needs_data
+@pytest.mark.parametrize("name", MATTING)
+def test_real_matting_networks_run_with_their_sidecars(
+    data: Path, tmp_path: Path, name: str
+) -> None:
+    """MODNet and U2-Net-p, against their own arithmetic in ONNX Runtime."""
+    source = data / "networks" / f"{name}.onnx"
+    if not source.is_file():
+        pytest.skip(f"no {source}")
+    path = tmp_path / f"{name}.onnx"
+    path.symlink_to(source)
+    path.with_suffix(".toml").write_text(MATTING[name])
+    model = find_model(path)
+    assert model.notes == ()
+    taken = model.spec.input
+    assert (taken.size, taken.fixed) == {
+        "modnet": ((512, 512), False),
+        "u2netp": ((320, 320), True),
+    }[name]
+    pixels = rgb(data, taken.size)
+    session = onnxruntime.InferenceSession(source)
+    values = (pixels * taken.scale - np.array(taken.mean)) / np.array(taken.std)
+    given = {session.get_inputs()[0].name: values.transpose(0, 3, 1, 2).astype(np.float32)}
+    alpha = session.run([session.get_outputs()[0].name], given)[0]
+    scores = open_backend("onnx", model, device="cpu")(pixels)
+    np.testing.assert_allclose(scores[:, 1:], alpha, atol=1e-3)
+    mask = decode(scores[0], (512, 512))[0]
+    assert mask[120, 230] == mask[330, 150] == 1  # her face, her suit
+    assert 0.25 < mask.mean() < 0.75
 
 
 @pytest.mark.needs_data

@@ -517,9 +517,10 @@ def test_a_repository_without_that_file_names_others(hub: Hub) -> None:
 def test_weights_of_a_network_that_nobody_here_builds_are_not_downloaded(hub: Hub) -> None:
     (hub.folder / "onnx" / "model.onnx").unlink()
     (hub.folder / "model.safetensors").write_bytes(bytes(100))
-    (hub.folder / "config.json").write_text(json.dumps(CONFIG | {"model_type": "bert"}))
-    with pytest.raises(ModelError, match=r"does not build its network \(bert\)"):
-        find_model(f"hf:{REPO}")
+    for change, kind in (({"model_type": "bert"}, "bert"), ({"_model_class": "MyNet"}, "MyNet")):
+        (hub.folder / "config.json").write_text(json.dumps(CONFIG | change))
+        with pytest.raises(ModelError, match=rf"does not build its network \({kind}\)"):
+            find_model(f"hf:{REPO}")
     assert not any("safetensors" in path for path in hub.paths)
 
 
