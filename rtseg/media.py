@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import cv2  # isort: skip - ahead of av, see rtseg/sinks/window.py
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
@@ -819,9 +820,19 @@ def white_code(frame: Any) -> int:
     return ((1 << bits) - 1) << (16 - bits)
 
 
+def frame_side_data(frame: Any) -> Any:
+    """The side data of a frame.
+
+    `frame.side_data` would tie the frame to itself, so that its buffer is used again only when
+    cycles are collected, and most frames are decoded into new memory.
+    """
+    container: Any = SideDataContainer  # whose stub lacks the argument
+    return container(frame)
+
+
 def mastering_peak(frame: Any) -> float | None:
     """Peak luminance, in cd/m2, of the display that a frame was mastered for, if it is known."""
-    for data in frame.side_data:
+    for data in frame_side_data(frame):
         if data.type.name == "MASTERING_DISPLAY_METADATA":
             numbers = np.frombuffer(data, np.int32)  # FFmpeg's AVMasteringDisplayMetadata
             peak, base, has_luminance = numbers[18], numbers[19], numbers[21]
@@ -841,7 +852,7 @@ Matrix = tuple[float, float, float, float]
 
 def display_matrix(frame: Any) -> Matrix | None:
     """The display matrix of a frame, without its translation; None for frames without one."""
-    for data in frame.side_data:
+    for data in frame_side_data(frame):
         if data.type.name == "DISPLAYMATRIX":
             a, b, _, c, d = np.frombuffer(data, np.int32)[:5] / 65536
             if (a, b, c, d) != (1, 0, 0, 1) and any((a, b, c, d)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -346,3 +347,35 @@ def test_an_effect_of_ones_own_gets_bgr(tmp_path: Path) -> None:
         with sink:
             run(source, segmenter, effect, [sink])
     assert seen == [np.ndarray] * 2
+
+
+@pytest.mark.parametrize("in_planes", [True, False])
+def test_the_buffers_of_frames_are_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, in_planes: bool
+) -> None:
+    """Without waiting for cycles to be collected, which may take hundreds of frames."""
+    clip = write_clip(tmp_path / "clip.mp4", images=[patches()] * 60)
+    buffers = []
+    keeps, convert = Converter.keeps, Converter.__call__
+
+    def kept(self: Converter, frame: Any) -> bool:
+        buffers.append(frame.planes[0].buffer_ptr)
+        return keeps(self, frame)
+
+    def converted(self: Converter, frame: Any) -> Any:
+        buffers.append(frame.planes[0].buffer_ptr)
+        return convert(self, frame)
+
+    monkeypatch.setattr(Converter, "keeps", kept)
+    monkeypatch.setattr(Converter, "__call__", converted)
+    gc.collect()
+    gc.disable()
+    try:
+        with open_source(str(clip)) as source:
+            source.planar = in_planes
+            for _ in source:
+                pass
+    finally:
+        gc.enable()
+    assert len(buffers) >= 60
+    assert len(set(buffers)) < 30
