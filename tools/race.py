@@ -1,6 +1,7 @@
 """Whole loops against one another, alternately, on the same clip, network and weights.
 
     python tools/race.py CLIP [--naive PATH] [--models A,B] [--sizes 512x512,288x512] [--pairs 5]
+        [--teacher FILE.onnx] [--propagate] [--precision bf16]
 
 Three competitors, each a program of its own: the naive loop of tutorials (given with --naive; by
 default ../shared/naive_loop.py beside the project, left out with a word when it is not there), a
@@ -9,6 +10,11 @@ plain ONNX Runtime loop (tools/plain_onnx_loop.py), both at 512x512, and ours
 each: frames per second (median and spread), milliseconds of processor time per frame, and those
 per stage; then the medians of the ratios of neighbouring runs, and how far our masks agree with
 torchvision's network in float32.
+
+Networks have random weights but for the last layer, which ridge regression fits to the logits of
+--teacher (image (1, H, W, 3) uint8 RGB to logits (1, 21, h, w)) on frames of the clip: the masks of
+random weights are noise, which x264 cannot encode and no two precisions agree on. --propagate adds
+ours with the network on keyframes only, at the last of the sizes.
 
 --live instead replays the clip as a camera with 30 frames per second for the bundled network at
 288x512, recorded as H.264, and prints what was dropped and how old frames were when written.
@@ -29,9 +35,11 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 TOOLS = Path(__file__).resolve().parent
 NAIVE = TOOLS.parents[1] / "shared" / "naive_loop.py"
+TEACHER = NAIVE.parent / "data" / "networks" / "deeplabv3_mobilenet_v2_voc.onnx"
 SMALL = "lraspp_mobilenet_v3_large,deeplabv3_mobilenet_v3_large"
 CLASSES = 21
 LAUNCH = """
@@ -50,6 +58,12 @@ print(f"processor {time.process_time() - opened[0]:.3f} s")
 """
 """Runs a script of others with a torchvision that can be imported, see rtseg.nets; says at the end
 what processor time it took from the opening of its clip, when its network is made."""
+
+FITTED = 12
+"""Frames that the last layer is fitted on."""
+
+RIDGE = 1e-3
+"""Weight of the penalty, beside the mean square of the features."""
 
 EVERY = 50
 """One frame of so many has its mask compared."""
@@ -108,6 +122,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--models", default=SMALL)
     parser.add_argument("--sizes", default="512x512,288x512", help="of ours, HxW")
     parser.add_argument("--backend", default="auto", help="of ours")
+    parser.add_argument("--precision", default="auto", help="of ours")
+    parser.add_argument("--propagate", action="store_true", help="ours on keyframes only as well")
+    parser.add_argument("--teacher", type=Path, default=TEACHER)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--frames", type=int, default=100)
     parser.add_argument("--live", action="store_true", help="instead: the clip as a live camera")
@@ -124,7 +141,7 @@ def hold_cores(count: int) -> None:
 
 def race(model: str, args: argparse.Namespace, folder: Path) -> None:
     """Run all competitors on one network, alternately, and print the table."""
-    weights, network = export(model, folder)
+    weights, network = export(model, args, folder)
     out, python = str(folder / "out.mp4"), sys.executable
     named = [args.clip, out, model, "FRAMES", "--weights", str(weights)]
     others, ours = [], []
@@ -138,7 +155,11 @@ def race(model: str, args: argparse.Namespace, folder: Path) -> None:
     others.append(Loop("plain ONNX 512x512", plain, args.frames))
     for size in args.sizes.split(","):
         command = [python, str(TOOLS / "rtseg_loop.py"), *named, "--size", size]
-        ours.append(Loop(f"rtseg {size}", [*command, "--backend", args.backend], args.frames))
+        command += ["--backend", args.backend, "--precision", args.precision]
+        ours.append(Loop(f"rtseg {size}", command, args.frames))
+    if args.propagate:
+        named_so = f"{ours[-1].name} propagated"
+        ours.append(Loop(named_so, [*ours[-1].command, "--propagate"], args.frames))
     for _ in range(args.pairs):
         for loop in (*others, *ours):
             loop.run()
@@ -149,8 +170,10 @@ def race(model: str, args: argparse.Namespace, folder: Path) -> None:
     for loop in ours:
         for other in others:
             say_ratio(loop, other)
-        size = loop.name.partition(" ")[2]
-        print(f"{loop.name}: {agreement(model, weights, size, args):.3%} of the mask as torch fp32")
+        size = loop.name.split()[1]
+        if loop.name.endswith(size):
+            share = agreement(model, weights, size, args)
+            print(f"{loop.name}: {share:.3%} of the mask as torch fp32")
 
 
 def say_ratio(ours: Loop, other: Loop) -> None:
@@ -163,13 +186,83 @@ def say_ratio(ours: Loop, other: Loop) -> None:
     )
 
 
-def export(model: str, folder: Path) -> tuple[Path, Path]:
-    """A file of random weights, the same for all, and torchvision's own graph of it for ONNX."""
+def fit(network: Any, args: argparse.Namespace) -> None:
+    """Fit the last layer to the teacher's logits on frames of the clip."""
+    import numpy as np
+    import onnxruntime
+    import torch
+
+    import rtseg
+
+    head = network.classifier
+    last = (
+        [head[-1]] if hasattr(head, "__getitem__") else [head.low_classifier, head.high_classifier]
+    )
+    seen: dict[Any, Any] = {}
+    for layer in last:
+        layer.register_forward_hook(lambda layer, inputs, _: seen.update({layer: inputs[0]}))
+    teacher = onnxruntime.InferenceSession(str(args.teacher), providers=["CPUExecutionProvider"])
+    (given,) = teacher.get_inputs()
+    with rtseg.open_source(args.clip) as source:
+        count = source.info.frame_count or args.frames
+    options = rtseg.SourceOptions(every=max(1, min(count, 400) // FITTED), max_frames=FITTED)
+    squares, products, pairs = 0.0, 0.0, []
+    with rtseg.open_source(args.clip, options) as source, torch.inference_mode():
+        for frame in source:
+            network(torch.from_numpy(scaled(resized_rgb(frame.image, (512, 512))[np.newaxis])))
+            cells = torch.cat([seen[layer] for layer in last], 1)[0]
+            shape = cells.shape[1:]
+            features = torch.cat([cells, torch.ones(1, *shape)]).flatten(1).double()
+            image = resized_rgb(frame.image, given.shape[1:3])[np.newaxis]
+            logits = torch.from_numpy(teacher.run(None, {given.name: image})[0])
+            wanted = torch.nn.functional.interpolate(logits, shape, mode="bilinear")[0].flatten(1)
+            squares, products = (
+                squares + features @ features.T,
+                products + features @ wanted.double().T,
+            )
+            pairs.append((features, wanted.argmax(0)))
+    penalty = RIDGE * squares.diagonal().mean() * torch.eye(len(squares), dtype=torch.float64)
+    solution = torch.linalg.solve(squares + penalty, products).T.float()
+    at = 0
+    for layer in last:
+        width = layer.in_channels
+        layer.weight.data[:] = solution[:, at : at + width, None, None]
+        layer.bias.data[:] = solution[:, -1] if at == 0 else 0
+        layer._forward_hooks.clear()
+        at += width
+    same = [((solution.double() @ features).argmax(0) == wanted) for features, wanted in pairs]
+    print(
+        f"the last layer agrees with the teacher on {torch.cat(same).double().mean():.1%} of cells"
+    )
+
+
+def resized_rgb(image: Any, size: tuple[int, int]) -> Any:
+    """(h, w, 3) uint8 RGB of an image in BGR."""
+    import cv2
+
+    return cv2.resize(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), (size[1], size[0]))
+
+
+def scaled(batch: Any) -> Any:
+    """(N, 3, h, w) float32 as torchvision's networks take it, of (N, h, w, 3) uint8 RGB."""
+    import numpy as np
+
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    planes = ((batch / 255 - mean) / std).astype(np.float32).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(planes)
+
+
+def export(model: str, args: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
+    """A file of weights, the same for all, and torchvision's own graph of it for ONNX."""
     import warnings
 
     import torch
 
-    network = untouched(model)
+    network: Any = untouched(model)
+    if args.teacher.is_file():
+        fit(network, args)
+    else:
+        print(f"random last layer: {args.teacher} is not there (--teacher FILE)", file=sys.stderr)
     weights, path = folder / f"{model}.pth", folder / f"{model}.onnx"
     torch.save(network.state_dict(), weights)
 
@@ -190,7 +283,7 @@ def export(model: str, folder: Path) -> tuple[Path, Path]:
     return weights, path
 
 
-def untouched(model: str) -> object:
+def untouched(model: str) -> Any:
     """Torchvision's network with random weights, as the naive loop makes it."""
     import torch
 
@@ -210,18 +303,19 @@ def agreement(model: str, weights: Path, size: str, args: argparse.Namespace) ->
     from rtseg.decode import decode
 
     network = untouched(model)
-    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    network.load_state_dict(torch.load(weights, weights_only=True))
     imgsz = tuple(map(int, size.split("x")))
     same = []
     with (
         rtseg.open_source(args.clip, rtseg.SourceOptions(every=EVERY)) as source,
-        rtseg.load(model, weights=weights, imgsz=imgsz, backend=args.backend) as segmenter,
+        rtseg.load(
+            model, weights=weights, imgsz=imgsz, backend=args.backend, precision=args.precision
+        ) as segmenter,
     ):
         for frame in source:
             batch = segmenter._batch([frame.image])
-            scaled = ((batch / 255 - mean) / std).astype(np.float32).transpose(0, 3, 1, 2)
             with torch.inference_mode():
-                logits = network(torch.from_numpy(np.ascontiguousarray(scaled)))["out"]
+                logits = network(torch.from_numpy(scaled(batch)))["out"]
             expected = logits[0].argmax(0).numpy()
             same.append((expected == decode(segmenter.backend(batch)[0], imgsz)[0]).mean())
     return float(np.mean(same))

@@ -27,6 +27,8 @@ def main() -> None:
     parser.add_argument("--weights")
     parser.add_argument("--size", default="512x512")
     parser.add_argument("--backend", default="auto")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--propagate", action="store_true", help="the network on keyframes only")
     parser.add_argument("--live", action="store_true", help="as a camera: late frames are dropped")
     args = parser.parse_args()
     height, width = map(int, args.size.split("x"))
@@ -38,6 +40,7 @@ def main() -> None:
             weights=args.weights,
             imgsz=(height, width),
             backend=args.backend,
+            precision=args.precision,
             lanes=1 if args.live else usable_cores(),
         ) as segmenter,
     ):
@@ -45,9 +48,10 @@ def main() -> None:
         out = rtseg.open_sink(
             args.out, source.info, segmenter.labels, rtseg.SinkOptions(overwrite=True)
         )
+        temporal = rtseg.TemporalOptions(propagate=args.propagate)
         start, used = time.perf_counter(), time.process_time()
         with out:
-            report = rtseg.run(source, segmenter, effect, [out])
+            report = rtseg.run(source, segmenter, effect, [out], temporal=temporal)
         elapsed, used = time.perf_counter() - start, time.process_time() - used
     stages = " ".join(f"{name}={row['p50']:.1f}ms" for name, row in report.stages_ms.items())
     print(
