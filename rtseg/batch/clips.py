@@ -301,7 +301,7 @@ def _matches(pattern: Path) -> Iterator[Path]:
 
 
 def _leads_back(path: Path, folder: Path) -> bool:
-    """Whether it is a link to a folder that it lies in, as it was reached, or one above `folder`."""
+    """Whether it is a link to a folder that it lies in, as reached, or one above `folder`."""
     if not path.is_symlink():
         return False
     inside = (each for each in path.parents if each == folder or folder in each.parents)
