@@ -99,12 +99,13 @@ class OpenVinoBackend(Backend):
             raise BackendError(f"{self.spec.name} was used after it was closed")
         request = self._requests.get()
         try:
-            pixels = self._encode(batch)  # in use until the end of `wait`
-            request.start_async([pixels], share_inputs=True)  # `infer` would copy it
+            # its own tensor: to hand over another costs more than this copy
+            request.get_input_tensor(0).data[...] = self._encode(batch)
+            request.start_async()
             request.wait()
             # a request writes its next result over this one
             output = request.get_output_tensor(self._output).data.copy()
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             asked = f"{self.spec.name} failed in OpenVINO"
             raise BackendError(asked, found=first_line(error)) from error
         finally:
