@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import sys
 import time
 from collections import deque
@@ -421,6 +422,21 @@ def test_a_worker_that_was_taken_over_names_nothing(folder: Path, tmp_path: Path
     assert worker.run(Task(clip, claim, work, ("",), ledger)) == Outcome(None)
     assert not (tmp_path / "out/a.mp4").exists()
     assert not Path(work).exists()
+
+
+def test_a_worker_whose_batch_was_taken_for_dead_records_nothing(
+    folder: Path, tmp_path: Path
+) -> None:
+    """As an actor that outlives its batch: the next one removes what is not finished first."""
+    ledger = ledger_in(tmp_path / "out")
+    clip = Clip("a.mp4", "in/a.mp4", "", ("out/a.mp4",))
+    claim = ledger.claim(clip)
+    assert claim is not None
+    work = tmp_path / "out/.rtseg/unfinished/1"
+    flags = Flags.of(model="stub", backend="stub", imgsz=(64, 64))
+    worker = Worker(flags, lambda *_: shutil.rmtree(work, ignore_errors=True))
+    assert worker.run(Task(clip, claim, str(work), ("",), ledger)) == Outcome(None)
+    assert files(tmp_path / "out") == [f".rtseg/{claim}"]
 
 
 def test_clips_of_another_machine_are_waited_for(folder: Path, tmp_path: Path) -> None:

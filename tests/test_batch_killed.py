@@ -234,13 +234,6 @@ def relatives(process: subprocess.Popen[str]) -> list[psutil.Process]:
         return []
 
 
-def is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def is_actor(process: psutil.Process) -> bool:
     try:
         return "_Actor" in " ".join(process.cmdline())
@@ -269,11 +262,9 @@ def test_kill_9_of_rays_actors_and_parents_costs_nothing(tmp_path: Path) -> None
             time.sleep(0.05)
             if not kills or len(list(out.glob("*/*.*"))) < kills[0][0]:
                 continue
-            everyone = relatives(process)
             if kills[0][1] == "parent":
-                process.kill()
-                until(lambda all=everyone: not any(map(is_alive, all)))
-            elif actors := [each for each in everyone if is_actor(each)]:
+                process.kill()  # its actors are left to Ray while the next one begins
+            elif actors := [each for each in relatives(process) if is_actor(each)]:
                 chance.choice(actors).kill()
             else:
                 continue
@@ -283,7 +274,7 @@ def test_kill_9_of_rays_actors_and_parents_costs_nothing(tmp_path: Path) -> None
             continue
         if "cannot use Ray" not in said:
             break
-        assert starts < 20, said  # a Ray that does not start within its 30 s on a busy machine
+        assert starts < 20, said  # a part of Ray that does not start within 15 s on a busy machine
     assert not kills
     assert process.returncode == 3, said
     assert "broken.mp4" in said

@@ -58,11 +58,15 @@ class Worker:
         error: Exception | None = None
         report: dict[str, Any] = {}
         work = Path(task.work)
+        begun = False
         try:
             work.mkdir(parents=True)
+            begun = True
             report = self._segment(task, work)
         except Exception as failure:
             error = failure
+        if error is not None and begun and not work.is_dir():
+            return Outcome(None)  # a later batch has removed it, as this one's parent is gone
         if isinstance(error, (BackendError, DeviceError)):
             self._networks.close()  # what failed once is loaded anew
         try:
