@@ -508,6 +508,8 @@ class Spread:
         seconds = time.monotonic() - self._begun
         frames = todo.frames + sum(job.frames for job in self._jobs.values())
         parts = [counted(frames, "frame"), f"{frames / max(seconds, 1e-3):.1f} fps"]
+        if self._jobs and not self._loaded:
+            parts = ["loading the network"]
         if (here := over - todo.before) and not self._progress.draws:
             parts.append(f"about {length(todo.left * seconds / here)} left")
         if todo.failed:
