@@ -274,7 +274,8 @@ class Segmentation:
         """Name -> share of the frame's pixels, for each class present but the background."""
         skip = {self.labels.background, VOID}
         present = [int(i) for i in np.flatnonzero(self.counts) if int(i) not in skip]
-        return {self.labels.names[i]: float(self.counts[i]) / self.mask.size for i in present}
+        pixels = self.size[0] * self.size[1]  # of the mask, which may still be on a device
+        return {self.labels.names[i]: float(self.counts[i]) / pixels for i in present}
 
     def probability(self, name_or_id: str | int) -> NDArray[np.float32]:
         """(H, W) float32 in 0..1: how much of each pixel is this class, with soft edges.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from rtseg import threads
 from rtseg.contracts import Backend, BackendInfo, Rendered, Sink, Source, SourceInfo
+from rtseg.effects import ViewOptions, open_effect
 from rtseg.errors import BackendError, SinkError, SourceError, UsageError
 from rtseg.frame import Frame
 from rtseg.options import keeps_newest
@@ -365,3 +368,54 @@ def test_drops_while_the_picture_rests_are_counted_as_such() -> None:
     assert report.dropped_by["pause"] > 300
     assert report.frames + report.dropped == report.produced == 600
     assert sink.seen[-1][0] == 599
+
+
+class Held(Echo):
+    """Keeps frames and scores as a device does, and counts the masks that are fetched from it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched = 0
+        self.segment = self._segment
+
+    def _segment(self, pictures: Sequence[Any]) -> list[Any]:
+        return [self._scores(np.array(picture)) for picture in pictures]
+
+    def _scores(self, image: np.ndarray) -> Any:
+        mask = np.full(image.shape[:2], 15, np.uint8)
+
+        def fetch() -> np.ndarray:
+            self.fetched += 1
+            return mask
+
+        counts = np.bincount(mask.ravel(), minlength=256)
+        drawn = SimpleNamespace(image=image, counts=counts, mask=fetch)
+        return SimpleNamespace(
+            shape=(21, 2, 2),
+            over=lambda *args, **how: drawn,
+            decode=lambda *args, **how: (fetch(), counts),
+            wait=lambda: 0.0,
+        )
+
+
+@pytest.mark.parametrize(("reads", "fetched"), [("image", 0), ("shares", 0), ("mask", 3)])
+def test_a_mask_is_fetched_from_a_device_only_for_who_reads_it(reads: str, fetched: int) -> None:
+    class Reader(Sink):
+        def __init__(self) -> None:
+            self.found: list[Any] = []
+
+        def write(self, rendered: Rendered) -> None:
+            _ = rendered.image
+            if reads != "image":
+                self.found.append(getattr(rendered.segmentation, reads))
+
+    backend, sink = Held(), Reader()
+    segmenter = Segmenter(backend)
+    effect = open_effect(ViewOptions(), segmenter.labels)
+    backend.fetched = 0
+    report = run(Numbered(3), segmenter, effect, [sink])
+    assert (report.frames, backend.fetched) == (3, fetched)
+    if reads == "shares":
+        assert sink.found == [{segmenter.labels.names[15]: 1.0}] * 3
+    if reads == "mask":
+        assert all((mask == 15).all() for mask in sink.found)

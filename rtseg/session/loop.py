@@ -196,7 +196,8 @@ class Loop:
                 self.compositor.show(result)
         if not self.several:
             with channel.stats.stage("decode"):
-                _ = rendered.segmentation.mask
+                if not wanted:  # else drawing decoded it, on a GPU without fetching it
+                    _ = rendered.segmentation.mask
             self.engine.done(result)
         if self.pace is not None:
             self._wait(self.pace, result.frame.pts)
