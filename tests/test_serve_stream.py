@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import struct
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import requests
+from PIL import Image as PaletteImage
 from servers import Served, served
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -22,6 +24,7 @@ import rtseg
 from rtseg.frame import Image, Segmentation
 from rtseg.serve.stream import DROPPED, HEADER, LOGITS16, MAX_UNREAD_BYTES, NEWER, PNG, UNREADABLE
 from rtseg.session.engine import Channel, Engine
+from rtseg.sinks.masks import quick_png
 from rtseg.sources import open_source
 from rtseg.temporal.options import USUAL_SMOOTH
 from rtseg.temporal.smooth import Smoother
@@ -443,3 +446,21 @@ def test_an_engine_gives_the_number_of_a_removed_source_again() -> None:
                         break
                 engine.remove(1)
             assert len(engine.channels) == 2
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 256])
+@pytest.mark.parametrize("size", [(1, 1), (5, 9), (64, 80)])
+def test_a_png_of_a_mask_has_its_indices_and_colours(classes: int, size: tuple[int, int]) -> None:
+    indices = np.arange(size[0] * size[1]) % classes
+    mask = indices.reshape(size).astype(np.uint8)
+    random = np.random.default_rng(classes)
+    colours, opacity = random.integers(0, 256, (256, 3)), random.integers(0, 256, 256)
+    content = quick_png(mask, colours.ravel().tolist(), bytes(opacity.tolist()))
+    with PaletteImage.open(io.BytesIO(content)) as image:
+        assert np.array_equal(np.array(image), mask)
+        drawn = np.array(image.convert("RGBA"))
+    assert np.array_equal(drawn[..., :3], colours[mask])
+    assert np.array_equal(drawn[..., 3], opacity[mask])
+    if classes > 1:
+        found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert found.shape == (*size, 4)

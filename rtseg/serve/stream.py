@@ -23,7 +23,7 @@ from rtseg.serve.application import first_message, parsed, refuse
 from rtseg.serve.segment import read_picture
 from rtseg.serve.service import RequestError, Service
 from rtseg.session.engine import Result
-from rtseg.sinks.masks import palette, palette_png
+from rtseg.sinks.masks import palette, quick_png
 from rtseg.stats import Durations
 from rtseg.temporal import TemporalOptions
 from rtseg.temporal.options import USUAL_SMOOTH
@@ -333,7 +333,7 @@ def _png(found: Segmentation) -> bytes:
     """A palette PNG in which what is not a class is transparent."""
     labels = found.labels
     opaque = bytes(255 * (n < len(labels) and n != labels.background) for n in range(256))
-    return palette_png(found.mask, palette(labels), opaque)
+    return quick_png(found.mask, palette(labels), opaque)
 
 
 def _numbers(values: Any) -> list[float]:

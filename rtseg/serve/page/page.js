@@ -3,6 +3,9 @@ import { Painter } from "/page/painter.js";
 
 export const $ = (id) => document.getElementById(id);
 const HEADER = 32;
+const QUALITY = 0.95; // of JPEGs: less costs edges
+const QUICK = 0.85; // over a slow link, where bytes cost time
+const SLOW_LINK = 30; // milliseconds there and back
 const CAUSES = { 1: "newer frame", 2: "unreadable" };
 
 function token() {
@@ -52,6 +55,7 @@ let making = false;
 let ages = [];
 let painted = [];
 let server = 0;
+let between = 0; // milliseconds that the last frame and its answer were on their way
 let sizes = [0, 0];
 let drawing = Promise.resolve();
 
@@ -150,7 +154,7 @@ function connect() {
   mine.binaryType = "arraybuffer";
   socket = mine;
   Object.assign(count, { sent: 0, shown: 0, dropped: {}, wrong: 0 });
-  [sequence, ages, hello, credit] = [0, [], null, 1];
+  [sequence, ages, hello, credit, between] = [0, [], null, 1, 0];
   mine.onopen = () => mine.send(JSON.stringify({ type: "hello", token: secret, width: video.videoWidth, height: video.videoHeight, kind: painter.kind, smooth: $("steady").checked }));
   mine.onmessage = ({ data }) => (typeof data === "string" ? control(JSON.parse(data)) : answer(data));
   mine.onclose = ({ code, reason }) => {
@@ -217,7 +221,7 @@ async function send() {
     const pen = small.getContext("2d", { alpha: false });
     pen.imageSmoothingQuality = "medium";
     pen.drawImage(bitmap, 0, 0, small.width, small.height);
-    const blob = await new Promise((done) => small.toBlob(done, "image/jpeg", 0.85));
+    const blob = await new Promise((done) => small.toBlob(done, "image/jpeg", between > SLOW_LINK ? QUICK : QUALITY));
     const body = await blob.arrayBuffer();
     if (socket !== mine || mine.readyState !== 1) return bitmap.close();
     const message = new Uint8Array(16 + body.byteLength);
@@ -226,7 +230,7 @@ async function send() {
     head.setUint32(0, sequence, true);
     head.setFloat64(8, at, true);
     message.set(new Uint8Array(body), 16);
-    held.set(sequence, { bitmap, at });
+    held.set(sequence, { bitmap, at, sent: performance.now() });
     mine.send(message);
     count.sent += 1;
     sizes[0] = message.byteLength;
@@ -256,6 +260,7 @@ async function answer(data) {
   server = head.getFloat32(20, true);
   sizes[1] = data.byteLength;
   const trip = performance.now() - frame.at;
+  between = performance.now() - frame.sent - server;
   send(); // the next one is on its way while this one is drawn
   const [width, height, payload] = [head.getUint16(16, true), head.getUint16(18, true), data.slice(HEADER)];
   drawing = drawing.then(() => painter.draw(frame.bitmap, kind, width, height, payload)); // in order
