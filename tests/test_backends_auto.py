@@ -30,7 +30,7 @@ from rtseg.backends.auto import (
 from rtseg.backends.options import package_versions
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import DeviceError, ModelError
-from rtseg.nets import find_model
+from rtseg.nets import find_model, shipped
 from rtseg.stats import ManualClock
 from rtseg.system import GPU_UNUSED, nvidia_driver
 from rtseg.zoo import Model
@@ -529,6 +529,16 @@ def test_a_file_in_int8_takes_part_where_the_processor_gains(
     for instructions in ((), None, ("Arm dot products",)):
         monkeypatch.setattr(auto, "int8_instructions", lambda found=instructions: found)
         assert auto.int8_beside(network, size) is None
+
+
+def test_the_int8_form_that_ships_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "int8_instructions", lambda: ("AVX-VNNI",))
+    person = find_model("person")
+    found = auto.int8_beside(person, (256, 448))
+    assert found is not None
+    assert found.file == shipped()["person"].with_name("person-int8.onnx")
+    assert auto.int8_beside(person, (288, 512)) is None
+    assert "person-int8" not in shipped()
 
 
 def test_frames_of_a_recording_are_taken_apart(tmp_path: Path) -> None:

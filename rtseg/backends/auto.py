@@ -29,7 +29,7 @@ from rtseg.documents import convert, read_json
 from rtseg.errors import RtsegError, UsageError
 from rtseg.files import atomic
 from rtseg.measure import Agreement, Batch, backend_agreement, time_each
-from rtseg.nets import find_model
+from rtseg.nets import INT8_FORM, find_model
 from rtseg.nets.ir import digest_of, precision_in
 from rtseg.stats import Clock
 from rtseg.system import (
@@ -286,7 +286,7 @@ def int8_beside(model: Model, size: tuple[int, int]) -> Model | None:
     """
     if model.file is None or not INT8_GAINS & set(int8_instructions() or ()):
         return None
-    path = model.file.with_name(f"{model.file.stem}-int8.onnx")
+    path = model.file.with_name(f"{model.file.stem}{INT8_FORM}.onnx")
     try:
         found = find_model(path) if path.is_file() else None
         if found is None or found.spec.labels != model.spec.labels:

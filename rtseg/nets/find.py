@@ -37,6 +37,9 @@ SUFFIXES = (*CHECKPOINTS, ".onnx", SUFFIX)
 BEST = "best.pth"
 """The network in the folder of a training run."""
 
+INT8_FORM = "-int8"
+"""Ends the name of a network's int8 form, which `--backend auto` runs where it is faster."""
+
 RANDOM = "random"
 RANDOM_NOTE = "random weights (seed 0): fit for timing, the masks mean nothing"
 
@@ -53,6 +56,7 @@ def shipped() -> dict[str, Path]:
         path.stem: path
         for suffix in reversed(SUFFIXES)
         for path in sorted(folder.glob(f"*{suffix}"))
+        if not path.stem.endswith(INT8_FORM)
     }
 
 
