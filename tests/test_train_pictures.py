@@ -97,6 +97,14 @@ def test_at_a_scale_of_one_the_crop_is_inside_the_picture(size: tuple[int, int])
         assert not (labels == VOID).any()
 
 
+def test_a_large_picture_is_averaged_as_it_shrinks() -> None:
+    image = np.zeros((384, 448, 3), np.uint8)
+    image[:, ::2] = 254  # a warp of every fourth pixel would find one colour only
+    still = replace(CALM, size=(96, 112), rotation=0, flip=0, scale=(1.0, 1.0))
+    picture, _ = augment.training(still, SPEC)(image, np.zeros((384, 448), np.uint8))
+    assert np.abs(undone(picture).astype(int) - 127).max() <= 1
+
+
 def test_each_amount_can_be_turned_off() -> None:
     image, mask = blots(size=(80, 112))
     still = replace(CALM, size=(80, 112), rotation=0, flip=0, scale=(1.0, 1.0))

@@ -897,10 +897,10 @@ def test_several_devices_train_by_the_same_command(robo: Path, small: Path, tmp_
 @pytest.mark.timeout(900)
 def test_deeplab_resnet50_trains_on_three_classes_of_coco_json(robo: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    flags = ["--size", "129", "--epochs", "2", "--batch-size", "4", "--weights", "scratch"]
+    flags = ["--size", "129", "--epochs", "5", "--batch-size", "4", "--weights", "scratch"]
     arguments = ["train", "-m", "deeplabv3_resnet50", "--data", str(robo), "--out", str(out)]
     assert main([*arguments, *flags, "-d", "cpu"]) == 0
     rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
-    assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert float(rows[-1]["train_loss"]) < 0.95 * float(rows[0]["train_loss"])
     with rtseg.load(out / "best.pth", backend="torch", device="cpu") as segmenter:
         assert len(segmenter.labels) == 3
