@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,29 +177,43 @@ def test_masks_equal_those_of_transformers(
     again = "import sys; from rtseg.nets import find_model; find_model(sys.argv[1])\n"
     again += "assert not {'transformers', 'torchvision'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", again, str(tmp_path / "net")], check=True)
-    check_live_and_eval(tmp_path, network, processor)
+    check_live_and_eval(tmp_path, lambda image: scores_of(network, processor, image, SIZE))
 
 
-def check_live_and_eval(folder: Path, network: Any, processor: Any) -> None:
-    """Masks of the live loop, and figures of `eval` with those of transformers as labels."""
-    height, width = SIZE
-    seen: set[int] = set()
+def check_live_and_eval(folder: Path, logits_of: Callable[[Any], Any]) -> None:
+    """Masks of the live loop, and figures of `eval` with the reference's masks as labels."""
+    seen = check_live(folder, logits_of)
+    assert len(np.unique([logits.argmax(0) for _, logits in seen])) > 1
     (folder / "set" / "images").mkdir(parents=True)
     (folder / "set" / "masks").mkdir()
-    (folder / "set" / "classes.json").write_text(json.dumps(list(LABELS["id2label"].values())))
+    model = find_model(folder / "net")
+    (folder / "set" / "classes.json").write_text(json.dumps(model.spec.labels.names))
+    for index, (image, logits) in enumerate(seen):
+        labels = np.where(ties(logits), 255, logits.argmax(0)).astype(np.uint8)
+        cv2.imwrite(str(folder / "set" / "images" / f"{index}.png"), image)
+        cv2.imwrite(str(folder / "set" / "masks" / f"{index}.png"), labels)
+    figures = score(Network("net", model), open_set(SetSpec(folder / "set")))
+    counts = figures.matrix.counts[:, :CLASSES]
+    assert counts.sum() == np.trace(counts) > 0
+
+
+def check_live(folder: Path, logits_of: Callable[[Any], Any]) -> list[tuple[Any, Any]]:
+    """Masks of the live loop; returns the images (BGR) and the reference's logits.
+
+    Args:
+        folder: has the network in `net`.
+        logits_of: the reference: an RGB image of SIZE to (classes, *SIZE).
+    """
+    height, width = SIZE
+    seen = []
     with rtseg.load(folder / "net", frame_size=SIZE, device="cpu") as segmenter:
         source = f"test://?size={width}x{height}&frames=5&live=1&fps=100"
         for frame, segmentation in rtseg.stream(source, segmenter):
-            logits = scores_of(network, processor, frame.image[..., ::-1].copy(), SIZE)
+            logits = logits_of(frame.image[..., ::-1].copy())
             assert_masks_equal(segmentation.mask, logits, f"frame {frame.index}")
-            seen |= set(np.unique(segmentation.mask).tolist())
-            labels = np.where(ties(logits), 255, logits.argmax(0)).astype(np.uint8)
-            cv2.imwrite(str(folder / "set" / "images" / f"{frame.index}.png"), frame.image)
-            cv2.imwrite(str(folder / "set" / "masks" / f"{frame.index}.png"), labels)
-    assert len(seen) > 1
-    figures = score(Network("net", find_model(folder / "net")), open_set(SetSpec(folder / "set")))
-    counts = figures.matrix.counts[:, :CLASSES]
-    assert counts.sum() == np.trace(counts) > 0
+            seen.append((frame.image.copy(), logits))
+    assert seen
+    return seen
 
 
 def write_mask2former(folder: Path) -> tuple[Any, Any]:
@@ -261,24 +277,40 @@ def test_masks_with_a_class_each_are_added_up(
     assert model.spec.input.fixed
     pixels = np.random.default_rng(1).integers(0, 256, (1, 8, 8, 3), np.uint8)
     pixels = pixels.repeat(8, 1).repeat(8, 2)
-    with torch.no_grad():
-        taken = processor(pixels[0], return_tensors="pt", input_data_format="channels_last")
+
+    @torch.no_grad()
+    def sums_of(image: Any) -> tuple[Any, Any]:
+        """What the network says, and its sums (1, classes, h, w)."""
+        taken = processor(image, return_tensors="pt", input_data_format="channels_last")
         given = network(taken["pixel_values"])
         classes = given.class_queries_logits.softmax(-1)[..., :-1]
         masks = given.masks_queries_logits.sigmoid()
-        wanted = torch.einsum("bqc,bqhw->bchw", classes, masks).numpy()
-        given.patch_offsets = None
-        reference = processor.post_process_semantic_segmentation(given, [SIZE])[0].numpy()
+        return given, torch.einsum("bqc,bqhw->bchw", classes, masks)
+
+    given, sums = sums_of(pixels[0])
+    given.patch_offsets = None
+    reference = processor.post_process_semantic_segmentation(given, [SIZE])[0].numpy()
     for name in ("onnx", "openvino"):
         scores = open_backend(name, model, device="cpu", input_size=SIZE)(pixels)
-        np.testing.assert_allclose(scores, wanted, atol=1e-4)
+        np.testing.assert_allclose(scores, sums.numpy(), atol=1e-4)
         found = decode(scores[0], SIZE)[0]
         agreement = (found == reference).mean()
         assert agreement > 0.9, f"transformers enlarges the masks first: {agreement:.4f} agree"
+    enlarge = partial(torch.nn.functional.interpolate, size=SIZE, mode="bilinear")
+    check_live(tmp_path, lambda image: enlarge(sums_of(image)[1])[0].numpy())
 
 
 ENLARGES = ("upernet", "dpt")
 """Networks that enlarge their logits to the input themselves: transformers enlarges them again."""
+
+
+def assert_refused(folder: Path, change: dict[str, Any], found: str) -> None:
+    """With that change of its configuration, in one line."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelError, match=found) as caught:
+        find_model(folder)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
@@ -296,11 +328,7 @@ ENLARGES = ("upernet", "dpt")
 )
 def test_folders_that_lie_are_refused(tmp_path: Path, change: dict[str, Any], found: str) -> None:
     write(tmp_path, "segformer")
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | change))
-    with pytest.raises(ModelError, match=found) as caught:
-        find_model(tmp_path)
-    assert "\n" not in str(caught.value)
+    assert_refused(tmp_path, change, found)
 
 
 @pytest.mark.slow
@@ -384,19 +412,25 @@ def test_folders_of_smp_give_its_masks(
     assert (spec.input.mean, spec.input.std, spec.input.size) == ((0.5,) * 3, (0.25,) * 3, size)
     opened = exported.TYPES[f"smp:{name}"].open and not encoder.startswith("tu-")
     assert spec.input.fixed != opened
+
+    @torch.no_grad()
+    def logits_of(image: Any) -> Any:
+        taken = torch.from_numpy((image / 255 - 0.5) / 0.25).float().permute(2, 0, 1)
+        return network(taken[None])[0].numpy()
+
+    monkeypatch.setattr(network, "check_input_shape", lambda _: None)
     # a side of 16 more is not one that smp takes itself
     for each in (size, (96, 160), (80, 112)) if opened else (size,):
         pixels = np.random.default_rng(1).integers(0, 256, (1, each[0] // 8, each[1] // 8, 3))
         pixels = pixels.repeat(8, 1).repeat(8, 2).astype(np.uint8)
-        taken = torch.from_numpy((pixels / 255 - 0.5) / 0.25).float().permute(0, 3, 1, 2)
-        monkeypatch.setattr(network, "check_input_shape", lambda _: None)
-        with torch.no_grad():
-            logits = network(taken)[0].numpy()
+        logits = logits_of(pixels[0])
         assert len(np.unique(logits.argmax(0))) > 1
         for backend in ("onnx", "openvino"):
             scores = open_backend(backend, model, device="cpu", input_size=each)(pixels)
             found = decode(scores[0], each, align_corners=spec.align_corners)[0]
             assert_masks_equal(found, logits, f"{backend} at {each}")
+    if name in ("Unet", "Segformer"):
+        check_live_and_eval(tmp_path, logits_of)
 
 
 @pytest.mark.slow
@@ -443,11 +477,7 @@ def test_folders_of_smp_that_lie_are_refused(
     tmp_path: Path, change: dict[str, Any], found: str
 ) -> None:
     write_smp(tmp_path, "Unet", "resnet18")
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | change))
-    with pytest.raises(ModelError, match=found) as caught:
-        find_model(tmp_path)
-    assert "\n" not in str(caught.value)
+    assert_refused(tmp_path, change, found)
 
 
 @pytest.mark.slow

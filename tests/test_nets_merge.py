@@ -43,9 +43,17 @@ class Net(nn.Module):
 
     Args:
         level: makes the projection of so many channels; (N, C, h, w) -> (N, WIDTH, h, w).
+        quarter: the size of the mixing is computed from the image's, as
+            segmentation_models_pytorch does.
     """
 
-    def __init__(self, level: Any, corners: bool | None = False, bias: bool = False) -> None:
+    def __init__(
+        self,
+        level: Any,
+        corners: bool | None = False,
+        bias: bool = False,
+        quarter: bool = False,
+    ) -> None:
         super().__init__()
         pairs = list(zip(CHANNELS, STRIDES, strict=True))
         self.stems = nn.ModuleList(nn.Conv2d(3, c, s, stride=s) for c, s in pairs)
@@ -53,13 +61,13 @@ class Net(nn.Module):
         self.fuse = nn.Conv2d(4 * WIDTH, WIDTH, 1, bias=bias)
         self.norm = nn.BatchNorm2d(WIDTH)
         self.classifier = nn.Conv2d(WIDTH, CLASSES, 1)
-        self.corners = corners
+        self.corners, self.quarter = corners, quarter
 
     def forward(self, image: Tensor) -> Tensor:
         maps = [one(stem(image)) for one, stem in zip(self.levels, self.stems, strict=True)]
         mode = {"mode": "nearest"} if self.corners is None else {"mode": "bilinear"}
         options = mode | ({} if self.corners is None else {"align_corners": self.corners})
-        size = maps[0].shape[2:]
+        size = [side // 4 for side in image.shape[2:]] if self.quarter else maps[0].shape[2:]
         large = [nn.functional.interpolate(each, size=size, **options) for each in maps]
         return self.classifier(self.norm(self.fuse(torch.cat(large[::-1], 1))).relu())
 
@@ -135,6 +143,7 @@ def run(content: Any, pixels: np.ndarray) -> np.ndarray:
 
 FORMS = {
     "tokens": lambda: Net(Tokens),
+    "quarter": lambda: Net(Tokens, quarter=True),
     "corners": lambda: Net(Tokens, corners=True),
     "nearest": lambda: Net(Tokens, corners=None),
     "last": lambda: Net(Last, bias=True),

@@ -25,6 +25,9 @@ RANK = 64
 SHAPE_ELEMENTS = RANK
 """Constants of more elements are not shapes, and do not matter to shape inference."""
 
+QUOTIENTS = 4
+"""How many quotients of sides may follow from one another."""
+
 LONGEST_SHAPE = 2**16
 FOLLOWED = frozenset("Add Cast Gather Identity Mul Slice Squeeze Sub Unsqueeze".split())
 """Operators whose values onnx follows, besides Concat, Shape and Constant."""
@@ -147,11 +150,77 @@ def shapes_at(content: Any, size: tuple[int, int]) -> Shapes:
     graph.initializer.extend(small)
     try:
         values = _values_are_short(graph)
-        graph = onnx.shape_inference.infer_shapes(content, data_prop=values).graph
+        found = _inferred(content, values)
+        for _ in range(QUOTIENTS if values else 0):
+            if not _fix_quotients(graph, found | shapes):
+                break
+            found = _inferred(content, values)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError):
         return shapes
-    found = {v.name: _dims(v) for v in (*graph.value_info, *graph.input, *graph.output)}
     return found | shapes
+
+
+def _inferred(content: Any, values: bool) -> dict[str, tuple[int, ...] | None]:
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(content, data_prop=values).graph
+    return {v.name: _dims(v) for v in (*graph.value_info, *graph.input, *graph.output)}
+
+
+def _fix_quotients(graph: Any, shapes: Shapes) -> bool:
+    """Replace quotients of known sides by constants, as onnx does not follow them; whether any.
+
+    PyTorch exports `x.shape[2] // 4` as such a quotient.
+    """
+    import onnx
+
+    makers = {name: node for node in graph.node for name in node.output}
+    constants = {tensor.name: _number(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.output and len(node.attribute) == 1:
+            constants[node.output[0]] = _number(node.attribute[0].t)
+
+    def side(name: str) -> int | None:
+        """An axis of a tensor whose shape is known, or a constant."""
+        node = makers.get(name)
+        if node is None or node.op_type != "Gather" or len(node.input) != 2:
+            return constants.get(name)
+        measured, axis = makers.get(node.input[0]), constants.get(node.input[1])
+        if measured is None or measured.op_type != "Shape" or measured.attribute or axis is None:
+            return None
+        shape = shapes.get(measured.input[0]) if measured.input else None
+        return shape[axis] if shape is not None and -len(shape) <= axis < len(shape) else None
+
+    fixed = False
+    for node in graph.node:
+        if node.op_type != "Div" or len(node.input) != 2 or len(node.output) != 1:
+            continue
+        above, below, shape = side(node.input[0]), side(node.input[1]), shapes.get(node.output[0])
+        if above is None or below is None or below <= 0 or shape is None or math.prod(shape) != 1:
+            continue
+        name, value = node.output[0], [above // below]
+        node.CopyFrom(
+            onnx.helper.make_node(
+                "Constant",
+                [],
+                [name],
+                value=onnx.helper.make_tensor(name, onnx.TensorProto.INT64, shape, value),
+            )
+        )
+        fixed = True
+    return fixed
+
+
+def _number(tensor: Any) -> int | None:
+    """The value of a constant of one whole number."""
+    import onnx
+
+    if tensor.data_type != onnx.TensorProto.INT64 or math.prod(tensor.dims) != 1:
+        return None
+    if len(tensor.int64_data) == 1:
+        return int(tensor.int64_data[0])
+    raw = tensor.raw_data
+    return int.from_bytes(raw, "little", signed=True) if len(raw) == 8 else None
 
 
 def _values_are_short(graph: Any) -> bool:
