@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
 
+HOST = re.compile(r"(\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[\w.-]*))(:[0-9]{0,5})?", re.ASCII)
+"""A Host header: an address of IPv6, or a name or an address, and a port (RFC 9110, 7.2)."""
+
 MAX_MESSAGE = 1 << 16
 """Characters of a message in JSON."""
 
@@ -309,10 +312,9 @@ class Guard:
 
 
 def _name(host: str) -> str:
-    """The name in a Host header, without its port."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.rpartition(":")[0] if host.count(":") == 1 else host
+    """The name in a Host header, without its port; "" if that is none."""
+    found = HOST.fullmatch(host)
+    return (found["address"] or found["name"]) if found else ""
 
 
 def _given(headers: Mapping[str, str]) -> str:
