@@ -287,7 +287,12 @@ def _level(graph: _Graph, name: str) -> _Level | None:
         return None
     if shape[:2] != whole[:2] or shape[0] != 1:
         return None
-    level = _Level(shape[1], None if shape == whole else resize, math.prod(shape[2:]), name)
+    if resize is not None and not _has_factors(resize):
+        if shape == whole:
+            resize = None
+        elif _attribute(resize, "mode", b"nearest") == b"nearest" and any(np.mod(whole, shape)):
+            return None  # rounded factors would have other nearest points
+    level = _Level(shape[1], resize, math.prod(shape[2:]), name)
     _find_projection(graph, level, shape)
     return level
 
@@ -427,19 +432,25 @@ def _single(values: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def _resize(graph: _Graph, old: Any, source: str, result: str) -> Any:
-    """The enlargement, of another tensor, by constant factors."""
+    """The enlargement, of another tensor, by its own factors; sizes become constant factors."""
+    node = _copied(old)
+    node.input[0], node.output[0], node.name = source, result, result
+    if _has_factors(old):  # not always the quotient of the sizes
+        return node
     before, after = (graph.shapes[name] or () for name in (old.input[0], old.output[0]))
     factors = (np.array(after) / np.array(before)).astype(np.float32)
     short = before * factors.astype(np.float64) < after  # runtimes round down
     factors[short] = np.nextafter(factors[short], np.float32(np.inf))
-    node = _copied(old)
-    del node.input[:], node.output[:], node.attribute[:]
+    del node.input[:], node.attribute[:]
     others = ("axes", "keep_aspect_ratio_policy")  # go with sizes
     node.attribute.extend(each for each in old.attribute if each.name not in others)
     node.input.extend([source, "", graph.add(f"{result}/scales", factors)])
-    node.output.append(result)
-    node.name = result
     return node
+
+
+def _has_factors(resize: Any) -> bool:
+    """Whether it enlarges by factors, not to sizes."""
+    return len(resize.input) > 2 and resize.input[2] != ""
 
 
 def _optional(graph: _Graph, node: Any, place: int) -> Any:
