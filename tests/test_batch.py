@@ -319,6 +319,11 @@ def test_lists_globs_and_files(folder: Path, tmp_path: Path) -> None:
     assert names("in/sub/c.mp4", "in/a.mp4") == ["a.mp4", "c.mp4"]
     assert names("in") == ["a.mp4", "b.mkv", "d.png", "sub/c.mp4"]
     assert names("in", "in/a.mp4", "in/*.mp4") == names("in")  # named twice, and one
+    assert names("in", str(Path("in").absolute()), "in/../in") == names("in")
+    Path("far.txt").write_text(f"{Path('in/a.mp4').absolute()}\nin/sub/c.mp4\nin/a.mp4")
+    assert (
+        names("far.txt") == names(str(Path("far.txt").absolute())) == ["in/a.mp4", "in/sub/c.mp4"]
+    )
     Path("other").mkdir()
     Path("other/a.mp4").touch()
     with pytest.raises(UsageError):

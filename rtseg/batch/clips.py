@@ -181,12 +181,16 @@ def find_clips(inputs: Sequence[str], outside: Iterable[str] = ()) -> Listing:
         if len(listing.clips) == before:
             more = f", but {len(listing.left_out)} other files" if listing.left_out else ""
             raise SourceError(f"no clips in {text}", found=f"it has no video or image{more}")
-    listing.clips = sorted(dict.fromkeys(listing.clips), key=lambda clip: natural_key(clip.name))
-    for one, other in zip(listing.clips, listing.clips[1:], strict=False):
-        if one.name == other.name:
+    named = sorted(dict.fromkeys(listing.clips), key=lambda clip: natural_key(clip.name))
+    listing.clips = []
+    for clip in named:
+        last = listing.clips[-1] if listing.clips else None
+        if last is None or last.name != clip.name:
+            listing.clips.append(clip)
+        elif _place(last.source) != _place(clip.source):
             raise UsageError(
-                f"{one.source} and {other.source}",
-                found=f"both are called {one.name} in the output",
+                f"{last.source} and {clip.source}",
+                found=f"both are called {clip.name} in the output",
                 do="Name the folder above them, or run two batches",
             )
     return listing
@@ -360,7 +364,7 @@ def _clip(path: Path, root: Path) -> Clip:
     except OSError:  # its row says why it cannot be read
         identity = ""
     try:
-        name = path.relative_to(root).as_posix()
+        name = path.absolute().relative_to(root.absolute()).as_posix()
     except ValueError:  # a list names a file elsewhere
         name = path.name
     if ".." in name.split("/"):
