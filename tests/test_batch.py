@@ -384,6 +384,25 @@ def test_a_clip_is_claimed_once(tmp_path: Path) -> None:
     assert other.claim(CLIP) is not None
 
 
+def test_claims_are_listed_while_another_process_removes_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = open_ledger(str(tmp_path), {}, 60)
+    assert ledger.claim(Clip("sub/a.mp4", "a.mp4", "1"))
+    work = tmp_path / ".rtseg" / "unfinished" / "1"
+    work.mkdir(parents=True)
+    scandir = os.scandir
+
+    def vanishing(path: Any) -> Any:
+        if Path(path) == work:
+            work.rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert ledger.store.names(".claim-") == ["sub/a.mp4.claim-0"]
+    assert not work.exists()
+
+
 def test_a_claim_is_taken_over_when_its_lease_has_ended(tmp_path: Path) -> None:
     one = ledger_in(tmp_path, token=ELSEWHERE)
     others = [ledger_in(tmp_path, token=f"{n}23456789abc-1-0") for n in range(2)]

@@ -112,8 +112,9 @@ class Folder:
 
     def names(self, mark: str) -> list[str]:
         """As `Store`."""
-        found = self._root.rglob(f"*{mark}*")
-        return [path.relative_to(self._root).as_posix() for path in found]
+        found = os.walk(self._root)  # passes over folders that vanish, where others work
+        files = (Path(place, name) for place, _, names in found for name in names if mark in name)
+        return [path.relative_to(self._root).as_posix() for path in files]
 
     def has(self, address: str) -> bool:
         """As `Store`."""
