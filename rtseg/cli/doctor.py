@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module, metadata
+from pathlib import Path
 from typing import NamedTuple
 
 from rtseg._version import __version__
@@ -168,7 +171,11 @@ def _cache() -> Iterator[Finding]:
 
     folder = cache_dir()
     do = "" if can_be_written(folder) else "set RTSEG_CACHE to a writable folder"
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # another process has removed it since
+                size += Path(place, name).stat().st_size
     yield Finding("folder", f"{folder} ({size / 1e6:.0f} MB)", do)
 
 
