@@ -322,7 +322,9 @@ def assert_refused(folder: Path, change: dict[str, Any], found: str) -> None:
         ({"auto_map": {"AutoModel": "evil.Net"}}, "auto_map"),
         ({"backbone": "microsoft/resnet-50"}, "elsewhere"),
         ({"depths": [2] * 4}, "missing"),
-        ({"decoder_hidden_size": 16}, "size mismatch|shape|mismatch"),
+        ({"depths": [1, 1, 0, 1]}, "too many"),
+        ({"decoder_hidden_size": 16}, r"decode_head\..* is \[32.*, and by .* \[16"),
+        ({"id2label": {"0": "a", "1": "b"}}, r"classifier\..* is \[5.*, and by .* \[2"),
         ({"num_attention_heads": "two"}, "num_attention_heads"),
     ],
 )

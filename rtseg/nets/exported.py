@@ -11,6 +11,7 @@ import inspect
 import os
 import re
 import warnings
+from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -144,19 +145,44 @@ def _load(folder: Path, kind: str) -> nn.Module:
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report
             dtype=torch.float32,
         )
     except ModelError:
         raise
     # what transformers raises for the many ways in which files can be wrong
     except Exception as error:
-        raise ModelError(asked, found=first_line(error)) from error
-    missing = sorted(report["missing_keys"])
-    if missing:  # transformers would leave them random
-        found = f"{len(missing)} weights missing ({missing[0]}, ...)"
-        raise ModelError(asked, found=found, do="Download it again")
+        found = f"transformers cannot build it: {type(error).__name__}: {first_line(error)}"
+        raise ModelError(asked, found=found) from error
+    _check_report(asked, report, network.state_dict())
     loaded: nn.Module = network
     return loaded
+
+
+def _check_report(asked: str, report: dict[str, Any], own: Collection[str]) -> None:
+    """Raise ModelError if weights and configuration are not of one network.
+
+    Args:
+        report: of transformers, which would leave weights random or out.
+        own: the names of the network's weights.
+    """
+    do = f"Check that {CONFIG} belongs to {WEIGHTS}"
+    if shapes := sorted(report["mismatched_keys"]):
+        name, given, wanted = shapes[0]
+        found = f"{name} is {list(given)}, and by {CONFIG} (id2label, sizes) {list(wanted)}"
+        raise ModelError(asked, found=found, do=do)
+    kinds = {_layers(name) for name in own}
+    # weights of other kinds are those of heads that only training has, and buffers of old versions
+    unused = [name for name in report["unexpected_keys"] if _layers(name) in kinds]
+    for what, names in (("missing", report["missing_keys"]), ("of layers too many", unused)):
+        if names:
+            found = f"{len(names)} weights {what} ({min(names)}, ...)"
+            raise ModelError(asked, found=found, do=do)
+
+
+def _layers(name: str) -> str:
+    """The name of weights, the same for all layers of a kind."""
+    return re.sub(r"\d+", "0", name)
 
 
 def _load_smp(folder: Path, kind: str) -> nn.Module:
