@@ -631,7 +631,7 @@ def _fetch(
         weights = WeightsSpec(url, digest, licence, size / 1e6)
         title = _titled(f"{name} of {repo} ({licence})", progress)
         if digest:
-            fetch_to(target, weights, title)
+            _fetch_file(target, weights, title)
         else:  # anew, as nothing tells whether the one that is there is still what was fetched
             _fetch_anew(target, weights, title)
         digests[name] = sha256(target)
@@ -660,9 +660,18 @@ def _fetch_anew(target: Path, weights: WeightsSpec, progress: Progress | None) -
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".new-", dir=target.parent) as place:
-            fetch_to(Path(place) / target.name, weights, progress).replace(target)
+            _fetch_file(Path(place) / target.name, weights, progress).replace(target)
     except OSError as error:
         raise DownloadError(f"cannot write {target}", found=reason(error)) from error
+
+
+def _fetch_file(path: Path, weights: WeightsSpec, progress: Progress | None = None) -> Path:
+    """As `fetch_to`, whose advice is for weights that need nothing beside them."""
+    try:
+        return fetch_to(path, weights, progress)
+    except DownloadError as error:
+        error.do = "Try again later, or name a folder with a copy of the repository: -m FOLDER"
+        raise
 
 
 def _check_built(asked: str, path: Path) -> None:
@@ -683,7 +692,7 @@ def _titled(title: str, progress: Progress | None) -> Progress | None:
 def _listing(asked: str, url: str) -> _Listing:
     place = WeightsSpec(url, "", "", LARGEST_LISTING / 1e6)
     with TemporaryDirectory() as own:  # others may ask at the same time
-        path = fetch_to(Path(own) / "listing.json", place)
+        path = _fetch_file(Path(own) / "listing.json", place)
         listing = read_json(path, _Listing, DownloadError)
     if re.fullmatch(r"[0-9a-f]{40}", listing.sha) is None:
         raise DownloadError(asked, found=f"the server names no commit, but {shown(listing.sha)}")
