@@ -69,7 +69,12 @@ class _Part:
         self.path = left or new
         how = getattr(os, "O_NONBLOCK", 0) if left else os.O_CREAT | os.O_EXCL
         flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | how
-        self._open: int | None = os.open(self.path, flags, 0o666)
+        place = self.path
+        if mark == "part" and not left and sys.platform != "win32":
+            # nobody is to see its name, and take it for abandoned, before it is locked
+            before, after = _around(named or path, "tmp")
+            place = path.with_name(f"{before}{secrets.token_hex(DIGITS // 2)}{after}")
+        self._open: int | None = os.open(place, flags, 0o666)
         if sys.platform == "win32":
             self.release()
         else:
@@ -81,6 +86,19 @@ class _Part:
                 if left:
                     self.release()
                     raise  # a new one may be on a network file system without locks
+            if place != self.path:
+                self._show(place)
+
+    def _show(self, place: Path) -> None:
+        """Give the new file at `place` its temporary name, which random digits make its own."""
+        try:
+            if os.path.lexists(self.path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self.path))
+            place.rename(self.path)
+        except OSError:
+            place.unlink(missing_ok=True)
+            self.release()
+            raise
 
     def _is_ours(self) -> bool:
         """Whether what is open is a file of this user with one name, which it still has."""
@@ -166,7 +184,8 @@ def resumable(path: Path) -> Iterator[Path]:
         yield part.path
         part.rename(path, replace=True)
         for left in _left_in(path.parent, path):
-            left.unlink(missing_ok=True)
+            with suppress(OSError):  # another process was first
+                _Part(path, "part", left=left).remove()
     except BaseException:
         with suppress(OSError):
             if sys.platform == "win32" or part.path.stat().st_size == 0:

@@ -256,3 +256,24 @@ def test_checking_whether_a_folder_can_be_written_leaves_nothing(tmp_path: Path)
     assert names(tmp_path) == []
     with pytest.raises(SinkError):
         check_writable(tmp_path / "none" / "a.json")
+
+
+@posix
+def test_an_unfinished_file_is_locked_before_others_can_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that fetch one file at the same time would else write to the same one."""
+    flock, seen = files.fcntl.flock, []
+
+    def looking(opened: int, how: int) -> None:
+        monkeypatch.setattr(files.fcntl, "flock", flock)
+        seen.append(leftovers(tmp_path / "a.bin"))
+        seen.append([p for p in tmp_path.iterdir() if p.name.endswith(".part.bin")])
+        flock(opened, how)
+
+    monkeypatch.setattr(files.fcntl, "flock", looking)
+    with files.resumable(tmp_path / "a.bin") as part:
+        part.write_bytes(b"1")
+        assert names(tmp_path) == [part.name]
+    assert seen[-2:] == [[], []]
+    assert names(tmp_path) == ["a.bin"]
