@@ -197,6 +197,21 @@ def test_factors_that_are_no_quotients_of_sides_stay_as_they_are(
     np.testing.assert_allclose(ours, usual, atol=2e-6 * np.abs(usual).max())
 
 
+@pytest.mark.parametrize("quarter", [False, True])
+@pytest.mark.parametrize("opset", [11, 12, 13])
+def test_heads_in_files_of_older_opsets_are_merged(
+    tmp_path: Path, opset: int, quarter: bool
+) -> None:
+    network = Net(Tokens, quarter=quarter)
+    path = write(tmp_path / "net.onnx", network, opset=opset)
+    merged = read_merged(path, (64, 96))
+    assert merged.opset_import[0].version == opset
+    pixels = np.random.default_rng(0).normal(size=(1, 3, 64, 96)).astype(np.float32)
+    usual, ours = run(onnx.load(path), pixels), run(merged, pixels)
+    np.testing.assert_allclose(ours, usual, atol=2e-6 * np.abs(usual).max())
+    np.testing.assert_array_equal(ours.argmax(1), usual.argmax(1))
+
+
 def test_the_mixing_takes_a_fraction_of_the_arithmetic(tmp_path: Path) -> None:
     path = write(tmp_path / "net.onnx", Net(Tokens))
     shares = [1 / (s // 4) ** 2 for s in STRIDES]

@@ -30,7 +30,7 @@ from rtseg.nets.hub import CONFIG, SMP, TRANSFORMERS, WEIGHTS
 from rtseg.nets.state import fill, read_checkpoint
 
 OPSET = 17
-REVISION = 2
+REVISION = 3
 """Raised when the exported graph changes, so that old files are not used."""
 
 MOST_LAYERS, MOST_WIDE = 128, 2**16

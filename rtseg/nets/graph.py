@@ -25,6 +25,10 @@ RANK = 64
 SHAPE_ELEMENTS = RANK
 """Constants of more elements are not shapes, and do not matter to shape inference."""
 
+OLD_OPSETS = range(11, 14)
+MOVED = {"Squeeze": "axes", "Unsqueeze": "axes", "ReduceSum": "axes", "Split": "split"}
+"""Attributes of theirs that became inputs in opset 13."""
+
 QUOTIENTS = 4
 """How many quotients of sides may follow from one another."""
 
@@ -133,6 +137,7 @@ def shapes_at(content: Any, size: tuple[int, int]) -> Shapes:
     import onnx
 
     graph = content.graph
+    _renew(content)
     shapes: dict[str, tuple[int, ...] | None] = {t.name: tuple(t.dims) for t in graph.initializer}
     _fix_input(graph, shapes, size)
     del graph.value_info[:]
@@ -158,6 +163,25 @@ def shapes_at(content: Any, size: tuple[int, int]) -> Shapes:
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError):
         return shapes
     return found | shapes
+
+
+def _renew(content: Any) -> None:
+    """Write operators of opset 11 to 13 as those of 14, which onnx follows through Reshape."""
+    import onnx
+
+    versions = [each for each in content.opset_import if each.domain in ("", "ai.onnx")]
+    if len(versions) != 1 or versions[0].version not in OLD_OPSETS:
+        return
+    versions[0].version = OLD_OPSETS.stop
+    for number, node in enumerate(content.graph.node):
+        moved = [each for each in node.attribute if each.name == MOVED.get(node.op_type)]
+        if moved and len(node.input) == 1:
+            lengths = list(moved[0].ints)
+            name = f"rtseg/moved/{number}"
+            tensor = onnx.helper.make_tensor(name, onnx.TensorProto.INT64, [len(lengths)], lengths)
+            content.graph.initializer.append(tensor)
+            node.input.append(name)
+            node.attribute.remove(moved[0])
 
 
 def _inferred(content: Any, values: bool) -> dict[str, tuple[int, ...] | None]:

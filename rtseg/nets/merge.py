@@ -444,13 +444,14 @@ def _resize(graph: _Graph, old: Any, source: str, result: str) -> Any:
     del node.input[:], node.attribute[:]
     others = ("axes", "keep_aspect_ratio_policy")  # go with sizes
     node.attribute.extend(each for each in old.attribute if each.name not in others)
-    node.input.extend([source, "", graph.add(f"{result}/scales", factors)])
+    # the second is the region, which opset 11 wants though nothing is cropped
+    node.input.extend([source, old.input[1], graph.add(f"{result}/scales", factors)])
     return node
 
 
 def _has_factors(resize: Any) -> bool:
-    """Whether it enlarges by factors, not to sizes."""
-    return len(resize.input) > 2 and resize.input[2] != ""
+    """Whether it enlarges by factors, not to sizes, beside which opset 11 wants empty factors."""
+    return len(resize.input) < 4 or resize.input[3] == ""
 
 
 def _optional(graph: _Graph, node: Any, place: int) -> Any:

@@ -49,7 +49,7 @@ OPSET = 18
 REVISION = 5
 """Raised when the exported graph or the random weights change, so that old files are not used."""
 
-MERGED = 1
+MERGED = 2
 """Raised when merging heads gives other files, so that old ones are not used."""
 
 METADATA_KEY = "rtseg"
