@@ -349,6 +349,6 @@ def test_ten_thousand_clips_cost_seconds(tmp_path: Path, monkeypatch: pytest.Mon
     print(f"all {times[0]}, nothing to do {times[1]}, {(memory[-1] - memory[1000]) / 1e6:.1f} MB")
     assert len(memory) == 10_000
     assert len(Path("rows.csv").read_text().splitlines()) == 10_001
-    assert times[0][1] < 30
+    assert times[0][1] < 60  # seconds of processor time, of which slow machines need 25
     assert times[1][1] < 30
     assert memory[-1] - memory[1000] < 10e6
