@@ -95,6 +95,12 @@ def on_device(device: torch.device) -> Any:
 
 
 def drawing_stream(device: torch.device) -> Any:
-    """The stream in which a device draws and downloads; one for all threads."""
+    """The stream in which a device draws and downloads; one for all threads.
+
+    Of high priority: its short kernels pass the layers of the next batch, and torch, which hands
+    out a few streams in turn, never gives it to a network as well.
+    """
     # two threads at once may make two, of which `setdefault` keeps one
-    return _streams.get(device) or _streams.setdefault(device, torch.cuda.Stream(device))
+    return _streams.get(device) or _streams.setdefault(
+        device, torch.cuda.Stream(device, priority=-1)
+    )

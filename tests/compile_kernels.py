@@ -15,7 +15,7 @@ from triton.compiler import compile as build
 from rtseg.decode import kernels
 
 INTEGER, REAL, BYTES, REALS = "i32", "fp32", "*u8", "*fp32"
-FRAME = {"frame": BYTES, "small": BYTES, "height": INTEGER, "width": INTEGER}
+FRAME = {"frames": BYTES, "small": BYTES, "height": INTEGER, "width": INTEGER}
 PLANES = {
     **dict.fromkeys(("luma", "chroma", "picture"), BYTES),
     **dict.fromkeys(
@@ -23,7 +23,7 @@ PLANES = {
     ),
     **dict.fromkeys(("kr", "kb"), REAL),
 }
-STRIDES = dict.fromkeys("classes h w stride_c stride_y stride_x".split(), INTEGER)
+STRIDES = dict.fromkeys("classes h w stride_n stride_c stride_y stride_x".split(), INTEGER)
 SCORES = {"scores": REALS, "top": BYTES, **STRIDES}
 DECODED = {
     **SCORES,
@@ -31,13 +31,18 @@ DECODED = {
     "row_weights": REALS,
     "columns": "*i32",
     "column_weights": REALS,
-    **dict.fromkeys(("table", "mask", "frame", "canvas"), BYTES),
+    **dict.fromkeys(("table", "masks", "frames", "canvas"), BYTES),
     "counts": "*i32",
     "weight": REALS,
     "offset": REALS,
+    "height": INTEGER,
     "width": INTEGER,
 }
-UNPAINTED = {**DECODED, "weight": BYTES, "offset": BYTES}
+UNPAINTED = {**DECODED, "weight": "*i32", "offset": "*i32"}
+JOINED = {
+    **dict.fromkeys(("values", "bias", "residual"), "*fp16"),
+    **dict.fromkeys(("count", "channels"), INTEGER),
+}
 WIDE = {**PLANES, "luma": "*u16", "chroma": "*u16"}
 
 # kernel, types, constants; Triton makes a constant of an argument that is 1
@@ -55,6 +60,17 @@ CASES = (
     (kernels.decode, DECODED, {"PAINT": True, "stride_c": 1}),
     (kernels.decode, DECODED, {"PAINT": True, "h": 1, "w": 1}),
     (kernels.decode, UNPAINTED, {"PAINT": False}),
+    *(
+        (kernels.epilogue, JOINED, {"inner": inner, "ADD": add, "ACTIVATION": name})
+        for inner, add, name in (
+            (1, True, "none"),
+            (1, False, "relu"),
+            (1, False, "relu6"),
+            (1, False, "hardsigmoid"),
+            (1, True, "hardswish"),
+        )
+    ),
+    (kernels.epilogue, JOINED | {"inner": INTEGER}, {"ADD": True, "ACTIVATION": "relu"}),
 )
 
 

@@ -299,18 +299,18 @@ def test_the_checkerboard_takes_the_place_of_scores_that_stay_on_a_device() -> N
     pytest.importorskip("triton", reason="Triton has no wheel for this system")
     import torch
 
-    from rtseg.decode.device import DeviceScores
+    from rtseg.decode.device import DeviceBatch
 
     class Keeps(StubBackend):
         def segment(self, pictures):
-            frames = [torch.from_numpy(picture.copy()) for picture in pictures]
-            return [DeviceScores(torch.rand(3, 6, 8), frame) for frame in frames]
+            frames = torch.from_numpy(np.stack(pictures))
+            return DeviceBatch(torch.rand(len(frames), 3, 6, 8), frames).each()
 
     board = Checkerboard(Keeps(find_model("stub"), SIZE))
     assert board.segment is not None
-    (scores,) = board.segment([np.zeros((48, 64, 3), np.uint8)])
-    assert every_neighbour_differs(scores.numpy())
-    assert scores.shape == (3, 6, 8)
+    for scores in board.segment([np.zeros((48, 64, 3), np.uint8)] * 2):
+        assert every_neighbour_differs(scores.numpy())
+        assert scores.shape == (3, 6, 8)
 
 
 def test_a_batch_is_what_the_segmenter_feeds() -> None:

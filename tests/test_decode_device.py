@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="Triton has no wheel for this system")
 import torch
 from conftest import DEVICE, ON_GPU, on_the_device
 
-from rtseg.decode.device import RUN, DeviceScores, shrink, upload
+from rtseg.decode.device import RUN, DeviceBatch, DeviceScores, Downloads, shrink, upload
 
 pytestmark = on_the_device
 
@@ -51,8 +51,13 @@ def some_blend() -> BlendTable:
 
 def held(scores: np.ndarray, image: np.ndarray) -> DeviceScores:
     """Scores in the order in which a network that runs channels last leaves them."""
-    last = torch.from_numpy(np.ascontiguousarray(scores.transpose(1, 2, 0)))
-    return DeviceScores(last.to(DEVICE).permute(2, 0, 1), upload(image, torch.device(DEVICE)))
+    return batch_of([scores], [image]).each()[0]
+
+
+def batch_of(scores: list[np.ndarray], images: list[np.ndarray]) -> DeviceBatch:
+    last = torch.from_numpy(np.stack(scores).transpose(0, 2, 3, 1).copy())
+    frames = upload(images, torch.device(DEVICE))
+    return DeviceBatch(last.to(DEVICE).permute(0, 3, 1, 2), frames)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -114,17 +119,80 @@ def test_frames_are_shrunk_as_on_the_processor(
     large: tuple[int, int], small: tuple[int, int]
 ) -> None:
     image = cv2.GaussianBlur(picture_of(*large), (0, 0), 1.5)
-    into = torch.zeros((*small, 3), dtype=torch.uint8, device=DEVICE)
-    shrink(upload(image, torch.device(DEVICE)), into)
+    into = torch.zeros((2, *small, 3), dtype=torch.uint8, device=DEVICE)
+    shrink(upload([np.zeros_like(image), image], torch.device(DEVICE)), into)
     expected = cv2.cvtColor(resized(image, small), cv2.COLOR_BGR2RGB)
-    difference = np.abs(into.cpu().numpy().astype(int) - expected.astype(int))
+    assert not into[0].any()
+    difference = np.abs(into[1].cpu().numpy().astype(int) - expected.astype(int))
     assert difference.max() <= 1
     assert difference.mean() < 0.4
 
 
 def test_a_side_that_cannot_be_halved_evenly_stays_in_place() -> None:
     ramp = np.repeat(np.linspace(0, 250, 101).astype(np.uint8)[None, :, None], 63, 0).repeat(3, 2)
-    into = torch.zeros((16, 24, 3), dtype=torch.uint8, device=DEVICE)
-    shrink(upload(ramp, torch.device(DEVICE)), into)
+    into = torch.zeros((1, 16, 24, 3), dtype=torch.uint8, device=DEVICE)
+    shrink(upload([ramp], torch.device(DEVICE)), into)
     expected = resized(ramp, (16, 24)).astype(int)
-    assert np.abs(into.cpu().numpy().astype(int) - expected).max() <= 3
+    assert np.abs(into[0].cpu().numpy().astype(int) - expected).max() <= 3
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, ...]]]:
+    """The shapes of what is downloaded, a list for each wait."""
+    seen: list[list[tuple[int, ...]]] = []
+    start = Downloads.__init__
+
+    def spy(self: Downloads, tensors: list[torch.Tensor]) -> None:
+        seen.append([tuple(each.shape) for each in tensors])
+        start(self, tensors)
+
+    monkeypatch.setattr(Downloads, "__init__", spy)
+    return seen
+
+
+def test_a_batch_is_drawn_and_fetched_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = [scores_of(4, 3, n) for n in (5, 5, 5)]
+    scores[1], scores[2] = scores[1] * -1, scores[2][::-1]
+    images = [picture_of(20, 24) + np.uint8(n) for n in range(3)]
+    table, downloads = np.arange(256, dtype=np.uint8), counted(monkeypatch)
+    held = batch_of(scores, images).each()
+    for n in range(3):
+        prepared, expected = start_painting(images[n], some_blend())
+        mask, counts = decode(scores[n], (20, 24), table, prepared)
+        drawn = held[n].over(table, some_blend())
+        assert np.mean(drawn.image != expected) <= TIES
+        assert np.abs(drawn.counts - counts).sum() <= TIES * 2 * mask.size
+        assert np.mean(drawn.mask() != mask) <= TIES
+    assert downloads == [[(3, 20, 24, 3), (3, 256)], [(3, 20, 24)]]
+    for n in range(3):
+        assert np.mean(held[n].decode((20, 24), table)[0] != mask) <= (TIES if n == 2 else 1)
+        np.testing.assert_array_equal(held[n].numpy(), scores[n])
+    assert downloads[2:] == [[(3, 20, 24), (3, 256)], [(3, 4, 3, 5)]]
+
+
+def test_a_frame_drawn_again_or_in_another_way_is_drawn_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image = picture_of(20, 24)
+    held = batch_of([scores_of(4, 3, 5)] * 3, [image] * 3).each()
+    table, downloads = np.arange(256, dtype=np.uint8), counted(monkeypatch)
+    first = held[0].over(table, some_blend()).image
+    kept = first.copy()
+    first[:] = 0  # as text over it
+    np.testing.assert_array_equal(held[0].over(table, some_blend()).image, kept)
+    other = blend_table(np.zeros((256, 3), np.uint8), np.ones(256))
+    assert not held[1].over(table, other).image.any()
+    assert not held[2].over(table, other).image.any()
+    np.testing.assert_array_equal(held[1].over(table, some_blend()).image, kept)
+    assert [shapes[0][0] for shapes in downloads] == [3, 1, 2]
+
+
+def test_other_scores_of_a_frame_are_drawn_over_it_on_the_device() -> None:
+    images = [picture_of(20, 24), 255 - picture_of(20, 24)]
+    held = batch_of([scores_of(4, 3, 5)] * 2, images).each()
+    other = scores_of(4, 3, 5)[::-1].copy()
+    table = np.arange(256, dtype=np.uint8)
+    prepared, expected = start_painting(images[1], some_blend())
+    decode(other, (20, 24), table, prepared)
+    smoothed = held[1].with_scores(other)
+    assert np.mean(smoothed.over(table, some_blend()).image != expected) <= TIES
+    np.testing.assert_array_equal(smoothed.numpy(), other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -268,10 +269,10 @@ def test_kernels_that_do_not_compile_cost_nothing_but_speed(
         assert note == f"frames are shrunk and drawn by the CPU: {error}"
         assert backend.segment is None
 
-    def lost(batch: np.ndarray) -> None:
+    def lost(batch: torch.Tensor) -> None:
         raise RuntimeError("CUDA error: unspecified launch failure")
 
-    monkeypatch.setattr(backend, "_run", lost)  # the device itself has failed
+    monkeypatch.setattr(backend._network, "forward", lost)  # the device itself has failed
     with pytest.raises(RuntimeError, match="launch failure"):
         kept_in(backend)
     backend.close()
@@ -315,6 +316,171 @@ def test_a_last_group_takes_the_step_of_more_frames_and_one_frame_its_own() -> N
     assert len(loop(FRAMES[:2])) == 2
     assert len(loop(FRAMES[:1])) == 1
     assert sorted(loop._steps) == [1, 10]
+
+
+def test_a_batch_that_does_not_fit_goes_through_the_step_that_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alone = [scores.numpy() for scores in OnProcessor(keeps_frames=True).loop(FRAMES)]
+    backend = OnProcessor(keeps_frames=True)
+    loop, prepared = backend.loop, []
+    step = DeviceLoop._step
+
+    def fits_two(self: DeviceLoop, count: int):
+        if count not in self._steps:
+            prepared.append(count)
+        if count > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore")
+        return step(self, count)
+
+    monkeypatch.setattr(DeviceLoop, "_step", fits_two)
+    loop.warm_up(2)
+    for _ in range(2):
+        for one, other in zip(loop(FRAMES), alone, strict=True):
+            np.testing.assert_allclose(one.numpy(), other, rtol=1e-6)
+    assert prepared.count(5) == 1  # it is tried once
+    assert loop.notes == ("batches of 2, not 5: CUDA out of memory. Tried to allocate 9 GiB",)
+
+
+def test_without_a_step_that_is_there_memory_that_runs_out_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(self: DeviceLoop, count: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(DeviceLoop, "_step", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        OnProcessor(keeps_frames=True).loop(FRAMES)
+
+
+class Gpu:
+    """torch.cuda, as far as the loop uses it, on the processor: it notes what happens in which
+    stream, and captures by running."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, captures: bool = True) -> None:
+        self.log: list[tuple[str, str]] = []
+        self.stream, self.captures, self.made = "default", captures, 0
+        self.run: object = None
+        fakes = {
+            "Stream": self._new_stream,
+            "stream": self._in,
+            "current_stream": lambda device=None: _Stream(self, self.stream),
+            "Event": lambda **_: _Event(self),
+            "graph_pool_handle": lambda: (0, 7),
+            "CUDAGraph": lambda: _Graph(self),
+            "graph": self._capture,
+            "empty_cache": lambda: None,
+            "current_device": lambda: 3,
+        }
+        for name, fake in fakes.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+        monkeypatch.setattr(
+            torch.Tensor, "record_stream", lambda _, stream: self.note(f"kept for {stream.name}")
+        )
+        monkeypatch.setattr(
+            torch._C,
+            "_cuda_endAllocateToPool",
+            lambda device, pool: self.note(f"ended pool {pool} of {device}"),
+            raising=False,
+        )
+
+    def note(self, what: str) -> None:
+        self.log.append((self.stream, what))
+
+    def loop(self, network: nn.Module) -> DeviceLoop:
+        loop = DeviceLoop(network, SIZE, torch.device("cpu"))
+        loop._cuda, loop._pool = True, torch.cuda.graph_pool_handle()
+        loop._copies, loop._stream = _Stream(self, "copies"), _Stream(self, "compute")
+        return loop
+
+    def _new_stream(self, device: torch.device, **_: int):
+        return _Stream(self, "another")
+
+    @contextmanager
+    def _in(self, stream):
+        before, self.stream = self.stream, stream.name
+        yield
+        self.stream = before
+
+    @contextmanager
+    def _capture(self, graph, *, pool: object, stream: object, capture_error_mode: str):
+        self.note("capture")
+        yield
+        if not self.captures:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+
+class _Stream:
+    def __init__(self, gpu: Gpu, name: str) -> None:
+        self.gpu, self.name = gpu, name
+
+    def synchronize(self) -> None:
+        self.gpu.note("waited")
+
+    def wait_event(self, event: _Event) -> None:
+        self.gpu.note(f"waits for {event.place}")
+
+
+class _Event:
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu, self.place = gpu, ""
+
+    def record(self) -> None:
+        self.place = self.gpu.stream
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, other: _Event) -> float:
+        return 2.0
+
+
+class _Graph:
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+
+    def replay(self) -> None:
+        self.gpu.note("replay")
+
+
+def test_frames_are_uploaded_beside_the_network_which_waits_for_them_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from rtseg.backends import cuda
+
+    gpu = Gpu(monkeypatch)
+    upload, shrink = cuda.upload, cuda.shrink
+    monkeypatch.setattr(cuda, "upload", lambda *given: gpu.note("upload") or upload(*given))
+    monkeypatch.setattr(cuda, "shrink", lambda *given: gpu.note("shrink") or shrink(*given))
+    loop = gpu.loop(ColourNetwork())
+    loop.warm_up(5)
+    assert [what for _, what in gpu.log].count("capture") == 1
+    gpu.log.clear()
+    assert loop(FRAMES)[-1].wait() == pytest.approx(0.002)
+    assert gpu.log == [
+        ("copies", "upload"),
+        ("compute", "waits for copies"),
+        ("compute", "kept for compute"),
+        ("compute", "shrink"),
+        ("compute", "replay"),
+    ]
+
+
+def test_a_capture_that_fails_leaves_no_pool_recording_and_the_network_running(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = Gpu(monkeypatch, captures=False)
+    network = ColourNetwork()
+    loop = gpu.loop(network)
+    loop.warm_up(1)
+    ended = [what for _, what in gpu.log if what.startswith("ended")]
+    assert ended == ["ended pool (0, 7) of 3"]
+    assert loop.notes == ("no CUDA graph: operation not permitted when stream is capturing",)
+    calls = network.calls
+    plain = OnProcessor(keeps_frames=True).loop(FRAMES[:1])[0].numpy()
+    np.testing.assert_allclose(loop(FRAMES[:1])[0].numpy(), plain, rtol=1e-6)
+    assert network.calls == calls + 1
+    assert "replay" not in [what for _, what in gpu.log]
 
 
 @pytest.mark.parametrize("backend", ["torch", "onnx"])

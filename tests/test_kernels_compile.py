@@ -31,4 +31,4 @@ def test_every_kernel_compiles_for_nvidias_gpus(tmp_path: Path, how: tuple[str, 
         env=settings | {"TRITON_CACHE_DIR": str(tmp_path)},
     )
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) == {"shrink", "bgr", "winners", "decode"}
+    assert set(done.stdout.split()) == {"shrink", "bgr", "winners", "decode", "epilogue"}

@@ -48,7 +48,6 @@ CORE_PATH = (
 
 KEPT_APART = {
     "backends.ladder": "one network at several input sizes, for --target-fps",
-    "decode.kernels": "imports Triton, which only NVIDIA GPUs need",
     "nets.flops": "needs torch, which bench may not import",
     "session.overlay": "draws in the window alone; the controls work without one",
     "training.depthwise": "gradients of one operator, which training works without",

@@ -23,6 +23,7 @@ class CompiledBackend(TorchBackend):
     """
 
     name = "torch-compile"
+    _fuses = False  # torch does
 
     def _place(self, network: Any, device: torch.device, dtype: torch.dtype) -> Any:
         return torch.compile(super()._place(network, device, dtype), dynamic=False)

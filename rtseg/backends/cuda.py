@@ -2,21 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+import copy
+import operator
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
+import torch.fx
 from torch import Tensor, nn
+from torch.nn import functional
 
-from rtseg.backends.base import WARM_UP_RUNS
-from rtseg.decode.device import DeviceScores, Span, shrink, upload
+from rtseg.backends.base import WARM_UP_RUNS, noise
+from rtseg.decode import kernels
+from rtseg.decode.device import DeviceBatch, DeviceScores, Span, shrink, upload
 from rtseg.draw import blend_table
-from rtseg.errors import first_line
+from rtseg.errors import DeviceError, first_line
 from rtseg.frame import Picture
-from rtseg.gpu import on_device
+from rtseg.gpu import device_failures, on_device
+
+MOST_DIFFERENT = 0.1
+"""Of fused layers' scores from the plain network's, as a share of their deviation. Half precision
+differs by a few hundredths in networks of random weights, a wrong layer by about 1."""
+
+
+def open_loop(
+    network: nn.Module,
+    input_size: tuple[int, int],
+    device: torch.device,
+    notes: list[str],
+    *,
+    fuse: bool,
+) -> DeviceLoop | None:
+    """A loop that has run once; None if Triton cannot compile for the device.
+
+    Args:
+        notes: gets what to report.
+        fuse: whether convolutions take over the layers after them, see `fused`.
+
+    Raises:
+        RuntimeError: the device failed, or is out of memory.
+    """
+    batch = torch.from_numpy(noise(input_size)).to(device)
+    try:
+        joined = fused_checked(network, batch, notes) if fuse else network
+        loop = DeviceLoop(joined, input_size, device)
+        loop.warm_up(1)
+        loop.rehearse()
+    except torch.OutOfMemoryError:
+        raise
+    except (DeviceError, *device_failures()) as error:  # type: ignore[misc]
+        # Triton needs a C compiler, for one; if the device itself failed, this fails too
+        with torch.inference_mode():
+            network(batch).cpu()
+        notes.append(f"frames are shrunk and drawn by the CPU: {first_line(error)}")
+        return None
+    notes.extend(loop.notes)
+    return loop
 
 
 class DeviceLoop:
@@ -24,7 +69,7 @@ class DeviceLoop:
 
     The network runs as CUDA graphs with fixed buffers for input and output, one per batch size, so
     that a batch costs one launch, however many layers it has. If a graph cannot be captured, the
-    network runs layer by layer, and `notes` says why.
+    network runs layer by layer, and `notes` says why. Frames are uploaded beside the batch before.
 
     Args:
         network: (N, h, w, 3) uint8 RGB -> (N, C, h/s, w/s) float32, on `device`.
@@ -39,7 +84,9 @@ class DeviceLoop:
         self._network, self._size, self._device = network, input_size, device
         self._cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._cuda else None
+        self._copies = torch.cuda.Stream(device) if self._cuda else None
         self._steps: dict[int, Step] = {}
+        self._most = sys.maxsize
         # graphs that never run at once, and whose outputs are copied before the next run, can share
         self._pool = torch.cuda.graph_pool_handle() if self._cuda else None
 
@@ -49,7 +96,7 @@ class DeviceLoop:
         Raises:
             RuntimeError: the device failed, or is out of memory.
         """
-        with torch.inference_mode(), on_device(self._device), self._in_stream():
+        with torch.inference_mode(), on_device(self._device), _in(self._stream):
             self._step(count)
         if self._stream is not None:
             self._stream.synchronize()
@@ -68,7 +115,7 @@ class DeviceLoop:
     @torch.inference_mode()
     def network_seconds(self, passes: int) -> list[float]:
         """Seconds of each of `passes` runs of the network on one picture, by the device's clock."""
-        with on_device(self._device), self._in_stream():
+        with on_device(self._device), _in(self._stream):
             step = self._step(1)
             marks = [self._mark()]
             for _ in range(passes):
@@ -86,18 +133,47 @@ class DeviceLoop:
         Raises:
             RuntimeError: the device failed, or is out of memory.
         """
-        with on_device(self._device), self._in_stream():
-            step = self._ready_step(len(pictures))
-            begin = self._mark()
-            frames = [upload(picture, self._device) for picture in pictures]
-            # a recording's last frames may be fewer than the step has places
-            for frame, place in zip(frames, step.input, strict=False):
-                shrink(frame, place)
-            # the graph's own output is overwritten by its next run
-            scores = step.run()[: len(frames)].clone()
-            span = None if begin is None else Span(begin, self._mark())
+        if len(pictures) > self._most:
+            starts = range(0, len(pictures), self._most)
+            return [each for n in starts for each in self(pictures[n : n + self._most])]
+        try:
+            with on_device(self._device), _in(self._stream):
+                step = self._ready_step(len(pictures))
+        except torch.OutOfMemoryError as error:
+            if max(self._steps, default=len(pictures)) >= len(pictures):
+                raise
+            self._most = max(self._steps)
+            self.notes += (f"batches of {self._most}, not {len(pictures)}: {first_line(error)}",)
+            torch.cuda.empty_cache()
+            return self(pictures)
+        # of several sources; those of one are drawn together
+        alike = len({picture.shape for picture in pictures}) == 1
+        groups = [list(pictures)] if alike else [[picture] for picture in pictures]
+        with on_device(self._device):
+            with _in(self._copies):
+                batches = [upload(group, self._device) for group in groups]
+                copied = torch.cuda.Event() if self._cuda else None
+                if copied is not None:
+                    copied.record()
+            with _in(self._stream):
+                begin = self._mark()
+                if copied is not None:
+                    torch.cuda.current_stream().wait_event(copied)
+                place = 0
+                for frames in batches:
+                    if self._cuda:
+                        frames.record_stream(torch.cuda.current_stream())
+                    # a recording's last frames may be fewer than the step has places
+                    shrink(frames, step.input[place : place + len(frames)])
+                    place += len(frames)
+                # the graph's own output is overwritten by its next run
+                scores = step.run()[:place].clone()
+                span = None if begin is None else Span(begin, self._mark())
+        parts = scores.split([len(frames) for frames in batches])
         return [
-            DeviceScores(planes, frame, span) for planes, frame in zip(scores, frames, strict=True)
+            each
+            for part, frames in zip(parts, batches, strict=True)
+            for each in DeviceBatch(part, frames, span).each()
         ]
 
     def _mark(self) -> torch.cuda.Event | None:
@@ -108,9 +184,6 @@ class DeviceLoop:
         event = torch.cuda.Event(enable_timing=True, blocking=True)
         event.record()
         return event
-
-    def _in_stream(self) -> Any:
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _ready_step(self, count: int) -> Step:
         """For `count` frames or more: an existing step beats tuning another.
@@ -145,6 +218,7 @@ class Step:
         self.input = batch
         self._network = network
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._failed: torch.cuda.CUDAGraph | None = None
         self._output: Tensor = batch
 
     def run(self) -> Tensor:
@@ -178,7 +252,11 @@ class Step:
             ):
                 self._output = self._network(self.input)
         except RuntimeError as error:
-            del graph
+            # torch leaves its allocator recording for the graph: blocks that several streams used
+            # would not be freed any more
+            self._failed = graph
+            with suppress(AttributeError, RuntimeError):
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
             self._run_once()
             return first_line(error)
         self._graph = graph
@@ -192,3 +270,145 @@ class Step:
         torch.cuda.current_stream().synchronize()
         self._output = self._network(self.input)
         torch.cuda.current_stream().synchronize()
+
+
+def _in(stream: torch.cuda.Stream | None) -> Any:
+    return nullcontext() if stream is None else torch.cuda.stream(stream)
+
+
+# --- layers after a convolution ------------------------------------------------------------------
+
+ACTIVATIONS: dict[Any, str] = {
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.Hardswish: "hardswish",
+    nn.Hardsigmoid: "hardsigmoid",
+}
+PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda values: values,
+    "relu": functional.relu,
+    "relu6": functional.relu6,
+    "hardswish": functional.hardswish,
+    "hardsigmoid": functional.hardsigmoid,
+}
+SUMS = (operator.add, operator.iadd, torch.add)
+
+LAUNCHED = 1024
+"""Values per program of the epilogue kernel."""
+
+
+def fused_checked(network: nn.Module, batch: Tensor, notes: list[str]) -> nn.Module:
+    """The network as `fused` gives it, if that works and its scores are the plain network's.
+
+    Args:
+        batch: (N, h, w, 3) uint8 RGB to compare scores on.
+        notes: gets why the network stays as it is.
+
+    Raises:
+        RuntimeError: the plain network fails, or the device is out of memory.
+    """
+    with torch.inference_mode(), on_device(batch.device):
+        plain = network(batch)
+        try:
+            joined = fused(network)
+            error = (joined(batch) - plain).std() / plain.std()
+            if not error < MOST_DIFFERENT:
+                raise ValueError(f"scores differ by {error:.0%}")
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # torch.fx raises what a network's own code raises
+            notes.append(f"layers are not fused: {first_line(error)}")
+            return network
+    return joined
+
+
+def fused(network: nn.Module) -> nn.Module:
+    """A `SeamNetwork` in which one kernel does all that follows a convolution.
+
+    torch runs a convolution with a bias and an activation as three kernels, and a sum as a fourth;
+    each reads and writes the whole result. The weights are shared with `network`.
+
+    Raises:
+        Exception: torch.fx cannot follow the network.
+    """
+    joined = copy.copy(network)
+    joined._modules = {
+        name: child and _with_epilogues(torch.fx.symbolic_trace(child))
+        for name, child in network._modules.items()
+    }
+    return joined
+
+
+def _with_epilogues(traced: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    graph, modules = traced.graph, dict(traced.named_modules())
+    for node in graph.nodes:
+        if node.op == "call_module" and isinstance(modules[node.target], (nn.Identity, nn.Dropout)):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    for node in list(graph.nodes):
+        layer = modules.get(node.target) if node.op == "call_module" else None
+        if type(layer) is not nn.Conv2d or layer.bias is None:
+            continue
+        ends, residual, activation = [node], None, "none"
+        after = _only_user(node)
+        if after is not None and after.target in SUMS and len(after.args) == 2 and not after.kwargs:
+            others = [each for each in after.args if each is not node]
+            if len(others) == 1 and isinstance(others[0], torch.fx.Node):
+                residual = others[0]
+                ends.append(after)
+                after = _only_user(after)
+        if after is not None and after.op == "call_module":
+            activation = ACTIVATIONS.get(type(modules[after.target]), "none")
+            ends += [after] if activation != "none" else []
+        if len(ends) == 1:
+            continue
+        bare = copy.copy(layer)
+        bare._parameters = {**layer._parameters, "bias": None}
+        traced.add_submodule(f"{node.target}_bare", bare)
+        with graph.inserting_before(node):
+            values = graph.call_module(f"{node.target}_bare", node.args)
+            bias = graph.get_attr(f"{node.target}.bias")
+        with graph.inserting_before(ends[-1]):
+            whole = graph.call_function(epilogue, (values, bias, residual, activation))
+        ends[-1].replace_all_uses_with(whole)
+        for end in reversed(ends):
+            graph.erase_node(end)
+    traced.recompile()
+    return traced
+
+
+def _only_user(node: torch.fx.Node) -> torch.fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def epilogue(values: Tensor, bias: Tensor, residual: Tensor | None, activation: str) -> Tensor:
+    """`activation(values + bias (+ residual))`, over `values` where their layouts allow it.
+
+    Args:
+        values: (N, C, h, w), the fresh result of a convolution.
+        bias: (C,).
+        activation: a row of `PLAIN`.
+    """
+    last = values.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    held = [values] if residual is None else [values, residual]
+    alike = all(
+        each.is_contiguous(memory_format=layout)
+        and (each.shape, each.dtype) == (values.shape, values.dtype)
+        for each in held
+    )
+    if not alike or values.numel() >= 2**31 - LAUNCHED:
+        return PLAIN[activation](sum(held[1:], values + bias[:, None, None]))
+    channels, height, width = values.shape[1:]
+    kernels.epilogue[(-(-values.numel() // LAUNCHED),)](
+        values,
+        bias,
+        held[-1],
+        values.numel(),
+        channels,
+        1 if last else height * width,
+        ADD=residual is not None,
+        ACTIVATION=activation,
+        BLOCK=LAUNCHED,
+    )
+    return values

@@ -44,6 +44,7 @@ class TorchBackend(Backend):
 
     name = "torch"
     _loop: Any = None
+    _fuses = True
 
     def __init__(
         self,
@@ -124,22 +125,11 @@ class TorchBackend(Backend):
         if find_spec("triton") is None:
             notes.append("Triton is not installed, so frames are shrunk and drawn by the CPU")
             return
-        from rtseg.backends.cuda import DeviceLoop
+        from rtseg.backends.cuda import open_loop
 
-        loop = DeviceLoop(self._network, self.input_size, device)
-        loop.warm_up(1)
-        try:
-            loop.rehearse()
-        except torch.OutOfMemoryError:
-            raise
-        except (DeviceError, *device_failures()) as error:  # type: ignore[misc]
-            # Triton needs a C compiler, for one; if the device itself failed, this fails too
-            self._run(noise(self.input_size)).cpu()
-            notes.append(f"frames are shrunk and drawn by the CPU: {first_line(error)}")
-            return
-        notes.extend(loop.notes)
-        self._loop = loop
-        self.segment, self.frames_at_once = self._segment, FRAMES_AT_ONCE
+        self._loop = open_loop(self._network, self.input_size, device, notes, fuse=self._fuses)
+        if self._loop is not None:
+            self.segment, self.frames_at_once = self._segment, FRAMES_AT_ONCE
 
     def _segment(self, pictures: Sequence[Picture]) -> Sequence[HeldScores]:
         try:

@@ -6,10 +6,10 @@ The frame is uploaded once, and only results are downloaded. The kernels (kernel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from functools import cache, cached_property, lru_cache, partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,11 @@ from rtseg.gpu import device_errors, drawing_stream, on_device
 from rtseg.yuv import luma as coefficients
 
 BLOCK = 256
+
+R = TypeVar("R")
+
+Maker = Callable[[tuple[int, ...]], NDArray[np.float32]]
+"""Makes the scores of a frame, given their shape (C, h, w)."""
 
 
 class DevicePicture:
@@ -62,14 +67,22 @@ class DevicePicture:
     @cached_property
     def _here(self) -> Image:
         device = self._tensor.device
-        cuda = device.type == "cuda"
-        with (
-            device_errors(device),
-            torch.cuda.stream(drawing_stream(device)) if cuda else nullcontext(),
-        ):
+        with _drawing(device):
             (image,) = Downloads([self.on(device)]).arrays()
         image.flags.writeable = False
         return image
+
+
+@contextmanager
+def _drawing(device: torch.device) -> Iterator[Any]:
+    """The drawing stream of a GPU, current meanwhile; None on the CPU.
+
+    Raises:
+        DeviceError: the work in it fails.
+    """
+    stream = drawing_stream(device) if device.type == "cuda" else None
+    with device_errors(device), nullcontext() if stream is None else torch.cuda.stream(stream):
+        yield stream
 
 
 class Downloads:
@@ -94,29 +107,42 @@ class Downloads:
         return [tensor.numpy() for tensor in self._here]
 
 
-def upload(picture: Picture, device: torch.device) -> Tensor:
-    """(H, W, 3) uint8 BGR on `device`, for work in the current stream; uploaded if needed."""
-    if isinstance(picture, DevicePicture):
-        return picture.on(device)
-    tensor = torch.from_numpy(np.require(in_memory(picture), requirements=["C", "W"]))
-    if device.type != "cuda":
-        return tensor.clone()
+def upload(pictures: Sequence[Picture], device: torch.device) -> Tensor:
+    """(N, H, W, 3) uint8 BGR on `device`, for work in the current stream.
+
+    Args:
+        pictures: N of one size, in memory or on a device.
+    """
+    if any(isinstance(picture, DevicePicture) for picture in pictures):
+        there = [
+            each.on(device) if isinstance(each, DevicePicture) else upload([each], device)[0]
+            for each in pictures
+        ]
+        return there[0][None] if len(there) == 1 else torch.stack(there)
+    return _uploaded([in_memory(picture) for picture in pictures], device)
+
+
+def _uploaded(arrays: Sequence[NDArray[Any]], device: torch.device) -> Tensor:
+    """Arrays of one shape and type as one tensor on `device`, each copied once before."""
+    kind = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
+    shape = (len(arrays), *arrays[0].shape)
     # torch reuses pinned memory only after the copy out of it has ended
-    staged = torch.empty(tensor.shape, dtype=torch.uint8, pin_memory=True)
-    staged.copy_(tensor)
+    staged = torch.empty(shape, dtype=kind, pin_memory=device.type == "cuda")
+    for place, array in zip(staged.numpy(), arrays, strict=True):
+        np.copyto(place, array)
     return staged.to(device, non_blocking=True)
 
 
-def shrink(frame: Tensor, into: Tensor) -> None:
-    """Fill `into` (h, w, 3) uint8 RGB with the whole `frame` (H, W, 3) uint8 BGR.
+def shrink(frames: Tensor, into: Tensor) -> None:
+    """Fill `into` (N, h, w, 3) uint8 RGB with the whole `frames` (N, H, W, 3) uint8 BGR.
 
     As `rtseg.draw.resized`, but rounded once instead of at each step: within 1 of 255 of it.
     """
-    height, width = frame.shape[:2]
-    out_height, out_width = into.shape[:2]
+    count, height, width = frames.shape[:3]
+    out_height, out_width = into.shape[1:3]
     box_y, box_x = halving_factor(height, out_height), halving_factor(width, out_width)
-    kernels.shrink[(triton.cdiv(out_height * out_width, BLOCK),)](
-        frame,
+    kernels.shrink[(triton.cdiv(out_height * out_width, BLOCK), count)](
+        frames,
         into,
         height,
         width,
@@ -183,130 +209,201 @@ def from_planes(
 RUN = 512
 """Pixels of a row per program of the decode kernel."""
 
-NO_PIXELS = torch.empty(0, dtype=torch.uint8)
 
+class DeviceBatch:
+    """The scores of frames of one size on a device, and the frames themselves.
 
-class DeviceScores:
-    """The scores of one frame on a device, and the frame itself.
+    What is wanted of one frame is made and downloaded of all that follow it too, in one go: they
+    are shown in order, and in the same way unless a person changes it.
 
     Args:
-        scores: (C, h, w) float32 on the device; may be a view with any strides.
-        frame: (H, W, 3) uint8 BGR on the same device.
+        scores: (N, C, h, w) float32 on the device; may be a view with any strides.
+        frames: (N, H, W, 3) uint8 BGR on the same device.
         span: CUDA events around the work on them; both are complete after the second. None if they
             are complete.
     """
 
-    def __init__(self, scores: Tensor, frame: Tensor, span: Span | None = None) -> None:
-        self._scores, self._frame, self._span = scores, frame, span
+    def __init__(self, scores: Tensor, frames: Tensor, span: Span | None = None) -> None:
+        self.held, self.frames, self.span = scores, frames, span
+        self._made: dict[Any, dict[int, Any]] = {}
+        self._remade: dict[Maker, DeviceBatch] = {}
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(C, h, w)."""
-        return tuple(self._scores.shape)
+    def each(self) -> list[DeviceScores]:
+        """The scores of each frame."""
+        return [DeviceScores(self, number) for number in range(len(self.held))]
 
-    def wait(self) -> float:
-        """Return once they are complete: the seconds that the device took for them.
+    def shared(self, number: int, key: Hashable, make: Callable[[slice], Sequence[R]]) -> R:
+        """What `make` gives for a frame; once for all frames from the first on that is asked for.
 
-        Raises:
-            DeviceError: it failed.
+        Args:
+            key: of what is made; each frame's is kept until it is asked for.
         """
-        if self._span is None:
-            return 0.0
-        with device_errors(self._scores.device):
-            self._span.end.synchronize()
-            return float(self._span.begin.elapsed_time(self._span.end)) / 1000
+        waiting = self._made.get(key)
+        if waiting is None:
+            waiting = self._made[key] = dict(enumerate(make(slice(number, None)), number))
+        found: R | None = waiting.pop(number, None)
+        return make(slice(number, number + 1))[0] if found is None else found
 
-    def numpy(self) -> NDArray[np.float32]:
-        """(C, h, w) float32, contiguous, in main memory."""
-        with self._stream():
-            held = self._scores.contiguous()
-            return Downloads([held]).arrays()[0]
+    def remade(self, make: Maker) -> DeviceBatch:
+        """The same frames, each with the scores that `make` gives for their shape."""
+        if make not in self._remade:
+            scores = _made_on(self.held.device, tuple(self.held.shape[1:]), make)
+            self._remade[make] = DeviceBatch(
+                scores.expand(len(self.held), *scores.shape), self.frames, self.span
+            )
+        return self._remade[make]
 
-    def replaced(self, make: Callable[[tuple[int, ...]], NDArray[np.float32]]) -> DeviceScores:
-        """The same frame with the scores that `make` gives for their shape, uploaded once."""
-        return DeviceScores(
-            _made_on(self._scores.device, self.shape, make), self._frame, self._span
-        )
+    def scores(self, part: slice) -> list[NDArray[np.float32]]:
+        """(C, h, w) float32 of some frames, in main memory."""
+        with self.stream():
+            return list(Downloads([self.held[part].contiguous()]).arrays()[0])
 
-    def decode(
-        self, size: tuple[int, int], table: NDArray[np.uint8], *, align_corners: bool = False
-    ) -> tuple[Mask, NDArray[np.int64]]:
-        """The mask and its pixel counts, as `rtseg.decode.decode`."""
-        with self._stream():
-            mask, counts, _ = self._passes(size, table, None, align_corners)
-            host_mask, host_counts = Downloads([mask, counts]).arrays()
-        return host_mask, host_counts.astype(np.int64)
+    def decoded(
+        self, part: slice, size: tuple[int, int], table: NDArray[np.uint8], align_corners: bool
+    ) -> list[tuple[Mask, NDArray[np.int64]]]:
+        """Masks of some frames, and their pixel counts."""
+        with self.stream():
+            masks, counts, _ = self._passes(part, size, table, None, align_corners)
+            host_masks, host_counts = Downloads([masks, counts]).arrays()
+        return list(zip(host_masks, host_counts.astype(np.int64), strict=True))
 
-    def over(
-        self, table: NDArray[np.uint8], blend: BlendTable, *, align_corners: bool = False
-    ) -> Drawn:
-        """The frame with its mask drawn over it, as `rtseg.draw.blend` does."""
-        with self._stream():
-            size = (self._frame.shape[0], self._frame.shape[1])
-            mask, counts, canvas = self._passes(size, table, blend, align_corners)
-            picture, host_counts = Downloads([canvas, counts]).arrays()
-        return Drawn(picture, host_counts.astype(np.int64), mask, self._stream)
+    def drawn(
+        self, part: slice, table: NDArray[np.uint8], blend: BlendTable, align_corners: bool
+    ) -> list[Drawn]:
+        """Some frames with their masks drawn over them."""
+        height, width = self.frames.shape[1:3]
+        with self.stream():
+            masks, counts, canvas = self._passes(part, (height, width), table, blend, align_corners)
+            images, host_counts = Downloads([canvas, counts]).arrays()
+
+        @cache
+        def fetched() -> NDArray[np.uint8]:
+            with _drawing(masks.device):
+                return Downloads([masks]).arrays()[0]
+
+        def mask(number: int) -> Mask:
+            return fetched()[number]
+
+        counted = host_counts.astype(np.int64)
+        return [Drawn(images[n], counted[n], partial(mask, n)) for n in range(len(images))]
 
     def _passes(
         self,
+        part: slice,
         size: tuple[int, int],
         table: NDArray[np.uint8],
         blend: BlendTable | None,
         align_corners: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        device = self._scores.device
-        classes, h, w = self._scores.shape
+        scores, frames = self.held[part], self.frames[part]
+        device, (count, classes, h, w) = scores.device, scores.shape
         height, width = size
-        top = torch.empty((h, w), dtype=torch.uint8, device=device)
-        strides = self._scores.stride()
-        kernels.winners[(triton.cdiv(h * w, BLOCK),)](
-            self._scores, top, classes, h, w, *strides, BLOCK=BLOCK
+        top = torch.empty((count, h, w), dtype=torch.uint8, device=device)
+        strides = scores.stride()
+        kernels.winners[(triton.cdiv(h * w, BLOCK), count)](
+            scores, top, classes, h, w, *strides, BLOCK=BLOCK
         )
-        mask = torch.empty(size, dtype=torch.uint8, device=device)
-        counts = torch.zeros(256, dtype=torch.int32, device=device)
-        canvas = NO_PIXELS if blend is None else torch.empty_like(self._frame)
-        weight, offset = _blend_on(device, blend) if blend else (NO_PIXELS, NO_PIXELS)
-        kernels.decode[(height, triton.cdiv(width, RUN))](
-            self._scores,
+        masks = torch.empty((count, *size), dtype=torch.uint8, device=device)
+        counts = torch.zeros((count, 256), dtype=torch.int32, device=device)
+        # without a blend three arguments are not used
+        canvas = masks if blend is None else torch.empty_like(frames)
+        weight, offset = _blend_on(device, blend) if blend else (counts, counts)
+        kernels.decode[(height, triton.cdiv(width, RUN), count)](
+            scores,
             top,
             *_axis_on(device, h, height, align_corners),
             *_axis_on(device, w, width, align_corners),
             _table_on(device, table.tobytes()),
-            mask,
+            masks,
             counts,
-            self._frame,
-            canvas.to(device),
+            frames,
+            canvas,
             weight,
             offset,
             classes,
             h,
             w,
             *strides,
+            height,
             width,
             PAINT=blend is not None,
             BLOCK=RUN,
         )
-        return mask, counts, canvas
+        return masks, counts, canvas
 
     @contextmanager
-    def _stream(self) -> Iterator[None]:
+    def stream(self) -> Iterator[None]:
         """The drawing stream, after the scores are complete; nothing on the CPU.
 
         Raises:
             DeviceError: the work in it fails.
         """
-        device = self._scores.device
-        if device.type != "cuda":
-            with device_errors(device):
-                yield
-            return
-        stream = drawing_stream(device)
-        with device_errors(device), torch.cuda.stream(stream):
-            if self._span is not None:
-                stream.wait_event(self._span.end)
-            for held in (self._scores, self._frame):
-                held.record_stream(stream)
+        with _drawing(self.held.device) as stream:
+            if stream is not None:
+                if self.span is not None:
+                    stream.wait_event(self.span.end)
+                for held in (self.held, self.frames):
+                    held.record_stream(stream)
             yield
+
+
+class DeviceScores:
+    """The scores of one frame of a batch on a device: a `rtseg.frame.HeldScores`."""
+
+    def __init__(self, batch: DeviceBatch, number: int = 0) -> None:
+        self._batch, self._number = batch, number
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, h, w)."""
+        return tuple(self._batch.held.shape[1:])
+
+    def wait(self) -> float:
+        """Return once the batch is complete: the seconds that the device took for it.
+
+        Raises:
+            DeviceError: it failed.
+        """
+        span = self._batch.span
+        if span is None:
+            return 0.0
+        with device_errors(self._batch.held.device):
+            span.end.synchronize()
+            return float(span.begin.elapsed_time(span.end)) / 1000
+
+    def numpy(self) -> NDArray[np.float32]:
+        """(C, h, w) float32, contiguous, in main memory."""
+        return self._batch.shared(self._number, "scores", self._batch.scores)
+
+    def with_scores(self, scores: NDArray[np.float32]) -> DeviceScores:
+        """The same frame with other scores (C, h, w), uploaded now.
+
+        Raises:
+            DeviceError: the device failed, or is out of memory.
+        """
+        batch, frame = self._batch, slice(self._number, self._number + 1)
+        with batch.stream():
+            held = _uploaded([scores], batch.held.device)
+        return DeviceScores(DeviceBatch(held, batch.frames[frame], batch.span))
+
+    def replaced(self, make: Maker) -> DeviceScores:
+        """The same frame with the scores that `make` gives for their shape, uploaded once."""
+        return DeviceScores(self._batch.remade(make), self._number)
+
+    def decode(
+        self, size: tuple[int, int], table: NDArray[np.uint8], *, align_corners: bool = False
+    ) -> tuple[Mask, NDArray[np.int64]]:
+        """The mask and its pixel counts, as `rtseg.decode.decode`."""
+        make = partial(self._batch.decoded, size=size, table=table, align_corners=align_corners)
+        return self._batch.shared(self._number, (size, table.tobytes(), align_corners), make)
+
+    def over(
+        self, table: NDArray[np.uint8], blend: BlendTable, *, align_corners: bool = False
+    ) -> Drawn:
+        """The frame with its mask drawn over it, as `rtseg.draw.blend` does."""
+        key = table.tobytes(), blend.weight.tobytes(), blend.offset.tobytes(), align_corners
+        make = partial(self._batch.drawn, table=table, blend=blend, align_corners=align_corners)
+        return self._batch.shared(self._number, key, make)
 
 
 class Span(NamedTuple):
@@ -316,29 +413,22 @@ class Span(NamedTuple):
     end: Any
 
 
-class Drawn:
+class Drawn(NamedTuple):
     """An image drawn on the device and downloaded; its mask is still there.
 
     Attributes:
         image: (H, W, 3) uint8 BGR.
         counts: (256,) int64, pixels of the mask of each value.
+        mask: gives the mask, (H, W) uint8, downloaded with those of the batch.
     """
 
-    def __init__(self, image: Image, counts: NDArray[np.int64], mask: Tensor, stream: Any) -> None:
-        self.image, self.counts, self._mask, self._stream = image, counts, mask, stream
-
-    def mask(self) -> Mask:
-        """(H, W) uint8, downloaded now."""
-        with self._stream():
-            return Downloads([self._mask]).arrays()[0]
+    image: Image
+    counts: NDArray[np.int64]
+    mask: Callable[[], Mask]
 
 
 @lru_cache(maxsize=4)
-def _made_on(
-    device: torch.device,
-    shape: tuple[int, ...],
-    make: Callable[[tuple[int, ...]], NDArray[np.float32]],
-) -> Tensor:
+def _made_on(device: torch.device, shape: tuple[int, ...], make: Maker) -> Tensor:
     return torch.from_numpy(make(shape)).to(device)
 
 

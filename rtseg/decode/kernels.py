@@ -1,4 +1,5 @@
-"""GPU kernels in Triton: what `rtseg.decode` compiles for the CPU, where the frame lies.
+"""GPU kernels in Triton: what `rtseg.decode` compiles for the CPU, where the frame lies, and what
+a network does with the result of a convolution.
 
 With TRITON_INTERPRET=1 they run on the CPU too, slowly; that is how they are tested without a GPU.
 The arithmetic is that of `rtseg.decode`, in the same order, except that a GPU may fuse a product
@@ -13,7 +14,7 @@ import triton.language as tl
 
 @triton.jit
 def shrink(
-    frame,
+    frames,
     small,
     height,
     width,
@@ -23,12 +24,15 @@ def shrink(
     BOX_X: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """(H, W, 3) BGR to (h, w, 3) RGB, both uint8: means of boxes, then bilinear between them.
+    """(N, H, W, 3) BGR to (N, h, w, 3) RGB, both uint8: means of boxes, bilinear between them.
 
     A box is as many pixels as a side is halved by; see `rtseg.draw.box`.
     """
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < out_height * out_width
+    number = tl.program_id(1).to(tl.int64)
+    frame = frames + number * height * width * 3
+    small += number * out_height * out_width * 3
     y = at // out_width
     x = at % out_width
     boxes_y = height // BOX_Y
@@ -115,15 +119,18 @@ def winners(
     classes,
     h,
     w,
+    stride_n,
     stride_c,
     stride_y,
     stride_x,
     BLOCK: tl.constexpr,
 ):
-    """(C, h, w) scores -> (h, w) uint8, the lowest index of the largest score."""
+    """(N, C, h, w) scores -> (N, h, w) uint8, the lowest index of the largest score."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < h * w
-    place = scores + (at // w) * stride_y + (at % w) * stride_x
+    number = tl.program_id(1).to(tl.int64)
+    top += number * h * w
+    place = scores + number * stride_n + (at // w) * stride_y + (at % w) * stride_x
     best = tl.load(place, mask=inside, other=0.0)
     index = tl.zeros([BLOCK], tl.int32)
     for c in range(1, classes):
@@ -143,23 +150,25 @@ def decode(
     columns,
     column_weights,
     table,
-    mask,
+    masks,
     counts,
-    frame,
+    frames,
     canvas,
     weight,
     offset,
     classes,
     h,
     w,
+    stride_n,
     stride_c,
     stride_y,
     stride_x,
+    height,
     width,
     PAINT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """A run of one row: its part of the mask, counted, and painted over the frame.
+    """A run of one row of one frame: its part of the mask, counted, and painted over the frame.
 
     Only where the corners of a cell disagree are scores interpolated. `rows`, `columns` and their
     weights are those of `rtseg.decode.axis`; `weight` and `offset` those of a `BlendTable`.
@@ -167,6 +176,13 @@ def decode(
     y = tl.program_id(0)
     x = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = x < width
+    number = tl.program_id(2).to(tl.int64)
+    scores += number * stride_n
+    top += number * h * w
+    mask = masks + number * height * width
+    counts += number * 256
+    frame = frames + number * height * width * 3
+    canvas += number * height * width * 3
     y0 = tl.load(rows + y)
     y1 = tl.minimum(y0 + 1, h - 1)
     below = tl.load(row_weights + y)
@@ -213,3 +229,41 @@ def decode(
             added = tl.load(offset + value * 3 + channel)
             new = (old * kept + added) * (1.0 / 65536.0)
             tl.store(canvas + pixel + channel, new.to(tl.int32).to(tl.uint8), mask=inside)
+
+
+@triton.jit
+def epilogue(
+    values,
+    bias,
+    residual,
+    count,
+    channels,
+    inner,
+    ADD: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """In place, `activation(values + bias (+ residual))` of what a convolution gives.
+
+    `inner` values in a row are of one channel: 1 channels last.
+    """
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    value = tl.load(values + at, mask=inside, other=0.0).to(tl.float32)
+    value += tl.load(bias + (at // inner) % channels, mask=inside, other=0.0).to(tl.float32)
+    if ADD:
+        value += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+    # a value that is not a number stays so, as in torch
+    if ACTIVATION == "relu":
+        value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    elif ACTIVATION != "none":
+        factor = value if ACTIVATION == "relu6" else value + 3.0
+        factor = tl.maximum(factor, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        factor = tl.minimum(factor, 6.0, propagate_nan=tl.PropagateNan.ALL)
+        if ACTIVATION == "hardswish":
+            value = value * factor * (1.0 / 6.0)
+        elif ACTIVATION == "hardsigmoid":
+            value = factor * (1.0 / 6.0)
+        else:
+            value = factor
+    tl.store(values + at, value.to(values.dtype.element_ty), mask=inside)
