@@ -139,6 +139,8 @@ def test_every_drawn_mask_is_that_of_its_frame(tmp_path: Path) -> None:
                 assert in_colour(image, original) <= 16, number
                 seen.add(number)
             assert len(seen) > 3
+            page.check("#mirror")
+            wait_for(lambda: _mirrored(page, own))
             (client,) = server.service.clients
             wait_for(lambda: client.ages.count > 3)
             assert "age" in page.inner_text("#hud")
@@ -150,6 +152,48 @@ def test_every_drawn_mask_is_that_of_its_frame(tmp_path: Path) -> None:
                 client._pending
             )
             assert count["sent"] - count["shown"] - sum(count["dropped"].values()) <= 3
+
+
+def _mirrored(page: Any, colour: tuple[int, ...]) -> bool:
+    """Whether the block is at the right of what the page shows."""
+    content = page.locator("#canvas").screenshot(type="png")
+    shown = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    row = shown[shown.shape[0] * 5 // 6, :, ::-1].astype(int)
+    found = np.abs(row - colour).max(-1) < 50
+    return bool(found[-20] and not found[20])
+
+
+ASLEEP = """() => {
+  const next = HTMLVideoElement.prototype.requestVideoFrameCallback;
+  HTMLVideoElement.prototype.requestVideoFrameCallback = function (call) {
+    return document.hidden ? 0 : next.call(this, call);
+  };
+  window.asleep = true;
+  Object.defineProperty(document, "hidden", { get: () => window.asleep });
+}"""
+
+AWAKE = """() => {
+  window.asleep = false;
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def test_a_tab_in_the_background_goes_on_when_it_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A browser gives no frames of the camera to a hidden tab, so its stream is let go."""
+    monkeypatch.setattr("rtseg.serve.stream.IDLE_SECONDS", 3.0)
+    with served() as server, browser() as page:
+        page.goto(f"{server.url}?path=2d")
+        page.click("#start")
+        wait_for(lambda: page.evaluate("rtseg.count.shown") > 2)
+        page.evaluate(ASLEEP)
+        wait_for(lambda: "no frame for 3 seconds" in page.inner_text("#words"))
+        assert server.service.clients == []
+        page.evaluate(AWAKE)
+        wait_for(lambda: len(server.service.clients) == 1)
+        wait_for(lambda: page.evaluate("rtseg.count.shown") > 2)
+        assert page.is_hidden("#welcome")
 
 
 DRAW = """async ([scores, width, height, network]) => {

@@ -681,7 +681,7 @@ SHRUNK = """async ([address, width, height]) => { // as the page does
   const pen = small.getContext("2d", {alpha: false});
   pen.imageSmoothingQuality = "medium";
   pen.drawImage(bitmap, 0, 0, width, height);
-  return small.toDataURL("image/jpeg", 0.95);
+  return small.toDataURL("image/jpeg", 0.98);
 }"""
 
 DRAWN = """async ([kind, width, height, payload, full, network]) => {
@@ -921,6 +921,9 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--count", type=int, default=20)
     options = parser.parse_args()
+    needed = {"canvas": "clip", "job": "clip", "pixels": "pictures"}.get(options.what)
+    if needed and getattr(options, needed) is None:
+        parser.error(f"{options.what} needs --{needed}")
     MEASURES[options.what](options)
 
 

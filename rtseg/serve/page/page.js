@@ -3,7 +3,7 @@ import { Painter } from "/page/painter.js";
 
 export const $ = (id) => document.getElementById(id);
 const HEADER = 32;
-const QUALITY = 0.95; // of JPEGs: less costs edges
+const QUALITY = 0.98; // of JPEGs: less costs edges
 const QUICK = 0.85; // over a slow link, where bytes cost time
 const SLOW_LINK = 30; // milliseconds there and back
 const CAUSES = { 1: "newer frame", 2: "unreadable" };
@@ -52,12 +52,13 @@ let sequence = 0;
 let captured = 0; // when the newest camera frame came
 let fresh = false; // whether it was sent
 let making = false;
+let drawing = new Set(); // frames whose masks have come, until they are on the screen
 let ages = [];
 let painted = [];
 let server = 0;
 let between = 0; // milliseconds that the last frame and its answer were on their way
 let sizes = [0, 0];
-let drawing = Promise.resolve();
+let drawn = Promise.resolve(); // once the last of them is
 
 function look() {
   const field = (name) => document.querySelector(`input[name=${name}]:checked`).value;
@@ -154,11 +155,13 @@ function connect() {
   mine.binaryType = "arraybuffer";
   socket = mine;
   Object.assign(count, { sent: 0, shown: 0, dropped: {}, wrong: 0 });
-  [sequence, ages, hello, credit, between] = [0, [], null, 1, 0];
+  [sequence, ages, hello, credit, between, drawing] = [0, [], null, 1, 0, new Set()];
   mine.onopen = () => mine.send(JSON.stringify({ type: "hello", token: secret, width: video.videoWidth, height: video.videoHeight, kind: painter.kind, smooth: $("steady").checked }));
   mine.onmessage = ({ data }) => (typeof data === "string" ? control(JSON.parse(data)) : answer(data));
   mine.onclose = ({ code, reason }) => {
-    if (socket === mine) stop("The server ended the stream", reason || (code === 1006 ? "It cannot be reached." : `It gave no reason (${code}).`));
+    if (socket !== mine) return;
+    stop("The server ended the stream", reason || (code === 1006 ? "It cannot be reached." : `It gave no reason (${code}).`));
+    if (document.hidden) document.addEventListener("visibilitychange", start, { once: true }); // browsers draw nothing there, so nothing was sent
   };
   each();
 }
@@ -205,7 +208,7 @@ function each() {
 }
 
 async function send() {
-  if (!hello || !fresh || making || held.size >= credit || socket?.readyState !== 1 || !video.videoWidth) return;
+  if (!hello || !fresh || making || drawing.size || held.size >= credit || socket?.readyState !== 1 || !video.videoWidth) return;
   making = true;
   fresh = false;
   const mine = socket;
@@ -221,15 +224,15 @@ async function send() {
     const pen = small.getContext("2d", { alpha: false });
     pen.imageSmoothingQuality = "medium";
     pen.drawImage(bitmap, 0, 0, small.width, small.height);
-    const blob = await new Promise((done) => small.toBlob(done, "image/jpeg", between > SLOW_LINK ? QUICK : QUALITY));
-    const body = await blob.arrayBuffer();
     if (socket !== mine || mine.readyState !== 1) return bitmap.close();
-    const message = new Uint8Array(16 + body.byteLength);
+    // at once: toBlob would wait for its turn behind what is drawn
+    const body = atob(small.toDataURL("image/jpeg", between > SLOW_LINK ? QUICK : QUALITY).split(",")[1]);
+    const message = new Uint8Array(16 + body.length);
     const head = new DataView(message.buffer);
     sequence += 1;
     head.setUint32(0, sequence, true);
     head.setFloat64(8, at, true);
-    message.set(new Uint8Array(body), 16);
+    for (let n = 0; n < body.length; n += 1) message[16 + n] = body.charCodeAt(n);
     held.set(sequence, { bitmap, at, sent: performance.now() });
     mine.send(message);
     count.sent += 1;
@@ -261,16 +264,19 @@ async function answer(data) {
   sizes[1] = data.byteLength;
   const trip = performance.now() - frame.at;
   between = performance.now() - frame.sent - server;
-  send(); // the next one is on its way while this one is drawn
   const [width, height, payload] = [head.getUint16(16, true), head.getUint16(18, true), data.slice(HEADER)];
-  drawing = drawing.then(() => painter.draw(frame.bitmap, kind, width, height, payload)); // in order
-  await drawing;
+  const mine = drawing;
+  mine.add(frame);
+  drawn = drawn.then(() => painter.draw(frame.bitmap, kind, width, height, payload)).catch(console.error); // in order
+  await drawn;
   frame.bitmap.close();
   count.shown += 1;
   requestAnimationFrame(() => {
     const age = performance.now() - frame.at;
     ages.push([performance.now(), age]);
     painted.push([age, trip]);
+    mine.delete(frame);
+    send(); // not before: making the next one would keep this one from the screen
   });
 }
 

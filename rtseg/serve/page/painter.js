@@ -12,7 +12,7 @@ precision highp float;
 precision highp sampler2D;
 uniform sampler2D frame, scores, ground;
 uniform ivec2 size;
-uniform bool mirror, aligned, probabilities;
+uniform bool aligned, probabilities;
 uniform int view;
 uniform vec4 colours[2];
 uniform float opacity;
@@ -21,7 +21,6 @@ float at(ivec2 cell, ivec2 cells) { return texelFetch(scores, clamp(cell, ivec2(
 void main() {
   ivec2 place = ivec2(gl_FragCoord.xy);
   place.y = size.y - 1 - place.y;
-  if (mirror) place.x = size.x - 1 - place.x;
   ivec2 cells = textureSize(scores, 0);
   vec2 where = aligned ? vec2(place) * vec2(cells - 1) / vec2(max(size - 1, ivec2(1)))
                        : (vec2(place) + 0.5) * vec2(cells) / vec2(size) - 0.5;
@@ -100,6 +99,7 @@ export class Painter {
       this.canvas.width = bitmap.width;
       this.canvas.height = bitmap.height;
     }
+    this.canvas.style.transform = this.look.mirror ? "scaleX(-1)" : ""; // cheaper than to draw so
     if (kind === 3) await this.#drawPng(bitmap, payload);
     else this.#drawScores(bitmap, kind, width, height, payload);
   }
@@ -142,7 +142,6 @@ export class Painter {
     const colours = network.classes.slice(0, 2).flatMap(({ id, colour }) => [...colour.map((level) => level / 255), Number(id !== network.background && this.keep.has(id))]);
     gl.uniform4fv(this.place("colours"), colours);
     gl.uniform2i(this.place("size"), bitmap.width, bitmap.height);
-    gl.uniform1i(this.place("mirror"), look.mirror);
     gl.uniform1i(this.place("aligned"), network.align_corners);
     gl.uniform1i(this.place("probabilities"), network.probabilities);
     gl.uniform1i(this.place("view"), VIEWS[look.view]);
@@ -154,7 +153,6 @@ export class Painter {
     const mask = await createImageBitmap(new Blob([payload], { type: "image/png" }));
     const { pen, canvas, look } = this;
     const { width, height } = canvas;
-    pen.setTransform(look.mirror ? -1 : 1, 0, 0, 1, look.mirror ? width : 0, 0);
     if (look.view === "cutout") {
       const layer = this.layer;
       if (layer.width !== width || layer.height !== height) [layer.width, layer.height] = [width, height];
