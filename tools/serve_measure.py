@@ -681,7 +681,7 @@ SHRUNK = """async ([address, width, height]) => { // as the page does
   const pen = small.getContext("2d", {alpha: false});
   pen.imageSmoothingQuality = "medium";
   pen.drawImage(bitmap, 0, 0, width, height);
-  return small.toDataURL("image/jpeg", 0.98);
+  return small.toDataURL("image/jpeg", 0.99);
 }"""
 
 DRAWN = """async ([kind, width, height, payload, full, network]) => {

@@ -3,9 +3,10 @@ import { Painter } from "/page/painter.js";
 
 export const $ = (id) => document.getElementById(id);
 const HEADER = 32;
-const QUALITY = 0.98; // of JPEGs: less costs edges
+const QUALITY = 0.99; // of JPEGs: less costs edges
 const QUICK = 0.85; // over a slow link, where bytes cost time
 const SLOW_LINK = 30; // milliseconds there and back
+const SLOW_FOR = 2000; // milliseconds, then it is tried again
 const CAUSES = { 1: "newer frame", 2: "unreadable" };
 
 function token() {
@@ -56,7 +57,7 @@ let drawing = new Set(); // frames whose masks have come, until they are on the 
 let ages = [];
 let painted = [];
 let server = 0;
-let between = 0; // milliseconds that the last frame and its answer were on their way
+let slow = 0; // until when the link counts as slow
 let sizes = [0, 0];
 let drawn = Promise.resolve(); // once the last of them is
 
@@ -155,7 +156,7 @@ function connect() {
   mine.binaryType = "arraybuffer";
   socket = mine;
   Object.assign(count, { sent: 0, shown: 0, dropped: {}, wrong: 0 });
-  [sequence, ages, hello, credit, between, drawing] = [0, [], null, 1, 0, new Set()];
+  [sequence, ages, hello, credit, slow, drawing] = [0, [], null, 1, 0, new Set()];
   mine.onopen = () => mine.send(JSON.stringify({ type: "hello", token: secret, width: video.videoWidth, height: video.videoHeight, kind: painter.kind, smooth: $("steady").checked }));
   mine.onmessage = ({ data }) => (typeof data === "string" ? control(JSON.parse(data)) : answer(data));
   mine.onclose = ({ code, reason }) => {
@@ -226,7 +227,7 @@ async function send() {
     pen.drawImage(bitmap, 0, 0, small.width, small.height);
     if (socket !== mine || mine.readyState !== 1) return bitmap.close();
     // at once: toBlob would wait for its turn behind what is drawn
-    const body = atob(small.toDataURL("image/jpeg", between > SLOW_LINK ? QUICK : QUALITY).split(",")[1]);
+    const body = atob(small.toDataURL("image/jpeg", performance.now() < slow ? QUICK : QUALITY).split(",")[1]);
     const message = new Uint8Array(16 + body.length);
     const head = new DataView(message.buffer);
     sequence += 1;
@@ -263,7 +264,7 @@ async function answer(data) {
   server = head.getFloat32(20, true);
   sizes[1] = data.byteLength;
   const trip = performance.now() - frame.at;
-  between = performance.now() - frame.sent - server;
+  if (performance.now() - frame.sent - server > SLOW_LINK) slow = performance.now() + SLOW_FOR;
   const [width, height, payload] = [head.getUint16(16, true), head.getUint16(18, true), data.slice(HEADER)];
   const mine = drawing;
   mine.add(frame);
