@@ -120,6 +120,9 @@ class HeldScores(Protocol):
     def numpy(self) -> NDArray[np.float32]:
         """(C, h, w) float32 in main memory."""
 
+    def with_scores(self, scores: NDArray[np.float32]) -> HeldScores:
+        """The same frame with other scores (C, h, w)."""
+
     def decode(
         self, size: tuple[int, int], table: NDArray[np.uint8], *, align_corners: bool
     ) -> tuple[Mask, NDArray[np.int64]]:
@@ -174,7 +177,7 @@ class Segmentation:
         self.carried = carried
 
     def with_scores(
-        self, scores: NDArray[np.float32], carried: Carried | None = None
+        self, scores: NDArray[np.float32] | HeldScores, carried: Carried | None = None
     ) -> Segmentation:
         """The same with other scores of the same network."""
         return self._like(scores=scores, carried=carried)

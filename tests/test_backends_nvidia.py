@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from rtseg.backends import open_backend, ort
+from rtseg.backends import open_backend, ort, providers
 from rtseg.backends.ort import BoundRun
 from rtseg.backends.providers import (
     PROVIDERS,
@@ -244,3 +244,24 @@ def test_tensorrt_keeps_its_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_a_processor_has_nothing_to_set() -> None:
     assert provider_options("cpu", 0) == {}
     assert without_graphs(["CPUExecutionProvider"]) == ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "installed", "told"),
+    [
+        ("fp16", "1.26.3", True),
+        ("fp16", "1.27.0", False),
+        ("fp32", "1.26.3", False),
+        ("fp16", "1.9.0", True),
+    ],
+)
+def test_tensorrt_is_told_to_compute_in_half_precision_where_it_needs_that(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, precision: str, installed: str, told: bool
+) -> None:
+    monkeypatch.setattr(providers, "package_versions", lambda: {"onnxruntime-gpu": installed})
+    network = tmp_path / "network.onnx"
+    network.write_bytes(b"any")
+    chain = [(PROVIDERS["tensorrt"], {}), (PROVIDERS["cuda"], {}), PROVIDERS["cpu"]]
+    first, *rest = for_file(chain, network, precision)
+    assert ("trt_fp16_enable" in first[1]) == told
+    assert rest == chain[1:]

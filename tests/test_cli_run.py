@@ -75,6 +75,22 @@ def test_opencv_has_one_thread_on_few_cores(
         cv2.setNumThreads(before)
 
 
+def test_the_collector_leaves_out_what_was_loaded_while_frames_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import gc
+
+    from rtseg.cli import run as module
+
+    events: list[str] = []
+    monkeypatch.setattr(gc, "freeze", lambda: events.append("freeze"))
+    monkeypatch.setattr(gc, "unfreeze", lambda: events.append("unfreeze"))
+    loop = module.Loop.run
+    monkeypatch.setattr(module.Loop, "run", lambda self: (events.append("frames"), loop(self))[1])
+    assert main(["test://?frames=2", "-m", "stub", "-b", "stub", "--no-show", "-q"]) == 0
+    assert events == ["freeze", "frames", "unfreeze"]
+
+
 def test_a_figure_alone_takes_one_frame(capsys: Capture, inside: Path) -> None:
     assert main([*CLIP, "--figure", "a.png"]) == 0
     assert "done     1 frame in" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from rtseg.errors import BackendError, DeviceError, SourceError, UsageError
 from rtseg.frame import Frame, Image
 from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
-from rtseg.session.inference import one_by_one, several_at_once
+from rtseg.session.inference import one_by_one, several_at_once, smoothed
 from rtseg.session.loop import run
 from rtseg.sources import SourceOptions, open_source
 from rtseg.stats import Clock, Stats
@@ -152,6 +152,85 @@ def test_frames_before_an_error_are_all_delivered(good: int, where: str) -> None
         deliver()
     # a batch that fails is lost whole
     assert delivered == list(range(good if where == "source" else good // 2 * 2))
+
+
+class Downloaded:
+    """Counts what is downloaded, and notes when."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from rtseg.decode.device import Downloads
+
+        self.shapes: list[list[tuple[int, ...]]] = []
+        start = Downloads.__init__
+
+        def spy(downloads: Downloads, tensors: list[torch.Tensor]) -> None:
+            self.shapes.append([tuple(each.shape) for each in tensors])
+            start(downloads, tensors)
+
+        monkeypatch.setattr(Downloads, "__init__", spy)
+
+
+def test_a_recording_is_drawn_in_batches_and_no_mask_is_fetched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend, sink = OnProcessor(keeps_frames=True, at_once=4), Pictures()
+    prepared: list[tuple[list[int], list[list[tuple[int, ...]]]]] = []
+    downloaded = Downloaded(monkeypatch)
+    with open_source("test://?size=48x32&frames=6", SourceOptions()) as source:
+        read = source._read
+
+        def first_read():
+            prepared[:] = prepared or [(list(backend.seen), list(downloaded.shapes))]
+            return read()
+
+        monkeypatch.setattr(source, "_read", first_read)
+        segmenter = Segmenter(backend)
+        report = run(source, segmenter, open_effect(ViewOptions(), segmenter.labels), [sink])
+    assert report.frames == len(sink.images) == 6
+    ((seen, shapes),) = prepared
+    assert seen == [4]  # before a frame was read, and drawn at the size of the source
+    assert shapes == [[(4, 32, 48), (4, 256)], [(4, 32, 48, 3), (4, 256)]]
+    assert backend.seen == [4, 4, 2]
+    assert downloaded.shapes[2:] == [[(4, 32, 48, 3), (4, 256)], [(2, 32, 48, 3), (2, 256)]]
+
+
+def test_live_frames_are_followed_while_the_device_works_and_drawn_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from rtseg.decode.device import DeviceScores
+    from rtseg.temporal.smooth import Smoother
+
+    events: list[str] = []
+
+    def noting(owner: type, name: str, word: str) -> None:
+        plain = getattr(owner, name)
+
+        def spy(self, *given, **more):
+            events.append(word)
+            return plain(self, *given, **more)
+
+        monkeypatch.setattr(owner, name, spy)
+
+    for owner, name, word in (
+        (OnProcessor, "_segment", "begin"),
+        (Smoother, "follow", "follow"),
+        (DeviceScores, "wait", "wait"),
+        (DeviceScores, "numpy", "scores"),
+        (DeviceScores, "over", "draw"),
+    ):
+        noting(owner, name, word)
+    smoother, stats = Smoother(0.8), Stats()
+    segmenter = Segmenter(OnProcessor(keeps_frames=True))
+    effect = open_effect(ViewOptions(), segmenter.labels)
+    pairs = smoothed(one_by_one(iter(frames(2)), segmenter, stats, smoother), smoother, stats)
+    alone = one_by_one(iter(frames(2)), Segmenter(OnProcessor(keeps_frames=False)), Stats())
+    plain = list(smoothed(alone, Smoother(0.8), Stats()))
+    events.clear()
+    for (frame, ours), (_, theirs) in zip(pairs, plain, strict=True):
+        picture = effect(frame, ours)
+        assert events == ["begin", "follow", "wait", "scores", "draw"]
+        assert np.mean(np.abs(picture.astype(int) - effect(frame, theirs)) > 2) < 0.03
+        events.clear()
 
 
 class Pictures(Sink):

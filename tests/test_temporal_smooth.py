@@ -208,3 +208,21 @@ def test_strips_of_any_shape_are_smoothed(size: tuple[int, int]) -> None:
         "[smoother(np.zeros((2, 8, 8), np.float32), p, t / 30) for t, p in enumerate(pictures)]"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_motion_found_before_the_scores_are_there_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pictures = [np.roll(wall(), 3 * k, 1) for k in range(6)]
+    early, late = Smoother(0.8), Smoother(0.8)
+    for k in range(4):
+        picture, scores = pictures[k], halves() * (1 + k)
+        early.follow(picture)
+        with monkeypatch.context() as patch:
+            patch.setattr(early, "_dis", None)  # it is not followed again
+            found = early(scores, picture, k / 30)
+        np.testing.assert_array_equal(found, late(scores, picture, k / 30))
+    early.follow(pictures[0])
+    np.testing.assert_array_equal(
+        early(halves(), pictures[5], 5 / 30), late(halves(), pictures[5], 5 / 30)
+    )

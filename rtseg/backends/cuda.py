@@ -61,6 +61,7 @@ def open_loop(
         notes.append(f"frames are shrunk and drawn by the CPU: {first_line(error)}")
         return None
     notes.extend(loop.notes)
+    loop.notes = ()
     return loop
 
 

@@ -159,7 +159,7 @@ class OnnxBackend(Backend):
         self._makes_engines = PROVIDERS["tensorrt"] in names_of(providers)
         if self._makes_engines:
             check_engines(path, notes)
-        session = _open_first(path, for_file(providers, path), threads)
+        session = _open_first(path, for_file(providers, path, precision), threads)
         self._file = path
         declared = session.get_inputs()[0]
         if declared.type not in NUMPY:

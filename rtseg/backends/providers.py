@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rtseg.backends.base import fallback_note
-from rtseg.backends.options import BackendOptions
+from rtseg.backends.options import BackendOptions, package_versions
 from rtseg.cache import add_checksum, cache_dir, is_intact, safe_name, sha256
 from rtseg.errors import UsageError
 from rtseg.nets.onnx_file import precision_of
@@ -63,16 +64,26 @@ def provider_options(family: str, number: int, *, graph: bool = True) -> dict[st
     return settings
 
 
-def for_file(chain: list[Any], network: Path) -> list[Any]:
+def for_file(chain: list[Any], network: Path, precision: str = "") -> list[Any]:
     """The same providers, with TensorRT engines cached under a name of this file alone.
 
-    TensorRT's own names hold the file's name and nodes, but not its weights.
+    TensorRT's own names hold the file's name and nodes, but not its weights. Up to ONNX Runtime
+    1.26 it computes in half precision only if it is told to, whatever the file's numbers are.
     """
     name = PROVIDERS["tensorrt"]
     if not any(entry[0] == name for entry in chain):
         return chain
-    prefix = {"trt_engine_cache_prefix": engine_prefix(network)}
-    return [(name, entry[1] | prefix) if entry[0] == name else entry for entry in chain]
+    own = {"trt_engine_cache_prefix": engine_prefix(network)}
+    if precision == "fp16" and ort_release() < (1, 27):
+        own["trt_fp16_enable"] = "1"
+    return [(name, entry[1] | own) if entry[0] == name else entry for entry in chain]
+
+
+def ort_release() -> tuple[int, int]:
+    """Major and minor version of the installed ONNX Runtime; (0, 0) if unknown."""
+    versions = [v for name, v in package_versions().items() if name.startswith("onnxruntime")]
+    found = re.match(r"(\d+)\.(\d+)", versions[0]) if versions else None
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def engine_prefix(network: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -136,6 +137,9 @@ class TorchBackend(Backend):
             held: list[HeldScores] = self._loop(pictures)
         except device_failures() as error:
             raise self._failed(error) from error
+        if self._loop.notes:  # of what happened meanwhile
+            self.info = replace(self.info, notes=(*self.info.notes, *self._loop.notes))
+            self._loop.notes = ()
         return held
 
     def _failed(self, error: Exception) -> BackendError | DeviceError:

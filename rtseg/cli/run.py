@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -268,6 +269,9 @@ def _run(session: Session, show_progress: Callable[..., AbstractContextManager[A
                 quiet=flags.run.quiet,
             )
         )
+        # what libraries made, the collector would walk in the middle of a run
+        gc.freeze()
+        stack.callback(gc.unfreeze)
         held = isinstance(session.compositor, GridCompositor) and session.compositor.waits
         controls = session.controls
         paced = grid is None and plan.paced and not session.info.live

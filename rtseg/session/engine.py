@@ -90,6 +90,7 @@ class _Lane:
         self.frames = Flow(
             channel.frames(),
             latest=channel.newest,
+            capacity=2 * engine.segmenter.backend.frames_at_once,
             name=f"capture{mark}",
             interrupt=source.interrupt,
         )
@@ -185,7 +186,8 @@ class Engine:
 
     def __enter__(self) -> Engine:
         for channel in self.channels:
-            warm_up(channel.temporal)
+            at_once = self.shared is None and not channel.newest
+            warm_up(channel.temporal, self.segmenter, channel.source.info, at_once=at_once)
         if self.shared is not None:
             self.shared.warm_up([channel.source.info for channel in self.channels])
         lanes = [self._lane(number) for number in range(len(self.channels))]
@@ -212,7 +214,7 @@ class Engine:
         number = next(n for n in range(len(self._lanes) + 1) if n not in self._lanes)
         self.channels[number : number + 1] = [channel]
         self.shared.widen(len(self.channels))
-        warm_up(channel.temporal)
+        warm_up(channel.temporal, self.segmenter, channel.source.info)
         self._lane(number).start()
         return number
 

@@ -19,6 +19,8 @@ from statistics import median
 
 import numpy as np
 
+from rtseg.contracts import SourceInfo
+from rtseg.draw import blend_table
 from rtseg.errors import RtsegError
 from rtseg.frame import Carried, Frame, Segmentation
 from rtseg.segmenter import Pair, Segmenter, TimedPair
@@ -69,20 +71,22 @@ def inferring(
             yield flow
         return
 
+    smoother = Smoother(options.smooth) if options.smooth else None
+
     def smoothly(pairs: Iterator[Pair]) -> Iterator[Pair]:
-        return smoothed(pairs, options.smooth, stats)
+        return smoothed(pairs, smoother, stats)
 
     if turn is not None:
         incoming: Iterator[Frame] = iter(frames)
     else:
         incoming = youngest(frames, stats.clock) if latest else iter(frames)
     if options.idle:
-        pairs = idling(incoming, segmenter, stats, smoothly, turn or nullcontext)
+        pairs = idling(incoming, segmenter, stats, smoothly, turn or nullcontext, smoother)
     elif turn is not None:
         pairs = smoothly(_in_turn(incoming, segmenter, stats, turn))
     else:
-        segmented = one_by_one if latest else several_at_once
-        pairs = smoothly(segmented(incoming, segmenter, stats))
+        live = partial(one_by_one, smoother=smoother)
+        pairs = smoothly((live if latest else several_at_once)(incoming, segmenter, stats))
     pairs = (segmenter.finished(pair) for pair in pairs)
     flow = Flow(pairs, latest=latest, in_step=in_step, name=name, interrupt=frames.stop)
     prepare(flow)
@@ -115,7 +119,8 @@ def _propagating(
         carried = carried_live(frames, network, every, idle=options.idle)
     else:
         carried = carried_recorded(frames, network, every)
-    pairs = (segmenter.finished(pair) for pair in smoothed(carried, options.smooth, stats))
+    smoother = Smoother(options.smooth) if options.smooth else None
+    pairs = (segmenter.finished(pair) for pair in smoothed(carried, smoother, stats))
     own = name.replace("inference", "propagation")
     flow = Flow(pairs, latest=latest, in_step=in_step, name=own, interrupt=interrupt)
     prepare(flow)
@@ -136,19 +141,51 @@ def crowded(segmenter: Segmenter) -> bool:
     return segmenter.info.device == "cpu" and usable_cores() < MANY_CORES
 
 
-def warm_up(options: TemporalOptions) -> None:
-    """Compile what will run, or load it compiled, before a frame waits for it."""
+def warm_up(
+    options: TemporalOptions, segmenter: Segmenter, info: SourceInfo, *, at_once: bool = False
+) -> None:
+    """Compile what will run, or load it compiled, before a frame waits for it.
+
+    Args:
+        info: of the source.
+        at_once: whether it gives several frames at once, as one recording alone does.
+    """
     smooth, image = Smoother(options.smooth), np.zeros((64, 64, 3), np.uint8)
     for pts in (0.0, 0.1):
         smooth(np.zeros((2, 2, 2), np.float32), image, pts)
     if options.propagate:
         carry(np.zeros((2, 2, 2), np.float32), np.zeros((2, 2, 2), np.float32))
+    backend, size = segmenter.backend, (info.height, info.width)
+    if backend.segment is None or 0 in size:
+        return
+    # the network is tuned for each number of frames, and kernels are compiled for some sizes
+    blank = Frame(np.zeros((*size, 3), np.uint8), 0, 0.0, 0.0)
+    count = backend.frames_at_once if at_once and not options.propagate else 1
+    pairs, *_ = segmenter.together([blank] * count, Clock())
+    held, align = pairs[0][1].given, segmenter.spec.align_corners
+    if not isinstance(held, np.ndarray):
+        table = np.zeros(256, np.uint8)
+        held.decode(size, table, align_corners=align)
+        blend = blend_table(np.zeros((256, 3), np.uint8), np.zeros(256))
+        held.over(table, blend, align_corners=align)
 
 
-def one_by_one(frames: Iterable[Frame], segmenter: Segmenter, stats: Stats) -> Iterator[Pair]:
-    """Segment frames as they come, and pair each with its result."""
+def one_by_one(
+    frames: Iterable[Frame], segmenter: Segmenter, stats: Stats, smoother: Smoother | None = None
+) -> Iterator[Pair]:
+    """Segment frames as they come, and pair each with its result.
+
+    Args:
+        smoother: follows each frame while a device works on it.
+    """
     for frame in frames:
-        yield _counted(_timed(frame, segmenter, stats.clock), stats)
+        if smoother is None or segmenter.backend.segment is None:
+            yield _counted(_timed(frame, segmenter, stats.clock), stats)
+            continue
+        (pair,), preprocess, wait = segmenter.begin((frame,), stats.clock)
+        with stats.stage("follow"):
+            smoother.follow(frame.image)
+        yield _counted((pair, preprocess, wait()), stats)
 
 
 def several_at_once(frames: Iterable[Frame], segmenter: Segmenter, stats: Stats) -> Iterator[Pair]:
@@ -235,17 +272,21 @@ def _in_turn(
         yield _counted(result, stats)
 
 
-def smoothed(pairs: Iterator[Pair], strength: float, stats: Stats) -> Iterator[Pair]:
-    """The same pairs with scores smoothed over time; at strength 0 the same iterator."""
-    if not strength:
+def smoothed(pairs: Iterator[Pair], smooth: Smoother | None, stats: Stats) -> Iterator[Pair]:
+    """The same pairs with scores smoothed over time; without a smoother the same iterator.
+
+    Scores on a device are averaged in memory, and drawn on the device.
+    """
+    if smooth is None:
         return pairs
-    smooth = Smoother(strength)
 
     def steady(pair: Pair) -> Pair:
         frame, segmentation = pair
         with stats.stage("smooth"):
             scores = smooth(segmentation.scores, frame.image, frame.pts)
-        return frame, segmentation.with_scores(scores, segmentation.carried)
+            held = segmentation.given
+            after = scores if isinstance(held, np.ndarray) else held.with_scores(scores)
+        return frame, segmentation.with_scores(after, segmentation.carried)
 
     return map(steady, pairs)
 
@@ -256,15 +297,17 @@ def idling(
     stats: Stats,
     smoothly: Callable[[Iterator[Pair]], Iterator[Pair]],
     turn: Turn = nullcontext,
+    smoother: Smoother | None = None,
 ) -> Iterator[Pair]:
     """Every frame; those that show nothing new keep the scores of the last one that did.
 
     Args:
         smoothly: sees only the frames that the network sees, as if no time had passed in between.
+        smoother: as for `one_by_one`.
     """
     idle = Idle(segmenter)
     next_frame = _Single()
-    pairs = smoothly(one_by_one(next_frame, segmenter, stats))
+    pairs = smoothly(one_by_one(next_frame, segmenter, stats, smoother))
     for waiting in frames:
         with turn(waiting) as frame:
             with stats.stage("compare"):

@@ -66,6 +66,7 @@ class Smoother:
         self.strength = strength
         self._rate = max(MIN_RATE, (1.0 - strength) ** 2)
         self._past: _Past | None = None
+        self._followed: tuple[Image, Grey, Match | None] | None = None
         self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
     def __call__(self, scores: Scores, image: Image, pts: float) -> Scores:
@@ -79,18 +80,32 @@ class Smoother:
         if self.strength == 0.0:
             return scores
         scores = np.ascontiguousarray(scores, np.float32)
-        grey = half_grey(image)
-        past = self._past
-        if past is None or not past.leads_to(scores, grey, pts):
+        if self._followed is None or self._followed[0] is not image:
+            self.follow(image)
+        assert self._followed is not None
+        _, grey, match = self._followed
+        past, self._followed = self._past, None
+        if past is None or match is None or not past.leads_to(scores, pts):
             self._past = _Past(scores, grey, pts)
             return scores
-        match = Match(grey, past.grey, self._dis.calc(grey, past.grey, None))
         levels = match.misfit()
         if (levels > MISFIT_LEVELS).mean() > LOST_SHARE:
             self._past = _Past(scores, grey, pts)
             return scores
         self._past, out = self._averaged(past, scores, match, levels, pts)
         return out
+
+    def follow(self, image: Image) -> None:
+        """Find the motion since the last frame, which needs no scores: while they are awaited.
+
+        Args:
+            image: (H, W, 3) uint8 BGR, given to the next call too.
+        """
+        grey, past = half_grey(image), self._past
+        match = None
+        if past is not None and not is_cut(past.grey, grey):
+            match = Match(grey, past.grey, self._dis.calc(grey, past.grey, None))
+        self._followed = image, grey, match
 
     def _averaged(
         self, past: _Past, scores: Scores, match: Match, levels: NDArray[np.float32], pts: float
@@ -132,13 +147,9 @@ class _Past:
         self.trend = np.zeros((2, *scores.shape[1:]), np.float32)
         self.margin = 0.0 if holders is not None else _mean_margin(scores)
 
-    def leads_to(self, scores: Scores, grey: Grey, pts: float) -> bool:
-        """Whether a frame continues the scene of this one."""
-        return (
-            scores.shape == self.scores.shape
-            and 0 <= pts - self.pts <= MAX_GAP_SECONDS
-            and not is_cut(self.grey, grey)
-        )
+    def leads_to(self, scores: Scores, pts: float) -> bool:
+        """Whether a frame of the same scene continues this one."""
+        return scores.shape == self.scores.shape and 0 <= pts - self.pts <= MAX_GAP_SECONDS
 
 
 def _mean_margin(scores: Scores) -> float:
