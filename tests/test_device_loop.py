@@ -15,14 +15,14 @@ from torch import nn
 from rtseg.backends import open_backend
 from rtseg.backends.cuda import DeviceLoop
 from rtseg.backends.stub import StubBackend
-from rtseg.contracts import Backend, Sink
+from rtseg.contracts import Backend, Sink, SourceInfo
 from rtseg.draw import overlay_table
 from rtseg.effects import ViewOptions, open_effect
 from rtseg.errors import BackendError, DeviceError, SourceError, UsageError
 from rtseg.frame import Frame, Image
 from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
-from rtseg.session.inference import one_by_one, several_at_once, smoothed
+from rtseg.session.inference import one_by_one, read_ahead, several_at_once, smoothed
 from rtseg.session.loop import run
 from rtseg.sources import SourceOptions, open_source
 from rtseg.stats import Clock, Stats
@@ -419,6 +419,33 @@ def test_a_batch_that_does_not_fit_goes_through_the_step_that_is_there(
             np.testing.assert_allclose(one.numpy(), other, rtol=1e-6)
     assert prepared.count(5) == 1  # it is tried once
     assert loop.notes == ("batches of 2, not 5: CUDA out of memory. Tried to allocate 9 GiB",)
+
+
+def test_very_large_frames_share_the_network_but_are_drawn_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from rtseg.backends import cuda
+
+    backend = OnProcessor(keeps_frames=True)
+    alone = [backend.loop([image])[0].numpy() for image in FRAMES]
+    calls = backend.network.calls
+    monkeypatch.setattr(cuda, "MOST_BYTES", 2 * FRAMES[0].nbytes)
+    downloaded = Downloaded(monkeypatch)
+    for one, other in zip(backend.loop(FRAMES), alone, strict=True):
+        np.testing.assert_allclose(one.numpy(), other, rtol=1e-6)
+    assert backend.network.calls == calls + 1
+    assert [shapes[0][0] for shapes in downloaded.shapes] == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("at_once", "size", "ahead"),
+    [(1, (720, 1280), 2), (8, (720, 1280), 16), (8, (2160, 3840), 10), (8, (9000, 9000), 2)],
+)
+def test_two_batches_are_read_ahead_where_memory_allows(
+    at_once: int, size: tuple[int, int], ahead: int
+) -> None:
+    segmenter = Segmenter(OnProcessor(keeps_frames=True, at_once=at_once))
+    assert read_ahead(segmenter, SourceInfo("a", size[1], size[0])) == ahead
 
 
 def test_without_a_step_that_is_there_memory_that_runs_out_is_an_error(

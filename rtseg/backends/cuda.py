@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from rtseg.draw import blend_table
 from rtseg.errors import DeviceError, first_line
 from rtseg.frame import Picture
 from rtseg.gpu import device_failures, on_device
+
+MOST_BYTES = 2**28
+"""Of frames that are drawn together: ten of 4K, two of 8K."""
 
 MOST_DIFFERENT = 0.1
 """Of fused layers' scores from the plain network's, as a share of their deviation. Half precision
@@ -147,9 +151,10 @@ class DeviceLoop:
             self.notes += (f"batches of {self._most}, not {len(pictures)}: {first_line(error)}",)
             torch.cuda.empty_cache()
             return self(pictures)
-        # of several sources; those of one are drawn together
+        # frames of one size are drawn together, unless they are very large
         alike = len({picture.shape for picture in pictures}) == 1
-        groups = [list(pictures)] if alike else [[picture] for picture in pictures]
+        together = max(1, MOST_BYTES // prod(pictures[0].shape)) if alike else 1
+        groups = [pictures[n : n + together] for n in range(0, len(pictures), together)]
         with on_device(self._device):
             with _in(self._copies):
                 batches = [upload(group, self._device) for group in groups]

@@ -12,7 +12,7 @@ from rtseg.contracts import Source
 from rtseg.errors import RtsegError
 from rtseg.frame import Frame, Segmentation
 from rtseg.segmenter import Pair, Segmenter
-from rtseg.session.inference import crowded, inferring, warm_up
+from rtseg.session.inference import crowded, inferring, read_ahead, warm_up
 from rtseg.session.sharing import RoundRobin, SharedNetwork, SharedSegmenter
 from rtseg.stats import Pace, Stats
 from rtseg.temporal import TemporalOptions
@@ -90,7 +90,7 @@ class _Lane:
         self.frames = Flow(
             channel.frames(),
             latest=channel.newest,
-            capacity=2 * engine.segmenter.backend.frames_at_once,
+            capacity=read_ahead(engine.segmenter, source.info),
             name=f"capture{mark}",
             interrupt=source.interrupt,
         )

@@ -36,6 +36,9 @@ from rtseg.threads import Flow, Slot, parallel_map
 MANY_CORES = 4
 """With that many, drawing takes little from a network that runs on all of them."""
 
+MOST_AHEAD_BYTES = 2**28
+"""Of frames that are read ahead: ten of 4K, two of 8K."""
+
 Turn = Callable[[Frame], AbstractContextManager[Frame]]
 """Waits for a network that several sources share, and gives the newest frame at that moment."""
 
@@ -139,6 +142,12 @@ def crowded(segmenter: Segmenter) -> bool:
     frames, and each is younger, as neither stage delays the other.
     """
     return segmenter.info.device == "cpu" and usable_cores() < MANY_CORES
+
+
+def read_ahead(segmenter: Segmenter, info: SourceInfo) -> int:
+    """Frames of a recording to read ahead: two batches, or fewer if they are very large."""
+    fit = MOST_AHEAD_BYTES // max(1, 3 * info.height * info.width)
+    return max(2, min(2 * segmenter.backend.frames_at_once, fit))
 
 
 def warm_up(
