@@ -243,7 +243,9 @@ def test_pictures_are_fetched_only_by_who_needs_them(
         if keeps:
             assert len(set(asked)) == fetched
         drawn.append(sink.images)
-    assert all(isinstance(picture, DevicePicture) for picture in seen)
+    assert not np.any(seen[:2])  # two blank ones, before a frame is read
+    assert all(isinstance(picture, DevicePicture) for picture in seen[2:])
+    assert len(seen) == 4
     for ours, theirs in zip(*drawn, strict=True):
         assert np.mean(np.abs(ours.astype(int) - theirs) > 2) < 0.03
 
