@@ -134,6 +134,24 @@ def test_networks_keep_their_scores_and_lose_their_activations(
     assert len(launches) >= 50
 
 
+@pytest.mark.slow
+def test_what_deeplab_joins_stays_channels_last() -> None:
+    """A point enlarged to a plane is not by itself, and would turn all that it is joined to."""
+    network = load_network(find_model("deeplabv3_mobilenet_v3_large", weights="random"))
+    network = network.to(DEVICE, DTYPE, memory_format=torch.channels_last)
+    joined, layouts = fused(network), []
+    for layer in joined.modules():
+        if isinstance(layer, nn.Conv2d) and layer.in_channels == 1280 and layer.bias is None:
+            layer.register_forward_pre_hook(
+                lambda _, given: layouts.append(
+                    given[0].is_contiguous(memory_format=torch.channels_last)
+                )
+            )
+    with torch.inference_mode():
+        joined(torch.zeros(1, 64, 64, 3, dtype=torch.uint8, device=DEVICE))
+    assert layouts == [True]
+
+
 @pytest.mark.parametrize("fault", ["wrong", "broken", "not followed", "infinite"])
 def test_a_kernel_or_network_that_fails_leaves_the_network_as_it_is(
     monkeypatch: pytest.MonkeyPatch, fault: str
