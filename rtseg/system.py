@@ -93,6 +93,11 @@ def native_precisions() -> frozenset[str]:
     return frozenset(name for name, any_of in NATIVE_FLAGS.items() if flags & any_of)
 
 
+def multiplies_tiles() -> bool:
+    """Whether the processor multiplies tiles of bfloat16 (AMX)."""
+    return "amx_bf16" in (_cpu_flags() or ())
+
+
 @cache
 def int8_instructions() -> tuple[str, ...] | None:
     """Names of the processor's instructions for products of 8-bit numbers; None if it does not

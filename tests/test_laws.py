@@ -50,6 +50,7 @@ KEPT_APART = {
     "backends.ladder": "one network at several input sizes, for --target-fps",
     "nets.flops": "needs torch, which bench may not import",
     "session.overlay": "draws in the window alone; the controls work without one",
+    "backends.dilated": "OpenVINO runs every network without it, slower",
     "training.depthwise": "gradients of one operator, which training works without",
     "session.recording": "sinks that open and close during a run, in a thread of their own",
 }

@@ -23,6 +23,7 @@ from rtseg.backends.base import (
     infinite_scores,
     warm_up,
 )
+from rtseg.backends.dilated import with_separate_taps
 from rtseg.backends.options import BackendOptions
 from rtseg.cache import COMPILED, add_checksum, cache_path, is_intact, make_room, safe_name
 from rtseg.contracts import Backend, BackendInfo
@@ -30,7 +31,7 @@ from rtseg.errors import BackendError, ModelError, UsageError, first_line
 from rtseg.files import atomic, reason
 from rtseg.nets.ir import digest_of, precision_in
 from rtseg.nets.onnx_file import cached_onnx, exported_spec, runnable_onnx
-from rtseg.system import limited_cores, processor
+from rtseg.system import limited_cores, multiplies_tiles, processor
 from rtseg.zoo import Model
 
 HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
@@ -134,7 +135,8 @@ class OpenVinoBackend(Backend):
             settings["NUM_STREAMS"] = options.lanes
         if (threads := options.threads or limited_cores()) is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
-        kept = self._kept_as(path, precision, settings)
+        taps = precision == "bf16" and multiplies_tiles()
+        kept = self._kept_as(path, precision, settings, taps)
         if is_intact(kept, notes):
             with suppress(RuntimeError, OSError):  # of another machine
                 return core.import_model(kept.read_bytes(), "CPU", settings)
@@ -142,6 +144,8 @@ class OpenVinoBackend(Backend):
             network = core.read_model(str(path))
             if network.is_dynamic():
                 network.reshape(self._shape(network))
+            if taps:
+                with_separate_taps(network)
             compiled = core.compile_model(network, "CPU", settings)
         except RuntimeError as error:
             raise ModelError(
@@ -158,10 +162,11 @@ class OpenVinoBackend(Backend):
                 notes.append(note)
         return compiled
 
-    def _kept_as(self, path: Path, precision: str, settings: dict[str, Any]) -> Path:
+    def _kept_as(self, path: Path, precision: str, settings: dict[str, Any], taps: bool) -> Path:
         """Where the cache has a network compiled from a file, by all that shapes it."""
         height, width = self.input_size
-        parts = (digest_of(path), self.input_size, settings, processor(), version("openvino"))
+        parts = [digest_of(path), self.input_size, settings, processor(), version("openvino")]
+        parts += ["separate taps"] if taps else []
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
         name = f"{safe_name(self.spec.name)}-{height}x{width}-{precision}-{digest}.blob"
         return cache_path("openvino", name)
