@@ -74,7 +74,7 @@ ALLOWED = {
     "timm": {"nets"},
     "lightning": {"training"},
     "onnxruntime": {"backends.ort", "exporting"},
-    "openvino": {"backends.openvino_runtime"},
+    "openvino": {"backends.openvino_runtime", "backends.dilated"},
 }
 CALLS = {
     "threading.Thread": {"threads"},
