@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from fakes import FakeDevice, Plugged
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtseg.contracts import Source, SourceInfo
@@ -63,6 +63,7 @@ def test_a_span_of_the_synthetic_source() -> None:
         assert taken(source) == [(i, round((i - 5) / 10, 6)) for i in range(5, 12)]
 
 
+@settings(deadline=None)
 @given(
     gaps=st.lists(st.floats(0.002, 1.0), max_size=30),
     start=st.floats(0, 5),
@@ -91,6 +92,7 @@ def test_a_span_is_what_a_filter_gives(gaps: list[float], start: float, length: 
     assert count_between(info, times, start, end) == len(inside)
 
 
+@settings(deadline=None)
 @given(rate=st.sampled_from([10, 24, 25, Fraction(30000, 1001), 50]), count=st.integers(1, 200),
        start=st.floats(0, 8), length=st.floats(0.01, 8))  # fmt: skip
 def test_counts_by_rate_equal_counts_by_times(
