@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from onnx import helper, numpy_helper
 
@@ -18,21 +17,27 @@ CHANNELS, OUTPUTS = 6, 4
 
 
 def network(
-    size: tuple[int, int], dilation: int, *, stride: int = 1, pad: int | None = None
+    size: tuple[int, int],
+    dilation: int,
+    *,
+    stride: int = 1,
+    pad: int | None = None,
+    kind: type = np.float32,
 ) -> Any:
     """A convolution of 3x3 with bias, whose result is the output `scores`."""
     rng = np.random.default_rng(dilation)
-    weights = rng.standard_normal((OUTPUTS, CHANNELS, 3, 3), np.float32)
+    weights = rng.standard_normal((OUTPUTS, CHANNELS, 3, 3), np.float32).astype(kind)
     attributes = {
         "dilations": [dilation] * 2,
         "pads": [dilation if pad is None else pad] * 4,
         "strides": [stride] * 2,
     }
+    number = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     graph = helper.make_graph(
         [helper.make_node("Conv", ["image", "w"], ["scores"], **attributes)],
         "network",
-        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, CHANNELS, *size])],
-        [helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("image", number, [1, CHANNELS, *size])],
+        [helper.make_tensor_value_info("scores", number, None)],
         [numpy_helper.from_array(weights, "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
@@ -44,6 +49,7 @@ def result(network: Any) -> np.ndarray:
     compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     shape = list(compiled.input(0).shape)
     image = np.random.default_rng(7).standard_normal(shape, np.float32)
+    image = image.astype(compiled.input(0).element_type.to_dtype())
     return np.array(compiled([image])["scores"])
 
 
@@ -67,6 +73,13 @@ def test_the_scores_stay(
     expected = result(before)
     assert expected.std() > 1
     np.testing.assert_allclose(result(changed), expected, atol=1e-4)
+
+
+def test_files_in_half_precision_are_rewritten_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dilated, "LEAST_CHANNELS", CHANNELS)
+    before, changed = (network((20, 31), 4, kind=np.float16) for _ in range(2))
+    assert dilated.with_separate_taps(changed) == 1
+    np.testing.assert_allclose(result(changed), result(before), atol=0.05)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,8 @@ def _rewritten(convolution: Any) -> bool:
         return False
     channels, size = int(shape[1].get_length()), [int(side.get_length()) for side in shape][2:]
     weights = kernel.get_node().get_data()
+    if weights.dtype not in (np.float32, np.float16):
+        return False
     sides = weights.shape[2:]
     reach = [step * (side // 2) for step, side in zip(dilations, sides, strict=True)]
     same = all(side % 2 for side in sides) and set(convolution.get_strides()) == {1}
@@ -67,7 +69,7 @@ def _rewritten(convolution: Any) -> bool:
     for part, (down, right) in zip(parts, seen.values(), strict=True):
         if down or right:
             cut, added = np.array([0, 0, -down, -right]), np.array([0, 0, down, right])
-            part = ops.pad(part, cut, added, "constant", np.float32(0)).output(0)
+            part = ops.pad(part, cut, added, "constant", weights.dtype.type(0)).output(0)
         total = part if total is None else ops.add(total, part).output(0)
     convolution.output(0).replace(total)
     return True
