@@ -280,7 +280,8 @@ def test_the_teachers_loss_is_cross_entropy_with_its_shares() -> None:
     soft = soft_of(said, 3, sure=0.8)
     shares = soft[:, 1:].float() / soft[:, 1:].float().sum(1, keepdim=True)
     expected = torch.nn.functional.cross_entropy(logits, shares)
-    assert teacher_loss(logits, unknown, soft, 1).item() == pytest.approx(float(expected), rel=1e-4)
+    loss = teacher_loss(logits, unknown, soft, borders(unknown, 1))
+    assert loss.item() == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_softer_shares_by_a_temperature() -> None:
@@ -288,7 +289,8 @@ def test_softer_shares_by_a_temperature() -> None:
     soft = torch.tensor([[[[0]], [[204]], [[51]]]], dtype=torch.uint8)  # 0.8 and 0.2
     shares = torch.tensor([0.8, 0.2]).sqrt() / torch.tensor([0.8, 0.2]).sqrt().sum()
     expected = -(shares * torch.tensor([1.0, 0.0]).log_softmax(0)).sum() * 4
-    loss = teacher_loss(logits, torch.full((1, 1, 1), VOID), soft, 1, temperature=2.0)
+    unknown, nowhere = torch.full((1, 1, 1), VOID), torch.zeros(1, 1, 1)
+    loss = teacher_loss(logits, unknown, soft, nowhere, temperature=2.0)
     assert loss.item() == pytest.approx(float(expected), rel=1e-4)
 
 
@@ -300,7 +302,7 @@ def test_a_teacher_is_not_trusted_where_labels_know_better() -> None:
     soft = soft_of(said, 2)
     soft[:, 0, 7, 7] = UNTRUSTED
     logits = torch.zeros(1, 2, 8, 8, requires_grad=True)
-    teacher_loss(logits, labels, soft, 1).backward()
+    teacher_loss(logits, labels, soft, borders(labels, 1)).backward()
     assert logits.grad is not None
     taught = logits.grad.abs().sum(1)[0] > 0
     expected = torch.ones(8, 8, dtype=torch.bool)

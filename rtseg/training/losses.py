@@ -17,8 +17,8 @@ from rtseg.errors import UsageError
 from rtseg.labels import VOID, LabelSet
 
 OverlapLoss = Callable[[Tensor, Tensor], Tensor]
-"""From probabilities and true shares, (C, P) each over the labelled pixels, to one loss per
-class, (C,); all of them for classes in the truth only."""
+"""From probabilities and true shares, (C, P) each, to one loss per class, (C,); all of them for
+classes in the truth only. Both are 0 at pixels without a label, which changes nothing."""
 
 
 def dice(probabilities: Tensor, truth: Tensor) -> Tensor:
@@ -46,6 +46,9 @@ def lovasz(probabilities: Tensor, truth: Tensor) -> Tensor:
 OVERLAPS: dict[str, OverlapLoss] = {"dice": dice, "jaccard": jaccard, "lovasz": lovasz}
 
 CROSS_ENTROPY = "ce"
+
+SAMPLES = 4
+"""Of a teacher's classes, along each side of what one of the network's cells covers."""
 
 
 @dataclass(frozen=True)
@@ -83,47 +86,51 @@ class Recipe:
             labels: (N, h, w) int64; 255 is ignored.
             soft: (N, 1 + C + T, h, w) uint8, as in `rtseg.training.teachers.Soft`.
         """
-        loss = self._of(outputs["out"].float(), labels)
+        logits, taught_here = outputs["out"].float(), soft is not None and self.teacher
+        near = borders(labels, self.reach) if self.edge or taught_here else None
+        loss = self._of(logits, labels, near)
         if soft is not None and self.teacher:
-            taught = teacher_loss(
-                outputs["out"].float(), labels, soft, self.reach, self.temperature
-            )
-            loss = loss + self.teacher * taught
+            assert near is not None
+            loss = loss + self.teacher * teacher_loss(logits, labels, soft, near, self.temperature)
         if soft is not None and "taught" in outputs:
             own = soft[:, 1 + outputs["out"].shape[1] :]
             loss = loss + self.taught * taught_loss(outputs["taught"].float(), own, soft[:, :1])
         if "aux" in outputs and self.aux:
-            loss = loss + self.aux * self._of(outputs["aux"].float(), labels)
+            loss = loss + self.aux * self._of(outputs["aux"].float(), labels, near)
         return loss
 
-    def _of(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _of(self, logits: Tensor, labels: Tensor, near: Tensor | None) -> Tensor:
         total = logits.sum() * 0  # of a batch without a labelled pixel
         overlaps = [(OVERLAPS[name], w) for name, w in self.terms if name != CROSS_ENTROPY and w]
-        if overlaps and (known := labels != VOID).any():
-            probabilities = logits.softmax(1).movedim(1, 0)[:, known]
-            present, truth = labels[known].unique(return_inverse=True)
-            shares = functional.one_hot(truth, len(present)).T.to(probabilities)
-            for overlap, weight in overlaps:
-                total = total + weight * overlap(probabilities[present], shares).mean()
+        if overlaps:
+            counts = labels.flatten().bincount(minlength=logits.shape[1])
+            present = counts[: logits.shape[1]].nonzero()[:, 0]
+            if len(present):
+                known = (labels != VOID)[:, None]
+                found = logits.softmax(1)[:, present] * known
+                truth = (labels[:, None] == present[:, None, None]).to(found)
+                pair = [each.movedim(1, 0).flatten(1) for each in (found, truth)]
+                for overlap, weight in overlaps:
+                    total = total + weight * overlap(*pair).mean()
         if entropy := sum(weight for name, weight in self.terms if name == CROSS_ENTROPY):
-            total = total + entropy * self._cross_entropy(logits, labels)
+            total = total + entropy * self._cross_entropy(logits, labels, near)
         return total
 
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, near: Tensor | None) -> Tensor:
         weights = None if self.classes is None else self.classes.to(logits)
-        if not self.edge:
+        if near is None or not self.edge:
             summed, count = pixel_loss(logits, labels, weights)
             return summed / count.clamp(min=torch.finfo(torch.float32).tiny)
         known = (labels != VOID).to(logits)
         if weights is not None:
             known = known * weights[labels.where(labels != VOID, 0)]
         each = functional.cross_entropy(logits, labels, ignore_index=VOID, reduction="none")
-        weighed = each * known * (1 + self.edge * borders(labels, self.reach))
+        weighed = each * known * (1 + self.edge * near)
         return weighed.sum() / known.sum().clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def teacher_loss(
-    logits: Tensor, labels: Tensor, soft: Tensor, reach: int, temperature: float = 1.0
+    logits: Tensor, labels: Tensor, soft: Tensor, near: Tensor, temperature: float = 1.0
 ) -> Tensor:
     """Cross-entropy with the teachers' probabilities (Hinton et al., 2015, arXiv:1503.02531).
 
@@ -132,12 +139,15 @@ def teacher_loss(
 
     Args:
         logits, labels, soft: as `Recipe.loss` takes them.
-        reach: how near to a border that is, in pixels.
+        near: where a border is near, (N, h, w) float 0 or 1.
     """
     shares = soft[:, 1 : 1 + logits.shape[1]].float()
-    wrong = (labels != VOID) & (shares.argmax(1) != labels)
-    trusted = (soft[:, 0] < 128) & ~wrong & ~borders(labels, reach).bool()
-    shares = shares.clamp(min=1e-3) ** (1 / temperature)
+    void = labels == VOID
+    labelled = shares.gather(1, labels.where(~void, 0)[:, None])[:, 0]
+    trusted = (soft[:, 0] < 128) & (void | (labelled == shares.amax(1))) & (near == 0)
+    shares = shares.clamp(min=1e-3)
+    if temperature != 1:
+        shares = shares ** (1 / temperature)
     shares = shares / shares.sum(1, keepdim=True)
     each = -(shares * (logits / temperature).log_softmax(1)).sum(1) * temperature**2
     return (each * trusted).sum() / trusted.sum().clamp(min=1)
@@ -152,9 +162,11 @@ def taught_loss(logits: Tensor, soft: Tensor, distrust: Tensor) -> Tensor:
         distrust: (N, 1, h, w) uint8, 255 where the teacher has seen something else, or nothing.
     """
     size = logits.shape[2], logits.shape[3]
-    shares = functional.adaptive_avg_pool2d(soft.float(), size)
+    apart = max(1, soft.shape[2] // (SAMPLES * size[0]))
+    sampled = (each[:, :, apart // 2 :: apart, apart // 2 :: apart] for each in (soft, distrust))
+    shares, doubts = (functional.adaptive_avg_pool2d(each.float(), size) for each in sampled)
     shares = shares / shares.sum(1, keepdim=True).clamp(min=1)
-    trusted = functional.adaptive_avg_pool2d(distrust.float(), size)[:, 0] < 128
+    trusted = doubts[:, 0] < 128
     each = -(shares * logits.log_softmax(1)).sum(1)
     return (each * trusted).sum() / trusted.sum().clamp(min=1)
 
@@ -165,11 +177,13 @@ def borders(labels: Tensor, reach: int) -> Tensor:
     Args:
         labels: (N, h, w) int64; 255 is not a class.
     """
-    size, void = 2 * reach + 1, labels == VOID
-    planes = labels.float()[:, None]
-    most = functional.max_pool2d(planes.where(~void[:, None], -1.0), size, 1, reach)
-    least = -functional.max_pool2d(-planes.where(~void[:, None], 256.0), size, 1, reach)
-    return ((most > least) & ~void[:, None])[:, 0].float()
+    void = labels == VOID
+    planes = labels.float()
+    # the largest and the smallest class in reach: rows first, then columns, costs less than squares
+    extremes = torch.stack([planes.where(~void, -1.0), -planes.where(~void, 256.0)], 1)
+    across = functional.max_pool2d(extremes, (1, 2 * reach + 1), 1, (0, reach))
+    most, least = functional.max_pool2d(across, (2 * reach + 1, 1), 1, (reach, 0)).unbind(1)
+    return ((most > -least) & ~void).float()
 
 
 def pixel_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
