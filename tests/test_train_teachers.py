@@ -77,7 +77,7 @@ def test_soft_labels_are_what_the_teacher_says(suite: Path) -> None:
     )
     assert sorted(found) == sorted(sample.name for sample in mix.samples)
     for sample, picture in zip(mix.samples[-5:], draw(5, SIZE, seed=9), strict=True):
-        soft = read_soft(found[sample.name], len(NAMES), SIZE)
+        soft = read_soft(found[sample.name], len(NAMES))
         assert soft.shape == (len(NAMES) + 1, *SIZE)
         assert not soft[0].any(), "one teacher agrees with itself"
         assert np.abs(soft[1:].astype(int).sum(0) - 255).max() <= 2
@@ -95,7 +95,7 @@ def test_soft_labels_are_computed_once(suite: Path) -> None:
     again, _ = soft_labels(teachers, mix.labels, mix.samples, ignore)
     assert again == first
     assert {p for p in before if p.stat().st_mtime_ns != before[p]} == {damaged}
-    read_soft(damaged, len(NAMES), SIZE)
+    read_soft(damaged, len(NAMES))
 
 
 def test_soft_labels_of_a_large_dataset_stay(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_other_teachers_have_other_soft_labels(suite: Path) -> None:
     first, _ = soft_labels([one], mix.labels, mix.samples[:1], ignore)
     both, _ = soft_labels([one, other], mix.labels, mix.samples[:1], ignore)
     assert set(first.values()).isdisjoint(both.values())
-    soft = read_soft(both[mix.samples[0].name], len(NAMES), SIZE)
+    soft = read_soft(both[mix.samples[0].name], len(NAMES))
     mask = mix.samples[0].read_mask()
     # the order of colours is turned round: what was the first class is the last
     assert (soft[0][mask == 0] == UNTRUSTED).mean() > 0.95
@@ -134,14 +134,14 @@ def test_soft_labels_with_all_classes_of_the_first_teacher(suite: Path) -> None:
     assert (none, count) == (0, len(NAMES))
     assert set(plain.values()).isdisjoint(found.values())
     name = mix.samples[0].name
-    soft = read_soft(found[name], 2 + count, SIZE)
-    assert (soft[:3] == read_soft(plain[name], 2, SIZE)).all()
+    soft = read_soft(found[name], 2 + count)
+    assert (soft[:3] == read_soft(plain[name], 2)).all()
     assert (soft[3:].argmax(0) == mix.samples[0].read_mask()).mean() > 0.98
 
 
 def test_a_file_that_is_gone_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="missing or damaged"):
-        read_soft(tmp_path / "none.npz", 2, SIZE)
+        read_soft(tmp_path / "none.npz", 2)
 
 
 def test_a_teacher_of_other_things_is_refused(suite: Path) -> None:
@@ -176,7 +176,7 @@ def test_background_of_a_sparse_set_is_unknown_where_the_teacher_sees_an_object(
         mix.samples,
         np.arange(256, dtype=np.uint8),
         augment.training(options, InputSpec(SIZE), background=0),
-        lambda sample, size: read_soft(files[sample.name], len(NAMES), size),
+        lambda sample: read_soft(files[sample.name], len(NAMES)),
         len(NAMES),
     )
     taught = np.stack([images[index, 0][1].numpy() for index in range(8)])

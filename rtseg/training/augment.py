@@ -110,8 +110,7 @@ class Transform:
         objects = masks != VOID
         if self.background is not None:
             objects &= masks != self.background
-        v2 = _v2().functional
-        alpha = v2.gaussian_blur(objects[None].float(), [7, 7], [SOFT_EDGE, SOFT_EDGE])
+        alpha = _blurred(objects[None].float(), SOFT_EDGE)
         blended = pixels * (1 - alpha) + others * alpha
         return blended.round().to(torch.uint8), masks.where(objects, labels), objects
 
@@ -127,8 +126,7 @@ class Transform:
         v2 = _v2().functional
         top, side = round(0.2 * height), round(0.2 * width)
         large = v2.resize(pixels[:, top : height - top, side : width - side], [height, width])
-        sigma = max(1.0, 0.03 * width)
-        framed = v2.gaussian_blur(large, [2 * round(2 * sigma) + 1] * 2, [sigma, sigma])
+        framed = _blurred(large, max(1.0, 0.03 * width))
         outside = VOID if self.background is None else self.background
         classes = torch.full_like(labels, outside)
         middle = slice(left, left + wide)
@@ -158,7 +156,7 @@ def training(options: TrainOptions, spec: InputSpec, background: int | None = No
         jitter,
         *([_Gamma(options.gamma)] if options.gamma else []),
         *([v2.RandomGrayscale(options.grey)] if options.grey else []),
-        *([v2.RandomApply([v2.GaussianBlur(9, BLUR)], options.blur)] if options.blur else []),
+        *([v2.RandomApply([_Blur()], options.blur)] if options.blur else []),
         *([v2.RandomApply([_Jpeg()], options.jpeg)] if options.jpeg else []),
     ]
     return Transform(
@@ -215,6 +213,14 @@ class _Gamma(nn.Module):
         power = (1 + self.most) ** (2 * float(torch.rand(())) - 1)
         changed: Tensor = _v2().functional.adjust_gamma(image, power)
         return changed
+
+
+class _Blur(nn.Module):
+    """Out of focus, by a random standard deviation."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The (3, h, w) uint8 image."""
+        return _blurred(image, _uniform(*BLUR))
 
 
 class _Jpeg(nn.Module):
@@ -299,6 +305,13 @@ class _Crop(nn.Module):
         if _chance(self.flip):
             moved = np.array([[-1, 0, self.size[1] - 1], [0, 1, 0], [0, 0, 1]]) @ moved
         return moved @ turned
+
+
+def _blurred(planes: Tensor, sigma: float) -> Tensor:
+    """(C, h, w) uint8 or float32 after a Gaussian filter; OpenCV's is ten times faster."""
+    pixels = planes.permute(1, 2, 0).contiguous().numpy()
+    blurred = cv2.GaussianBlur(pixels, (0, 0), sigma).reshape(pixels.shape)
+    return torch.from_numpy(blurred).permute(2, 0, 1).contiguous()
 
 
 def _scaling(size: tuple[int, ...], scaled: tuple[int, int]) -> NDArray[np.float64]:

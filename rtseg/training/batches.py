@@ -60,7 +60,7 @@ class TrainingImages(TorchDataset[View | RtsegError]):
     number of workers nor on earlier draws.
 
     Args:
-        soft: reads the soft labels of a sample at its image's size (height, width).
+        soft: reads the soft labels of a sample.
         classes: K of soft labels.
     """
 
@@ -69,7 +69,7 @@ class TrainingImages(TorchDataset[View | RtsegError]):
         samples: Sequence[Sample],
         table: Table,
         transform: Transform,
-        soft: Callable[[Sample, tuple[int, int]], Soft] | None = None,
+        soft: Callable[[Sample], Soft] | None = None,
         classes: int = 0,
     ) -> None:
         self.samples, self.table, self.transform, self._soft = samples, table, transform, soft
@@ -89,7 +89,7 @@ class TrainingImages(TorchDataset[View | RtsegError]):
     def _pair(self, index: int, seed: int) -> View:
         image, mask = self._read(index)
         sample, background = self.samples[index], self.transform.background
-        soft = self._soft(sample, mask.shape) if self._soft else None
+        soft = self._soft(sample) if self._soft else None
         if soft is not None and sample.sparse and background is not None:
             mask = doubted(mask, soft[: 1 + self._classes], background)
         with seeded(seed):

@@ -284,8 +284,8 @@ def _some_images(made: Prepared) -> Tensor:
     return torch.stack(images)
 
 
-def _soft(made: Prepared, sample: Sample, size: tuple[int, int]) -> Soft:
-    return read_soft(made.soft[sample.name], len(made.spec.labels) + made.taught, size)
+def _soft(made: Prepared, sample: Sample) -> Soft:
+    return read_soft(made.soft[sample.name], len(made.spec.labels) + made.taught)
 
 
 def _weighed(spec: ModelSpec, weights: tuple[float, ...] | None) -> str:

@@ -80,8 +80,8 @@ def soft_labels(
     return found, more
 
 
-def read_soft(path: Path, classes: int, size: tuple[int, int]) -> Soft:
-    """The soft labels of a file, at an image's size (height, width).
+def read_soft(path: Path, classes: int) -> Soft:
+    """The soft labels of a file, of its image's shape but as small as they were kept.
 
     Args:
         classes: K + T of the file.
@@ -96,7 +96,7 @@ def read_soft(path: Path, classes: int, size: tuple[int, int]) -> Soft:
             found="the file is missing or damaged",
             do="Start again: rtseg train makes it anew",
         )
-    return np.stack([cv2.resize(p, size[::-1], interpolation=cv2.INTER_LINEAR) for p in soft])
+    return soft
 
 
 def doubted(mask: Mask, soft: Soft, background: int) -> Mask:
@@ -105,8 +105,10 @@ def doubted(mask: Mask, soft: Soft, background: int) -> Mask:
     Near what is labelled, teachers of a coarse stride are not believed.
 
     Args:
-        soft: (1 + K, H, W), without the first teacher's own classes.
+        soft: (1 + K, h, w), without the first teacher's own classes.
     """
+    size = mask.shape[1], mask.shape[0]
+    soft = np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in soft])
     objects = ((mask != background) & (mask != VOID)).astype(np.uint8)
     reach = 2 * round(NEAR * max(mask.shape)) + 1
     near = cv2.dilate(objects, np.ones((reach, reach), np.uint8))
