@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import uvicorn
 import rtseg
 from rtseg.segmenter import Segmenter
 from rtseg.serve import app
-from rtseg.serve.listen import server_config
+from rtseg.serve.listen import listening, server_config
 from rtseg.serve.options import ServeOptions
 from rtseg.serve.service import Service
 
@@ -28,7 +27,7 @@ class Served:
 
 @contextmanager
 def served(segmenter: Segmenter | str | None = None, **options: object) -> Iterator[Served]:
-    with rtseg.load("stub") as stub, socket.create_server(("127.0.0.1", 0)) as listener:
+    with rtseg.load("stub") as stub, listening(ServeOptions(port=0)) as listener:
         application = app(segmenter or stub, **options)
         server = uvicorn.Server(server_config(application, ServeOptions(), 2))
         thread = threading.Thread(

@@ -389,9 +389,12 @@ def test_pages_of_other_sites_get_no_socket(server: Served, host: str, origin: s
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_client_that_stops_reading_is_closed_before_it_costs_memory(server: Served) -> None:
+def test_a_client_that_stops_reading_is_closed_before_it_costs_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rtseg.serve.listen.UNREAD_SECONDS", 2)
     colours = np.array([rgb[::-1] for rgb in rtseg.load("stub").labels.colours], np.uint8)
-    with Camera(server) as camera:
+    with served() as server, Camera(server) as camera:
         camera.socket.send(json.dumps({"type": "camera", "width": 1280, "height": 720}))
         size = json.loads(camera.socket.recv(20))["input"]
         random = np.random.default_rng(1)
@@ -408,6 +411,15 @@ def test_a_client_that_stops_reading_is_closed_before_it_costs_memory(server: Se
             most = max(most, client._unread)  # type: ignore[attr-defined]
             time.sleep(0.01)
         assert 0 < most < 1.5 * MAX_UNREAD_BYTES
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # else the connection waits for it to read
+            closed = False
+            while not closed and time.monotonic() < until:
+                try:
+                    camera.socket.send(content)
+                except ConnectionClosed:
+                    closed = True
+                time.sleep(0.1)
+            assert closed
 
 
 def test_an_idle_stream_is_closed(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
