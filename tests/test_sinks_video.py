@@ -437,7 +437,7 @@ def test_an_encoder_is_freed_with_its_file(tmp_path) -> None:
             megabytes.append(psutil.Process().memory_info().rss / 1e6)
     finally:
         gc.enable()
-    assert megabytes[-1] - megabytes[1] < 10
+    assert megabytes[-1] - megabytes[1] < 40  # six encoders that stay take 87
 
 
 LIMITED = """
