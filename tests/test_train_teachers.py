@@ -375,6 +375,37 @@ def test_the_loss_of_a_teachers_classes_is_cross_entropy_where_it_has_seen_the_i
     assert taught_loss(logits, soft, torch.full_like(distrust, UNTRUSTED)) == 0
 
 
+@pytest.mark.parametrize(
+    ("size", "cells"),
+    [((256, 288), (8, 9)), ((64, 512), (2, 16)), ((512, 64), (16, 2)), ((500, 90), (16, 3))],
+)
+def test_the_loss_of_a_teachers_classes_is_sampled_as_it_would_be_pooled(
+    size: tuple[int, int], cells: tuple[int, int]
+) -> None:
+    random = torch.Generator().manual_seed(5)
+    coarse = torch.rand(1, 4, 3, 4, generator=random)
+    shares = torch.nn.functional.interpolate(coarse, size, mode="bilinear").softmax(1)
+    soft = (255 * shares).round().to(torch.uint8)
+    distrust = torch.zeros(1, 1, *size, dtype=torch.uint8)
+    distrust[..., : size[1] // 3] = UNTRUSTED
+    logits = torch.randn(1, 4, *cells, generator=random)
+
+    pooled = torch.nn.functional.adaptive_avg_pool2d(soft.float(), cells)
+    trusted = torch.nn.functional.adaptive_avg_pool2d(distrust.float(), cells)[:, 0] < 128
+    each = -(pooled / pooled.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1)
+    assert taught_loss(logits, soft, distrust) == pytest.approx(float(each[trusted].mean()), 2e-3)
+
+
+def test_a_teachers_classes_are_sampled_along_each_side_by_its_own_cells() -> None:
+    """Logits whose cells are wide: what lies between the samples of a coarser grid counts too."""
+    soft = torch.zeros(1, 2, 64, 24, dtype=torch.uint8)
+    soft[:, 0], soft[:, 0, :, ::2], soft[:, 1, :, ::2] = 255, 0, 255
+    distrust = torch.zeros(1, 1, 64, 24, dtype=torch.uint8)
+    logits = torch.tensor([2.0, -1.0])[None, :, None, None].expand(1, 2, 2, 6)
+    expected = -logits.log_softmax(1).mean()
+    assert taught_loss(logits, soft, distrust) == pytest.approx(float(expected))
+
+
 @pytest.mark.parametrize("architecture", ["fpn_mobilenet_v2", SMALLEST, "segformer_b0"])
 def test_a_class_head_speaks_in_training_only(architecture: str) -> None:
     network = build_trainable(architecture, 2, aux=False)

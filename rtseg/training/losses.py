@@ -162,8 +162,12 @@ def taught_loss(logits: Tensor, soft: Tensor, distrust: Tensor) -> Tensor:
         distrust: (N, 1, h, w) uint8, 255 where the teacher has seen something else, or nothing.
     """
     size = logits.shape[2], logits.shape[3]
-    apart = max(1, soft.shape[2] // (SAMPLES * size[0]))
-    sampled = (each[:, :, apart // 2 :: apart, apart // 2 :: apart] for each in (soft, distrust))
+    down, across = (
+        slice(apart // 2, None, apart)
+        for side, cells in zip(soft.shape[2:], size, strict=True)
+        for apart in (max(1, side // (SAMPLES * cells)),)
+    )
+    sampled = (each[:, :, down, across] for each in (soft, distrust))
     shares, doubts = (functional.adaptive_avg_pool2d(each.float(), size) for each in sampled)
     shares = shares / shares.sum(1, keepdim=True).clamp(min=1)
     trusted = doubts[:, 0] < 128
