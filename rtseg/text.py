@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import difflib
 import errno
 import os
 import re
@@ -126,6 +127,12 @@ def listed(words: Sequence[object], most: int = 5) -> str:
     """The first `most` words, and how many more there are: "a, b and 3 more"."""
     more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(str(word) for word in words[:most]) + more
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """A question that offers the two or three of `known` most like `name`, else `otherwise`."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(near)}?" if near else otherwise
 
 
 def aligned(

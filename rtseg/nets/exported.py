@@ -28,6 +28,7 @@ from rtseg.limits import MODEL_GB
 from rtseg.nets.build import segmentation
 from rtseg.nets.hub import CONFIG, SMP, TRANSFORMERS, WEIGHTS
 from rtseg.nets.state import fill, read_checkpoint
+from rtseg.text import did_you_mean
 
 OPSET = 17
 REVISION = 3
@@ -213,11 +214,27 @@ def _load_smp(folder: Path, kind: str) -> nn.Module:
     except ModelError:
         raise
     except Exception as error:  # as in `_load`
+        if unknown_encoder := _unknown_encoder(encoder, error):
+            found = f"its encoder is {shown(encoder)}, which smp does not have"
+            raise ModelError(asked, found=found, do=unknown_encoder) from error
         raise ModelError(asked, found=first_line(error)) from error
     _, state = read_checkpoint(folder / WEIGHTS)
     own = {key: value for key, value in state.items() if not key.startswith("classification_head")}
     fill(network, own, asked, do="Download it again")
     return network
+
+
+def _unknown_encoder(name: str, error: Exception) -> str:
+    """What to do about an encoder that smp does not have; "" if that is not what the error says."""
+    import segmentation_models_pytorch as smp
+    import timm
+
+    if not isinstance(error, KeyError) and "Unknown model" not in str(error):
+        return ""
+    own = smp.encoders.get_encoder_names()
+    names = [f"tu-{each}" for each in timm.list_models()] if name.startswith("tu-") else own
+    plain = name.partition(".")[0]
+    return "" if plain in names else did_you_mean(plain, names, f"See encoder_name in {CONFIG}")
 
 
 def _check_memory(asked: str, network: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -28,7 +27,7 @@ from rtseg.nets.onnx_file import DEFAULT_SIZE, onnx_spec
 from rtseg.nets.settings import Settings, number, read_settings, refuse_flags
 from rtseg.nets.weights import Progress, fetch
 from rtseg.options import imported
-from rtseg.text import read_text, user_path
+from rtseg.text import did_you_mean, read_text, user_path
 from rtseg.zoo import MODELS, Model, ModelSpec, built_in
 
 DEFAULT_MODEL = "person"
@@ -123,12 +122,11 @@ def _in_folder(path: Path) -> Path:
 
 def _unknown(text: str) -> ModelError:
     names = [*shipped(), *MODELS]
-    near = difflib.get_close_matches(text, names, n=2, cutoff=0.5)
     files = "A file must end in .onnx, .xml, .pth, .pt or .safetensors"
     return ModelError(
         f"unknown model {text!r}",
         found="models are " + ", ".join(names),
-        do=f"Did you mean {' or '.join(near)}?" if near else files,
+        do=did_you_mean(text, names, files),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from rtseg.errors import ModelError, UsageError, first_line
 from rtseg.nets.build import segmentation
 from rtseg.nets.lite import Decoder, Network
+from rtseg.text import did_you_mean
 from rtseg.zoo import InputSpec, ModelSpec, WeightsSpec
 
 LEVELS = ["32", "16", "8", "4"]
@@ -160,9 +160,8 @@ def _config(architecture: str) -> Any:
         return timm.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as error:
         plain = name.partition(".")[0]
-        near = difflib.get_close_matches(plain, timm.list_models(), n=3, cutoff=0.5)
         raise ModelError(
             f"unknown backbone {name[:80]!r}",
             found="timm has none of this name",
-            do=f"Did you mean {' or '.join(near)}?" if near else "See timm.list_models()",
+            do=did_you_mean(plain, timm.list_models(), "See timm.list_models()"),
         ) from error
