@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from rtseg.errors import RtsegError
 from rtseg.files import reason
-from rtseg.frame import Image, Mask
+from rtseg.frame import Image
 from rtseg.limits import IMAGE_PIXELS, too_large
 from rtseg.system import hush_opencv
 
@@ -135,11 +135,13 @@ class StoredImage(NamedTuple):
             file in full colour.
         lossy: whether its compression changes values (JPEG).
         transparent: whether any of it is.
+        palette: (N, 3) uint8 RGB of the indices, of a file that has one.
     """
 
     values: NDArray[Any]
     lossy: bool
     transparent: bool
+    palette: NDArray[np.uint8] | None = None
 
 
 def is_image(path: Path) -> bool:
@@ -267,14 +269,15 @@ def decode_image(content: bytes) -> Image:
     if foreign := _foreign(content[:HEAD_BYTES]):
         raise ValueError(f"it is {foreign}")
     if OPAQUE.match(content):
+        orientation = None
         try:
-            with _opened(BytesIO(content)):
-                pass
+            with _opened(BytesIO(content)) as image:
+                orientation = _orientation(image)
         except _TooLargeError:
             raise
         except ValueError:
             pass  # OpenCV reads some that Pillow does not
-        return _decoded_by_opencv(content)
+        return _decoded_by_opencv(content, orientation)
     return _decoded_by_pillow(content)
 
 
@@ -349,7 +352,8 @@ def read_stored(path: Path, failure: type[RtsegError]) -> StoredImage:
             values = np.array(image)
         else:
             values = np.array(image.convert("RGB"))
-        return StoredImage(values, lossy, transparent)
+        palette = np.array(image.getpalette() or (), np.uint8).reshape(-1, 3)
+        return StoredImage(values, lossy, transparent, palette if image.mode == "P" else None)
 
 
 def read_shape(content: bytes) -> NDArray[np.bool_]:
@@ -370,11 +374,11 @@ def _grey_levels(image: PillowImage) -> PillowImage:
     return image.convert("L") if all(len({*colour}) == 1 for colour in used) else image
 
 
-def turned_upright(mask: Mask, orientation: int) -> Mask:
-    """A mask, (H, W), drawn on stored pixels of an EXIF orientation, turned as the image is."""
+def turned_upright(stored: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Pixels as stored with an EXIF orientation, or a mask drawn on these, turned upright."""
     from PIL import Image as Pillow
 
-    return np.array(_upright(Pillow.fromarray(mask), orientation))
+    return np.array(_upright(Pillow.fromarray(stored), orientation))
 
 
 @contextmanager
@@ -473,8 +477,11 @@ def _head(path: Path) -> bytes:
         return file.read(HEAD_BYTES)
 
 
-def _decoded_by_opencv(content: bytes) -> Image:
-    """OpenCV turns an image upright by itself, and leaves transparency out.
+def _decoded_by_opencv(content: bytes, orientation: int | None = None) -> Image:
+    """Without transparency.
+
+    Args:
+        orientation: as Pillow reads it, from XMP where there is no EXIF; None leaves it to OpenCV.
 
     Raises:
         ValueError: OpenCV cannot read it.
@@ -482,13 +489,15 @@ def _decoded_by_opencv(content: bytes) -> Image:
     import cv2
 
     hush_opencv()
+    as_stored = orientation is not None
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error as error:
         raise ValueError(str(error.err or error).strip().splitlines()[0]) from error
     if image is None:
         raise ValueError("it is damaged, or not an image")
-    return image
+    return image if orientation in (None, 1) else turned_upright(image, orientation)
 
 
 def _refuse_deep(content: bytes) -> None:

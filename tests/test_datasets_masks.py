@@ -182,6 +182,16 @@ def test_a_mask_drawn_on_the_lying_picture_is_turned_with_it(
     assert ((image[..., 2] > 125) == (mask == 1)).all()
 
 
+def test_an_image_turned_by_xmp_alone_has_one_size_everywhere(tmp_path: Path) -> None:
+    stored = np.zeros((40, 64, 3), np.uint8)
+    stored[:20, :16] = 250
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    Pictures.fromarray(stored).save(tmp_path / "a.jpg", xmp=xmp)
+    image = read_image(tmp_path / "a.jpg", DatasetError)
+    assert image_size(tmp_path / "a.jpg", DatasetError) == image.shape[:2] == (64, 40)
+    assert ((image[..., 2] > 125) == np.rot90(stored[..., 2] > 125, -1)).all()
+
+
 # COCO's outlines
 
 
