@@ -126,6 +126,13 @@ def test_labelme_finds_images_by_their_last_name_and_names_those_it_lacks(tmp_pa
         open_dataset(tmp_path)
 
 
+def test_outlines_of_labelme_drawn_on_an_image_of_another_size_are_refused(tmp_path: Path) -> None:
+    shape = {"label": "thing", "points": [[0, 0], [9, 0], [9, 9]]}
+    dataset = labelme(tmp_path, [shape], imageHeight=96, imageWidth=128)
+    with pytest.raises(DatasetError, match=r"it is 96x128 \(HxW\), its image a.png is 48x64"):
+        dataset.samples[0].read_mask()
+
+
 def test_labelme_lines_are_a_problem(tmp_path: Path) -> None:
     good = {"label": "thing", "points": [[0, 0], [9, 0], [9, 9]]}
     line = {"label": "thing", "points": [[0, 0], [9, 9]], "shape_type": "line"}

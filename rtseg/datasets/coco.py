@@ -252,10 +252,10 @@ class ImageFinder:
         return list(dict.fromkeys(self._folders))
 
     def find(self, file_name: str) -> Path | None:
-        """The image by its file name, or by the last part of it; None if it does not exist."""
+        """The image by its file name, else by the last part of it; None if it does not exist."""
         path = Path(str(file_name).replace("\\", "/"))
-        for folder in self._folders:
-            for name in dict.fromkeys((path, Path(path.name))):
+        for name in dict.fromkeys((path, Path(path.name))):
+            for folder in self._folders:
                 if _is_file(folder / name):
                     self._folders.remove(folder)
                     self._folders.insert(0, folder)  # the next one is probably there too
@@ -498,6 +498,7 @@ def _is_polygon(part: Any) -> bool:
 
 
 _ABSENT = "images that do not exist"
+_ONE_FILE = "images whose file is that of another, as only the last part of their names exists"
 _SHARED_IDS = "ids shared by several images, whose objects are therefore ambiguous"
 
 
@@ -508,10 +509,12 @@ class _Found:
     Attributes:
         keys: split and file name -> unique key of the image.
         images: key -> split and outlines.
+        files: split and image file, of every image.
     """
 
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
     images: dict[str, tuple[str, Outlines]] = field(default_factory=dict)
+    files: set[tuple[str, Path]] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -630,7 +633,10 @@ def _add(
             wrong[_ABSENT].append(str(image.file_name)[:MAX_NAME])
         elif key in found.images:
             wrong["images named twice"].append(str(image.file_name)[:MAX_NAME])
+        elif (file.split, path) in found.files:
+            wrong[_ONE_FILE].append(str(image.file_name)[:MAX_NAME])
         else:
+            found.files.add((file.split, path))
             size = None if shares else _size(image)  # such files may give 1 and 1
             here = Outlines(file.path, path, size, tuple(outlines.get(image.id, ())), shares)
             found.images[key] = file.split, here

@@ -175,13 +175,13 @@ def _split_of(key: str) -> str:
 
 
 def _find_image(folders: Iterable[Path], *names: str) -> Path | None:
-    """The first file that exists, by its path or the last part of it."""
-    tried = [PurePosixPath(name.replace("\\", "/")) for name in names if name]
-    for folder in folders:
-        for path in tried:
-            for one in (Path(os.path.normpath(folder / path)), folder / path.name):
-                if one.suffix.lower() in SUFFIXES and one.is_file():
-                    return one
+    """The first file that exists: by its path in any folder, else by the last part of it."""
+    paths = [PurePosixPath(name.replace("\\", "/")) for name in names if name]
+    tried = [*paths, *(PurePosixPath(path.name) for path in paths)]
+    homes = list(folders)
+    for one in (Path(os.path.normpath(folder / path)) for path in tried for folder in homes):
+        if one.suffix.lower() in SUFFIXES and one.is_file():
+            return one
     return None
 
 
@@ -247,6 +247,8 @@ class _Labelme(Struct):
     shapes: list[_Shape]
     image_path: str | None = msgspec_field(name="imagePath", default=None)
     image_data: str | None = msgspec_field(name="imageData", default=None)
+    height: Side | None = msgspec_field(name="imageHeight", default=None)
+    width: Side | None = msgspec_field(name="imageWidth", default=None)
 
 
 def index_labelme(root: Path) -> Dataset:
@@ -271,7 +273,8 @@ def index_labelme(root: Path) -> Dataset:
             message = f"its image is only in it (imageData): save that as {names[0]} beside it"
             found.problems.append(Problem(path, message))
             continue
-        found.add(path, image, objects, name=names[0])
+        size = (file.height, file.width) if file.height and file.width else None
+        found.add(path, image, objects, size=size, name=names[0])
     if root.is_dir():
         used = {drawing.image.resolve() for drawing in found.drawings.values()}
         if left := sum(path.resolve() not in used for path in images_under(root)):
