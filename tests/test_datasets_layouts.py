@@ -237,8 +237,22 @@ def test_coco_pictures_that_differ_have_names_that_differ(
     dataset = open_dataset(tmp_path)
     assert dataset.problems == ()
     assert [sample.name for sample in dataset.samples] == names
-    for sample in dataset.samples:
+    for sample, picture in zip(dataset.samples, pictures, strict=True):
         assert (sample.read_mask() > 0).any()
+        assert (sample.read_image() == picture.image).all()
+
+
+def test_coco_images_of_one_file_are_a_problem(tmp_path: Path) -> None:
+    first, second = draw(2)
+    content = coco_json([first, second])
+    for image, folder in zip(content["images"], "ab", strict=True):
+        image["file_name"] = f"{folder}/p.png"
+    write(tmp_path / "images" / "p.png", first.image)
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    dataset = open_dataset(tmp_path)
+    assert len(dataset) == 1
+    (problem,) = dataset.problems
+    assert problem.message.endswith("exists: b/p.png")
 
 
 def test_coco_files_that_name_different_pictures_alike_keep_both(tmp_path: Path) -> None:
@@ -829,6 +843,7 @@ def test_a_folder_that_cannot_be_read_is_an_error(
         ("classes.txt", "nothing\ndisc\nbox\n"),
         ("labels.txt", "\ufeff0 nothing\n1 disc\n2 box\n"),
         ("class_dict.csv", "name,r,g,b\nnothing,0,0,0\ndisc,1,2,3\nbox,4,5,6\n"),
+        ("class_dict.csv", "nothing,0,0,0\ndisc,1,2,3\nbox,4,5,6\n"),
     ],
 )
 def test_names_are_read_from_the_usual_files(tmp_path: Path, name: str, text: str) -> None:
@@ -885,6 +900,72 @@ def test_masks_of_0_and_255_are_known_where_the_first_ones_show_nothing(
     assert dataset.labels.names == ("background", person)
     assert dataset.notes == (f"masks hold 0 and 255: background and {person}",)
     assert set(np.unique(dataset.samples[-1].read_mask())) == {0, 1}
+
+
+@pytest.mark.parametrize("values", [(0, 127, 255), (0, 85, 170, 255), (0, 1, 9, 40, 230, 255)])
+def test_grey_levels_are_refused_unless_their_names_say_what_they_are(
+    tmp_path: Path, values: tuple[int, ...]
+) -> None:
+    make_folder(tmp_path, names=None)
+    mask = np.resize(np.array(values, np.uint8), (48, 64))
+    for path in (tmp_path / "masks").iterdir():
+        write(path, mask)
+    with pytest.raises(DatasetError, match=r"grey levels, not class indices: 0, .*, 255 in 8 of 8"):
+        open_dataset(tmp_path)
+
+
+PAINT = ((0, 0, 0), (128, 0, 0), (0, 128, 0))
+
+
+def reduced(mask: np.ndarray, *, reverse: bool) -> Image.Image:
+    """As programs that make PNGs smaller write full colour: with a palette of what occurs."""
+    used = sorted(np.unique(mask).tolist(), reverse=reverse)
+    table = np.zeros(256, np.uint8)
+    table[used] = range(len(used))
+    image = Image.fromarray(table[mask])
+    image.putpalette([part for index in used for part in PAINT[index]])
+    return image
+
+
+@pytest.mark.parametrize("named", ["class_dict.csv", "full colour", "voc"])
+def test_palettes_of_each_mask_are_read_by_their_colours(tmp_path: Path, named: str) -> None:
+    """One of the masks has no disc, another has its colours in another order."""
+    pictures = list(draw(4))
+    pictures[0].mask[pictures[0].mask == 1] = 0
+    places = ("JPEGImages", "SegmentationClass") if named == "voc" else ("images", "masks")
+    for number, picture in enumerate(pictures):
+        write(tmp_path / places[0] / f"{picture.name}.png", picture.image)
+        mask = tmp_path / places[1] / f"{picture.name}.png"
+        mask.parent.mkdir(exist_ok=True)
+        image = reduced(picture.mask, reverse=number == 1)
+        (image.convert("RGB") if named == "full colour" and number == 2 else image).save(mask)
+    if named == "class_dict.csv":
+        rows = [f"{name},{r},{g},{b}" for name, (r, g, b) in zip(NAMES, PAINT, strict=True)]
+        (tmp_path / named).write_text("\n".join(["name,r,g,b", *rows]))
+    dataset = open_dataset(tmp_path)
+    for sample, picture in zip(dataset.samples, pictures, strict=True):
+        assert (sample.read_mask() == picture.mask).all()
+
+
+@pytest.mark.parametrize("names", [None, NAMES])
+def test_palettes_that_contradict_are_refused(tmp_path: Path, names) -> None:
+    make_folder(tmp_path, 4, names=names)
+    for number, picture in enumerate(draw(4)):
+        image = reduced(picture.mask, reverse=number == 1)
+        image.save(tmp_path / "masks" / f"{picture.name}.png")
+    with pytest.raises(DatasetError, match=r"class_dict\.csv"):
+        open_dataset(tmp_path)
+
+
+def test_a_palette_of_grey_levels_contradicts_no_other(tmp_path: Path) -> None:
+    make_folder(tmp_path, 4)
+    for number, picture in enumerate(draw(4)):
+        image = Image.fromarray(picture.mask)
+        palette = PAINT if number else [(level,) * 3 for level in range(3)]
+        image.putpalette([part for colour in palette for part in colour])
+        image.save(tmp_path / "masks" / f"{picture.name}.png")
+    for sample, picture in zip(open_dataset(tmp_path).samples, draw(4), strict=True):
+        assert (sample.read_mask() == picture.mask).all()
 
 
 @pytest.mark.parametrize("names", [None, ("background", "person"), ("person",)])

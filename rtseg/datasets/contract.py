@@ -233,12 +233,18 @@ def refuse_outside(dataset: Dataset) -> None:
         )
 
 
-def read_index_mask(path: Path, colours: Sequence[Colour] | None = None) -> Mask:
+def read_index_mask(
+    path: Path, colours: Sequence[Colour] | None = None, *, by_palette: bool = False
+) -> Mask:
     """Read the (H, W) uint8 values of a palette or grey image.
 
     A mask in full colour is decoded by `colours` (RGB by class), which it must match exactly;
     VOC's colour for unlabelled pixels is 255. Without `colours`, a mask whose three channels are
     equal is grey, and any other is decoded by the colours of Pascal VOC.
+
+    Args:
+        by_palette: decode a palette image by `colours` too, if it has no others: programs that
+            make files smaller turn full colour into a palette of each file's own.
 
     Raises:
         DatasetError: it cannot be read; it has 16 bits, lossy compression, transparency, or a
@@ -248,19 +254,53 @@ def read_index_mask(path: Path, colours: Sequence[Colour] | None = None) -> Mask
     _check_exact(stored, path)
     values = stored.values
     if values.ndim == 2:
-        return values
+        own = _by_palette(stored, tuple(colours)) if by_palette and colours else None
+        return values if own is None else own
     if colours is None and _is_grey(values):
         return np.ascontiguousarray(values[..., 0])
     return _classes_of_colours(values, tuple(colours or voc_colours(VOID)), path)
 
 
-def is_coloured(path: Path) -> bool:
-    """Whether a mask is in full colour, and not all of it grey; False where it cannot be read."""
+def colours_in(path: Path) -> dict[int, Colour] | None:
+    """The colour of each index that a palette mask holds; {} of one with grey levels, also if it
+    cannot be read; None of one in full colour, unless all of it is grey.
+    """
     try:
-        values = read_stored(path, DatasetError).values
+        values, _, _, palette = read_stored(path, DatasetError)
     except DatasetError:
-        return False
-    return values.ndim == 3 and not _is_grey(values)
+        return {}
+    if values.ndim == 3:
+        return {} if _is_grey(values) else None
+    if palette is None:
+        return {}
+    used = _used(values, palette)
+    levels = all(colour == (index,) * 3 for index, colour in used.items())
+    return {} if levels and max(used) > 0 else used
+
+
+def _used(values: NDArray[np.uint8], palette: NDArray[np.uint8]) -> dict[int, Colour]:
+    """The colour of each index that occurs; black where the palette ends before it."""
+    present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    padded = np.zeros((256, 3), np.uint8)
+    padded[: len(palette)] = palette[:256]
+    return {
+        index: (int(r), int(g), int(b)) for index in present.tolist() for r, g, b in padded[[index]]
+    }
+
+
+def _by_palette(stored: StoredImage, colours: tuple[Colour, ...]) -> Mask | None:
+    """The classes of a palette image, all of whose colours are those of classes; else None."""
+    if stored.palette is None:
+        return None
+    known, classes = _packed_palette(colours)
+    class_of = dict(zip(known.tolist(), classes.tolist(), strict=True))
+    table = np.zeros(256, np.uint8)
+    for index, (r, g, b) in _used(stored.values, stored.palette).items():
+        found = class_of.get((r << 16) + (g << 8) + b)
+        if found is None:
+            return None
+        table[index] = found
+    return table[stored.values]
 
 
 def fit_to_image(mask: Mask, what: str, image_path: Path) -> Mask:

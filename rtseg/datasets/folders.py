@@ -27,8 +27,8 @@ from rtseg.datasets.contract import (
     Layout,
     Problem,
     Sample,
+    colours_in,
     fit_to_image,
-    is_coloured,
     read_index_mask,
 )
 from rtseg.errors import DatasetError
@@ -67,6 +67,10 @@ MASKS = frozenset(
 
 MOST_MASKS_READ = 500
 """This many masks, evenly spaced, are read to find the values in use."""
+
+SMALL_INDEX, LARGEST_INDEX = 30, 200
+"""Masks without names and with 255 hold one below the first, none above the other: `_are_levels`.
+"""
 
 CAMVID = LabelSet(
     tuple("sky building pole road pavement tree sign fence car pedestrian cyclist".split()),
@@ -131,16 +135,18 @@ class Values:
         table: (256,) int16, value in the file -> class, 255 unlabelled, -1 for an unknown value.
         colours: RGB by value, for masks in full colour.
         advice: what to do about an unknown value.
+        by_palette: as of `read_index_mask`.
     """
 
     labels: LabelSet
     table: NDArray[np.int16]
     colours: Colours = None
     advice: str = ""
+    by_palette: bool = False
 
     def read(self, mask_path: Path, image_path: Path) -> Mask:
         """(H, W) uint8 classes at the size of the upright image; raises DatasetError."""
-        stored = read_index_mask(mask_path, self.colours)
+        stored = read_index_mask(mask_path, self.colours, by_palette=self.by_palette)
         unknown = cv2.LUT(stored, (self.table < 0).astype(np.uint8))
         if unknown.any():
             found = np.unique(stored[unknown > 0]).tolist()
@@ -441,11 +447,36 @@ def values_of(folders: Iterable[Path], masks: Sequence[Path]) -> tuple[Values, t
     """
     names = find_names(folders)
     if names is not None and names.colours:
-        return Values(names.labels, identity(names.labels), names.colours, _advice(names)), ()
+        values = Values(names.labels, identity(names.labels), names.colours, _advice(names), True)
+        return values, ()
     # decided for all masks at once: the grey of VOC's car is a class among colours, else a value
-    coloured = any(map(is_coloured, _sampled(masks)))
+    coloured = any_coloured(masks)
     colours = tuple(voc_colours(VOID)) if coloured else None
     return _unnamed(masks, colours) if names is None else _named(names, masks, colours)
+
+
+def any_coloured(masks: Sequence[Path]) -> bool:
+    """Whether one of a sample of masks is in full colour; others may then have a palette each.
+
+    Raises:
+        DatasetError: none is, and their palettes contradict: an index is not one class.
+    """
+    found = [(path, colours_in(path)) for path in _sampled(masks)]
+    if any(colours is None for _, colours in found):
+        return True
+    seen: dict[int, tuple[Colour, Path]] = {}
+    for path, colours in found:
+        for index, colour in (colours or {}).items():
+            before, other = seen.setdefault(index, (colour, path))
+            if before != colour:
+                raise DatasetError(
+                    f"cannot use the masks in {path.parent}",
+                    found=f"the index {index} has the colour #{bytes(before).hex()} in "
+                    f"{other.name} and #{bytes(colour).hex()} in {path.name}",
+                    do="List name,r,g,b of each class in class_dict.csv beside the folder; or save "
+                    "the masks as grey PNGs, if an index is the same class in all of them.",
+                )
+    return False
 
 
 def _advice(names: Names) -> str:
@@ -455,27 +486,47 @@ def _advice(names: Names) -> str:
 def _named(names: Names, masks: Sequence[Path], colours: Colours) -> tuple[Values, tuple[str, ...]]:
     advice = _advice(names)
     if len(names.names) <= 2 and not colours:
-        present, _ = _present(masks, None)
+        present = _values_in(_present(masks, None)[0])
         if present <= {0, VOID}:
             both = names.names if len(names.names) == 2 else ("background", *names.names)
             return _binary(both, present, names.path, advice)
-    return Values(names.labels, identity(names.labels), colours, advice), ()
+    values = Values(names.labels, identity(names.labels), colours, advice, colours is not None)
+    return values, ()
 
 
 def _unnamed(masks: Sequence[Path], colours: Colours) -> tuple[Values, tuple[str, ...]]:
-    present, count = _present(masks, colours)
+    counts, count = _present(masks, colours)
+    present = _values_in(counts)
     if _is_camvid(masks, present):
         return _camvid_values(), ("file names match CamVid: using its 11 classes",)
     where = masks[0].parent
     advice = f"Name the classes in {NAME_FILES[1]}, one per line, beside the folder of images."
     if present <= {0, VOID} and not colours:
         return _binary(("background", FOREGROUND), present, where, advice)
+    seen = f"{listed(sorted(present), 24)} in {count} of {len(masks)} masks"
+    if not colours and _are_levels(counts):
+        raise DatasetError(
+            f"cannot use the masks in {where}",
+            found=f"they hold grey levels, not class indices: {seen}",
+            do="Save them with the values 0, 1, 2, ..., edges not smoothed; 255 is unlabelled.",
+        )
     top = max([1, *(value for value in present if value != VOID)])
     others = [FOREGROUND] if top == 1 else [f"class_{value}" for value in range(1, top + 1)]
     labels = label_set(("background", *others), where)
-    seen = f"{listed(sorted(present), 24)} in {count} of {len(masks)} masks"
     note = f"no file of class names: classes are named by their values, {seen}"
-    return Values(labels, identity(labels), colours, advice), (note,)
+    return Values(labels, identity(labels), colours, advice, colours is not None), (note,)
+
+
+def _are_levels(counts: NDArray[np.int64]) -> bool:
+    """Whether (256,) pixels of each value are those of masks in grey, where 255 is a class.
+
+    They are if no other value is as small as an index, as in masks of 0, 127 and 255, or if one is
+    nearly 255, as at the edges of binary masks that were smoothed when they were resized.
+    """
+    between = np.flatnonzero(counts[1:VOID]) + 1
+    if not counts[VOID] or not len(between):
+        return False
+    return bool(between[0] > SMALL_INDEX or between[-1] > LARGEST_INDEX)
 
 
 def _binary(
@@ -506,9 +557,13 @@ def _sampled(masks: Sequence[Path]) -> Sequence[Path]:
     return masks[:: max(1, -(-len(masks) // MOST_MASKS_READ))]
 
 
-def _present(masks: Sequence[Path], colours: Colours) -> tuple[set[int], int]:
-    """The values in a sample of the masks, or in all of them if the sample holds only 0, and how
-    many masks were read.
+def _values_in(counts: NDArray[np.int64]) -> set[int]:
+    return {int(value) for value in np.flatnonzero(counts)}
+
+
+def _present(masks: Sequence[Path], colours: Colours) -> tuple[NDArray[np.int64], int]:
+    """(256,) pixels of each value in a sample of the masks, or in all of them if the sample holds
+    only 0, and how many masks were read.
 
     Masks that cannot be read are left to `checks.check`.
 
@@ -519,7 +574,7 @@ def _present(masks: Sequence[Path], colours: Colours) -> tuple[set[int], int]:
     counts = _counts(sampled, colours)
     if len(sampled) < len(masks) and not counts[1:].any():
         sampled, counts = masks, _counts(masks, colours)
-    return {int(value) for value in np.flatnonzero(counts)}, len(sampled)
+    return counts, len(sampled)
 
 
 def _counts(masks: Sequence[Path], colours: Colours) -> NDArray[np.int64]:
@@ -528,7 +583,8 @@ def _counts(masks: Sequence[Path], colours: Colours) -> NDArray[np.int64]:
     failure: DatasetError | None = None
     for path in masks:
         try:
-            counts += np.bincount(read_index_mask(path, colours).ravel(), minlength=256)
+            mask = read_index_mask(path, colours, by_palette=colours is not None)
+            counts += np.bincount(mask.ravel(), minlength=256)
         except DatasetError as error:
             failure = failure or error
     if failure and not counts.any():

@@ -14,6 +14,7 @@ from rtseg.datasets.folders import (
     SPLITS,
     Pair,
     Values,
+    any_coloured,
     images_in,
     read_lines,
     samples_of,
@@ -44,6 +45,7 @@ def index_masks_csv(root: Path) -> Dataset:
         found, found_problems = _pairs(root, folder, split)
         pairs += found
         problems += found_problems
+    any_coloured([pair.mask for pair in pairs])  # their palettes may contradict
     return Dataset(
         root, "masks-csv", values.labels, samples_of(pairs, values.read), tuple(problems)
     )

@@ -6,7 +6,7 @@ their colours in the masks, which are in full colour.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from rtseg.datasets.folders import (
     SPLITS,
     Pair,
     Values,
+    any_coloured,
     identity,
     images_under,
     read_lines,
@@ -90,7 +91,7 @@ def index_voc(root: Path) -> Dataset:
     if not lists:
         for name in found.masks:
             found.add(name, "", root / MASKS)
-    values = _values(root)
+    values = _values(root, [pair.mask for pair in found.pairs.values()])
     return Dataset(
         root,
         "voc",
@@ -124,14 +125,15 @@ def _lists(folder: Path) -> Iterator[tuple[Path, str]]:
             yield paths[stem], ""
 
 
-def _values(root: Path) -> Values:
+def _values(root: Path, masks: Sequence[Path]) -> Values:
     names = find_names([root])
     advice = "Put a labelmap.txt or classes.txt beside JPEGImages to use classes other than VOC's."
     if names is None:
-        return Values(VOC, identity(VOC), voc_colours(21), advice)
+        return Values(VOC, identity(VOC), voc_colours(21), advice, by_palette=True)
+    by_palette = names.colours is not None or any_coloured(masks)
     colours = names.colours or voc_colours(len(names.labels))
     advice = f"{names.path} names the classes: {listed(names.names)}."
-    return Values(names.labels, identity(names.labels), colours, advice)
+    return Values(names.labels, identity(names.labels), colours, advice, by_palette)
 
 
 def _matches(path: Path) -> bool:
