@@ -24,6 +24,8 @@ Colour = tuple[int, int, int]
 VOID = 255
 """The index that stands for "no class" in a mask."""
 
+_SIDE = re.compile("left|right")
+
 MAX_NAME = 200
 """Limit of the length of names."""
 
@@ -109,6 +111,17 @@ class LabelSet:
         parts = {index for each, index in plain.items() if each in _PARTS}
         rest = set(plain.values()) - parts - {self.background}
         return frozenset(parts if len(parts) > len(rest) and self.background is not None else ())
+
+    @property
+    def mirrored(self) -> tuple[int, ...]:
+        """The class that each is in a mirror image: the right arm of a left one, most are the same.
+
+        Two classes belong together if their names differ in "left" and "right" only.
+        """
+        known = {name.casefold(): index for index, name in enumerate(self.names)}
+        sides = {"left": "right", "right": "left"}
+        others = (_SIDE.sub(lambda side: sides[side[0]], name) for name in known)
+        return tuple(known.get(other, index) for index, other in enumerate(others))
 
     def foreground(self, selected: frozenset[int] | None) -> frozenset[int]:
         """The selected classes (None means all) without the background."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,25 @@ def test_passes_are_mirrored_back_and_scales_change_the_input(image: np.ndarray)
     plain, mirrored = fitted()[0], image[:, ::-1]
     both = [Segmenter(Averaged(plain, tta=True))(each) for each in (image, mirrored)]
     assert np.allclose(both[0].scores, both[1].scores[..., ::-1], atol=1e-5)
+
+
+class Sides(Brightness):
+    """The left side of its input is one class, the right side another."""
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        dark, _, _ = np.moveaxis(super().__call__(batch), 1, 0)
+        slope = np.broadcast_to(np.linspace(4, -4, dark.shape[2], dtype=np.float32), dark.shape)
+        return np.stack([np.full_like(dark, -4), slope, -slope], 1)
+
+
+def test_left_and_right_change_places_in_mirrored_passes(image: np.ndarray) -> None:
+    network = Sides((64, 64), fixed=True)
+    network.spec = replace(network.spec, labels=replace(LABELS, names=("none", "left", "Right")))
+    alone, both = (Segmenter(Averaged(network, tta=tta))(image) for tta in (False, True))
+    assert (both.mask == alone.mask).all()
+    differences = (each.scores - each.scores[:1] for each in (both, alone))
+    assert np.allclose(*differences, atol=1e-4)
+    assert (both.mask[:, :256] == 1).all()
 
 
 def test_the_mean_is_of_probabilities() -> None:

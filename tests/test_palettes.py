@@ -216,3 +216,12 @@ def test_colours_by_name_are_those_of_the_class_in_every_network() -> None:
         assert colours == {CITYSCAPES.colours[CITYSCAPES.index(name)]}
     assert found[0][0] == (0, 0, 0)
     assert palette("names", 2, ("sofa", "x")) == palette("names", 2, ("couch", "x"))
+
+
+def test_left_and_right_are_each_other_in_a_mirror_image() -> None:
+    mirrored = [LIP.names[index] for index in LIP.mirrored]
+    swapped = {"left-arm": "right-arm", "left-leg": "right-leg", "left-shoe": "right-shoe"}
+    swapped |= {other: one for one, other in swapped.items()}
+    assert mirrored == [swapped.get(name, name) for name in LIP.names]
+    names = ("Bright", "armLEFT", "arm, left", "leftover", "ArmRight", "left")
+    assert LabelSet(names, colours_by_name(names), None).mirrored == (0, 4, 2, 3, 1, 5)

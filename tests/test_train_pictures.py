@@ -75,6 +75,20 @@ def test_masks_move_with_their_pictures(seed: int) -> None:
     assert (bright == 2 - labels)[known].mean() > 0.93
 
 
+def test_left_and_right_change_places_where_an_image_is_flipped() -> None:
+    image, mask = blots(size=(80, 112))
+    still = replace(CALM, size=(80, 112), rotation=0, flip=0.5, scale=(1.0, 1.0))
+    seen = set()
+    for seed in range(8):
+        with seeded(seed):
+            picture, labels = augment.training(still, SPEC, 0, (0, 2, 1))(image, mask)
+        flipped = (undone(picture) == image[:, ::-1, ::-1]).all()
+        seen.add(bool(flipped))
+        expected = np.array([0, 2, 1])[mask[:, ::-1]] if flipped else mask
+        assert (labels.numpy() == expected).all()
+    assert seen == {False, True}
+
+
 def test_outside_a_picture_is_the_mean_colour_and_no_class() -> None:
     image, mask = blots()
     small = replace(CALM, scale=(0.5, 0.5), rotation=0)

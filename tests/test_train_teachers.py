@@ -130,11 +130,11 @@ def test_soft_labels_with_all_classes_of_the_first_teacher(suite: Path) -> None:
     few = replace(mix.labels, names=NAMES[:2], colours=mix.labels.colours[:2])
     teachers = [teacher(suite.parent / "teacher.onnx")]
     plain, none = soft_labels(teachers, few, mix.samples[:1], ignore)
-    found, count = soft_labels(teachers, few, mix.samples[:1], ignore, own=True)
-    assert (none, count) == (0, len(NAMES))
+    found, own = soft_labels(teachers, few, mix.samples[:1], ignore, own=True)
+    assert (none, own) == ((), tuple(range(len(NAMES))))
     assert set(plain.values()).isdisjoint(found.values())
     name = mix.samples[0].name
-    soft = read_soft(found[name], 2 + count)
+    soft = read_soft(found[name], 2 + len(own))
     assert (soft[:3] == read_soft(plain[name], 2)).all()
     assert (soft[3:].argmax(0) == mix.samples[0].read_mask()).mean() > 0.98
 
@@ -323,6 +323,22 @@ def test_soft_labels_move_with_their_image() -> None:
         assert (moved[0] == UNTRUSTED)[outside].all()
         between = borders(labels[None], 1)[0] > 0  # where soft labels are in between as well
         assert (moved[1:].argmax(0) == labels)[~outside & ~between].all()
+
+
+def test_soft_labels_of_a_left_arm_are_those_of_a_right_one_in_a_mirrored_image() -> None:
+    """Of the classes that are trained, and of those that the teacher has in another order."""
+    mask = np.zeros(SIZE, np.uint8)
+    mask[:, :10], mask[:, 40:] = 1, 2
+    own = np.array([2, 0, 1], np.uint8)[mask]  # left, right, nothing
+    planes = [mask == index for index in range(3)] + [own == index for index in range(3)]
+    soft = np.stack([np.zeros(SIZE), *planes]).astype(np.uint8) * 255
+    options = TrainOptions("x", size=SIZE, scale=(1.0, 1.0), rotation=0, flip=1.0)
+    transform = augment.training(options, InputSpec(SIZE), 0, (0, 2, 1, 3 + 1, 3 + 0, 3 + 2))
+    _, labels, moved = transform(np.zeros((*SIZE, 3), np.uint8), mask, None, soft)
+    expected = np.array([0, 2, 1], np.uint8)[mask[:, ::-1]]
+    assert (labels.numpy() == expected).all()
+    assert (moved[1:4].argmax(0).numpy() == expected).all()
+    assert (moved[4:].argmax(0).numpy() == np.array([2, 0, 1])[expected]).all()
 
 
 def test_what_is_pasted_is_not_the_teachers() -> None:

@@ -60,6 +60,7 @@ class Averaged(Backend):
         self.spec, self.input_size = inner.spec, inner.input_size
         self.lanes, self.gains_by_lanes = inner.lanes, inner.gains_by_lanes
         self._inner, self._tta, self._window, self._overlap = inner, tta, window, overlap
+        self._mirrored = list(inner.spec.labels.mirrored)
         self.info = inner.info
         self._tell()
 
@@ -119,7 +120,7 @@ class Averaged(Backend):
                 mirrored = self._probabilities(
                     self._inner(np.ascontiguousarray(small[None, :, ::-1]))
                 )
-                scores = (scores + mirrored[0, :, :, ::-1]) / 2
+                scores = (scores + mirrored[0, self._mirrored, :, ::-1]) / 2
             yield scores
 
     def _probabilities(self, scores: F32) -> F32:

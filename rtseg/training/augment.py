@@ -136,11 +136,18 @@ class Transform:
         return framed, classes, margins
 
 
-def training(options: TrainOptions, spec: InputSpec, background: int | None = None) -> Transform:
+def training(
+    options: TrainOptions,
+    spec: InputSpec,
+    background: int | None = None,
+    mirrored: tuple[int, ...] = (),
+) -> Transform:
     """Random scale, shape, rotation, crop and flip; what is pasted; colours, blur, JPEG, noise.
 
     Args:
         background: the class that is no object.
+        mirrored: the class that each becomes where an image is flipped, as `LabelSet.mirrored`;
+            then, counted on, those of the teacher. Empty if none changes.
     """
     v2 = _v2()
     geometry = _Crop(
@@ -150,6 +157,7 @@ def training(options: TrainOptions, spec: InputSpec, background: int | None = No
         options.rotation,
         options.flip,
         _mean_colour(spec),
+        mirrored,
     )
     jitter = v2.ColorJitter(options.brightness, options.contrast, options.saturation)
     colours = [
@@ -249,6 +257,7 @@ class _Crop(nn.Module):
         rotation: by up to this many degrees.
         flip: share of the crops that are flipped.
         fill: colour outside of the image; labels and soft labels are 255 there.
+        mirrored: as of `training`.
     """
 
     def __init__(
@@ -259,10 +268,13 @@ class _Crop(nn.Module):
         rotation: float,
         flip: float,
         fill: list[int],
+        mirrored: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.size, self.scale, self.aspect = size, scale, aspect
         self.rotation, self.flip, self.fill = rotation, flip, fill
+        self._mirrored = np.arange(256, dtype=np.uint8)
+        self._mirrored[: len(mirrored)] = mirrored
 
     def forward(self, image: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
         """The crop of the (3, H, W) image, of its (H, W) labels and (C, H, W) soft labels."""
@@ -275,7 +287,7 @@ class _Crop(nn.Module):
         less = min(width, scaled[1]), min(height, scaled[0])
         if less != (width, height):  # a warp alone would skip pixels
             pixels = cv2.resize(pixels, less, interpolation=cv2.INTER_AREA)
-        place = self._place(scaled)
+        place, flipped = self._place(scaled)
 
         def warped(plane: NDArray[np.uint8], smooth: bool, fill: list[int]) -> Tensor:
             flags = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST
@@ -285,15 +297,24 @@ class _Crop(nn.Module):
 
         crops = [warped(pixels, True, self.fill).permute(2, 0, 1).contiguous()]
         for mask in masks:
+            stored = mask.numpy()
             if mask.ndim == 2:
-                crops.append(warped(mask.numpy(), False, [VOID]))
+                labels = self._mirrored[stored] if flipped else stored
+                crops.append(warped(labels, False, [VOID]))
             else:
-                planes = enumerate(mask.numpy())  # the first is sharp: untrusted where VOID is
+                if flipped:
+                    stored = stored[
+                        [0, *(1 + i for i in self._mirrored[: len(stored) - 1].tolist())]
+                    ]
+                planes = enumerate(stored)  # the first is sharp: untrusted where VOID is
                 crops.append(torch.stack([warped(p, i > 0, [UNTRUSTED]) for i, p in planes]))
         return tuple(crops)
 
-    def _place(self, scaled: tuple[int, int]) -> NDArray[np.float64]:
-        """A random (3, 3) map from pixels of the scaled image, (height, width), to the crop's."""
+    def _place(self, scaled: tuple[int, int]) -> tuple[NDArray[np.float64], bool]:
+        """A random (3, 3) map from pixels of the scaled image, (height, width), to the crop's.
+
+        And whether it flips.
+        """
         middle = (scaled[1] - 1) / 2, (scaled[0] - 1) / 2
         angle = _uniform(-self.rotation, self.rotation)
         turned = np.vstack([cv2.getRotationMatrix2D(middle, angle, 1.0), (0, 0, 1)])
@@ -302,9 +323,9 @@ class _Crop(nn.Module):
             for free in (scaled[1] - self.size[1], scaled[0] - self.size[0])
         )
         moved = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]], np.float64)
-        if _chance(self.flip):
+        if flipped := _chance(self.flip):
             moved = np.array([[-1, 0, self.size[1] - 1], [0, 1, 0], [0, 0, 1]]) @ moved
-        return moved @ turned
+        return moved @ turned, flipped
 
 
 def _blurred(planes: Tensor, sigma: float) -> Tensor:

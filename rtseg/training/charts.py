@@ -162,7 +162,7 @@ def draw_views(path: Path, data: Data, options: TrainOptions) -> None:
         SinkError: the file cannot be written.
     """
     labels, spec = data.classes.labels, InputSpec(options.size)
-    random = augment.training(options, spec, labels.background)
+    random = augment.training(options, spec, labels.background, labels.mirrored)
     images = TrainingImages(data.split["train"], data.classes.from_dataset, random)
     order = Shuffled([s.weight for s in images.samples], VIEWS, options.seed, 0, 1)
     table, shown = overlay_table(labels, ALPHA), []

@@ -34,7 +34,7 @@ from rtseg.nets.build import backbone_state, backbone_weights, build, family_of
 from rtseg.nets.onnx_file import convolutions
 from rtseg.nets.state import TRAINING_ONLY, check_weights, own_names, read_checkpoint
 from rtseg.nets.weights import Progress, fetch, weights_path
-from rtseg.text import counted, user_path
+from rtseg.text import counted, listed, user_path
 from rtseg.training.folder import Callback, RunFolder, Split
 from rtseg.training.loop import load_state
 from rtseg.training.losses import parse_terms, parse_weights
@@ -286,7 +286,8 @@ class Prepared:
         spec: of the finished model, without its mean IoU.
         state: of the resumed run, as `load_state` returns it; None for a new run.
         soft: sample name -> file of its soft labels; empty without teachers.
-        taught: classes of the first teacher that the network learns besides, T of `Soft`.
+        taught: for each class of the first teacher that the network learns besides, of the T of
+            `Soft`, the class that it is in a mirror image.
         folded: as `Start.folded`.
     """
 
@@ -299,7 +300,7 @@ class Prepared:
     spec: ModelSpec
     state: dict[str, Any] | None
     soft: Mapping[str, Path]
-    taught: int = 0
+    taught: tuple[int, ...] = ()
     folded: bool = False
 
 
@@ -339,7 +340,7 @@ def prepare(
     if taught:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            ClassHead(network, taught)
+            ClassHead(network, len(taught))
     return Prepared(
         options, folder, dataset, classes, split, network, spec, state, soft, taught, folded
     )
@@ -354,7 +355,7 @@ def _opened(options: TrainOptions, callback: Callback) -> Dataset:
 
 def _taught(
     options: TrainOptions, classes: ClassMap, split: Split, callback: Callback
-) -> tuple[dict[str, Path], int]:
+) -> tuple[dict[str, Path], tuple[int, ...]]:
     """What the teachers of a mix say of the training images, as `soft_labels` returns it."""
     path, own = Path(options.dataset), options.teacher_classes > 0
     teachers = read_suite(path).networks if path.suffix.lower() == ".toml" else ()
@@ -365,7 +366,7 @@ def _taught(
             do="Name one in a mix of datasets, as [[network]]",
         )
     if not teachers or not (options.teacher_weight or own):
-        return {}, 0
+        return {}, ()
     names = ", ".join(teacher.name or teacher.model for teacher in teachers)
     classes_too = f", and all its classes, weight {options.teacher_classes:g}" if own else ""
     callback.note("teachers", f"{names}, weight {options.teacher_weight:g}{classes_too}")
@@ -418,6 +419,8 @@ def open_data(
         for warning in (*leaks(split), *alike(split, contents.looks)):
             callback.note("warning", warning)
     _report(callback, dataset, classes, split, origin)
+    if options.flip and (note := _swapped(classes.labels)):
+        callback.note("note", note)
     return Data(dataset, classes, split, origin, contents)
 
 
@@ -593,6 +596,16 @@ def _report(
         callback.note("note", note)
     sizes = ", ".join(f"{name} {len(samples)}" for name, samples in split.items())
     callback.note("split", f"{sizes}; {origin}")
+
+
+def _swapped(labels: LabelSet) -> str:
+    """A line on the classes that change places in mirror images; "" if none does."""
+    pairs = [
+        f"{labels.names[index]} and {labels.names[other]}"
+        for index, other in enumerate(labels.mirrored)
+        if index < other
+    ]
+    return f"in mirrored images these change places: {listed(pairs)}" if pairs else ""
 
 
 def _report_network(callback: Callback, started: Start, spec: ModelSpec) -> None:

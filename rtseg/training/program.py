@@ -235,7 +235,7 @@ def _loaders(fabric: Fabric, made: Prepared, callback: Callback) -> Loaders:
     train = TrainingImages(
         made.split["train"],
         table,
-        augment.training(options, spec, made.spec.labels.background),
+        augment.training(options, spec, made.spec.labels.background, _mirrored(made)),
         partial(_soft, made) if made.soft else None,
         len(made.spec.labels),
     )
@@ -285,7 +285,13 @@ def _some_images(made: Prepared) -> Tensor:
 
 
 def _soft(made: Prepared, sample: Sample) -> Soft:
-    return read_soft(made.soft[sample.name], len(made.spec.labels) + made.taught)
+    return read_soft(made.soft[sample.name], len(made.spec.labels) + len(made.taught))
+
+
+def _mirrored(made: Prepared) -> tuple[int, ...]:
+    """As of `augment.training`: the trained classes, then the teacher's."""
+    own = made.spec.labels.mirrored
+    return (*own, *(len(own) + index for index in made.taught))
 
 
 def _weighed(spec: ModelSpec, weights: tuple[float, ...] | None) -> str:

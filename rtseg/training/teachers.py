@@ -48,8 +48,10 @@ def soft_labels(
     progress: Callable[[int, int], None],
     *,
     own: bool = False,
-) -> tuple[dict[str, Path], int]:
-    """Sample name -> file of its `Soft`, computed unless it is in the cache; and T.
+) -> tuple[dict[str, Path], tuple[int, ...]]:
+    """Sample name -> file of its `Soft`, computed unless it is in the cache.
+
+    And T numbers: the class that each class of the first teacher is in a mirror image.
 
     The teachers' probabilities are averaged by their weights. Where their most probable classes
     differ, none is trusted.
@@ -57,7 +59,7 @@ def soft_labels(
     Args:
         labels: the K classes that are trained.
         progress: called as progress(images done, all of them).
-        own: with all classes of the first teacher; T is 0 otherwise.
+        own: with all T classes of the first teacher; T is 0 otherwise.
 
     Raises:
         UsageError: a teacher has no class in common with `labels`.
@@ -69,11 +71,11 @@ def soft_labels(
         opened = [stack.enter_context(_Teacher(spec, labels)) for spec in teachers]
         keyed = [t.key for t in opened] + ["own"] * own
         key = hashlib.sha256(repr(keyed).encode()).hexdigest()[:16]
-        more = opened[0].count if own else 0
+        more = opened[0].mirrored if own else ()
         for done, sample in enumerate(samples):
             progress(done, len(samples))
             path = cache_path(KIND, f"{key}-{_digest(sample)}.npz")
-            if _read(path, len(labels) + more) is None:
+            if _read(path, len(labels) + len(more)) is None:
                 _write(path, _asked(opened, sample.read_image(), len(labels), own=own))
             found[sample.name] = path
         progress(len(samples), len(samples))
@@ -168,7 +170,7 @@ class _Teacher:
         classes = ClassMap.between(labels, model.spec.labels, spec.classes)
         assert classes.from_network is not None, "a network has two sides"
         self.tables: tuple[Table, Table] = classes.from_dataset, classes.from_network
-        self._scored, self.count = len(classes.labels), len(model.spec.labels)
+        self._scored, self.mirrored = len(classes.labels), model.spec.labels.mirrored
         self.weight = spec.weight
         policy = InputPolicy.parse(spec.imgsz) if spec.imgsz else None
         self._network = Network(spec.name or spec.model, model, policy, refine=spec.refine)
@@ -198,7 +200,7 @@ class _Teacher:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         scored = np.zeros((self._scored + 1, size[1], size[0]), np.float32)  # the last is nothing
         several = []
-        for index in range(self.count):
+        for index in range(len(self.mirrored)):
             if theirs[index] != VOID or own:
                 probability = segmentation.probability(index)
                 small = cv2.resize(probability, size, interpolation=cv2.INTER_AREA)
