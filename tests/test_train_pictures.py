@@ -89,6 +89,16 @@ def test_left_and_right_change_places_where_an_image_is_flipped() -> None:
     assert seen == {False, True}
 
 
+def test_a_teacher_may_have_any_number_of_classes_where_an_image_is_flipped() -> None:
+    image, mask = blots(size=(80, 112))
+    mask[0] = VOID
+    still = replace(CALM, size=(80, 112), rotation=0, flip=1.0, scale=(1.0, 1.0))
+    mirrored = (0, 2, 1, *(3 + index for index in reversed(range(300))))
+    _, labels = augment.training(still, SPEC, 0, mirrored)(image, mask)
+    expected = np.where(mask == VOID, VOID, np.array([0, 2, 1])[mask % VOID])[:, ::-1]
+    assert (labels.numpy() == expected).all()
+
+
 def test_outside_a_picture_is_the_mean_colour_and_no_class() -> None:
     image, mask = blots()
     small = replace(CALM, scale=(0.5, 0.5), rotation=0)

@@ -273,8 +273,7 @@ class _Crop(nn.Module):
         super().__init__()
         self.size, self.scale, self.aspect = size, scale, aspect
         self.rotation, self.flip, self.fill = rotation, flip, fill
-        self._mirrored = np.arange(256, dtype=np.uint8)
-        self._mirrored[: len(mirrored)] = mirrored
+        self.mirrored = mirrored if sorted(mirrored) != list(mirrored) else ()
 
     def forward(self, image: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
         """The crop of the (3, H, W) image, of its (H, W) labels and (C, H, W) soft labels."""
@@ -297,18 +296,24 @@ class _Crop(nn.Module):
 
         crops = [warped(pixels, True, self.fill).permute(2, 0, 1).contiguous()]
         for mask in masks:
-            stored = mask.numpy()
+            stored = self._in_mirror(mask.numpy()) if flipped else mask.numpy()
             if mask.ndim == 2:
-                labels = self._mirrored[stored] if flipped else stored
-                crops.append(warped(labels, False, [VOID]))
+                crops.append(warped(stored, False, [VOID]))
             else:
-                if flipped:
-                    stored = stored[
-                        [0, *(1 + i for i in self._mirrored[: len(stored) - 1].tolist())]
-                    ]
                 planes = enumerate(stored)  # the first is sharp: untrusted where VOID is
                 crops.append(torch.stack([warped(p, i > 0, [UNTRUSTED]) for i, p in planes]))
         return tuple(crops)
+
+    def _in_mirror(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Labels, or soft labels, with the classes that they become where the image is flipped."""
+        if not self.mirrored:
+            return mask
+        if mask.ndim == 3:
+            return mask[[0, *(1 + index for index in self.mirrored[: len(mask) - 1])]]
+        table = np.arange(VOID + 1, dtype=np.uint8)
+        labels = self.mirrored[:VOID]  # those of the teacher, further on, are in no mask
+        table[: len(labels)] = np.array(labels).clip(max=VOID)
+        return table[mask]
 
     def _place(self, scaled: tuple[int, int]) -> tuple[NDArray[np.float64], bool]:
         """A random (3, 3) map from pixels of the scaled image, (height, width), to the crop's.
