@@ -198,21 +198,30 @@ def test_choices_are_those_of_the_tables() -> None:
 
 def test_help_is_grouped_and_complete() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "rtseg", "--help"],
+        [sys.executable, "-m", "rtseg", "run", "--help"],
         capture_output=True,
         text=True,
         check=True,
         env={"COLUMNS": "100", "TERM": "dumb"},
     )
     assert done.stderr == ""
-    groups = ["Commands", "Source", "Model", "View", "Output", "Run"]
+    groups = ["Source", "Model", "View", "Output", "Run"]
     places = [done.stdout.index(f"─ {group} ─") for group in groups]
     assert places == sorted(places)
     names = [word for word in EVERYTHING if word.startswith("--")]
     for name in [*names, "--no-show", "--headless", "--opacity", "--config"]:
         assert name in done.stdout, name
-    for verb in ("run", "models", "cameras", "doctor", "demo", "--install-completion"):
-        assert verb in done.stdout
+
+
+def test_help_without_a_verb_lists_the_verbs_on_one_screen(capsys: Capture) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    for verb in (*LAYOUTS, "models", "--install-completion"):
+        assert f"│ {verb} " in said
+    assert "rtseg run --help" in said
+    assert "--camera 0 " in said
+    assert "--fourcc" not in said
+    assert "Keys in the window" not in said
 
 
 @pytest.mark.parametrize(

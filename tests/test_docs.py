@@ -15,7 +15,7 @@ from rtseg.cli.reference import reference
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 PAGES = sorted([README, *(ROOT / "docs").glob("*.md")])
-FLAG = re.compile(r"--[a-z][a-z0-9-]*")
+FLAG = re.compile(r"(?<![\w-])-(?:-[a-z][a-z0-9-]*|[a-z]\b)")
 VERBS = {
     title: set(FLAG.findall(text))
     for title, text in re.findall(
@@ -26,9 +26,10 @@ VERBS = {
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The arguments of every `rtseg ...` in the indented lines of a page, without comments."""
+    """The arguments of every `rtseg ...` of a page, indented or in backticks, without comments."""
     text = page.read_text("utf-8").replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.startswith("    ")]
+    lines += re.findall(r"`(rtseg [^`]*)`", text)
     parts = [part for line in lines for part in re.split(r"&&|\|", line.partition("    #")[0])]
     found = [shlex.split(part, comments=True) for part in parts if part.split()[:1] == ["rtseg"]]
     return [words[1:] for words in found]
@@ -59,7 +60,7 @@ def test_commands_use_flags_of_their_verb(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_flag_that_is_named_exists(page: Path) -> None:
     known = set(FLAG.findall(reference())) | {"--help"}
-    others = {"--cpus", "--force-reinstall", "--upgrade", "--no-deps"}  # docker's and pip's
+    others = {"--cpus", "--force-reinstall", "--index-url", "--upgrade", "--no-deps"}
     text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text))
     assert named <= known | others, named - known - others

@@ -53,7 +53,10 @@ def test_a_capital_is_its_small_letter_and_an_unknown_key_is_none() -> None:
 
 def test_the_terminal_help_and_the_docs_list_every_key() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "rtseg", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "rtseg", "run", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     page = (ROOT / "docs" / "run.md").read_text("utf-8")
     for line in as_text().splitlines():

@@ -213,7 +213,8 @@ class NetworkOptions(BackendOptions):
     """Which network, with which weights, and how it is run.
 
     Attributes:
-        model: A name of `rtseg models`, an ONNX or OpenVINO file, a checkpoint, or a folder.
+        model: A name of `rtseg models`, an ONNX or OpenVINO file, a checkpoint, or a folder;
+            default is person.
         weights: Weights file, or "random" for timing only.
         backend: Library that runs the model.
         imgsz: Input size: HxW, one number, or auto (default), which follows the frame's shape.

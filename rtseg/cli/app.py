@@ -107,12 +107,13 @@ def _dispatch(arguments: Sequence[str], stop: Stop) -> int:
 
     from rtseg.cli.commands import build_app, prepare, usage_error, verb_of
 
-    app = build_app(stop, verb_of(arguments))
+    verb = verb_of(arguments)
+    app = build_app(stop, verb)
     tokens = prepare(app, arguments)
     try:
         command, bound, _ = app.parse_args(tokens, print_error=False, exit_on_error=False)
     except CycloptsError as error:
-        raise usage_error(error) from error
+        raise usage_error(error, verb or "run") from error
     return _as_exit_code(command(*bound.args, **bound.kwargs))
 
 

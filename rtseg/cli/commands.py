@@ -38,7 +38,8 @@ rtseg clip.mp4 -o out.mp4   a clip, into a file
 rtseg rtsp://host/stream    a stream
 rtseg 0 clip.mp4            several at once, in a grid
 
-The default command is run. Use -i for a file that is named like a command.
+Without a command, rtseg runs `run`: rtseg run --help lists its flags and keys.
+Use -i for a file that is named like a command.
 """
 
 KEYS = f"Keys in the window:\n\n{keys.as_text()}"
@@ -67,14 +68,19 @@ def build_app(stop: Stop, verb: str | None = None) -> App:
 
     Args:
         stop: what a run listens to.
-        verb: the only one that gets its flags, to start sooner; None gives all of them theirs.
+        verb: the only one that gets its flags, to start sooner; None gives all of them theirs,
+            "" none.
     """
 
     def takes_flags_of(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
         return takes(LAYOUTS[name] if verb in (None, name) else ())
 
     app = App(
-        name="rtseg", version=__version__, help=HELP, help_epilogue=KEYS, help_format="plaintext"
+        name="rtseg",
+        version=__version__,
+        help=HELP,
+        help_epilogue=KEYS if verb != "" else "",
+        help_format="plaintext",
     )
 
     @takes_flags_of("run")
@@ -207,9 +213,11 @@ def _models_app(stop: Stop) -> App:
 
 
 def verb_of(arguments: Sequence[str]) -> str | None:
-    """The verb whose flags the arguments need; None if all do."""
+    """The verb whose flags the arguments need; None if all do, "" if none does."""
     if "--install-completion" in arguments:
         return None
+    if arguments and arguments[0] in ("-h", "--help"):
+        return ""
     first = arguments[0] if arguments else "run"
     return first if first in (*LAYOUTS, "models") else "run"
 
@@ -234,13 +242,14 @@ def _check_verb(word: str, verbs: Iterable[str]) -> None:
             raise UsageError(f"cannot run {word}", found=found, do=f"Did you mean rtseg {meant}?")
 
 
-def usage_error(error: CycloptsError) -> UsageError:
-    """A parse error in our words."""
+def usage_error(error: CycloptsError, verb: str) -> UsageError:
+    """A parse error of the flags of `verb`, in our words."""
+    see = f"See rtseg {verb} --help"
     if isinstance(error, UnusedCliTokensError):
         extra = " ".join(error.unused_tokens or ())
-        return UsageError(f"unexpected argument: {extra}", do="See rtseg --help")
+        return UsageError(f"unexpected argument: {extra}", do=see)
     words = " ".join(str(error).split())
-    return UsageError(words, do="" if words.endswith("?") else "See rtseg --help")
+    return UsageError(words, do="" if words.endswith("?") else see)
 
 
 def _joined_dashes(tokens: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The table of keys, from which the window, its help, `rtseg --help` and the tests are made.
+"""The table of keys, from which the window, its help, `rtseg run --help` and the tests are made.
 
 Loads no library.
 """
