@@ -17,6 +17,7 @@ import pytest
 from av.stream import Disposition
 from sink_frames import rendered, write
 
+from rtseg.cli.app import main
 from rtseg.files import leftovers
 from rtseg.sources import SourceOptions, open_source
 
@@ -462,6 +463,18 @@ def test_a_part_ends_with_its_picture_and_a_whole_clip_with_its_sound(suffix, tm
     assert check(tmp_path / f"out{suffix}", 1) == pytest.approx(1.0, abs=0.06)
     copied(source, tmp_path / f"out{suffix}")
     assert check(tmp_path / f"out{suffix}") == pytest.approx(2.5, abs=0.06)
+
+
+@pytest.mark.parametrize("thinned", [["--every", "15"], ["--fps-cap", "0.7"]])
+def test_a_clip_of_which_frames_are_left_out_keeps_all_of_its_sound(thinned, tmp_path) -> None:
+    source = made(tmp_path / "in.mp4", Sound("aac"))
+    out = tmp_path / "out.mp4"
+    assert main([str(source), "-m", "stub", "-q", "-o", str(out), *thinned]) == 0
+    assert clicks(out) == clicks(source)
+    with av.open(str(out)) as container:
+        (video,) = container.streams.video
+        assert 1 < video.frames < 4
+        assert float(video.duration * video.time_base) == pytest.approx(SECONDS, abs=0.001)
 
 
 SOURCES = {

@@ -17,21 +17,23 @@ from rtseg.contracts import Source, SourceInfo
 from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame
 from rtseg.sources import SourceOptions, open_source
-from rtseg.sources.wrappers import Every, Limit, Loop, Rotated, count_between, select, span
+from rtseg.sources.wrappers import Capped, Every, Limit, Loop, Rotated, count_between, select, span
 from rtseg.stats import ManualClock
 
 SMALL = "test://?size=96x64&fps=10&frames=20"
 
 
 class Listed(Source):
-    """Frames at the given times; fails at the end when told to."""
+    """Frames at the given times, each for `lasts` seconds; fails at the end when told to."""
 
-    def __init__(self, times: list[float], *, fails: bool = False, live: bool = False) -> None:
+    def __init__(
+        self, times: list[float], *, fails: bool = False, live: bool = False, lasts: float = 0.0
+    ) -> None:
         super().__init__(ManualClock())
         self.info = SourceInfo("a list", 4, 2, frame_count=len(times), live=live)
         self.released = 0
         self.warning = ""
-        self._times, self._fails, self._index = times, fails, 0
+        self._times, self._fails, self._index, self._lasts = times, fails, 0, lasts
 
     def _read(self) -> Frame | None:
         if self._index == len(self._times):
@@ -40,7 +42,8 @@ class Listed(Source):
             self.warnings += [self.warning] if self.warning else []
             return None
         index, self._index = self._index, self._index + 1
-        return Frame(np.zeros((2, 4, 3), np.uint8), index, self._times[index], 5.0)
+        image = np.zeros((2, 4, 3), np.uint8)
+        return Frame(image, index, self._times[index], 5.0, lasts=self._lasts)
 
     def _release(self) -> None:
         self.released += 1
@@ -128,6 +131,30 @@ def test_every_counts_anew_for_live_sources() -> None:
     assert [f.index for f in source] == [0, 1, 2]
 
 
+def durations(source: Source) -> list[float]:
+    return [round(frame.lasts, 6) for frame in source]
+
+
+def test_a_frame_lasts_until_the_next_that_is_kept_or_the_end() -> None:
+    times = [0.0, 0.1, 0.2, 0.5, 0.6, 0.7, 0.8, 0.9]
+    assert durations(Every(Listed(times, lasts=0.1), 3)) == [0.5, 0.3, 0.2]
+    assert durations(Every(Listed(times, lasts=0.1), 20)) == [1.0]
+    assert durations(Capped(Listed(times, lasts=0.1), 1.0)) == [0.8, 0.2]
+    assert durations(Every(Listed(times), 3)) == [0.0, 0.0, 0.0], "where none is known"
+
+
+def test_a_live_frame_does_not_wait_for_the_next_that_is_kept() -> None:
+    source = iter(Every(Listed([0.0, 0.1], live=True, lasts=0.1, fails=True), 2))
+    assert next(source).index == 0
+
+
+def test_a_source_that_fails_among_frames_left_out_fails_behind_the_one_before() -> None:
+    source = iter(Every(Listed([0.0, 0.1, 0.2, 0.3], lasts=0.1, fails=True), 3))
+    assert [next(source).index, next(source).index] == [0, 3]
+    with pytest.raises(SourceError, match="the list was lost"):
+        next(source)
+
+
 def test_max_frames() -> None:
     with open_source(SMALL, SourceOptions(max_frames=4)) as source:
         assert source.info.frame_count == 4
@@ -136,6 +163,13 @@ def test_max_frames() -> None:
     with open_source(SMALL, SourceOptions(max_frames=400)) as source:
         assert source.info.frame_count == 20
         assert len(list(source)) == 20
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_single_frame_is_known_to_be_one(live: bool) -> None:
+    source = Listed([0.0, 1.0], live=live)
+    source.info = replace(source.info, frame_count=None)
+    assert (Limit(source, 1).info.frame_count, Limit(source, 2).info.frame_count) == (1, None)
 
 
 def test_max_frames_does_not_read_the_frame_after() -> None:

@@ -11,7 +11,7 @@ from math import ceil
 import cv2
 
 from rtseg.contracts import Source, SourceInfo
-from rtseg.errors import UsageError
+from rtseg.errors import SourceError, UsageError
 from rtseg.frame import Frame
 from rtseg.planes import converted
 from rtseg.sources.options import SourceOptions, cannot_loop
@@ -261,9 +261,54 @@ class Loop(Wrapper):
             self.warnings += [w for w in self._inner.warnings if w not in self.warnings]
 
 
-class Every(Wrapper):
-    """Keeps every Nth frame. Frames of a file keep their numbers; those of a live source are
-    renumbered, as a gap would count as a drop."""
+class Thinned(Wrapper):
+    """Leaves frames out. Frames of a file keep their numbers; those of a live source are renumbered,
+    as a gap would count as a drop.
+
+    A frame whose duration is known lasts until the next one that is kept: behind the last one, up
+    to where those that were left out end. So a file is read on up to there, and what is written
+    lasts as long as its source, with all of its audio.
+    """
+
+    def __init__(self, inner: Source) -> None:
+        self._held: Frame | None = None
+        self._failure: SourceError | None = None
+        self._left_out = 0
+        super().__init__(inner)
+
+    @abstractmethod
+    def _takes(self, frame: Frame) -> bool:
+        """Whether to keep the next frame of the inner source."""
+
+    def _read(self) -> Frame | None:
+        frame, self._held = self._held, None
+        if self._failure is not None:
+            raise self._failure
+        while frame is None:
+            frame = self._next()
+            if frame is None:
+                return None
+            if not self._takes(frame):
+                self._left_out, frame = self._left_out + 1, None
+        if self.info.live:
+            return replace(frame, index=frame.index - self._left_out)
+        return self._until_next(frame) if frame.lasts else frame
+
+    def _until_next(self, frame: Frame) -> Frame:
+        end = frame.pts + frame.lasts
+        try:
+            while (after := self._next()) is not None and not self._takes(after):
+                self._left_out += 1
+                end = after.pts + (after.lasts or frame.lasts)
+        except SourceError as error:  # raised once this frame was delivered
+            self._failure, after = error, None
+        self._held = after
+        lasts = (end if after is None else after.pts) - frame.pts
+        return replace(frame, lasts=lasts, captured_at=self.clock.now())
+
+
+class Every(Thinned):
+    """Keeps every Nth frame."""
 
     def __init__(self, inner: Source, every: int) -> None:
         self._every, self._count = every, 0
@@ -274,14 +319,9 @@ class Every(Wrapper):
         rate = None if info.frame_rate is None else info.frame_rate / self._every
         return replace(info, frame_count=count, frame_rate=rate)
 
-    def _read(self) -> Frame | None:
-        while (frame := self._next()) is not None:
-            wanted = self._count % self._every == 0
-            self._count += 1
-            if wanted:
-                live = self.info.live
-                return replace(frame, index=frame.index // self._every) if live else frame
-        return None
+    def _takes(self, frame: Frame) -> bool:
+        self._count += 1
+        return (self._count - 1) % self._every == 0
 
 
 class RateCap:
@@ -301,21 +341,17 @@ class RateCap:
         return True
 
 
-class Capped(Wrapper):
-    """Drops the frames that exceed a rate, by their pts.
-
-    Frames of a file keep their numbers; those of a live source are renumbered, as a gap would count
-    as a drop.
-    """
+class Capped(Thinned):
+    """Drops the frames that exceed a rate, by their pts."""
 
     def __init__(self, inner: Source, rate: float) -> None:
-        self._rate, self._cap, self._dropped = rate, RateCap(rate), 0
+        self._rate, self._cap = rate, RateCap(rate)
         super().__init__(inner)
 
     @property
     def capped(self) -> int:  # type: ignore[override]  # read-only
         """Frames dropped so far."""
-        return self._dropped
+        return self._left_out
 
     def _describe(self, info: SourceInfo) -> SourceInfo:
         if info.frame_rate is None or info.frame_rate <= self._rate or info.frame_count == 1:
@@ -323,13 +359,8 @@ class Capped(Wrapper):
         rate = Fraction(self._rate).limit_denominator(1001)
         return replace(info, frame_rate=rate, frame_count=None, seconds=None)
 
-    def _read(self) -> Frame | None:
-        while (frame := self._next()) is not None:
-            if self._cap.takes(frame.pts):
-                live = self.info.live
-                return replace(frame, index=frame.index - self._dropped) if live else frame
-            self._dropped += 1
-        return None
+    def _takes(self, frame: Frame) -> bool:
+        return self._cap.takes(frame.pts)
 
 
 class Limit(Wrapper):
@@ -341,7 +372,10 @@ class Limit(Wrapper):
 
     def _describe(self, info: SourceInfo) -> SourceInfo:
         count = info.frame_count
-        count = None if count is None else min(count, self._count)
+        if count is None:  # of one it is known: an open source has a frame
+            count = 1 if self._count == 1 else None
+        else:
+            count = min(count, self._count)
         return replace(info, frame_count=count, seconds=None)
 
     def _read(self) -> Frame | None:
