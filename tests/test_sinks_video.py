@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -140,6 +141,15 @@ def test_avi_repeats_across_a_gap_and_leaves_out_what_comes_too_fast(tmp_path) -
     shown = [picture(10 * i)[0, 0, 0] for i in (0, 1, 1, 1, 1, 3, 4)]
     assert values == pytest.approx(shown, abs=2)
     assert "1 left out" in summary
+
+
+def test_avi_repeats_the_last_image_for_as_long_as_it_lasts(tmp_path) -> None:
+    path = tmp_path / "out.avi"
+    frames = [rendered(i, i / 10) for i in range(3)]
+    frames[-1].frame = replace(frames[-1].frame, lasts=0.42)
+    write(str(path), frames, info(Fraction(10)))
+    values = [round(float(image.mean())) for image in pictures(path)]
+    assert values == pytest.approx([picture(i)[0, 0, 0] for i in (0, 1, 2, 2, 2, 2)], abs=2)
 
 
 @pytest.mark.parametrize("suffix", CONTAINERS)

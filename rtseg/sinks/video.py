@@ -161,12 +161,10 @@ class VideoFile:
             self._target.check_space(self._muxer.bytes_to_finish() if self._muxer else 0)
             if self._muxer is None:
                 self._muxer = self._open(picture.width, picture.height)
-            if self._container.variable:
-                self._encode(self._muxer, picture, tick + self._muxer.lead)
-                self._end = end + self._muxer.lead
-            else:
-                slot = round(tick * self._timeline.time_base / self._time_base)
-                self._fill(self._muxer, picture, slot + self._muxer.lead)
+            scale = self._timeline.time_base / self._time_base
+            put = self._encode if self._container.variable else self._fill
+            put(self._muxer, picture, round(tick * scale) + self._muxer.lead)
+            self._end = round(end * scale) + self._muxer.lead
         except WRITE_ERRORS as error:
             raise cannot_write(self._target.path, error, self._salvage()) from error
         self._seconds.append(self._clock.now() - since)
@@ -221,6 +219,8 @@ class VideoFile:
 
     def _finish(self, muxer: Muxer) -> None:
         try:
+            if not self._container.variable and self.frames < self._end:
+                self._fill(muxer, self._previous, self._end - 1)
             muxer.finish(self._end if self._container.variable else self.frames)
             found = count_frames(self._target.part)
         except WRITE_ERRORS as error:

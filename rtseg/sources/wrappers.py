@@ -262,8 +262,10 @@ class Loop(Wrapper):
 
 
 class Thinned(Wrapper):
-    """Leaves frames out. Frames of a file keep their numbers; those of a live source are renumbered,
-    as a gap would count as a drop.
+    """Leaves frames out.
+
+    Frames of a file keep their numbers; those of a live source are renumbered, as a gap would count
+    as a drop.
 
     A frame whose duration is known lasts until the next one that is kept: behind the last one, up
     to where those that were left out end. So a file is read on up to there, and what is written
@@ -372,11 +374,9 @@ class Limit(Wrapper):
 
     def _describe(self, info: SourceInfo) -> SourceInfo:
         count = info.frame_count
-        if count is None:  # of one it is known: an open source has a frame
-            count = 1 if self._count == 1 else None
-        else:
-            count = min(count, self._count)
-        return replace(info, frame_count=count, seconds=None)
+        if count is None and self._count == 1:  # an open source has one
+            count = 1
+        return replace(info, frame_count=count and min(count, self._count), seconds=None)
 
     def _read(self) -> Frame | None:
         if self._left == 0:
