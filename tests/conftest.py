@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,10 +64,29 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail(f"torch {torch.__version__} finds no NVIDIA GPU")
 
 
+MARKS = {"slow and not alone": "mark.slow", "slow and alone": "mark.alone"}
+"""What stands in files of which some test is wanted, by the expressions that CI selects with."""
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out the file whose libraries take seconds to import, unless slow tests are wanted."""
-    slow = config.getoption("markexpr") != "not slow"
-    return True if collection_path.name == "test_serve_schema.py" and not slow else None
+    """Leave out files without a test that is wanted: all of them together take long to import."""
+    wanted = config.getoption("markexpr")
+    if collection_path.name == "test_serve_schema.py" and wanted == "not slow":
+        return True
+    if wanted in MARKS and collection_path.suffix == ".py":
+        return True if MARKS[wanted] not in collection_path.read_text("utf-8") else None
+    return None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long, by their timeouts and their number of tests: of several
+    processes, none is then left alone with one at the end."""
+    weights: Counter[Path] = Counter()
+    for item in items:
+        timeout = item.get_closest_marker("timeout")
+        weights[item.path] += timeout.args[0] if timeout else 1
+    items.sort(key=lambda item: -weights[item.path])
 
 
 def pytest_collection_finish() -> None:

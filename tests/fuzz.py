@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 os.environ.setdefault("SVT_LOG", "0")
-import cv2  # noqa: F401  # isort: skip - ahead of av
+import cv2  # isort: skip - ahead of av
 import av
 import numpy as np
 from av.codec.context import Flags
@@ -306,19 +306,28 @@ def shown(path: Path) -> Any:
     return {"sums": sums, "stray": stray, "code": 0, "warnings": source.warnings}
 
 
-def stray_share(image: np.ndarray) -> float:
-    """Share of pixels that look like memory nobody wrote: zeros and poisons, as YUV and as RGB."""
-    found = np.zeros(image.shape[:2], bool)
-    for value in (
-        0,
-        *(int(poison) for poison in POISONS),
-        *(255 - int(poison) for poison in POISONS),
-    ):
+def _stray_colours() -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Lowest and highest BGR within 3 of zeros and poisons, each taken as YUV and as RGB."""
+    poisons = [int(poison) for poison in POISONS]
+    found = []
+    for value in (0, *poisons, *(255 - poison for poison in poisons)):
         y, c = 1.164 * (value - 16), value - 128
         bgr = np.clip([y + 2.017 * c, y - 0.392 * c - 0.813 * c, y + 1.596 * c], 0, 255)
-        for colour in (bgr, (value,) * 3):
-            found |= np.abs(image - np.array(colour)).max(2) <= 3
-    return round(float(found.mean()), 3)
+        for colour in (bgr, np.full(3, value)):
+            low, high = np.ceil(colour - 3).clip(0), np.floor(colour + 3).clip(max=255)
+            found.append((tuple(map(int, low)), tuple(map(int, high))))
+    return found
+
+
+STRAY = _stray_colours()
+
+
+def stray_share(image: np.ndarray) -> float:
+    """Share of pixels that look like memory nobody wrote."""
+    found = np.zeros(image.shape[:2], np.uint8)
+    for low, high in STRAY:
+        found |= cv2.inRange(image, low, high)
+    return round(cv2.countNonZero(found) / found.size, 3)
 
 
 def decodable(path: Path) -> int:

@@ -537,13 +537,15 @@ def test_jobs_go_on_after_the_server_was_killed(film: Path, tmp_path: Path) -> N
 
 
 @with_a_film
-def test_a_job_is_cancelled_at_once_and_the_next_one_runs(film: Path, tmp_path: Path) -> None:
+def test_a_job_is_cancelled_at_once_and_the_next_one_runs(
+    film: Path, clip: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "jobs"
     with program(folder, "--max-megapixels", "0.5") as (url, process):
         first, second, large = (create(url, name=f"{n}.mp4") for n in range(3))
         assert put(url, first, film.read_bytes()).json()["state"] in ("queued", "running")
         wait_for(lambda: look(url, first).get("frames"), 60)
-        assert put(url, second, film.read_bytes()).json()["state"] == "queued"
+        assert put(url, second, clip.read_bytes()).json()["state"] == "queued"
         worker = worker_of(process.pid)
         since = time.monotonic()
         assert requests.delete(f"{url}/v1/jobs/{first}", timeout=60).status_code == 204
