@@ -98,6 +98,11 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def short_digest(value: object) -> str:
+    """16 hexadecimal digits of all that shapes a file, for its name in the cache."""
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
+
+
 def is_intact(path: Path, notes: list[str]) -> bool:
     """Whether a file is in the cache as it was when `add_checksum` saw it; marks it as used.
 

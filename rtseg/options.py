@@ -22,6 +22,9 @@ from rtseg.limits import IMAGE_PIXELS
 Policy = Literal["auto", "newest", "all"]
 """Which frames to keep when they come faster than they are used."""
 
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
 MIN_SIDE, MAX_SIDE = 32, 8192
 """Of a network's input, in pixels; one of fixed size may be smaller."""
 

@@ -1,4 +1,4 @@
-"""What this machine has: processor cores, instructions, GPU driver, memory; and quiet OpenCV."""
+"""What this machine has: cores, instructions, packages, GPU driver, memory; and quiet OpenCV."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -123,9 +124,7 @@ def _cpu_flags() -> frozenset[str] | None:
 
 def processor() -> str:
     """Model and flags of the processor: a virtual machine may hide either."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text("utf-8").splitlines() if info.is_file() else []
-    pairs = (line.partition(":") for line in lines)
+    pairs = (line.partition(":") for line in _read(CPU_INFO).splitlines())
     facts = {name.strip(): value.strip() for name, _, value in pairs}
     found = (facts.get("model name"), facts.get("flags") or facts.get("Features"))
     return " ".join(text for text in found if text) or (
@@ -156,6 +155,26 @@ def _read(path: Path) -> str:
         return path.read_text("utf-8")
     except OSError:
         return ""
+
+
+# --- packages ------------------------------------------------------------------------------------
+
+
+PACKAGES = "torchvision onnx opencv-python av numba numpy".split()
+"""Packages whose versions reports name, beside those that run networks."""
+
+
+def installed_version(package: str) -> str:
+    """The version of a package; "" if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those packages that are installed, by package."""
+    return {each: version for each in packages if (version := installed_version(each))}
 
 
 # --- GPU -----------------------------------------------------------------------------------------

@@ -17,9 +17,7 @@ from rtseg.backends.base import odd_pixel
 from rtseg.backends.options import STRIDE
 from rtseg.contracts import Backend
 from rtseg.draw import resized
-
-Size = tuple[int, int]
-"""(height, width) in pixels."""
+from rtseg.options import Size
 
 F32 = NDArray[np.float32]
 

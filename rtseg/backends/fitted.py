@@ -18,11 +18,9 @@ from rtseg.backends.base import fit_size
 from rtseg.contracts import Backend
 from rtseg.errors import BackendError
 from rtseg.frame import HeldScores, Picture
+from rtseg.options import Size
 from rtseg.stats import Stats
 from rtseg.zoo import Model
-
-Size = tuple[int, int]
-"""(height, width) in pixels."""
 
 KEPT_OPEN = 8
 """Input sizes open at once; the one that was used longest ago is closed for another."""

@@ -18,12 +18,9 @@ from rtseg.backends.options import STRIDE
 from rtseg.contracts import Backend
 from rtseg.errors import UsageError
 from rtseg.frame import HeldScores, Picture
-from rtseg.options import MIN_SIDE
+from rtseg.options import MIN_SIDE, Size
 from rtseg.stats import Clock, Stats
 from rtseg.zoo import ModelSpec
-
-Size = tuple[int, int]
-"""(height, width) in pixels."""
 
 FACTORS = (1.0, 0.8, 0.64, 0.5)
 """Of the largest size's sides."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +24,15 @@ from rtseg.backends.base import (
 )
 from rtseg.backends.dilated import with_separate_taps
 from rtseg.backends.options import BackendOptions
-from rtseg.cache import COMPILED, add_checksum, cache_path, is_intact, make_room, safe_name
+from rtseg.cache import (
+    COMPILED,
+    add_checksum,
+    cache_path,
+    is_intact,
+    make_room,
+    safe_name,
+    short_digest,
+)
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import BackendError, ModelError, UsageError, first_line
 from rtseg.files import atomic, reason
@@ -167,8 +174,8 @@ class OpenVinoBackend(Backend):
         height, width = self.input_size
         parts = [digest_of(path), self.input_size, settings, processor(), version("openvino")]
         parts += ["separate taps"] if taps else []
-        digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-        name = f"{safe_name(self.spec.name)}-{height}x{width}-{precision}-{digest}.blob"
+        size = f"{height}x{width}"
+        name = f"{safe_name(self.spec.name)}-{size}-{precision}-{short_digest(parts)}.blob"
         return cache_path("openvino", name)
 
     def _shape(self, network: Any) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from rtseg.options import (
     check_size,
     option,
 )
-from rtseg.system import gpu_is_likely
+from rtseg.system import gpu_is_likely, installed_versions
 
 if TYPE_CHECKING:
     from rtseg.zoo import Model
@@ -352,10 +351,4 @@ def _check_value(what: str, value: str, name: str, table: Mapping[str, tuple[str
 
 def package_versions() -> dict[str, str]:
     """Versions of the installed packages that run networks, by package."""
-    found = {}
-    for package in dict.fromkeys(p for kind in BACKENDS.values() for p in kind.packages):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return installed_versions(package for kind in BACKENDS.values() for package in kind.packages)

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 
 from rtseg.backends.options import NAMES, PRECISIONS
 from rtseg.errors import UsageError
-from rtseg.options import check, option
-
-Size = tuple[int, int]
-"""(height, width) in pixels."""
+from rtseg.options import Size, check, option
 
 
 @dataclass(frozen=True)

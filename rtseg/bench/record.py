@@ -43,7 +43,6 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ from rtseg.bench.clocks import Block
 from rtseg.contracts import BackendInfo
 from rtseg.documents import convert
 from rtseg.errors import UsageError
-from rtseg.system import usable_cores
+from rtseg.system import PACKAGES, installed_versions, usable_cores
 
 FORMAT = 1
 QUANTILES = {"p50": 50, "p95": 95, "p99": 99}
@@ -215,8 +214,6 @@ def milliseconds(passes: Sequence[float]) -> dict[str, float]:
     return row | {"mean": float(values.mean()), "max": float(values.max())}
 
 
-PACKAGES = "torchvision onnx opencv-python av numpy numba".split()
-"""Packages whose versions are recorded, beside those of the backends."""
 BUSY = 0.5
 """Load per core above which the machine counts as busy."""
 
@@ -233,8 +230,7 @@ def machine() -> dict[str, Any]:
         "gpu": gpu_name(),
         "load_average": load_average(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": package_versions()
-        | {name: version for name in PACKAGES if (version := _version(name))},
+        "versions": package_versions() | installed_versions(PACKAGES),
     }
 
 
@@ -278,13 +274,6 @@ def _output_of(*command: str) -> str:
         return ""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return "; ".join(done.stdout.strip().splitlines()) if done.returncode == 0 else ""
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 STANDARD_ERRORS = 4.0

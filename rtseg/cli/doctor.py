@@ -8,7 +8,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from rtseg._version import __version__
 from rtseg.backends import BACKENDS
 from rtseg.cli.process import advice, out
 from rtseg.sinks.display import display_available
-from rtseg.system import python_command
+from rtseg.system import PACKAGES, installed_version, installed_versions, python_command
 
 
 class Finding(NamedTuple):
@@ -31,13 +31,12 @@ class Finding(NamedTuple):
     do: str = ""
 
 
-PACKAGES = "torchvision onnx opencv-python av numba numpy".split()
 MODULES = "cv2 av onnx numba onnxruntime".split()
 """Modules that are imported as well: system libraries they need may be missing."""
 CODECS = {"libx264": "H.264 in .mp4 and .mkv", "libvpx-vp9": "VP9 in .webm", "aac": "AAC audio"}
 
 
-def examine(*, as_json: bool = False) -> int:
+def examine(*, as_json: bool) -> int:
     """Print every finding, and what to do about problems; always returns 0."""
     if as_json:
         checks = {heading: _findings(check) for heading, check in CHECKS.items()}
@@ -68,11 +67,11 @@ def _versions() -> Iterator[Finding]:
     yield Finding("rtseg", __version__)
     yield Finding("python", f"{platform.python_version()} on {platform.platform()}")
     for package in PACKAGES:
-        version = _version(package)
+        version = installed_version(package)
         do = "" if version else f"pip install {package}"
         yield Finding(package, version or "not installed", do)
     for kind in {kind.module: kind for kind in BACKENDS.values() if kind.module}.values():
-        versions = [f"{name} {found}" for name in kind.packages if (found := _version(name))]
+        versions = [f"{name} {found}" for name, found in installed_versions(kind.packages).items()]
         missing = "not installed (optional)" if kind.extra else "not installed"
         do = "" if versions or kind.extra else kind.install
         yield Finding(kind.module, ", ".join(versions) or missing, do)
@@ -81,14 +80,6 @@ def _versions() -> Iterator[Finding]:
             import_module(module)
         except (ImportError, OSError) as error:
             yield Finding(f"import {module}", str(error), advice(error))
-
-
-def _version(package: str) -> str:
-    """The installed version, or ""."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def _short(text: str) -> str:

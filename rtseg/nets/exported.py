@@ -6,7 +6,6 @@ import them.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import os
 import re
@@ -20,7 +19,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rtseg.cache import EXPORTED, add_checksum, cache_path, is_intact, make_room, safe_name, sha256
+from rtseg.cache import (
+    EXPORTED,
+    add_checksum,
+    cache_path,
+    is_intact,
+    make_room,
+    safe_name,
+    sha256,
+    short_digest,
+)
 from rtseg.documents import read_json, shown
 from rtseg.errors import ModelError, first_line
 from rtseg.files import atomic, reason
@@ -94,7 +102,7 @@ def exported(weights: Path, kind: str, size: tuple[int, int], notes: list[str]) 
         ModelError: transformers is not installed, or cannot build that network of these files.
     """
     files = [sha256(weights), sha256(weights.parent / CONFIG)]
-    digest = hashlib.sha256(repr((files, kind, size, REVISION)).encode()).hexdigest()[:16]
+    digest = short_digest((files, kind, size, REVISION))
     name = safe_name(weights.parent.resolve().name)
     path = cache_path("onnx", f"{name}-{size[0]}x{size[1]}-exported-{digest}.onnx")
     if is_intact(path, notes):

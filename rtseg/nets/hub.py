@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct, field
 from safetensors import SafetensorError, safe_open
 
-from rtseg.cache import add_checksum, cache_dir, is_intact, safe_name, sha256
+from rtseg.cache import add_checksum, cache_dir, is_intact, safe_name, sha256, short_digest
 from rtseg.documents import read_json, shown
 from rtseg.errors import DownloadError, ModelError, first_line
 from rtseg.files import atomic, reason
@@ -170,7 +170,7 @@ def _joined(folder: Path) -> Path:
                 asked, found=f"more than {MODEL_GB.value():.0f} GB", do=MODEL_GB.advice
             )
         digests = [sha256(each) for each in (*described, *parts)]
-        place = cache_dir() / "joined" / hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
+        place = cache_dir() / "joined" / short_digest(digests)
         path = place / safe_name(folder.resolve().name) / WEIGHTS
         if not is_intact(path, []):
             path.parent.mkdir(parents=True, exist_ok=True)

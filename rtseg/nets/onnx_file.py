@@ -6,7 +6,6 @@ assumptions.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from rtseg.cache import (
     make_room,
     safe_name,
     sha256,
+    short_digest,
     temporary_dir,
 )
 from rtseg.documents import shown
@@ -550,8 +550,7 @@ def _key(model: Model, size: tuple[int, int], precision: str) -> str:
     weights = sha256(model.file) if model.file else model.format
     versions = (__version__, version("torch"), version("torchvision"))
     parts = (model.spec.to_json(), weights, precision, OPSET, REVISION, *versions)
-    digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-    return f"{size[0]}x{size[1]}-{precision}-{digest}"
+    return f"{size[0]}x{size[1]}-{precision}-{short_digest(parts)}"
 
 
 def runnable_onnx(model: Model, size: tuple[int, int], notes: list[str] | None = None) -> Path:
@@ -601,7 +600,7 @@ def _merged_key(model: Model, content: Any, size: tuple[int, int]) -> str:
     for path in files[1:]:
         if not (path.resolve().is_relative_to(folder) and path.is_file()):
             raise OSError(f"it has weights in {shown(path.name)}, which is not a file beside it")
-    digest = hashlib.sha256(repr(([*map(sha256, files)], MERGED)).encode()).hexdigest()[:16]
+    digest = short_digest(([*map(sha256, files)], MERGED))
     return f"{size[0]}x{size[1]}-merged-{digest}"
 
 
@@ -663,8 +662,7 @@ def seal(path: Path, spec: ModelSpec) -> None:
     content = onnx.load(path)
     # with an open batch, the exporter leaves the size of the output open too
     content = onnx.shape_inference.infer_shapes(content, data_prop=True)
-    metadata = {entry.key: entry.value for entry in content.metadata_props}
-    onnx.helper.set_model_props(content, {**metadata, METADATA_KEY: spec.to_json()})
+    onnx.helper.set_model_props(content, {**_metadata(content), METADATA_KEY: spec.to_json()})
     onnx.checker.check_model(content, full_check=True)
     onnx.save(content, path)
 

@@ -14,6 +14,7 @@ from rtseg.contracts import Effect, Rendered, Sink, Source
 from rtseg.draw import banner, letterbox, panel, resized
 from rtseg.frame import Frame, Image, Segmentation
 from rtseg.labels import LabelSet
+from rtseg.options import Size
 from rtseg.session.engine import Channel, Result
 from rtseg.session.loop import Compositor
 from rtseg.session.pointer import Point
@@ -23,9 +24,6 @@ from rtseg.sinks.display import display_connection
 from rtseg.sinks.window import SCREEN_SHARE
 from rtseg.stats import Clock, Stats
 from rtseg.text import counted
-
-Size = tuple[int, int]
-"""(height, width) in pixels."""
 
 FILM_SIZE = (1080, 1920)
 """(height, width) within which a written grid lies; a window's lies within the screen."""

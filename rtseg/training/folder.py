@@ -9,8 +9,9 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from msgspec.structs import asdict
 
 from rtseg._version import __version__
 from rtseg.datasets import Dataset, Sample, SplitFile
@@ -20,6 +21,7 @@ from rtseg.files import cannot_write, sweep, write_file
 from rtseg.nets.find import BEST
 from rtseg.options import from_values
 from rtseg.outputs import Output, check_apart
+from rtseg.system import installed_versions
 from rtseg.text import counted, listed
 from rtseg.training.options import CLASS_IOU, TrainOptions
 
@@ -110,86 +112,52 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "openc
 FIGURES = "epoch step lr train_loss val_loss miou mean_accuracy pixel_accuracy seconds".split()
 
 
+class _Inside:
+    """A path inside a `RunFolder`, by its name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, folder: RunFolder, owner: object) -> Path:
+        return folder.path / self._name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The files of a run; each is written whole or not at all."""
 
     path: Path
 
-    @property
-    def config(self) -> Path:
-        """Every setting, as TOML."""
-        return self.path / "config.toml"
-
-    @property
-    def versions(self) -> Path:
-        """Versions of the libraries."""
-        return self.path / "versions.json"
-
-    @property
-    def split(self) -> Path:
-        """Names of the images in each split."""
-        return self.path / "split.json"
-
-    @property
-    def metrics(self) -> Path:
-        """A line per epoch."""
-        return self.path / "metrics.csv"
-
-    @property
-    def curves(self) -> Path:
-        """Loss, metrics, IoU of each class and learning rate over the epochs."""
-        return self.path / "curves.png"
-
-    @property
-    def confusion(self) -> Path:
-        """The confusion matrix of the best epoch on the validation images."""
-        return self.path / "confusion.png"
-
-    @property
-    def preview(self) -> Path:
-        """Validation images with their truth and the last epoch's masks."""
-        return self.path / "preview.png"
-
-    @property
-    def samples(self) -> Path:
-        """Validation images with their truth and the best model's masks."""
-        return self.path / "samples.png"
-
-    @property
-    def best(self) -> Path:
-        """The best checkpoint so far, for `rtseg -m`."""
-        return self.path / BEST
-
-    @property
-    def onnx(self) -> Path:
-        """The best model as an ONNX file, with `TrainOptions.export`."""
-        return self.path / "best.onnx"
-
-    @property
-    def last(self) -> Path:
-        """Everything that `--resume` needs."""
-        return self.path / "last.ckpt"
-
-    @property
-    def test(self) -> Path:
-        """Figures of the best model on the test split."""
-        return self.path / "test.json"
-
-    @property
-    def tensorboard(self) -> Path:
-        """The folder of `--logger tensorboard`."""
-        return self.path / "tensorboard"
-
-    @property
-    def loggers(self) -> Path:
-        """What other loggers call the run."""
-        return self.path / "loggers.json"
-
-    @property
-    def test_samples(self) -> Path:
-        """Test images with their truth and the best model's masks."""
-        return self.path / "test.png"
+    config = _Inside("config.toml")
+    """Every setting, as TOML."""
+    versions = _Inside("versions.json")
+    """Versions of the libraries."""
+    split = _Inside("split.json")
+    """Names of the images in each split."""
+    metrics = _Inside("metrics.csv")
+    """A line per epoch."""
+    curves = _Inside("curves.png")
+    """Loss, metrics, IoU of each class and learning rate over the epochs."""
+    confusion = _Inside("confusion.png")
+    """The confusion matrix of the best epoch on the validation images."""
+    preview = _Inside("preview.png")
+    """Validation images with their truth and the last epoch's masks."""
+    samples = _Inside("samples.png")
+    """Validation images with their truth and the best model's masks."""
+    best = _Inside(BEST)
+    """The best checkpoint so far, for `rtseg -m`."""
+    onnx = _Inside("best.onnx")
+    """The best model as an ONNX file, with `TrainOptions.export`."""
+    last = _Inside("last.ckpt")
+    """Everything that `--resume` needs."""
+    test = _Inside("test.json")
+    """Figures of the best model on the test split."""
+    tensorboard = _Inside("tensorboard")
+    """The folder of `--logger tensorboard`."""
+    loggers = _Inside("loggers.json")
+    """What other loggers call the run."""
+    test_samples = _Inside("test.png")
+    """Test images with their truth and the best model's masks."""
 
     def check_free(self, *, overwrite: bool) -> None:
         """Check that the folder is empty or may be overwritten.
@@ -260,7 +228,7 @@ class RunFolder:
 
         write_file(self.config, options.to_toml())
         found = {"rtseg": __version__, "python": platform.python_version()}
-        found |= {name: installed for name in PACKAGES if (installed := _version(name))}
+        found |= installed_versions(PACKAGES)
         found["torch"] = torch.__version__  # the build as well, "+cu130"
         found["platform"] = platform.platform()
         write_file(self.versions, json.dumps(found, indent=2) + "\n")
@@ -277,7 +245,7 @@ class RunFolder:
             DatasetError: the file cannot be read, or a sample no longer exists.
         """
         named = read_json(self.split, SplitFile, DatasetError)
-        lists = {"train": named.train, "val": named.val, "test": named.test}
+        lists = asdict(named)
         samples = {sample.name: sample for sample in dataset.samples}
         gone = [name for names in lists.values() for name in names if name not in samples]
         if gone:
@@ -311,10 +279,3 @@ class RunFolder:
             *(self.loggers, self.confusion, self.preview, self.samples),
             *(self.best, self.onnx, self.last, self.test, self.test_samples),
         ]
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # some packages exist under several names
-        return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rtseg.cache import cache_path, make_room, sha256
+from rtseg.cache import cache_path, make_room, sha256, short_digest
 from rtseg.datasets import Sample
 from rtseg.datasets.classes import ClassMap
 from rtseg.datasets.contract import Table
@@ -69,8 +68,7 @@ def soft_labels(
     make_room(cache_path(KIND, "_").parent, KEPT, most_files=math.inf)  # one per image
     with ExitStack() as stack:
         opened = [stack.enter_context(_Teacher(spec, labels)) for spec in teachers]
-        keyed = [t.key for t in opened] + ["own"] * own
-        key = hashlib.sha256(repr(keyed).encode()).hexdigest()[:16]
+        key = short_digest([t.key for t in opened] + ["own"] * own)
         more = opened[0].mirrored if own else ()
         for done, sample in enumerate(samples):
             progress(done, len(samples))
