@@ -38,7 +38,7 @@ HERSHEY = cv2.FONT_HERSHEY_SIMPLEX
 HERSHEY_PIXELS = 30.0
 """Text size at scale 1: capitals are 21 pixels high, 0.7 of the size."""
 
-WEIGHT, BOLD = 480, 640
+WEIGHT = 480
 
 SUBSTITUTES = str.maketrans(
     {"\u2013": "-", "\u2014": "-", "\u00b7": "|", "\u00d7": "x", "\u2019": "'", "ß": "ss"}
@@ -181,9 +181,7 @@ def text_width(text: str, size: int) -> int:
     return int(cv2.getTextSize(text, HERSHEY, scale, thickness)[0][0])
 
 
-def put_text(
-    image: Image, text: str, left: int, middle: int, size: int, colour: Bgr, *, bold: bool = False
-) -> None:
+def put_text(image: Image, text: str, left: int, middle: int, size: int, colour: Bgr) -> None:
     """Draw one line in place.
 
     Args:
@@ -193,10 +191,10 @@ def put_text(
     """
     text, at = drawable(text), (left, middle + round(0.35 * size))
     if TRUETYPE:
-        cv2.putText(image, text, at, colour, _face(), size, BOLD if bold else WEIGHT)
+        cv2.putText(image, text, at, colour, _face(), size, WEIGHT)
         return
     scale, thickness = _hershey(size)
-    cv2.putText(image, text, at, HERSHEY, scale, colour, thickness + bold, cv2.LINE_AA)
+    cv2.putText(image, text, at, HERSHEY, scale, colour, thickness, cv2.LINE_AA)
 
 
 @lru_cache(maxsize=4096)

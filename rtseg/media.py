@@ -67,8 +67,8 @@ TEXT_CODECS = frozenset(("ansi", "bintext", "idf", "xbin"))
 DEFAULT_BONUS = 25_000_000
 """Pixels by which a track that is flagged default counts as larger, as in the `ffmpeg` command."""
 
-EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-"""IDs of a Matroska file's first element and of the element that holds its content (RFC 9559)."""
+EBML = b"\x1a\x45\xdf\xa3"
+"""ID of a Matroska file's first element (RFC 9559)."""
 
 MATROSKA_IDS = frozenset(
     map(
@@ -543,9 +543,8 @@ def audio_tracks(container: Any, video: Any) -> list[Any]:
 
 
 def _has_programmes(container: Any) -> bool:
-    return bool(
-        {"mpegts", "hls", "dash", "rtp", "applehttp"} & set(container.format.name.split(","))
-    )
+    names = container.format.name.split(",")
+    return not {"mpegts", "hls", "dash", "rtp", "applehttp"}.isdisjoint(names)
 
 
 # --- time ----------------------------------------------------------------------------------------

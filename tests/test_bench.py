@@ -52,7 +52,6 @@ from rtseg.bench.record import (
     summarise,
 )
 from rtseg.bench.report import (
-    FORMATS,
     changes,
     draw_plot,
     markdown,
@@ -758,7 +757,7 @@ def test_dropped_and_propagated_frames_have_a_column_where_there_are_any(full: R
     assert [row[-1] for row in tables(full)[0].rows] == ["3 / 20", "0 / 0"]
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", ["table", "md", "csv", "json"])
 def test_a_record_without_rows_is_still_a_record(form: str) -> None:
     assert render(record(), form).endswith("\n")
 

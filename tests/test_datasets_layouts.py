@@ -142,7 +142,7 @@ def test_masks_can_be_checked_alone(tmp_path: Path) -> None:
     write(folder / "masks" / "00_0003.png", np.zeros((48, 63), np.uint8))
     dataset = open_dataset(folder)
     assert dataset.problems == ()
-    (problem,) = check_masks(dataset.samples)
+    (problem,) = check_masks(dataset.samples, set())
     assert problem.path.name == "00_0003.jpg"
     assert "48x63 (HxW), its image 00_0003.jpg is 48x64" in problem.message
 

@@ -34,12 +34,12 @@ from rtseg.errors import DatasetError, RtsegError, UsageError
 from rtseg.evaluation import networks
 from rtseg.evaluation.networks import SHAPES, InputPolicy, Network
 from rtseg.evaluation.report import Evaluation, draw_confusion, result
-from rtseg.evaluation.scoring import clip_flicker, score
+from rtseg.evaluation.scoring import FlickerCounter, score
 from rtseg.evaluation.sets import SetSpec, open_set, read_suite
 from rtseg.frame import Frame, Segmentation
 from rtseg.labels import PERSON as PERSON_LABELS
 from rtseg.labels import VOID, LabelSet, voc_colours
-from rtseg.metrics import ConfusionMatrix
+from rtseg.metrics import ConfusionMatrix, Flicker
 from rtseg.nets import find_model
 from rtseg.segmenter import Pair
 from rtseg.zoo import MODELS
@@ -178,12 +178,18 @@ def test_flicker_of_a_clip_counts_what_stands_still() -> None:
         scores = (np.arange(2)[:, None, None] == np.array([mask])).astype(np.float32)
         return Frame(image, index, index / 30, 0.0), Segmentation(scores, PERSON_LABELS, (1, 4))
 
+    def flicker(pairs: list[Pair]) -> Flicker:
+        counter = FlickerCounter()
+        for each in pairs:
+            counter.add(each)
+        return counter.flicker
+
     clip = [pair(0, 0, [0, 0, 1, 0]), pair(1, 90, [0, 1, 1, 1]), pair(2, 0, [0, 0, 1, 0])]
-    assert clip_flicker(clip).share == pytest.approx(1 / 3)
-    assert clip_flicker(clip).counted == 6
+    assert flicker(clip).share == pytest.approx(1 / 3)
+    assert flicker(clip).counted == 6
     gap = [*clip[:2], pair(5, 0, [0, 0, 1, 0])]
-    assert clip_flicker(gap).counted == 3, "frames 1 and 5 do not follow one another"
-    assert math.isnan(clip_flicker(clip[:1]).share)
+    assert flicker(gap).counted == 3, "frames 1 and 5 do not follow one another"
+    assert math.isnan(flicker(clip[:1]).share)
 
 
 # --- the input -----------------------------------------------------------------------------------

@@ -32,26 +32,26 @@ CHAINS = {"auto": ("cuda", "directml", "coreml"), "tensorrt": ("tensorrt", "cuda
 minutes and must be requested; what it cannot run, CUDA can."""
 
 
-def provider_options(family: str, number: int, *, graph: bool = True) -> dict[str, str]:
+def provider_options(family: str, number: int) -> dict[str, str]:
     """The settings of a provider.
+
+    NVIDIA's capture a run as a CUDA graph, which needs fixed buffers (`BoundRun`) and every
+    operator on the device; see `without_graphs`.
 
     Args:
         number: index of the device.
-        graph: whether NVIDIA's capture a run as a CUDA graph, which needs fixed buffers
-            (`BoundRun`) and every operator on the device.
     """
     settings = {"device_id": str(number)} if family in ("cuda", "tensorrt", "directml") else {}
-    graphs = "1" if graph else "0"
     if family == "cuda":
         # one shape for life: time every method of cuDNN once, with all the memory it wants
         settings |= {
             "cudnn_conv_algo_search": "EXHAUSTIVE",
             "cudnn_conv_use_max_workspace": "1",
-            "enable_cuda_graph": graphs,
+            "enable_cuda_graph": "1",
             "use_tf32": "0",  # fp32 is fp32
         }
     if family == "tensorrt":
-        settings["trt_cuda_graph_enable"] = graphs
+        settings["trt_cuda_graph_enable"] = "1"
         folder = cache_dir() / "tensorrt"  # building an engine takes minutes
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-FORMATS = ("table", "md", "csv", "json")
 NONE = "-"
 
 COLOURS = {"model": "#0072b2", "pipeline": "#009e73", "worst": "#cc79a7", "loop": "#d55e00"}
@@ -54,7 +53,7 @@ class Table(NamedTuple):
 
 
 def render(record: Record, form: str) -> str:
-    """The record in a format of `FORMATS`, ending in a newline."""
+    """The record as "table", "md", "csv" or "json", ending in a newline."""
     if form == "json":
         return json.dumps(record.to_json(), indent=2) + "\n"
     if form == "csv":

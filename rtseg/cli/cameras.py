@@ -10,7 +10,7 @@ from rtseg.cli.report import rate
 from rtseg.sources.camera import Camera, Mode, list_cameras
 
 
-def print_cameras(*, measure: bool = True, as_json: bool = False) -> int:
+def print_cameras(*, measure: bool, as_json: bool) -> int:
     """Print every camera, its modes and its measured rate; returns 0 even without cameras."""
     cameras = list_cameras(seconds=1.0 if measure else 0.0)
     if as_json:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from msgspec.structs import asdict
+
 from rtseg.datasets.contract import Dataset, Layout, Problem, Sample, SplitFile, refuse_outside
 from rtseg.datasets.folders import read_lines, split_of, subfolders
 from rtseg.documents import read_json
@@ -116,8 +118,7 @@ def _read_splits(path: Path) -> dict[str, str]:
     """Sample name -> split, from the split.json of a training run; raises DatasetError."""
     do = "Give the split.json of a run, or a text file with one name per line."
     named = read_json(path, SplitFile, DatasetError, do=do)
-    parts = {"train": named.train, "val": named.val, "test": named.test}
-    return {name: split for split, names in parts.items() for name in names}
+    return {name: split for split, names in asdict(named).items() for name in names}
 
 
 def _layout(name: str) -> Layout:

@@ -40,7 +40,7 @@ def check(
     return tuple(dict.fromkeys(problems))
 
 
-def check_masks(samples: Iterable[Sample], present: set[int] | None = None) -> Iterator[Problem]:
+def check_masks(samples: Iterable[Sample], present: set[int]) -> Iterator[Problem]:
     """Read these masks; yield those that cannot be used or do not fit their images.
 
     Args:
@@ -52,8 +52,7 @@ def check_masks(samples: Iterable[Sample], present: set[int] | None = None) -> I
         except DatasetError as error:
             yield _problem(sample, error)
         else:
-            if present is not None:
-                present |= values_of(mask)
+            present |= values_of(mask)
 
 
 def values_of(mask: Mask) -> set[int]:

@@ -245,15 +245,10 @@ def repeated(values: Iterable[str]) -> list[str]:
     return sorted(value for value, count in Counter(values).items() if count > 1)
 
 
-def read_lines(path: Path, *, blank: bool = False) -> list[str]:
-    """The lines of a list file; raises DatasetError.
-
-    Args:
-        blank: keep blank lines, and blanks at the beginning of lines.
-    """
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list file, without blank ones; raises DatasetError."""
     try:
-        lines = read_text(path).splitlines()
-        return lines if blank else [line.strip() for line in lines if line.strip()]
+        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DatasetError(f"cannot read the list {path}", found=reason) from error

@@ -131,10 +131,10 @@ def describe_shares(shares: Shares) -> str:
     return "/".join(f"{100 * share:g}" for share in shares)
 
 
-def describe_split(dataset: Dataset, *, seed: int, shares: Shares = SHARES) -> str:
+def describe_split(dataset: Dataset, *, seed: int) -> str:
     """One line on where the splits of `split_dataset` come from."""
     if not dataset.splits:
-        percent = describe_shares(shares)
+        percent = describe_shares(SHARES)
         return f"the dataset has no splits: {percent} train, val and test at random (seed {seed})"
     text = "the dataset's own splits"
     if "val" not in dataset.splits:
@@ -159,8 +159,8 @@ def _random_split(
     order = _shuffled(sizes, seed)
     if len(order) < 2:
         raise _cannot_split(dataset, samples)
-    val = _first_groups(order, sizes, shares[1] * len(samples), keep=1)
-    test = _first_groups(order[len(val) :], sizes, shares[2] * len(samples), keep=1)
+    val = _first_groups(order, sizes, shares[1] * len(samples))
+    test = _first_groups(order[len(val) :], sizes, shares[2] * len(samples))
     place = {**dict.fromkeys(val, "val"), **dict.fromkeys(test, "test")}
     return {
         split: tuple(
@@ -242,13 +242,11 @@ def _shuffled(groups: Iterable[str], seed: int) -> list[str]:
     return sorted(groups, key=lambda group: hashlib.sha256(f"{seed}\n{group}".encode()).hexdigest())
 
 
-def _first_groups(
-    order: list[str], sizes: Mapping[str, int], wanted: float, keep: int
-) -> list[str]:
-    """The first groups that hold about `wanted` images: at least one, leaving `keep` groups."""
+def _first_groups(order: list[str], sizes: Mapping[str, int], wanted: float) -> list[str]:
+    """The first groups that hold about `wanted` images: at least one, but not the last."""
     taken: list[str] = []
     held = 0
-    for group in order[: len(order) - keep] if wanted > 0 else []:
+    for group in order[:-1] if wanted > 0 else []:
         if taken and held + sizes[group] / 2 > wanted:
             break
         taken.append(group)

@@ -19,7 +19,7 @@ from rtseg.datasets.classes import ClassMap
 from rtseg.decode import BlendTable
 from rtseg.draw import bgr_colours, blend, blend_table, foreground, panel
 from rtseg.errors import DatasetError, UsageError
-from rtseg.evaluation.networks import Network, Size
+from rtseg.evaluation.networks import Network
 from rtseg.evaluation.sets import LabelledSet, check_classes, pick
 from rtseg.files import write_file
 from rtseg.frame import Frame, Image, Mask, Segmentation
@@ -33,6 +33,7 @@ from rtseg.metrics import (
     static_in_images,
     static_in_labels,
 )
+from rtseg.options import Size
 from rtseg.segmenter import Pair
 from rtseg.sources import SourceOptions, open_source
 from rtseg.temporal.smooth import Smoother
@@ -310,7 +311,10 @@ class ClipScore:
 
 
 class FlickerCounter:
-    """Counts the flicker of consecutive frames where the image itself does not change."""
+    """Counts the flicker of consecutive frames where the image itself does not change.
+
+    Compares models on one clip, but not one clip with another; see `static_in_images`.
+    """
 
     def __init__(self) -> None:
         self.flicker = Flicker()
@@ -323,21 +327,6 @@ class FlickerCounter:
         if last is not None and last[0].index + 1 == frame.index and last[0].size == frame.size:
             static = static_in_images(last[0].image, frame.image)
             self.flicker.update(last[1].mask, segmentation.mask, static)
-
-
-def clip_flicker(pairs: Iterable[Pair]) -> Flicker:
-    """Flicker where the image itself does not change, over consecutive frames of one clip.
-
-    Compares models on one clip, but not one clip with another; see `static_in_images`.
-
-    Args:
-        pairs: (frame, segmentation), as `rtseg.stream("clip.mp4", segmenter)` yields them. Frames
-            that are not consecutive, or differ in size, are not compared.
-    """
-    counter = FlickerCounter()
-    for pair in pairs:
-        counter.add(pair)
-    return counter.flicker
 
 
 def score_clip(

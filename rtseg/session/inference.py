@@ -51,10 +51,10 @@ def inferring(
     options: TemporalOptions,
     *,
     latest: bool,
-    in_step: bool = False,
-    turn: Turn | None = None,
-    name: str = "inference",
-    prepare: Callable[[Flow[Pair]], None] = lambda flow: None,
+    in_step: bool,
+    turn: Turn | None,
+    name: str,
+    prepare: Callable[[Flow[Pair]], None],
 ) -> Iterator[Flow[Pair]]:
     """Every frame with its segmentation, from a thread that runs as long as the `with` lasts.
 
@@ -469,7 +469,7 @@ class _LiveKeyframes:
     """The last keyframe of a live source, and the one the network works on."""
 
     def __init__(
-        self, network: KeyframeNetwork, key_every: int | None, detector: IdleDetector | None = None
+        self, network: KeyframeNetwork, key_every: int | None, detector: IdleDetector | None
     ) -> None:
         self._network, self._every, self._detector = network, key_every, detector
         self._unchanged = False

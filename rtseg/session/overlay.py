@@ -31,6 +31,9 @@ LATE_SECONDS = 0.15
 FEW_A_SECOND = 2.0
 """Drops below this rate are not mentioned."""
 
+DROPS_SECONDS = 2.0
+"""Over which drops are counted."""
+
 BUSY_STAGES = {
     "infer": "the model",
     "preprocess": "preparing the image",
@@ -43,14 +46,10 @@ BUSY_STAGES = {
 
 
 class Captions:
-    """Explains the figures of a run: why images are late or frames are dropped.
+    """Explains the figures of a run: why images are late or frames are dropped."""
 
-    Args:
-        interval: seconds over which drops are counted.
-    """
-
-    def __init__(self, source: Source, stats: Stats, interval: float = 2.0) -> None:
-        self._source, self._stats, self._interval = source, stats, interval
+    def __init__(self, source: Source, stats: Stats) -> None:
+        self._source, self._stats = source, stats
         self._next = 0.0
         self._before: dict[str, int] = {}
         self._dropping: dict[str, int] = {}
@@ -66,7 +65,7 @@ class Captions:
         now = self._stats.clock.now()
         if now < self._next:
             return
-        self._next = now + self._interval
+        self._next = now + DROPS_SECONDS
         counts = dict(self._stats.dropped_by)
         self._dropping = {c: n - self._before.get(c, 0) for c, n in counts.items()}
         self._before = counts
@@ -83,7 +82,7 @@ class Captions:
     def _dropped(self) -> str:
         """The most frequent cause of recent drops, unless there are few."""
         cause = max(self._dropping, key=lambda each: self._dropping[each], default="")
-        rate = self._dropping.get(cause, 0) / self._interval
+        rate = self._dropping.get(cause, 0) / DROPS_SECONDS
         if rate < FEW_A_SECOND or cause not in REASONS:
             return ""
         return f"{rate:.0f} frames per second dropped: {REASONS[cause](self._stats)}"
