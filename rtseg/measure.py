@@ -10,15 +10,14 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from rtseg.contracts import Backend
 from rtseg.decode import decode
-from rtseg.draw import resized
 from rtseg.errors import RtsegError
 from rtseg.frame import Image, Mask
+from rtseg.planes import small_rgb
 from rtseg.stats import Clock
 
 BLOCK_SECONDS = 0.05
@@ -36,7 +35,7 @@ def batch_of(image: Image, size: tuple[int, int]) -> Batch:
     Args:
         size: (h, w).
     """
-    return cv2.cvtColor(resized(image, size), cv2.COLOR_BGR2RGB)[np.newaxis]
+    return small_rgb(image, size)[np.newaxis]
 
 
 COUNTED_SHARE = 0.005

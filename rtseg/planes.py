@@ -46,7 +46,7 @@ class Planes:
 
     def shrunk(self, size: tuple[int, int]) -> Image:
         """(h, w, 3) uint8 RGB at `size` (height, width), as `rtseg.draw.resized` shrinks."""
-        stored = zip(_planes(self.frame), self.frame.planes, strict=True)
+        stored = zip(planes_of(self.frame), self.frame.planes, strict=True)
         y, u, v = (resized(rows[:, : plane.width], size) for rows, plane in stored)
         rgb = [np.empty(size, np.uint8) for _ in range(3)]
         _to_rgb(*(plane.reshape(-1) for plane in (y, u, v, *rgb)), _inverse(self.matrix))
@@ -62,8 +62,8 @@ class Planes:
 
         frame = av.VideoFrame(self.frame.width, self.frame.height, self.frame.format.name)
         frame.colorspace = self.matrix
-        planes = _planes(frame)
-        for plane, original in zip(planes, _planes(self.frame), strict=True):
+        planes = planes_of(frame)
+        for plane, original in zip(planes, planes_of(self.frame), strict=True):
             width = min(plane.shape[1], original.shape[1])  # of the longer rows
             plane[:, :width] = original[:, :width]
         _paint(read_only(mask), *planes, table.weight, _offsets(table, self.matrix))
@@ -93,7 +93,7 @@ def converted(picture: Picture) -> Picture:
     return picture.numpy() if isinstance(picture, Planes) else picture
 
 
-def _planes(frame: Any) -> Sequence[NDArray[np.uint8]]:
+def planes_of(frame: Any) -> Sequence[NDArray[np.uint8]]:
     """Y, U and V of a frame, not copied; rows may be longer than the image's."""
     return [np.frombuffer(p, np.uint8).reshape(p.height, p.line_size) for p in frame.planes]
 

@@ -13,21 +13,18 @@ from rtseg.backends import open_backend
 from rtseg.backends.averaged import Averaged
 from rtseg.backends.base import fit_size
 from rtseg.backends.fitted import FittedBackend
+from rtseg.backends.options import STRIDE
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import UsageError
 from rtseg.frame import Image, Segmentation
+from rtseg.options import Size
 from rtseg.segmenter import Segmenter
 from rtseg.text import listed
 from rtseg.zoo import Model, ModelSpec
 
-Size = tuple[int, int]
-"""(height, width) in pixels."""
-
 _WIDE = (9 / 8, 5 / 4, 4 / 3, 3 / 2, 16 / 9, 2, 5 / 2, 3, 4)
 SHAPES = (*(1 / shape for shape in reversed(_WIDE)), 1.0, *_WIDE)
 """Width over height of the inputs of `auto`: usual aspect ratios, and some between them."""
-
-MULTIPLE = 16
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ class InputPolicy:
         if self.kind == "fixed":
             return f"{height}x{width} (HxW) for every image"
         if self.kind == "long":
-            return f"the image's aspect ratio, long side {self.side}, in multiples of {MULTIPLE}"
+            return f"the image's aspect ratio, long side {self.side}, in multiples of {STRIDE}"
         area = f"the area of {spec.input.size[0]}x{spec.input.size[1]}"
         if self.kind == "exact":
             return f"{area} in the image's aspect ratio, as in rtseg run"
@@ -93,7 +90,7 @@ class InputPolicy:
 
 
 def _sixteenths(side: float) -> int:
-    return max(2 * MULTIPLE, round(side / MULTIPLE) * MULTIPLE)
+    return max(2 * STRIDE, round(side / STRIDE) * STRIDE)
 
 
 def _nearest_shape(shape: float) -> float:

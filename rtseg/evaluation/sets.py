@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -541,35 +541,18 @@ def _set(path: Path, base: Path, table: _SetTable) -> SetSpec:
         raise UsageError(f"a [[set]] of {path} has an empty path", do="Name a folder or a file")
     file_name(base / table.path)
     refuse_root(base / table.path)
-    return SetSpec(
-        path=base / table.path,
-        name=table.name,
-        format=table.format,
-        split=table.split,
-        classes=table.classes,
-        min_share=table.min_share,
-        names=None if table.names is None else path.parent / table.names,
-        without=None if table.without is None else path.parent / table.without,
-        max_pictures=table.max_pictures,
-        share=table.share,
-        unlabelled=table.unlabelled,
-        sparse=table.sparse,
-        move=table.move,
-        every=table.every,
-        allow_outside=table.allow_outside,
-    )
+    paths = {
+        "path": base / table.path,
+        "names": None if table.names is None else path.parent / table.names,
+        "without": None if table.without is None else path.parent / table.without,
+    }
+    return SetSpec(**(asdict(table) | paths))
 
 
 def _network(path: Path, base: Path, table: dict[str, Any]) -> NetworkSpec:
     own = {one.name for one in fields(_NetworkTable)}
     known = {key: value for key, value in table.items() if key in own}
     one = convert(known, _NetworkTable, f"a [[network]] of {path}")
-    return NetworkSpec(
-        model=str(base / one.model) if Path(one.model).suffix else one.model,
-        name=one.name,
-        imgsz=one.imgsz,
-        refine=one.refine,
-        classes=one.classes,
-        weight=one.weight,
-        settings={key: value for key, value in table.items() if key not in own},
-    )
+    model = str(base / one.model) if Path(one.model).suffix else one.model
+    settings = {key: value for key, value in table.items() if key not in own}
+    return NetworkSpec(**(asdict(one) | {"model": model}), settings=settings)

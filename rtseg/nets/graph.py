@@ -101,7 +101,6 @@ def is_plain(content: Any, path: Path, size: tuple[int, int]) -> bool:
     """
     graph = content.graph
     kinds = {_kind(node) for node in graph.node}
-    known = {("", name) for name in (*CONVOLUTIONS, "ConvTranspose", *PRODUCTS, *POOLS, *CHEAP)}
     shapes = shapes_at(content, size)
     total = work = 0.0
     for node in graph.node:
@@ -119,7 +118,7 @@ def is_plain(content: Any, path: Path, size: tuple[int, int]) -> bool:
         work = work + cost if cost is not None else math.inf
     most = max((math.prod(shape) for shape in shapes.values() if shape), default=0)
     return (
-        kinds <= known
+        kinds <= RANK_KEEPERS | {("", "ConvTranspose")}
         and not graph.sparse_initializer
         and most <= PLAIN_ELEMENTS
         and total <= PLAIN_TOTAL

@@ -289,7 +289,5 @@ def read_picture(content: bytes, most: int) -> Image:
                 do="Send a smaller one, or start the server with a higher --max-megapixels",
             )
         return decode_image(content)
-    except ValueError as error:
-        raise RequestError(415, "the image cannot be read", found=str(error)) from error
-    except OSError as error:
+    except (ValueError, OSError) as error:
         raise RequestError(415, "the image cannot be read", found=str(error)) from error

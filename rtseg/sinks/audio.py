@@ -19,6 +19,7 @@ from av.audio.resampler import AudioResampler
 from av.bitstream import BitStreamFilterContext
 from numpy.typing import NDArray
 
+from rtseg.files import reason
 from rtseg.media import (
     TRACK_ERRORS,
     Joiner,
@@ -180,7 +181,7 @@ class Audio:
             try:
                 self._tracks[stream.index] = self._add(stream, output, container)
             except Exception as error:
-                self._tracks[stream.index] = Track(_reason(error))
+                self._tracks[stream.index] = Track(reason(error))
 
     def _add(self, stream: Any, output: Any, container: Container) -> Track:
         """Add a track in the best way that the container takes."""
@@ -298,12 +299,12 @@ class Audio:
         try:
             return list(track.take(packet, end))
         except Exception as error:
-            track.trouble = _reason(error)
+            track.trouble = reason(error)
             return []
 
     def refuse(self, error: Exception) -> None:
         """Note that the output did not take a packet."""
-        self._refused, self._refusal = self._refused + 1, _reason(error)
+        self._refused, self._refusal = self._refused + 1, reason(error)
 
     def drop(self, error: Exception) -> None:
         """Drop all tracks: the output cannot hold them."""
@@ -320,7 +321,7 @@ class Audio:
             self._reader = None
 
     def _fail(self, error: Exception) -> None:
-        self._trouble = _reason(error)
+        self._trouble = reason(error)
 
 
 def has_audio(media: Path | str) -> bool:
@@ -467,7 +468,7 @@ class EncodedTrack(Track):
                 at = max(at, round((_time(packet) - self._zero) * self._rate))
         if self._damage is not None:
             at, lasts = self._damage.at, self._damage.samples + lasts
-        self._damage = Damage(at, lasts, _reason(error))
+        self._damage = Damage(at, lasts, reason(error))
 
     def _resample(self, frame: Any, end: Fraction | None) -> Iterator[Any]:
         """In the format of the encoder; formats may change within a track."""
@@ -719,7 +720,7 @@ class Reader:
                         yield packet
                 return
             except TRACK_ERRORS as error:
-                failed, self.trouble = failed + 1, _reason(error)
+                failed, self.trouble = failed + 1, reason(error)
 
     def _sort(self, packet: Any) -> None:
         """Keep a packet of the audio, and the time of one of the video."""
@@ -804,10 +805,6 @@ class Reader:
 def _open(media: Path | str) -> Any:
     """Open the file, or a second connection to the URL: the player reads the video."""
     return open_media(str(media), TIMEOUT_SECONDS if "://" in str(media) else None)
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _time(packet: Any) -> Fraction:

@@ -18,7 +18,7 @@ from rtseg.draw import even, letterbox, with_square_pixels
 from rtseg.errors import UsageError
 from rtseg.files import reason
 from rtseg.frame import Frame, Picture, in_memory
-from rtseg.planes import Planes
+from rtseg.planes import Planes, planes_of
 from rtseg.sinks.options import SinkOptions
 from rtseg.system import usable_cores
 from rtseg.yuv import BT601, LIMITED, Tags, fill_i420, luma, output_tags
@@ -383,7 +383,7 @@ def video_frame(image: NDArray[np.uint8], encoder: Encoder, info: SourceInfo) ->
         image = even(image)
     if pix_fmt in ("yuv420p", "yuvj420p", "nv12") and image.shape[2] == 3:
         frame = av.VideoFrame(image.shape[1], image.shape[0], pix_fmt)
-        planes = [np.frombuffer(p, np.uint8).reshape(p.height, p.line_size) for p in frame.planes]
+        planes = planes_of(frame)
         if pix_fmt == "nv12":  # U and V take turns
             chroma = np.empty((2, image.shape[0] // 2, image.shape[1] // 2), np.uint8)
             fill_i420(image, matrix, [planes[0], *chroma])

@@ -62,8 +62,8 @@ class VideoSink(Sink):
             if transparent:
                 self._file.encoder, _ = open_encoder(*self._encoder_for, alpha=True)
             self._alpha = transparent
-        self._flattened += transparent and not self._alpha
         flat = transparent and not self._alpha
+        self._flattened += flat
         self._file.add(rendered.image if flat else rendered.drawn, rendered.frame)
 
     def encoded(self) -> Iterable[float]:

@@ -82,11 +82,12 @@ class TrainingImages(TorchDataset[View | RtsegError]):
     def __getitem__(self, draw: Draw) -> View | RtsegError:
         """The pair, or the error: raised in a worker, it would lose its fields on the way."""
         try:
-            return self._pair(*draw)
+            return self.view(*draw)
         except RtsegError as error:
             return error
 
-    def _pair(self, index: int, seed: int) -> View:
+    def view(self, index: int, seed: int = 0) -> View:
+        """One view of a sample; raises DatasetError."""
         image, mask = self._read(index)
         sample, background = self.samples[index], self.transform.background
         soft = self._soft(sample) if self._soft else None

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 
 from rtseg.draw import blend, overlay_table
-from rtseg.errors import RtsegError
 from rtseg.evaluation.report import write_confusion
 from rtseg.evaluation.scoring import Score
 from rtseg.figures import new_figure, plain_text, save_figure, show_image
@@ -167,9 +166,7 @@ def draw_views(path: Path, data: Data, options: TrainOptions) -> None:
     order = Shuffled([s.weight for s in images.samples], VIEWS, options.seed, 0, 1)
     table, shown = overlay_table(labels, ALPHA), []
     for index, seed in next(iter(order)):
-        view = images[index, seed]
-        if isinstance(view, RtsegError):
-            raise view
+        view = images.view(index, seed)
         mask = view[1].numpy().astype(np.uint8)
         image = augment.as_image(view[0], spec)
         shown.append(Labelled(images.samples[index].name, image, mask, mask))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rtseg.datasets import Sample
-from rtseg.errors import DeviceError, RtsegError
+from rtseg.errors import DeviceError
 from rtseg.evaluation.networks import Network
 from rtseg.exporting import ExportOptions
 from rtseg.exporting.program import Exported, export_network
@@ -275,13 +275,7 @@ def _some_images(made: Prepared) -> Tensor:
         made.classes.from_dataset,
         augment.plain(options.size, spec.input),
     )
-    images = []
-    for index in range(len(some)):
-        view = some[index, 0]
-        if isinstance(view, RtsegError):
-            raise view
-        images.append(view[0])
-    return torch.stack(images)
+    return torch.stack([some.view(index)[0] for index in range(len(some))])
 
 
 def _soft(made: Prepared, sample: Sample) -> Soft:
@@ -403,9 +397,7 @@ class _Course(Course):
     def _preview(self) -> list[Labelled]:
         found = []
         for index, sample in enumerate(self._shown.samples):
-            view = self._shown[index, 0]
-            if isinstance(view, RtsegError):
-                raise view
+            view = self._shown.view(index)
             image = augment.as_image(view[0], self._made.spec.input)
             truth = view[1].numpy().astype(np.uint8)
             predicted = self._trainable.predict(view[0][None])[0]
