@@ -24,7 +24,7 @@ from rtseg.batch.options import ENGINES
 from rtseg.batch.tasks import Event, Outcome, Pool, Task, one_run
 from rtseg.cache import cache_dir, sha256
 from rtseg.cli.options import BatchFlags, Flags
-from rtseg.cli.plan import is_file, make_plan
+from rtseg.cli.plan import FLAGS, is_file, make_plan
 from rtseg.cli.process import Stop
 from rtseg.cli.report import DownloadProgress, Progress, length, print_table, say, write_json
 from rtseg.errors import RtsegError, SourceError, UsageError
@@ -133,9 +133,12 @@ def _targets(flags: BatchFlags) -> list[Target]:
     """The outputs of each clip, `-o` first."""
     batch = flags.batch
     roles = {"mask": batch.mask_output, "json": batch.json, "figure": batch.figure}
-    names = {"mask": "--mask-output", "json": "--json", "figure": "--figure"}
     named = [target_of("-o", text) for text in batch.output]
-    named += [target_of(names[r], f"{r}:{text}") for r, text in roles.items() if text is not None]
+    named += [
+        target_of(FLAGS[f"{role}:"], f"{role}:{text}")
+        for role, text in roles.items()
+        if text is not None
+    ]
     if not named:
         raise UsageError("no output given", do="Name a folder, as -o out/")
     return named
@@ -593,7 +596,7 @@ def _row(clip: Clip, ledger: Ledger) -> dict[str, Any]:
         "source": public_name(clip.source),
         "outputs": [public_name(output) for output in clip.outputs],
     }
-    return {name: {**facts, **place}.get(name) for name in COLUMNS}
+    return dict.fromkeys(COLUMNS) | facts | place
 
 
 def write_rows(path: str, rows: Sequence[dict[str, Any]]) -> None:

@@ -390,10 +390,7 @@ def report_score(score: Score, printed: set[str]) -> None:
     if score.info is not None:
         lines.append(("runs on", describe_backend(score.info)))
         lines += [("note", note) for note in score.info.notes]
-    for heading, line in lines:
-        if line not in printed:
-            say(heading, line)
-    printed.update(line for _, line in lines)
+    _say_new(lines, printed)
 
 
 def report_clip(score: ClipScore, printed: set[str]) -> None:
@@ -401,10 +398,12 @@ def report_clip(score: ClipScore, printed: set[str]) -> None:
     stopped = "" if score.complete else ", stopped"
     frames = f"{counted(score.frames, 'frame')} in {length(score.seconds)}"
     say("done", f"{score.network} on {score.clip}: {frames}{stopped}")
-    if score.info is None:
-        return
-    lines = [("runs on", describe_backend(score.info))]
-    lines += [("note", note) for note in score.info.notes]
+    if score.info is not None:
+        notes = [("note", note) for note in score.info.notes]
+        _say_new([("runs on", describe_backend(score.info)), *notes], printed)
+
+
+def _say_new(lines: Sequence[tuple[str, str]], printed: set[str]) -> None:
     for heading, line in lines:
         if line not in printed:
             say(heading, line)

@@ -205,7 +205,7 @@ def check_outputs(
             continue
         kind.check(path, flags.sink, False)
         prefix, text = split_prefix(target)
-        asked = f"{_FLAGS.get(prefix, '-o')} {text}"  # a kind that was added later has -o
+        asked = f"{FLAGS.get(prefix, '-o')} {text}"  # a kind that was added later has -o
         if kind.many_files and str(path) != "-" and is_many(path):
             outputs.append(Output.pictures(asked, path, numbered=numbered))
         else:
@@ -218,7 +218,7 @@ def check_outputs(
     check_apart(outputs, _inputs(flags))
 
 
-_FLAGS = {"": "-o", "mask:": "--mask-output", "json:": "--json", "figure:": "--figure"}
+FLAGS = {"": "-o", "mask:": "--mask-output", "json:": "--json", "figure:": "--figure"}
 """The flags of outputs, by the prefix of their target."""
 
 

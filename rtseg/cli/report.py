@@ -95,11 +95,6 @@ def print_table(
     out("\n".join(aligned(heads, rows, right=right)))
 
 
-def write_metrics(path: str, report: Report) -> None:
-    """Write the report's figures as JSON; as `write_json`."""
-    write_json(path, asdict(report))
-
-
 def write_json(path: str, values: dict[str, Any]) -> None:
     """Write values as JSON, whole or not at all; "-" is stdout.
 
@@ -308,8 +303,8 @@ def start(flags: Flags, plan: Plan, source: Source, segmenter: Segmenter) -> Non
     _say_all("note", unused(flags, plan))
     say("policy", describe_policy(flags.run.policy, source.info.live, plan.paced))
     temporal = temporal_of(flags, source.info.live, watched=plan.window)
-    ties(temporal, single=source.info.frame_count == 1)
-    edges(segmenter)
+    say_temporal(temporal, single=source.info.frame_count == 1)
+    say_refine(segmenter)
     if targets := [target for target in plan.outputs if target != "window:"]:
         say("output", ", ".join(map(_describe_target, targets)))
     left_behind(find_kind(target)[1] for target in targets)
@@ -330,7 +325,7 @@ def left_behind(paths: Iterable[Path]) -> None:
         )
 
 
-def ties(temporal: TemporalOptions, *, single: bool = False) -> None:
+def say_temporal(temporal: TemporalOptions, *, single: bool = False) -> None:
     """Report the temporal options of a run; a single image is not smoothed."""
     if temporal.idle:
         say("idle", "the model pauses while the image does not change (--no-idle)")
@@ -338,7 +333,7 @@ def ties(temporal: TemporalOptions, *, single: bool = False) -> None:
         say("smooth", f"masks smoothed over time, strength {temporal.smooth:g} (--no-smooth)")
 
 
-def edges(segmenter: Segmenter) -> None:
+def say_refine(segmenter: Segmenter) -> None:
     """Report --refine."""
     if segmenter.refine:
         say("refine", "mask edges refined from image colours")
@@ -353,7 +348,7 @@ def report(
         for line in stage_table(figures, verbose=flags.run.verbose):
             out(" " * _COLUMN + line, to=sys.stderr)
         _say_all("wrote", (sink.summary() for sink in sinks))
-        _say_all("metrics", [flags.run.metrics] if flags.run.metrics else [])
+        _say_all("metrics", [flags.run.metrics or ""])
     _say_all("warning", source.warnings)
     if not flags.run.quiet:
         _say_all("note", [seen.summary()] if figures.frames else [])
@@ -390,7 +385,7 @@ def describe_backend(info: BackendInfo) -> str:
     return f"{info.name} on {info.device}, {info.precision}{provider}"
 
 
-def describe_policy(policy: str, live: bool, paced: bool = False) -> str:
+def describe_policy(policy: str, live: bool, paced: bool) -> str:
     """Which frames are kept, and why."""
     what = (
         "newest frame, older ones dropped" if keeps_newest(policy, live) else "every frame in order"
@@ -431,7 +426,7 @@ def describe_inputs(inputs: Mapping[str, int], steps: int) -> str:
     return f"input size changed {counted(steps, 'time')} ({sizes})"
 
 
-def stage_table(figures: Report, *, verbose: bool = False) -> list[str]:
+def stage_table(figures: Report, *, verbose: bool) -> list[str]:
     """Milliseconds per stage and of the frame's age, as aligned lines; `verbose` adds columns."""
     rows = {**figures.stages_ms, "age": figures.age_ms}
     columns = ("p50", "p95", "p99", *(("max", "mean") if verbose else ()))
@@ -624,7 +619,7 @@ def start_grid(
     _say_all("note", segmenter.info.notes)
     moving = [channel.temporal for channel in channels if channel.source.info.frame_count != 1]
     smooth = max((temporal.smooth for temporal in moving), default=0.0)
-    ties(
+    say_temporal(
         TemporalOptions(
             smooth,
             any(temporal.propagate for temporal in moving),
@@ -632,7 +627,7 @@ def start_grid(
             idle=any(temporal.idle for temporal in moving),
         )
     )
-    edges(segmenter)
+    say_refine(segmenter)
     own = [target for one in plan.plans for target in one.outputs]
     lines = [plan.json] if plan.json else []
     targets = [*plan.films, *own]
@@ -723,14 +718,10 @@ def report_grid(
         )
         for line in source_table(rows):
             say("", line)
-        for sink in sinks:
-            if text := sink.summary():
-                say("wrote", text)
-        if flags.run.metrics:
-            say("metrics", flags.run.metrics)
+        _say_all("wrote", (sink.summary() for sink in sinks))
+        _say_all("metrics", [flags.run.metrics or ""])
     for channel in channels:
-        for warning in channel.source.warnings:
-            say("warning", _named(channel.name, warning))
+        _say_all("warning", (_named(channel.name, text) for text in channel.source.warnings))
         for name in channel.stats.hung:
             say("warning", f"thread {name!r} did not stop and was abandoned")
 

@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -24,15 +24,15 @@ from rtseg.cli import report
 from rtseg.cli.options import Flags, temporal_of
 from rtseg.cli.plan import GridPlan, Plan
 from rtseg.cli.process import Stop
-from rtseg.cli.report import DownloadProgress, RunProgress, Seen, say, write_json, write_metrics
+from rtseg.cli.report import DownloadProgress, RunProgress, Seen, say, write_json
 from rtseg.contracts import Backend, Effect, Sink, Source, SourceInfo
-from rtseg.effects import open_effect
+from rtseg.effects import VIEWS, open_effect
 from rtseg.errors import SourceError, UsageError
 from rtseg.labels import LabelSet
 from rtseg.labels import palette as colours_of
 from rtseg.nets import default_model, find_model, shipped
 from rtseg.nets.weights import weights_path
-from rtseg.options import keeps_newest
+from rtseg.options import Size, keeps_newest
 from rtseg.segmenter import Segmenter
 from rtseg.session.controls import Controls, open_controls
 from rtseg.session.engine import Channel, Engine
@@ -44,7 +44,6 @@ from rtseg.session.grid import (
     GridCompositor,
     Layout,
     Order,
-    Size,
     layout_of,
     order_of,
     rate_of,
@@ -347,7 +346,7 @@ def _open_single(session: Session, stack: ExitStack) -> None:
 def _open_grid(session: Session, grid: GridPlan, stack: ExitStack) -> None:
     """The outputs of each source, and what takes the grid."""
     sources = [channel.source for channel in session.channels]
-    images = 2 if session.plan.view.view == "side" else 1
+    images = VIEWS[session.plan.view.view].widths
     layout = layout_of(sources, on_screen=grid.window and not grid.films, images=images)
     order = order_of(session.channels, written=bool(grid.films) and not grid.watched)
     rate = rate_of(sources, order)
@@ -509,7 +508,7 @@ def _reporting(session: Session) -> Iterator[None]:
             summary = summarise(channels[0].source, session.running, session.totals)
             report.report(flags, summary, session.sinks, session.seen, channels[0].source)
             if flags.run.metrics:
-                write_metrics(flags.run.metrics, summary)
+                write_json(flags.run.metrics, asdict(summary))
 
 
 def load_segmenter(
