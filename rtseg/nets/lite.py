@@ -160,14 +160,14 @@ class Decoder(nn.Module):
     2017, arXiv:1612.03144).
     """
 
-    def __init__(self, channels: Mapping[str, int], num_classes: int, levels: list[str]) -> None:
+    def __init__(self, channels: Mapping[str, int], num_classes: int) -> None:
         super().__init__()
-        top = levels[0]
+        top, *finer = DECODER
         before = DECODER[top].channels
         self.top = _conv(channels[top], before, 1)
         self.gate = nn.Conv2d(channels[top], before, 1)
         self.laterals, self.steps, self.blocks = (nn.ModuleDict() for _ in range(3))
-        for level in levels[1:]:
+        for level in finer:
             wide, blocks = DECODER[level]
             self.laterals[level] = _conv(channels[level], wide, 1, activation=False)
             self.steps[level] = (
@@ -176,14 +176,13 @@ class Decoder(nn.Module):
             self.blocks[level] = nn.Sequential(*(_separable(wide, wide) for _ in range(blocks)))
             before = wide
         self.classifier = nn.Conv2d(before, num_classes, 1)
-        self.levels = levels
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """(N, C, H/s, W/s) logits, s being the finest level's stride."""
-        top = features[self.levels[0]]
-        mean = top.mean((2, 3), keepdim=True)
-        x = self.top(top) * torch.sigmoid(self.gate(mean))
-        for level in self.levels[1:]:
+        """(N, C, H/4, W/4) logits."""
+        top, *finer = DECODER
+        mean = features[top].mean((2, 3), keepdim=True)
+        x = self.top(features[top]) * torch.sigmoid(self.gate(mean))
+        for level in finer:
             lateral = self.laterals[level](features[level])
             x = functional.interpolate(
                 self.steps[level](x), lateral.shape[-2:], mode="bilinear", align_corners=False
@@ -194,9 +193,9 @@ class Decoder(nn.Module):
 
 
 class Network(nn.Module):
-    """Backbone and decoder, with logits enlarged to the input's size for training."""
+    """Backbone and head, with logits enlarged to the input's size for training."""
 
-    def __init__(self, backbone: nn.Module, classifier: Decoder) -> None:
+    def __init__(self, backbone: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
         self.backbone, self.classifier = backbone, classifier
 
@@ -211,7 +210,7 @@ def build_lite(architecture: str, num_classes: int, *, aux: bool = False) -> nn.
     """`fpn_mobilenet_v2`, `fpn_efficientnet_lite0` and its sibling; without an auxiliary head."""
     kind = _kind(architecture)
     backbone = Backbone(kind)
-    network = Network(backbone, Decoder(backbone.channels, num_classes, ["32", "16", "8", "4"]))
+    network = Network(backbone, Decoder(backbone.channels, num_classes))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps, module.momentum = kind.epsilon, kind.momentum

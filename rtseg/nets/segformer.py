@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rtseg.nets.lite import Network
 from rtseg.zoo import SEGFORMERS, SegFormer
 
 DROP_PATH, DROPOUT = 0.1, 0.1
@@ -24,22 +25,6 @@ by how much keys are thinned out per side; and output strides."""
 
 WIDER = 4
 """Channels inside a feed-forward network, over those outside."""
-
-
-class Network(nn.Module):
-    """Backbone and head, with logits enlarged to the input's size for training."""
-
-    def __init__(self, kind: SegFormer, num_classes: int) -> None:
-        super().__init__()
-        self.backbone = Backbone(kind)
-        self.classifier = Head(kind, num_classes)
-        self.apply(_initialise)
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Logits (N, C, H, W) of (N, 3, H, W) images, as "out"."""
-        logits = self.classifier(self.backbone(image))
-        size = image.shape[-2:]
-        return {"out": functional.interpolate(logits, size, mode="bilinear", align_corners=False)}
 
 
 class Backbone(nn.Module):
@@ -217,7 +202,8 @@ class MergedHead(nn.Module):
 
 def build_segformer(architecture: str, num_classes: int, *, aux: bool = False) -> nn.Module:
     """`segformer_b0` to `segformer_b5`; without an auxiliary head."""
-    return Network(SEGFORMERS[architecture], num_classes)
+    kind = SEGFORMERS[architecture]
+    return Network(Backbone(kind), Head(kind, num_classes)).apply(_initialise)
 
 
 _RENAMED = (

@@ -12,12 +12,9 @@ from torch import Tensor, nn
 
 from rtseg.errors import ModelError, UsageError, first_line
 from rtseg.nets.build import segmentation
-from rtseg.nets.lite import Decoder, Network
+from rtseg.nets.lite import DECODER, Decoder, Network
 from rtseg.text import did_you_mean
 from rtseg.zoo import InputSpec, ModelSpec, WeightsSpec
-
-LEVELS = ["32", "16", "8", "4"]
-"""Output strides whose features the decoder takes."""
 
 TRIED = (80, 112)
 """(height, width) of an image that a new backbone is tried on: multiples of 16, but not of 32."""
@@ -35,9 +32,9 @@ class Backbone(nn.Module):
         with _refusing(name):
             self.net = library().create_model(name, pretrained=False, features_only=True)
             strides = [str(stride) for stride in self.net.feature_info.reduction()]
-            if lacking := [level for level in LEVELS if level not in strides]:
+            if lacking := [level for level in DECODER if level not in strides]:
                 raise ValueError(f"it has no features at stride {', '.join(reversed(lacking))}")
-        self.places = {level: strides.index(level) for level in LEVELS}
+        self.places = {level: strides.index(level) for level in DECODER}
         channels = self.net.feature_info.channels()
         self.channels = {level: channels[place] for level, place in self.places.items()}
         with _refusing(name, "it does not take images of any size: "):
@@ -80,7 +77,7 @@ def build_timm(architecture: str, num_classes: int, *, aux: bool = False) -> nn.
         ModelError: timm has no such network, or it cannot be a backbone.
     """
     backbone = Backbone(_name(architecture))
-    return Network(backbone, Decoder(backbone.channels, num_classes, LEVELS))
+    return Network(backbone, Decoder(backbone.channels, num_classes))
 
 
 def timm_spec(architecture: str) -> ModelSpec:
