@@ -24,7 +24,7 @@ from rtseg.options import imported
 from rtseg.segmenter import Segmenter
 from rtseg.serve.jobs import Jobs, Place, open_place
 from rtseg.serve.options import ServeOptions, is_loopback
-from rtseg.serve.service import RequestError, Service
+from rtseg.serve.service import TIMED_OUT, RequestError, Service
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -165,7 +165,7 @@ async def first_message(socket: WebSocket) -> dict[str, Any]:
     """
     try:
         text = await asyncio.wait_for(socket.receive_text(), HELLO_SECONDS)
-    except (TimeoutError, asyncio.TimeoutError, KeyError):
+    except (*TIMED_OUT, KeyError):
         raise RequestError(408, "the first message must be a hello") from None
     hello, token = parsed(text), socket.app.state.token
     given = str(hello.get("token") or "").encode()

@@ -34,7 +34,7 @@ from rtseg.limits import Pace
 from rtseg.options import made
 from rtseg.serve.options import ServeOptions
 from rtseg.serve.segment import BODY_SECONDS, discard, in_time, switch
-from rtseg.serve.service import RequestError, Service
+from rtseg.serve.service import TIMED_OUT, RequestError, Service
 from rtseg.system import python_command
 from rtseg.temporal import TemporalOptions
 from rtseg.text import counted
@@ -346,7 +346,7 @@ class Jobs:
                         await asyncio.to_thread(_write, file, bytes(buffer))
                         buffer.clear()
                         room = self._room()  # other uploads take of it, too
-            except (TimeoutError, asyncio.TimeoutError):
+            except TIMED_OUT:
                 raise RequestError(408, "the video came too slowly") from None
             except RequestError as error:
                 if error.status in (413, 415, 507):
@@ -396,7 +396,7 @@ class Jobs:
                 except (OSError, RtsegError) as error:  # a full disk ends this job, not all
                     job.state, job.error = "failed", str(error)
                 continue
-            with suppress(TimeoutError, asyncio.TimeoutError):
+            with suppress(*TIMED_OUT):
                 await asyncio.wait_for(self._wake.wait(), SWEEP_SECONDS)
 
     async def _sweep(self) -> None:
@@ -436,7 +436,7 @@ class Jobs:
         except asyncio.CancelledError:
             job.tries -= 1  # the server ends as it should
             raise
-        except (TimeoutError, asyncio.TimeoutError):
+        except TIMED_OUT:
             error = f"it took more than {minutes:g} minutes"
         finally:
             with suppress(ProcessLookupError):
@@ -468,7 +468,7 @@ class Jobs:
             try:
                 read = asyncio.wait_for(process.stderr.readline(), LOOK_SECONDS)
                 line = (await read).decode("utf-8", "replace").rstrip()
-            except (TimeoutError, asyncio.TimeoutError):
+            except TIMED_OUT:
                 continue
             except ValueError:  # longer than any of ours
                 continue

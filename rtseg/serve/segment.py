@@ -22,7 +22,7 @@ from rtseg.frame import Frame, Image, Segmentation
 from rtseg.images import content_size, decode_image, is_image_content
 from rtseg.limits import Pace
 from rtseg.matte.refine import Refined
-from rtseg.serve.service import Admission, RequestError, Service
+from rtseg.serve.service import TIMED_OUT, Admission, RequestError, Service
 from rtseg.sinks.jsonl import classes_of
 from rtseg.sinks.masks import palette, palette_png
 
@@ -234,7 +234,7 @@ async def read_body(request: Request, most: int, place: Admission) -> bytes:
             if len(body) > most:
                 raise too_long
             pace(len(part))
-    except (TimeoutError, asyncio.TimeoutError):
+    except TIMED_OUT:
         raise RequestError(408, "the body came too slowly") from None
     except ClientDisconnect:
         raise RequestError(400, "the client went before its body had come") from None
@@ -262,7 +262,7 @@ async def discard(parts: AsyncIterator[bytes], most: int) -> None:
     """Read on for a moment: a client that still sends when the connection is closed may not see
     the answer."""
     discarded = 0
-    with suppress(TimeoutError, asyncio.TimeoutError, ClientDisconnect):
+    with suppress(*TIMED_OUT, ClientDisconnect):
         async for part in in_time(parts):
             discarded += len(part)
             if discarded > most:

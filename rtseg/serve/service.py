@@ -25,6 +25,9 @@ from rtseg.threads import Flow
 
 T = TypeVar("T")
 
+TIMED_OUT = (TimeoutError, asyncio.TimeoutError)
+"""What asyncio raises when a time is over; before Python 3.11 these are two classes."""
+
 UPLOAD_SECONDS = 3.0
 """After which an upload loses its place if another image finds none."""
 

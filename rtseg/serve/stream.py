@@ -15,13 +15,14 @@ from collections import Counter, deque
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from starlette.responses import JSONResponse, Response
 from starlette.websockets import WebSocketDisconnect
 
 from rtseg.contracts import Source, SourceInfo
 from rtseg.frame import Frame, Segmentation
 from rtseg.serve.application import first_message, parsed, refuse
 from rtseg.serve.segment import read_picture
-from rtseg.serve.service import RequestError, Service
+from rtseg.serve.service import TIMED_OUT, RequestError, Service
 from rtseg.session.engine import Result
 from rtseg.sinks.masks import palette, quick_png
 from rtseg.stats import Durations
@@ -30,7 +31,6 @@ from rtseg.temporal.options import USUAL_SMOOTH
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.responses import Response
     from starlette.websockets import WebSocket
 
 PROTOCOL = "rtseg.1"
@@ -186,7 +186,7 @@ class Client:
         while True:
             try:
                 message = await asyncio.wait_for(self._socket.receive(), IDLE_SECONDS)
-            except (TimeoutError, asyncio.TimeoutError):
+            except TIMED_OUT:
                 found = f"no frame for {IDLE_SECONDS:.0f} seconds"
                 raise RequestError(408, "the stream was idle", found=found) from None
             if message["type"] == "websocket.disconnect":
@@ -357,7 +357,5 @@ async def stream(socket: WebSocket) -> None:
 
 async def sessions(request: Request) -> Response:
     """The figures of each stream that is open."""
-    from starlette.responses import JSONResponse
-
     service: Service = request.app.state.service
     return JSONResponse({"sessions": [client.figures() for client in service.clients]})

@@ -19,7 +19,7 @@ from rtseg.errors import RtsegError, SinkError, UsageError
 from rtseg.serve.application import Way, assemble, first_message, refuse
 from rtseg.serve.listen import greeting, listening, server_config
 from rtseg.serve.options import place_options
-from rtseg.serve.service import RequestError
+from rtseg.serve.service import TIMED_OUT, RequestError
 from rtseg.threads import Flow
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ async def frames(socket: WebSocket) -> None:
         await socket.close(1001, "the run has ended")
     except RequestError as error:
         await refuse(socket, error)
-    except (TimeoutError, asyncio.TimeoutError):
+    except TIMED_OUT:
         await socket.close(1008, "the client reads too slowly")
     except (WebSocketDisconnect, KeyError, RuntimeError):
         pass
@@ -230,7 +230,7 @@ async def snapshot(request: Request) -> Response:
     with room.viewer() as seen:
         try:
             newest = await asyncio.wait_for(room.newer(seen), FRAME_SECONDS)
-        except (TimeoutError, asyncio.TimeoutError):
+        except TIMED_OUT:
             newest = None
     if newest is None:
         raise RequestError(503, "no frame came", retry=2)
