@@ -86,12 +86,11 @@ class Bucket:
             return False
         return True
 
-    def touch(self, name: str) -> bool:
+    def touch(self, name: str) -> None:
         """As `Store`."""
         content = self.read(name)
         if content is not None:
             self.write(name, content)
-        return content is not None
 
     def age(self, name: str) -> float | None:
         """As `Store`; to a second."""

@@ -29,8 +29,8 @@ class Store(Protocol):
     def create(self, name: str, content: bytes) -> bool:
         """Write a new file; False if there is one. Of several machines at once one succeeds."""
 
-    def touch(self, name: str) -> bool:
-        """Make a file the newest; False if it is gone."""
+    def touch(self, name: str) -> None:
+        """Make a file the newest, if it is there."""
 
     def age(self, name: str) -> float | None:
         """Seconds since a file was last written or touched, by the store's own clock; None if it
@@ -85,13 +85,10 @@ class Folder:
             raise
         return True
 
-    def touch(self, name: str) -> bool:
+    def touch(self, name: str) -> None:
         """As `Store`."""
-        try:
+        with suppress(FileNotFoundError):
             os.utime(self._root / name)  # without a time it is the file server's
-        except FileNotFoundError:
-            return False
-        return True
 
     def age(self, name: str) -> float | None:
         """As `Store`."""

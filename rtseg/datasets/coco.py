@@ -233,12 +233,17 @@ def _unused_superclass(files: Sequence[CocoFile], records: dict[Any, CocoCategor
     return 0 if 0 in records and not used and records[0].name in above else None
 
 
+def folders_near(path: Path, root: Path) -> list[Path]:
+    """The folder of a file and the one above it; only the first if that is `root`."""
+    beside = path.parent
+    return [beside, beside.parent] if root.is_file() or beside != root else [beside]
+
+
 class ImageFinder:
     """Finds the images of one file in the usual folders."""
 
     def __init__(self, file: CocoFile, root: Path) -> None:
-        beside = file.path.parent
-        bases = [beside, *([beside.parent] if root.is_file() or beside != root else [])]
+        bases = folders_near(file.path, root)
         raw = re.sub(rf"^{OWN}|\.json$", "", file.path.name)
         folders = [raw, file.split, *(k for k, v in SPLITS.items() if v == file.split), "default"]
         starts = ("", "images/", "data/")

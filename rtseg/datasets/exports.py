@@ -24,7 +24,14 @@ from msgspec import field as msgspec_field
 from numpy.typing import NDArray
 
 from rtseg.datasets.classes import BACKGROUND, fold, is_background, label_set, read_names
-from rtseg.datasets.coco import Outline, Outlines, Pixels, decoded, run_lengths
+from rtseg.datasets.coco import (
+    Outline,
+    Outlines,
+    Pixels,
+    decoded,
+    folders_near,
+    run_lengths,
+)
 from rtseg.datasets.contract import Dataset, Layout, Problem, Sample
 from rtseg.datasets.folders import (
     SPLITS,
@@ -360,10 +367,7 @@ def index_cvat(root: Path) -> Dataset:
         except (OSError, ElementTree.ParseError) as error:
             raise DatasetError(f"cannot read {path}", found=f"it is not XML: {error}") from error
         labels.update(dict.fromkeys(e.text or "" for e in tree.findall("./meta//label/name")))
-        bases = [
-            path.parent,
-            *([path.parent.parent] if root.is_file() or path.parent != root else []),
-        ]
+        bases = folders_near(path, root)
         for image in tree.iter("image"):
             about = _attributes(image, _CvatImage, path)
             name, subset = about.name, about.subset

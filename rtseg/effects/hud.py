@@ -46,12 +46,12 @@ class Captioned:
     ) -> None:
         self._view, self._labels, self._legend = view, labels, legend
         self._hud, self._mark = hud, mark
+        self._has_text = legend or hud is not None
 
     @property
     def in_planes(self) -> Callable[[Planes, Segmentation], Planes] | None:
         """The view's, if it has it and no text is written over it."""
-        has_text = self._legend or self._hud is not None
-        return None if has_text else getattr(self._view, "in_planes", None)
+        return None if self._has_text else getattr(self._view, "in_planes", None)
 
     def __call__(self, frame: Frame, segmentation: Segmentation) -> Image:
         """The view's (H, W, 3) or (H, W, 4) uint8 image; text is opaque where it is transparent."""
@@ -68,8 +68,7 @@ class Captioned:
 
     def _write(self, image: Image, segmentation: Segmentation) -> None:
         """Write over (H, W, 3) uint8 BGR, in place."""
-        has_text = self._legend or self._hud is not None
-        if has_text and (nothing := empty_line(segmentation)):
+        if self._has_text and (nothing := empty_line(segmentation)):
             panel(image, [nothing], "bottom left")
         if self._legend:
             legend(image, legend_rows(segmentation, self._labels))
