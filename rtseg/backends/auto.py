@@ -184,8 +184,8 @@ def open_fastest(
 
     def load(candidate: Candidate) -> Backend:
         changed = {**options, "precision": candidate.precision}
-        int8 = quantised is not None and candidate.precision == "int8" and not candidate.exact
-        network = quantised if int8 and quantised is not None else model
+        reduced = candidate.precision == "int8" and not candidate.exact
+        network = quantised if quantised is not None and reduced else model
         return open_backend(candidate.backend, network, input_size=size, **changed)
 
     def find(on_gpu: Collection[str]) -> list[Candidate]:

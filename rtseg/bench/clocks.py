@@ -201,6 +201,7 @@ def _processor_round(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Milliseconds of our stages, and of the bare libraries."""
     ours, bare = dict[str, float](), dict[str, float]()
+    frames: list[Frame] = []
 
     @contextmanager
     def timed(stage: str, into: dict[str, float]) -> Iterator[None]:
@@ -214,9 +215,8 @@ def _processor_round(
     with open_source(clip) as source:
         info, sink = source.info, open_sink(source.info)
         offer_planes(source, segmenter, Outlet(effect, [sink]))
-        since = time.process_time()
-        frames = list(islice(source, count))
-        ours["decode"] = (time.process_time() - since) / len(frames) * 1e3
+        with timed("decode", ours):
+            frames += islice(source, count)
     segmented(frames[:UNCOUNTED])
     with timed("network", ours):
         found = segmented(frames)
@@ -235,10 +235,9 @@ def _processor_round(
         for batch in batches:
             segmenter.backend(batch)
     encoder = find_encoder(".mp4", "h264", None)
-    sizes = [(image.shape[0], image.shape[1]) for image in drawn]
     pictures = [
-        fitted_frame(image, size, encoder, info)
-        for image, size in zip(drawn, sizes, strict=True)
+        fitted_frame(image, (image.shape[0], image.shape[1]), encoder, info)
+        for image in drawn
         if image.shape[2] == 3
     ]
     if pictures:
