@@ -150,9 +150,8 @@ def make_room(
 ) -> None:
     """Remove the least recently used files of a folder until they are within both limits.
 
-    Files with the same stem, such as a network and its
-    checksum, are removed together, and what a killed run left incomplete. Files that cannot be
-    removed, or do not match `ours`, are kept.
+    Files with the same stem, such as a network and its checksum, are removed together, and what a
+    killed run left incomplete. Files that cannot be removed, or do not match `ours`, are kept.
 
     Args:
         ours: a regular expression for the full names of the files that rtseg writes there.

@@ -581,9 +581,9 @@ class Joiner:
     """Moves the packets of a joined file so that its times go on where they would jump.
 
     By the rule of the `ffmpeg` command: where the decoding time of a track jumps back, or ahead by
-    more than ten seconds, all later packets are moved so that it goes on, and that frames
-    are shown after those before. Tracks that are read in
-    separate passes stay together only if every pass sees the packets of all of them.
+    more than ten seconds, all later packets are moved so that it goes on, and that frames are shown
+    after those before. Tracks that are read in separate passes stay together only if every pass
+    sees the packets of all of them.
 
     Attributes:
         changed: whether it moved any.
