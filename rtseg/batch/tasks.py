@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rtseg.batch.clips import Clip
 from rtseg.batch.ledger import Ledger, Record
@@ -49,7 +49,7 @@ class Outcome:
     full: bool = False
 
 
-class Event:
+class Event(NamedTuple):
     """What a worker reports.
 
     Attributes:
@@ -58,8 +58,9 @@ class Event:
             task, content is an `Outcome`; "died", content says how.
     """
 
-    def __init__(self, worker: int, kind: str, content: Any = None) -> None:
-        self.worker, self.kind, self.content = worker, kind, content
+    worker: int
+    kind: str
+    content: Any = None
 
 
 class Pool(Protocol):
