@@ -6,7 +6,7 @@ import colorsys
 import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,11 @@ class LabelSet:
     def join_names(self, classes: Iterable[int], most: int = 6) -> str:
         """Names in the network's order, at most `most` of them: "cat, dog and 3 more"."""
         return listed([self.names[index] for index in sorted(classes)], most)
+
+    def by_share(self, shares: Mapping[str, float]) -> list[tuple[str, float, Colour]]:
+        """Name, share and colour of the classes in view, given by name, the largest first."""
+        largest = sorted(shares.items(), key=lambda item: -item[1])
+        return [(name, share, self.colours[self.names.index(name)]) for name, share in largest]
 
     def lookup_table(self, selected: frozenset[int] | None) -> NDArray[np.uint8]:
         """(256,) uint8 that maps a class that is not selected to the background, or to VOID if

@@ -56,13 +56,11 @@ def over_picture(shown: Segmented) -> bytes:
 def with_names(shown: Segmented) -> str:
     """`over_picture` as HTML, above the names, colours and shares of the classes in view."""
     png = b64encode(over_picture(shown)).decode("ascii")
-    largest = sorted(shown.shares.items(), key=lambda item: -item[1])
-    colours = dict(zip(shown.labels.names, shown.labels.colours, strict=True))
     names = [
         f'<span style="white-space: nowrap; margin-right: 1em">'
-        f'<span style="color: rgb{colours[name]}">&#9632;</span> {escape(name)} '
+        f'<span style="color: rgb{colour}">&#9632;</span> {escape(name)} '
         f"{max(100 * share, 0.1):.1f} %</span>"
-        for name, share in largest
+        for name, share, colour in shown.labels.by_share(shown.shares)
     ]
     below = " ".join(names) or "only background"
     return (

@@ -17,7 +17,7 @@ from rtseg.figures import SUFFIXES
 from rtseg.frame import Frame, Segmentation
 from rtseg.labels import VOC, LabelSet
 from rtseg.sinks import SinkOptions, open_sink
-from rtseg.sinks.figure import draw_figure, legend_rows
+from rtseg.sinks.figure import draw_figure
 
 INFO = SourceInfo("clip.mp4", 64, 48)
 LABELS = LabelSet(("background", "blue thing"), ((0, 0, 0), (0, 0, 255)))
@@ -75,11 +75,11 @@ def test_the_figure_has_the_legend_in_the_class_colour(tmp_path: Path) -> None:
     assert len(dark[0]) > 100, "there are letters beside it"
 
 
-def test_legend_rows_are_the_classes_in_view_with_their_shares() -> None:
+def test_rows_of_the_legend_are_the_classes_in_view_with_their_shares() -> None:
     scores = np.zeros((21, 1, 4), np.float32)
     scores[[15, 15, 15, 7], 0, [0, 1, 2, 3]] = 9
     seen = Segmentation(scores, VOC, (2, 8))
-    rows = legend_rows(seen, VOC)
+    rows = VOC.by_share(seen.shares)
     assert [(name, colour) for name, _, colour in rows] == [
         ("person", (192, 128, 128)),
         ("car", (128, 128, 128)),

@@ -198,11 +198,8 @@ def _source_lines(source: Source | None) -> list[str]:
 
 def legend_rows(segmentation: Segmentation, labels: LabelSet) -> list[tuple[str, Colour]]:
     """Name, share of the frame, and colour of the classes in view, the largest first."""
-    largest = sorted(segmentation.shares.items(), key=lambda item: -item[1])
-    return [
-        (f"{name}\t{percent(share)}", labels.colours[labels.names.index(name)])
-        for name, share in largest
-    ]
+    rows = labels.by_share(segmentation.shares)
+    return [(f"{name}\t{percent(share)}", colour) for name, share, colour in rows]
 
 
 def percent(share: float) -> str:

@@ -9,7 +9,7 @@ from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.draw import blend, overlay_table
 from rtseg.figures import check_suffix, new_figure, plain_text, show_image
 from rtseg.files import OutputFile, cannot_write
-from rtseg.frame import Image, Segmentation
+from rtseg.frame import Image
 from rtseg.labels import Colour, LabelSet
 from rtseg.sinks.options import SinkOptions
 
@@ -55,7 +55,7 @@ class FigureSink(Sink):
             return
         frame, segmentation = rendered.frame, rendered.segmentation
         overlay = blend(frame.image, segmentation.mask, self._table)
-        rows = legend_rows(segmentation, self._labels)
+        rows = self._labels.by_share(segmentation.shares)
         figure = draw_figure(frame.image, overlay, rows, frame.name or self._title)
         try:
             figure.savefig(target.part, dpi=DOTS_PER_INCH)
@@ -77,12 +77,6 @@ class FigureSink(Sink):
             return ""
         others = f", of the first of {self.frames} frames" if self.frames > 1 else ""
         return f"figure to {self._path}{others}"
-
-
-def legend_rows(segmentation: Segmentation, labels: LabelSet) -> list[tuple[str, float, Colour]]:
-    """Name, share of the frame and colour of the classes in view, the largest first."""
-    largest = sorted(segmentation.shares.items(), key=lambda item: -item[1])
-    return [(name, share, labels.colours[labels.names.index(name)]) for name, share in largest]
 
 
 def draw_figure(
