@@ -4,6 +4,7 @@ train, evaluate and export one.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -118,6 +119,8 @@ class _Forked(Backend):
 
     def __init__(self, inner: Backend) -> None:
         self.spec, self.input_size, self.info = inner.spec, inner.input_size, inner.info
+        # freed, even as this process ends, it would wait for its threads
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(inner))
 
     def __call__(self, batch: Any) -> NoReturn:
         raise UsageError(

@@ -197,6 +197,28 @@ def test_a_model_loaded_before_a_fork_is_an_error_after_it(segmenter: Segmenter)
     assert segmenter(np.zeros((48, 64, 3), np.uint8)).mask.shape == (48, 64)
 
 
+FORKED = """
+import os, sys
+import numpy as np
+import rtseg
+segmenter = rtseg.load("person", backend="{backend}", imgsz=(64, 64), threads=2)
+segmenter(np.zeros((64, 64, 3), np.uint8))
+child = os.fork()
+if child == 0:
+    sys.exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+segmenter(np.zeros((64, 64, 3), np.uint8))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("backend", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_a_process_forked_after_a_model_was_loaded_begins_and_ends(backend: str) -> None:
+    """As those that read images for a training in a notebook: freeing the network would hang."""
+    done = ended(FORKED.format(backend=backend))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_what_is_segmented_shows_its_picture(segmenter: Segmenter) -> None:
     image = np.zeros((48, 64, 3), np.uint8)
     assert segmenter(image).picture is image
