@@ -69,6 +69,9 @@ FOREIGN = {
     "a JPEG XL image; convert it to JPEG or PNG": re.compile(
         rb"\xff\x0a|\0\0\0\x0cJXL ", re.DOTALL
     ),
+    "an image of linear light; save it as JPEG or PNG, as it is to be seen": re.compile(
+        rb"#\?(?:RADIANCE|RGBE)|v/1\x01|P[Ff]4?\s"
+    ),
     "a Photoshop document; save it as PNG": re.compile(rb"8BPS\0"),
     "a document or drawing; export its pages as PNG": re.compile(
         rb"%PDF-|%!PS|\W*<(?:svg|\?xml.{0,170}<svg|!--.{0,170}<svg|!DOCTYPE svg)\b", re.DOTALL

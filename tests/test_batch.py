@@ -328,6 +328,9 @@ def test_lists_globs_and_files(folder: Path, tmp_path: Path) -> None:
     Path("other/a.mp4").touch()
     with pytest.raises(UsageError):
         names("in", "other/a.mp4")
+    Path("take [1]").mkdir()
+    Path("take [1]/t.mp4").touch()
+    assert names("take [1]/*.mp4") == names("take [1]/**/*.mp4") == ["t.mp4"]
     with pytest.raises(SourceError):
         names("in/*.webm")
     found = rows("list.txt", "-o", "out")

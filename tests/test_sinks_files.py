@@ -240,16 +240,28 @@ def python(code: str, *arguments: str, shell: str = "") -> subprocess.CompletedP
 @pytest.mark.parametrize(
     ("pix_fmt", "expected"),
     [("bgr24", [10, 20, 200]), ("rgb24", [200, 20, 10]), ("bgra", [10, 20, 200, 255]),
-     ("rgba", [200, 20, 10, 255]), ("gray", [73]), ("yuv420p", [78])],
+     ("rgba", [200, 20, 10, 255]), ("gray", [73]), ("yuv420p", [78]), ("nv12", [78])],
 )  # fmt: skip
 def test_raw_pixels(pix_fmt, expected, capfdbinary) -> None:
     image = np.empty((96, 128, 3), np.uint8)
     image[:] = 10, 20, 200
     write("-", [rendered(i, image=image) for i in range(3)], info(), pix_fmt=pix_fmt)
     pixels = np.frombuffer(capfdbinary.readouterr().out, np.uint8)
-    each = 1.5 if pix_fmt == "yuv420p" else len(expected)
+    each = 1.5 if pix_fmt in ("yuv420p", "nv12") else len(expected)
     assert pixels.size == 3 * 96 * 128 * each
     assert pixels[: len(expected)].tolist() == pytest.approx(expected, abs=1)
+
+
+def test_raw_nv12_has_the_colours_of_yuv420p_in_turn(capfdbinary) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
+    written = []
+    for pix_fmt in ("yuv420p", "nv12"):
+        write("-", [rendered(0, image=image)], info(), pix_fmt=pix_fmt)
+        written.append(np.frombuffer(capfdbinary.readouterr().out, np.uint8))
+    planar, mixed = written
+    assert np.array_equal(planar[:36], mixed[:36])
+    assert np.array_equal(planar[36:45], mixed[36::2])
+    assert np.array_equal(planar[45:], mixed[37::2])
 
 
 def test_raw_frames_keep_the_first_size(capfdbinary) -> None:

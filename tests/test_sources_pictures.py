@@ -106,6 +106,26 @@ def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> Non
     assert only(tmp_path / "a[1].png").mean() == 1
 
 
+def test_a_glob_in_a_folder_whose_name_looks_like_one(tmp_path: Path) -> None:
+    for folder in ("takes [1]", "takes 1"):
+        (tmp_path / folder).mkdir()
+    save(tmp_path / "takes [1]" / "a.png", flat(1))
+    save(tmp_path / "takes 1" / "b.png", flat(200))
+    with open_source(f"{tmp_path}/takes [1]/*.png") as source:
+        assert [f.name for f in source] == ["a"]
+    with open_source(f"{tmp_path}/takes [12]/*.png") as source:
+        assert [f.name for f in source] == ["b"], "brackets are a glob where there is no such name"
+
+
+def test_a_numbered_pattern_is_read_as_it_was_written(tmp_path: Path) -> None:
+    for name in ("f_2.png", "f_000010.png", "f_x.png", "f_3_.png", "g_1.png"):
+        save(tmp_path / name, flat(50))
+    with open_source(f"{tmp_path}/f_%06d.png") as source:
+        assert [f.name for f in source] == ["f_2", "f_000010"]
+    with pytest.raises(SourceError, match="no file matches"):
+        open_source(f"{tmp_path}/h_%06d.png")
+
+
 def test_sizes_may_differ(tmp_path: Path) -> None:
     save(tmp_path / "1.png", flat(1, 10, 12))
     save(tmp_path / "2.png", flat(1, 30, 22))
@@ -475,6 +495,9 @@ FOREIGN = {
     "a.raf": (b"FUJIFILMCCD-RAW 0201" + bytes(300), "a raw photo"),
     "a.jxl": (b"\xff\x0a" + bytes(300), "a JPEG XL image"),
     "a.jpg": (b"\0\0\0\x0cJXL \r\n" + bytes(300), "a JPEG XL image"),
+    "a.hdr": (b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 1 +X 1\n" + bytes(300), "linear light"),
+    "a.exr": (b"v/1\x01\2\0\0\0" + bytes(300), "linear light"),
+    "a.pfm": (b"PF\n1 1\n-1.0\n" + bytes(300), "linear light"),
     "a.pdf": (encoded("PDF"), "a document"),  # FFmpeg finds the JPEG within
     "a.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n" + bytes(300), "a document"),
     "a.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>' + b" " * 200, "a document or drawing"),

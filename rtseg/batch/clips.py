@@ -18,6 +18,7 @@ from rtseg.images import IMAGE_SUFFIXES
 from rtseg.outputs import NUMBER
 from rtseg.sinks import find_kind, split_prefix
 from rtseg.sinks.options import is_folder, is_many
+from rtseg.sources.options import split_glob
 from rtseg.text import natural_key, read_text, user_path
 from rtseg.threads import parallel_map
 
@@ -211,10 +212,8 @@ def _add(text: str, listing: Listing, closed: set[str]) -> None:
         elif path.is_file():
             _add_all([path], path.parent, listing)
         elif glob.has_magic(text):
-            there = list(_matches(path))
-            steady = path
-            while glob.has_magic(str(steady)):
-                steady = steady.parent
+            steady, pattern = split_glob(path)
+            there = list(_matches(Path(glob.escape(str(steady))) / pattern))
             inside = [one for one in there if one.is_file() and not _is_in(one, closed)]
             _add_all(inside, steady, listing)
         else:

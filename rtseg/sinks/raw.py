@@ -18,6 +18,15 @@ from rtseg.frame import Image
 from rtseg.labels import LabelSet
 from rtseg.sinks.options import SinkOptions, opaque
 
+
+def _nv12(image: Image) -> Any:
+    """(H * 3/2, W) uint8: Y, then U and V in turn."""
+    planes = cv2.cvtColor(even(image), cv2.COLOR_BGR2YUV_I420)
+    height = len(planes) * 2 // 3
+    planes[height:] = planes[height:].reshape(2, -1).T.reshape(-1, planes.shape[1])
+    return planes
+
+
 PIXEL_FORMATS: dict[str, Callable[[Image], Any]] = {
     "bgr24": lambda image: image,
     "rgb24": lambda image: cv2.cvtColor(image, cv2.COLOR_BGR2RGB),
@@ -25,6 +34,7 @@ PIXEL_FORMATS: dict[str, Callable[[Image], Any]] = {
     "rgba": lambda image: cv2.cvtColor(image, cv2.COLOR_BGR2RGBA),
     "gray": lambda image: cv2.cvtColor(image, cv2.COLOR_BGR2GRAY),
     "yuv420p": lambda image: cv2.cvtColor(even(image), cv2.COLOR_BGR2YUV_I420),
+    "nv12": _nv12,
 }
 """FFmpeg's names of pixel formats, and the conversion from BGR."""
 

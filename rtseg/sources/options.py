@@ -191,6 +191,15 @@ def is_pictures(target: str) -> bool:
     return named_so or path.is_dir() or target.endswith(("/", "\\")) or bool(GLOB.search(target))
 
 
+def split_glob(pattern: Path) -> tuple[Path, Path]:
+    """The longest folder of a glob that exists as it is written, and the rest of the glob.
+
+    So `takes [1]/*.png` is what its folder holds, though brackets stand for one character.
+    """
+    folder = next((each for each in pattern.parents if each.is_dir()), pattern.parents[-1])
+    return folder, pattern.relative_to(folder)
+
+
 def is_animated(target: str) -> bool:
     """Whether a target is an animated image that is not a video, as GIFs are."""
     from rtseg.images import is_animation

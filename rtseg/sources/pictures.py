@@ -19,7 +19,8 @@ from rtseg.images import (
     read_image,
     refusal,
 )
-from rtseg.sources.options import SourceOptions, exact_rate
+from rtseg.outputs import NUMBER
+from rtseg.sources.options import SourceOptions, exact_rate, split_glob
 from rtseg.stats import Clock
 from rtseg.text import counted, listed, natural_key
 
@@ -39,7 +40,8 @@ class PictureSource(Source):
     frame.
 
     Args:
-        target: a picture, a folder (without its subfolders), or a glob.
+        target: a picture, a folder (without its subfolders), a glob, or a numbered pattern such as
+            `frames_%06d.png`.
 
     Raises:
         SourceError: no image is found, or none can be read; after the last frame, if some
@@ -181,7 +183,8 @@ class Snapshot(Source):
 
 
 def find_pictures(target: str) -> tuple[list[Path], str]:
-    """The pictures of a path or glob, `2.png` before `10.png`; and what was left out, or "".
+    """The pictures of a path, glob or numbered pattern, `2.png` before `10.png`; and what was left
+    out, or "".
 
     Raises:
         SourceError: there is none.
@@ -192,11 +195,17 @@ def find_pictures(target: str) -> tuple[list[Path], str]:
         return [path], ""
     if path.is_dir():
         return _in_folder(path)
-    if not re.search(r"[*?\[]", target):
+    folder, pattern = split_glob(path)
+    if NUMBER.search(path.name):
+        before, after = map(re.escape, NUMBER.split(path.name, maxsplit=1))
+        found = [p for p in folder.glob("*") if re.fullmatch(rf"{before}\d+{after}", p.name)]
+    elif re.search(r"[*?\[]", target):
+        names = glob.glob(str(Path(glob.escape(str(folder))) / pattern), recursive=True)  # noqa: PTH207 - absolute too
+        found = [Path(name) for name in names]
+    else:
         raise SourceError(
             f"cannot open {target}", found="there is no such file or folder", do="Check the path"
         )
-    found = [Path(name) for name in glob.glob(target, recursive=True)]  # noqa: PTH207 - absolute too
     files = sorted((p for p in found if not p.is_dir()), key=natural_key)
     if not files:
         raise SourceError(f"no file matches {target}")
