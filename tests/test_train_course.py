@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from rtseg.errors import SinkError
+from rtseg.training.folder import Row
 from rtseg.training.loop import load_state, save_state
 
 
@@ -32,3 +35,12 @@ def test_a_full_disk_leaves_the_checkpoint_before(
         save_state(tmp_path / "last.ckpt", {"step": 4})
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     assert load_state(tmp_path / "last.ckpt")["step"] == 3
+
+
+def test_an_epoch_without_the_monitored_figure_is_the_worst() -> None:
+    row = Row(1, 9, 0.1, 2.0, 1.0, 0.5, 0.6, 0.7, (0.8, math.nan), 3.0, best=False)
+    names = ("thing", "speck")
+    assert replace(row, ious=(0.8, 0.0)).gain("iou:speck", names) > row.gain("iou:speck", names)
+    assert row.gain("iou:thing", names) == 0.8
+    assert row.gain("miou", names) == 0.5
+    assert row.gain("loss", names) > replace(row, val_loss=1.1).gain("loss", names)

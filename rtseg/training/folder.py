@@ -62,6 +62,17 @@ class Row:
         if not all(0 <= share <= 1 for share in shares) or not all(map(math.isfinite, sums)):
             raise ValueError(f"the figures of epoch {self.epoch} are not possible")
 
+    def gain(self, monitor: str, classes: Sequence[str]) -> float:
+        """The figure that decides which epoch is best; higher is better.
+
+        A class whose few true pixels are lost at the input's size has no IoU unless it is predicted:
+        that is worse than any.
+        """
+        value = self.figure(monitor, classes)
+        if math.isnan(value):
+            return -math.inf
+        return -value if monitor == "loss" else value
+
     def figure(self, monitor: str, classes: Sequence[str]) -> float:
         """The figure that `TrainOptions.monitor` names."""
         if monitor.startswith(CLASS_IOU):

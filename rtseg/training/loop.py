@@ -292,13 +292,8 @@ class TrainingLoop:
             seconds=round(state.seconds, 3),
             best=False,
         )
-        best = self.state.best
-        return replace(row, best=best is None or self._gain(row) > self._gain(best))
-
-    def _gain(self, row: Row) -> float:
-        """The monitored figure of an epoch; higher is better."""
-        value = row.figure(self.options.monitor, self.spec.labels.names)
-        return -value if self.options.monitor == "loss" else value
+        best, by = self.state.best, (self.options.monitor, self.spec.labels.names)
+        return replace(row, best=best is None or row.gain(*by) > best.gain(*by))
 
     def _save_best(self, row: Row) -> None:
         spec = replace(self.spec, miou=round(100 * row.miou, 2))
