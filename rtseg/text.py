@@ -7,6 +7,7 @@ import difflib
 import errno
 import os
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
@@ -159,6 +160,16 @@ def distinct(names: Iterable[str], form: str = "{} ({})") -> list[str]:
             number, other = number + 1, form.format(name, number)
         found.append(other)
     return found
+
+
+def composed(name: str) -> str:
+    """A name with "é" as one character, which macOS writes as two."""
+    return unicodedata.normalize("NFC", name)
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """The name as it is, composed, and decomposed as macOS writes it."""
+    return tuple(dict.fromkeys((name, composed(name), unicodedata.normalize("NFD", name))))
 
 
 def natural_key(name: object) -> tuple[list[str | int], str]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
+import unicodedata
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -15,10 +18,12 @@ import pytest
 from dataset_folders import (
     NAMES,
     draw,
+    make_coco,
     make_cvat,
     make_folder,
     make_labelme,
     make_supervisely,
+    make_voc,
     make_yolo,
     write,
 )
@@ -393,3 +398,40 @@ def test_an_archive_is_refused_unless_its_images_lie_beside_it(tmp_path: Path) -
     blank(tmp_path / "folder" / "a.png")
     with pytest.raises(DatasetError, match="known layout"):
         open_dataset(tmp_path / "folder")
+
+
+def test_labels_whose_image_has_another_name_are_a_problem_beside_images_without_labels(
+    tmp_path: Path,
+) -> None:
+    make_yolo(tmp_path, 4)
+    labels = sorted((tmp_path / "labels").rglob("*.txt"))
+    shutil.copy(labels[0], labels[0].with_name("more.txt"))
+    assert open_dataset(tmp_path).notes == ("1 file of labels without an image left out",)
+    labels[0].rename(labels[0].with_name("renamed.txt"))
+    problems = open_dataset(tmp_path).problems
+    assert [problem.path.name for problem in problems] == ["more.txt", "renamed.txt"]
+
+
+@pytest.mark.parametrize(
+    "maker",
+    [make_labelme, make_supervisely, make_yolo, make_cvat, make_coco, make_voc, make_folder],
+)
+def test_names_that_macos_wrote_in_two_characters_are_found(
+    tmp_path: Path, maker: Callable[..., Path]
+) -> None:
+    """Images decomposed, as unpacked from its archives; annotations composed, or the other way."""
+    root = maker(tmp_path / "set", 8)
+    expected = {s.name: s.read_mask() for s in open_dataset(root).samples}
+    for path in sorted(root.rglob("*"), reverse=True):
+        form = "NFD" if path.suffix == ".jpg" else "NFC"
+        if path.stem[:2].isdecimal():
+            path.rename(path.with_name(unicodedata.normalize(form, f"é{path.name}")))
+        elif path.suffix in (".json", ".xml", ".txt") and path.stem not in ("meta", "classes"):
+            path.write_text(re.sub(r"\b0\d_0", lambda found: f"é{found[0]}", path.read_text()))
+    for path in root.rglob("é*.json"):
+        path.write_text(re.sub(r"\b0\d_0", lambda found: f"é{found[0]}", path.read_text()))
+    dataset = open_dataset(root)
+    assert not dataset.problems
+    found = {unicodedata.normalize("NFC", s.name): s.read_mask() for s in dataset.samples}
+    assert found.keys() == {f"é{name}" for name in expected}
+    assert all((found[f"é{name}"] == mask).all() for name, mask in expected.items())

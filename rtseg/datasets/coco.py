@@ -32,7 +32,7 @@ from rtseg.frame import Mask
 from rtseg.images import image_size
 from rtseg.labels import MAX_NAME, VOID
 from rtseg.limits import OUTLINE_PIXELS, OUTLINES
-from rtseg.text import first_characters, listed, natural_key, read_text
+from rtseg.text import first_characters, listed, natural_key, read_text, spellings
 
 ROBOFLOW = "_annotations.coco.json"
 OWN = "instances_"
@@ -259,7 +259,8 @@ class ImageFinder:
     def find(self, file_name: str) -> Path | None:
         """The image by its file name, else by the last part of it; None if it does not exist."""
         path = Path(str(file_name).replace("\\", "/"))
-        for name in dict.fromkeys((path, Path(path.name))):
+        names = (name for part in (str(path), path.name) for name in spellings(part))
+        for name in dict.fromkeys(names):
             for folder in self._folders:
                 if _is_file(folder / name):
                     self._folders.remove(folder)

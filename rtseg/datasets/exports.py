@@ -13,7 +13,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, NamedTuple, TypeVar
 from xml.etree import ElementTree
@@ -47,7 +47,7 @@ from rtseg.documents import convert, read_json, read_yaml
 from rtseg.errors import DatasetError
 from rtseg.images import read_shape
 from rtseg.labels import VOID
-from rtseg.text import counted, first_characters, listed, natural_key
+from rtseg.text import composed, counted, first_characters, listed, natural_key, spellings
 
 T = TypeVar("T")
 
@@ -183,7 +183,8 @@ def _split_of(key: str) -> str:
 
 def _find_image(folders: Iterable[Path], *names: str) -> Path | None:
     """The first file that exists: by its path in any folder, else by the last part of it."""
-    paths = [PurePosixPath(name.replace("\\", "/")) for name in names if name]
+    written = [one for name in names for one in spellings(name.replace("\\", "/"))]
+    paths = [PurePosixPath(name) for name in written if name]
     tried = [*paths, *(PurePosixPath(path.name) for path in paths)]
     homes = list(folders)
     for one in (Path(os.path.normpath(folder / path)) for path in tried for folder in homes):
@@ -261,6 +262,7 @@ class _Labelme(Struct):
 def index_labelme(root: Path) -> Dataset:
     """Every JSON file that names its image; objects lie over one another as in the file."""
     found = _Found(root)
+    images_of = cache(images_in)
     files = [root] if root.is_file() else sorted(root.rglob("*.json"))
     for path in files:
         try:
@@ -272,7 +274,7 @@ def index_labelme(root: Path) -> Dataset:
         except DatasetError as error:
             found.problems.append(Problem(path, error.found))
             continue
-        names = [file.image_path or "", *_same_stem(path.parent, path.stem)]
+        names = [file.image_path or "", *_same_stem(images_of(path.parent), path.stem)]
         objects = [_labelme_object(n, each) for n, each in enumerate(file.shapes, 1)]
         beside = (path.parent, path.parent.parent / "images", path.parent.parent)
         image = _find_image(beside, *names)
@@ -291,9 +293,8 @@ def index_labelme(root: Path) -> Dataset:
     return found.dataset("labelme", named, layered=True)
 
 
-def _same_stem(folder: Path, stem: str) -> list[str]:
-    images = images_in(folder)
-    return [images[stem].name] if stem in images else []
+def _same_stem(images: dict[str, Path], stem: str) -> list[str]:
+    return [images[composed(stem)].name] if composed(stem) in images else []
 
 
 def _labelme_object(number: int, shape: _Shape) -> tuple[int, str, Any]:
@@ -468,6 +469,7 @@ def index_supervisely(root: Path) -> Dataset:
     found = _Found(root)
     meta = (root if _is_project(root) else root.parent) / "meta.json"
     classes = read_json(meta, _SuperviselyMeta, DatasetError).classes
+    images_of = cache(images_in)
     for path in sorted(file for folder in _ann_folders(root) for file in folder.glob("*.json")):
         try:
             value = read_json(path, _Supervisely, DatasetError)
@@ -479,7 +481,7 @@ def index_supervisely(root: Path) -> Dataset:
         tags = [tag.name.casefold() for tag in value.tags or []]
         split = next((SPLITS[tag] for tag in tags if tag in SPLITS), "")
         images = path.parent.parent / "img"
-        names = [path.stem, *_same_stem(images, path.stem)]
+        names = [path.stem, *_same_stem(images_of(images), path.stem)]
         found.add(
             path, _find_image([images], *names), objects, size=size, split=split, name=names[0]
         )
@@ -541,6 +543,7 @@ def index_yolo(root: Path) -> Dataset:
     names = _yolo_names(base, settings)
     without: dict[str, int] = defaultdict(int)
     counts = [0, 0]
+    used: list[Path] = []
     for image in images_under(base):
         labels = _label_file(base, image)
         if labels is None:
@@ -549,6 +552,7 @@ def index_yolo(root: Path) -> Dataset:
         if not labels.is_file() and not any(labels.parent.glob("*.txt")):
             without[folder] += 1
             continue
+        used.append(labels)
         wrong, objects = [], []
         for number, line in enumerate(read_lines(labels) if labels.is_file() else (), 1):
             words = line.split()
@@ -569,6 +573,9 @@ def index_yolo(root: Path) -> Dataset:
             found="they are YOLO boxes for detection, without outlines",
             do="Export the dataset for segmentation (YOLO polygons, COCO or masks).",
         )
+    problems, notes = _unused_labels(used, [path for path in used if not path.is_file()])
+    found.problems += problems
+    found.notes += notes
     if without:
         rest = listed([f"{count} in {folder}/" for folder, count in without.items()])
         found.notes.append(f"images without labels are left out: {rest}")
@@ -581,8 +588,35 @@ def _label_file(base: Path, image: Path) -> Path | None:
     for at in reversed(range(len(parts) - 1)):
         if parts[at].casefold() == "images":
             other = base.joinpath(*parts[:at], "labels", *parts[at + 1 :]).with_suffix(".txt")
-            return other if other.parent.is_dir() else None
+            files = (other.with_name(name) for name in spellings(other.name))
+            found = next(filter(Path.is_file, files), other)
+            return found if other.parent.is_dir() else None
     return None
+
+
+def _unused_labels(used: Iterable[Path], empty: Iterable[Path]) -> tuple[list[Problem], list[str]]:
+    """Files of labels without an image: problems beside images without labels, else a note.
+
+    An image without labels has no objects; but if its labels only have another name, they are lost.
+
+    Args:
+        used, empty: the files of labels of all images, and those of them that do not exist.
+    """
+    names: dict[Path, set[str]] = defaultdict(set)
+    for path in used:
+        names[path.parent].add(path.name)
+    lacking = {path.parent for path in empty}
+    problems, left = [], 0
+    for folder in sorted(names):
+        others = sorted(path for path in folder.glob("*.txt") if path.name not in names[folder])
+        others = [path for path in others if path.name != "classes.txt"]
+        if folder in lacking:
+            message = "there is no image with its name, and there are images without labels"
+            problems += [Problem(path, message) for path in others]
+        else:
+            left += len(others)
+    notes = [f"{counted(left, 'file')} of labels without an image left out"] if left else []
+    return problems, notes
 
 
 def _yolo_outline(words: Sequence[str]) -> list[list[float]] | None:
@@ -724,7 +758,7 @@ REFUSED = (
         "Label Studio export",
         (".json", ".csv", ".tsv"),
         r'"(?:polygonlabels|brushlabels|rectanglelabels|keypointlabels|completed_by)"',
-        "Export it as COCO (polygons), or as PNG masks (brush).",
+        'Export it as COCO (polygons), or as "Brush labels to COCO".',
     ),
     Refused("VGG Image Annotator project", (".json",), r'"shape_attributes"|"_via_', _AS_COCO),
     Refused(

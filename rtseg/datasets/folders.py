@@ -35,7 +35,7 @@ from rtseg.errors import DatasetError
 from rtseg.frame import Mask
 from rtseg.images import IMAGE_SUFFIXES
 from rtseg.labels import VOID, Colour, LabelSet, voc_colours
-from rtseg.text import counted, listed, natural_key, read_text
+from rtseg.text import composed, counted, listed, natural_key, read_text
 
 SPLITS = {
     "train": "train", "training": "train", "trn": "train",
@@ -226,10 +226,10 @@ def images_under(root: Path) -> Iterator[Path]:
 
 
 def images_in(folder: Path) -> dict[str, Path]:
-    """Stem -> image, of the images directly in a folder; empty if there is no such folder."""
+    """Stem, composed -> image, of the images directly in a folder; empty if there is no folder."""
     if not folder.is_dir():
         return {}
-    return {path.stem: path for path in sorted(folder.iterdir()) if _is_image(path)}
+    return {composed(path.stem): path for path in sorted(folder.iterdir()) if _is_image(path)}
 
 
 def subfolders(root: Path) -> list[Path]:
@@ -329,7 +329,7 @@ def _images_and_masks(root: Path) -> tuple[Files, Files]:
         if parts[:1] == ("data",) and beside & MASKS:  # FiftyOne's, beside labels/
             parts = ("images", *parts[1:])
         folders, is_mask = _role(PurePosixPath(*parts))
-        (masks if is_mask else images)[(*folders, path.stem)].append(path)
+        (masks if is_mask else images)[(*folders, composed(path.stem))].append(path)
     for key in [key for key in images if key not in masks]:
         base = _mask_base(key)
         if base in images and base not in masks:  # cat_mask.png beside cat.jpg
@@ -685,10 +685,10 @@ def _read_list(
 def _pairs_of_line(root: Path, line: str, by_name: dict[str, list[Pair]]) -> Iterable[Pair]:
     """The pairs of a line: a name, a path, a sequence, or an image and its mask."""
     line = line.removeprefix("./")
-    if line in by_name:
-        return by_name[line]
+    if composed(line) in by_name:
+        return by_name[composed(line)]
     image, *masks = [part.lstrip("/") for part in re.split(r"[\s,;]+", line)]
-    found = by_name.get(image, [])
+    found = by_name.get(composed(image), [])
     if len(masks) != 1 or not ((root / image).is_file() and (root / masks[0]).is_file()):
         return found
     key = PurePosixPath(image).with_suffix("").as_posix()
@@ -700,9 +700,9 @@ def _pairs_by_name(root: Path, pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
     """The pairs by the names a list may use; names of two images are left out."""
     found: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
-        for name in dict.fromkeys(_names_of(root, pair)):
+        for name in dict.fromkeys(map(composed, _names_of(root, pair))):
             found[name].append(pair)
-    sequences = {pair.sequence for pair in pairs if pair.sequence}
+    sequences = {composed(pair.sequence) for pair in pairs if pair.sequence}
     ends = {PurePosixPath(sequence).name for sequence in sequences}
     return {
         name: meant for name, meant in found.items() if len(meant) == 1 or name in sequences | ends

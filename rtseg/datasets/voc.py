@@ -24,7 +24,7 @@ from rtseg.datasets.folders import (
     samples_of,
 )
 from rtseg.labels import VOC, voc_colours
-from rtseg.text import listed
+from rtseg.text import composed, listed
 
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 
@@ -46,7 +46,7 @@ class _Found:
 
         trainval.txt, on which to train, also holds the images of val.txt, which stay there.
         """
-        names = read_lines(path)
+        names = list(map(composed, read_lines(path)))
         if not names:
             self.problems.append(Problem(path, "the list is empty", split))
         elif not any(name in self.masks for name in names):
@@ -107,7 +107,8 @@ def _by_name(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
     return {
-        path.relative_to(folder).with_suffix("").as_posix(): path for path in images_under(folder)
+        composed(path.relative_to(folder).with_suffix("").as_posix()): path
+        for path in images_under(folder)
     }
 
 

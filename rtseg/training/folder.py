@@ -65,8 +65,8 @@ class Row:
     def gain(self, monitor: str, classes: Sequence[str]) -> float:
         """The figure that decides which epoch is best; higher is better.
 
-        A class whose few true pixels are lost at the input's size has no IoU unless it is predicted:
-        that is worse than any.
+        A class whose few true pixels are lost at the input's size has no IoU unless it is
+        predicted: that is worse than any.
         """
         value = self.figure(monitor, classes)
         if math.isnan(value):
