@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -112,14 +113,29 @@ def records(out: Path) -> dict[str, dict[str, Any]]:
 
 def write_kinds(folder: Path, count: int) -> list[Path]:
     """As many clips and images of every kind, in folders, of up to a second."""
-    written = []
+    written: list[Path] = []
+    made: dict[str, Path] = {}
     for number in range(count):
         name, kind = list(KINDS.items())[number % len(KINDS)]
         kind = replace(kind, frames=max(1, min(kind.frames, 25) - number // len(KINDS) % 3))
+        key = repr(kind)
         path = folder / f"{number // 25}" / f"{number}_{name}.{kind.suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        written.append(write_whole(path, kind))
+        made[key] = shutil.copy(made[key], path) if key in made else write_whole(path, kind)
+        written.append(path)
     return written
+
+
+def check_outputs(outputs: dict[Path, Path], folder: Path) -> None:
+    """Each output, by its source, equals that of `rtseg run`, which runs once for equal sources."""
+    alone: dict[bytes, Path] = {}
+    for source, output in outputs.items():
+        key = hashlib.sha256(source.read_bytes()).digest()
+        if key not in alone:
+            alone[key] = folder / f"alone{len(alone)}{output.suffix}"
+            own = str(alone[key])
+            assert main([str(source), "-o", own, "-y", "--end", "1", "-q", *STUB]) == 0
+        assert same(content(output), content(alone[key])), source
 
 
 @pytest.mark.timeout(1800)
@@ -160,12 +176,8 @@ def test_kill_9_of_workers_and_parents_costs_nothing(tmp_path: Path) -> None:
     left = [p for p in (tmp_path / "out").rglob("*") if p.is_file() and p not in outputs]
     assert sorted(p.suffix for p in left) == [".json"] * len(sources)
     assert len(set(outputs)) == len(sources)
-    for name, record in found.items():
-        output = tmp_path / record["outputs"][0]
-        alone = tmp_path / f"alone{output.suffix}"
-        source = str(clips / name)
-        assert main([source, "-o", str(alone), "-y", "--end", "1", "-q", *STUB]) == 0
-        assert same(content(output), content(alone)), name
+    by_source = {clips / name: tmp_path / one["outputs"][0] for name, one in found.items()}
+    check_outputs(by_source, tmp_path)
 
 
 def test_two_machines_share_a_folder_and_one_dies(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -258,7 +259,7 @@ def test_a_combination_travels_to_its_process() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 def test_ctrl_c_prints_what_is_done_and_says_partial(inside: Path) -> None:
-    long = ("-m", "stub?delay=5ms", "-i", CLIP, "--duration", "0.5", "--rounds", "500")
+    long = ("-m", "stub?delay=5ms", "-i", CLIP, "--duration", "0.1", "--rounds", "500")
     command = [sys.executable, "-m", "rtseg", "bench", *long, "--format", "json"]
     (inside / "temporary").mkdir()
     told = {**os.environ, "TMPDIR": str(inside / "temporary")}
@@ -268,7 +269,7 @@ def test_ctrl_c_prints_what_is_done_and_says_partial(inside: Path) -> None:
         try:
             assert process.stderr is not None
             for line in process.stderr:
-                if "round 2" in line or "round 3" in line or "round 4" in line:
+                if re.search(r"round (?!1\D)\d", line):
                     break
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=60)
