@@ -96,7 +96,7 @@ def read_toml(path: Path, error: type[RtsegError] = UsageError) -> dict[str, Any
     return values
 
 
-def read_yaml(path: Path, error: type[RtsegError] = UsageError) -> Any:
+def read_yaml(path: Path, error: type[RtsegError]) -> Any:
     """The content of a YAML file, its values as they stand: 1, no and null are text."""
     import yaml  # type: ignore[import-untyped]  # no stubs
 

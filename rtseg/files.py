@@ -359,7 +359,7 @@ class OutputFile:
         """Remove the temporary file, unless it has got its name."""
         self._part.remove()
 
-    def check_space(self, needed: int = 0) -> None:
+    def check_space(self, needed: int) -> None:
         """Raise OSError while there is still space to finish what has been written.
 
         Args:

@@ -181,10 +181,10 @@ class Stats:
         self.stages[name].add(seconds)
         self.recent[name] = 0.9 * self.recent.get(name, seconds) + 0.1 * seconds
 
-    def add_each(self, name: str, durations: Iterable[float]) -> None:
-        """Count passes of a stage that another thread timed."""
+    def add_encoded(self, durations: Iterable[float]) -> None:
+        """Count passes of "encode", which the thread of a sink timed."""
         for seconds in durations:
-            self.add(name, seconds)
+            self.add("encode", seconds)
 
     def add_wait(self, since: float) -> None:
         """Count the time from `since` until now as "wait", which the age leaves out."""

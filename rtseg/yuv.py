@@ -280,7 +280,7 @@ TONE_RANGE = 100.0
 
 
 @lru_cache(maxsize=4)
-def grading(primaries: int, transfer: int, peak: float = HLG_NITS, white: int = CODES) -> Grading:
+def grading(primaries: int, transfer: int, peak: float, white: int = CODES) -> Grading:
     """The tables for a video.
 
     Wide gamut is clipped to BT.709 in linear light. PQ and HLG are compressed by the largest

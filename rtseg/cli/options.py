@@ -136,7 +136,7 @@ def with_half(network: NetworkOptions, *, half: bool) -> NetworkOptions:
     return replace(network, precision="fp16") if half else network
 
 
-def temporal_of(flags: Flags, live: bool, *, watched: bool = False) -> TemporalOptions:
+def temporal_of(flags: Flags, live: bool, *, watched: bool) -> TemporalOptions:
     """What a source gets by default: the network rests in a live one, and masks are smoothed where
     it is live or watched in a window.
     """

@@ -578,8 +578,8 @@ def open_for_run(
     model: Model,
     input_size: Size,
     *,
-    sources: int = 1,
-    recordings: Sequence[tuple[str, SourceOptions]] = (),
+    sources: int,
+    recordings: Sequence[tuple[str, SourceOptions]],
     **changes: Any,
 ) -> Backend:
     """Load the network as the flags say; at several input sizes if it is to keep a frame rate.

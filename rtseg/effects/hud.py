@@ -40,9 +40,9 @@ class Captioned:
         view: Effect,
         labels: LabelSet,
         *,
-        legend: bool = False,
-        hud: Callable[[], list[str]] | None = None,
-        mark: Callable[[Segmentation], list[str]] = lambda segmentation: [],
+        legend: bool,
+        hud: Callable[[], list[str]] | None,
+        mark: Callable[[Segmentation], list[str]],
     ) -> None:
         self._view, self._labels, self._legend = view, labels, legend
         self._hud, self._mark = hud, mark

@@ -137,7 +137,7 @@ def class_rows(score: Score) -> list[dict[str, Any]]:
     ]
 
 
-def score_table(scores: Sequence[Score], show_class: Sequence[str] = ()) -> list[str]:
+def score_table(scores: Sequence[Score], show_class: Sequence[str]) -> list[str]:
     """The figures of every model on every set."""
     shown = list(show_class) or _few(scores)
     extra = ["boundary F"] * any(s.boundary is not None for s in scores)

@@ -371,9 +371,7 @@ def check_classes(chosen: LabelledSet, classes: ClassMap) -> None:
         )
 
 
-def pick(
-    chosen: LabelledSet, classes: ClassMap, stop: Callable[[], bool] = lambda: False
-) -> tuple[Sample, ...]:
+def pick(chosen: LabelledSet, classes: ClassMap, stop: Callable[[], bool]) -> tuple[Sample, ...]:
     """The images to measure, after `min_share` and `max_pictures`.
 
     Raises:

@@ -557,7 +557,7 @@ class Fetched:
     file: Path
 
 
-def fetch_repository(text: str, progress: Progress | None = None) -> Fetched:
+def fetch_repository(text: str, progress: Progress | None) -> Fetched:
     """The network at "hf:OWNER/NAME[@REVISION][:FILE]", downloaded once.
 
     The commit that the revision led to, and the SHA-256 of every file, are kept with them: later

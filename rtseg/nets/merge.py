@@ -254,7 +254,7 @@ def _is_pointwise(graph: _Graph, node: Any) -> bool:
 def _head(graph: _Graph, concat: Any, mixing: Any) -> _Head | None:
     """What is mixed there; None if that cannot be rewritten, or would not pay."""
     weight = graph.numbers(mixing.input[1])
-    bias = _optional(graph, mixing, 2)
+    bias = _bias(graph, mixing)
     whole = graph.shapes.get(concat.output[0])
     levels = [each for name in concat.input if (each := _level(graph, name)) is not None]
     if weight is None or bias is None or whole is None or len(levels) < len(concat.input):
@@ -309,7 +309,7 @@ def _find_projection(graph: _Graph, level: _Level, shape: tuple[int, ...]) -> No
         after.append(node)
         name = node.input[0]
     if node is not None and not after and _is_pointwise(graph, node):
-        weight, shift = graph.numbers(node.input[1]), _optional(graph, node, 2)
+        weight, shift = graph.numbers(node.input[1]), _bias(graph, node)
         if weight is not None and shift is not None:
             level.source, level.weight, level.bias = node.input[0], weight[:, :, 0, 0], shift
         return
@@ -342,7 +342,7 @@ def _product(graph: _Graph, node: Any) -> tuple[NDArray[np.float64], Any] | None
         return None
     if node.op_type == "MatMul":
         return weight.T, 0.0
-    bias = _optional(graph, node, 2)
+    bias = _bias(graph, node)
     if bias is None or _attribute(node, "transA", 0) or np.ndim(bias) > 1:
         return None
     weight = weight if _attribute(node, "transB", 0) else weight.T
@@ -454,11 +454,11 @@ def _has_factors(resize: Any) -> bool:
     return len(resize.input) < 4 or resize.input[3] == ""
 
 
-def _optional(graph: _Graph, node: Any, place: int) -> Any:
-    """A constant input that may be missing, which is zero; None if it is not a constant."""
-    if len(node.input) <= place or not node.input[place]:
+def _bias(graph: _Graph, node: Any) -> Any:
+    """The third input, zero if it is missing; None if it is not a constant."""
+    if len(node.input) < 3 or not node.input[2]:
         return 0.0
-    return graph.numbers(node.input[place])
+    return graph.numbers(node.input[2])
 
 
 def _attribute(node: Any, name: str, default: Any) -> Any:

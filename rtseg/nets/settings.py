@@ -90,7 +90,7 @@ class _Written:
 
 
 def read_settings(
-    path: Path, flags: Mapping[str, Any] | None = None, known: Mapping[str, Any] | None = None
+    path: Path, flags: Mapping[str, Any] | None, known: Mapping[str, Any] | None = None
 ) -> Settings:
     """The settings of a network file: of the TOML file beside it, overridden by `flags`.
 

@@ -89,7 +89,7 @@ def fetch(weights: WeightsSpec, progress: Progress | None = None) -> Path:
     return fetch_to(path, weights, progress)
 
 
-def fetch_to(path: Path, weights: WeightsSpec, progress: Progress | None = None) -> Path:
+def fetch_to(path: Path, weights: WeightsSpec, progress: Progress | None) -> Path:
     """As `fetch`, to a given path."""
     try:
         if not is_intact(path, weights):

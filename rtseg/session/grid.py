@@ -541,7 +541,7 @@ class GridCompositor(Compositor):
         for film in self._films:
             with self._totals.stage("write"):
                 film.until(until, self._totals.clock.now())
-            self._totals.add_each("encode", film.encoded())
+            self._totals.add_encoded(film.encoded())
 
     def show(self, result: Result) -> None:
         """Draw one frame into its cell."""

@@ -213,7 +213,7 @@ class Loop:
             for sink in outlet.sinks:
                 sink.write(rendered)
         for sink in outlet.sinks:
-            channel.stats.add_each("encode", sink.encoded())
+            channel.stats.add_encoded(sink.encoded())
         return True
 
     def _count(self, result: Result) -> None:

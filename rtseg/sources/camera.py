@@ -287,7 +287,7 @@ def choose_format(capture: cv2.VideoCapture, options: SourceOptions, clock: Cloc
 
 
 def measure_rate(
-    capture: cv2.VideoCapture, seconds: float = 1.0, clock: Clock | None = None
+    capture: cv2.VideoCapture, seconds: float, clock: Clock | None = None
 ) -> float | None:
     """Frames per second that really come; None when none or only one comes.
 

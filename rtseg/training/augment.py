@@ -268,7 +268,7 @@ class _Crop(nn.Module):
         rotation: float,
         flip: float,
         fill: list[int],
-        mirrored: tuple[int, ...] = (),
+        mirrored: tuple[int, ...],
     ) -> None:
         super().__init__()
         self.size, self.scale, self.aspect = size, scale, aspect
