@@ -6,7 +6,6 @@ import gc
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,17 +75,6 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if wanted in MARKS and collection_path.suffix == ".py":
         return True if MARKS[wanted] not in collection_path.read_text("utf-8") else None
     return None
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take long, by their timeouts and their number of tests: of several
-    processes, none is then left alone with one at the end."""
-    weights: Counter[Path] = Counter()
-    for item in items:
-        timeout = item.get_closest_marker("timeout")
-        weights[item.path] += timeout.args[0] if timeout else 1
-    items.sort(key=lambda item: -weights[item.path])
 
 
 def pytest_collection_finish() -> None:
