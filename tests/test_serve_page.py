@@ -324,6 +324,7 @@ def test_the_page_is_accessible_and_fits(scheme: str, size: tuple[int, int]) -> 
             assert found.violations_count == 0, found.generate_report()
             wide = page.evaluate("document.documentElement.scrollWidth")
             assert wide <= size[0]
+            assert page.evaluate("scrollY") == 0, "the header is in view"
 
 
 def test_a_run_is_watched(tmp_path: Path) -> None:
