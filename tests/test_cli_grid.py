@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from rtseg.frame import Frame
 from rtseg.labels import SHAPE_LABELS
 from rtseg.segmenter import Segmenter
 from rtseg.session.engine import Channel
+from rtseg.session.loop import Loop
 from rtseg.sources import file_stem, open_source
 from rtseg.sources.synthetic import SyntheticSource, read_number
 from rtseg.temporal import TemporalOptions
@@ -273,6 +275,23 @@ def test_sources_of_other_shapes_keep_theirs_at_a_rate(capsys: Capture) -> None:
     (wide, wide_frames), (tall, tall_frames) = figures()["total"]["inputs"].items()
     assert wide.split("x") == tall.split("x")[::-1]
     assert min(wide_frames, tall_frames) > 1
+
+
+def test_frames_that_are_ready_before_the_loop_begins_are_counted_by_size(monkeypatch) -> None:
+    run = Loop.run
+
+    def late(loop: Loop) -> None:
+        channels = loop.engine.channels
+        while not all(channel.stats.stages["infer"].count for channel in channels):
+            threading.Event().wait(0.01)
+        run(loop)
+
+    monkeypatch.setattr(Loop, "run", late)
+    clips = [f"test://?size={size}&fps=30&frames=5" for size in ("160x90", "90x160")]
+    assert main([*clips, *STUB, "--metrics", "m.json", "-o", "out.mp4"]) == 0
+    total = figures()["total"]
+    assert sorted(total["inputs"].values()) == [5, 5]
+    assert total["frames"] == 10
 
 
 def test_the_rate_of_a_source_that_ended_is_for_the_others(monkeypatch) -> None:

@@ -275,7 +275,13 @@ def _run(session: Session, show_progress: Callable[..., AbstractContextManager[A
         controls = session.controls
         paced = grid is None and plan.paced and not session.info.live
         try:
-            engine = Engine(session.channels, session.running, shared=grid is not None, held=held)
+            engine = Engine(
+                session.channels,
+                session.running,
+                shared=grid is not None,
+                held=held,
+                totals=session.totals,
+            )
             loop = Loop(
                 stack.enter_context(engine),
                 session.outlets,
