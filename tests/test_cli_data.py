@@ -48,7 +48,7 @@ def test_classes_are_counted_by_split(
 @pytest.mark.slow
 def test_augmented_views_are_drawn(dataset: Path, tmp_path: Path) -> None:
     path = tmp_path / "sheet.png"
-    flags = ["--size", "64", "--paste", "0.5", "--sheet", str(path)]
+    flags = ["--imgsz", "64", "--paste", "0.5", "--sheet", str(path)]
     assert main(["data", "--data", str(dataset), *flags]) == 0
     sheet = cv2.imread(str(path))
     assert min(sheet.shape[:2]) > 300

@@ -92,6 +92,7 @@ CASES: list[tuple[tuple[str, ...], int, str]] = [
     (("test://?nonsense=1", *NULL), 2, "nonsense"),
     (("-", *NULL), 2, "size"),
     (("models", "show", "nonsense"), 2, "unknown model 'nonsense'"),
+    (("test://", "-m", "no/run/", *NULL), 2, "no/run/: there is no such file or folder"),
     (("models", "download"), 2, "--all"),
     (("models", "nonsense"), 2, "nonsense"),
     (("demo", "--seconds", "0", "--no-show"), 2, "--seconds"),

@@ -60,6 +60,7 @@ def test_models_shows_one(capsys: Capture) -> None:
     assert spec.weights is not None
     for words in (spec.weights.url, spec.weights.sha256, "person", "60.5", "to download"):
         assert words in out
+    assert f"parameters    {spec.parameters:.1f} million" in out
 
 
 @pytest.fixture
@@ -162,6 +163,25 @@ def test_doctor_as_json_for_reports(
     found = json.loads(capsys.readouterr().out)
     assert found["versions"][0] == {"what": "rtseg", "found": rtseg.__version__, "do": ""}
     assert any(one["do"] for one in found["display"])
+
+
+def test_doctor_lists_every_backend_that_was_measured_with_its_precision(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rtseg.backends import auto
+
+    pairs = [("openvino", each) for each in ("bf16", "fp16", "int8")]
+    pairs += [("onnx", "fp32"), ("openvino", "fp32")]
+    rows = tuple(auto.Result(*pair, seconds=0.1 + n) for n, pair in enumerate(pairs))
+    choice = auto.Choice("person at 256x448", pairs[0], rows, 2, "2026-11-30")
+    monkeypatch.setattr(auto, "saved_choices", lambda: [choice])
+    name = next(name for name in doctor.CHECKS if "--remeasure" in name)
+    monkeypatch.setattr(doctor, "CHECKS", {name: doctor.CHECKS[name]})
+    assert main(["doctor"]) == 0
+    assert (
+        "openvino bf16 100.0 ms (openvino fp16 1100.0, openvino int8 2100.0, onnx fp32 3100.0, "
+        "openvino fp32 4100.0), 2 at once, 2026-11-30"
+    ) in capsys.readouterr().out
 
 
 def test_doctor_survives_a_library_that_does_not_load(

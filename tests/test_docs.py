@@ -60,7 +60,7 @@ def test_commands_use_flags_of_their_verb(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_flag_that_is_named_exists(page: Path) -> None:
     known = set(FLAG.findall(reference())) | {"--help"}
-    others = {"--cpus", "--force-reinstall", "--index-url", "--upgrade", "--no-deps"}
+    others = {"--cpus", "--force-reinstall", "--extra-index-url", "--upgrade", "--no-deps"}
     text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text))
     assert named <= known | others, named - known - others

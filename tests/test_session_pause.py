@@ -80,7 +80,7 @@ def watched(
     layout = lay_out([(32, 48)] * len(channels), (200, 200))
     effects = [outlet.effect for outlet in outlets]
     grid = Grid(channels, effects, layout, segmenter.labels, hud="none")
-    with Engine(channels, segmenter, held=order is not None, totals=totals) as engine:
+    with Engine(channels, segmenter, held=order is not None) as engine:
         order = order or ByArrival(totals.clock)
         compositor = GridCompositor(grid, order, [person], [], lambda: (None, "none"), totals)
         Loop(engine, outlets, compositor, totals, controls, on_tick=controls.turn).run()

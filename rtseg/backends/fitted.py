@@ -68,6 +68,7 @@ class FittedBackend(Backend):
         self._open = OrderedDict({first.input_size: _Opened(first)})
         self._lock = threading.Lock()
         self._stats: Stats | None = None
+        self._sources: Sequence[Stats] = ()
         self._uncounted: dict[Size, int] = {}
         if first.segment is not None:
             self.segment = self._segment
@@ -86,9 +87,13 @@ class FittedBackend(Backend):
             with self._using(size):
                 pass
 
-    def attend(self, stats: Stats) -> None:
-        """Count frames by input size in a run's figures, once there are several."""
-        self._stats, self._uncounted = stats, {}
+    def attend(self, stats: Stats, sources: Sequence[Stats] = ()) -> None:
+        """Count frames by input size in a run's figures, once there are several.
+
+        Args:
+            sources: figures of each source, which start before those of all; empty is `stats`.
+        """
+        self._stats, self._sources, self._uncounted = stats, sources or (stats,), {}
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As the contract says, for a batch of any size that `size_for` gives."""
@@ -141,7 +146,7 @@ class FittedBackend(Backend):
 
     def _count(self, size: Size, frames: int) -> None:
         self.input_size = size
-        if self._stats is not None and not self._stats.started:
+        if self._stats is not None and not any(each.started for each in self._sources):
             return  # to warm up
         self._uncounted[size] = self._uncounted.get(size, 0) + frames
         if self._stats is not None and (self._stats.inputs or len(self._uncounted) > 1):

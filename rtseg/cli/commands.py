@@ -113,7 +113,7 @@ def build_app(stop: Stop, verb: str | None = None) -> App:
 
     @takes_flags_of("data")
     def data(**given: Any) -> int:
-        """Check labelled images: faults, splits, shares of classes, augmented views."""
+        """Check labelled images: faults, splits, classes, augmented views; needs rtseg[train]."""
         from rtseg.cli.data import describe
 
         return describe(given, stop)

@@ -88,7 +88,7 @@ def _short(text: str) -> str:
     return words if len(words) <= _WIDE else f"...{words[-_WIDE:]}"
 
 
-_WIDE = 100
+_WIDE = 160
 
 
 def _torch() -> Iterator[Finding]:
@@ -175,7 +175,7 @@ def _auto() -> Iterator[Finding]:
 
     for choice in saved_choices():
         best, *others = [row for row in choice.rows if row.seconds is not None]
-        times = [f"{row.backend} {(row.seconds or 0) * 1e3:.1f}" for row in others]
+        times = [f"{row.backend} {row.precision} {(row.seconds or 0) * 1e3:.1f}" for row in others]
         before = f" ({', '.join(times)})" if times else ""
         lanes = f", {choice.lanes} at once" if choice.lanes > 1 else ""
         found = f"{best.backend} {best.precision} {(best.seconds or 0) * 1e3:.1f} ms{before}"

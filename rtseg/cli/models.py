@@ -35,6 +35,8 @@ def show_model(name: str) -> int:
     """Print everything about one model."""
     spec = _named(name)
     rows = asdict(spec) | {"labels": ", ".join(spec.labels.names)}
+    if spec.parameters is not None:
+        rows["parameters"] = f"{spec.parameters:.1f} million"
     rows |= {"classes": len(spec.labels), "state": _state(name, spec), "file": _file(name, spec)}
     for key, value in rows.items():
         if isinstance(value, dict):

@@ -275,13 +275,7 @@ def _run(session: Session, show_progress: Callable[..., AbstractContextManager[A
         controls = session.controls
         paced = grid is None and plan.paced and not session.info.live
         try:
-            engine = Engine(
-                session.channels,
-                session.running,
-                shared=grid is not None,
-                held=held,
-                totals=session.totals,
-            )
+            engine = Engine(session.channels, session.running, shared=grid is not None, held=held)
             loop = Loop(
                 stack.enter_context(engine),
                 session.outlets,
@@ -488,7 +482,7 @@ def _follow_rate(session: Session, segmenter: Segmenter | None = None) -> None:
     figures of the run, and of each source."""
     backend = (segmenter or session.segmenter).backend
     if isinstance(backend, FittedBackend):
-        backend.attend(session.totals)
+        backend.attend(session.totals, [each.stats for each in session.channels])
     elif isinstance(backend, AdaptiveBackend):
         several = session.grid is not None
         backend.attend(session.totals, [each.stats for each in session.channels if several])

@@ -121,6 +121,9 @@ def _in_folder(path: Path) -> Path:
 
 
 def _unknown(text: str) -> ModelError:
+    if "/" in text and not user_path(text).exists():
+        found, do = "there is no such file or folder", "Check the path"
+        return ModelError(f"cannot open the model {text}", found=found, do=do)
     names = [*shipped(), *MODELS]
     files = "A file must end in .onnx, .xml, .pth, .pt or .safetensors"
     return ModelError(

@@ -166,7 +166,6 @@ class Engine:
         channels: the sources to begin with; numbered from 0.
         shared: whether more may be added while it runs, even if there is only one now.
         held: whether the reader keeps results for a while before it uses them.
-        totals: figures of all sources together, started once the network is warm.
     """
 
     def __init__(
@@ -176,9 +175,8 @@ class Engine:
         *,
         shared: bool = False,
         held: bool = False,
-        totals: Stats | None = None,
     ) -> None:
-        self.channels, self.totals = list(channels), totals
+        self.channels = list(channels)
         self.segmenter = segmenter
         self.crowded = crowded(segmenter)
         several = shared or len(self.channels) > 1
@@ -193,8 +191,6 @@ class Engine:
         if self.shared is not None:
             self.shared.warm_up([channel.source.info for channel in self.channels])
         lanes = [self._lane(number) for number in range(len(self.channels))]
-        if self.totals is not None:
-            self.totals.start()
         for lane in lanes:
             lane.start()
         return self

@@ -133,6 +133,8 @@ class Loop:
         Raises:
             RtsegError: of the network or a sink; of a source, its channel keeps it.
         """
+        if self.several:
+            self.totals.start()
         for results in self.engine.poll(TICK_SECONDS):
             stepping = self.control.steps > 0
             self.turn(results)

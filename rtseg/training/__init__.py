@@ -21,7 +21,7 @@ def require_extra() -> None:
     missing = [name for name in ("lightning", "torchmetrics") if find_spec(name) is None]
     if missing:
         raise UsageError(
-            "rtseg train needs Lightning and torchmetrics",
+            "rtseg train and rtseg data need Lightning and torchmetrics",
             found=f"{' and '.join(missing)} cannot be found",
             do='Install them: python -m pip install "rtseg[train]"',
         )
