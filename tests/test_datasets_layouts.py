@@ -957,6 +957,29 @@ def test_palettes_that_contradict_are_refused(tmp_path: Path, names) -> None:
         open_dataset(tmp_path)
 
 
+def test_palettes_of_other_colours_than_the_classes_leave_the_indices(tmp_path: Path) -> None:
+    make_folder(tmp_path, 4, names=None)
+    rows = [f"{name},{r},{g},{b}" for name, (r, g, b) in zip(NAMES, PAINT, strict=True)]
+    (tmp_path / "class_dict.csv").write_text("\n".join(rows))
+    for number, picture in enumerate(draw(4)):
+        image = Image.fromarray(np.where(picture.mask == 1, VOID, picture.mask).astype(np.uint8))
+        image.putpalette([9, 9, 9, *PAINT[2], *PAINT[1]] + [0] * 756 + [number] * 3)
+        image.save(tmp_path / "masks" / f"{picture.name}.png")
+    for sample, picture in zip(open_dataset(tmp_path).samples, draw(4), strict=True):
+        assert (sample.read_mask() == np.where(picture.mask == 1, VOID, picture.mask)).all()
+
+
+def test_a_colour_of_no_class_in_palettes_that_contradict_is_named(tmp_path: Path) -> None:
+    make_folder(tmp_path, 4, names=None)
+    (tmp_path / "class_dict.csv").write_text("nothing,0,0,0\ndisc,128,0,0\n")
+    for number, picture in enumerate(draw(4)):
+        image = reduced(picture.mask, reverse=number == 1)
+        image.save(tmp_path / "masks" / f"{picture.name}.png")
+    problems = [str(problem) for problem in check_masks(open_dataset(tmp_path).samples)]
+    assert problems
+    assert all("#008000 does not belong to a class" in problem for problem in problems)
+
+
 def test_a_palette_of_grey_levels_contradicts_no_other(tmp_path: Path) -> None:
     make_folder(tmp_path, 4)
     for number, picture in enumerate(draw(4)):

@@ -243,8 +243,8 @@ def read_index_mask(
     equal is grey, and any other is decoded by the colours of Pascal VOC.
 
     Args:
-        by_palette: decode a palette image by `colours` too, if it has no others: programs that
-            make files smaller turn full colour into a palette of each file's own.
+        by_palette: decode a palette image by `colours` too, except for 255: programs that make
+            files smaller turn full colour into a palette of each file's own.
 
     Raises:
         DatasetError: it cannot be read; it has 16 bits, lossy compression, transparency, or a
@@ -254,53 +254,40 @@ def read_index_mask(
     _check_exact(stored, path)
     values = stored.values
     if values.ndim == 2:
-        own = _by_palette(stored, tuple(colours)) if by_palette and colours else None
-        return values if own is None else own
+        if not (by_palette and colours and (palette := _palette(stored))):
+            return values
+        table = np.zeros((256, 3), np.uint8)
+        table[list(palette)] = list(palette.values())
+        table[VOID] = VOC_VOID
+        return _classes_of_colours(table[values], tuple(colours), path)
     if colours is None and _is_grey(values):
         return np.ascontiguousarray(values[..., 0])
     return _classes_of_colours(values, tuple(colours or voc_colours(VOID)), path)
 
 
 def colours_in(path: Path) -> dict[int, Colour] | None:
-    """The colour of each index that a palette mask holds; {} of one with grey levels, also if it
-    cannot be read; None of one in full colour, unless all of it is grey.
+    """The colour of each index but 255 that a palette mask holds; {} of one with grey levels, also
+    if it cannot be read; None of one in full colour, unless all of it is grey.
     """
     try:
-        values, _, _, palette = read_stored(path, DatasetError)
+        stored = read_stored(path, DatasetError)
     except DatasetError:
         return {}
-    if values.ndim == 3:
-        return {} if _is_grey(values) else None
-    if palette is None:
-        return {}
-    used = _used(values, palette)
-    levels = all(colour == (index,) * 3 for index, colour in used.items())
-    return {} if levels and max(used) > 0 else used
+    if stored.values.ndim == 3:
+        return {} if _is_grey(stored.values) else None
+    return {index: (r, g, b) for index, (r, g, b) in _palette(stored).items() if index != VOID}
 
 
-def _used(values: NDArray[np.uint8], palette: NDArray[np.uint8]) -> dict[int, Colour]:
-    """The colour of each index that occurs; black where the palette ends before it."""
-    present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
-    padded = np.zeros((256, 3), np.uint8)
-    padded[: len(palette)] = palette[:256]
-    return {
-        index: (int(r), int(g), int(b)) for index in present.tolist() for r, g, b in padded[[index]]
-    }
-
-
-def _by_palette(stored: StoredImage, colours: tuple[Colour, ...]) -> Mask | None:
-    """The classes of a palette image, all of whose colours are those of classes; else None."""
+def _palette(stored: StoredImage) -> dict[int, list[int]]:
+    """The colour of each index that occurs; {} of a palette that gives each its own grey level."""
     if stored.palette is None:
-        return None
-    known, classes = _packed_palette(colours)
-    class_of = dict(zip(known.tolist(), classes.tolist(), strict=True))
-    table = np.zeros(256, np.uint8)
-    for index, (r, g, b) in _used(stored.values, stored.palette).items():
-        found = class_of.get((r << 16) + (g << 8) + b)
-        if found is None:
-            return None
-        table[index] = found
-    return table[stored.values]
+        return {}
+    present = np.flatnonzero(np.bincount(stored.values.ravel(), minlength=256)).tolist()
+    padded = np.zeros((256, 3), np.uint8)  # black where the palette ends
+    padded[: len(stored.palette)] = stored.palette[:256]
+    used = {index: padded[index].tolist() for index in present}
+    levels = all(colour == [index] * 3 for index, colour in used.items())
+    return {} if levels and present != [0] else used
 
 
 def fit_to_image(mask: Mask, what: str, image_path: Path) -> Mask:

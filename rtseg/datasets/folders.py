@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from rtseg.datasets.classes import FOREGROUND, NAME_FILES, Names, find_names, label_set, name_file
 from rtseg.datasets.contract import (
+    VOC_VOID,
     Dataset,
     Layout,
     Problem,
@@ -442,7 +443,8 @@ def values_of(folders: Iterable[Path], masks: Sequence[Path]) -> tuple[Values, t
     """
     names = find_names(folders)
     if names is not None and names.colours:
-        values = Values(names.labels, identity(names.labels), names.colours, _advice(names), True)
+        own = have_colours_of(masks, names.colours)
+        values = Values(names.labels, identity(names.labels), names.colours, _advice(names), own)
         return values, ()
     # decided for all masks at once: the grey of VOC's car is a class among colours, else a value
     coloured = any_coloured(masks)
@@ -459,19 +461,41 @@ def any_coloured(masks: Sequence[Path]) -> bool:
     found = [(path, colours_in(path)) for path in _sampled(masks)]
     if any(colours is None for _, colours in found):
         return True
+    if contradiction := _contradiction(found):
+        raise DatasetError(
+            f"cannot use the masks in {masks[0].parent}",
+            found=contradiction,
+            do="List name,r,g,b of each class in class_dict.csv beside the folder; or save the "
+            "masks as grey PNGs, if an index is the same class in all of them.",
+        )
+    return False
+
+
+def have_colours_of(masks: Sequence[Path], classes: Sequence[Colour]) -> bool:
+    """Whether the palettes of a sample of masks have these colours of classes, and no others.
+
+    Or some have, and an index is not one class, or other masks are in full colour, so that only
+    the colours say which it is.
+    """
+    found = [(path, colours_in(path)) for path in _sampled(masks)]
+    if any(colours is None for _, colours in found):
+        return True
+    used = {colour for _, colours in found for colour in (colours or {}).values()}
+    return used <= {*classes, VOC_VOID} or bool(_contradiction(found))
+
+
+def _contradiction(found: Iterable[tuple[Path, dict[int, Colour] | None]]) -> str:
+    """Two masks in which an index has two colours, in words; "" if there are none."""
     seen: dict[int, tuple[Colour, Path]] = {}
     for path, colours in found:
         for index, colour in (colours or {}).items():
             before, other = seen.setdefault(index, (colour, path))
             if before != colour:
-                raise DatasetError(
-                    f"cannot use the masks in {path.parent}",
-                    found=f"the index {index} has the colour #{bytes(before).hex()} in "
-                    f"{other.name} and #{bytes(colour).hex()} in {path.name}",
-                    do="List name,r,g,b of each class in class_dict.csv beside the folder; or save "
-                    "the masks as grey PNGs, if an index is the same class in all of them.",
+                return (
+                    f"the index {index} has the colour #{bytes(before).hex()} in {other.name} and "
+                    f"#{bytes(colour).hex()} in {path.name}"
                 )
-    return False
+    return ""
 
 
 def _advice(names: Names) -> str:

@@ -17,6 +17,7 @@ from rtseg.datasets.folders import (
     Pair,
     Values,
     any_coloured,
+    have_colours_of,
     identity,
     images_under,
     read_lines,
@@ -130,8 +131,12 @@ def _values(root: Path, masks: Sequence[Path]) -> Values:
     names = find_names([root])
     advice = "Put a labelmap.txt or classes.txt beside JPEGImages to use classes other than VOC's."
     if names is None:
-        return Values(VOC, identity(VOC), voc_colours(21), advice, by_palette=True)
-    by_palette = names.colours is not None or any_coloured(masks)
+        colours = voc_colours(21)
+        return Values(VOC, identity(VOC), colours, advice, have_colours_of(masks, colours))
+    if names.colours is None:
+        by_palette = any_coloured(masks)
+    else:
+        by_palette = have_colours_of(masks, names.colours)
     colours = names.colours or voc_colours(len(names.labels))
     advice = f"{names.path} names the classes: {listed(names.names)}."
     return Values(names.labels, identity(names.labels), colours, advice, by_palette)
