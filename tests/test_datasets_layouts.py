@@ -975,7 +975,7 @@ def test_a_colour_of_no_class_in_palettes_that_contradict_is_named(tmp_path: Pat
     for number, picture in enumerate(draw(4)):
         image = reduced(picture.mask, reverse=number == 1)
         image.save(tmp_path / "masks" / f"{picture.name}.png")
-    problems = [str(problem) for problem in check_masks(open_dataset(tmp_path).samples)]
+    problems = [str(problem) for problem in check_masks(open_dataset(tmp_path).samples, set())]
     assert problems
     assert all("#008000 does not belong to a class" in problem for problem in problems)
 
