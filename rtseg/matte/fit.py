@@ -60,7 +60,7 @@ def margin_of(segmentation: Segmentation, threshold: float = 0.5) -> Plane:
         return np.full(scores.shape[1:], SURE_MARGIN if kept.all() else -SURE_MARGIN, np.float32)
     if segmentation.kind == "probabilities":
         return np.asarray(4 * (scores[kept].sum(0) - np.float32(threshold)), np.float32)
-    odds = _log_sum_exp(scores[kept]) - _log_sum_exp(scores[~kept])
+    odds = log_sum_exp(scores[kept]) - log_sum_exp(scores[~kept])
     return np.asarray(odds - np.float32(np.log(threshold / (1 - threshold))), np.float32)
 
 
@@ -73,7 +73,7 @@ def kept_classes(segmentation: Segmentation) -> NDArray[np.bool_]:
     return kept
 
 
-def _log_sum_exp(logits: Plane) -> Plane:
+def log_sum_exp(logits: Plane) -> Plane:
     """(h, w): the logit of the union of the classes of `logits`, (n, h, w)."""
     if len(logits) == 1:
         return logits[0]

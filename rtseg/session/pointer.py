@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rtseg.contracts import Rendered
 from rtseg.decode import F32, Scores, axis
 from rtseg.frame import Segmentation
+from rtseg.matte.fit import log_sum_exp
 from rtseg.stats import Clock
 
 Point = tuple[float, float]
@@ -87,10 +88,7 @@ def pixel_at(point: Point, picture: tuple[int, int], frame: tuple[int, int]) -> 
 
 def _margins(corners: NDArray[np.float32], index: int) -> NDArray[np.float32]:
     """(2, 2) logits of one class against all others together."""
-    others = np.delete(corners, index, axis=0)
-    top = others.max(0)
-    rest = top + np.log(np.exp(others - top).sum(0))
-    return np.asarray(corners[index] - rest, np.float32)
+    return corners[index] - log_sum_exp(np.delete(corners, index, axis=0))
 
 
 def _cell_at(
