@@ -477,6 +477,16 @@ def test_a_clip_of_which_frames_are_left_out_keeps_all_of_its_sound(thinned, tmp
         assert float(video.duration * video.time_base) == pytest.approx(SECONDS, abs=0.001)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".avi"])
+def test_sound_begins_with_the_first_picture_that_is_written(suffix, tmp_path) -> None:
+    source, out = made(tmp_path / "in.mkv", Sound("aac")), tmp_path / f"out{suffix}"
+    with open_source(str(source)) as frames:
+        kept = (rendered(f.index, f.pts, image=f.image) for f in frames if f.pts > 0.4)
+        write(str(out), kept, frames.info)
+    assert flashes(out)[0] == pytest.approx(0.08, abs=0.001)
+    assert check(out) == pytest.approx(SECONDS - 0.44, abs=0.06)
+
+
 SOURCES = {
     ".mp4": "aac libmp3lame mp2 ac3 eac3 flac libopus alac",
     ".mov": "aac pcm_s16le pcm_s24le pcm_s16be alac pcm_mulaw adpcm_ima_qt",

@@ -116,10 +116,13 @@ def target_of(flag: str, text: str) -> Target:
         raise UsageError(f"{flag} {place}", found=found, do=f"Use a folder/ or FOLDER/{NAME}.mkv")
     if NAME not in place:
         if not is_folder(place) or not kind.folder_suffix:
+            suffix = kind.folder_suffix or Path(place).suffix
+            suffix = suffix or {"json:": ".jsonl"}.get(role, ".png")
+            put = "Name a folder/, or put" if kind.folder_suffix else "Put"
             raise UsageError(
                 f"{flag} {place}",
                 found="each clip has an output of its own",
-                do=f"Name a folder/, or put {NAME} in the path, as FOLDER/{NAME}.mkv",
+                do=f"{put} {NAME} in the path, as FOLDER/{NAME}{suffix}",
             )
         return Target(role, os.path.join(place, ""), "", kind.folder_suffix)  # noqa: PTH118
     folder, slash, rest = place.partition(NAME)

@@ -220,7 +220,7 @@ class Recorder(Sink):
             return
         try:
             if self._sink is None:
-                self._sink = self._open(self.path, rendered.frame.pts)
+                self._sink = self._open(self.path)
             self._sink.write(rendered)
         except RtsegError as error:
             self._give_up()
@@ -248,10 +248,8 @@ class Recorder(Sink):
         """What was still being recorded at the end; `on_written` reported the others."""
         return self._last_words
 
-    def _open(self, path: Path, pts: float) -> Sink:
-        info = self._info
-        # the sound of a file begins where the recording does
-        info = replace(info, media_start=info.media_start + pts, frame_count=None, seconds=None)
+    def _open(self, path: Path) -> Sink:
+        info = replace(self._info, frame_count=None, seconds=None)
         return open_sink(str(path), info, self._labels, self._options)
 
     def _give_up(self) -> None:

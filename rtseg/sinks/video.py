@@ -46,8 +46,6 @@ class VideoSink(Sink):
         encoder, self._note = open_encoder(*self._encoder_for)
         self.takes_planes = encoder.takes_planes(info)
         self._file = VideoFile(path, info, encoder, overwrite=options.overwrite)
-        if options.audio != "none" and info.media is not None and not info.live:
-            self._file.audio = Audio(info.media, info.media_start, info.track)
 
     def write(self, rendered: Rendered) -> None:
         """Encode one image; the first decides whether the file has an alpha channel.
@@ -61,7 +59,10 @@ class VideoSink(Sink):
         if self._alpha is None:
             if transparent:
                 self._file.encoder, _ = open_encoder(*self._encoder_for, alpha=True)
-            self._alpha = transparent
+            self._alpha, (_, options, info) = transparent, self._encoder_for
+            if options.audio != "none" and info.media is not None and not info.live:
+                start = info.media_start + rendered.frame.pts  # earlier frames may be left out
+                self._file.audio = Audio(info.media, start, info.track)
         flat = transparent and not self._alpha
         self._flattened += flat
         self._file.add(rendered.image if flat else rendered.drawn, rendered.frame)
