@@ -338,6 +338,21 @@ def test_lists_globs_and_files(folder: Path, tmp_path: Path) -> None:
     assert found["in/gone.mp4"]["exit_code"] == 3
 
 
+@pytest.mark.parametrize(
+    ("flag", "text", "advice"),
+    [("-o", "out.mp4", "Name a folder/, or put {name} in the path, as FOLDER/{name}.mp4"),
+     ("--mask-output", "mask:m.mkv", "Name a folder/, or put {name} in"),
+     ("--json", "json:js/", "Put {name} in the path, as FOLDER/{name}.jsonl"),
+     ("--figure", "figure:f/", "Put {name} in the path, as FOLDER/{name}.png")],
+)  # fmt: skip
+def test_one_output_for_all_clips_is_refused_with_what_would_do(
+    flag: str, text: str, advice: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        target_of(flag, text)
+    assert refused.value.do.startswith(advice)
+
+
 def test_outputs_inside_the_folder_are_not_clips(folder: Path) -> None:
     run("in", "-o", "in/out")
     Inline.given.clear()

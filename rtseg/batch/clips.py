@@ -118,7 +118,7 @@ def target_of(flag: str, text: str) -> Target:
         if not is_folder(place) or not kind.folder_suffix:
             suffix = kind.folder_suffix or Path(place).suffix
             suffix = suffix or {"json:": ".jsonl"}.get(role, ".png")
-            put = "Name a folder/, or put" if kind.folder_suffix else "Put"
+            put = "Name a folder/, or put" if kind.folder_suffix or not role else "Put"
             raise UsageError(
                 f"{flag} {place}",
                 found="each clip has an output of its own",
