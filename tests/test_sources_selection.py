@@ -140,7 +140,10 @@ def test_a_frame_lasts_until_the_next_that_is_kept_or_the_end() -> None:
     assert durations(Every(Listed(times, lasts=0.1), 3)) == [0.5, 0.3, 0.2]
     assert durations(Every(Listed(times, lasts=0.1), 20)) == [1.0]
     assert durations(Capped(Listed(times, lasts=0.1), 1.0)) == [0.8, 0.2]
-    assert durations(Every(Listed(times), 3)) == [0.0, 0.0, 0.0], "where none is known"
+    assert durations(Every(Listed(times), 3)) == [0.0, 0.0, 0.0], "a pipe's are not known"
+    file = Listed(times)
+    file.info = replace(file.info, media=Path("a.flv"), frame_rate=Fraction(10))
+    assert durations(Every(file, 3)) == [0.5, 0.3, 0.2]
 
 
 def test_a_live_frame_does_not_wait_for_the_next_that_is_kept() -> None:

@@ -267,9 +267,9 @@ class Thinned(Wrapper):
     Frames of a file keep their numbers; those of a live source are renumbered, as a gap would count
     as a drop.
 
-    A frame whose duration is known lasts until the next one that is kept: behind the last one, up
-    to where those that were left out end. So a file is read on up to there, and what is written
-    lasts as long as its source, with all of its audio.
+    A frame of a file lasts until the next one that is kept: behind the last one, up to where those
+    that were left out end. So it is read on up to there, and what is written lasts as long as its
+    source, with all of its audio. Pipes, whose frames have no known duration, are not read ahead.
     """
 
     def __init__(self, inner: Source) -> None:
@@ -294,14 +294,15 @@ class Thinned(Wrapper):
                 self._left_out, frame = self._left_out + 1, None
         if self.info.live:
             return replace(frame, index=frame.index - self._left_out)
-        return self._until_next(frame) if frame.lasts else frame
+        return self._until_next(frame) if frame.lasts or self.info.media else frame
 
     def _until_next(self, frame: Frame) -> Frame:
-        end = frame.pts + frame.lasts
+        step = frame.lasts or float(1 / (self._inner.info.frame_rate or DEFAULT_RATE))
+        end = frame.pts + step
         try:
             while (after := self._next()) is not None and not self._takes(after):
                 self._left_out += 1
-                end = after.pts + (after.lasts or frame.lasts)
+                end = after.pts + (after.lasts or step)
         except SourceError as error:  # raised once this frame was delivered
             self._failure, after = error, None
         self._held = after
