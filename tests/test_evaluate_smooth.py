@@ -183,6 +183,7 @@ def test_clips_alone_are_enough(inside: Path, capsys: Capture) -> None:
         (("--smooth", "2", "--clip", "clip"), "--smooth 2: it must be 0 to 1"),
         (("--smooth", "0.5", "--data", "one"), "no set has sequences"),
         (("--max-frames", "9", "--data", "one"), "--max-frames without --clip"),
+        (("--max-pictures", "9", "--clip", "a.mp4"), "--max-pictures without images"),
         (("--max-frames", "1", "--clip", "clip"), "--max-frames 1: it must be 2 or more"),
     ],
 )

@@ -78,6 +78,8 @@ class EvalOptions:
             raise UsageError("--root without --suite", do=do)
         if self.max_frames is not None and not self.clip:
             raise UsageError("--max-frames without --clip", do="Use --max-pictures for images")
+        if self.max_pictures is not None and not (self.data or self.suite):
+            raise UsageError("--max-pictures without images", do="Use --max-frames for clips")
         if (self.worst is None) != (self.worst_to is None):
             do = "Use both: how many, and where"
             raise UsageError("--worst and --worst-to need each other", do=do)
