@@ -136,6 +136,7 @@ def main() -> None:
             context = browser.new_context(
                 viewport={"width": size[0], "height": size[1]},
                 color_scheme=scheme,
+                reduced_motion="reduce",  # no switch is caught on its way
                 device_scale_factor=1 if size == WIDE else 2,
             )
             return context.new_page()
