@@ -21,6 +21,7 @@ import av
 import numpy as np
 import pytest
 from clips import patches, write_clip
+from PIL import Image
 
 from rtseg.batch import cluster
 from rtseg.batch.clips import Clip, find_clips, target_of, with_outputs
@@ -370,6 +371,20 @@ def test_clips_of_one_name_keep_their_suffixes(tmp_path: Path) -> None:
     with_outputs(listing, [target_of("-o", "out/")])
     found = [clip.outputs[0] for clip in listing.clips]
     assert found == [f"out/{n}.mp4" for n in ("a.mov", "a.mp4", "b.mov", "B.avi", "c")]
+
+
+def test_an_animation_becomes_a_video_and_an_image_stays_one(tmp_path: Path) -> None:
+    first, second = (Image.new("RGB", (8, 6), colour) for colour in ("red", "blue"))
+    for suffix in ("webp", "png", "avif"):
+        first.save(tmp_path / f"still_{suffix}.{suffix}")
+        first.save(tmp_path / f"moves_{suffix}.{suffix}", save_all=True, append_images=[second])
+    listing = find_clips([str(tmp_path)])
+    with_outputs(listing, [target_of("-o", "out/")])
+    assert {clip.outputs[0] for clip in listing.clips} == {
+        f"out/{name}"
+        for suffix in ("webp", "png", "avif")
+        for name in (f"still_{suffix}.png", f"moves_{suffix}.mp4")
+    }
 
 
 # --- claims

@@ -14,11 +14,11 @@ from rtseg.addresses import digest_of, is_address, public_name, remember
 from rtseg.batch.bucket import Bucket, scheme_of, steady_part
 from rtseg.errors import SourceError, UsageError
 from rtseg.files import reason
-from rtseg.images import IMAGE_SUFFIXES
+from rtseg.images import ANIMATIONS, IMAGE_SUFFIXES
 from rtseg.outputs import NUMBER
 from rtseg.sinks import find_kind, split_prefix
 from rtseg.sinks.options import is_folder, is_many
-from rtseg.sources.options import split_glob
+from rtseg.sources.options import is_animated, split_glob
 from rtseg.text import natural_key, read_text, user_path
 from rtseg.threads import parallel_map
 
@@ -142,7 +142,9 @@ def with_outputs(listing: Listing, targets: Sequence[Target]) -> None:
     sources = {_place(clip.source) for clip in listing.clips}
     for place, (clip, stem) in enumerate(zip(listing.clips, stems, strict=True)):
         stem = clip.name if count[stem.casefold()] > 1 else stem
-        still = Path(clip.name).suffix.lower() in IMAGE_SUFFIXES
+        suffix = Path(clip.name).suffix.lower()
+        moves = suffix[1:].upper() in ANIMATIONS and is_animated(clip.source)
+        still = suffix in IMAGE_SUFFIXES and not moves
         outputs = tuple(target.of(stem, still=still) for target in targets)
         for output in outputs:
             other = made.setdefault(os.path.normcase(output), clip.name)
