@@ -1,4 +1,4 @@
-"""Read image files, for every edge: upright, over white, 8 bits; or the values of a mask as stored.
+"""Read image files, for every edge: upright, over white, 8 bits of sRGB; or a mask as stored.
 
 A file is what its first bytes say, whatever its name. OpenCV decodes JPEG and other files that
 cannot be transparent, as it is twice as fast and gives the same values. Pillow decodes everything
@@ -13,7 +13,7 @@ import warnings
 import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from io import BytesIO
@@ -31,6 +31,7 @@ from rtseg.system import hush_opencv
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
+    from PIL.ImageCms import ImageCmsTransform
 
 HEIF_SUFFIXES = frozenset((".heic", ".heif"))
 """Read only where the package pillow-heif is installed."""
@@ -125,6 +126,9 @@ DAMAGE = (
     zlib.error,
 )
 """What Pillow raises for damaged files, beside OSError and ValueError."""
+
+ROUNDING = 2
+"""Levels by which profiles of sRGB differ from one another."""
 
 SWAPS_SIDES = (5, 6, 7, 8)
 """EXIF orientations at which width and height change places."""
@@ -248,7 +252,8 @@ def _foreign(head: bytes) -> str:
 def read_image(path: Path, failure: type[RtsegError]) -> Image:
     """(H, W, 3) uint8 BGR, upright by EXIF, transparent pixels over white; 16 bits become 8.
 
-    Of a file that holds several images, the first.
+    Colours with a profile of another RGB than sRGB, such as Display P3, are converted. Of a file
+    that holds several images, the first.
 
     Raises:
         failure: the file cannot be read, is damaged or cut off, or is not an image.
@@ -272,15 +277,16 @@ def decode_image(content: bytes) -> Image:
     if foreign := _foreign(content[:HEAD_BYTES]):
         raise ValueError(f"it is {foreign}")
     if OPAQUE.match(content):
-        orientation = None
+        orientation, to_srgb = None, None
         try:
             with _opened(BytesIO(content)) as image:
-                orientation = _orientation(image)
+                orientation, to_srgb = _orientation(image), _conversion(image)
         except _TooLargeError:
             raise
         except ValueError:
             pass  # OpenCV reads some that Pillow does not
-        return _decoded_by_opencv(content, orientation)
+        pixels = _decoded_by_opencv(content, orientation)
+        return pixels if to_srgb is None else _converted(pixels, to_srgb)
     return _decoded_by_pillow(content)
 
 
@@ -569,10 +575,46 @@ def _rgb(image: PillowImage) -> PillowImage:
         image = Pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ValueError(DEEP.format(32))
-    if not image.has_transparency_data:
-        return image if image.mode == "RGB" else image.convert("RGB")
-    paper = Pillow.new("RGBA", image.size, PAPER)
-    return Pillow.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
+    to_srgb = _conversion(image)
+    if image.has_transparency_data:
+        paper = Pillow.new("RGBA", image.size, PAPER)
+        rgb = Pillow.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
+    else:
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+    return rgb if to_srgb is None else to_srgb.apply(rgb)
+
+
+def _conversion(image: PillowImage) -> ImageCmsTransform | None:
+    """From the colours of an image to sRGB, both RGB; None if nothing is to be done."""
+    profile = image.info.get("icc_profile")
+    return _from_profile(profile) if isinstance(profile, bytes) else None
+
+
+@lru_cache(maxsize=8)
+def _from_profile(profile: bytes) -> ImageCmsTransform | None:
+    """As `_conversion`; None for profiles of grey or CMYK, of sRGB itself, and damaged ones."""
+    from PIL import Image as Pillow
+    from PIL import ImageCms
+
+    try:
+        own = ImageCms.ImageCmsProfile(BytesIO(profile))
+        if own.profile.xcolor_space.strip() != "RGB":
+            return None
+        to_srgb = ImageCms.buildTransform(own, ImageCms.createProfile("sRGB"), "RGB", "RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None
+    steps = np.arange(0, 256, 15, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3)
+    difference = np.asarray(to_srgb.apply(Pillow.fromarray(colours))) - colours.astype(int)
+    return to_srgb if np.abs(difference).max() > ROUNDING else None
+
+
+def _converted(image: Image, to_srgb: ImageCmsTransform) -> Image:
+    import cv2
+    from PIL import Image as Pillow
+
+    rgb = to_srgb.apply(Pillow.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)))
+    return cv2.cvtColor(np.asarray(rgb), cv2.COLOR_RGB2BGR)
 
 
 def _grey_scale(path: Path) -> int:

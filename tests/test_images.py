@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from PIL import ImageCms
 
 from rtseg.errors import DatasetError, SourceError
 from rtseg.images import (
@@ -18,6 +20,7 @@ from rtseg.images import (
     holds_several,
     image_size,
     is_image,
+    read_animation,
     read_image,
     read_stored,
 )
@@ -119,6 +122,87 @@ def test_every_orientation_is_upright(
     path.write_bytes(coded(image, kind, **exif_of(kind, orientation)))
     assert difference(read_image(path, SourceError), painted()) <= 3
     assert image_size(path, SourceError) == (H, W)
+
+
+P3 = np.array(
+    [[0.51512, 0.29198, 0.15710], [0.24120, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]]
+)
+SRGB = np.array(
+    [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]]
+)
+"""XYZ (D50) of red, green and blue, in columns: of Display P3 and of sRGB."""
+GAMMA = 2.2
+
+
+def profile_of(primaries: np.ndarray, space: bytes = b"RGB ") -> bytes:
+    """An ICC profile of version 2 with these primaries and `GAMMA`."""
+
+    def xyz(values: np.ndarray) -> bytes:
+        return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(v * 65536) for v in values))
+
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(GAMMA * 256)) + b"\0\0"
+    tags = {b"wtpt": xyz(np.array([0.9642, 1.0, 0.8249]))}
+    for name, column in zip((b"r", b"g", b"b"), primaries.T, strict=True):
+        tags |= {name + b"XYZ": xyz(column), name + b"TRC": curve}
+    tags |= {b"kTRC": curve}
+    at, table, content = 132 + 12 * len(tags), struct.pack(">I", len(tags)), b""
+    for name, tag in tags.items():
+        table += name + struct.pack(">II", at + len(content), len(tag))
+        content += tag
+    head = struct.pack(
+        ">I4sI4s4s4s", at + len(content), b"lcms", 0x02400000, b"mntr", space, b"XYZ "
+    )
+    head = (head + bytes(12) + b"acsp").ljust(68, b"\0")
+    head += struct.pack(">3i", round(0.9642 * 65536), 65536, round(0.8249 * 65536))
+    return head.ljust(128, b"\0") + table + content
+
+
+def from_p3(rgb: tuple[int, int, int]) -> np.ndarray:
+    """What a colour of Display P3, here with `GAMMA`, is in sRGB: by the definition of both."""
+    linear = np.linalg.solve(SRGB, P3 @ (np.array(rgb) / 255) ** GAMMA).clip(0, 1)
+    return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
+def test_colours_with_a_profile_become_srgb(kind: str, mode: str, tmp_path: Path) -> None:
+    if (kind, mode) in {("JPEG", "RGBA"), ("JPEG", "P"), ("WEBP", "P"), ("AVIF", "P")}:
+        pytest.skip("there is no such file")
+    colour, path = (180, 90, 60), tmp_path / "image"
+    image = Pillow.new("RGB", (W, H), colour)
+    image = image.quantize() if mode == "P" else image.convert(mode)
+    path.write_bytes(coded(image, kind, icc_profile=profile_of(P3)))
+    wanted = from_p3(colour)
+    assert np.abs(wanted - colour).max() > 12
+    got = read_image(path, SourceError)[H // 2, W // 2, ::-1]
+    assert np.abs(got - wanted).max() <= 3
+    stored = read_stored(path, DatasetError)  # of masks nothing is converted
+    values = stored.values if stored.palette is None else stored.palette[stored.values]
+    assert np.abs(values[H // 2, W // 2].astype(int) - colour).max() <= 3
+
+
+def test_frames_of_an_animation_become_srgb(tmp_path: Path) -> None:
+    path, colours = tmp_path / "image.png", [(180, 90, 60), (60, 120, 200)]
+    frames = [Pillow.new("RGB", (W, H), colour) for colour in colours]
+    frames[0].save(path, save_all=True, append_images=frames[1:], icc_profile=profile_of(P3))
+    for (image, _), colour in zip(read_animation(path, SourceError), colours, strict=True):
+        assert np.abs(image[0, 0, ::-1] - from_p3(colour)).max() <= 3
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize(
+    "profile",
+    [
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        profile_of(P3, space=b"GRAY"),
+        profile_of(P3, space=b"CMYK"),
+        profile_of(P3)[:150],
+        b"nothing of the kind",
+    ],
+)
+def test_other_profiles_change_nothing(kind: str, profile: bytes) -> None:
+    plain, image = coded(as_pillow(), kind), coded(as_pillow(), kind, icc_profile=profile)
+    assert np.array_equal(decode_image(image), decode_image(plain))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".ppm"])
