@@ -861,6 +861,10 @@ def test_names_are_read_from_the_usual_files(tmp_path: Path, name: str, text: st
         ("classes.json", '{"a": 0, "b": 2}', "do not count from 0 on without a gap"),
         ("classes.txt", "a\nb\nA\n", "named twice: A, a"),
         ("class_dict.csv", "name,r,g,b\na,0,0,0\nb,1,2,300\n", "is not a colour"),
+        ("class_dict.csv", "", "there are 0"),
+        ("class_dict.csv", "# nothing yet\n", "there are 0"),
+        ("class_dict.csv", "name,r,g,b\n", "there are 0"),
+        ("classes.txt", "", "there are 0"),
     ],
 )
 def test_names_that_make_no_sense_are_refused(

@@ -189,8 +189,9 @@ def _in_order(pairs: Iterable[tuple[int, str]]) -> tuple[str, ...]:
 def _line_names(lines: list[str], path: Path) -> Names:
     rows = [next(csv.reader([line], skipinitialspace=True)) for line in lines]
     if path.suffix == ".csv":
-        first = 0 if all(part.strip().isdecimal() for part in rows[0][1:4]) else 1  # a heading
-        found = [(row[0], _parse_colour(row[1:4])) for row in rows[first:]]
+        if rows and not all(part.strip().isdecimal() for part in rows[0][1:4]):
+            del rows[0]  # a heading
+        found = [(row[0], _parse_colour(row[1:4])) for row in rows]
     elif path.stem.replace("_", "") == "labelmap" and all(":" in line for line in lines):
         # CVAT: name:r,g,b:parts:actions
         parts = [line.split(":") for line in lines]
