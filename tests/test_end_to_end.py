@@ -181,7 +181,7 @@ class Forgetting(Sink):
 @pytest.mark.timeout(600)
 def test_memory_is_flat_from_frame_500_to_10000() -> None:
     sink = Forgetting()
-    with rtseg.open_source("test://?size=640x360&frames=10001") as source:
+    with rtseg.open_source("test://?size=320x180&frames=10001") as source:
         network, stats = segmenter(), Stats()
         effect = rtseg.open_effect(
             rtseg.ViewOptions(legend=True, hud=True), network.labels, stats=stats, source=source

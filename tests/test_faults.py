@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-COUNT = int(os.environ.get("RTSEG_FAULTS", "60"))
+COUNT = int(os.environ.get("RTSEG_FAULTS", "40"))
 SEED = int(os.environ.get("RTSEG_FAULTS_SEED", "23"))
 
 

@@ -85,10 +85,11 @@ def equal(one: Path, other: Path) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", MAKERS)
-def test_every_layout_trains_and_its_checkpoint_runs_live_and_through_onnx(
+@pytest.mark.parametrize("layout", ["coco", "cityscapes"])
+def test_a_layout_trains_and_its_checkpoint_runs_live_and_through_onnx(
     layout: str, small: Path, tmp_path: Path
 ) -> None:
+    """That the others give the same samples: test_datasets_layouts.py."""
     dataset, told = MAKERS[layout](tmp_path / layout, count=8), Told()
     result = train(quick(dataset, small, tmp_path / "run"), callback=told)
     assert result.rows[1].train_loss < result.rows[0].train_loss
@@ -260,7 +261,6 @@ def test_the_seed_repeats_a_run_exactly(robo: Path, small: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("model", "more"),
     [
-        (None, {}),
         (None, {"ema": 0.5}),
         ("deeplabv3_mobilenet_v3_large", {"weights": "scratch"}),  # it has dropout
     ],
@@ -897,7 +897,7 @@ def test_several_devices_train_by_the_same_command(robo: Path, small: Path, tmp_
 @pytest.mark.timeout(900)
 def test_deeplab_resnet50_trains_on_three_classes_of_coco_json(robo: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    flags = ["--size", "129", "--epochs", "5", "--batch-size", "4", "--weights", "scratch"]
+    flags = ["--size", "97", "--epochs", "4", "--batch-size", "4", "--weights", "scratch"]
     arguments = ["train", "-m", "deeplabv3_resnet50", "--data", str(robo), "--out", str(out)]
     assert main([*arguments, *flags, "-d", "cpu"]) == 0
     rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
