@@ -48,13 +48,14 @@ def test_what_is_in_time_needs_no_words_and_a_file_has_no_age() -> None:
 def test_drops_are_told_while_they_happen_with_their_reason() -> None:
     stats = running(age=0.05)
     captions = Captions(Camera(), stats)
+    assert captions.lines() == []
     stats.dropped_by = {"capture": 100, "camera": 3}
     stats.clock.time += 2.5  # type: ignore[attr-defined]
     (line,) = captions.lines()
-    assert line.startswith("50 frames per second dropped: the model manages")
-    stats.clock.time += 2.5  # type: ignore[attr-defined]
-    stats.dropped_by = {"capture": 100, "camera": 13}
-    assert captions.lines() == ["5 frames per second dropped: the camera skips them"]
+    assert line.startswith("40 frames per second dropped: the model manages")
+    stats.clock.time += 20.0  # type: ignore[attr-defined]
+    stats.dropped_by = {"capture": 100, "camera": 103}
+    assert captions.lines() == ["5 frames per second dropped: the camera skips them"], "f was off"
     stats.clock.time += 2.5  # type: ignore[attr-defined]
     assert captions.lines() == [], "they have stopped"
     stats.dropped_by = {"capture": 100, "camera": 13, "pause": 500}

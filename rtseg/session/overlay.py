@@ -32,7 +32,7 @@ FEW_A_SECOND = 2.0
 """Drops below this rate are not mentioned."""
 
 DROPS_SECONDS = 2.0
-"""Over which drops are counted."""
+"""Over which drops are counted, at least: until the next image that has figures."""
 
 BUSY_STAGES = {
     "infer": "the model",
@@ -50,9 +50,9 @@ class Captions:
 
     def __init__(self, source: Source, stats: Stats) -> None:
         self._source, self._stats = source, stats
-        self._next = 0.0
+        self._since: float | None = None
         self._before: dict[str, int] = {}
-        self._dropping: dict[str, int] = {}
+        self._dropping: dict[str, float] = {}
 
     def lines(self) -> list[str]:
         """Up to two sentences for `draw.panel`; only for live sources, whose age matters."""
@@ -62,13 +62,13 @@ class Captions:
         return [line for line in (self._late(), self._dropped()) if line]
 
     def _sample(self) -> None:
-        now = self._stats.clock.now()
-        if now < self._next:
-            return
-        self._next = now + DROPS_SECONDS
-        counts = dict(self._stats.dropped_by)
-        self._dropping = {c: n - self._before.get(c, 0) for c, n in counts.items()}
-        self._before = counts
+        now, counts = self._stats.clock.now(), dict(self._stats.dropped_by)
+        if self._since is not None:
+            seconds = now - self._since
+            if seconds < DROPS_SECONDS:
+                return
+            self._dropping = {c: (n - self._before.get(c, 0)) / seconds for c, n in counts.items()}
+        self._since, self._before = now, counts
 
     def _late(self) -> str:
         recent = self._stats.recent
@@ -82,7 +82,7 @@ class Captions:
     def _dropped(self) -> str:
         """The most frequent cause of recent drops, unless there are few."""
         cause = max(self._dropping, key=lambda each: self._dropping[each], default="")
-        rate = self._dropping.get(cause, 0) / DROPS_SECONDS
+        rate = self._dropping.get(cause, 0.0)
         if rate < FEW_A_SECOND or cause not in REASONS:
             return ""
         return f"{rate:.0f} frames per second dropped: {REASONS[cause](self._stats)}"
