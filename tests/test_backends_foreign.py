@@ -449,6 +449,47 @@ def test_softmax_is_seen(tmp_path: Path) -> None:
     assert find_model(path).spec.output == "probabilities"
 
 
+SCALE = (
+    helper.make_tensor("s", TensorProto.FLOAT, [], [1 / 255]),
+    helper.make_tensor("z", TensorProto.UINT8, [], [0]),
+)
+SECOND = tuple(helper.make_tensor(n, TensorProto.INT64, [1], [v]) for n, v in (("a", 1), ("b", 2)))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "numbers"),
+    [
+        (["Sigmoid x p", "QuantizeLinear p,s,z q", "DequantizeLinear q,s,z y"], SCALE),
+        (
+            ["QuantizeLinear x,s,z q", "QLinearSigmoid q,s,z,s,z p", "DequantizeLinear p,s,z y"],
+            SCALE,
+        ),
+        (["Softmax x p", "Slice p,a,b,a y"], SECOND),
+        (["Softmax x p", "Clip p y"], ()),
+        (["HardSigmoid x y"], ()),
+    ],
+)
+def test_probabilities_are_seen_behind_what_moves_or_quantises_them(
+    tmp_path: Path, nodes: list[str], numbers: tuple
+) -> None:
+    """One channel of them taken for a logit would be foreground everywhere."""
+    made = []
+    for operator, inputs, output in (node.split() for node in nodes):
+        domain = "com.microsoft" if operator.startswith("QLinear") else ""
+        taken = inputs.split(",")
+        made.append(helper.make_node(operator, taken, [output], domain=domain))
+    graph = helper.make_graph(
+        made,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 32, 48])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 32, 48])],
+        numbers,
+    )
+    domains = [helper.make_opsetid("", 13), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=domains), tmp_path / "net.onnx")
+    assert find_model(tmp_path / "net.onnx").spec.output == "probabilities"
+
+
 def test_normalisation_of_bytes() -> None:
     as_it_is = InputSpec((2, 2), layout="NHWC", scale=1, mean=(0, 0, 0), std=(1, 1, 1))
     plain = InputEncoder(as_it_is, np.dtype(np.uint8))

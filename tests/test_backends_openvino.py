@@ -316,3 +316,32 @@ def test_files_that_onnx_runtime_quantised_run_as_they_are(tmp_path: Path, name:
     assert (scores[0].argmax(0) == picture.mask).mean() > 0.99
     exact = open_backend("onnx", find_model(path), input_size=SIZE, device="cpu")
     assert not np.allclose(scores, exact(picture.image[None, ..., ::-1].copy()), atol=1e-4)
+
+
+def test_operators_that_openvino_computes_wrongly_are_refused(tmp_path: Path) -> None:
+    """A sum of bytes beyond 255 stays 255 in ONNX Runtime; OpenVINO made 1 of 257."""
+    helper, kinds = onnx.helper, onnx.TensorProto
+    added = helper.make_node("QLinearAdd", [*"qszqszsz"], ["r"], domain="com.microsoft")
+    graph = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+            added,
+            helper.make_node("DequantizeLinear", ["r", "s", "z"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", kinds.FLOAT, [1, 3, 32, 48])],
+        [helper.make_tensor_value_info("y", kinds.FLOAT, [1, 3, 32, 48])],
+        [
+            helper.make_tensor("s", kinds.FLOAT, [], [1]),
+            helper.make_tensor("z", kinds.UINT8, [], [0]),
+        ],
+    )
+    domains = [helper.make_opsetid("", 13), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=domains, ir_version=8), tmp_path / "sum.onnx")
+    raw = {"scale": 1, "mean": 0, "std": 1, "colour": "RGB"}
+    model = find_model(tmp_path / "sum.onnx", input_flags=raw)
+    image = np.full((1, 32, 48, 3), (200, 100, 50), np.uint8)
+    scores = open_backend("onnx", model, device="cpu")(image)
+    assert np.array_equal(scores[0, :, 0, 0], [255, 200, 100])
+    with pytest.raises(ModelError, match="computes QLinearAdd wrongly.*Use --backend onnx"):
+        open_backend("openvino", model)

@@ -500,6 +500,21 @@ def test_a_foreign_file_in_other_precisions(tmp_path: Path, precision: str) -> N
         export(again, tmp_path / "again.onnx", precision="int8")
 
 
+def test_class_indices_cast_to_float_are_not_scores(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ArgMax", ["x"], ["best"], axis=1),
+        helper.make_node("Cast", ["best"], ["y"], to=TensorProto.FLOAT),
+    ]
+    sides = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 32, 48])]
+    given = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 32, 48])]
+    graph = helper.make_graph(nodes, "g", sides, given)
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(content, tmp_path / "best.onnx")
+    model = find_model(tmp_path / "best.onnx", input_flags={"labels": "a,b"})
+    with pytest.raises(ModelError, match="returns class indices, not scores"):
+        export(model, tmp_path / "net.onnx", min_agreement=0)
+
+
 def old_and_shared(folder: Path) -> Model:
     """Opset 11, and two Resize operators that share an input which neither needs."""
     weight = np.random.default_rng(1).normal(size=(2, 3, 3, 3)).astype(np.float32)

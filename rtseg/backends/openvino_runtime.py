@@ -37,7 +37,7 @@ from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import BackendError, ModelError, UsageError, first_line
 from rtseg.files import atomic, reason
 from rtseg.nets.ir import digest_of, precision_in
-from rtseg.nets.onnx_file import cached_onnx, exported_spec, runnable_onnx
+from rtseg.nets.onnx_file import cached_onnx, exported_spec, quantised_operators, runnable_onnx
 from rtseg.system import limited_cores, multiplies_tiles, processor
 from rtseg.zoo import Model
 
@@ -81,6 +81,7 @@ class OpenVinoBackend(Backend):
             assert model.file is not None
             path = model.file
         else:
+            _check_operators(model)
             path = (cached_onnx if exported else runnable_onnx)(model, input_size, notes=notes)
         self._compiled: Any = self._open(path, wanted, options, notes)
         compiled = self._compiled
@@ -213,6 +214,20 @@ def _without_telemetry() -> Iterator[None]:
         yield
     finally:
         del sys.modules[TELEMETRY]
+
+
+def _check_operators(model: Model) -> None:
+    """Raise ModelError for operators that OpenVINO computes wrongly.
+
+    It lets the int8 results of QLinearAdd, QLinearConcat and their like wrap around instead of
+    saturate, and differs in QLinearConv with a scale per channel (seen with 2026.4).
+    """
+    if model.format == "onnx" and model.file and (found := quantised_operators(model.file)):
+        raise ModelError(
+            f"OpenVINO cannot run {model.file.name}",
+            found=f"it computes {min(found)} wrongly",
+            do="Use --backend onnx, or quantise it to QuantizeLinear and DequantizeLinear (QDQ)",
+        )
 
 
 def _resolve_precision(model: Model, asked: str) -> str:

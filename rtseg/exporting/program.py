@@ -502,7 +502,7 @@ def _check_usable(model: Model, dynamic_batch: bool) -> None:
     facts = read_facts(model.file)
     name = model.spec.output_name or next(iter(facts.outputs))
     asked = f"cannot export {model.spec.name}"
-    if facts.kinds[name].startswith(("int", "uint")):
+    if facts.kinds[name].startswith(("int", "uint")) or facts.makers[name] == "argmax":
         raise ModelError(asked, found="it returns class indices, not scores")
     if facts.dtype not in KINDS:
         raise ModelError(asked, found=f"its input type is {facts.dtype}")

@@ -26,7 +26,10 @@ _PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8":
 _MAKERS = {"topk": "argmax"}
 """Operators by OpenVINO's names and by those of ONNX, where they differ."""
 
-_MOVES = frozenset("Convert FakeQuantize Interpolate Reshape Squeeze Transpose Unsqueeze".split())
+_MOVES = frozenset(
+    "Clamp Convert FakeQuantize Gather Interpolate Reshape Slice Split Squeeze StridedSlice "
+    "Transpose Unsqueeze VariadicSplit".split()
+)
 """Operators that move numbers without changing what they mean."""
 
 

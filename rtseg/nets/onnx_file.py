@@ -143,6 +143,11 @@ def precision_of(path: Path) -> str:
     return max(counts, key=lambda kind: counts[kind], default="fp32")
 
 
+def quantised_operators(path: Path) -> set[str]:
+    """The operators of an ONNX file that compute in int8; ModelError if it cannot be read."""
+    return {node.op_type for node in _load(path).graph.node if node.op_type.startswith("QLinear")}
+
+
 def is_plain_file(path: Path, size: tuple[int, int]) -> bool:
     """As `rtseg.nets.graph.is_plain`, of a file; ModelError also if it cannot be read."""
     return is_plain(_load(path), path, size)
@@ -204,8 +209,11 @@ def _load(path: Path) -> Any:
         raise ModelError(f"cannot read {path}", found=reason) from error
 
 
-_MOVES = {"Transpose", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Resize"}
-"""Operators that move numbers without changing them."""
+_MOVES = frozenset(
+    "Cast Clip DequantizeLinear Gather Identity QuantizeLinear Reshape Resize Slice Split Squeeze "
+    "Transpose Unsqueeze Upsample".split()
+)
+"""Operators that move numbers without changing what they mean."""
 
 
 def _maker(graph: Any, output: str) -> str:
@@ -214,7 +222,7 @@ def _maker(graph: Any, output: str) -> str:
     node = makers.get(output)
     while node is not None and node.op_type in _MOVES:
         node = makers.get(node.input[0])
-    return node.op_type.lower() if node is not None else ""
+    return node.op_type.lower().removeprefix("qlinear") if node is not None else ""
 
 
 def _kind(value: Any) -> str:
@@ -354,7 +362,12 @@ def _input(path: Path, facts: OnnxFacts, settings: Settings, assumed: list[str])
 
 def _activation(maker: str, assumed: list[str]) -> Activation:
     """The activation, by the operator that computes the output."""
-    known: dict[str, Activation] = {"softmax": "softmax", "sigmoid": "sigmoid", "argmax": "none"}
+    known: dict[str, Activation] = {
+        "softmax": "softmax",
+        "sigmoid": "sigmoid",
+        "hardsigmoid": "sigmoid",
+        "argmax": "none",
+    }
     if maker in known:
         return known[maker]
     assumed.append("an output of logits")
