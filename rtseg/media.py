@@ -572,9 +572,14 @@ def begin_by_dts(stream: Any, first: float, second: float, lasts: float) -> floa
 
     Args:
         first, second: the earliest decoding times.
-        lasts: the duration of a packet.
+        lasts: how long a frame is shown. The duration that AVI declares may be a field's.
     """
     return max(first, second - lasts) if stream.codec_context.has_b_frames else first
+
+
+def middle_step(times: Sequence[float]) -> float:
+    """The median of the steps between times, in seconds; 0 if there is none."""
+    return median([after - before for before, after in pairwise(times)] or [0.0])
 
 
 class Joiner:

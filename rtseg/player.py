@@ -35,6 +35,7 @@ from rtseg.media import (
     is_counted,
     is_joined,
     max_pixels,
+    middle_step,
     one_timeline,
     open_again,
     open_media,
@@ -77,6 +78,9 @@ BEGINS_ANYWHERE = frozenset(
     "mpeg1video mpeg2video mpeg4 flv h263 msmpeg4v1 msmpeg4v2 msmpeg4 wmv1 wmv2".split()
 )
 """Decoders that predict from a plain grey before the first keyframe; others wait for it."""
+
+HOLDS_MORE = frozenset({"h264", "hevc"})
+"""Decoders that may hold back more frames later on than at the beginning."""
 
 MOST_SPOILED = 300
 """Frames after which one is shown even though no keyframe came: the longest usual interval."""
@@ -293,6 +297,7 @@ class FFmpegPlayer:
         self._deinterlacer: Deinterlacer | None = None
         self._has_no_pts = has_no_pts(self._container)
         self._times_left: list[int] = []
+        self._most_due: int | None = None
         self._is_first = True
         # until when packets of Theora without a frame of their own show the last frame
         self._shown_on = float("-inf") if self._container.format.name == "ogg" else None
@@ -677,12 +682,26 @@ class FFmpegPlayer:
         if packet.size and packet.dts is not None:
             heappush(self._times_left, packet.dts)
         for frame in frames:
+            self._leave_out_lost(frame)
             frame.pts = heappop(self._times_left) if self._times_left else None
             if self._is_first and self._times_left:
-                lasts = packet.duration or 0
+                lasts = round(middle_step(self._times) / packet.time_base)
                 frame.pts = begin_by_dts(self._stream, frame.pts, self._times_left[0], lasts)
             self._is_first = False
         return frames
+
+    def _leave_out_lost(self, frame: Any) -> None:
+        """Drop the times of packets that no frame came of: damaged ones, and pauses of MPEG-4.
+
+        A frame comes out with a packet, whose decoding time it has; with it as many packets are due
+        as the decoder holds back.
+        """
+        if frame.dts is None or self._decoder.name in HOLDS_MORE:
+            return
+        due = sum(ticks <= frame.dts for ticks in self._times_left)
+        self._most_due = min(self._most_due or due, due)
+        for _ in range(due - self._most_due):
+            heappop(self._times_left)
 
     def _damage(self, error: Exception | None) -> None:
         """Note whether a packet could be decoded."""
@@ -826,11 +845,22 @@ def header_of(stream: Any) -> Header:
     return Header(
         stream.index,
         Fraction(rate) if rate else None,  # PyAV 19 has its own fraction type
-        stream.frames or None,
+        declared_count(stream),
         Fraction(stream.sample_aspect_ratio or 1),
         tags,
         float(stream.duration * stream.time_base) if stream.duration else length_of(stream),
     )
+
+
+def declared_count(stream: Any) -> int | None:
+    """The number of frames that an `av.VideoStream` declares, if it does.
+
+    In that field of IVF, FFmpeg writes a duration in ticks.
+    """
+    rate = stream.average_rate
+    if stream.container.format.name == "ivf" and rate and rate * stream.time_base != 1:
+        return None
+    return stream.frames or None
 
 
 def length_of(stream: Any) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -68,6 +69,71 @@ def test_concealed_frames_are_kept_and_reported(tmp_path: Path) -> None:
     images, warnings = shown(damaged(tmp_path, "avi", lambda size: size // 2))
     assert set(images) == set(range(20))
     assert warnings == ["damaged.avi is damaged: 1 frame was concealed"]
+
+
+def pause(content: bytes) -> bytes:
+    """The frame of MPEG-4 in the place of another that shows the one before on (vop_coded is 0)."""
+    at = content.index(b"\0\0\1\xb6") + 4
+    bits = "".join(f"{byte:08b}" for byte in content[at : at + 8])
+    until = bits.index("0", 2) + 2  # seconds, as ones, and a marker
+    bits = "01" + bits[2 : until + 5] + "10"  # a fifth of 25 in five bits, a marker
+    bits += "0" + "1" * (-len(bits) % 8 - 1)
+    return b"\0\0\1\xb6" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+@pytest.mark.parametrize(
+    ("b_frames", "packets", "left_out"),
+    [("0", (5, 6, 7, 13), {5, 6, 7, 13}), ("2", (5, 6, 14, 15), {4, 5, 13, 14})],
+)
+def test_the_frames_of_avi_after_a_pause_keep_their_times(
+    tmp_path: Path, b_frames: str, packets: tuple[int, ...], left_out: set[int]
+) -> None:
+    """AVI has decoding times only; those of packets without a frame became the next frames'."""
+
+    def change(contents: list[bytes]) -> None:
+        for number in packets:
+            contents[number] = pause(contents[number])
+
+    kind = replace(KINDS["avi"], sound="", frames=20, options={"g": "6", "bf": b_frames})
+    images, _ = shown(rewrite(write_whole(tmp_path / "a.avi", kind), tmp_path / "b.avi", change))
+    assert set(images) == set(range(20)) - left_out
+    assert min(range(20), key=lambda number: off(images[18], number)) == 18
+
+
+def test_the_first_frame_of_avi_whose_chunks_are_fields_lasts_as_long_as_the_others(
+    tmp_path: Path,
+) -> None:
+    """As `ffmpeg -c copy` writes H.264: every other chunk is empty, and a duration is a field's."""
+    path = tmp_path / "fields.avi"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("mpeg4", rate=50, options={"bf": "2"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(8):
+            frame = av.VideoFrame.from_ndarray(moving(number, 64, 48), "rgb24")
+            frame.pts, frame.time_base = 2 * number, Fraction(1, 50)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with open_source(path) as source:
+        assert [frame.pts for frame in source] == pytest.approx([n / 25 for n in range(8)])
+    with open_source(path, SourceOptions(start=0.12)) as source:
+        assert len(list(source)) == 5
+
+
+def test_the_duration_in_the_header_of_ivf_is_no_count_of_frames(tmp_path: Path) -> None:
+    """FFmpeg 4.3 to 7 write it, in ticks, where others have the count."""
+    path = write_whole(tmp_path / "a.ivf", replace(KINDS["vp8"], suffix="ivf", frames=5))
+    content = bytearray(path.read_bytes())
+    content[24:28] = (5 * 512).to_bytes(4, "little")
+    content[16:20] = (25 * 512).to_bytes(4, "little")
+    at = 32
+    for number in range(5):
+        content[at + 4 : at + 12] = (512 * number).to_bytes(8, "little")
+        at += 12 + int.from_bytes(content[at : at + 4], "little")
+    path.write_bytes(content)
+    with open_source(path) as source:
+        assert source.info.frame_count is None
+        assert [frame.pts for frame in source] == pytest.approx([n / 25 for n in range(5)])
+    assert source.warnings == []
 
 
 @pytest.mark.parametrize("codecs", [("mpeg2video", "libx264"), ("libx264", "mpeg2video")])

@@ -22,11 +22,12 @@ from rtseg.media import (
     is_counted,
     is_joined,
     joined_parts,
+    middle_step,
     one_timeline,
     open_media,
 )
 from rtseg.options import imported
-from rtseg.player import Header, Place, Shot, are_steady, place_of
+from rtseg.player import PEEKED_PACKETS, Header, Place, Shot, are_steady, place_of
 from rtseg.sources.options import SourceOptions
 from rtseg.text import counted
 
@@ -121,12 +122,11 @@ def packet_places(target: str, options: SourceOptions) -> tuple[Place, ...]:
                 return ()
             keep_time, by_dts = one_timeline(container), has_no_pts(container)
             others = container.streams.audio if is_joined(container) else ()
-            places, lasts = [], 0.0
+            places = []
             for packet in container.demux(stream, *others):
                 keep_time(packet)
                 if packet.stream is stream and packet.size and not packet.is_discard:
                     places.append(place_of(packet, by_dts=by_dts))
-                    lasts = float((packet.duration or 0) * packet.time_base)
     except TRACK_ERRORS:  # damaged: the decoder will show how far it gets
         return ()
     found = [place for place in places if place is not None]
@@ -135,6 +135,7 @@ def packet_places(target: str, options: SourceOptions) -> tuple[Place, ...]:
         return ()
     found.sort()
     if by_dts and len(found) > 1:
+        lasts = middle_step([place.at for place in found[:PEEKED_PACKETS]])
         begin = begin_by_dts(stream, found[0].at, found[1].at, lasts)
         found[0] = found[0]._replace(at=begin)
     return tuple(found)
