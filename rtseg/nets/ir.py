@@ -27,8 +27,8 @@ _MAKERS = {"topk": "argmax"}
 """Operators by OpenVINO's names and by those of ONNX, where they differ."""
 
 _MOVES = frozenset(
-    "Clamp Convert FakeQuantize Gather Interpolate Reshape Slice Split Squeeze StridedSlice "
-    "Transpose Unsqueeze VariadicSplit".split()
+    "Clamp Convert FakeQuantize Gather Identity Interpolate Reshape Slice Split Squeeze "
+    "StridedSlice Transpose Unsqueeze VariadicSplit".split()
 )
 """Operators that move numbers without changing what they mean."""
 
