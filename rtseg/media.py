@@ -126,9 +126,7 @@ def open_media(target: str, timeout: float | None = None, **options: Any) -> Any
     Raises:
         av.FFmpegError, OSError, UnicodeError: it cannot be opened.
     """
-    how = {"max_pixels": max_pixels()}  # of frames that are decoded to find out about the tracks
-    if formats := os.environ.get("RTSEG_FORMATS"):  # those of playlists read other files
-        how |= {"format_whitelist": formats, "protocol_whitelist": "file,fd"}
+    how = _limits()
     if "://" in target:
         return _open_address(target, timeout, how, options)
     # absolute, as FFmpeg takes "12:30.mp4" for an address
@@ -153,6 +151,14 @@ def open_media(target: str, timeout: float | None = None, **options: Any) -> Any
         os.close(descriptor)
     container.close()
     return found
+
+
+def _limits() -> dict[str, str]:
+    """Options of FFmpeg: what it may take a file for, and the size of frames."""
+    how = {"max_pixels": max_pixels()}  # of frames that are decoded to find out about the tracks
+    if formats := os.environ.get("RTSEG_FORMATS"):  # those of playlists read other files
+        how |= {"format_whitelist": formats, "protocol_whitelist": "file,fd,subfile"}
+    return how
 
 
 def _open_address(
@@ -410,8 +416,7 @@ def open_named(name: str, how: dict[str, str], **options: Any) -> Any:
 def open_again(stream: Any, target: str) -> Any:
     """Another container of an open stream: that of its part, if `target` is a joined file."""
     name = stream.container.name
-    how = {"max_pixels": max_pixels()}
-    return open_named(name, how) if name.startswith("subfile,") else open_media(target)
+    return open_named(name, _limits()) if name.startswith("subfile,") else open_media(target)
 
 
 def dash_refused(asked: str, head: bytes) -> SourceError | None:

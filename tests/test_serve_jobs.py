@@ -232,6 +232,11 @@ def test_a_list_that_is_called_a_video_reads_no_other_file(
         open_media(str(tmp_path / "list.mp4"))
     with open_media(str(clip)) as container:
         assert "mp4" in container.format.name
+        count = container.streams.video[0].frames
+    (tmp_path / "joined.mp4").write_bytes(2 * clip.read_bytes())
+    with open_media(str(tmp_path / "joined.mp4")) as container:
+        packets = container.demux(*container.streams.video)
+        assert sum(1 for packet in packets if packet.size) == 2 * count
 
 
 def test_an_upload_that_trickles_is_ended_and_kept(
