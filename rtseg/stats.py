@@ -64,18 +64,18 @@ class ManualClock(Clock):
 class Pace:
     """When the frames of a recording are due, so that it plays at its own speed.
 
-    The first frame is due at once. A frame later than `LATE_SECONDS` restarts the schedule, so that
+    The first frame is due at once. A frame later than `late` seconds restarts the schedule, so that
     no frames are rushed to catch up.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, late: float = LATE_SECONDS) -> None:
+        self._clock, self._late = clock, late
         self._zero: float | None = None
 
     def seconds_left(self, pts: float) -> float:
         """Seconds until the frame at `pts` is due; 0 if it is due already."""
         now = self._clock.now()
-        if self._zero is None or now - (self._zero + pts) > LATE_SECONDS:
+        if self._zero is None or now - (self._zero + pts) > self._late:
             self._zero = now - pts
         return max(0.0, self._zero + pts - now)
 

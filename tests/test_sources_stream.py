@@ -21,9 +21,11 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from fractions import Fraction
 from hashlib import md5
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2  # isort: skip - ahead of av
 import av
@@ -42,6 +44,7 @@ from rtseg.media import open_media
 from rtseg.sources import SourceOptions, open_source
 from rtseg.sources import http as web
 from rtseg.sources.ffmpeg import LivePlayer
+from rtseg.sources.stream import StreamSource
 from rtseg.sources.synthetic import read_number
 from rtseg.stats import Clock, ManualClock
 
@@ -818,6 +821,75 @@ def test_a_dash_manifest_is_refused_by_name(tmp_path: Path) -> None:
         for target in (str(tmp_path / "a.mpd"), f"http://127.0.0.1:{port}/a.mpd"):
             with pytest.raises(SourceError, match="DASH"):
                 open_source(target, QUICK)
+
+
+def test_frames_of_hls_are_due_one_by_one_and_not_all_as_their_segment_comes(
+    tmp_path: Path,
+) -> None:
+    options = {"hls_time": "1", "hls_list_size": "0", "hls_flags": "omit_endlist"}
+    with av.open(str(tmp_path / "a.m3u8"), "w", format="hls", options=options) as container:
+        stream = container.add_stream("libx264", rate=10, options={"g": "10"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for level in range(40):
+            picture = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 6 * level, np.uint8), "bgr24")
+            picture.pts, picture.time_base = level, Fraction(1, 10)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+
+    class Folder(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given, directory=str(tmp_path))
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with serving(Folder) as port:
+        address = f"http://127.0.0.1:{port}/a.m3u8"
+        with open_source(address, QUICK, clock=ManualClock()) as source:
+            assert source.info.live
+            frames = list(itertools.islice(source, 20))
+            source.interrupt()
+    assert [frame.pts for frame in frames] == pytest.approx([n / 10 for n in range(20)])
+    levels = [int(frame.image.mean()) for frame in frames]
+    assert np.diff(levels).tolist() == pytest.approx([6] * 19, abs=2)
+
+
+class Segments:
+    """A capture with the times at which its frames are due, and those at which it gives them."""
+
+    def __init__(self, clock: ManualClock, due: list[float], given: list[float]) -> None:
+        self.clock, self.frames, self.due = clock, list(zip(due, given, strict=True)), 0.0
+
+    def grab(self) -> bool:
+        self.due, given = self.frames.pop(0)
+        self.clock.time = max(self.clock.time, given)
+        return True
+
+    def retrieve(self) -> tuple[bool, np.ndarray]:
+        return True, np.zeros((64, 96, 3), np.uint8)
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("due", "given", "times"),
+    [
+        ([0, 1, 2, 3, 4], [0, 0, 0, 2, 2], [1, 2, 3, 4]),
+        ([0, 1, 2, 3, 4], [0, 0, 2.1, 0, 0], [1, 2.1, 3, 4]),  # a short delay is caught up with
+        ([0, 1, 2, 3, 4], [0, 0, 6, 6, 6], [1, 6, 7, 8]),  # a long one moves what follows
+        ([0, 1, 900, 901, 902], [0] * 5, [1, 1, 2, 3]),  # times that jump
+        ([900, 901, 0, 1, 2], [0] * 5, [1, 1, 2, 3]),
+    ],
+)
+def test_segments_that_come_late_or_jump_in_time(
+    due: list[float], given: list[float], times: list[float]
+) -> None:
+    clock = ManualClock()
+    capture = Segments(clock, due, given)
+    with StreamSource("rtsp://camera/1", QUICK, clock, capture, lambda: None) as source:
+        captured = [frame.captured_at for frame in itertools.islice(source, 4)]
+    assert captured == pytest.approx(times)
 
 
 def index_at_its_end(path: Path) -> bytes:

@@ -110,9 +110,10 @@ def _is_text(name: str) -> bool:
 class LiveSource(Source):
     """A capture that never ends: when no frame comes it was lost, and is reopened until it is back.
 
-    pts is the time of arrival, so that a recording lasts as long as the world did. After an outage
-    the frame numbers go on; a new size is reported in `warnings`. Frames above `fps_cap` are
-    grabbed and not decoded. A subclass gives `info` and `_open`, and sets `_capture`.
+    pts is the time of arrival (of HLS, when a frame is due), so that a recording lasts as long as
+    the world did. After an outage the frame numbers go on; a new size is reported in `warnings`.
+    Frames above `fps_cap` are grabbed and not decoded. A subclass gives `info` and `_open`, and
+    sets `_capture`.
     """
 
     keeps_cap = True
@@ -171,11 +172,15 @@ class LiveSource(Source):
         """Grab up to the next frame within the cap; the time of its arrival."""
         if not capture.grab():
             return None
-        while not self._cap.takes(at := self.clock.now()):
+        while not self._cap.takes(at := self._arrived(capture)):
             self.capped += 1
             if self._interrupted or not capture.grab():
                 return None
         return at
+
+    def _arrived(self, capture: cv2.VideoCapture) -> float:
+        """The time of the grabbed frame, after a wait until then."""
+        return self.clock.now()
 
     def _recover(self) -> tuple[Image, float] | None:
         """Reopen until an image comes; None once interrupted.

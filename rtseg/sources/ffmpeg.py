@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rtseg.frame import Picture
@@ -64,6 +65,20 @@ class LivePlayer(FilePlayer):
         """Whether it is of a format for images, which may be animated; JPEG is one for videos."""
         brand = self._container.metadata.get("major_brand", "")
         return self._container.format.name in IMAGE_FORMATS or brand in IMAGE_BRANDS
+
+    @property
+    def due(self) -> float | None:
+        """When the grabbed frame is due, in seconds of the stream; None for now.
+
+        HLS comes in segments of seconds, whose frames would all be of the moment they arrive.
+        """
+        if self._container.format.name != "hls" or self._read.dts is None:
+            return None
+        return float(self._read.dts * self._read.time_base)  # frames are in the order of packets
+
+    def _demux(self) -> Iterator[Any]:
+        for self._read in super()._demux():
+            yield self._read
 
     def grab(self) -> bool:
         """Decode the next frame; False if there is none, or it does not come in time."""

@@ -15,10 +15,14 @@ from rtseg.files import reason
 from rtseg.sources.capture import LiveSource
 from rtseg.sources.ffmpeg import LivePlayer
 from rtseg.sources.options import SourceOptions, check_address, check_decoder
-from rtseg.stats import Clock
+from rtseg.stats import Clock, Pace
 from rtseg.text import counted
 
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
+
+LATE_SECONDS = 0.2
+"""Frames of segments that are later than this, by a slow server or a stall here, move all that
+follow; fewer are caught up with, else each delay would add to the age of a stream for good."""
 
 
 def open_stream(target: str, options: SourceOptions, clock: Clock | None = None) -> Source:
@@ -51,7 +55,8 @@ class StreamSource(LiveSource):
     """A live stream that is already open; when lost, it is reopened until it is back.
 
     Args:
-        capture: a `cv2.VideoCapture`, or what has its `grab`, `retrieve` and `release`.
+        capture: a `cv2.VideoCapture`, or what has its `grab`, `retrieve` and `release`, and `due`
+            where frames come sooner than they are to be shown (see `LivePlayer`).
         reopen: opens another one; None where there is none.
     """
 
@@ -88,7 +93,17 @@ class StreamSource(LiveSource):
     def _attached(self, capture: Any) -> Any:
         """A capture, of which damage before its first frame does not count: it began anywhere."""
         self._before = damage(capture)
+        self._pace = Pace(self.clock, LATE_SECONDS)
         return capture
+
+    def _arrived(self, capture: Any) -> float:
+        if (due := getattr(capture, "due", None)) is not None:
+            left = self._pace.seconds_left(due)
+            if left > self._timeout:  # its times have jumped
+                self._pace = Pace(self.clock, LATE_SECONDS)
+                left = self._pace.seconds_left(due)
+            self.wait(left)
+        return self.clock.now()
 
     def _release(self) -> None:
         if self._capture is not None and self._first_at is not None:
