@@ -21,8 +21,8 @@ from rtseg.text import counted
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
 
 LATE_SECONDS = 0.2
-"""Frames of segments that are later than this, by a slow server or a stall here, move all that
-follow; fewer are caught up with, else each delay would add to the age of a stream for good."""
+"""A frame of HLS later than this moves all that follow; smaller delays are caught up with, as each
+would add to the delay of the stream for good."""
 
 
 def open_stream(target: str, options: SourceOptions, clock: Clock | None = None) -> Source:
