@@ -491,3 +491,26 @@ def test_without_smp_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
     with pytest.raises(ModelError, match=r"rtseg\[smp\]"):
         find_model(tmp_path)
+
+
+def test_a_network_that_takes_one_size_only_is_refused_at_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a transformer of timm, with an assertion."""
+
+    class OneSize(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.segmentation_head = torch.nn.Identity()
+            self.segmentation_head.head = torch.nn.Identity()
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            assert image.shape[2] == 224, "Input height (64) doesn't match model (224)."
+            return image
+
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(exported, "_load_smp", lambda folder, kind: OneSize())
+    (tmp_path / "config.json").write_text('{"encoder_name": "tu-vit"}')
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ModelError, match=r"doesn't match model \(224\).*model.toml"):
+        exported.exported(tmp_path / "model.safetensors", "smp:DPT", SIZE, [])

@@ -116,8 +116,12 @@ def exported(weights: Path, kind: str, size: tuple[int, int], notes: list[str]) 
         make_room(path.parent, EXPORTED)
     except OSError as error:
         raise ModelError(f"cannot write {path}", found=reason(error)) from error
-    except (RuntimeError, ValueError) as error:  # as torch reports what it cannot export
-        raise ModelError(f"cannot export {weights.parent}", found=first_line(error)) from error
+    # what networks raise that do not take the size, and torch for what it cannot export
+    except Exception as error:
+        found = f"{first_line(error)} (of an image of {size[0]}x{size[1]})"
+        beside = weights.with_suffix(".toml").name
+        do = f"If it takes one other size only, write size = [HEIGHT, WIDTH] in {beside} beside it"
+        raise ModelError(f"cannot export {weights.parent}", found=found, do=do) from error
     return path
 
 
