@@ -879,6 +879,7 @@ class Segments:
         ([0, 1, 2, 3, 4], [0, 0, 2.1, 0, 0], [1, 2.1, 3, 4]),  # a short delay is caught up with
         ([0, 1, 2, 3, 4], [0, 0, 6, 6, 6], [1, 6, 7, 8]),  # a long one moves what follows
         ([0, 1, 900, 901, 902], [0] * 5, [1, 1, 2, 3]),  # times that jump
+        ([0, 1, 5, 6, 7], [0] * 5, [1, 1, 2, 3]),  # by a segment that is gone
         ([900, 901, 0, 1, 2], [0] * 5, [1, 1, 2, 3]),
     ],
 )

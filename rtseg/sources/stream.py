@@ -24,6 +24,9 @@ LATE_SECONDS = 0.2
 """A frame of HLS later than this moves all that follow; smaller delays are caught up with, as each
 would add to the delay of the stream for good."""
 
+JUMP_SECONDS = 2.0
+"""A frame of HLS due later than this after the one before follows segments that are gone."""
+
 
 def open_stream(target: str, options: SourceOptions, clock: Clock | None = None) -> Source:
     """A live stream.
@@ -99,7 +102,7 @@ class StreamSource(LiveSource):
     def _arrived(self, capture: Any) -> float:
         if (due := getattr(capture, "due", None)) is not None:
             left = self._pace.seconds_left(due)
-            if left > self._timeout:  # its times have jumped
+            if left > JUMP_SECONDS:
                 self._pace = Pace(self.clock, LATE_SECONDS)
                 left = self._pace.seconds_left(due)
             self.wait(left)
