@@ -310,11 +310,29 @@ class FFmpegPlayer:
         self._expect()
         first = next(self._frames, None)
         self._ahead = deque[Any]([] if first is None else [first])  # frames read already
+        self._count_back()
         self._at: float | None = None
         self._count, self._end = 0, end_of(self._stream)
         self.header = self._describe(first)
         self._zero = 0.0 if first is None or first.pts is None else first.time
         self.turned = first is not None and swaps_sides(display_matrix(first))
+
+    def _count_back(self) -> None:
+        """Give the first frames times, if they have none, by the next frame that has one.
+
+        FFmpeg leaves out what Matroska says of frames before 0.
+        """
+        if self._untimed or "://" in self._target:
+            return
+        while self._ahead and self._ahead[-1].pts is None and len(self._ahead) < LOOKED_AHEAD:
+            self._expect()
+            if (frame := next(self._frames, None)) is None:
+                return
+            self._ahead.append(frame)
+        *before, timed = self._ahead or [None]
+        if before and timed.pts is not None and timed.duration:
+            for number, frame in enumerate(reversed(before), 1):
+                frame.pts = timed.pts - number * timed.duration
 
     def _decode_by(self, stream: Any) -> None:
         """Decode the next packets with a new decoder: that of a stream."""

@@ -101,7 +101,8 @@ class Sound:
 
 def made(path: Path, *sounds: Sound, begin: float = 0.0, seconds: float = SECONDS) -> Path:
     """A clip at 25 fps, whose picture begins at `begin`."""
-    with av.open(str(path), "w") as output:
+    as_is = {"avoid_negative_ts": "disabled"} if begin < 0 else {}
+    with av.open(str(path), "w", container_options=as_is) as output:
         video: Any = output.add_stream(VIDEO_CODECS.get(path.suffix, "libx264"), rate=25)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
         if path.suffix not in VIDEO_CODECS:
@@ -262,6 +263,16 @@ def test_sound_from_just_before_the_first_picture_is_kept(suffix, tmp_path) -> N
     copied(source, tmp_path / f"out{suffix}")
     assert check(tmp_path / f"out{suffix}") == pytest.approx(SECONDS, abs=0.03)
     assert flashes(tmp_path / f"out{suffix}")[0] == pytest.approx(MARKS[0], abs=0.003)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_pictures_before_0_that_matroska_gives_no_times_are_counted_back(suffix, tmp_path) -> None:
+    source = made(tmp_path / "in.mkv", Sound("flac"), begin=-0.12)
+    with av.open(str(source)) as container:
+        assert [frame.pts for frame in container.decode(video=0)][:3] == [None] * 3
+    copied(source, tmp_path / f"out{suffix}")
+    check(tmp_path / f"out{suffix}")
+    assert flashes(tmp_path / f"out{suffix}") == pytest.approx([m + 0.12 for m in MARKS], abs=0.001)
 
 
 def test_sound_from_before_the_start_is_cut(tmp_path) -> None:

@@ -29,6 +29,7 @@ from rtseg.media import (
     open_media,
     sound_formats,
 )
+from rtseg.player import LOOKED_AHEAD
 from rtseg.sinks.encoding import FRAGMENTS, Container
 from rtseg.text import counted
 
@@ -573,6 +574,7 @@ class Reader:
         self.begins: dict[int, Fraction] = {}
         self._read: deque[Any] = deque()
         self._first: dict[int, Any] = {}
+        self._uncounted = 0  # pictures without a time before the first that has one
         self._expected: dict[int, Fraction] = {}  # when the next packet of each track is due
         self._last = self._shown_until = Fraction(-1 << 40)
         self._start()
@@ -791,15 +793,21 @@ class Reader:
             self._expected[index] = _time(first)
 
     def _shown(self, packet: Any) -> Fraction | None:
-        """The time of the first picture that can be decoded with this packet, None at the end."""
+        """The time of the first picture, None if it is not known by this packet; None at the end.
+
+        Pictures without a time, as the player counts them, come before one that has a time.
+        """
         if self.video.codec_context is None:
             return None if packet is None else _time(packet)
+        at = None if packet is None else _time(packet)
         with suppress(*TRACK_ERRORS):
             for picture in self.video.decode(packet):
                 if picture.pts is not None:
-                    return Fraction(picture.pts * picture.time_base)
-                return Fraction(0) if packet is None else _time(packet)
-        return None
+                    first = picture.pts - self._uncounted * (picture.duration or 0)
+                    return Fraction(first * picture.time_base)
+                self._uncounted += 1
+        is_last = packet is None or self._uncounted >= LOOKED_AHEAD
+        return (at or Fraction(0)) if self._uncounted and is_last else None
 
 
 def _open(media: Path | str) -> Any:
