@@ -857,11 +857,20 @@ def run_command(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     )
 
 
+def children(process: int) -> list[int]:
+    """The processes that it started, on Linux."""
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    return [int(each) for task in tasks for each in (task / "children").read_text().split()]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code", "workers_too"),
+    [(signal.SIGINT, 130, False), (signal.SIGTERM, 143, False), (signal.SIGTERM, 143, True)],
+)
 def test_a_signal_to_the_process_group_saves_and_ends_the_run(
-    number: signal.Signals, code: int, robo: Path, small: Path, tmp_path: Path
+    number: signal.Signals, code: int, workers_too: bool, robo: Path, small: Path, tmp_path: Path
 ) -> None:
     flags = ["--size", "64", "--epochs", "500", "--workers", "2", "-d", "cpu", "--patience", "0"]
     with run_command("--data", str(robo), "-m", str(small), *flags, folder=tmp_path) as process:
@@ -870,6 +879,10 @@ def test_a_signal_to_the_process_group_saves_and_ends_the_run(
         for line in process.stderr:
             lines.append(line)
             if line.startswith("epoch    2"):
+                workers = children(process.pid) if workers_too else []  # as systemd sends it
+                assert len(workers) == (4 if workers_too else 0)  # of training and of validation
+                for worker in workers:
+                    os.kill(worker, number)
                 os.killpg(process.pid, number)
     assert process.returncode == code
     assert "resume   rtseg train --out run --resume\n" in lines

@@ -249,14 +249,15 @@ def one_opencv_thread() -> Iterator[None]:
 
 
 def _init_worker(worker: int) -> None:
-    """In a worker: one thread; Ctrl-C ignored, and a process group of its own.
+    """In a worker: one thread; Ctrl-C and the first SIGTERM ignored, a process group of its own.
 
-    The main process handles signals to its group: a worker that died of one would be an error
-    there at any moment, even in the middle of a step. It ends workers that hang by SIGTERM.
+    The main process handles signals to its group, or to all processes of a service: a worker that
+    died of one would be an error there at any moment, even in the middle of a step. It ends workers
+    that hang by SIGTERM, sent again when it ends itself.
     """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     if sys.platform != "win32":
         os.setpgid(0, 0)
 
