@@ -14,8 +14,8 @@ floods and one is slow.
 tabs: the same for what a browser draws, in tabs of which one is throttled and one reloads all the
 time; the camera's frames carry their numbers.
 fair: Jain's index of the frames that eight clients get, of which one floods.
-slow: ages of ordinary clients before and while one client reads at half speed and one not at all,
-and the server's memory; beside the clients of a second server, which has neither.
+slow: ages of ordinary clients before and while one client reads slowly and one not at all, and the
+server's memory; beside those of a second server, where one sends as much and reads at once.
 segment: `POST /v1/segment` beside FastAPI.
 canvas: the age of what a browser shows, from camera to canvas, in turns beside a page that sends
 JPEGs of the camera's size and gets the overlay back, and beside aiortc, and the age of a frame in
@@ -333,7 +333,7 @@ def slow(options: argparse.Namespace) -> None:
         # at the rate of a camera: who asks for all there is shares it with whoever comes
         ordinary = [Client(address, window=1, pause=0.05) for _ in range(2)]
         control = [Client(calm, window=1, pause=0.05) for _ in range(2)]
-        lazy = Client(address, window=3, pause=0.5)
+        lazy, prompt = Client(address, window=3, pause=0.5), Client(calm, window=1, pause=0.5)
         memory: list[tuple[float, int]] = []
         closed, span = [0], [0.0, 0.0]
 
@@ -368,7 +368,7 @@ def slow(options: argparse.Namespace) -> None:
             await asyncio.sleep(third)
             span[0] = time.monotonic()
             stuck = asyncio.create_task(stop_reading())
-            await lazy.run(10**9, 2 * third)
+            await asyncio.gather(*(each.run(10**9, 2 * third) for each in (lazy, prompt)))
             stuck.cancel()
             span[1] = time.monotonic()
 

@@ -8,7 +8,7 @@ import binascii
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocketDisconnect
 
 from rtseg.documents import parse_json
 from rtseg.errors import RtsegError, UsageError
@@ -187,7 +188,8 @@ def parsed(text: str) -> dict[str, Any]:
 async def refuse(socket: WebSocket, error: RequestError) -> None:
     """Close a WebSocket, with the reason as far as a close frame has room for it."""
     words = str(error).encode(errors="replace")[:MAX_REASON].decode(errors="ignore")
-    await socket.close(1013 if error.retry_seconds else 1008, words)
+    with suppress(WebSocketDisconnect):  # it has gone by itself
+        await socket.close(1013 if error.retry_seconds else 1008, words)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

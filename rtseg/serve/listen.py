@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 MOST_CONNECTIONS = 512
 
-SEND_BYTES = 1 << 18
-"""What the system keeps for a client that does not read; more would be old news."""
+SEND_BYTES, UNSENT_BYTES = 1 << 18, 1 << 16
+"""What the system keeps for a client that does not read, and of that what is not on its way; more
+would be old news."""
 
 UNREAD_SECONDS = 60
 """After which it ends the connection to such a client, on Linux. Closing alone waits for ever for
@@ -47,6 +48,8 @@ def listening(options: ServeOptions) -> Iterator[socket.socket]:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
+            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
             if hasattr(socket, "TCP_USER_TIMEOUT"):
                 milliseconds = 1000 * UNREAD_SECONDS
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)

@@ -41,19 +41,19 @@ arrival to its answer, of these in and before the network, and 0."""
 
 DROPPED, LOGITS16, LOGITS32, PNG = range(4)
 KINDS = {"logits16": LOGITS16, "logits32": LOGITS32, "png": PNG}
-NEWER, UNREADABLE = 1, 2
-CAUSES = {NEWER: "newer", UNREADABLE: "unreadable"}
+NEWER, UNREADABLE, UNREAD = 1, 2, 3
+CAUSES = {NEWER: "newer", UNREADABLE: "unreadable", UNREAD: "unread"}
 
 IDLE_SECONDS = 30.0
 """After which a client that sends nothing is let go."""
 
 MAX_UNREAD = 256
-MAX_UNREAD_BYTES = 4_000_000
-"""Answers that may wait for a client that does not read them, and their bytes."""
+"""Answers that may wait for a client that does not read them."""
 
 MAX_SIDE = 8192
 MAX_WINDOW = 3
-"""Frames that a client may have on their way."""
+"""Frames that a client may have on their way. As many masks that the system does not take are not
+being read: the network works for others until they are."""
 
 
 class Upload(NamedTuple):
@@ -128,7 +128,7 @@ class Client:
         self._loop = asyncio.get_running_loop()
         self._outbox: asyncio.Queue[bytes | str] = asyncio.Queue()
         self._pending: dict[int, Upload] = {}
-        self._unread = 0
+        self._unread_masks = 0
         self._last = 0
         self._kind = "png"
         self._selected: frozenset[int] | None = None
@@ -195,7 +195,7 @@ class Client:
                 self._take(message["bytes"])
             else:
                 self._control(parsed(message.get("text") or ""))
-            if self._outbox.qsize() > MAX_UNREAD or self._unread > MAX_UNREAD_BYTES:
+            if self._outbox.qsize() > MAX_UNREAD:
                 raise RequestError(429, "the client reads too slowly")
 
     def _take(self, message: bytes) -> None:
@@ -208,6 +208,9 @@ class Client:
         self.received += 1
         upload = Upload(number, client_ms, time.perf_counter(), message[UP.size :])
         self._pending[number] = upload
+        if self._unread_masks >= MAX_WINDOW:
+            self.drop(number, UNREAD)
+            return
         replaced = self._camera.put(upload)
         if replaced is not None:
             self.drop(replaced.number, NEWER)
@@ -299,7 +302,7 @@ class Client:
         self._service.metrics.observe("rtseg_stream_server_seconds", seconds)
         height, width = shape
         head = (number, KINDS[self._kind], 0, upload.client_ms, width, height, seconds * 1e3)
-        self._unread += len(payload)
+        self._unread_masks += 1
         self._outbox.put_nowait(HEADER.pack(*head, (at - upload.arrived) * 1e3, 0) + payload)
 
     def drop(self, number: int, cause: int) -> None:
@@ -318,13 +321,12 @@ class Client:
     async def _send(self) -> None:
         while True:
             message = await self._outbox.get()
-            if isinstance(message, bytes):
-                self._unread -= len(message) - HEADER.size
             try:
                 if isinstance(message, str):
                     await self._socket.send_text(message)
                 else:
                     await self._socket.send_bytes(message)
+                    self._unread_masks -= len(message) > HEADER.size
             except (WebSocketDisconnect, RuntimeError):
                 return  # it is gone, as `_receive` will see
 

@@ -7,7 +7,7 @@ const QUALITY = 0.99; // of JPEGs: less costs edges
 const QUICK = 0.85; // over a slow link, where bytes cost time
 const SLOW_LINK = 30; // milliseconds there and back
 const SLOW_FOR = 2000; // milliseconds, then it is tried again
-const CAUSES = { 1: "newer frame", 2: "unreadable" };
+const CAUSES = { 1: "newer frame", 2: "unreadable", 3: "answers not read" };
 
 function token() {
   const found = new URLSearchParams(location.hash.slice(1)).get("token");
