@@ -322,14 +322,14 @@ class FFmpegPlayer:
 
         FFmpeg leaves out what Matroska says of frames before 0.
         """
-        if self._untimed or "://" in self._target:
+        if self._untimed or not self._ahead or "://" in self._target:
             return
-        while self._ahead and self._ahead[-1].pts is None and len(self._ahead) < LOOKED_AHEAD:
+        while self._ahead[-1].pts is None and len(self._ahead) < LOOKED_AHEAD:
             self._expect()
             if (frame := next(self._frames, None)) is None:
                 return
             self._ahead.append(frame)
-        *before, timed = self._ahead or [None]
+        *before, timed = self._ahead
         if before and timed.pts is not None and timed.duration:
             for number, frame in enumerate(reversed(before), 1):
                 frame.pts = timed.pts - number * timed.duration
