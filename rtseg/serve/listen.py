@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -48,11 +48,12 @@ def listening(options: ServeOptions) -> Iterator[socket.socket]:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
-            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-            if hasattr(socket, "TCP_USER_TIMEOUT"):
-                milliseconds = 1000 * UNREAD_SECONDS
-                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+            for option, value in (
+                ("TCP_NOTSENT_LOWAT", UNSENT_BYTES),
+                ("TCP_USER_TIMEOUT", 1000 * UNREAD_SECONDS),
+            ):
+                with suppress(AttributeError, OSError):  # not every system has it
+                    listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
             listener.bind(address)
         except OSError as error:
             do = "Use another --port; 0 is any free one"
