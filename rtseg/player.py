@@ -322,7 +322,7 @@ class FFmpegPlayer:
 
         FFmpeg leaves out what Matroska says of frames before 0.
         """
-        if self._untimed or not self._ahead or "://" in self._target:
+        if self._untimed or not self._ahead:
             return
         while self._ahead[-1].pts is None and len(self._ahead) < LOOKED_AHEAD:
             self._expect()

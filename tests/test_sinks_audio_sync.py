@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 from sink_frames import rendered, write
+from test_sinks_audio import served
 
 from rtseg.cli.app import main
 from rtseg.files import leftovers
@@ -273,6 +274,15 @@ def test_pictures_before_0_that_matroska_gives_no_times_are_counted_back(suffix,
     copied(source, tmp_path / f"out{suffix}")
     check(tmp_path / f"out{suffix}")
     assert flashes(tmp_path / f"out{suffix}") == pytest.approx([m + 0.12 for m in MARKS], abs=0.001)
+
+
+def test_pictures_before_0_behind_an_address_are_counted_back(tmp_path) -> None:
+    made(tmp_path / "in.mkv", Sound("flac"), begin=-0.12)
+    with served(tmp_path, ranges=True) as address, open_source(f"{address}/in.mkv") as frames:
+        shown = (rendered(f.index, f.pts, image=f.image) for f in frames)
+        assert "sound" not in write(str(tmp_path / "out.mkv"), shown, frames.info)
+    check(tmp_path / "out.mkv")
+    assert flashes(tmp_path / "out.mkv") == pytest.approx([m + 0.12 for m in MARKS], abs=0.001)
 
 
 def test_sound_from_before_the_start_is_cut(tmp_path) -> None:
