@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import shutil
 import signal
@@ -24,7 +25,7 @@ from servers import Served, served
 
 from rtseg.errors import RtsegError
 from rtseg.media import open_media
-from rtseg.serve.jobs import FORMATS, Job, Jobs, open_place
+from rtseg.serve.jobs import FORMATS, PRODUCTS, Job, Jobs, open_place
 from rtseg.serve.options import ServeOptions
 
 MISSING = "0" * 32
@@ -539,6 +540,59 @@ def test_jobs_go_on_after_the_server_was_killed(film: Path, tmp_path: Path) -> N
         assert len(decoded(tmp_path / "out.mp4")[0]) == 300
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 143
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_an_upload_gives_way_to_the_end_of_the_server_and_goes_on_with_the_next(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "jobs"
+    with program(folder) as (url, process):
+        job, since = create(url), time.monotonic()
+
+        def slowly() -> Iterator[bytes]:
+            for number in range(400):
+                if number == 10:
+                    process.send_signal(signal.SIGTERM)
+                yield bytes([0, 0, 0, 24]) + b"ftypisom" + bytes(988)
+                time.sleep(0.05)
+
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+        headers = {"Content-Length": "400000"}
+        with suppress(ConnectionError):  # it is closed once it is answered
+            connection.request("PUT", f"/v1/jobs/{job}/input", slowly(), headers)
+        assert connection.getresponse().status == 503
+        connection.close()
+        assert process.wait(20) == 143
+        assert time.monotonic() - since < 8  # not 20, or 10 after the signal
+        assert process.stderr is not None
+        assert process.stderr.read().splitlines()[1:] == ["ended    all requests were answered"]
+    with program(folder) as (url, _):
+        assert look(url, job)["state"] == "uploading"
+        assert 10_000 <= look(url, job)["received"] < 100_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_download_that_is_cut_off_at_the_end_is_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "jobs"
+    with program(folder) as (url, process):
+        job = create(url)
+    about = folder / job / "job.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"state": "done"}))
+    (folder / job / "out").mkdir()
+    (folder / job / "out" / PRODUCTS["video"].file).write_bytes(bytes(20_000_000))
+    with program(folder) as (url, process):
+        port = int(url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as reading:
+            head = f"GET /v1/jobs/{job}/output HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            reading.sendall(head.encode())
+            assert reading.recv(12) == b"HTTP/1.1 200"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 143
+        assert process.stderr is not None
+        assert process.stderr.read().splitlines()[1:] == ["ended    1 request cut off"]
 
 
 @with_a_film

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -155,6 +157,26 @@ def test_viewers_are_let_go_at_the_end() -> None:
         with pytest.raises(ConnectionClosed):
             viewer.recv(10)
         assert time.monotonic() - since < 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_player_that_is_paused_leaves_no_traceback_at_the_end() -> None:
+    command = [sys.executable, "-m", "rtseg", "test://", "-m", "stub", "--web", ":0"]
+    flags = ["--max-frames", "150", "--no-idle", "--view", "overlay"]
+    with subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while not (line := process.stderr.readline()).startswith("serving"):
+            assert line, "it ended"
+        port = int(line.rpartition(":")[2].strip("/\n"))
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as player:
+            player.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            player.sendall(b"GET /v1/watch.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert player.recv(12) == b"HTTP/1.1 200"
+            said = process.stderr.read()
+    assert process.returncode == 0
+    assert "1 watching at most" in said
+    assert "Traceback" not in said
 
 
 def test_a_page_of_another_site_cannot_look() -> None:

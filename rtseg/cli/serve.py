@@ -20,9 +20,10 @@ from rtseg.effects import ViewOptions
 from rtseg.errors import UsageError
 from rtseg.files import reason
 from rtseg.segmenter import Segmenter
-from rtseg.serve.listen import greeting, listening, server_config
+from rtseg.serve.listen import CutOff, greeting, listening, server_config
 from rtseg.serve.options import check_installed
 from rtseg.sources import SourceOptions
+from rtseg.text import counted
 
 if TYPE_CHECKING:
     from rtseg.serve.jobs import Place
@@ -53,7 +54,8 @@ def serve(flags: ServeFlags, stop: Stop) -> int:
         segmenter = stop.attend(lambda: _load(flags, stop))
         with segmenter:
             stop.check()
-            asyncio.run(_run(listener, place, segmenter, flags, stop))
+            with CutOff() as cut_off:
+                asyncio.run(_run(listener, place, segmenter, flags, stop, cut_off))
     return stop.exit_code
 
 
@@ -73,6 +75,7 @@ async def _run(
     segmenter: Segmenter,
     flags: ServeFlags,
     stop: Stop,
+    cut_off: CutOff,
 ) -> None:
     import uvicorn
 
@@ -117,4 +120,6 @@ async def _run(
     if failure is not None:
         raise failure
     if not flags.run.quiet:
-        say("ended", "all requests were answered")
+        several = counted(cut_off.count, "request")
+        ended = f"{several} cut off" if cut_off.count else "all requests were answered"
+        say("ended", ended)

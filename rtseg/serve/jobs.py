@@ -333,6 +333,7 @@ class Jobs:
                 async for part in in_time(parts):
                     if progress.uploader is not mine:
                         raise RequestError(409, "another upload of this video has begun")
+                    self.service.check_open()  # it goes on with the next server
                     buffer += part
                     at += len(part)
                     if at > most:

@@ -17,7 +17,7 @@ from starlette.websockets import WebSocketDisconnect
 from rtseg.contracts import Rendered, Sink
 from rtseg.errors import RtsegError, SinkError, UsageError
 from rtseg.serve.application import Way, assemble, first_message, refuse
-from rtseg.serve.listen import greeting, listening, server_config
+from rtseg.serve.listen import CutOff, greeting, listening, server_config
 from rtseg.serve.options import place_options
 from rtseg.serve.service import TIMED_OUT, RequestError
 from rtseg.threads import Flow
@@ -146,6 +146,7 @@ class WatchSink(Sink):
             asyncio.run(self._server.serve(sockets=[listener]))
             yield from ()
 
+        self._stack.enter_context(CutOff())  # players that are paused
         self._flow = Flow(serving(), name="web", interrupt=self._end)
         self._stack.enter_context(self._flow)
         until = time.monotonic() + START_SECONDS
