@@ -324,7 +324,7 @@ class FFmpegPlayer:
         """
         if self._untimed or not self._ahead:
             return
-        while self._ahead[-1].pts is None and len(self._ahead) < LOOKED_AHEAD:
+        while self._ahead[-1].pts is None and len(self._ahead) < self.looked_ahead:
             self._expect()
             if (frame := next(self._frames, None)) is None:
                 return
