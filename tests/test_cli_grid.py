@@ -428,3 +428,26 @@ def test_pictures_among_several_sources_become_pictures() -> None:
     assert written == {"one.png", "two.png", "test.mp4"}
     assert {path.name for path in Path("masks").iterdir()} == {"one.png", "two.png", "test.mkv"}
     assert cv2.imread("masks/two.png", cv2.IMREAD_UNCHANGED).shape[:2] == (60, 80)
+
+
+@pytest.mark.parametrize(
+    ("output", "word"),
+    [("grid.webm", "opaque"), ("grid_%03d.png", "opaque"), ("each_{n}.mp4", ".mp4")],
+)
+def test_transparency_that_an_output_of_several_sources_cannot_hold_is_refused(
+    output: str, word: str, capsys: Capture
+) -> None:
+    assert main([ONE, TWO, *STUB, "--background", "transparent", "-o", output]) == 2
+    said = capsys.readouterr().err
+    assert word in said
+    assert "source 1" not in said  # nothing was opened
+    assert not list(Path().iterdir())
+
+
+def test_each_source_can_have_a_transparent_file() -> None:
+    outputs = ("-o", "each_{n}.mov", "--mask-output", "masks/")
+    assert main([ONE, TWO, *STUB, "--background", "transparent", *outputs]) == 0
+    with av.open("each_2.mov") as container:
+        frame = next(container.decode(video=0))
+    alpha = frame.to_ndarray(format="bgra")[..., 3]
+    assert (alpha.min(), alpha.max()) == (0, 255)

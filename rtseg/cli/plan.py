@@ -116,12 +116,22 @@ def _view(flags: Flags, files: Sequence[str], *, hud: bool) -> ViewOptions:
         view = replace(view, view="cutout")
     from rtseg.effects.background import check_background, parse_background
 
-    background = parse_background(view.background)
-    check_background(background)
-    if background.kind == "transparent":
-        for kind, path in map(find_kind, files):
-            kind.check(path, flags.sink, True)
+    check_background(parse_background(view.background))
+    if _is_transparent(view):
+        _check_transparency(files, flags)
     return view
+
+
+def _is_transparent(view: ViewOptions) -> bool:
+    from rtseg.effects.background import parse_background
+
+    return parse_background(view.background).kind == "transparent"
+
+
+def _check_transparency(files: Sequence[str], flags: Flags) -> None:
+    """Raise UsageError for an output that cannot hold transparent images."""
+    for kind, path in map(find_kind, files):
+        kind.check(path, flags.sink, True)
 
 
 def check_web(place: str) -> None:
@@ -321,6 +331,15 @@ def make_grid_plan(flags: Flags) -> GridPlan:
         _plan_of(target, [each_of(output, target, name, n + 1) for output in own], flags)
         for n, (target, name) in enumerate(zip(targets, names, strict=True))
     )
+    if _is_transparent(plans[0].view):
+        if films:
+            raise UsageError(
+                f"--background transparent in {films[0]}",
+                found="a grid is one opaque image",
+                do="Write a file for each source, as -o 'out_{name}.webm', or give a colour",
+            )
+        for plan in plans:
+            _check_transparency(plan.outputs, flags)
     folders = tuple(Path(folder) for folder in map(folder_of, own) if folder is not None)
     _check_outputs([target for plan in plans for target in plan.outputs], files, folders, flags)
     watched = not own and not shared_json and all(find_kind(t)[0].is_watched for t in films)
