@@ -63,6 +63,15 @@ def test_drops_are_told_while_they_happen_with_their_reason() -> None:
     assert captions.lines() == [], "a person who paused knows"
 
 
+def test_drops_that_a_slow_view_causes_are_not_blamed_on_the_model() -> None:
+    stats = running(age=0.05, infer=0.001, draw=0.12)
+    captions = Captions(Camera(), stats)
+    assert captions.lines() == []
+    stats.dropped_by = {"capture": 45}
+    stats.clock.time += 2.5  # type: ignore[attr-defined]
+    assert captions.lines() == ["18 frames per second dropped: drawing takes 120 ms"]
+
+
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()

@@ -71,13 +71,10 @@ class Captions:
         self._since, self._before = now, counts
 
     def _late(self) -> str:
-        recent = self._stats.recent
-        age = recent.get("age", 0.0)
+        age = self._stats.recent.get("age", 0.0)
         if age < LATE_SECONDS:
             return ""
-        slowest = max(BUSY_STAGES, key=lambda stage: recent.get(stage, 0.0))
-        takes = recent.get(slowest, 0.0)
-        return f"late by {_ms(age)}: {BUSY_STAGES[slowest]} takes {_ms(takes)}"
+        return f"late by {_ms(age)}: {_takes(self._stats)}"
 
     def _dropped(self) -> str:
         """The most frequent cause of recent drops, unless there are few."""
@@ -88,12 +85,24 @@ class Captions:
         return f"{rate:.0f} frames per second dropped: {REASONS[cause](self._stats)}"
 
 
-def _network(stats: Stats) -> str:
+def _slowest(stats: Stats) -> str:
+    return max(BUSY_STAGES, key=lambda stage: stats.recent.get(stage, 0.0))
+
+
+def _takes(stats: Stats) -> str:
+    slowest = _slowest(stats)
+    return f"{BUSY_STAGES[slowest]} takes {_ms(stats.recent.get(slowest, 0.0))}"
+
+
+def _busy(stats: Stats) -> str:
+    """The model takes the next frame once the last one is shown, so either may be too slow."""
+    if _slowest(stats) != "infer":
+        return _takes(stats)
     return f"the model manages {stats.fps_now:.0f} fps"
 
 
 REASONS: dict[str, Callable[[Stats], str]] = {
-    "capture": _network,
+    "capture": _busy,
     "display": lambda stats: "drawing, showing and writing take too long",
     "camera": lambda stats: "the camera skips them",
 }
