@@ -87,7 +87,7 @@ SINKS: dict[str, SinkKind] = {
     "pictures": SinkKind(
         "rtseg.sinks.pictures:PictureSink",
         match=pictures_path,
-        help="folder/, frames_%06d.png",
+        help="image.png .jpg, folder/, frames_%06d.png",
         is_file=True,
         many_files=True,
         folder_suffix=".mp4",

@@ -194,7 +194,7 @@ class PictureFiles:
         if info.frame_count != 1:
             raise UsageError(
                 f"{self.path} is one picture",
-                found=f"{info.name} has {info.frame_count or 'any number of'} frames",
+                found=f"{info.name}: {info.frame_count or 'any number of'} frames",
                 do=MANY_FORMS,
             )
 

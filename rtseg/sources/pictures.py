@@ -215,7 +215,7 @@ def find_pictures(target: str) -> tuple[list[Path], str]:
         raise UsageError(
             f"a glob is for pictures: {target}",
             found=f"it matches {files[0].name}{more}",
-            do="Name one video at a time",
+            do="Name the videos without quotes for a grid, or use rtseg batch",
         )
     if not pictures:
         raise SourceError(f"no pictures match {target}", found=_left_out(others))
