@@ -85,6 +85,15 @@ def test_every_combination_is_measured(capsys: Capture) -> None:
     assert all(float(row["loop_fps"]) > 0 for row in rows)
 
 
+def test_models_of_one_name_are_told_apart_by_what_was_given(inside: Path, capsys: Capture) -> None:
+    both = ["bench", "-m", "stub,stub?delay=20ms", "--imgsz", "64", *SHORT, "--no-encode", "-q"]
+    assert main([*both, "-o", "a.json"]) == 0
+    rows = json.loads((inside / "a.json").read_text())["rows"]
+    assert [row["model"] for row in rows] == ["stub", "stub?delay=20ms"]
+    assert main([*both, "--compare", "a.json", "--threshold", "90%"]) == 0  # each with its own row
+    assert "stub?delay=20ms  stub fp32 cpu" in capsys.readouterr().out.split("fps before")[1]
+
+
 @pytest.mark.slow
 def test_our_own_network_is_held_against_torch_and_against_the_peak(capsys: Capture) -> None:
     network = ("-m", "lraspp_mobilenet_v3_large", "--weights", "random", "-b", "torch")

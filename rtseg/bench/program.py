@@ -47,7 +47,7 @@ class Entry:
 def new_row(combination: Combination) -> Row:
     """The empty row of a combination."""
     return Row(
-        combination.model.spec.name,
+        combination.name or combination.model.spec.name,
         {
             "backend": combination.backend,
             "precision": combination.precision,

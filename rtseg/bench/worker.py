@@ -50,6 +50,7 @@ class Combination:
     Attributes:
         input_size: (height, width) of the model's input.
         asked_size: whether the size was requested, or follows the clip's frames.
+        name: of the model in the record; "" is the model's own, which several files may share.
     """
 
     model: Model
@@ -60,6 +61,7 @@ class Combination:
     asked_size: bool = True
     threads: int | None = None
     strict_device: bool = False
+    name: str = ""
 
     @property
     def options(self) -> dict[str, Any]:

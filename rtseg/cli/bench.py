@@ -233,12 +233,15 @@ def _combinations(
 ) -> Iterator[Combination]:
     """Every combination; models that cannot be downloaded get a row with the reason."""
     asked, options = flags.network, plan.options
-    for name in options.model:
+    found: dict[str, Model] = {}
+    for given in options.model:
         try:
-            model = stop.attend(lambda: _find(name, flags, stop))  # noqa: B023 - at once
+            found[given] = stop.attend(lambda: _find(given, flags, stop))  # noqa: B023 - at once
         except DownloadError as error:
-            record.rows.append(_missing(name, plan, flags, error))
-            continue
+            record.rows.append(_missing(given, plan, flags, error))
+    own = [model.spec.name for model in found.values()]
+    for given, model in found.items():
+        name = model.spec.name if own.count(model.spec.name) == 1 else given
         for backend, precision, size in product(
             options.backend or _default_backends(model), options.precision, options.imgsz
         ):
@@ -251,6 +254,7 @@ def _combinations(
                 asked_size=size is not None,
                 threads=asked.threads,
                 strict_device=asked.strict_device,
+                name=name,
             )
 
 
