@@ -11,6 +11,7 @@ import pytest
 from training import one_thread, quick, small  # noqa: F401 - autouse, and a fixture
 
 from rtseg.datasets import Sample
+from rtseg.datasets.split import describe_split, split_dataset
 from rtseg.errors import DatasetError, UsageError
 from rtseg.evaluation.sets import open_mix
 from rtseg.labels import VOID
@@ -105,6 +106,19 @@ def test_a_set_takes_one_split_and_leaves_images_out(suite: Path) -> None:
         '[[set]]\npath = "first"\nsplit = "train"\nwithout = "out.txt"\nclasses = ["person"]\n'
     )
     assert [s.name for s in open_mix(suite).samples] == ["first/train0", "first/train2"]
+
+
+def test_a_set_without_splits_is_dealt_beside_one_that_has_some(suite: Path) -> None:
+    folder(suite.parent / "third", ["background", "person"], {"": 10})
+    suite.write_text(suite.read_text() + '[[set]]\npath = "third"\n')
+    mix = open_mix(suite)
+    split = split_dataset(mix, seed=0)
+    names = {part: [sample.name for sample in samples] for part, samples in split.items()}
+    assert sum(map(len, names.values())) == len(mix) == 24
+    for part, count in {"train": 8, "val": 1, "test": 1}.items():
+        assert sum(name.startswith("third/") for name in names[part]) == count
+    assert sum(name.startswith(("first/", "second/")) for name in names["train"]) == 10
+    assert "10 images of sets without any: 80/10/10" in describe_split(mix, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -42,29 +42,36 @@ def split_dataset(
     """The samples of "train", "val" and "test", each in the dataset's order.
 
     The dataset's own splits are kept. Without a val split, val is taken from train at random; test
-    may be empty. Without any splits, all three are random. Random splits depend only on names,
-    sequences, copies and the seed, never on the order of files; frames of one sequence stay
-    together, and so do copies of one image. `describe_split` says what was done.
+    may be empty. Without any splits, all three are random; in a suite, so are those of sets that
+    have none, which then come last. Random splits depend only on names, sequences, copies and the
+    seed, never on the order of files; frames of one sequence stay together, and so do copies of one
+    image. `describe_split` says what was done.
 
     Raises:
         DatasetError: the dataset has splits but none to train on, or too few images (or
             sequences) to hold some back.
     """
-    own = {name: _of(dataset, name) for name in ("train", "val", "test")}
     if not dataset.splits:
         return _random_split(dataset, dataset.samples, seed, shares)
-    if not own["train"]:
+    own = {name: _of(dataset, name) for name in ("train", "val", "test")}
+    others = _other_sets(dataset)
+    if not own["train"] and not others:
         raise DatasetError(
             f"nothing to train on in {dataset.root}",
             found="it has only " + " and ".join(dataset.splits),
             do="Use a dataset with a train split.",
         )
-    if own["val"]:
+    if own["train"] and not own["val"]:
+        train, val, _ = shares
+        whole = train + val
+        random = _random_split(dataset, own["train"], seed, (train / whole, val / whole, 0.0))
+        own = {**random, "test": own["test"]}
+    if not others:
         return own
-    train, val, _ = shares
-    whole = train + val
-    random = _random_split(dataset, own["train"], seed, (train / whole, val / whole, 0.0))
-    return {**random, "test": own["test"]}
+    if len(set(_groups(others).values())) < 2:  # one sequence
+        return {**own, "train": (*own["train"], *others)}
+    dealt = _random_split(dataset, others, seed, shares)
+    return {name: (*own[name], *dealt[name]) for name in own}
 
 
 def new_split(
@@ -139,11 +146,20 @@ def describe_split(dataset: Dataset, *, seed: int) -> str:
     text = "the dataset's own splits"
     if "val" not in dataset.splits:
         text = f"the dataset has no val split: taken from train at random (seed {seed})"
-    if "test" not in dataset.splits:
+    others = len(_other_sets(dataset))
+    if "test" not in dataset.splits and not others:
         text += "; no test split"
         text += " (--split 80/10/10 makes both)" if "val" not in dataset.splits else ""
+    if others:
+        percent = describe_shares(SHARES)
+        return f"{text}; {counted(others, 'image')} of sets without any: {percent} (seed {seed})"
     left = sum(sample.split == "" for sample in dataset.samples)
     return text + (f"; {counted(left, 'image')} in no split left out" if left else "")
+
+
+def _other_sets(dataset: Dataset) -> tuple[Sample, ...]:
+    """The samples of a suite without a split: sets that have none, beside others that have."""
+    return _of(dataset, "") if dataset.format == "suite" else ()
 
 
 def _of(dataset: Dataset, split: str) -> tuple[Sample, ...]:
