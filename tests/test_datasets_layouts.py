@@ -630,6 +630,14 @@ def test_the_csv_says_which_value_is_which_class(tmp_path: Path) -> None:
     assert open_dataset(folder).labels.names == ("background", "box", "disc")
 
 
+def test_a_value_that_the_csv_leaves_out_is_told_with_those_it_has(tmp_path: Path) -> None:
+    folder = make_roboflow_masks(tmp_path)
+    for split in ("train", "valid", "test"):
+        (folder / split / "_classes.csv").write_text("Pixel Value, Class\n0, background\n7, disc\n")
+    with pytest.raises(DatasetError, match=r"2 classes \(0, 7, 255 is unlabelled\)"):
+        [sample.read_mask() for sample in open_dataset(folder).samples]
+
+
 def test_splits_whose_csv_differ_are_refused(tmp_path: Path) -> None:
     folder = make_roboflow_masks(tmp_path)
     (folder / "test" / "_classes.csv").write_text("Pixel Value, Class\n0, nothing\n1, disc\n")

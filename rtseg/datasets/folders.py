@@ -151,10 +151,13 @@ class Values:
         unknown = cv2.LUT(stored, (self.table < 0).astype(np.uint8))
         if unknown.any():
             found = np.unique(stored[unknown > 0]).tolist()
+            known = np.flatnonzero(self.table[:VOID] >= 0).tolist()
+            through = known == list(range(len(self.labels)))
+            values = f"0 to {known[-1]}" if through else listed(known, 24)
             raise DatasetError(
                 f"cannot use the mask {mask_path}",
                 found=f"it holds the value{'s' * (len(found) > 1)} {listed(found)}, but there "
-                f"are {len(self.labels)} classes (0 to {len(self.labels) - 1}, 255 is unlabelled)",
+                f"are {len(self.labels)} classes ({values}, 255 is unlabelled)",
                 do=self.advice,
             )
         classes = cv2.LUT(stored, self.table.astype(np.uint8))
