@@ -151,24 +151,22 @@ def test_kill_9_of_workers_and_parents_costs_nothing(tmp_path: Path) -> None:
         sources.append(Path(shutil.copy(path, place)))
     chance = random.Random(28)
     arguments = ("in", "-o", "out", "--workers", "2", "--end", "1", "--retry-failed", "-q", *STUB)
-    kills = {"worker": 0, "parent": 0}
+    # by what is done, as machines differ: at how many records, and whom
+    kills = [(count * (n + chance.random()) / 12, n % 3 == 0) for n in range(12)]
     for _ in range(60):
         process = start(*arguments, folder=tmp_path)
-        ends = time.monotonic() + chance.uniform(4, 20)
-        while process.poll() is None and time.monotonic() < ends:
-            time.sleep(chance.uniform(0.5, 4))
-            if (workers := workers_of(process)) and sum(kills.values()) < count // 8:
-                chance.choice(workers).send_signal(signal.SIGKILL)
-                kills["worker"] += 1
-        if process.poll() is None and sum(kills.values()) < count // 8:
-            process.send_signal(signal.SIGKILL)
-            kills["parent"] += 1
+        while process.poll() is None:
+            time.sleep(0.02)
+            done = sum(1 for _ in (tmp_path / "out" / ".rtseg").rglob("*.json"))
+            if kills and done >= kills[0][0] and (workers := workers_of(process)):
+                victim = process if kills.pop(0)[1] else chance.choice(workers)
+                victim.send_signal(signal.SIGKILL)
         finish(process)
-        done = records(tmp_path / "out") if (tmp_path / "out").exists() else {}
-        if process.returncode == 0 and len(done) == len(sources):
+        done = len(records(tmp_path / "out")) if (tmp_path / "out").exists() else 0
+        if process.returncode == 0 and done == len(sources):
             break
     assert process.returncode == 0
-    assert min(kills.values()) > 0, kills
+    assert not kills
     found = records(tmp_path / "out")
     assert set(found) == {path.relative_to(clips).as_posix() for path in sources}
     assert {record["state"] for record in found.values()} == {"done"}
