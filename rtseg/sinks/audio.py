@@ -574,7 +574,7 @@ class Reader:
         self.begins: dict[int, Fraction] = {}
         self._read: deque[Any] = deque()
         self._first: dict[int, Any] = {}
-        self._uncounted = 0  # pictures without a time before the first that has one
+        self._untimed: list[Fraction] = []  # of packets whose pictures have no time of their own
         self._expected: dict[int, Fraction] = {}  # when the next packet of each track is due
         self._last = self._shown_until = Fraction(-1 << 40)
         self._start()
@@ -799,15 +799,15 @@ class Reader:
         """
         if self.video.codec_context is None:
             return None if packet is None else _time(packet)
-        at = None if packet is None else _time(packet)
+        at = Fraction(0) if packet is None else _time(packet)
         with suppress(*TRACK_ERRORS):
             for picture in self.video.decode(packet):
                 if picture.pts is not None:
-                    first = picture.pts - self._uncounted * (picture.duration or 0)
+                    first = picture.pts - len(self._untimed) * (picture.duration or 0)
                     return Fraction(first * picture.time_base)
-                self._uncounted += 1
-        is_last = packet is None or self._uncounted >= LOOKED_AHEAD
-        return (at or Fraction(0)) if self._uncounted and is_last else None
+                self._untimed.append(at)
+        is_last = packet is None or len(self._untimed) >= LOOKED_AHEAD
+        return self._untimed[0] if self._untimed and is_last else None
 
 
 def _open(media: Path | str) -> Any:
