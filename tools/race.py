@@ -11,10 +11,11 @@ each: frames per second (median and spread), milliseconds of processor time per 
 per stage; then the medians of the ratios of neighbouring runs, and how far our masks agree with
 torchvision's network in float32.
 
-Networks have random weights but for the last layer, which ridge regression fits to the logits of
---teacher (image (1, H, W, 3) uint8 RGB to logits (1, 21, h, w)) on frames of the clip: the masks of
-random weights are noise, which x264 cannot encode and no two precisions agree on. --propagate adds
-ours with the network on keyframes only, at the last of the sizes.
+Torchvision's networks have random weights but for the last layer, which ridge regression fits to
+the logits of --teacher (image (1, H, W, 3) uint8 RGB to logits (1, 21, h, w)) on frames of the
+clip: the masks of random weights are noise, which x264 cannot encode and no two precisions agree
+on. The bundled network (--models person) has its own. --propagate adds ours with the network on
+keyframes only, at the last of the sizes.
 
 --live instead replays the clip as a camera with 30 frames per second for the bundled network at
 288x512, recorded as H.264, and prints what was dropped and how old frames were when written.
@@ -42,11 +43,13 @@ NAIVE = TOOLS.parents[1] / "shared" / "naive_loop.py"
 TEACHER = NAIVE.parent / "data" / "networks" / "deeplabv3_mobilenet_v2_voc.onnx"
 SMALL = "lraspp_mobilenet_v3_large,deeplabv3_mobilenet_v3_large"
 CLASSES = 21
-LAUNCH = """
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LAUNCH = f"""
 import runpy, sys, time
+sys.path.insert(0, {str(TOOLS)!r})
 import cv2
-from rtseg.nets.build import segmentation
-segmentation()
+import race
+race.offer_bundled()
 opened, capture = [], cv2.VideoCapture
 def open_capture(*args):
     opened.append(time.process_time())
@@ -54,10 +57,11 @@ def open_capture(*args):
 cv2.VideoCapture = open_capture
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
-print(f"processor {time.process_time() - opened[0]:.3f} s")
+print(f"processor {{time.process_time() - opened[0]:.3f}} s")
 """
-"""Runs a script of others with a torchvision that can be imported, see rtseg.nets; says at the end
-what processor time it took from the opening of its clip, when its network is made."""
+"""Runs a script of others with a torchvision that can be imported, see rtseg.nets, and that builds
+the bundled networks too; says at the end what processor time it took from the opening of its clip,
+when its network is made."""
 
 FITTED = 12
 """Frames that the last layer is fitted on."""
@@ -143,11 +147,18 @@ def race(model: str, args: argparse.Namespace, folder: Path) -> None:
     """Run all competitors on one network, alternately, and print the table."""
     weights, network = export(model, args, folder)
     out, python = str(folder / "out.mp4"), sys.executable
-    named = [args.clip, out, model, "FRAMES", "--weights", str(weights)]
+    named = [args.clip, out, model, "FRAMES"]
+    if not is_bundled(model):
+        named += ["--weights", str(weights)]
+    classes = ["--num-classes", str(class_count(model))]
     others, ours = [], []
     if args.naive.is_file():
         others.append(
-            Loop("naive 512x512", [python, "-c", LAUNCH, str(args.naive), *named], args.frames)
+            Loop(
+                "naive 512x512",
+                [python, "-c", LAUNCH, str(args.naive), *named, *classes],
+                args.frames,
+            )
         )
     else:
         print(f"no naive loop: {args.naive} is not there (--naive PATH)", file=sys.stderr)
@@ -247,8 +258,9 @@ def scaled(batch: Any) -> Any:
     """(N, 3, h, w) float32 as torchvision's networks take it, of (N, h, w, 3) uint8 RGB."""
     import numpy as np
 
-    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    planes = ((batch / 255 - mean) / std).astype(np.float32).transpose(0, 3, 1, 2)
+    planes = (
+        ((batch / 255 - np.array(MEAN)) / np.array(STD)).astype(np.float32).transpose(0, 3, 1, 2)
+    )
     return np.ascontiguousarray(planes)
 
 
@@ -259,7 +271,9 @@ def export(model: str, args: argparse.Namespace, folder: Path) -> tuple[Path, Pa
     import torch
 
     network: Any = untouched(model)
-    if args.teacher.is_file():
+    if is_bundled(model):
+        pass  # it has weights
+    elif args.teacher.is_file():
         fit(network, args)
     else:
         print(f"random last layer: {args.teacher} is not there (--teacher FILE)", file=sys.stderr)
@@ -283,12 +297,56 @@ def export(model: str, args: argparse.Namespace, folder: Path) -> tuple[Path, Pa
     return weights, path
 
 
+def is_bundled(model: str) -> bool:
+    """Whether the network ships with rtseg."""
+    from rtseg.nets.find import shipped
+
+    return model in shipped()
+
+
+def class_count(model: str) -> int:
+    """How many classes the network tells apart here."""
+    from rtseg.nets.find import find_model
+
+    return len(find_model(model).spec.labels) if is_bundled(model) else CLASSES
+
+
+def offer_bundled() -> None:
+    """Give torchvision builders of the networks that ship, for scripts that name them."""
+    from rtseg.nets.build import segmentation
+    from rtseg.nets.find import shipped
+
+    for name in shipped():
+        setattr(segmentation(), name, lambda name=name, **_: bundled(name))
+
+
+def bundled(name: str) -> Any:
+    """A network that ships, unchanged, for images that are normalised as torchvision's."""
+    import torch
+
+    from rtseg.nets.build import build
+    from rtseg.nets.find import find_model
+    from rtseg.nets.state import load_state, read_checkpoint
+
+    model = find_model(name)
+    spec, path = model.spec, Path(str(model.file))
+    network = build(spec.architecture, len(spec.labels))
+    load_state(network, spec, read_checkpoint(path)[1], path)
+    measures = (MEAN, STD, spec.input.mean, spec.input.std)
+    mean, std, own_mean, own_std = (torch.tensor(each).view(1, 3, 1, 1) for each in measures)
+    factor, shift = std / own_std, (mean - own_mean) / own_std
+    network.register_forward_pre_hook(lambda _, images: (images[0] * factor + shift,))
+    return network
+
+
 def untouched(model: str) -> Any:
-    """Torchvision's network with random weights, as the naive loop makes it."""
+    """The network as the naive loop makes it: a bundled one, or torchvision's, random."""
     import torch
 
     from rtseg.nets.build import segmentation
 
+    if is_bundled(model):
+        return bundled(model)
     torch.manual_seed(0)
     build = getattr(segmentation(), model)
     return build(weights=None, weights_backbone=None, num_classes=CLASSES).eval()
@@ -304,12 +362,13 @@ def agreement(model: str, weights: Path, size: str, args: argparse.Namespace) ->
 
     network = untouched(model)
     network.load_state_dict(torch.load(weights, weights_only=True))
+    own = None if is_bundled(model) else weights
     imgsz = tuple(map(int, size.split("x")))
     same = []
     with (
         rtseg.open_source(args.clip, rtseg.SourceOptions(every=EVERY)) as source,
         rtseg.load(
-            model, weights=weights, imgsz=imgsz, backend=args.backend, precision=args.precision
+            model, weights=own, imgsz=imgsz, backend=args.backend, precision=args.precision
         ) as segmenter,
     ):
         for frame in source:
