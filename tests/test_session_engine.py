@@ -6,9 +6,10 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,14 +18,17 @@ from rtseg import threads
 from rtseg.contracts import Backend, BackendInfo, Source, SourceInfo
 from rtseg.errors import BackendError, SourceError, UsageError
 from rtseg.frame import Frame
+from rtseg.labels import LabelSet
 from rtseg.segmenter import Pair, Segmenter
 from rtseg.session import inference, sharing
+from rtseg.session.controls import ReplaceableSegmenter
 from rtseg.session.engine import (
     Channel,
     Engine,
     Result,
 )
 from rtseg.session.sources import Unopened, common_shape, open_all
+from rtseg.stats import Clock
 from rtseg.temporal import TemporalOptions
 from rtseg.text import distinct
 from rtseg.zoo import ModelSpec
@@ -390,6 +394,84 @@ def test_the_network_rests_at_the_source_that_stands_still_and_at_no_other(kind)
     assert all((x.segmentation.scores[:2] == 7).all() for x in results if x.source == 0)
     assert some[0].stats.stages["infer"].count == 25 - rested[0]
     assert some[1].stats.stages["infer"].count == 25
+
+
+class Device(Echo):
+    """Takes whole frames, as a GPU does, and counts the threads that are in it at once."""
+
+    def __init__(self) -> None:
+        super().__init__(batches=True)
+        self.inside = self.most = 0
+        self.counting = threading.Lock()
+        self.segment = self._segment
+
+    def _segment(self, pictures: Sequence[Any]) -> list[Any]:
+        with self.counting:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        time.sleep(0.002)
+        with self.counting:
+            self.inside -= 1
+            self.sizes.append(len(pictures))
+        return [_Held(np.full((21, 2, 2), picture[0, 0, 0], np.float32)) for picture in pictures]
+
+
+class _Held:
+    def __init__(self, scores: np.ndarray) -> None:
+        self.scores, self.shape = scores, scores.shape
+
+    def numpy(self) -> np.ndarray:
+        return self.scores
+
+    def with_scores(self, scores: np.ndarray) -> _Held:
+        return _Held(scores)
+
+    def wait(self) -> float:
+        return 0.0
+
+    def decode(self, size: tuple[int, int], *_: object, **__: object) -> tuple[Any, Any]:
+        return np.zeros(size, np.uint8), np.zeros(256, np.int64)
+
+    def over(self, *_: object, **__: object) -> None:
+        """Draws nothing."""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [TemporalOptions(), TemporalOptions(smooth=0.8, idle=True), TemporalOptions(propagate=True)],
+    ids=["plain", "smooth and idle", "propagated"],
+)
+def test_a_device_has_the_frames_of_one_thread_at_a_time(options: TemporalOptions) -> None:
+    def camera(number: int) -> Channel:
+        source = Moving(number, 60, live=True, before=lambda _: time.sleep(0.003))
+        return Channel(source, source.info.name, temporal=options)
+
+    device = Device()
+    with Engine([camera(n) for n in range(3)], Segmenter(device), shared=True) as engine:
+        device.sizes.clear()  # of the warm-up
+        for turn, results in enumerate(engine.poll(0.05)):
+            if turn == 5:
+                engine.add(camera(3))
+            for result in results:
+                engine.done(result)
+    assert device.most == 1
+    if not options.propagate:  # whose keyframes come one by one
+        assert max(device.sizes) > 1
+
+
+def test_a_frame_that_a_device_has_keeps_its_classes_while_the_model_is_replaced() -> None:
+    two = LabelSet(("a", "b"), ((0, 0, 0), (9, 9, 9)))
+
+    class Replacing(Device):
+        def _segment(self, pictures: Sequence[Any]) -> list[Any]:
+            replaceable.replace_by(Segmenter(Echo(), labels=two))
+            return super()._segment(pictures)
+
+    first = Segmenter(Replacing())
+    replaceable = ReplaceableSegmenter(first)
+    frame = Frame(np.zeros((32, 48, 3), np.uint8), 0, 0.0, 0.0)
+    ((_, segmentation),), _, _ = replaceable.begin([frame], Clock())
+    assert segmentation.labels == first.labels
 
 
 def test_names_are_told_apart() -> None:

@@ -214,7 +214,8 @@ class Engine:
         number = next(n for n in range(len(self._lanes) + 1) if n not in self._lanes)
         self.channels[number : number + 1] = [channel]
         self.shared.widen(len(self.channels))
-        warm_up(channel.temporal, self.segmenter, channel.source.info)
+        with self.shared.turn(channel):  # not beside the frames of others
+            warm_up(channel.temporal, self.segmenter, channel.source.info)
         self._lane(number).start()
         return number
 

@@ -274,6 +274,12 @@ class SegmenterProxy(Segmenter):
         """Segment frames in one call of the backend."""
         return self.target.together(frames, clock)
 
+    def begin(
+        self, frames: Sequence[Frame], clock: Clock
+    ) -> tuple[list[Pair], float, Callable[[], float]]:
+        """Give frames to a device without waiting for it."""
+        return self.target.begin(frames, clock)
+
 
 class SharedNetwork(Shared[tuple[Frame, Clock], TimedPair]):
     """The network of several sources: in one batch where it gains by batches, else in turns.
@@ -347,3 +353,10 @@ class SharedSegmenter(SegmenterProxy):
         (frame,) = frames
         pair, preprocess, infer = self._shared(self, (frame, clock))
         return [pair], preprocess, infer
+
+    def begin(
+        self, frames: Sequence[Frame], clock: Clock
+    ) -> tuple[list[Pair], float, Callable[[], float]]:
+        """As `together`, as a device takes the frames of one thread at a time."""
+        pairs, preprocess, infer = self.together(frames, clock)
+        return pairs, preprocess, lambda: infer
