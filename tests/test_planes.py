@@ -297,7 +297,7 @@ def of(path: Path, **options: Any) -> tuple[Source, Segmenter]:
     [
         (["out.mp4"], {}, {}, False, True),
         (["out.mp4", "json:out.jsonl"], {}, {}, False, True),
-        (["out.mp4", "out.mkv"], {}, {}, False, True),
+        (["out.mp4", "out.avi"], {}, {}, False, False),  # each writes its times into a frame
         (["out.mp4", "frames_%03d.png"], {}, {}, False, False),
         (["frames_%03d.png"], {}, {}, False, False),
         (["out.webm"], {}, {}, False, True),

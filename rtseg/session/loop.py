@@ -87,11 +87,14 @@ def offer_planes(
     outlet: Outlet,
     temporal: TemporalOptions = UNCHANGED,
 ) -> None:
-    """Let a source give frames in planes if nothing in the run needs them in BGR."""
+    """Let a source give frames in planes if nothing in the run needs them in BGR.
+
+    They go to one sink alone, whose encoder writes its own times into them.
+    """
     shown = [sink for sink in outlet.sinks if sink.wants_image]
     needed = segmenter.refine or segmenter.backend.segment is not None or temporal != UNCHANGED
-    if shown and not needed and getattr(outlet.effect, "in_planes", None):
-        source.planar = all(sink.takes_planes for sink in shown)
+    if len(shown) == 1 and not needed and getattr(outlet.effect, "in_planes", None):
+        source.planar = shown[0].takes_planes
 
 
 @dataclass
