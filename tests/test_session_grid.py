@@ -414,6 +414,15 @@ def test_recordings_are_shown_by_their_own_times_and_none_before_an_earlier_one(
     assert order.seconds() == pytest.approx(0.2), "the last frame has its time too"
 
 
+def test_a_last_image_that_stands_for_long_has_its_time_in_the_grid_too() -> None:
+    channels = [channel("a", live=False)]
+    order = ByTimestamp(channels)
+    result = look(0, pts=1.0)
+    list(order.due([result._replace(frame=replace(result.frame, lasts=2.5))]))
+    channels[0].ended = True
+    assert order.seconds() == 3.5
+
+
 def test_written_recordings_go_by_their_own_times_and_rates_all_else_by_the_clock() -> None:
     fast, slow, camera = channel(live=False), channel(live=False), channel(live=True)
     fast.source.info = replace(fast.source.info, frame_rate=Fraction(60))

@@ -146,6 +146,17 @@ def test_a_frame_lasts_until_the_next_that_is_kept_or_the_end() -> None:
     assert durations(Every(file, 3)) == [0.5, 0.3, 0.2]
 
 
+def test_a_pause_is_cut_off_where_the_part_ends_and_no_image_of_a_steady_rate() -> None:
+    def last(lasts: float, end: float) -> float:
+        source = Listed([0.0, 1.0], lasts=lasts)
+        source.info = replace(source.info, frame_rate=Fraction(10))
+        return durations(span(source, None, end))[-1]
+
+    assert last(8.0, 2.5) == 1.5
+    assert last(8.0, 20.0) == 8.0
+    assert last(0.1, 1.05) == last(8.0, 1.05) == 0.1
+
+
 def test_a_live_frame_does_not_wait_for_the_next_that_is_kept() -> None:
     source = iter(Every(Listed([0.0, 0.1], live=True, lasts=0.1, fails=True), 2))
     assert next(source).index == 0

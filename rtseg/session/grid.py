@@ -457,7 +457,7 @@ class ByTimestamp:
             del self._waiting[first.source]
             rate = self._channels[first.source].source.info.frame_rate or DEFAULT_RATE
             self._now = first.frame.pts
-            self._ends[first.source] = self._now + float(1 / rate)
+            self._ends[first.source] = self._now + (first.frame.lasts or float(1 / rate))
             yield first, self._now
 
     def seconds(self) -> float:

@@ -196,7 +196,9 @@ class Span(Wrapper):
         if self._zero is None:
             self._zero = frame.pts
         at = frame.captured_at if self.info.live else self.clock.now()
-        return replace(frame, pts=frame.pts - self._zero, captured_at=at)
+        usual = float(1 / (self.info.frame_rate or DEFAULT_RATE))
+        lasts = min(frame.lasts, max(usual, self._end - frame.pts))  # a pause is cut off
+        return replace(frame, pts=frame.pts - self._zero, captured_at=at, lasts=lasts)
 
 
 def count_between(info: SourceInfo, times: Sequence[float], start: float, end: float) -> int | None:
