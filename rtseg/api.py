@@ -32,7 +32,7 @@ from rtseg.options import Policy, check_size, keeps_newest, made
 from rtseg.segmenter import Segmenter
 from rtseg.session.engine import Channel, Engine
 from rtseg.session.fastest import open_measured
-from rtseg.session.loop import TICK_SECONDS
+from rtseg.session.loop import TICK_SECONDS, check_unread
 from rtseg.session.loop import stream as stream_source
 from rtseg.session.sources import open_all
 from rtseg.sources import SourceOptions, open_source
@@ -81,7 +81,9 @@ def load(
         classes = classes.ravel().tolist()
     if isinstance(classes, (list, set, frozenset)):
         classes = tuple(classes)
-    options["classes"] = (classes,) if isinstance(classes, (str, int)) else classes or ()
+    options["classes"] = (
+        (classes,) if isinstance(classes, (str, int, np.integer)) else classes or ()
+    )
     options = {n: str(each) if isinstance(each, Path) else each for n, each in options.items()}
     model_name = None if name_or_path is None else str(name_or_path)
     if model_name is not None and not model_name.strip():
@@ -214,6 +216,9 @@ def stream_many(
     opened_ones = [id(source) for source in sources if isinstance(source, Source)]
     if len(set(opened_ones)) < len(opened_ones):
         raise UsageError("one open source was given twice", do="Open it twice, or name it twice")
+    for source in sources:
+        if isinstance(source, Source):
+            check_unread(source)
     if on_end is not None and not callable(on_end):
         raise UsageError(f"on_end={on_end!r}", found="it is not a function")
     with ExitStack() as stack:

@@ -85,8 +85,7 @@ class Source(Closing, ABC):
         self.clock = clock or Clock()
         self.warnings: list[str] = []
         self._interrupted = False
-        self._reading = False
-        self._closed = False
+        self._reading = self._closed = False
 
     @abstractmethod
     def _read(self) -> Frame | None:
@@ -98,6 +97,11 @@ class Source(Closing, ABC):
     def interrupt(self) -> None:
         """Make the iteration end soon; may be called from any thread, and again."""
         self._interrupted = True
+
+    @property
+    def spent(self) -> bool:
+        """Whether it was interrupted or closed: it gives no more frames."""
+        return self._interrupted
 
     def close(self) -> None:
         """Release the device, unless a thread is still reading from it."""

@@ -165,8 +165,6 @@ class Segmentation:
     ) -> None:
         self.given = scores
         self._held = None if isinstance(scores, np.ndarray) else scores
-        if isinstance(scores, np.ndarray):
-            self.__dict__["scores"] = scores
         self._fetch_mask: Callable[[], Mask] | None = None
         self.picture: Picture | None = None
         self.labels = labels
@@ -193,14 +191,13 @@ class Segmentation:
 
     def _like(self, **others: Any) -> Segmentation:
         names = ("scores", "labels", "size", "kind", "selected", "align_corners", "carried")
-        same = {name: getattr(self, name) for name in names}
-        return Segmentation(**{**same, **others})
+        same = {name: getattr(self, name) for name in names if name not in others}
+        return Segmentation(**same, **others)
 
     @cached_property
     def scores(self) -> NDArray[np.float32]:
         """(C, h, w) float32 at the network's output stride."""
-        assert self._held is not None
-        return self._held.numpy()
+        return self.given if isinstance(self.given, np.ndarray) else self.given.numpy()
 
     @cached_property
     def mask(self) -> Mask:

@@ -312,7 +312,7 @@ class FFmpegPlayer:
         self._ahead = deque[Any]([] if first is None else [first])  # frames read already
         self._count_back()
         self._at: float | None = None
-        self._count, self._end = 0, end_of(self._stream)
+        self._count, self._end, self._sought = 0, end_of(self._stream), False
         self.header = self._describe(first)
         self._zero = 0.0 if first is None or first.pts is None else first.time
         self.turned = first is not None and swaps_sides(display_matrix(first))
@@ -431,7 +431,8 @@ class FFmpegPlayer:
                 self._at = at
         lasts = (frame.duration or 0) * ticks / second
         self._count += 1
-        until = self._end if self._count == self._stream.frames else None
+        is_last = self._is_last() if self._sought else self._count == self._stream.frames
+        until = self._end if is_last else None
         if at is not None and self._shown_on is not None:
             is_last = self._is_last()  # reads on
             if is_last and self._shown_on > at + lasts:
@@ -499,6 +500,7 @@ class FFmpegPlayer:
     def seek(self, seconds: float) -> Place | None:
         """As `Player`: to the last keyframe before."""
         self._container.seek(int((seconds + self._zero) * av.time_base))
+        self._sought = True
         self._decoder.flush_buffers()
         self._peeked.clear()
         self._times_left.clear()

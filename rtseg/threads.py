@@ -76,11 +76,8 @@ class Flow(Generic[T]):
         self._interrupt = interrupt
         self._buffer: deque[T] = deque()
         self._changed = threading.Condition()
-        self._stopped = False
+        self._stopped = self._held = self._goes_on = self._ended = False
         self._join_until = 0.0
-        self._held = False
-        self._goes_on = False
-        self._ended = False
         self.error: BaseException | None = None
         # a daemon: a driver that never returns must not keep the process alive
         self._thread = threading.Thread(target=self._produce, name=f"rtseg-{name}", daemon=True)

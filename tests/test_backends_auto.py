@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -551,6 +552,11 @@ def test_frames_of_a_recording_are_taken_apart(tmp_path: Path) -> None:
     options = SourceOptions()
     batches = fastest._recording_batches(str(tmp_path / "*.png"), options, (32, 64))
     assert [int(batch[0, 0, 0, 0]) for batch in batches] == [0, 9, 18]
+    played = SourceOptions(live=True, loop=True, every=2, fps_cap=0.1, fps=1)
+    since = time.monotonic()
+    batches = fastest._recording_batches(str(tmp_path / "*.png"), played, (32, 64))
+    assert [int(batch[0, 0, 0, 0]) for batch in batches] == [0, 9, 18]
+    assert time.monotonic() - since < 2.0, "not at the pace of the run, which takes 20 s"
     assert fastest._recording_batches(str(tmp_path / "text.avi"), options, (32, 64)) == []
     local = [(str(tmp_path), options), ("rtsp://host/a", options), ("0", options), ("-", options)]
     assert [fastest._is_local(one) for one in local] == [True, False, False, False]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -50,6 +51,15 @@ def shell(command: str, *arguments: str, **variables: str) -> subprocess.Complet
 def test_a_reader_that_goes_away_is_no_error(arguments: Sequence[str]) -> None:
     done = shell('"$@" | true', *arguments)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@posix
+def test_json_is_utf_8_whatever_stdout_is() -> None:
+    person = "\N{CJK UNIFIED IDEOGRAPH-4EBA}"
+    Path(f"{person}.png").write_bytes(cv2.imencode(".png", np.zeros((48, 64, 3), np.uint8))[1])
+    done = shell('"$@"', f"{person}.png", *STUB, "--json", "-", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["name"] == person
 
 
 @posix

@@ -246,6 +246,16 @@ def test_stream_pairs_and_stops_early() -> None:
     pairs.close()
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_a_source_that_a_run_has_ended_is_not_empty_but_refused(live: bool) -> None:
+    source, segmenter = Numbered(600, live=live), Segmenter(Echo())
+    next(stream(source, segmenter))
+    with pytest.raises(UsageError, match=r"cannot read numbers again.*Open it again"):
+        next(stream(source, segmenter))
+    with pytest.raises(UsageError, match="again"):
+        run(source, segmenter, plain, [Listing()])
+
+
 def test_a_slow_network_is_never_given_an_old_frame() -> None:
     """Six frames come during each call: the next call gets the newest, or the one before it."""
     count, given = 61, []

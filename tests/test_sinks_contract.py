@@ -131,6 +131,7 @@ def test_a_folder_without_permission(here) -> None:
         ("mask:", "names no file"),
         ("mask:m.webm", "would change the indices"),
         ("mask:m_%04d.jpg", "would change the indices"),
+        ("mask:m.tif", r"not as \.tif"),
         ("one.png", "any number of frames"),
     ],
 )

@@ -121,6 +121,13 @@ def test_a_camera_without_mjpg_is_measured_once(monkeypatch: pytest.MonkeyPatch)
     assert clock.time < 1.0
 
 
+def test_a_format_without_a_name_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    plug(monkeypatch, scripted({"MJPG": 12.0}, clock, fourcc="\0\0\0\0"))
+    with open_source("0", HD, clock=clock) as source:
+        assert "measured 12.0 fps" in source.info.notes[0]
+
+
 def test_a_camera_of_which_nothing_is_asked_is_left_as_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

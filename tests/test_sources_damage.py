@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from clips import write_clip
 from fuzz import KINDS, moving, rewrite, stray_share, write_whole
+from PIL import Image
 
 from rtseg.cli.app import main
 from rtseg.media import described
@@ -69,6 +70,32 @@ def test_concealed_frames_are_kept_and_reported(tmp_path: Path) -> None:
     images, warnings = shown(damaged(tmp_path, "avi", lambda size: size // 2))
     assert set(images) == set(range(20))
     assert warnings == ["damaged.avi is damaged: 1 frame was concealed"]
+
+
+@pytest.mark.parametrize("options", [{"end": 0.6}, {"max_frames": 12}, {"every": 2, "end": 0.6}])
+def test_a_part_of_a_file_that_lacks_a_frame_says_so(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    path = damaged(tmp_path, "mov", lambda size: size // 3)
+    with open_source(str(path), SourceOptions(**options)) as source:
+        assert 9 not in [round(frame.pts * 25) for frame in source]
+    assert source.warnings == ["damaged.mov is damaged: 1 packet could not be decoded"]
+
+
+def test_a_gif_that_is_cut_off_says_so(tmp_path: Path) -> None:
+    first, *others = [Image.fromarray(moving(number, 64, 48)) for number in range(10)]
+    path = tmp_path / "cut.gif"
+    first.save(path, save_all=True, append_images=others, duration=40)
+    with open_source(path) as source:
+        assert len(list(source)) == 10
+    assert not source.warnings
+    whole = path.read_bytes()
+    for size in range(len(whole) // 2, len(whole), len(whole) // 40):
+        path.write_bytes(whole[:size])
+        with open_source(path) as source:
+            count = len(list(source))
+        (warning,) = source.warnings
+        assert warning.startswith(f"cut.gif ended after {count} ")
 
 
 def pause(content: bytes) -> bytes:

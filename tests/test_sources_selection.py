@@ -146,6 +146,12 @@ def test_a_frame_lasts_until_the_next_that_is_kept_or_the_end() -> None:
     assert durations(Every(file, 3)) == [0.5, 0.3, 0.2]
 
 
+def test_numbers_go_on_in_each_round_of_a_part() -> None:
+    part = SourceOptions(start=0.3, loop=True, max_frames=8)
+    with open_source("test://?size=64x48&frames=6&fps=10", part) as source:
+        assert [frame.index for frame in source] == [3, 4, 5, 6, 7, 8, 9, 10]
+
+
 def test_a_pause_is_cut_off_where_the_part_ends_and_no_image_of_a_steady_rate() -> None:
     def last(lasts: float, end: float) -> float:
         source = Listed([0.0, 1.0], lasts=lasts)

@@ -204,6 +204,34 @@ def test_a_part_of_a_real_clip_holds_the_same_frames(data: Path, clip: str) -> N
     assert np.array_equal(first.image, expected.image)
 
 
+def test_a_last_frame_stands_as_long_after_a_seek(tmp_path: Path) -> None:
+    """At a variable rate, with B-frames: decoded out of order, the last one's duration misleads."""
+    path = tmp_path / "late.mp4"
+    steps = [40, 40, 120, 40, 40, 220, 40, 60, 40, 360] * 3
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=25, options={"bf": "2", "b-adapt": "0", "g": "8"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        packets = []
+        for number, at in enumerate(np.cumsum([0, *steps])):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), number, np.uint8), "bgr24")
+            frame.pts, frame.time_base = int(at), Fraction(1, 1000)
+            packets += stream.encode(frame)
+        packets += stream.encode(None)
+        for packet in packets:
+            packet.duration = 5000 if packet is max(packets, key=lambda p: p.pts) else 40
+        file.mux(packets)
+
+    def end(**options: float) -> float:
+        with open_source(path, SourceOptions(**options)) as source:
+            *_, last = source
+            return source.info.media_start + last.pts + last.lasts
+
+    whole = end()
+    assert whole > sum(steps) / 1000 + 4
+    assert end(start=1.6) == pytest.approx(whole)
+
+
 def test_where_seeking_goes_astray_frames_are_read_and_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

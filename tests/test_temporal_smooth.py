@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 
 import cv2
@@ -12,7 +13,12 @@ import pytest
 
 from rtseg.decode import decode
 from rtseg.errors import UsageError
+from rtseg.frame import Frame, Segmentation
+from rtseg.labels import LabelSet
+from rtseg.segmenter import Pair
+from rtseg.session.inference import smoothed
 from rtseg.sources.synthetic import Scene
+from rtseg.stats import Stats
 from rtseg.temporal import TemporalOptions
 from rtseg.temporal.smooth import Smoother
 
@@ -46,6 +52,21 @@ def test_strength_zero_gives_the_very_same_object() -> None:
     smooth, scores = Smoother(0.0), halves()
     for index in range(3):
         assert smooth(scores, wall(index), index / 30) is scores
+
+
+def test_scores_of_other_classes_begin_anew() -> None:
+    """As after another model was chosen, which has as many."""
+    smooth, scores = Smoother(0.8), halves(3)
+    names = [("a", "b", "c"), ("a", "b", "c"), ("a", "c", "b")]
+    labels = [LabelSet(each, ((0, 0, 0), (9, 9, 9), (8, 8, 8))) for each in names]
+
+    def pairs() -> Iterator[Pair]:
+        for number, each in enumerate(labels):
+            found = Segmentation(scores[[0, 2, 1]] if number == 2 else scores, each, SIZE)
+            yield Frame(wall().copy(), number, number / 30, 0.0), found
+
+    *_, (_, last) = smoothed(pairs(), smooth, Stats())
+    assert np.array_equal(last.scores, scores[[0, 2, 1]])
 
 
 @pytest.mark.parametrize("classes", [2, 21])

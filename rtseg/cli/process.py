@@ -170,6 +170,8 @@ def steady_streams() -> None:
         except OSError:
             # gets the lowest number that is free: this one
             os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that it cannot hold, as on Windows
+        sys.stdout.reconfigure(errors="backslashreplace")
     if sys.stdout is None:
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w", closefd=False)))
     if sys.stderr is None or sys.platform != "win32" or not sys.stderr.isatty():

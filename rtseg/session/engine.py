@@ -140,8 +140,7 @@ class _Lane:
     def count(self) -> None:
         """Bring the channel's numbers of frames up to date; every loss has its cause."""
         replaced = {"capture": self.frames.replaced, "display": self.results.replaced}
-        channel = self.channel
-        channel.stats.count(self.frames.produced, replaced, paused=channel.paused)
+        self.channel.stats.count(self.frames.produced, replaced, paused=self.channel.paused)
 
     @property
     def braked(self) -> list[Flow[Frame] | Flow[Pair]]:

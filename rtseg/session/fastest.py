@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -76,6 +77,8 @@ def _recording_batches(
 ) -> Sequence[Batch]:
     """Frames of a recording, as `demo_batches`; the run reports one that cannot be read."""
     batches: list[Batch] = []
+    # at once, where the run would wait for each frame's time
+    options = replace(options, live=False, loop=False, every=1, fps_cap=None)
     try:
         with open_source(target, options) as source:
             step = APART if source.info.frame_rate else 1

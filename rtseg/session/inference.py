@@ -23,6 +23,7 @@ from rtseg.contracts import SourceInfo
 from rtseg.draw import blend_table
 from rtseg.errors import RtsegError
 from rtseg.frame import Carried, Frame, Segmentation
+from rtseg.labels import LabelSet
 from rtseg.segmenter import Pair, Segmenter, TimedPair
 from rtseg.stats import Clock, Stats
 from rtseg.system import usable_cores
@@ -289,8 +290,14 @@ def smoothed(pairs: Iterator[Pair], smooth: Smoother | None, stats: Stats) -> It
     if smooth is None:
         return pairs
 
+    classes: LabelSet | None = None
+
     def steady(pair: Pair) -> Pair:
+        nonlocal classes
         frame, segmentation = pair
+        if segmentation.labels != classes:  # the model was replaced
+            smooth.forget()
+            classes = segmentation.labels
         with stats.stage("smooth"):
             scores = smooth(segmentation.scores, frame.image, frame.pts)
             held = segmentation.given

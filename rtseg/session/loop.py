@@ -315,6 +315,7 @@ def run(
         RtsegError: of the source, the backend or a sink; frames before it were delivered.
     """
     expect((source, "rtseg.contracts:Source"), (segmenter, "rtseg.segmenter:Segmenter"))
+    check_unread(source)
     for sink in [sinks] if isinstance(sinks, (str, Path)) else sinks:
         expect((sink, "rtseg.contracts:Sink"))
     if not callable(effect):
@@ -353,6 +354,7 @@ def stream(
     Files give every frame, in order; live sources the newest. An error of the source or of the
     network is raised here. Closing the generator stops and joins the threads, not the source.
     """
+    check_unread(source)
     newest = keeps_newest(policy, source.info.live)
     channel = Channel(source, source.info.name, newest, False, temporal, Stats(source.clock))
     with Engine([channel], segmenter) as engine:
@@ -363,6 +365,13 @@ def stream(
                 engine.done(result)
     if channel.error is not None:
         raise channel.error
+
+
+def check_unread(source: Source) -> None:
+    """Raise UsageError for a source that gives no more frames."""
+    if source.spent:
+        found = "a run has ended it, or it was closed"
+        raise UsageError(f"cannot read {source.info.name} again", found=found, do="Open it again")
 
 
 def summarise(source: Source, segmenter: Segmenter, stats: Stats) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -45,6 +46,8 @@ class JsonLinesSink(Sink):
         self._rle, self._broken = options.rle, False
         self._target: OutputFile | None = None
         self._file: IO[str] = sys.stdout
+        if to_stdout and isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as JSON is, whatever the terminal's
         self.lines = 0
         if not to_stdout:
             self._target = OutputFile(path, overwrite=options.overwrite)

@@ -14,6 +14,7 @@ from PIL import Image as PaletteImage
 from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.errors import UsageError
 from rtseg.frame import Mask
+from rtseg.images import IMAGE_SUFFIXES
 from rtseg.labels import VOID, LabelSet
 from rtseg.sinks.encoding import Encoder
 from rtseg.sinks.options import PICTURE_SUFFIXES, VIDEO_SUFFIXES, SinkOptions
@@ -27,6 +28,9 @@ LOSSLESS = {
     ".mp4": Encoder("libx264rgb", "bgr24", {"preset": "veryfast", "qp": "0", "bf": "0"}),
 }
 """FFmpeg, PyAV and OpenCV read them back with the class index in every channel of a pixel."""
+
+OTHERS = {*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, ".gif"} - {*LOSSLESS, ".png"}
+"""Suffixes that masks are not written with."""
 
 VOID_COLOUR = (224, 224, 192)
 """Pascal VOC's colour for "no class"."""
@@ -48,11 +52,12 @@ class MaskSink(Sink):
         self._files: PictureFiles | None = None
         if suffix in LOSSLESS and not path.is_dir():
             self._video = VideoFile(path, info, LOSSLESS[suffix], overwrite=options.overwrite)
-        elif suffix in VIDEO_SUFFIXES or (suffix in PICTURE_SUFFIXES and suffix != ".png"):
+        elif suffix in OTHERS and not path.is_dir():
+            lossy = suffix in (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES)
             raise UsageError(
                 f"cannot write masks to {path}",
-                found=f"{suffix} would change the indices",
-                do=f"Use {' '.join(LOSSLESS)}, .png or a folder.",
+                found=f"{suffix} would change the indices" if lossy else f"not as {suffix}",
+                do=f"Use {' '.join(LOSSLESS)}, .png or a folder",
             )
         else:
             self._files = PictureFiles(path, info, overwrite=options.overwrite)

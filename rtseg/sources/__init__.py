@@ -142,10 +142,8 @@ def kind_of(target: str | int | Path) -> str:
         if kind.matches(text):
             return name
     schemes = sorted(scheme for kind in SOURCES.values() for scheme in kind.schemes)
-    raise UsageError(
-        f"cannot read {text.partition('://')[0]}:// addresses",
-        found="there are " + ", ".join(schemes),
-    )
+    found = "there are " + ", ".join(schemes)
+    raise UsageError(f"cannot read {text.partition('://')[0]}:// addresses", found=found)
 
 
 def source_kind(target: str | int | Path) -> SourceKind:

@@ -271,14 +271,14 @@ def choose_format(capture: cv2.VideoCapture, options: SourceOptions, clock: Cloc
     Returns:
         The trial that is used, then the others.
     """
-    own = fourcc_text(capture.get(cv2.CAP_PROP_FOURCC))
+    own = fourcc_text(capture.get(cv2.CAP_PROP_FOURCC))  # "" where the driver names none
     if not (options.width or options.height or options.fps or options.fourcc):
         configure(capture)
         return [Trial(None, current_mode(capture))]
     named = options.fourcc not in (None, AUTO)
     trials = [_tried(capture, options.fourcc if named else PREFERRED, options, clock)]
     enough = not trials[0].shortfall(options, options.fps or DEFAULT_RATE)
-    if not (enough or named or trials[0].mode.fourcc == own):
+    if own and not (enough or named or trials[0].mode.fourcc == own):
         trials.append(_tried(capture, own, options, clock))
     best = min(trials, key=lambda trial: _rank(trial, options))
     if best is not trials[-1]:

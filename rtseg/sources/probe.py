@@ -31,6 +31,9 @@ from rtseg.player import PEEKED_PACKETS, Header, Place, Shot, are_steady, place_
 from rtseg.sources.options import SourceOptions
 from rtseg.text import counted
 
+GIF_END = 64
+"""Bytes in which a GIF ends, if others follow its end."""
+
 MOST_MISSING = 1 << 40
 """Bytes that are believed to be missing of a file; above them its size is damaged."""
 
@@ -155,46 +158,59 @@ def shown_count(target: str, options: SourceOptions) -> int:
         return 0
 
 
-def fault_of(player: Player, target: str, options: SourceOptions, shown: int) -> str | None:
+def fault_of(
+    player: Player, name: str, target: str, options: SourceOptions, shown: int | None
+) -> str | None:
     """What is wrong with a video that was read to its end, for the user; None if nothing is.
 
     Args:
-        shown: frames that it gave.
+        shown: frames that it gave; None before its end.
     """
-    name, count = display_name(target), player.header.frame_count
-    if count is not None and shown < count:
-        declared = shown_count(target, options)
-        # fewer than were read: the file has no index, and lists packets as they are read
-        count = count if declared < shown else declared
-        if shown < count:
-            return f"{name} ended after {shown} of its {count} frames: it is damaged or cut off"
-    if "://" not in target and (missing := missing_bytes(Path(target))):
-        lacks = f"it is cut off, at least {missing} bytes are missing"
-        if missing > MOST_MISSING:
-            lacks = "the sizes in it are damaged"
-        return f"{name} ended after {shown} frames: {lacks}"
+    if shown is not None and (short := _lacks(player, target, options, shown)):
+        return f"{name} ended after {short}"
     if player.damaged:
         packets = counted(player.damaged, "packet")
         return f"{name} is damaged: {packets} could not be decoded"
     if player.concealed:
         frames = counted(player.concealed, "frame")
         return f"{name} is damaged: {frames} {'were' if player.concealed > 1 else 'was'} concealed"
-    return f"{name} could not be read to its end: {player.trouble}" if player.trouble else None
+    lost = player.trouble if shown is not None else ""
+    return f"{name} could not be read to its end: {lost}" if lost else None
+
+
+def _lacks(player: Player, target: str, options: SourceOptions, shown: int) -> str:
+    """The frames that a video gave and what it lacks at its end; "" if nothing."""
+    count = player.header.frame_count
+    if count is not None and shown < count:
+        declared = shown_count(target, options)
+        # fewer than were read: the file has no index, and lists packets as they are read
+        count = count if declared < shown else declared
+        if shown < count:
+            return f"{shown} of its {count} frames: it is damaged or cut off"
+    if "://" not in target and (missing := missing_bytes(Path(target))):
+        if missing > MOST_MISSING:
+            return f"{shown} frames: the sizes in it are damaged"
+        return f"{shown} frames: it is cut off, at least {missing} bytes are missing"
+    return ""
 
 
 def missing_bytes(path: Path) -> int:
-    """Bytes that a Matroska, WebM or FLV file lacks at its end; 0 for other files.
+    """Bytes, at least, that a Matroska, WebM, FLV or GIF file lacks at its end; 0 for other files.
 
     The header of Matroska counts bytes, not frames; FLV is a list of tags that begin with their
-    size, the last of which may lack its size at the end.
+    size, the last of which may lack its size at the end; GIF ends with an empty block and a mark.
     """
     if not path.is_file():  # it was removed while it was read, which went on to its end
         return 0
     with path.open("rb") as file:
         head = file.read(len(EBML))
+        file.seek(max(0, path.stat().st_size - GIF_END))
+        tail = file.read()
     size = path.stat().st_size
     if head.startswith(EBML):
         return max(0, joined_parts(path, "matroska")[1] - size)
+    if head == b"GIF8":
+        return 0 if b"\0;" in tail else 1
     if not head.startswith(b"FLV"):
         return 0
     return max(0, joined_parts(path, "flv", most=size)[1] - size - 4)

@@ -106,8 +106,8 @@ class VideoSource(Source):
 
     def _read(self) -> Frame | None:
         shot, self._held = self._held or self._player.read(planar=self.planar), None
+        self._report(None if shot else self._index + 1)
         if shot is None:
-            self._report_faults()
             return None
         self._index += 1
         lasts = self._timeline.advance(shot)
@@ -124,11 +124,14 @@ class VideoSource(Source):
             )
             self.info = replace(self.info, width=width, height=height)
 
-    def _report_faults(self) -> None:
-        """Warn of what could not be read or shown as it is."""
-        notes = [f"{self.info.name}: {n}" for n in self._player.notes if n not in self.info.notes]
-        found = [*notes, fault_of(self._player, self._target, self._options, self._index + 1)]
-        self.warnings += [text for text in found if text and text not in self.warnings]
+    def _report(self, count: int | None) -> None:
+        """Warn of what could not be read or shown as it is, of `count` frames at the end."""
+        name = self.info.name
+        found = [f"{name}: {note}" for note in self._player.notes if note not in self.info.notes]
+        if fault := fault_of(self._player, name, self._target, self._options, count):
+            found.append(fault)
+        kept = (text for text in self.warnings if not text.startswith(f"{name} is damaged: "))
+        self.warnings[:] = dict.fromkeys((*kept, *found))
 
     def _release(self) -> None:
         self._player.release()

@@ -22,6 +22,9 @@ DEFAULT_RATE = 25
 SLACK_SECONDS = 5e-4
 """Tolerance of times: 1/30 typed as 0.0333 means the frame at 0.03333."""
 
+WHOLE_SECONDS = 0.1
+"""An image that lasts no longer is not cut short by the end of a span."""
+
 EARLY_SHARE = 0.25
 """Share of the interval by which a frame may come early: else jitter would drop many frames."""
 
@@ -196,8 +199,7 @@ class Span(Wrapper):
         if self._zero is None:
             self._zero = frame.pts
         at = frame.captured_at if self.info.live else self.clock.now()
-        usual = float(1 / (self.info.frame_rate or DEFAULT_RATE))
-        lasts = min(frame.lasts, max(usual, self._end - frame.pts))  # a pause is cut off
+        lasts = min(frame.lasts, max(WHOLE_SECONDS, self._end - frame.pts))
         return replace(frame, pts=frame.pts - self._zero, captured_at=at, lasts=lasts)
 
 
@@ -229,6 +231,7 @@ class Loop(Wrapper):
             raise cannot_loop(inner.info.name)
         self._again = again
         self._yielded = 0  # in this round: an empty source is not repeated
+        self._first: int | None = None  # number of the first frame of each round
         self._index, self._pts = 0, 0.0
         self._next_index, self._next_pts = 0, 0.0
         super().__init__(inner)
@@ -245,6 +248,8 @@ class Loop(Wrapper):
         if frame is None:
             return None
         self._yielded += 1
+        if self._first is None:
+            self._first = frame.index
         index, pts = self._index + frame.index, self._pts + frame.pts
         step = frame.lasts or float(1 / (self.info.frame_rate or DEFAULT_RATE))
         self._next_index, self._next_pts = index + 1, pts + step
@@ -253,7 +258,8 @@ class Loop(Wrapper):
     def _restart(self) -> None:
         self._keep_warnings()
         self._inner.close()
-        self._index, self._pts, self._yielded = self._next_index, self._next_pts, 0
+        self._index = self._next_index - (self._first or 0)
+        self._pts, self._yielded = self._next_pts, 0
         inner = self._again()
         inner.planar = self.planar
         self._wrap(inner)

@@ -95,6 +95,10 @@ class Smoother:
         self._past, out = self._averaged(past, scores, match, levels, pts)
         return out
 
+    def forget(self) -> None:
+        """Begin anew, as with scores of other classes."""
+        self._past = None
+
     def follow(self, image: Image) -> None:
         """Find the motion since the last frame, which needs no scores: while they are awaited.
 
