@@ -182,6 +182,18 @@ def test_cvats_shapes_lie_over_one_another_by_their_z_order(tmp_path: Path) -> N
     assert set(np.unique(dataset.samples[0].read_mask())) == {0, dataset.labels.index("top")}
 
 
+@pytest.mark.parametrize(("degrees", "last"), [("0", (24, 42)), ("90.00", (30, 36)), ("45", None)])
+def test_cvats_ellipses_are_turned_clockwise(
+    tmp_path: Path, degrees: str, last: tuple[int, int] | None
+) -> None:
+    ellipse = f'<ellipse label="a" cx="32" cy="20" rx="10" ry="4" rotation="{degrees}"/>'
+    rows, columns = cvat(tmp_path, ellipse).samples[0].read_mask().nonzero()
+    if last is None:  # its long axis goes down to the right
+        assert np.corrcoef(rows, columns)[0, 1] > 0.5
+    else:
+        assert (rows.max(), columns.max()) == pytest.approx(last, abs=1.5)
+
+
 def test_cvats_subsets_are_splits(tmp_path: Path) -> None:
     dataset = open_dataset(make_cvat(tmp_path, splits=("Train", "Validation")))
     assert dataset.problems == ()

@@ -208,11 +208,15 @@ def _flat(points: Any) -> list[float] | None:
     return flat if len(flat) >= 6 else None
 
 
-def _ellipse(x: float, y: float, width: float, height: float) -> list[float]:
-    """A polygon of 64 corners; `width` and `height` are radii."""
+def _ellipse(
+    x: float, y: float, width: float, height: float, degrees: float = 0
+) -> list[float]:
+    """A polygon of 64 corners; `width` and `height` are radii, `degrees` turn it clockwise."""
     angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
-    ring = np.stack([x + width * np.cos(angles), y + height * np.sin(angles)], axis=1)
-    return [float(value) for value in ring.ravel()]
+    across, down = width * np.cos(angles), height * np.sin(angles)
+    sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
+    ring = [x + across * cosine - down * sine, y + across * sine + down * cosine]
+    return [float(value) for value in np.stack(ring, axis=1).ravel()]
 
 
 MAX_BITMAP_BYTES = 64 << 20
@@ -343,6 +347,7 @@ class _CvatShape(Struct):
     cy: Finite = 0
     rx: Finite = 0
     ry: Finite = 0
+    rotation: Finite = 0
     left: Finite = 0
     top: Finite = 0
     width: Finite = 0
@@ -390,7 +395,7 @@ def _cvat_object(number: int, shape: _CvatShape, tag: str) -> tuple[int, str, An
         flat = _flat(points)
         outline = [flat] if flat else None
     elif tag == "ellipse":
-        outline = [_ellipse(shape.cx, shape.cy, shape.rx, shape.ry)]
+        outline = [_ellipse(shape.cx, shape.cy, shape.rx, shape.ry, shape.rotation)]
     elif tag == "mask":
         left, top, width, height = map(round, (shape.left, shape.top, shape.width, shape.height))
         outline = Pixels(left, top, partial(_rows, shape.rle, height, width))
