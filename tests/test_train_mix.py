@@ -15,7 +15,10 @@ from rtseg.datasets.split import describe_split, split_dataset
 from rtseg.errors import DatasetError, UsageError
 from rtseg.evaluation.sets import open_mix
 from rtseg.labels import VOID
+from rtseg.training import TrainOptions
 from rtseg.training.batches import Shuffled
+from rtseg.training.folder import Callback
+from rtseg.training.prepare import open_data
 from rtseg.training.program import train
 
 SIDE = 40
@@ -74,8 +77,13 @@ def test_sets_become_one_in_the_classes_that_are_trained(suite: Path) -> None:
         assert (mask[:, SIDE // 2 :] == 1).all()
 
 
+def trained(suite: Path) -> list[Sample]:
+    options = TrainOptions(dataset=str(suite))
+    return list(open_data(options, Callback()).split["train"])
+
+
 def test_a_set_has_its_share_of_what_training_sees(suite: Path) -> None:
-    train_split = [s for s in open_mix(suite).samples if s.split == "train"]
+    train_split = trained(suite)
     order = Shuffled([s.weight for s in train_split], 8, seed=0, rank=0, world=1)
     seen: list[Sample] = []
     for order.epoch in range(200):
@@ -87,6 +95,25 @@ def test_a_set_has_its_share_of_what_training_sees(suite: Path) -> None:
     assert min(counts[4:]) > 0.8 * max(counts[4:])
 
 
+def test_images_to_measure_on_take_nothing_of_a_sets_share(suite: Path) -> None:
+    names = ["background", "person"]
+    folder(suite.parent / "a", names, {"train": 4, "val": 12})
+    folder(suite.parent / "b", names, {"train": 2, "val": 1})
+    for shares in ((0.5, 0.5), (0.5, 0)):
+        sets = (f'[[set]]\npath = "{n}"\nshare = {s}\n' for n, s in zip("ab", shares, strict=True))
+        suite.write_text("".join(sets))
+        weights = [sample.weight for sample in trained(suite)]
+        assert sum(weights[:4]) == pytest.approx(sum(weights[4:]))
+
+
+def test_shares_that_leave_nothing_for_other_images_are_refused(suite: Path) -> None:
+    suite.write_text(suite.read_text().replace("0.75", "1"))
+    with pytest.raises(UsageError, match="4 images"):
+        trained(suite)
+    suite.write_text(suite.read_text().replace('"first"', '"first"\nsplit = "val"'))
+    assert {sample.set_name for sample in trained(suite)} == {"second"}
+
+
 def test_shares_may_sum_to_all(suite: Path) -> None:
     """0.33 + 0.56 + 0.11 is more than 1 in floating point."""
     shares = {"a": 0.33, "b": 0.56, "c": 0.11}
@@ -95,7 +122,7 @@ def test_shares_may_sum_to_all(suite: Path) -> None:
         for n, s in shares.items()
     )
     suite.write_text("".join(sets))
-    samples = open_mix(suite).samples
+    samples = trained(suite)
     for name, share in shares.items():
         assert sum(s.weight for s in samples if s.name.startswith(name)) == pytest.approx(share)
 

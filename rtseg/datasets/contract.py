@@ -99,6 +99,8 @@ class Sample:
         labelled: False if nothing in the image is known.
         mask_path: the image file of the mask, if it is one.
         sparse: True if its background may hide objects that nobody labelled.
+        set_name: its set in a mix of several, else "".
+        share: of the images that training sees, that its set is to have; 0 is as many as they are.
     """
 
     name: str
@@ -110,6 +112,8 @@ class Sample:
     labelled: bool = True
     mask_path: Path | None = None
     sparse: bool = False
+    set_name: str = ""
+    share: float = 0.0
 
     def read_image(self) -> Image:
         """The image as (H, W, 3) uint8 BGR; raises DatasetError if it cannot be read."""

@@ -208,9 +208,7 @@ def _flat(points: Any) -> list[float] | None:
     return flat if len(flat) >= 6 else None
 
 
-def _ellipse(
-    x: float, y: float, width: float, height: float, degrees: float = 0
-) -> list[float]:
+def _ellipse(x: float, y: float, width: float, height: float, degrees: float = 0) -> list[float]:
     """A polygon of 64 corners; `width` and `height` are radii, `degrees` turn it clockwise."""
     angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     across, down = width * np.cos(angles), height * np.sin(angles)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from itertools import count
@@ -153,8 +154,8 @@ def open_mix(
 ) -> Dataset:
     """The sets of a suite file as one dataset to train on, in classes that all of them have.
 
-    Names of images begin with that of their set. `share` sets how often images are taken, and
-    `split` which there are. Frames of clips are decoded once, into the cache.
+    Names of images begin with that of their set. `share` sets how often images are taken
+    (`weighed`), and `split` which there are. Frames of clips are decoded once, into the cache.
 
     Args:
         progress: called as progress(clip, frames read, all of them or 0 if unknown).
@@ -165,7 +166,9 @@ def open_mix(
         DatasetError: a set is not a dataset.
     """
     suite = read_suite(path)
-    groups: list[tuple[float, list[Sample]]] = []
+    if (total := _total(spec.share for spec in suite.sets)) > 1:
+        raise UsageError(f"the shares in {path} sum to {total:g}", found="their sum is 1 at most")
+    samples: list[Sample] = []
     problems: list[Problem] = []
     notes: list[str] = []
     names = [spec.name or spec.path.resolve().stem for spec in suite.sets]
@@ -207,11 +210,10 @@ def open_mix(
                 )
             table = classes.from_dataset
             notes += classes.assumptions
-        groups.append((spec.share, [_mapped(sample, name, spec, table) for sample in kept]))
+        samples += [_mapped(sample, name, spec, table) for sample in kept]
     if first is None:
         raise UsageError(f"no set of {path} has labels")
-    samples = tuple(_weighed(path, groups))
-    return Dataset(path, "suite", first[1], samples, tuple(problems), tuple(notes))
+    return Dataset(path, "suite", first[1], tuple(samples), tuple(problems), tuple(notes))
 
 
 def _unlabelled(
@@ -315,19 +317,34 @@ def _mapped(sample: Sample, name: str, spec: SetSpec, table: Table | None) -> Sa
         sequence=f"{name}/{sample.sequence}" if sample.sequence else "",
         read_mask=sample.read_mask if table is None else partial(sample.read_as, table),
         sparse=spec.sparse,
+        set_name=name,
+        share=spec.share,
     )
 
 
-def _weighed(path: Path, groups: Sequence[tuple[float, Sequence[Sample]]]) -> Iterator[Sample]:
-    """The samples of all sets, weighed so that those of a set with a share have that share."""
-    given = round(sum(share for share, _ in groups), 6)  # ten times 0.1 is 1
-    free = sum(len(samples) for share, samples in groups if not share)
-    if given > 1 or (given == 1 and free):
-        raise UsageError(f"the shares in {path} sum to {given:g}", found="their sum is 1 at most")
+def weighed(path: Path, samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """The training samples of a mix, weighed so that those of a set with a share have that share.
+
+    Raises:
+        UsageError: the shares leave nothing for the sets without one.
+    """
+    counts = Counter(sample.set_name for sample in samples)
+    given = _total({sample.set_name: sample.share for sample in samples}.values())
+    free = sum(not sample.share for sample in samples)
+    if given == 1 and free:
+        raise UsageError(
+            f"the shares in {path} sum to 1",
+            found=f"sets without a share have {counted(free, 'image')} to train on",
+        )
     whole = free / (1 - given) if free else 1.0
-    for share, samples in groups:
-        for sample in samples:
-            yield replace(sample, weight=share * whole / len(samples) if share else 1.0)
+    return tuple(
+        replace(one, weight=one.share * whole / counts[one.set_name] if one.share else 1.0)
+        for one in samples
+    )
+
+
+def _total(shares: Iterable[float]) -> float:
+    return round(sum(shares), 6)  # ten times 0.1 is 1
 
 
 def _concerns(problem: Problem, split: str, stems: set[str] | None) -> bool:

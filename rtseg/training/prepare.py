@@ -26,7 +26,7 @@ from rtseg.datasets.split import (
     split_dataset,
 )
 from rtseg.errors import DatasetError, DownloadError, ModelError, RtsegError, UsageError
-from rtseg.evaluation.sets import open_mix, read_suite
+from rtseg.evaluation.sets import open_mix, read_suite, weighed
 from rtseg.frame import Image, Mask
 from rtseg.labels import VOID, LabelSet, palette
 from rtseg.nets import find_model
@@ -414,6 +414,7 @@ def open_data(
         dataset = replace(dataset, samples=tuple(replace(s, split="") for s in dataset.samples))
     contents = _checked(dataset, callback) if main else None
     split, origin = _split(options, dataset, earlier, contents, classes)
+    split = {**split, "train": weighed(dataset.root, split["train"])}
     if contents is not None:
         _check_labelled(dataset, split, contents, classes, callback)
         for warning in (*leaks(split), *alike(split, contents.looks)):
