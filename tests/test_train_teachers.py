@@ -85,6 +85,18 @@ def test_soft_labels_are_what_the_teacher_says(suite: Path) -> None:
         assert (sample.read_mask() == VOID).all()
 
 
+def test_a_class_that_the_teacher_lacks_takes_nothing_of_its_background(suite: Path) -> None:
+    mix = open_mix(suite)
+    more = replace(mix.labels, names=(*NAMES, "dog"), colours=(*mix.labels.colours, (9, 9, 9)))
+    teachers = [teacher(suite.parent / "teacher.onnx")]
+    name = mix.samples[0].name
+    plain, _ = soft_labels(teachers, mix.labels, mix.samples[:1], ignore)
+    found, _ = soft_labels(teachers, more, mix.samples[:1], ignore)
+    soft = read_soft(found[name], len(NAMES) + 1)
+    assert not soft[-1].any()
+    assert (soft[:-1] == read_soft(plain[name], len(NAMES))).all()
+
+
 def test_soft_labels_are_computed_once(suite: Path) -> None:
     mix = open_mix(suite)
     teachers = [teacher(suite.parent / "teacher.onnx")]

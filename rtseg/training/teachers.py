@@ -36,6 +36,8 @@ KIND = "teachers"
 KEPT = r"[0-9a-f]{16}-[0-9a-f]{32}\.npz"
 LONG_SIDE = 256
 """Of soft labels, in pixels; teachers know no finer."""
+MADE = 2
+"""Counted up when the same teachers would give other soft labels."""
 NEAR = 0.03
 """How near to what is labelled teachers are not believed, as a share of the longer side."""
 
@@ -167,7 +169,14 @@ class _Teacher:
         model = find_model(spec.model, input_flags=spec.settings or None)
         classes = ClassMap.between(labels, model.spec.labels, spec.classes)
         assert classes.from_network is not None, "a network has two sides"
-        self.tables: tuple[Table, Table] = classes.from_dataset, classes.from_network
+        ours = classes.from_dataset.copy()
+        if (
+            labels.background is not None
+        ):  # what is not told apart from it is nowhere, not half of it
+            lacking = ours == ours[labels.background]
+            lacking[labels.background] = False
+            ours[lacking] = VOID
+        self.tables: tuple[Table, Table] = ours, classes.from_network
         self._scored, self.mirrored = len(classes.labels), model.spec.labels.mirrored
         self.weight = spec.weight
         policy = InputPolicy.parse(spec.imgsz) if spec.imgsz else None
@@ -182,12 +191,13 @@ class _Teacher:
             spec.weight,
             spec.refine,
             LONG_SIDE,
+            MADE,
         )
 
     def __call__(
         self, image: Image, classes: int, *, own: bool
     ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
-        """(K, h, w) probabilities; a class that the teacher does not have is its background's.
+        """(K, h, w) probabilities; 0 of a class that the teacher does not have.
 
         And, if `own`, those of each of its own classes, (h, w).
         """
