@@ -11,6 +11,7 @@ import stat
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -121,9 +122,15 @@ def is_intact(path: Path, notes: list[str]) -> bool:
     except OSError as error:
         notes.append(f"cannot read {path.name} in the cache ({reason(error)}); it is made again")
         return False
-    with suppress(OSError):  # a read-only cache
-        checksum.touch()  # not every disk notes that a file was read, see `make_room`
+    mark_used([checksum])
     return True
+
+
+def mark_used(paths: Iterable[Path]) -> None:
+    """Renew the times of files, for `make_room`: not every disk notes that one was read."""
+    for path in paths:
+        with suppress(OSError):  # a read-only cache
+            os.utime(path)
 
 
 def add_checksum(path: Path) -> None:
@@ -150,6 +157,7 @@ def make_room(
 ) -> None:
     """Remove the least recently used files of a folder until they are within both limits.
 
+    What a run still needs must have been written or marked (`mark_used`) within `YOUNG_SECONDS`.
     Files with the same stem, such as a network and its checksum, are removed together, and what a
     killed run left incomplete. Files that cannot be removed, or do not match `ours`, are kept.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -26,6 +28,7 @@ from rtseg.labels import VOID
 from rtseg.nets.state import read_checkpoint
 from rtseg.sources import open_source
 from rtseg.training import TrainOptions, augment, program
+from rtseg.training import teachers as teaching
 from rtseg.training.augment import UNTRUSTED
 from rtseg.training.batches import TrainingImages, seeded
 from rtseg.training.losses import borders, taught_loss, teacher_loss
@@ -101,12 +104,12 @@ def test_soft_labels_are_computed_once(suite: Path) -> None:
     mix = open_mix(suite)
     teachers = [teacher(suite.parent / "teacher.onnx")]
     first, _ = soft_labels(teachers, mix.labels, mix.samples, ignore)
-    before = {path: path.stat().st_mtime_ns for path in first.values()}
+    before = {path: path.stat().st_ino for path in first.values()}
     damaged = first[mix.samples[0].name]
     damaged.write_bytes(damaged.read_bytes()[:40])
     again, _ = soft_labels(teachers, mix.labels, mix.samples, ignore)
     assert again == first
-    assert {p for p in before if p.stat().st_mtime_ns != before[p]} == {damaged}
+    assert {p for p in before if p.stat().st_ino != before[p]} == {damaged}
     read_soft(damaged, len(NAMES))
 
 
@@ -115,12 +118,39 @@ def test_soft_labels_of_a_large_dataset_stay(suite: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(cache, "MADE_FILES", 2)
     mix = open_mix(suite)
     teachers = [teacher(suite.parent / "teacher.onnx")]
-    for path in soft_labels(teachers, mix.labels, mix.samples, ignore)[0].values():
-        old = path.stat().st_mtime - 2 * cache.YOUNG_SECONDS
-        os.utime(path, (old, old))
+    aged(soft_labels(teachers, mix.labels, mix.samples, ignore)[0].values())
     soft_labels(teachers, mix.labels, mix.samples[:1], ignore)
-    made = soft_labels(teachers, mix.labels, mix.samples, ignore)[0].values()
-    assert all(path.stat().st_mtime < time.time() - cache.YOUNG_SECONDS for path in made)
+    monkeypatch.delattr(teaching, "_asked")
+    soft_labels(teachers, mix.labels, mix.samples, ignore)
+
+
+def aged(paths: Iterable[Path]) -> None:
+    for path in paths:
+        old = time.time() - 2 * cache.YOUNG_SECONDS
+        os.utime(path, (old, old))
+
+
+def test_what_a_run_has_found_in_the_cache_outlives_what_it_adds(
+    suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Soft labels and frames of clips, where the cache holds no more than is young."""
+    monkeypatch.setattr(sets, "make_room", partial(cache.make_room, most_bytes=1))
+    monkeypatch.setattr(teaching, "make_room", partial(cache.make_room, most_bytes=1))
+    add_clip(suite, "a.mkv")
+    frames = [sample.image_path for sample in open_mix(suite).samples if sample.sequence]
+    aged(frames[0].parent.iterdir())
+    add_clip(suite, "b.mkv", shown=4)
+    mix = open_mix(suite)
+    assert all(path.is_file() for path in frames)
+
+    known = [teacher(suite.parent / "teacher.onnx")]
+    soft = soft_labels(known, mix.labels, mix.samples[:2], ignore)[0].values()
+    aged(soft)
+    made = soft_labels(known, mix.labels, mix.samples, ignore)[0].values()
+    assert all(path.is_file() for path in made)
+    aged(made)
+    soft_labels(known, mix.labels, mix.samples[:1], ignore)
+    assert sum(path.is_file() for path in made) == 1
 
 
 def test_other_teachers_have_other_soft_labels(suite: Path) -> None:
@@ -212,12 +242,13 @@ def test_teachers_are_not_believed_near_what_is_labelled() -> None:
     assert (found[70:] == VOID).all()
 
 
-def add_clip(suite: Path, name: str, every: int = 4) -> list[np.ndarray]:
-    """Write a lossless clip of 10 frames beside the images alone; returns what it shows, BGR."""
-    images = [picture.image for picture in draw(10, SIZE, seed=3)]
+def add_clip(suite: Path, name: str, every: int = 4, shown: int = 10) -> list[np.ndarray]:
+    """Write a lossless clip beside the images alone; returns what it shows, BGR."""
+    images = [picture.image for picture in draw(shown, SIZE, seed=3)]
     path = suite.parent / "alone" / name
     write_clip(path, codec="ffv1", pix_fmt="bgr0", images=[image[..., ::-1] for image in images])
-    suite.write_text(suite.read_text().replace("unlabelled", f"every = {every}\nunlabelled"))
+    text = suite.read_text().replace(f"every = {every}\n", "")
+    suite.write_text(text.replace("unlabelled", f"every = {every}\nunlabelled"))
     return images
 
 

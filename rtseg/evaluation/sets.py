@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rtseg.cache import cache_path, make_room, sha256
+from rtseg.cache import cache_path, make_room, mark_used, sha256
 from rtseg.datasets import Dataset, Problem, Sample, named_samples, open_dataset, refuse_root
 from rtseg.datasets.checks import check_masks, degenerate
 from rtseg.datasets.classes import ClassMap
@@ -35,6 +35,7 @@ PROBLEMS_SHOWN = 20
 
 FRAMES = "frames"
 """The cache folder of frames of clips."""
+KEPT_FRAMES = r"[0-9a-f]{32}-\d+(-\d+\.jpg|\.txt)"
 FRAME_QUALITY = 95
 """Of their JPEG files."""
 
@@ -213,6 +214,9 @@ def open_mix(
         samples += [_mapped(sample, name, spec, table) for sample in kept]
     if first is None:
         raise UsageError(f"no set of {path} has labels")
+    if frames := [one.image_path for one in samples if one.sequence and not one.labelled]:
+        mark_used(frames)  # decoding all clips may take longer than files are young
+        make_room(cache_path(FRAMES, "_").parent, KEPT_FRAMES, most_files=math.inf)
     return Dataset(path, "suite", first[1], tuple(samples), tuple(problems), tuple(notes))
 
 
@@ -284,8 +288,8 @@ def clip_frames(clip: Path, every: int, progress: Callable[[int, int], None]) ->
     if listing.is_file():
         frames = [listing.with_name(name) for name in listing.read_text("utf-8").split()]
         if frames and all(path.is_file() for path in frames):
+            mark_used([listing, *frames])
             return frames
-    make_room(listing.parent, r"[0-9a-f]{32}-\d+(-\d+\.jpg|\.txt)", most_files=math.inf)
     frames = []
     with open_source(clip.absolute(), SourceOptions(every=every)) as source:
         total = source.info.frame_count or 0

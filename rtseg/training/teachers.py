@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rtseg.cache import cache_path, make_room, sha256, short_digest
+from rtseg.cache import cache_path, make_room, mark_used, sha256, short_digest
 from rtseg.datasets import Sample
 from rtseg.datasets.classes import ClassMap
 from rtseg.datasets.contract import Table
@@ -67,7 +67,6 @@ def soft_labels(
         RtsegError: a teacher cannot be opened, an image cannot be read, or the cache be written.
     """
     found: dict[str, Path] = {}
-    make_room(cache_path(KIND, "_").parent, KEPT, most_files=math.inf)  # one per image
     with ExitStack() as stack:
         opened = [stack.enter_context(_Teacher(spec, labels)) for spec in teachers]
         key = short_digest([t.key for t in opened] + ["own"] * own)
@@ -78,7 +77,10 @@ def soft_labels(
             if _read(path, len(labels) + len(more)) is None:
                 _write(path, _asked(opened, sample.read_image(), len(labels), own=own))
             found[sample.name] = path
+            mark_used([path])
         progress(len(samples), len(samples))
+    mark_used(found.values())  # all of it may have taken longer than files are young
+    make_room(cache_path(KIND, "_").parent, KEPT, most_files=math.inf)  # one per image
     return found, more
 
 
