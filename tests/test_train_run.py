@@ -775,6 +775,23 @@ def test_weights_that_make_no_sense_cost_no_earlier_run(
     assert (run / "best.pth").read_bytes() == b"hours of work"
 
 
+@pytest.mark.parametrize("how", ["folder", "file", "home", "teacher"])
+def test_a_run_does_not_replace_what_it_starts_from(
+    how: str, robo: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    run = tmp_path / "run"
+    run.mkdir()
+    best = Path(shutil.copy(small, run / "best.pth"))
+    start = {"folder": run, "file": best, "home": "~/run", "teacher": small}[how]
+    mix = tmp_path / "mix.toml"
+    mix.write_text(f"[[set]]\npath = '{robo}'\n[[network]]\nmodel = '{best}'\n")
+    with pytest.raises(UsageError, match="read by this run"):
+        train(quick(mix if how == "teacher" else robo, start, run), overwrite=True)
+    assert best.read_bytes() == small.read_bytes()
+
+
 def test_a_run_that_was_broken_off_before_its_first_epoch_is_in_nobodys_way(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.claim()

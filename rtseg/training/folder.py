@@ -7,7 +7,7 @@ import io
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from rtseg.nets.find import BEST
 from rtseg.options import from_values
 from rtseg.outputs import Output, check_apart
 from rtseg.system import installed_versions
-from rtseg.text import counted, listed
+from rtseg.text import counted, listed, user_path
 from rtseg.training.options import CLASS_IOU, TrainOptions
 
 
@@ -191,10 +191,16 @@ class RunFolder:
                 do=f"{resume} -y to overwrite it, or choose another with --out",
             )
 
-    def check_apart(self, dataset: Dataset, options: TrainOptions) -> None:
-        """Raise UsageError if the run would replace what it reads, or lies where its images do."""
-        named = (options.weights, options.model, str(dataset.root))
-        inputs = [(Path(name), "read by this run") for name in named if name]
+    def check_apart(self, dataset: Dataset, options: TrainOptions, others: Iterable[str]) -> None:
+        """Raise UsageError if the run would replace what it reads, or lies where its images do.
+
+        Args:
+            others: names of models and paths of files that a mix names.
+        """
+        named = (options.weights, options.model, options.palette, str(dataset.root), *others)
+        paths = [user_path(name) for name in named if name]
+        paths += [path / BEST for path in paths]  # of the folders of other runs
+        inputs = [(path, "read by this run") for path in paths]
         inputs += [(sample.image_path, "a labelled image") for sample in dataset.samples]
         files = [Output.file(f"cannot write {file}", file) for file in self._files()]
         check_apart(files, [(path, what) for path, what in inputs if path.is_file()])

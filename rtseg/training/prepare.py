@@ -26,7 +26,7 @@ from rtseg.datasets.split import (
     split_dataset,
 )
 from rtseg.errors import DatasetError, DownloadError, ModelError, RtsegError, UsageError
-from rtseg.evaluation.sets import open_mix, read_suite, weighed
+from rtseg.evaluation.sets import Suite, open_mix, read_suite, weighed
 from rtseg.frame import Image, Mask
 from rtseg.labels import VOID, LabelSet, palette
 from rtseg.nets import find_model
@@ -330,7 +330,7 @@ def prepare(
         parse_weights(options.class_weights, spec.labels)
     _report_network(callback, started, spec)
     if main and not resume:
-        folder.check_apart(dataset, options)
+        folder.check_apart(dataset, options, _named_in_mix(options))
         folder.claim()
         folder.write_split(split, data.origin)
     if main:
@@ -346,9 +346,24 @@ def prepare(
     )
 
 
+def _is_mix(options: TrainOptions) -> bool:
+    return Path(options.dataset).suffix.lower() == ".toml"
+
+
+def _mix(options: TrainOptions) -> Suite:
+    return read_suite(Path(options.dataset)) if _is_mix(options) else Suite((), ())
+
+
+def _named_in_mix(options: TrainOptions) -> list[str]:
+    """Teachers, and the lists of images to take or to leave out."""
+    mix = _mix(options)
+    lists = [path for one in mix.sets for path in (one.names, one.without) if path]
+    return [*(teacher.model for teacher in mix.networks), *map(str, lists)]
+
+
 def _opened(options: TrainOptions, callback: Callback) -> Dataset:
     path, allowed = Path(options.dataset), options.allow_outside
-    if path.suffix.lower() == ".toml":
+    if _is_mix(options):
         return open_mix(path, allow_outside=allowed, progress=callback.on_clip)
     return open_dataset(path, format=options.format, allow_outside=allowed)
 
@@ -357,8 +372,7 @@ def _taught(
     options: TrainOptions, classes: ClassMap, split: Split, callback: Callback
 ) -> tuple[dict[str, Path], tuple[int, ...]]:
     """What the teachers of a mix say of the training images, as `soft_labels` returns it."""
-    path, own = Path(options.dataset), options.teacher_classes > 0
-    teachers = read_suite(path).networks if path.suffix.lower() == ".toml" else ()
+    own, teachers = options.teacher_classes > 0, _mix(options).networks
     if own and not teachers:
         raise UsageError(
             f"--teacher-classes {options.teacher_classes:g}",
