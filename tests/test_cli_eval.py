@@ -205,6 +205,16 @@ BAD: list[tuple[list[str], str]] = [
     (["--suite", "none.toml", "--split", "val"], "--split without --data"),
     ([*SET, *NET, "--root", "."], "--root without --suite"),
     ([*SET, *NET, "--nonsense"], "Unknown option"),
+    *[
+        (["--clip", "clip.mkv", *NET, *flags], f"{flags[0]} without labelled images")
+        for flags in (
+            ["--min-miou", "0.9"],
+            ["--confusion", "m.png"],
+            ["--boundary"],
+            ["--worst", "3"],
+            ["--show-class", "disc"],
+        )
+    ],
 ]
 
 

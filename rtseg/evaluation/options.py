@@ -9,6 +9,8 @@ from rtseg.options import check, flag, option
 
 ONLY_DATA = ("format", "split", "classes", "min_share", "names")
 """Fields that describe `data`."""
+ONLY_LABELLED = ("show_class", "boundary", "min_miou", "confusion", "worst", "worst_to")
+"""Fields on what is measured against labels, of which clips have none."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,10 @@ class EvalOptions:
             raise UsageError("--max-frames without --clip", do="Use --max-pictures for images")
         if self.max_pictures is not None and not (self.data or self.suite):
             raise UsageError("--max-pictures without images", do="Use --max-frames for clips")
+        for name in () if self.data or self.suite else ONLY_LABELLED:
+            if getattr(self, name) != getattr(type(self), name):
+                do = "Name labelled images with --data or --suite"
+                raise UsageError(f"{flag(name)} without labelled images", do=do)
         if (self.worst is None) != (self.worst_to is None):
             do = "Use both: how many, and where"
             raise UsageError("--worst and --worst-to need each other", do=do)
