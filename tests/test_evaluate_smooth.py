@@ -169,6 +169,19 @@ def test_tables_and_json_have_both(inside: Path, capsys: Capture) -> None:
     assert smoothed < 0.5 * plain
 
 
+def test_the_matrix_of_the_smoothed_masks_is_not_replaced(inside: Path) -> None:
+    sequence(inside / "set")
+    asked = ["eval", "--data", "set", "-m", "net.onnx", "--smooth", "0.8", "--confusion", "m.png"]
+    assert main([*asked, "-q"]) == 0
+    plain, smoothed = sorted(inside.glob("m-*.png"))
+    plain.unlink()
+    smoothed.write_bytes(b"kept")
+    assert main([*asked, "-q"]) == 2
+    assert smoothed.read_bytes() == b"kept"
+    assert main([*asked, "-q", "-y"]) == 0
+    assert smoothed.read_bytes() != b"kept"
+
+
 def test_clips_alone_are_enough(inside: Path, capsys: Capture) -> None:
     clip(inside / "clip")
     assert main(["eval", "--clip", "clip", "-m", "net.onnx", "--max-frames", "5", "-q"]) == 0

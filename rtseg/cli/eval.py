@@ -27,7 +27,7 @@ from rtseg.errors import ThresholdError, UsageError
 from rtseg.evaluation.networks import InputPolicy, Network, describe_inputs
 from rtseg.evaluation.options import EvalOptions
 from rtseg.evaluation.report import Evaluation, figure, write_confusion
-from rtseg.evaluation.scoring import ClipScore, Score, class_map, score, score_clip
+from rtseg.evaluation.scoring import ClipScore, Score, class_map, score, score_clip, smoothed_name
 from rtseg.evaluation.sets import (
     LabelledSet,
     NetworkSpec,
@@ -187,9 +187,12 @@ def _check_apart(
     )
     if options.confusion is not None:
         path = Path(options.confusion)
-        names = [f"{chosen.name}-{network.name}" for chosen in sets for network in networks]
+        models = [network.name for network in networks]
+        if options.smooth:
+            models += [smoothed_name(name, options.smooth) for name in models]
+        names = [f"{chosen.name}-{model}" for chosen in sets for model in models]
         for name in names:
-            own = path if len(names) == 1 and not options.smooth else _own_name(path, name)
+            own = path if len(names) == 1 else _own_name(path, name)
             check_new(own, report.overwrite)
             outputs.append(Output.file(f"--confusion {own}", own))
     if options.worst_to is not None:
