@@ -317,6 +317,40 @@ def test_roboflows_yolo_has_a_folder_per_split(tmp_path: Path) -> None:
     assert wrong(dataset) < 0.04
 
 
+@pytest.mark.parametrize(("start", "path"), [("./", "."), ("", ".."), ("ABSOLUTE/", ".")])
+def test_yolos_splits_may_be_lists_of_images(tmp_path: Path, start: str, path: str) -> None:
+    root = make_yolo(tmp_path / "set", splits=("all",))
+    names = [image.relative_to(root).as_posix() for image in sorted(root.rglob("*.jpg"))]
+    start = start.replace("ABSOLUTE", root.as_posix())
+    path = path.replace("..", "../set")
+    for split, part in {"train": names[:5], "val": names[5:7]}.items():
+        (root / f"{split}.txt").write_text("".join(f"{start}{name}\n" for name in part))
+    yaml = f"path: {path}\ntrain: train.txt\nval: val.txt\ntest: no.txt\nnames: [disc, box]\n"
+    (root / "data.yaml").write_text(yaml)
+    dataset = open_dataset(root)
+    assert dataset.problems == ()
+    assert counts(dataset) == {"train": 5, "val": 2, "": 1}
+    with (root / "val.txt").open("a") as file:
+        file.write(f"{start}{names[0]}\n./images/all/none.jpg\n")
+    messages = [problem.message for problem in open_dataset(root).problems]
+    assert messages == [
+        f"{start}{names[0]} is also in train, where it stays",
+        "there is no labelled image named ./images/all/none.jpg",
+    ]
+    (root / "val.txt").write_text("none.jpg\n")
+    messages = [problem.message for problem in open_dataset(root).problems]
+    assert messages == ["none of its 1 line names a labelled image"]
+
+
+def test_yolo_images_of_a_split_that_its_list_leaves_out_are_not_in_it(tmp_path: Path) -> None:
+    make_yolo(tmp_path)
+    (tmp_path / "some.txt").write_text("./images/train/00_0000.jpg\n")
+    (tmp_path / "data.yaml").write_text("train: some.txt\nval: images/val\nnames: [disc, box]\n")
+    dataset = open_dataset(tmp_path)
+    assert counts(dataset) == {"train": 1, "val": 4}
+    assert dataset.notes == ("7 images in no list of its split left out",)
+
+
 def test_a_yolo_image_without_labels_has_no_objects_and_classes_may_be_in_a_text_file(
     tmp_path: Path,
 ) -> None:

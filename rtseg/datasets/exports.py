@@ -39,6 +39,7 @@ from rtseg.datasets.folders import (
     images_in,
     images_under,
     read_lines,
+    repeated,
     short_names,
     split_of,
     split_rank,
@@ -533,7 +534,8 @@ def _is_supervisely(path: Path) -> bool:
 def index_yolo(root: Path) -> Dataset:
     """Every image whose folder has labels; smaller objects lie over larger ones.
 
-    An image without a file of labels has no objects, if others in its folder have labels.
+    Splits are folders or lists of images. An image without a file of labels has no objects, if
+    others in its folder have labels.
 
     Raises:
         DatasetError: there are no class names, or only boxes.
@@ -547,15 +549,21 @@ def index_yolo(root: Path) -> Dataset:
     without: dict[str, int] = defaultdict(int)
     counts = [0, 0]
     used: list[Path] = []
-    for image in images_under(base):
-        labels = _label_file(base, image)
-        if labels is None:
-            continue
+    files = ((image, _label_file(base, image)) for image in images_under(base))
+    labels_of = {image: labels for image, labels in files if labels is not None}
+    listing = _yolo_lists(base, settings, labels_of, found)
+    listed_splits, unlisted = set(listing.values()), 0
+    for image, labels in labels_of.items():
         folder = image.relative_to(base).parent.as_posix()
         if not labels.is_file() and not any(labels.parent.glob("*.txt")):
             without[folder] += 1
             continue
         used.append(labels)
+        split = listing.get(image) or _yolo_split(image, base, settings)
+        guessed = split or _split_of(_key(base, image))
+        if image not in listing and guessed in listed_splits:
+            unlisted += 1
+            continue
         wrong, objects = [], []
         for number, line in enumerate(read_lines(labels) if labels.is_file() else (), 1):
             words = line.split()
@@ -565,7 +573,6 @@ def index_yolo(root: Path) -> Dataset:
                 wrong.append(number)
             else:
                 objects.append((f"line {number}", name, _yolo_outline(words[1:])))
-        split = _yolo_split(image, base, settings)
         if wrong:
             message = f"its class is not one of {len(names)}, in line {listed(wrong)}"
             found.problems.append(Problem(labels, message, split))
@@ -579,6 +586,8 @@ def index_yolo(root: Path) -> Dataset:
     problems, notes = _unused_labels(used, [path for path in used if not path.is_file()])
     found.problems += problems
     found.notes += notes
+    if unlisted:
+        found.notes.append(f"{counted(unlisted, 'image')} in no list of its split left out")
     if without:
         rest = listed([f"{count} in {folder}/" for folder, count in without.items()])
         found.notes.append(f"images without labels are left out: {rest}")
@@ -658,8 +667,58 @@ def _yolo_split(image: Path, base: Path, settings: dict[str, list[str]]) -> str:
     return ""
 
 
+def _yolo_lists(
+    base: Path, settings: dict[str, list[str]], images: Iterable[Path], found: _Found
+) -> dict[Path, str]:
+    """The split of each of the images that a text file of data.yaml names, one path a line.
+
+    Lines that name none of them become problems; a list of test images that are not there, a note.
+    """
+    known = {_absolute(image): image for image in images}
+    roots = [base / folder for folder in (*settings.get("path", ()), ".")]
+    splits: dict[Path, str] = {}
+    for split in ("train", "val", "test"):
+        for value in settings.get(split) or []:
+            if not value.lower().endswith(".txt"):
+                continue
+            path = _list_inside(base, [root / value for root in roots])
+            lines = read_lines(path) if path else []
+            here = [path.parent, *roots] if path else []
+            named = {
+                line: next((known[p] for r in here if (p := _absolute(r / line)) in known), None)
+                for line in lines
+            }
+            if not any(named.values()):
+                why = f"none of its {counted(len(lines), 'line')} names a labelled image"
+                why = why if path else "there is no such list in the dataset"
+                if split == "test":
+                    found.notes.append(f"{value} left out: {why}")
+                else:
+                    found.problems.append(Problem(path or base / value, why, split))
+                continue
+            messages = [f"{line} is listed twice" for line in repeated(lines)]
+            for line, image in named.items():
+                if image is None:
+                    messages.append(f"there is no labelled image named {line}")
+                elif splits.setdefault(image, split) != split:
+                    messages.append(f"{line} is also in {splits[image]}, where it stays")
+            found.problems += [Problem(path or base, message, split) for message in messages]
+    return splits
+
+
+def _list_inside(base: Path, paths: Iterable[Path]) -> Path | None:
+    """The first that is a file in the dataset's folder."""
+    home = os.path.realpath(base)
+    inside = (path for path in paths if Path(os.path.realpath(path)).is_relative_to(home))
+    return next(filter(Path.is_file, inside), None)
+
+
+def _absolute(path: Path) -> str:
+    return composed(os.path.normpath(path.absolute()))
+
+
 def _yolo_settings(root: Path) -> dict[str, list[str]]:
-    """What data.yaml says by its keys: names, folders of splits, and whether it is of poses.
+    """What data.yaml says by its keys: names, folders or lists of splits, whether it is of poses.
 
     Raises:
         DatasetError: `root` is a file that is not YAML, or a value is neither a text nor several.
@@ -677,7 +736,7 @@ def _yolo_settings(root: Path) -> dict[str, list[str]]:
     return {}
 
 
-_YOLO_KEYS = ("names", "train", "val", "test", "kpt_shape")
+_YOLO_KEYS = ("path", "names", "train", "val", "test", "kpt_shape")
 
 
 def _texts(path: Path, key: str, value: Any) -> list[str]:
