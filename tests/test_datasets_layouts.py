@@ -773,6 +773,17 @@ def test_lists_of_another_dataset_beside_it_are_not_taken(tmp_path: Path) -> Non
     assert (counts(dataset), dataset.problems) == ({"": 3}, ())
 
 
+def test_what_is_no_list_beside_it_is_not_read(tmp_path: Path) -> None:
+    root = _folders(tmp_path / "set", "images/{}.jpg", "masks/{}.png")
+    (tmp_path / "test.txt").write_bytes(b"\xff\xfe\xff")
+    (tmp_path / "val.txt").mkdir()
+    assert counts(open_dataset(root)) == {"": 3}
+    (tmp_path / "train.txt").write_text(f"{next(iter(draw(1))).name}\n")
+    dataset = open_dataset(root)
+    assert (counts(dataset), dataset.problems) == ({"train": 1}, ())
+    assert dataset.notes[-1] == f"splits come from {tmp_path / 'train.txt'}"
+
+
 def test_a_list_may_name_sequences(tmp_path: Path) -> None:
     for name in ("dog", "parkour", "cat"):
         _folders(tmp_path, f"JPEGImages/480p/{name}/{{}}.jpg", f"Annotations/480p/{name}/{{}}.png")

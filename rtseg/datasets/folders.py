@@ -646,9 +646,14 @@ def _assigned_beside(
     beside = root.absolute().parent
     lists = {} if any(pair.split for pair in pairs) else _split_lists(beside)
     by_name = {**_pairs_by_name(beside, pairs), **_pairs_by_name(root, pairs)}
-    splits = _Splits()
+    splits, read = _Splits(), list[Path]()
     for path, split in lists.items():
-        for line in read_lines(path):
+        try:
+            lines = read_lines(path)
+        except DatasetError:
+            continue  # something else of this name
+        read.append(path)
+        for line in lines:
             found = list(_pairs_of_line(beside, line, by_name))
             if not found:  # the lists of another dataset
                 return pairs, [], ()
@@ -656,7 +661,7 @@ def _assigned_beside(
                 splits.add(replace(pair, split=split), path)
     if not splits.pairs:
         return pairs, [], ()
-    note = f"splits come from {listed(list(lists))}"
+    note = f"splits come from {listed(read)}"
     return list(splits.pairs.values()), splits.problems, (note,)
 
 
