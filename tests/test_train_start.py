@@ -347,6 +347,29 @@ def test_offline_the_message_names_what_else_there_is(
     assert failure.value.exit_code == 1
 
 
+def test_a_message_names_no_weights_that_nobody_publishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(weights: WeightsSpec, progress: object) -> Path:
+        raise DownloadError(f"cannot download {weights.url}", found="no connection", do="")
+
+    monkeypatch.setattr(module, "fetch", offline)
+    monkeypatch.chdir(tmp_path)
+    for architecture, weights, left in [
+        ("segformer_b0", "pretrained", "Give scratch, or a file"),
+        ("segformer_b0", "backbone", "Give scratch, or a file"),
+        ("segformer_b0", "none.pth", "Give scratch, or a file"),
+        ("fpn_mobilenet_v2", "pretrained", "Give backbone, scratch, or a file"),
+    ]:
+        with pytest.raises(ModelError) as refused:
+            start(architecture, weights, LABELS, aux=False, seed=0)
+        assert refused.value.do == left
+        assert ("none are published" in str(refused.value)) == (weights != "none.pth")
+    with pytest.raises(DownloadError) as failure:
+        start("fpn_mobilenet_v2", None, LABELS, aux=False, seed=0)
+    assert "--weights pretrained" not in str(failure.value)
+
+
 def test_weights_of_another_network_are_refused(small: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"they are for {SMALLEST}"):
         start("fcn_resnet50", str(small), LABELS, aux=True, seed=0)

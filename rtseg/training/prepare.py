@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -160,16 +160,21 @@ def _origin(
     spec = None if family_named(model) is None else built_in(model)
     if spec is None:
         return _from_checkpoint(model, weights)
-    family = family_named(model)
-    unpublished = spec.weights is None and not (family and family.backbone_weights)
-    if weights == "scratch" or (weights is None and unpublished):
+    kinds = _kinds(spec)
+    if weights in KINDS and weights not in kinds:
+        raise ModelError(
+            f"--weights {weights} for {model}",
+            found="none are published",
+            do=f"Give {', '.join(kinds)}, or a file",
+        )
+    if weights == "scratch" or (weights is None and kinds == ["scratch"]):
         return spec, None, "none: training from scratch takes far more images and time"
     if weights in (None, "pretrained") and spec.weights is not None:
-        path = _fetch(spec.weights, "backbone", progress)
+        path = _fetch(spec.weights, kinds[1:], progress)
         return spec, read_checkpoint(path)[1], f"{path.name}, pretrained on {spec.dataset}"
     if weights == "backbone" or (weights is None and spec.weights is None):
         found = backbone_weights(model)
-        path = _fetch(found, "pretrained", progress)
+        path = _fetch(found, [k for k in kinds if k != "backbone"], progress)
         state = backbone_state(model, read_checkpoint(path)[1])
         return (
             replace(spec, weights=found),
@@ -177,6 +182,13 @@ def _origin(
             f"{path.name}, the backbone pretrained on ImageNet",
         )
     return _from_file(spec, user_path(str(weights)))
+
+
+def _kinds(spec: ModelSpec) -> list[str]:
+    """What `--weights` may be for a network, files aside."""
+    backbone = family_of(spec.architecture).backbone_weights
+    there = (spec.weights is not None, bool(backbone), True)
+    return [kind for kind, is_there in zip(KINDS, there, strict=True) if is_there]
 
 
 def _from_checkpoint(
@@ -204,7 +216,7 @@ def _from_file(spec: ModelSpec, path: Path) -> tuple[ModelSpec, Mapping[str, Ten
         raise ModelError(
             f"cannot open the weights {path}",
             found="no such file",
-            do=f"Give {', '.join(KINDS)}, or a file",
+            do=f"Give {', '.join(_kinds(spec))}, or a file",
         )
     own, state = (None, _convolutions(path)) if _is_onnx(path) else read_checkpoint(path)
     check_weights(path, state)
@@ -226,16 +238,17 @@ def _convolutions(path: Path) -> dict[str, Tensor]:
     return {key: torch.from_numpy(value) for key, value in convolutions(path).items()}
 
 
-def _fetch(weights: WeightsSpec, other: str, progress: Progress | None) -> Path:
-    """Download weights; the error names alternatives."""
+def _fetch(weights: WeightsSpec, others: Sequence[str], progress: Progress | None) -> Path:
+    """Download weights; the error names alternatives, with `others` of `KINDS`."""
     try:
         return fetch(weights, progress)
     except DownloadError as error:
         raise DownloadError(
             error.asked,
             found=error.found,
-            do=f"Put the file at {weights_path(weights)}, or start from: --weights {other}, "
-            "--weights FILE, --model CHECKPOINT (person ships with rtseg), or --weights scratch",
+            do=f"Put the file at {weights_path(weights)}, or start from: --weights FILE, --model "
+            "CHECKPOINT (person ships with rtseg), "
+            + " or ".join(f"--weights {other}" for other in others),
         ) from error
 
 
