@@ -71,6 +71,19 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     assert any("the file is empty" in words for words in problems)
 
 
+@pytest.mark.parametrize("layout", ["folder", "masks-csv", "voc", "cityscapes", "yolo"])
+def test_two_pictures_of_one_name_are_a_problem(tmp_path: Path, layout: str) -> None:
+    dataset = open_dataset(MAKERS[layout](tmp_path))
+    image = dataset.samples[0].image_path
+    other = shutil.copy(image, image.with_suffix(".webp"))
+    again = open_dataset(tmp_path)
+    assert len(again) == len(dataset)
+    (problem,) = again.problems
+    assert problem.split == dataset.samples[0].split
+    if layout != "yolo":  # there it is that of the labels
+        assert problem.path == other
+
+
 def test_the_same_picture_in_two_splits_is_a_warning_and_no_problem(tmp_path: Path) -> None:
     folder = make_folder(tmp_path, splits=("train", "val"))
     for place in ("images/{}.jpg", "masks/{}.png"):

@@ -638,6 +638,14 @@ def test_a_value_that_the_csv_leaves_out_is_told_with_those_it_has(tmp_path: Pat
         [sample.read_mask() for sample in open_dataset(folder).samples]
 
 
+def test_a_value_that_the_csv_has_twice_is_refused(tmp_path: Path) -> None:
+    folder = make_roboflow_masks(tmp_path)
+    rows = "Pixel Value, Class\n0, background\n1, disc\n2, hat\n1, box\n"
+    (folder / "train" / "_classes.csv").write_text(rows)
+    with pytest.raises(DatasetError, match="given twice: 1"):
+        open_dataset(folder)
+
+
 def test_splits_whose_csv_differ_are_refused(tmp_path: Path) -> None:
     folder = make_roboflow_masks(tmp_path)
     (folder / "test" / "_classes.csv").write_text("Pixel Value, Class\n0, nothing\n1, disc\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from rtseg.datasets.folders import (
     Pair,
     Values,
     assign_lists,
+    by_name,
+    duplicates,
     identity,
     images_under,
     samples_of,
@@ -39,11 +41,13 @@ _ENDING = re.compile(r"_gt(?:Fine|Coarse)_(\w+)$")
 
 def index_cityscapes(root: Path) -> Dataset:
     """Every image with its labelIds mask, or its labelTrainIds mask if there are only those."""
-    images = {_key(root, path): path for path in images_under(root / IMAGES)}
+    several = by_name(images_under(root / IMAGES), partial(_key, root))
+    images = {key: paths[0] for key, paths in several.items()}
     kind, masks = _masks(root)
     masks = _matched(images, masks)
     pairs = [_pair(root, key, images[key], masks[key]) for key in images if key in masks]
     problems, notes = _without_masks(root, images, masks, kind)
+    problems += [each for ps in several.values() for each in duplicates(ps, _split(root, ps[0]))]
     problems += [
         Problem(path, "there is no image with its name", _split(root, path))
         for key, path in masks.items()

@@ -296,8 +296,8 @@ def index_labelme(root: Path) -> Dataset:
     return found.dataset("labelme", named, layered=True)
 
 
-def _same_stem(images: dict[str, Path], stem: str) -> list[str]:
-    return [images[composed(stem)].name] if composed(stem) in images else []
+def _same_stem(images: dict[str, list[Path]], stem: str) -> list[str]:
+    return [path.name for path in images.get(composed(stem), [])]
 
 
 def _labelme_object(number: int, shape: _Shape) -> tuple[int, str, Any]:

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import permutations
+from itertools import chain, permutations
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TypeAlias
 
@@ -229,11 +229,24 @@ def images_under(root: Path) -> Iterator[Path]:
                 yield Path(folder, name)
 
 
-def images_in(folder: Path) -> dict[str, Path]:
-    """Stem, composed -> image, of the images directly in a folder; empty if there is no folder."""
-    if not folder.is_dir():
-        return {}
-    return {composed(path.stem): path for path in sorted(folder.iterdir()) if _is_image(path)}
+def images_in(folder: Path) -> dict[str, list[Path]]:
+    """Stem, composed -> images directly in a folder, sorted; empty if there is no folder."""
+    paths = filter(_is_image, sorted(folder.iterdir()) if folder.is_dir() else ())
+    return by_name(paths, lambda path: composed(path.stem))
+
+
+def by_name(paths: Iterable[Path], name: Callable[[Path], str]) -> dict[str, list[Path]]:
+    """The files of each name."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        found[name(path)].append(path)
+    return dict(found)
+
+
+def duplicates(paths: Sequence[Path], split: str = "") -> list[Problem]:
+    """A problem for each of several files of one name but the first, which is used."""
+    message = f"has the same name as {paths[0].name}, which is used instead"
+    return [Problem(path, message, split) for path in paths[1:]]
 
 
 def subfolders(root: Path) -> list[Path]:
@@ -282,7 +295,8 @@ def index_folder(root: Path) -> Dataset:
     images, masks = _images_and_masks(root)
     pairs = [_pair(key, images[key][0], masks[key][0]) for key in images if key in masks]
     unpaired, notes = _unpaired_images(root, images, masks)
-    problems = [*_duplicates(images, masks), *_unpaired_masks(images, masks), *unpaired]
+    twice = [duplicates(ps, _split(key)) for files in (images, masks) for key, ps in files.items()]
+    problems = [*chain(*twice), *_unpaired_masks(images, masks), *unpaired]
     pairs, list_problems, list_notes = assign_lists(root, pairs)
     if not pairs:
         raise DatasetError(
@@ -373,14 +387,6 @@ def _pair(key: tuple[str, ...], image: Path, mask: Path) -> Pair:
 def _split(key: tuple[str, ...]) -> str:
     """The split that a folder in the key names, else ""."""
     return next(filter(None, map(split_of, key[:-1])), "")
-
-
-def _duplicates(*found: Files) -> Iterator[Problem]:
-    for files in found:
-        for key, (first, *others) in files.items():
-            for path in others:
-                message = f"has the same name as {first.name}, which is used instead"
-                yield Problem(path, message, _split(key))
 
 
 def _unpaired_masks(images: Files, masks: Files) -> Iterator[Problem]:

@@ -15,14 +15,17 @@ from rtseg.datasets.folders import (
     Pair,
     Values,
     any_coloured,
+    duplicates,
     images_in,
     read_lines,
+    repeated,
     samples_of,
     subfolders,
 )
 from rtseg.documents import shown
 from rtseg.errors import DatasetError
 from rtseg.labels import VOID
+from rtseg.text import listed
 
 TABLE = "_classes.csv"
 MASK = "_mask"
@@ -52,7 +55,9 @@ def index_masks_csv(root: Path) -> Dataset:
 
 
 def _pairs(root: Path, folder: Path, split: str) -> tuple[list[Pair], list[Problem]]:
-    files = images_in(folder)
+    several = images_in(folder)
+    twice = [problem for paths in several.values() for problem in duplicates(paths, split)]
+    files = {stem: paths[0] for stem, paths in several.items()}
     masks = {stem.removesuffix(MASK): path for stem, path in files.items() if stem.endswith(MASK)}
     images = {stem: path for stem, path in files.items() if not stem.endswith(MASK)}
     prefix = "" if folder == root else f"{folder.name}/"
@@ -71,14 +76,14 @@ def _pairs(root: Path, folder: Path, split: str) -> tuple[list[Pair], list[Probl
         for stem, path in masks.items()
         if stem not in images
     }
-    problems = [Problem(path, message, split) for path, message in without.items()]
+    problems = [*twice, *(Problem(path, message, split) for path, message in without.items())]
     if not files:
         problems.append(Problem(folder, "the split is empty", split))
     return pairs, problems
 
 
 def _values(folders: list[Path]) -> Values:
-    tables = {folder / TABLE: dict(_read_table(folder / TABLE)) for folder in folders}
+    tables = {folder / TABLE: _read_table(folder / TABLE) for folder in folders}
     (path, first), *others = tables.items()
     for other, rows in others:
         if rows != first:
@@ -93,7 +98,14 @@ def _values(folders: list[Path]) -> Values:
     return Values(labels, table, None, f"{path} lists the value of each class.")
 
 
-def _read_table(path: Path) -> Iterator[tuple[int, str]]:
+def _read_table(path: Path) -> dict[int, str]:
+    rows = list(_rows(path))
+    if twice := repeated(str(number) for number, _ in rows):
+        raise DatasetError(f"cannot read {path}", found=f"given twice: {listed(twice)}")
+    return dict(rows)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, str]]:
     try:
         rows = list(csv.reader(read_lines(path), skipinitialspace=True))[1:]
     except csv.Error as error:

@@ -17,6 +17,8 @@ from rtseg.datasets.folders import (
     Pair,
     Values,
     any_coloured,
+    by_name,
+    duplicates,
     have_colours_of,
     identity,
     images_under,
@@ -36,8 +38,8 @@ TRAINING = ("trainaug", "trainval")
 @dataclass
 class _Found:
     root: Path
-    images: dict[str, Path]
-    masks: dict[str, Path]
+    images: dict[str, list[Path]]
+    masks: dict[str, list[Path]]
     pairs: dict[str, Pair] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -70,13 +72,14 @@ class _Found:
                 message = f"{name} is also in {before.split or 'another list'}, where it stays"
                 self.problems.append(Problem(path, message, split))
             return
-        image, mask = self.images.get(name), self.masks.get(name)
-        if image is None:
+        images, masks = self.images.get(name), self.masks.get(name)
+        if not images:
             self.problems.append(Problem(path, f"{name} has no image in {IMAGES}", split))
-        elif mask is None:
+        elif not masks:
             self.problems.append(Problem(path, f"{name} has no mask in {MASKS}", split))
         else:
-            self.pairs[name] = Pair(name, image, mask, split)
+            self.problems += [*duplicates(images, split), *duplicates(masks, split)]
+            self.pairs[name] = Pair(name, images[0], masks[0], split)
 
 
 def index_voc(root: Path) -> Dataset:
@@ -103,14 +106,10 @@ def index_voc(root: Path) -> Dataset:
     )
 
 
-def _by_name(folder: Path) -> dict[str, Path]:
-    """Name as lists write it, with subfolders -> file."""
-    if not folder.is_dir():
-        return {}
-    return {
-        composed(path.relative_to(folder).with_suffix("").as_posix()): path
-        for path in images_under(folder)
-    }
+def _by_name(folder: Path) -> dict[str, list[Path]]:
+    """Name as lists write it, with subfolders -> files."""
+    paths = images_under(folder) if folder.is_dir() else ()
+    return by_name(paths, lambda p: composed(p.relative_to(folder).with_suffix("").as_posix()))
 
 
 def _lists(folder: Path) -> Iterator[tuple[Path, str]]:
