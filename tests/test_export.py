@@ -331,6 +331,18 @@ def test_hard_swish_is_one_layer_again_and_the_numbers_stay() -> None:
     assert np.allclose(*runs, atol=1e-6)
 
 
+def test_hard_swishes_side_by_side_are_all_joined() -> None:
+    nodes = [
+        helper.make_node("HardSigmoid", [x], [f"{x}_gate"], alpha=1 / 6, beta=0.5) for x in "ab"
+    ]
+    nodes += [helper.make_node("Mul", [x, f"{x}_gate"], [f"{x}_out"]) for x in "ab"]
+    nodes.append(helper.make_node("Add", ["a_out", "b_out"], ["y"]))
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 64]) for name in "aby"]
+    graph = helper.make_graph(nodes, "two", values[:2], values[2:])
+    int8_module._join_hard_swish(graph)
+    assert [node.op_type for node in graph.node] == ["HardSwish", "HardSwish", "Add"]
+
+
 def test_int8_files_keep_hard_swish(tmp_path: Path) -> None:
     model = find_model(NAME, weights="random")
     source = cached_onnx(model, SIZE, notes=[])

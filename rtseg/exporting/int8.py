@@ -214,7 +214,7 @@ def _join_hard_swish(graph: onnx.GraphProto) -> None:
     uses = Counter(name for node in graph.node for name in node.input)
     uses.update(output.name for output in graph.output)
     gates = {node.output[0]: node for node in graph.node if _is_swish_gate(node)}
-    for node in graph.node:
+    for node in list(graph.node):  # of which some are removed
         if node.op_type != "Mul":
             continue
         for gated, x in (node.input, node.input[::-1]):
