@@ -35,6 +35,22 @@ def is_name(text: str) -> bool:
     return len(text.strip()) > 0 and len(text) <= MAX_NAME and not UNPRINTABLE.search(text)
 
 
+BACKGROUND_NAMES = frozenset(
+    "background bg null none nothing backgroundclass unlabelled unlabeled".split()
+)
+"""Names of the background class, folded."""
+
+
+def fold(name: str) -> str:
+    """The name without case, blanks, `_` and `-`."""
+    return re.sub(r"[\s_\-]+", "", name.casefold())
+
+
+def is_background(name: str) -> bool:
+    """Whether this is a name of the background class."""
+    return fold(name) in BACKGROUND_NAMES
+
+
 @dataclass(frozen=True, repr=False)
 class LabelSet:
     """The classes of a network: index i is called `names[i]` and drawn in `colours[i]`.

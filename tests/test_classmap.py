@@ -9,6 +9,7 @@ import pytest
 from rtseg.datasets.classes import ClassMap, label_set
 from rtseg.errors import UsageError
 from rtseg.labels import CITYSCAPES, PERSON, VOC, VOID, LabelSet
+from rtseg.nets.settings import read_settings
 
 
 def labels(text: str) -> LabelSet:
@@ -200,6 +201,15 @@ def test_the_background_is_whatever_class_means_nothing() -> None:
     assert mapped.labels.background == 0
     assert dataset_side(mapped, CLOTHES)["wallet"] == "null"
     assert network_side(mapped, PERSON)["background"] == "null"
+
+
+@pytest.mark.parametrize("name", ["bg", "None", "__background__", "unlabelled", "sky"])
+def test_datasets_and_networks_call_the_same_class_background(name: str, tmp_path: Path) -> None:
+    (tmp_path / "net.toml").write_text(f'labels = ["{name}", "person"]')
+    network = read_settings(tmp_path / "net.onnx", None).labels
+    dataset = label_set((name, "person"), tmp_path)
+    assert network is not None
+    assert network.background == dataset.background == (None if name == "sky" else 0)
 
 
 def test_names_alone_are_their_own_targets() -> None:

@@ -16,7 +16,7 @@ from msgspec import Struct
 from rtseg.datasets.contract import Table
 from rtseg.documents import parse_json
 from rtseg.errors import DatasetError, UsageError
-from rtseg.labels import VOID, Colour, LabelSet, random_colours
+from rtseg.labels import VOID, Colour, LabelSet, fold, is_background, random_colours
 from rtseg.text import listed, read_text
 
 NAME_FILES = (
@@ -24,9 +24,6 @@ NAME_FILES = (
     "class_dict.csv class_names.txt"
 ).split()
 """Files that may hold class names, in the order in which they are tried."""
-
-BACKGROUND_NAMES = frozenset("background bg null none nothing backgroundclass".split())
-"""Names of the background class, folded."""
 
 SYNONYMS = {"aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch", "tvmonitor": "tv"}
 """Pascal VOC's name, folded -> COCO's for the same class (as in torchvision's references)."""
@@ -40,16 +37,6 @@ GENERIC_NAMES = frozenset({FOREGROUND, "object", "objects", "mask", "fg", "class
 
 IGNORE = "ignore"
 STAR = "*"
-
-
-def fold(name: str) -> str:
-    """The name without case, blanks, `_` and `-`."""
-    return re.sub(r"[\s_\-]+", "", name.casefold())
-
-
-def is_background(name: str) -> bool:
-    """Whether this is a name of the background class."""
-    return fold(name) in BACKGROUND_NAMES
 
 
 def canonical(name: str) -> str:
@@ -82,7 +69,7 @@ def label_set(
     *,
     colours: Sequence[Colour] | None = None,
 ) -> LabelSet:
-    """Labels with these names; the first of `BACKGROUND_NAMES` is the background.
+    """Labels with these names; the first that `is_background` names is the background.
 
     Raises:
         DatasetError: there are fewer than 2 or more than 255 names, or two are equal.

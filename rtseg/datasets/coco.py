@@ -15,7 +15,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from pycocotools import mask as runs
 
-from rtseg.datasets.classes import is_background, label_set
+from rtseg.datasets.classes import label_set
 from rtseg.datasets.contract import (
     Dataset,
     Layout,
@@ -30,7 +30,7 @@ from rtseg.documents import read_json, shown
 from rtseg.errors import DatasetError
 from rtseg.frame import Mask
 from rtseg.images import image_size
-from rtseg.labels import MAX_NAME, VOID
+from rtseg.labels import MAX_NAME, VOID, is_background
 from rtseg.limits import OUTLINE_PIXELS, OUTLINES
 from rtseg.text import first_characters, listed, natural_key, read_text, spellings
 

@@ -23,7 +23,7 @@ from msgspec import Meta, Struct
 from msgspec import field as msgspec_field
 from numpy.typing import NDArray
 
-from rtseg.datasets.classes import BACKGROUND, fold, is_background, label_set, read_names
+from rtseg.datasets.classes import BACKGROUND, label_set, read_names
 from rtseg.datasets.coco import (
     Outline,
     Outlines,
@@ -47,7 +47,7 @@ from rtseg.datasets.folders import (
 from rtseg.documents import convert, read_json, read_yaml
 from rtseg.errors import DatasetError
 from rtseg.images import read_shape
-from rtseg.labels import VOID
+from rtseg.labels import VOID, fold, is_background
 from rtseg.text import composed, counted, first_characters, listed, natural_key, spellings
 
 T = TypeVar("T")

@@ -21,6 +21,7 @@ from rtseg.labels import (
     VOC,
     Colour,
     LabelSet,
+    is_background,
     is_name,
     voc_colours,
 )
@@ -38,7 +39,6 @@ NAMED_LABELS = {
     "lip": LIP,
     "atr": ATR,
 }
-BACKGROUND_NAMES = {"background", "null", "nothing", "unlabelled", "unlabeled", "__background__"}
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def _named(names: tuple[str, ...], file: str) -> LabelSet:
     if len(names) == 1:  # a network with one output channel: this class or background
         names = ("background", *names)
     try:
-        background = 0 if names[:1] and names[0].casefold() in BACKGROUND_NAMES else None
+        background = 0 if names and is_background(names[0]) else None
         return LabelSet(names, _usual_colours(names), background)
     except ValueError as error:
         raise ModelError(f"cannot use {len(names)} labels for {file}", found=str(error)) from error
