@@ -361,19 +361,24 @@ def test_classes_are_mapped_before_anything_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("megabytes", "workers"), [(24_000, 4), (64, 0), (400, 1), (800, 3), (960, 4), (0, 0)]
+    ("megabytes", "planes", "workers"),
+    [
+        *((24_000, 0, 4), (64, 0, 0), (400, 0, 1), (800, 0, 3), (960, 0, 4), (0, 0, 0)),
+        *((800, 24, 1), (2000, 24, 4)),
+    ],
 )
 def test_workers_are_as_many_as_shared_memory_holds_batches_of(
-    monkeypatch: pytest.MonkeyPatch, megabytes: int, workers: int
+    monkeypatch: pytest.MonkeyPatch, megabytes: int, planes: int, workers: int
 ) -> None:
-    """A batch of 8 at 513x513 is 42 MB; each worker has two ahead, and one is used, twice."""
+    """A batch of 8 at 513x513 is 42 MB, 93 MB with 24 planes of soft labels; each worker has two
+    ahead, and one is used, twice."""
 
     def usage(path: str) -> SimpleNamespace:
         assert path == "/dev/shm"
         return SimpleNamespace(free=megabytes * 1_000_000)
 
     monkeypatch.setattr(reading.shutil, "disk_usage", usage)
-    assert fitting_workers(4, 8, (513, 513), 2) == workers
+    assert fitting_workers(4, 8, (513, 513), 2, planes) == workers
 
 
 def test_where_there_is_no_such_folder_all_workers_run(monkeypatch: pytest.MonkeyPatch) -> None:

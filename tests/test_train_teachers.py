@@ -397,13 +397,20 @@ def test_what_is_pasted_is_not_the_teachers() -> None:
     assert (labels.numpy() == picture.mask).all()
 
 
-def test_a_mix_with_a_teacher_is_trained_and_goes_on(suite: Path, small: Path) -> None:  # noqa: F811
+def test_a_mix_with_a_teacher_is_trained_and_goes_on(
+    suite: Path,
+    small: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    planes: list[int] = []
+    monkeypatch.setattr(program, "fitting_workers", lambda n, *rest: planes.append(rest[-1]) or n)
     add_clip(suite, "a.mkv", every=5)
     options = quick(suite, small, suite.parent / "run", max_steps=3)
     told = Told()
     result = train(options, callback=told)
     assert result.best is not None
     assert "teacher.onnx" in told.said("teachers")
+    assert planes == [1 + len(NAMES), 0], "soft labels are only of training images"
     split = json.loads((suite.parent / "run" / "split.json").read_text())
     assert {f"alone/{i}" for i in range(5)} <= set(split["train"])
     assert {"alone/a.mkv/000000", "alone/a.mkv/000005"} <= set(split["train"])

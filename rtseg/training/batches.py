@@ -50,7 +50,7 @@ SHARED_MEMORY = "/dev/shm"
 PREFETCHED = 2
 """Batches that each worker prepares ahead."""
 BYTES_PER_PIXEL = 3 * 4 + 8
-"""In a `Batch`."""
+"""In a `Batch`, without soft labels."""
 
 
 class TrainingImages(TorchDataset[View | RtsegError]):
@@ -269,7 +269,9 @@ def usual_workers(cores: int, images: int) -> int:
     return min(8, max(1, cores))
 
 
-def fitting_workers(requested: int, batch_size: int, size: tuple[int, int], loaders: int) -> int:
+def fitting_workers(
+    requested: int, batch_size: int, size: tuple[int, int], loaders: int, planes: int = 0
+) -> int:
     """The requested number of workers, or fewer if their batches do not fit into shared memory.
 
     A container has 64 MB of it by default, less than three batches of 8 at 513x513.
@@ -277,11 +279,12 @@ def fitting_workers(requested: int, batch_size: int, size: tuple[int, int], load
     Args:
         size: (height, width) of the images.
         loaders: number of loaders in all training processes.
+        planes: of soft labels, one byte per pixel each.
     """
     try:
         free = shutil.disk_usage(SHARED_MEMORY).free
     except OSError:  # not Linux
         return requested
-    batch = batch_size * size[0] * size[1] * BYTES_PER_PIXEL
+    batch = batch_size * size[0] * size[1] * (BYTES_PER_PIXEL + planes)
     fit = int(0.9 * free / loaders) // batch - 1  # one batch is in use
     return max(0, min(requested, fit // PREFETCHED))

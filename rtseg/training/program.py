@@ -256,7 +256,11 @@ def _loaders(fabric: Fabric, made: Prepared, callback: Callback) -> Loaders:
             "note", f"{more} on {counted(cores, 'core')}: more than one each gains nothing"
         )
     loaders = 2 * fabric.world_size
-    many = [fitting_workers(n, per_step, options.size, loaders) for n in requested]
+    planes = 1 + len(made.spec.labels) + len(made.taught) if made.soft else 0
+    many = [
+        fitting_workers(n, per_step, options.size, loaders, soft)
+        for n, soft in zip(requested, (planes, 0), strict=True)
+    ]
     if many != requested:
         less = f"{counted(many[0], 'worker')} instead of {requested[0]}: batches of more do not fit"
         callback.note("note", f"{less} into {SHARED_MEMORY} (docker run --shm-size=2g)")
