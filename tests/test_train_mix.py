@@ -168,6 +168,13 @@ def test_a_mix_that_makes_no_sense_is_refused(suite: Path, text: str, words: str
         open_mix(suite)
 
 
+def test_the_layout_of_a_mix_is_that_of_its_sets(suite: Path) -> None:
+    with pytest.raises(UsageError, match="--format voc"):
+        open_data(TrainOptions(dataset=str(suite), format="voc"), Callback())
+    suite.write_text(suite.read_text().replace('"first"', '"first"\nformat = "folder"'))
+    assert len(trained(suite)) == 10
+
+
 def test_a_set_that_is_not_there_is_named(suite: Path) -> None:
     suite.write_text('[[set]]\npath = "third"\n')
     with pytest.raises(DatasetError, match="third"):

@@ -377,6 +377,12 @@ def _named_in_mix(options: TrainOptions) -> list[str]:
 def _opened(options: TrainOptions, callback: Callback) -> Dataset:
     path, allowed = Path(options.dataset), options.allow_outside
     if _is_mix(options):
+        if options.format != "auto":
+            raise UsageError(
+                f"--format {options.format} with {path}",
+                found="it is a mix of datasets",
+                do="Write it as format = ... of each [[set]] that it is for",
+            )
         return open_mix(path, allow_outside=allowed, progress=callback.on_clip)
     return open_dataset(path, format=options.format, allow_outside=allowed)
 
