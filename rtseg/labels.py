@@ -422,13 +422,15 @@ def palette(text: str, count: int, names: Sequence[str] = ()) -> tuple[Colour, .
         UsageError: there is no such palette, a line is not a colour, or there are fewer than
             `count` colours.
     """
-    if text.strip().casefold() == "names":
-        return colours_by_name(names or [*map(str, range(count))])
     name, _, seed = text.strip().partition(":")
-    if name.casefold() == "random":
+    if (file := palette_file(text)) is not None:
+        colours = _file_colours(file)
+    elif name.casefold() == "names":
+        return colours_by_name(names or [*map(str, range(count))])
+    elif name.casefold() == "random":
         return random_colours(_seed(seed or "0"), count)
-    table = PALETTES.get(text.strip().casefold())
-    colours = _file_colours(user_path(text)) if table is None else table
+    else:
+        colours = PALETTES[name.casefold()]
     if len(colours) < count:
         raise UsageError(
             f"palette {text!r} for {count} classes",
@@ -436,6 +438,13 @@ def palette(text: str, count: int, names: Sequence[str] = ()) -> tuple[Colour, .
             do="Add colours, or use random:0, which has as many as needed.",
         )
     return colours[:count]
+
+
+def palette_file(text: str) -> Path | None:
+    """The file that `palette` reads; None if the text names something else."""
+    named = text.strip().casefold()
+    known = named in PALETTES or named == "names" or named.partition(":")[0] == "random"
+    return None if known else user_path(text)
 
 
 def random_colours(seed: int, count: int) -> tuple[Colour, ...]:

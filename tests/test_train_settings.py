@@ -11,7 +11,8 @@ import pytest
 
 from rtseg.cli.app import main
 from rtseg.cli.flags import flags_of
-from rtseg.cli.options import TRAIN
+from rtseg.cli.options import TRAIN, TrainRun
+from rtseg.cli.train import options_of
 from rtseg.documents import read_toml
 from rtseg.errors import UsageError
 from rtseg.options import from_values
@@ -26,6 +27,19 @@ def test_settings_come_back_from_their_toml(tmp_path: Path) -> None:
     )
     (tmp_path / "config.toml").write_text(asked.to_toml(), "utf-8")
     assert from_values(TrainOptions, read_toml(tmp_path / "config.toml")) == asked
+
+
+@pytest.mark.parametrize("palette", ["colours.txt", "VOC", "random:3", "names"])
+def test_what_a_run_reads_again_when_it_goes_on_has_its_whole_path(
+    palette: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("colours.txt", "VOC"):
+        (tmp_path / name).write_text("0 0 0\n255 0 0\n")
+    options = options_of({"dataset": "set", "palette": palette}, TrainRun())
+    assert Path(options.dataset) == tmp_path / "set"
+    whole = str(tmp_path / palette) if palette == "colours.txt" else palette
+    assert options.palette == whole
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

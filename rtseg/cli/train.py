@@ -10,6 +10,7 @@ from rtseg.cli.options import TRAIN, TrainRun
 from rtseg.cli.process import Stop, leave
 from rtseg.cli.report import DownloadProgress, Progress, length, say
 from rtseg.errors import UsageError
+from rtseg.labels import palette_file
 from rtseg.options import flag
 from rtseg.stats import Clock
 from rtseg.text import counted, user_path
@@ -93,6 +94,8 @@ def options_of(given: dict[str, Any], run: TrainRun) -> TrainOptions:
     asked = of_class(TrainOptions, with_config(TRAIN, given))
     if "dataset" in asked:  # so that the run can be resumed from another folder
         asked["dataset"] = str(user_path(asked["dataset"]).absolute())
+    if asked.get("palette") and (file := palette_file(asked["palette"])):
+        asked["palette"] = str(file.absolute())
     if not run.resume:
         return TrainOptions(**asked)
     out = asked.setdefault("out", TrainOptions.out)
