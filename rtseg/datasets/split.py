@@ -109,23 +109,30 @@ def _deal(
 ) -> dict[str, str]:
     """The split of each group; none with a share is left empty if there are enough groups."""
     splits = dict(zip(("train", "val", "test"), shares, strict=True))
-    whole = sum((holds[group] for group in order), Counter[int]())
+    whole = Counter[int]()
+    for group in order:
+        whole.update(holds[group])
     lacks = {
         split: {each: share * whole[each] for each in whole} for split, share in splits.items()
     }
     room = {split: share * sum(sizes.values()) for split, share in splits.items()}
-    left, place = sorted(order, key=lambda group: -sizes[group]), dict[str, str]()
+    left = dict.fromkeys(sorted(order, key=lambda group: -sizes[group]))
+    counts, place = Counter(whole), dict[str, str]()
+    holding: dict[int, list[str]] = defaultdict(list)
+    for group in left:
+        for each in holds[group]:
+            holding[each].append(group)
     while left:
-        counts = sum((holds[group] for group in left), Counter[int]())
         rarest = min(counts, key=lambda each: (counts[each], each), default=None)
-        for group in [g for g in left if rarest is None or holds[g][rarest]]:
+        for group in [g for g in (left if rarest is None else holding[rarest]) if g in left]:
             needs = {s: (lacks[s].get(rarest, 0.0) if rarest is not None else 0.0) for s in splits}
             split = max(splits, key=lambda s: (round(needs[s], 6), round(room[s], 6), splits[s]))
             place[group] = split
             room[split] -= sizes[group]
             for each, count in holds[group].items():
                 lacks[split][each] -= count
-            left.remove(group)
+            counts -= holds[group]  # without those that reach 0
+            del left[group]
     for split in ("val", "test"):
         trained = [group for group in order if place[group] == "train"]
         if splits[split] > 0 and split not in place.values() and len(trained) > 1:
