@@ -40,7 +40,7 @@ from rtseg.training import TrainOptions, program, trainable
 from rtseg.training.charts import ALPHA
 from rtseg.training.folder import RunFolder
 from rtseg.training.loop import TrainingLoop, load_state
-from rtseg.training.prepare import resumed
+from rtseg.training.prepare import open_data, resumed
 from rtseg.training.program import Result, export_best, train
 from rtseg.training.trainable import Figures, Trainable, moving_average
 from rtseg.zoo import ModelSpec
@@ -759,6 +759,16 @@ def test_a_split_without_a_labelled_pixel_is_refused_before_it_starts(
         train(quick(dataset, small, tmp_path / "run", classes=classes), callback=told)
     assert told.steps == 0
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("first", ["background", "sky"])
+def test_pasting_whole_images_is_warned_about(first: str, tmp_path: Path) -> None:
+    dataset = make_folder(tmp_path, count=8, splits=("train", "val"))
+    (dataset / "classes.json").write_text(json.dumps([first, *NAMES[1:]]))
+    for paste in (0.0, 0.5):
+        told = Told()
+        open_data(TrainOptions(str(dataset), paste=paste), told)
+        assert ("--paste 0.5" in told.said("warning")) == (first == "sky" and paste > 0)
 
 
 def test_weights_that_make_no_sense_cost_no_earlier_run(

@@ -455,6 +455,9 @@ def open_data(
     _report(callback, dataset, classes, split, origin)
     if options.flip and (note := _swapped(classes.labels)):
         callback.note("note", note)
+    if options.paste and classes.labels.background is None:
+        why = "as no class is the background, all that is labelled in an image is pasted"
+        callback.note("warning", f"--paste {options.paste:g} hides whole images: {why}")
     return Data(dataset, classes, split, origin, contents)
 
 
