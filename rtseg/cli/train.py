@@ -94,7 +94,8 @@ def options_of(given: dict[str, Any], run: TrainRun) -> TrainOptions:
     asked = of_class(TrainOptions, with_config(TRAIN, given))
     if "dataset" in asked:  # so that the run can be resumed from another folder
         asked["dataset"] = str(user_path(asked["dataset"]).absolute())
-    if asked.get("palette") and (file := palette_file(asked["palette"])):
+    file = palette_file(asked.get("palette") or "names")
+    if file is not None and file.is_file():
         asked["palette"] = str(file.absolute())
     if not run.resume:
         return TrainOptions(**asked)
