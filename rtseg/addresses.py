@@ -4,8 +4,9 @@ one place through which all text for people passes."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
+from typing import Any
 from urllib.parse import unquote
 
 from rtseg.text import printable, shortened
@@ -21,6 +22,7 @@ PARTS = re.compile(rf"({SCHEME})([^/?#;&]*)(.*)", re.IGNORECASE | re.DOTALL)
 ADDRESS = re.compile(r"(?<![a-z\d+.-])[a-z][\w+.-]{1,30}:/{1,3}[^\s'\"]+", re.IGNORECASE)
 TOKEN = re.compile(r"(?=.*\d)(?=.*[a-z])[^.]{12,}", re.IGNORECASE)
 BETWEEN = re.compile(r"%[0-9a-f]{2}|[^\w.~-]", re.IGNORECASE)
+NUMBER = re.compile(r"[0-9]{0,7}")
 HOST = re.compile(r"(?:\[[0-9a-f:.%]{0,60}\]|[^:\[\]]{0,80})(?::\d{0,5})?", re.IGNORECASE)
 LOCAL = ("test:", "demo:", "file:")
 BUCKETS = ("s3:", "s3a:", "gs:", "gcs:", "az:", "abfs:", "memory:")
@@ -146,14 +148,19 @@ def _secret_parts(rest: str, user: str) -> set[str]:
     path, *_ = re.split("[?;#]", rest)
     tail = rest[len(path) + 1 :]
     values = [part.rpartition("=")[2] for part in re.split(r"[&;#?]", tail)]
-    pieces = [*user.split(":", 1), user, *values, tail]
-    pieces = [piece for piece in pieces if not WORDS.fullmatch(piece)]
-    pieces += [unquote(piece) for piece in pieces]
-    # what a server repeats in its own words
-    pieces += [bit for piece in pieces for bit in BETWEEN.split(piece) if not bit.isalpha()]
+    pieces = _pieces_of([*user.split(":", 1), user])
+    # a short number may be a figure of other texts
+    pieces += [piece for piece in _pieces_of([*values, tail]) if not NUMBER.fullmatch(piece)]
     # a part of a path may be a word of other texts, as the name of a file
     pieces += [part for part in path.split("/") if TOKEN.fullmatch(part)]
     return {piece for piece in pieces if len(piece) >= MIN_SECRET}
+
+
+def _pieces_of(texts: Iterable[str]) -> list[str]:
+    """Texts but common words, as they are, decoded, and what a server repeats in its own words."""
+    pieces = [text for text in texts if not WORDS.fullmatch(text)]
+    pieces += [unquote(piece) for piece in pieces]
+    return pieces + [bit for piece in pieces for bit in BETWEEN.split(piece) if not bit.isalpha()]
 
 
 def without_secrets(text: str) -> str:
@@ -166,6 +173,17 @@ def without_secrets(text: str) -> str:
             shown = _secrets[secret]
             text = re.sub(before + re.escape(secret) + after, lambda _: shown, text)  # noqa: B023
     return ADDRESS.sub(lambda found: _without_values(found[0]), text)
+
+
+def clean_values(values: Any) -> Any:
+    """As `without_secrets` for each text in what becomes JSON; keys and numbers are not changed."""
+    if isinstance(values, str):
+        return without_secrets(values)
+    if isinstance(values, Mapping):
+        return {key: clean_values(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return list(map(clean_values, values))
+    return values
 
 
 def _without_values(address: str) -> str:

@@ -18,7 +18,11 @@ from test_sources_stream import serving
 
 from rtseg import addresses
 from rtseg.addresses import detailed_name, public_name, remember, shown, without_secrets
+from rtseg.batch.clips import Clip
+from rtseg.batch.ledger import open_ledger
 from rtseg.cli.app import MAX_ERROR, main
+from rtseg.cli.batch import write_rows
+from rtseg.cli.report import write_json
 from rtseg.errors import RtsegError, SourceError
 from rtseg.nets import find_model
 from rtseg.nets.onnx_file import METADATA_KEY
@@ -231,6 +235,30 @@ def test_words_of_a_path_are_no_secrets(capfd: pytest.CaptureFixture[str]) -> No
     assert without_secrets("wrote 3 frames to films/clip-2024.mp4") == (
         "wrote 3 frames to films/clip-2024.mp4"
     )
+
+
+def test_figures_are_no_secrets(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Secrets are taken out of texts, never out of finished JSON or a number in CSV."""
+    remember([f"http://me:1800@host/c.mp4?X-Amz-Expires=2024&b=true&sig={TOKEN}", "http://h/?1999"])
+    assert without_secrets("2024 of 1999 frames") == "2024 of 1999 frames"
+    assert without_secrets("me:1800") == "***"
+    values = {"frames": 1800, "true": True, "error": f"no {TOKEN}", "notes": ["1800", "\x7f"]}
+    told = {"frames": 1800, "true": True, "error": "no ***", "notes": ["***", "\x7f"]}
+    write_json("-", values)
+    assert json.loads(capfd.readouterr().out) == told
+    write_json(str(tmp_path / "m.json"), values)
+    assert json.loads((tmp_path / "m.json").read_text()) == told
+    row = {"clip": "c.mp4", "outputs": ["c.mkv"]} | {n: values[n] for n in ("frames", "error")}
+    write_rows(str(tmp_path / "rows.csv"), [row])
+    assert (tmp_path / "rows.csv").read_text().splitlines()[1].startswith("c.mp4,,1800,")
+    assert "no ***" in (tmp_path / "rows.csv").read_text()
+    clip = Clip("c.mp4", "c.mp4", "1800 bytes", ("out/1800.mkv",))
+    ledger = open_ledger(str(tmp_path), {}, 60)
+    ledger.write(clip, ledger.new(clip, "failed", error=TOKEN, report=values))
+    record = ledger.read(clip)
+    assert record is not None
+    assert (record.frames, record.error, record.identity) == (1800, "***", "1800 bytes")
+    assert record.outputs == ["out/1800.mkv"]
 
 
 # --- the terminal --------------------------------------------------------------------------------

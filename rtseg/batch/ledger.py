@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rtseg.addresses import public_name, without_secrets
+from rtseg.addresses import clean_values, public_name
 from rtseg.batch.bucket import scheme_of
 from rtseg.batch.clips import STATE, Clip
 from rtseg.options import imported
@@ -156,8 +156,9 @@ class Ledger:
 
     def write(self, clip: Clip, record: Record) -> None:
         """Replace the record of a clip."""
-        text = json.dumps({"rtseg_batch": FORMAT, **asdict(record)}, indent=1)
-        self.store.write(f"{_file(clip)}.json", without_secrets(text).encode())
+        told = clean_values({"error": record.error, "report": record.report})
+        text = json.dumps({"rtseg_batch": FORMAT, **asdict(record), **told}, indent=1)
+        self.store.write(f"{_file(clip)}.json", text.encode())
 
     def forget(self, clip: Clip) -> None:
         """Remove the record of a clip."""

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rtseg._version import __version__
-from rtseg.addresses import public_name, without_secrets
+from rtseg.addresses import clean_values, public_name
 from rtseg.batch.bucket import scheme_of
 from rtseg.batch.clips import STATE, Clip, Target, find_clips, target_of, with_outputs
 from rtseg.batch.ledger import Ledger, Record, is_gone, is_token, open_ledger
@@ -612,6 +612,6 @@ def write_rows(path: str, rows: Sequence[dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
     for row in rows:
-        writer.writerow({**row, "outputs": " ".join(row["outputs"])})
-    content = without_secrets(text.getvalue()).encode("utf-8", "backslashreplace")
+        writer.writerow(clean_values({**row, "outputs": " ".join(row["outputs"])}))
+    content = text.getvalue().encode("utf-8", "backslashreplace")
     write_file(Path(path), content)  # a name that is not text keeps its bytes as escapes

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from rtseg.cli.process import out
-from rtseg.cli.report import rate
+from rtseg.cli.report import rate, write_json
 from rtseg.sources.camera import Camera, Mode, list_cameras
 
 
@@ -14,7 +13,7 @@ def print_cameras(*, measure: bool, as_json: bool) -> int:
     """Print every camera, its modes and its measured rate; returns 0 even without cameras."""
     cameras = list_cameras(seconds=1.0 if measure else 0.0)
     if as_json:
-        out(json.dumps([record(camera) for camera in cameras], indent=2))
+        write_json("-", [record(camera) for camera in cameras])
         return 0
     for camera in cameras:
         out("\n".join(describe_camera(camera)))

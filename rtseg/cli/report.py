@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rtseg.addresses import detailed_name, is_address, shown, without_secrets
+from rtseg.addresses import clean_values, detailed_name, is_address, shown
 from rtseg.cli.options import Flags, temporal_of
 from rtseg.cli.plan import GridPlan, Plan
 from rtseg.cli.process import Stop, out
@@ -95,15 +95,15 @@ def print_table(
     out("\n".join(aligned(heads, rows, right=right)))
 
 
-def write_json(path: str, values: dict[str, Any]) -> None:
+def write_json(path: str, values: Mapping[str, Any] | Sequence[Any]) -> None:
     """Write values as JSON, whole or not at all; "-" is stdout.
 
     Raises:
         SinkError: it cannot be written.
     """
-    text = without_secrets(json.dumps(values, indent=2))
+    text = json.dumps(clean_values(values), indent=2).replace("\x7f", "\\u007f")
     if path == "-":
-        out(text)
+        print(text, flush=True)  # not by `out`, which would take secrets out of the finished text
         return
     write_file(Path(path), text + "\n")  # -y was checked before the run
 
