@@ -251,6 +251,36 @@ def test_several_outputs_each_in_its_place(folder: Path, tmp_path: Path) -> None
     assert Inline.given == ["c.mp4"]
 
 
+def test_a_file_of_the_same_name_elsewhere_is_not_an_output(folder: Path, tmp_path: Path) -> None:
+    arguments = ("in/sub", "-o", "out/", "--mask-output")
+    assert run(*arguments, "masks/") == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/c.mkv").write_text("mine")
+    assert run(*arguments, "mine/") == 2
+    assert run(*arguments, "mine/", "--view", "mask") == 2
+    assert (tmp_path / "mine/c.mkv").read_text() == "mine"
+    # what an earlier version wrote is known by its name
+    record = json.loads((tmp_path / "out/.rtseg/c.mp4.json").read_text())
+    assert record.pop("places") == ["c.mp4", "../masks/c.mkv"]
+    (tmp_path / "out/.rtseg/c.mp4.json").write_text(json.dumps(record))
+    Inline.given.clear()
+    assert run(*arguments, "masks/") == 0
+    assert Inline.given == []
+    (tmp_path / "mine/c.mkv").unlink()
+    assert run(*arguments, "mine/") == 0
+    assert Inline.given == ["c.mp4"]
+    (tmp_path / "all").mkdir()
+    for name in ("out", "mine"):
+        (tmp_path / name).rename(tmp_path / "all" / name)
+    (tmp_path / "link").symlink_to("all/out")
+    Inline.given.clear()
+    assert run("in/sub", "-o", "link/", "--mask-output", "all/mine/") == 0
+    assert run("in/sub", "-o", "all/out/", "--mask-output", f"{tmp_path}/all/mine") == 0
+    assert Inline.given == []
+    assert run("in/sub", "-o", "link/", "--mask-output", "all/mine/", "--view", "mask") == 0
+    assert Inline.given == ["c.mp4"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

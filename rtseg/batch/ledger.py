@@ -54,6 +54,7 @@ class Record:
         worker: host and process.
         settings: digest of all that outputs depend on beside the clip.
         report: the figures of the run, as `--metrics` has them.
+        places: of the outputs, relative to the folder that the records are beside.
     """
 
     state: Literal["started", "done", "failed"]
@@ -68,6 +69,7 @@ class Record:
     worker: str = ""
     settings: str = ""
     report: dict[str, Any] = field(default_factory=dict)
+    places: list[str] = field(default_factory=list)
 
     @property
     def frames(self) -> int:
@@ -124,15 +126,17 @@ class Ledger:
 
     Args:
         store: where they are.
+        root: the folder beside whose outputs they are.
         settings: all that outputs depend on, beside the clip.
         lease: seconds after which a claim that was not touched is nobody's.
         token: of this process.
     """
 
     def __init__(
-        self, store: Store, settings: Mapping[str, Any], lease: float, token: str = ""
+        self, store: Store, root: str, settings: Mapping[str, Any], lease: float, token: str = ""
     ) -> None:
         self.store, self.settings, self._lease = store, settings, lease
+        self._root = _settled(os.path.join(root, ""))  # noqa: PTH118 - may be an address
         self.token = token or new_token()
         self.digest = _digest(settings)
         self._stores: dict[str, Store] = {}
@@ -174,6 +178,7 @@ class Ledger:
             [public_name(output) for output in clip.outputs],
             worker=f"{platform.node()}:{os.getpid()}",
             settings=self.digest,
+            places=list(map(self._place, clip.outputs)),
             **more,
         )
 
@@ -185,17 +190,32 @@ class Ledger:
         """Whether nothing is left to do for a clip."""
         if record is None or record.state != "done" or not self.is_current(clip, record):
             return False
-        return all(map(self.has, clip.outputs))
+        return all(self._names(record, output) and self.has(output) for output in clip.outputs)
 
     def foreign(self, clip: Clip, record: Record | None) -> str:
         """An output that is there and was not made from this clip; "" if there is none."""
-        ours: set[str] = set()
+        others: Iterable[str] = clip.outputs
         if record is not None and (
             record.source == public_name(clip.source) or record.identity == clip.identity
         ):
-            ours = set(map(_last, record.outputs))
-        others = (output for output in clip.outputs if _last(output) not in ours)
+            others = (output for output in others if not self._names(record, output))
         return next(filter(self.has, others), "")
+
+    def _names(self, record: Record, output: str) -> bool:
+        """Whether an output is of a record."""
+        if not record.places:  # of an earlier version
+            return _last(output) in map(_last, record.outputs)
+        return self._place(output) in record.places
+
+    def _place(self, output: str) -> str:
+        """Where an output is from the folder of the batch, so that all may be moved together."""
+        if scheme_of(output) or scheme_of(self._root):
+            return public_name(output.removeprefix(self._root))
+        path = _settled(output)
+        try:
+            return os.path.relpath(path, self._root)
+        except ValueError:  # on another drive of Windows
+            return path
 
     def has(self, output: str) -> bool:
         """Whether there is an output at an address."""
@@ -268,6 +288,14 @@ class Ledger:
                 self.store.remove(claim)
 
 
+def _settled(path: str) -> str:
+    """A path without links to its folder; an address as it is."""
+    if scheme_of(path):
+        return path
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)  # noqa: PTH118
+
+
 def _last(address: str) -> str:
     return address.rpartition("/")[2]
 
@@ -293,4 +321,4 @@ def store_of(address: str) -> Store:
 
 def open_ledger(root: str, settings: Mapping[str, Any], lease: float, token: str = "") -> Ledger:
     """The ledger beside the outputs in the folder `root`; raises as `Bucket`."""
-    return Ledger(store_of(os.path.join(root, STATE)), settings, lease, token)  # noqa: PTH118
+    return Ledger(store_of(os.path.join(root, STATE)), root, settings, lease, token)  # noqa: PTH118
