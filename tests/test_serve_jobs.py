@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shutil
 import signal
 import socket
@@ -173,7 +174,7 @@ def test_a_disk_that_is_full_ends_one_job_and_not_the_others(
 
     async def full(jobs: Jobs, job: Job) -> None:
         ran.append(job.id)
-        raise OSError(28, "No space left on device")
+        raise OSError(28, "No space left on device", str(jobs.folder / job.id / "job.json"))
 
     monkeypatch.setattr("rtseg.serve.jobs.Jobs._run", full)
     with served("stub", job_dir=str(tmp_path)) as one:
@@ -181,7 +182,23 @@ def test_a_disk_that_is_full_ends_one_job_and_not_the_others(
         for job in made:
             put(one.url, job, clip.read_bytes())
         wait_for(lambda: ran == made)
-        assert "No space left" in look(one.url, made[0])["error"]
+        assert look(one.url, made[0])["error"] == "No space left on device"
+
+
+def test_a_folder_that_vanishes_while_the_disk_is_looked_at_fails_no_job(
+    server: Served, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, scan = create(server.url), os.scandir
+    job = create(server.url)
+
+    def late(path: Any) -> Any:
+        if gone in str(path):
+            shutil.rmtree(path, ignore_errors=True)
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", late)
+    assert put(server.url, job, clip.read_bytes()).status_code == 200
+    assert not (tmp_path / "jobs" / gone).exists()
 
 
 @pytest.mark.parametrize("after", ["pass", "import time; time.sleep(100)"], ids=["ended", "quiet"])

@@ -395,7 +395,8 @@ class Jobs:
                 try:
                     await self._run(job)
                 except (OSError, RtsegError) as error:  # a full disk ends this job, not all
-                    job.state, job.error = "failed", str(error)
+                    words = reason(error) if isinstance(error, OSError) else str(error)
+                    job.state, job.error = "failed", self._plain(job, words)
                 continue
             with suppress(*TIMED_OUT):
                 await asyncio.wait_for(self._wake.wait(), SWEEP_SECONDS)
@@ -514,9 +515,10 @@ class Jobs:
 
     def _used(self) -> int:
         total = 0
-        for path in self.folder.rglob("*"):
-            with suppress(OSError):
-                total += path.stat().st_size
+        for folder, _, names in os.walk(self.folder):  # it passes over folders that vanish
+            for name in names:
+                with suppress(OSError):
+                    total += Path(folder, name).stat().st_size
         return total
 
     def _room(self) -> float:
