@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import os
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +327,41 @@ def test_old_jobs_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert look(one.url, job)["received"] == 8
         wait_for(lambda: look(one.url, job).get("error") == NO_JOB)
         assert not (tmp_path / job).exists()
+
+
+def test_an_old_job_that_is_removed_meanwhile_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a DELETE while the one before it is being removed."""
+    real = Jobs.remove
+
+    async def all_of_them(jobs: Jobs, job: Job) -> None:
+        await real(jobs, job)
+        for other in list(jobs._jobs.values()):
+            await real(jobs, other)
+
+    monkeypatch.setattr("rtseg.serve.jobs.SWEEP_SECONDS", 0.05)
+    with served("stub", job_dir=str(tmp_path), keep_hours=0.4 / 3600) as one:
+        several = [create(one.url) for _ in range(2)]
+        with monkeypatch.context() as patch:
+            patch.setattr("rtseg.serve.jobs.Jobs.remove", all_of_them)
+            wait_for(lambda: look(one.url, several[1]).get("error") == NO_JOB)
+        later = create(one.url)
+        wait_for(lambda: look(one.url, later).get("error") == NO_JOB)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no locks")
+def test_a_file_system_without_locks_keeps_jobs_in_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(file: Any, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    monkeypatch.setenv("RTSEG_CACHE", str(tmp_path))
+    for _ in range(2):
+        with closing(open_place(ServeOptions())) as place:
+            assert place.folder == tmp_path / "jobs" / "8765"
 
 
 def test_who_may_do_what(clip: Path, tmp_path: Path) -> None:

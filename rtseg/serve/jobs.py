@@ -404,7 +404,8 @@ class Jobs:
     async def _sweep(self) -> None:
         before = time.time() - self.options.keep_hours * 3600
         for job in list(self._jobs.values()):
-            if job.changed < before and job.state not in ("queued", "running"):
+            old = job.changed < before and job.state not in ("queued", "running")
+            if old and job.id in self._jobs:  # it may have been removed meanwhile
                 await self.remove(job)
 
     async def _run(self, job: Job) -> None:
@@ -546,14 +547,15 @@ def open_place(options: ServeOptions) -> Place:
         try:
             if sys.platform != "win32":
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return Place(folder.absolute(), lock)
-        except OSError as error:
+        except BlockingIOError as error:
             lock.close()
-            if not usual:
-                found = "another server uses it"
-                raise RtsegError(
-                    f"--job-dir {folder}", found=found, do="Give each its own"
-                ) from error
+            if usual:
+                continue
+            found = "another server uses it"
+            raise RtsegError(f"--job-dir {folder}", found=found, do="Give each its own") from error
+        except OSError:
+            pass  # a file system without locks
+        return Place(folder.absolute(), lock)
     raise AssertionError
 
 
