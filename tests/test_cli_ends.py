@@ -63,6 +63,23 @@ def test_json_is_utf_8_whatever_stdout_is() -> None:
 
 
 @posix
+def test_only_a_closed_pipe_makes_an_exit_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rich ends the program where it meets one; other libraries for reasons of their own."""
+
+    def closed() -> int:
+        try:
+            raise BrokenPipeError
+        except BrokenPipeError:
+            sys.exit(1)
+
+    monkeypatch.setattr("rtseg.cli.app.discard_output", lambda _: None)
+    monkeypatch.setattr("rtseg.cli.app._print_version", closed)
+    assert main(["--version"]) == 0
+    monkeypatch.setattr("rtseg.cli.app._print_version", lambda: sys.exit(3))
+    assert main(["--version"]) == 3
+
+
+@posix
 @pytest.mark.parametrize("output", ["-o", "--json", "--metrics"])
 def test_a_closed_stdout_is_an_error_before_the_run(output: str) -> None:
     done = shell('"$@" >&-', CLIP, *STUB, output, "-", "--figure", "f.png")

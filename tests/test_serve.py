@@ -15,6 +15,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -24,8 +25,9 @@ from PIL import Image as Pillow
 from servers import Served, served
 
 import rtseg
+from rtseg.cli.app import main
 from rtseg.cli.report import say_where
-from rtseg.errors import BackendError, UsageError
+from rtseg.errors import BackendError, SinkError, UsageError
 from rtseg.frame import Image
 from rtseg.serve.listen import qr_code
 from rtseg.serve.options import ServeOptions
@@ -469,6 +471,22 @@ def test_thousands_of_connections_keep_nobody_out(monkeypatch: pytest.MonkeyPatc
         assert idle[0].recv(1) == b""
         uploading.sendall(b"no image.")
         assert uploading.recv(100).split()[1] == b"415"
+
+
+def test_a_server_that_cannot_start_says_so_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As with a full disk, or a network that fails when it is warmed up."""
+
+    def full(path: Path, content: str) -> None:
+        raise SinkError(f"cannot write {path}", found="No space left on device")
+
+    monkeypatch.setattr("rtseg.serve.jobs.write_file", full)
+    flags = ["-m", "stub", "-b", "stub", "--port", "0", "--job-dir", str(tmp_path), "-q"]
+    assert main(["serve", *flags]) == SinkError.exit_code
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "No space left" in lines[0]
 
 
 @pytest.mark.slow

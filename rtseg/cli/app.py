@@ -45,8 +45,12 @@ def _guarded(call: Callable[[], int], stop: Stop, debug: bool) -> int:
         return code
     except Interrupted:
         leave(stop.exit_code)
-    except (BrokenPipeError, SystemExit):  # the latter is of rich, for the same reason
+    except BrokenPipeError:
         return _pipe_closed()
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # of rich
+            return _pipe_closed()
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     except RtsegError as error:
         if isinstance(error.__cause__, BrokenPipeError):
             return _pipe_closed()

@@ -101,21 +101,23 @@ async def _run(
 
     try:
         config = server_config(app, options, DRAIN_SECONDS)
+        config.lifespan = "off"  # it is ours, as uvicorn hides its errors
         config.load()
     except OSError as error:
         where = f"--tls-cert {options.tls_cert}, --tls-key {options.tls_key}"
         raise UsageError(where, found=reason(error).lower()) from error
     server = Server(config)
-    listener.listen(128)
-    if not flags.run.quiet:
-        say("model", describe_model(segmenter))
-        say("device", describe_backend(segmenter.info))
-        if place is not None:
-            hours = f"{options.keep_hours:g} hours"
-            say("videos", f"kept for {hours} in {place.folder}")
-    lines = list(greeting(options, listener.getsockname(), app.state.token))
-    say_where(lines, quiet=flags.run.quiet)
-    await server.serve(sockets=[listener])
+    async with app.router.lifespan_context(app):
+        listener.listen(128)
+        if not flags.run.quiet:
+            say("model", describe_model(segmenter))
+            say("device", describe_backend(segmenter.info))
+            if place is not None:
+                hours = f"{options.keep_hours:g} hours"
+                say("videos", f"kept for {hours} in {place.folder}")
+        lines = list(greeting(options, listener.getsockname(), app.state.token))
+        say_where(lines, quiet=flags.run.quiet)
+        await server.serve(sockets=[listener])
     failure = app.state.service.failure
     if failure is not None:
         raise failure
