@@ -87,7 +87,8 @@ showControls();
 $("figures").addEventListener("change", () => { $("hud").hidden = !$("figures").checked || !socket; });
 $("image").addEventListener("change", async () => {
   const [file] = $("image").files;
-  if (file) painter.backdrop = await createImageBitmap(file).catch(() => null);
+  const backdrop = file && await createImageBitmap(file).catch(() => null);
+  if (file && file === $("image").files[0]) painter.backdrop = backdrop;
 });
 
 function explain(title, words) {
@@ -164,7 +165,7 @@ function connect() {
     stop("The server ended the stream", reason || (code === 1006 ? "It cannot be reached." : `It gave no reason (${code}).`));
     if (document.hidden) document.addEventListener("visibilitychange", start, { once: true }); // browsers draw nothing there, so nothing was sent
   };
-  each();
+  each(mine);
 }
 
 function control(message) {
@@ -175,6 +176,7 @@ function control(message) {
     fit($("canvas"), message.width, message.height);
     $("model").textContent = `${message.model} on ${message.device}`;
     showClasses();
+    if ($("classes").querySelector("input:not(:checked)")) keepClasses(); // a new stream knows nothing of them
   } else if (message.type === "window") credit = message.frames;
   send();
 }
@@ -192,20 +194,22 @@ function showClasses() {
   }));
   painter.keep = new Set(shown.map((one) => one.id));
 }
-$("classes").addEventListener("change", () => {
+function keepClasses() {
   const ids = [...$("classes").querySelectorAll("input:checked")].map((box) => Number(box.value));
   painter.keep = new Set(ids);
+  if (!hello) return; // its welcome comes
   if (hello.background !== null) ids.push(hello.background);
   socket?.send(JSON.stringify({ type: "classes", ids }));
-});
+}
+$("classes").addEventListener("change", keepClasses);
 
-function each() {
-  if (!socket) return;
+function each(mine) {
+  if (socket !== mine) return;
   captured = performance.now();
   fresh = true;
   send();
-  if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(each);
-  else requestAnimationFrame(each);
+  if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(() => each(mine));
+  else requestAnimationFrame(() => each(mine));
 }
 
 async function send() {
@@ -311,22 +315,25 @@ window.rtseg = { count, painter, figures: now, ages: () => ages, inFlight: () =>
 
 let file = null;
 let shown = "";
+let turn = 0; // of the newest request: answers may overtake each other
 
 async function segment() {
   if (!file) return;
+  turn += 1;
+  const [mine, own] = [turn, file];
   const kind = document.querySelector("input[name=as]:checked").value;
   const refine = $("refine").checked ? "&refine=1" : "";
   $("trouble").textContent = "Working…";
   try {
-    const [image, shares] = await Promise.all([post(`as=${kind}${refine}`), post(`as=json${refine}`)]);
-    const blob = await image.blob();
+    const [image, shares] = await Promise.all([post(own, `as=${kind}${refine}`), post(own, `as=json${refine}`)]);
+    const [blob, { classes }] = await Promise.all([image.blob(), shares.json()]);
+    if (mine !== turn) return;
     URL.revokeObjectURL(shown);
     shown = URL.createObjectURL(blob);
     $("result").src = $("save").href = shown;
     $("result").onload = () => fit($("result"), $("result").naturalWidth, $("result").naturalHeight);
-    $("result").alt = `${file.name}: ${kind}`;
-    $("save").download = `${file.name.replace(/\.[^.]*$/, "")}-${kind}.${blob.type === "image/png" ? "png" : "jpg"}`;
-    const { classes } = await shares.json();
+    $("result").alt = `${own.name}: ${kind}`;
+    $("save").download = `${own.name.replace(/\.[^.]*$/, "")}-${kind}.${blob.type === "image/png" ? "png" : "jpg"}`;
     $("shares").replaceChildren(...classes.map(({ name, share }) => {
       const row = document.createElement("li");
       row.append(Object.assign(document.createElement("span"), { textContent: name }), Object.assign(document.createElement("span"), { textContent: `${(share * 100).toFixed(1)} %` }));
@@ -337,13 +344,14 @@ async function segment() {
     $("invite").hidden = true;
     $("trouble").textContent = "";
   } catch (error) {
+    if (mine !== turn) return;
     $("invite").hidden = false;
     $("trouble").textContent = error.message;
   }
 }
 
-async function post(query) {
-  const answer = await fetch(`/v1/segment?${query}`, { method: "POST", body: file, headers: bearer });
+async function post(body, query) {
+  const answer = await fetch(`/v1/segment?${query}`, { method: "POST", body, headers: bearer });
   if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error ?? `The server answered ${answer.status}.`);
   return answer;
 }

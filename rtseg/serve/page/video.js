@@ -29,7 +29,8 @@ function wishes(file) {
 async function take(files) {
   const [file] = files;
   if (!file) return;
-  $("film-trouble").textContent = "";
+  $("film-trouble").textContent = file.size ? "" : `${file.name} is empty.`;
+  if (!file.size) return;
   let job = null;
   try {
     const { jobs } = await ask("/v1/jobs");
@@ -56,8 +57,9 @@ async function send(id, file) {
       wait = 1000;
     } catch (error) {
       if (error.status === 404) return; // it was removed
-      if (error.status && ![408, 409, 503].includes(error.status)) throw error;
-      await pause(wait); // the server is away: it will know how much it has
+      const away = error.status >= 500 && error.status !== 507; // or a proxy says so
+      if (error.status && !away && ![408, 409].includes(error.status)) throw error;
+      await pause(wait); // the server will know how much it has
       wait = Math.min(10000, 2 * wait);
     }
   }
