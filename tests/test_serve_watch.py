@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import cv2
@@ -56,6 +56,13 @@ def running(sink: WatchSink) -> Iterator[str]:
     finally:
         over.set()
         thread.join()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come"
+        time.sleep(0.01)
 
 
 def level_of(content: bytes) -> float:
@@ -157,6 +164,22 @@ def test_viewers_are_let_go_at_the_end() -> None:
         with pytest.raises(ConnectionClosed):
             viewer.recv(10)
         assert time.monotonic() - since < 5
+
+
+@pytest.mark.parametrize("route", ["watch", "watch.mjpg"])
+def test_viewers_who_leave_while_no_frame_comes_are_not_counted(route: str) -> None:
+    with WatchSink(":0") as sink:
+        address = f"{sink.lines[0][1]}v1/{route}"
+        for _ in range(9):  # one more than may watch
+            if route == "watch":
+                with connect(address.replace("http", "ws"), open_timeout=20) as viewer:
+                    viewer.send(json.dumps({"type": "hello"}))
+                    wait_for(lambda: sink.wants_image)
+            else:
+                with requests.get(address, stream=True, timeout=20) as answer:
+                    assert answer.status_code == 200
+                    assert sink.wants_image
+            wait_for(lambda: not sink.wants_image)
 
 
 @pytest.mark.slow

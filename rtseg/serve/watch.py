@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -191,11 +191,13 @@ async def frames(socket: WebSocket) -> None:
     await socket.accept()
     try:
         await first_message(socket)
-        with room.viewer() as seen:
-            while (newest := await room.newer(seen)) is not None:
+        with room.viewer() as seen, _asking(socket) as ask:
+            asked = ask()
+            while (newest := await _newer(room, seen, asked)) is not None:
                 seen, frame, age = newest
                 await socket.send_bytes(HEADER.pack(seen, age * 1e3, 0) + frame)
-                await asyncio.wait_for(socket.receive_text(), FRAME_SECONDS)
+                await asyncio.wait_for(asked, FRAME_SECONDS)
+                asked = ask()
         await socket.close(1001, "the run has ended")
     except RequestError as error:
         await refuse(socket, error)
@@ -203,6 +205,36 @@ async def frames(socket: WebSocket) -> None:
         await socket.close(1008, "the client reads too slowly")
     except (WebSocketDisconnect, KeyError, RuntimeError):
         pass
+
+
+@contextmanager
+def _asking(socket: WebSocket) -> Iterator[Callable[[], asyncio.Task[str]]]:
+    """A function that begins to wait for the next message, of which none is left behind."""
+    asked: list[asyncio.Task[str]] = []
+
+    def ask() -> asyncio.Task[str]:
+        asked[:] = [asyncio.create_task(socket.receive_text())]
+        asked[0].add_done_callback(lambda task: task.cancelled() or task.exception())
+        return asked[0]
+
+    try:
+        yield ask
+    finally:
+        asked[0].cancel()
+
+
+async def _newer(
+    room: Room, seen: int, asked: asyncio.Task[str]
+) -> tuple[int, bytes, float] | None:
+    """As `Room.newer`; raises as `asked` if that fails first, as the client has left."""
+    coming = asyncio.create_task(room.newer(seen))
+    try:
+        await asyncio.wait((coming, asked), return_when=asyncio.FIRST_COMPLETED)
+        if asked.done():
+            asked.result()
+        return await coming
+    finally:
+        coming.cancel()
 
 
 async def motion_jpeg(request: Request) -> Response:
