@@ -239,6 +239,31 @@ def test_host_and_origin(server: Served, headers: dict[str, str], status: int) -
     assert answer.headers["cross-origin-resource-policy"] == "same-origin"
 
 
+def test_a_page_elsewhere_may_call_where_its_origin_is_listed() -> None:
+    token, origin = "s3cret-t0ken", "https://example.org"
+    asks = {"Access-Control-Request-Method": "PUT"}
+    asks |= {"Access-Control-Request-Headers": "authorization,content-range"}
+    with served(token=token, allow_origin=(origin,)) as server:
+        address = f"{server.url}/v1/jobs/{0:032x}/input"
+        may = requests.options(address, headers=asks | {"Origin": origin}, timeout=10)
+        assert may.status_code == 200
+        assert may.headers["access-control-allow-origin"] == origin
+        assert "PUT" in may.headers["access-control-allow-methods"]
+        bearer = {"Authorization": f"Bearer {token}"}
+        for headers, status in ((bearer, 200), ({}, 401)):
+            headers = headers | {"Origin": origin}
+            answer = requests.get(f"{server.url}/v1/models", headers=headers, timeout=10)
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] == origin
+        for other in ("https://evil.test", "null", server.url):
+            headers = bearer | {"Origin": other}
+            answer = requests.get(f"{server.url}/v1/models", headers=headers, timeout=10)
+            assert answer.status_code == (200 if other == server.url else 403)
+            may = requests.options(address, headers=asks | headers, timeout=10)
+            for each in (answer, may):
+                assert "access-control-allow-origin" not in each.headers
+
+
 def test_a_token_is_needed_where_one_is_set() -> None:
     token = "s3cret-t0ken"
     with served(token=token) as server:

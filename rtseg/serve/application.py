@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
@@ -109,6 +110,17 @@ HEADERS = {
 }
 """Of every answer that does not have its own."""
 
+EXPOSED = (
+    "Content-Disposition",
+    "Content-Range",
+    "Location",
+    "Retry-After",
+    "Rtseg-Device",
+    "Rtseg-Model",
+    "Server-Timing",
+)
+"""Headers that pages elsewhere may read, where they may call."""
+
 
 def build(
     segmenter: Segmenter | Callable[[], Segmenter],
@@ -155,6 +167,14 @@ def assemble(
     )
     app.state.token, app.state.ways = token, ways
     app.add_middleware(Guard, ways=ways, options=options, token=token, state=app.state)
+    if options.allow_origin:  # before the guard, as a browser asks whether it may without the token
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=options.allow_origin,
+            allow_methods=sorted({way.method for way in ways} - {"WS"}),
+            allow_headers=("Authorization", "Content-Range", "Content-Type", "Range"),
+            expose_headers=EXPOSED,
+        )
     return app
 
 
