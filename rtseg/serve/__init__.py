@@ -1,6 +1,7 @@
 """rtseg as a server: a page, an API and streams over HTTP; the extra rtseg[serve].
 
-`app()` is a plain ASGI application, for any server of those, and for what mounts them.
+`app()` is a plain ASGI application, for any server of those that runs its lifespan. It needs a host
+of its own: below a path of another application its addresses would be wrong.
 """
 
 from __future__ import annotations
