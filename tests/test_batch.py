@@ -683,7 +683,8 @@ def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 5, 6, 7, 8})
     monkeypatch.setattr("rtseg.batch.local.usable_cores", lambda: 5)
     assert shares_of_cores(1) == [[]]
-    assert shares_of_cores(2) == [[4, 5], [6, 7]]
+    assert shares_of_cores(2) == [[4, 5], [6, 7, 8]]
+    assert shares_of_cores(3) == [[4], [5, 6], [7, 8]]
     assert shares_of_cores(6) == [[4], [5], [6], [7], [8], [4]]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -33,12 +34,14 @@ def usual_workers(flags: Flags, options: BatchOptions) -> int:
 
 
 def shares_of_cores(workers: int) -> list[list[int]]:
-    """The processors of each worker; none where the system cannot bind a process to them."""
+    """The processors of each worker, all of which are dealt; none where the system cannot bind a
+    process to them."""
     if workers == 1 or not hasattr(os, "sched_getaffinity"):
         return [[] for _ in range(workers)]
     cores = sorted(os.sched_getaffinity(0))
-    each = max(1, usable_cores() // workers)
-    return [[cores[(n * each + k) % len(cores)] for k in range(each)] for n in range(workers)]
+    dealt = max(workers, usable_cores())
+    ends = [n * dealt // workers for n in range(workers + 1)]
+    return [[cores[k % len(cores)] for k in range(*pair)] for pair in pairwise(ends)]
 
 
 class Processes:
