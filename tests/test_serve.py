@@ -29,7 +29,7 @@ from rtseg.cli.app import main
 from rtseg.cli.report import say_where
 from rtseg.errors import BackendError, SinkError, UsageError
 from rtseg.frame import Image
-from rtseg.serve.listen import qr_code
+from rtseg.serve.listen import listening, qr_code
 from rtseg.serve.options import ServeOptions
 from rtseg.serve.watch import WatchSink
 from rtseg.sinks.jsonl import run_lengths
@@ -404,6 +404,16 @@ def test_a_token_is_made_up_unless_only_this_machine_can_connect() -> None:
         assert token is not None
         assert len(token) >= 20
         assert token != options.settled_token()
+
+
+def test_a_port_is_not_shared_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening(ServeOptions(port=0)) as listener:
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr("socket.SO_EXCLUSIVEADDRUSE", socket.SO_KEEPALIVE, raising=False)
+    with listening(ServeOptions(port=0)) as listener:
+        assert not listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
 def test_the_code_for_telephones_is_that_of_the_address() -> None:

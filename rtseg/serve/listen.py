@@ -6,6 +6,7 @@ import asyncio
 import io
 import logging
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,9 @@ def listening(options: ServeOptions) -> Iterator[socket.socket]:
         raise UsageError(asked, found=_reason(error)) from error
     with listener:
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Windows would let a second server bind the port with the option that others need
+            option = "SO_EXCLUSIVEADDRUSE" if sys.platform == "win32" else "SO_REUSEADDR"
+            listener.setsockopt(socket.SOL_SOCKET, getattr(socket, option), 1)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
             for option, value in (
                 ("TCP_NOTSENT_LOWAT", UNSENT_BYTES),
