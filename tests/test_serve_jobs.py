@@ -315,7 +315,14 @@ def test_content_range_that_makes_no_sense(server: Served) -> None:
     job = create(server.url)
     for text in ("bytes 5-1/10", "bytes 0-10/5", "bytes */10", "lines 1-2/3", "bytes 0--1/5"):
         assert put(server.url, job, b"x", **{"Content-Range": text}).status_code == 422
-    assert put(server.url, job, b"xyz", **{"Content-Range": "bytes 0-1/5"}).status_code == 413
+    head = b"\x00\x00\x00\x18ftyp"
+    assert put(server.url, job, head, **{"Content-Range": "bytes 0-7/3000000"}).status_code == 413
+    begin = {"Content-Range": "bytes 0-7/1200000"}
+    assert put(server.url, job, head, **begin).json()["received"] == 8
+    for more in (bytes(3), bytes(1_150_000)):  # it costs that part alone
+        refused = put(server.url, job, more, **{"Content-Range": "bytes 8-9/1200000"})
+        assert (refused.status_code, "MB" in refused.json()["error"]) == (422, False)
+        assert look(server.url, job)["received"] == 8
 
 
 def test_old_jobs_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

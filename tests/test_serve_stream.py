@@ -281,7 +281,6 @@ def test_classes_camera_and_ages_are_told(server: Served) -> None:
         '{"type": "\\ud800"}',
         json.dumps({"type": "\U0001f600" * 60}, ensure_ascii=False),
         b"short",
-        struct.pack("<IId", 0, 0, 0.0) + b"x",
     ],
 )
 def test_nonsense_ends_the_stream(server: Served, message: str | bytes) -> None:
@@ -292,6 +291,17 @@ def test_nonsense_ends_the_stream(server: Served, message: str | bytes) -> None:
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == 1008
     assert requests.get(f"{server.url}/v1/health/ready", timeout=10).status_code == 200
+
+
+def test_numbers_grow_from_any(server: Served) -> None:
+    with Camera(server) as camera:
+        camera.send(0, block(camera.size, 0))
+        assert camera.answer()[:2] == (0, 3)
+        camera.send(0, block(camera.size, 0))
+        with pytest.raises(ConnectionClosed) as caught:
+            camera.answer()
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1008
 
 
 def test_a_flood_of_messages_does_not_keep_others_waiting(server: Served) -> None:

@@ -290,9 +290,9 @@ class Jobs:
                 )
             if total is not None and job.size not in (None, total) and first:
                 raise RequestError(409, f"it has {total} bytes", found=f"it had {job.size}")
-            job.size, end = total, most if last is None else last + 1
+            job.size = total
             try:
-                received = await self._append(job, request, mine, first, end)
+                received = await self._append(job, request, mine, first, last)
             finally:
                 job.changed = time.time()
                 self._keep(job)
@@ -322,11 +322,14 @@ class Jobs:
 
     # --- uploads ---------------------------------------------------------------------------------
 
-    async def _append(self, job: Job, request: Request, mine: object, first: int, most: int) -> int:
-        """Write a body from byte `first` on, at most to byte `most`; returns where it ends."""
+    async def _append(
+        self, job: Job, request: Request, mine: object, first: int, last: int | None
+    ) -> int:
+        """Write a body from byte `first` on, at most to byte `last`; returns where it ends."""
         progress, pace = self._progress[job.id], Pace(BODY_SECONDS)
         path, parts = self.folder / job.id / "upload", request.stream().__aiter__()
         at, buffer = first, bytearray()
+        most = int(self.options.max_video_megabytes * 1e6) if last is None else last + 1
         with path.open("ab" if first else "wb", buffering=0) as file:
             room = self._room()
             try:
@@ -336,6 +339,8 @@ class Jobs:
                     self.service.check_open()  # it goes on with the next server
                     buffer += part
                     at += len(part)
+                    if at > most and last is not None:
+                        raise RequestError(422, "Content-Range", found="the body is longer")
                     if at > most:
                         raise self._too_long()
                     if len(buffer) > room:
@@ -350,9 +355,9 @@ class Jobs:
             except TIMED_OUT:
                 raise RequestError(408, "the video came too slowly") from None
             except RequestError as error:
-                if error.status in (413, 415, 507):
+                if error.status in (413, 415, 422, 507):
                     buffer.clear()
-                    file.truncate(0)
+                    file.truncate(first if error.status == 422 else 0)
                     await discard(parts, BLOCK_BYTES)
                 raise
             finally:

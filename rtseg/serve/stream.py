@@ -129,7 +129,7 @@ class Client:
         self._outbox: asyncio.Queue[bytes | str] = asyncio.Queue()
         self._pending: dict[int, Upload] = {}
         self._unread_masks = 0
-        self._last = 0
+        self._last = -1
         self._kind = "png"
         self._selected: frozenset[int] | None = None
         self._window, self._turn = 1, 0.0
