@@ -362,6 +362,27 @@ def test_a_video_is_sent_segmented_played_and_removed(tmp_path: Path) -> None:
         assert not page.is_visible("#player")
 
 
+def test_an_upload_goes_on_with_its_own_options_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtseg.serve.jobs.Jobs._run", lambda *_: asyncio.sleep(3600))
+    path = write_clip(tmp_path / "clip.mp4", frames=3)
+    part = f"const PART = {path.stat().st_size // 20};"
+    with served("stub", job_dir=str(tmp_path / "jobs")) as server, browser() as page:
+        page.route("**/page/video.js", lambda route: with_parts_of(route, part))
+        page.route("**/input", lambda route: (time.sleep(0.2), route.continue_()))
+        page.goto(f"{server.url}#video")
+        for options, count in (["contours"], 1), (["side"], 2), (["mask", "side"], 2), ([], 2):
+            for option in options:
+                page.check(f"input[name=drawn][value={option}]")
+            page.set_input_files("#film", path)
+            page.wait_for_selector("#jobs .state:has-text('Uploading')")
+            page.wait_for_timeout(500)
+            assert page.locator("#jobs li").count() == count
+            page.reload()
+            page.wait_for_selector("#jobs .state:has-text('Stopped')")
+
+
 def with_parts_of(route: Any, line: str) -> None:
     text = (PAGE / "video.js").read_text()
     assert "const PART = 2e6;" in text

@@ -4,6 +4,7 @@ import { $, bearer, fit } from "/page/page.js";
 const PART = 2e6; // bytes of one request
 const uploads = new Map(); // id of a job -> the file that is on its way
 let playing = "";
+let chosen = false; // whether options were changed here
 
 async function ask(path, options = {}) {
   const answer = await fetch(path, { ...options, headers: { ...bearer, ...options.headers } });
@@ -34,8 +35,13 @@ async function take(files) {
   let job = null;
   try {
     const { jobs } = await ask("/v1/jobs");
-    job = jobs.find((one) => one.state === "uploading" && one.name === file.name && one.size === file.size && !uploads.has(one.id));
-    job ??= await ask(`/v1/jobs?${wishes(file)}`, { method: "POST" });
+    const query = String(wishes(file));
+    const same = ({ id }) => !uploads.has(id) && (!chosen || sessionStorage.getItem(id) === query);
+    job = jobs.find((one) => one.state === "uploading" && one.name === file.name && one.size === file.size && same(one));
+    if (!job) {
+      job = await ask(`/v1/jobs?${query}`, { method: "POST" });
+      sessionStorage.setItem(job.id, query);
+    }
     uploads.set(job.id, file);
     await send(job.id, file);
   } catch (error) {
@@ -65,6 +71,7 @@ async function send(id, file) {
   }
 }
 
+$("options").addEventListener("input", () => { chosen = true; });
 $("film").addEventListener("change", () => { take($("film").files); $("film").value = ""; });
 for (const name of ["dragover", "dragleave", "drop"]) {
   $("reel").addEventListener(name, (event) => {
