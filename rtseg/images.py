@@ -113,7 +113,10 @@ SEARCHED_BYTES = 4 << 20
 
 ORIENTATION, WIDTH, LENGTH = 0x0112, 0x0100, 0x0101
 SUBFILE, SUBFILES, DNG_VERSION = 0x00FE, 0x014A, 0xC612
+BITS_PER_SAMPLE, PHOTOMETRIC = 0x0102, 0x0106
 """Tags of EXIF and TIFF."""
+WHITE_IS_ZERO = 0
+"""A value of `PHOTOMETRIC`."""
 
 DAMAGE = (
     SyntaxError,
@@ -242,7 +245,8 @@ def read_animation(path: Path, failure: type[RtsegError]) -> Generator[tuple[Ima
 
 def _is_motion_jpeg(content: bytes) -> bool:
     """Whether JPEGs follow one another; those of a camera's multi-picture file are listed in it."""
-    return NEXT_JPEG in content and b"MPF\0" not in content[:65536]
+    end = content.find(NEXT_JPEG)
+    return end >= 0 and b"MPF\0" not in content[:end]
 
 
 def _foreign(head: bytes) -> str:
@@ -571,10 +575,13 @@ def _rgb(image: PillowImage) -> PillowImage:
     """
     from PIL import Image as Pillow
 
+    key = image.info.get("transparency")  # the colour that is transparent in a PNG
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        image = Pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = _grey(image, key)
     elif image.mode in ("I", "F"):
         raise ValueError(DEEP.format(32))
+    elif image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:  # of 16 bits
+        image.info["transparency"] = tuple(value >> 8 for value in key)
     to_srgb = _conversion(image)
     if image.has_transparency_data:
         paper = Pillow.new("RGBA", image.size, PAPER)
@@ -582,6 +589,20 @@ def _rgb(image: PillowImage) -> PillowImage:
     else:
         rgb = image if image.mode == "RGB" else image.convert("RGB")
     return rgb if to_srgb is None else to_srgb.apply(rgb)
+
+
+def _grey(image: PillowImage, key: Any) -> PillowImage:
+    """8-bit grey of an image of 9 to 16 bits, with alpha if levels of `key` are transparent."""
+    from PIL import Image as Pillow
+
+    tags = getattr(image, "tag_v2", {})  # of TIFF, whose values Pillow leaves as they are
+    bits = max(8, *tags.get(BITS_PER_SAMPLE, (16,)))
+    levels = np.asarray(image)
+    grey = (levels >> (bits - 8)).astype(np.uint8)
+    result = Pillow.fromarray(255 - grey if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else grey)
+    if isinstance(key, int):
+        result.putalpha(Pillow.fromarray(np.where(levels == key, 0, 255).astype(np.uint8)))
+    return result
 
 
 def _conversion(image: PillowImage) -> ImageCmsTransform | None:

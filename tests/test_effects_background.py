@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -146,6 +147,14 @@ def test_a_video_waits_while_the_source_is_away_or_goes_back(tmp_path: Path) -> 
     effect = open_effect(ViewOptions("cutout", background=str(path)), PERSON)
     times = [1000.0, 1000.1, 1000.2, 5.0, 5.1, 700.0, 700.2]
     assert [grey_behind(effect, pts) for pts in times] == [10, 20, 30, 30, 40, 40, 10]
+
+
+def test_a_video_goes_on_behind_images_that_stand_for_longer(tmp_path: Path) -> None:
+    path = film(tmp_path / "behind.mkv", Fraction(10), 5)
+    effect = open_effect(ViewOptions("cutout", background=str(path)), PERSON)
+    slides = [replace(scene(pts=pts), lasts=12.1) for pts in (0, 12.1, 24.2, 36.3)]
+    shown = [int(effect(slide, segmented(square()))[5, 5, 0]) for slide in slides]
+    assert shown == [10, 20, 30, 40]
 
 
 def test_a_video_of_one_picture_stands_still(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -129,6 +130,22 @@ def test_feather_fades_inwards_only(pixels: float) -> None:
     assert (np.diff(row) <= 0).all()
     fading = np.count_nonzero((row > 5) & (row < 250))
     assert pixels * 0.7 <= fading <= pixels * 1.3 + 6
+
+
+def test_a_feather_of_less_than_a_pixel_lies_between_none_and_one() -> None:
+    kept = disc(200, 300, 60)
+    soft = cv2.GaussianBlur(kept.astype(np.float32), (0, 0), 2)[..., None]
+    image = np.rint(soft * np.float32(RED) + (1 - soft) * 255).astype(np.uint8)
+
+    def alpha(pixels: float) -> np.ndarray:
+        matte = Matting(MatteOptions(feather=pixels))(image, segmented(kept, cell=8))
+        return matte.cutout().alpha.astype(int)
+
+    none, tenth, half, one = map(alpha, (0, 0.1, 0.5, 1))
+    assert np.abs(none - one).max() > 50
+    assert np.abs(none - tenth).max() <= 0.1 * np.abs(none - one).max() + 1
+    assert (one <= half + 1).all()
+    assert (half <= none + 1).all()
 
 
 def test_feathered_over_uses_the_feathered_alpha() -> None:

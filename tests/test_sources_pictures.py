@@ -6,9 +6,11 @@ import json
 import os
 import struct
 import sys
+import zlib
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
+from zlib import crc32
 
 import cv2  # isort: skip - ahead of av
 import av
@@ -20,7 +22,7 @@ from test_images import as_stored, exif_of
 from rtseg.cli.app import main
 from rtseg.errors import SourceError, UsageError
 from rtseg.files import cut_name
-from rtseg.images import HEIF_SUFFIXES, IMAGE_SUFFIXES
+from rtseg.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, decode_image
 from rtseg.sources import SourceOptions, open_source
 from rtseg.text import natural_key
 
@@ -233,6 +235,65 @@ def test_animations_are_played_at_their_own_times(tmp_path: Path, suffix: str, a
     found = np.array([frame.image[10, 10, ::-1] for frame in frames]).astype(int)
     assert np.abs(found - colours).max() <= 8
     assert not source.warnings
+
+
+def test_a_first_frame_that_stands_for_long_is_not_the_rate(tmp_path: Path) -> None:
+    title, *others = [Pillow.fromarray(flat(value)) for value in range(0, 250, 25)]
+    path, out = tmp_path / "a.webp", tmp_path / "a.avi"
+    delays = [1000] + [100] * len(others)
+    title.save(path, save_all=True, append_images=others, duration=delays, lossless=True)
+    with open_source(path) as source:
+        assert source.info.frame_rate == 10
+    assert main([str(path), "-m", "stub", "--classes", "background", "-o", str(out), "-q"]) == 0
+    with open_source(out) as written:
+        levels = {round(frame.image.mean() / 25) for frame in written}
+    assert levels == set(range(10))
+
+
+def tiff(bits: int, photometric: int, data: bytes, width: int, height: int) -> bytes:
+    """A grey TIFF that is not compressed."""
+    shorts = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 277: 1, 278: height}
+    longs = {273: 8 + 2 + 12 * 9 + 4, 279: len(data)}
+    rows = {tag: struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in shorts.items()}
+    rows |= {tag: struct.pack("<HHII", tag, 4, 1, value) for tag, value in longs.items()}
+    entries = b"".join(rows[tag] for tag in sorted(rows))
+    return b"II*\0" + struct.pack("<IH", 8, len(rows)) + entries + bytes(4) + data
+
+
+@pytest.mark.parametrize(("bits", "photometric"), [(12, 1), (16, 0), (16, 1)])
+def test_grey_of_more_than_8_bits_has_its_whole_range(bits: int, photometric: int) -> None:
+    ramp = np.tile(np.linspace(0, 1, 16), (8, 1))
+    values = np.rint(ramp * (2**bits - 1)).astype(np.uint16)
+    if bits == 16:
+        data = values.astype("<u2").tobytes()
+    else:
+        one, two = values.reshape(-1, 2).T.astype(int)
+        data = np.stack([one >> 4, (one & 15) << 4 | two >> 8, two & 255], 1).astype("u1").tobytes()
+    image = decode_image(tiff(bits, photometric, data, 16, 8))
+    expected = 255 * (ramp if photometric else 1 - ramp)
+    assert np.abs(image[..., 0] - expected).max() <= 1
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(0, 1), (2, 3)])
+def test_a_transparent_colour_of_16_bits_is_over_white(kind: int, channels: int) -> None:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", crc32(name + data))
+
+    clear, other = (
+        struct.pack(">3H", *each)[: 2 * channels] for each in ((4660, 9, 7), (257, 9, 7))
+    )
+    rows = 4 * (b"\0" + 2 * clear + 2 * other)
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(
+        [
+            chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, kind, 0, 0, 0)),
+            chunk(b"tRNS", clear),
+            chunk(b"IDAT", zlib.compress(rows)),
+            chunk(b"IEND", b""),
+        ]
+    )
+    image = decode_image(content)
+    assert (image[:, :2] == 255).all()
+    assert (image[:, 2:] < 2).all()
 
 
 def test_the_default_image_of_an_animation_is_not_a_frame(tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from rtseg.contracts import Source
+from rtseg.frame import Frame
 from rtseg.sources import SourceOptions, open_source
+from rtseg.sources.synthetic import SyntheticSource
 from rtseg.sources.wrappers import Replay
 from rtseg.stats import ManualClock
 
@@ -37,6 +41,20 @@ def test_a_reader_who_is_late_by_less_than_a_frame_loses_none() -> None:
     for frame in replayed(clock):
         seen.append(frame.index)
         clock.sleep(0.15 if frame.index == 4 else 0.0)
+    assert seen == list(range(20))
+
+
+def test_a_frame_is_not_lost_while_it_is_still_to_be_shown() -> None:
+    class Slides(SyntheticSource):
+        def _read(self) -> Frame | None:
+            frame = super()._read()
+            return frame and replace(frame, pts=5 * frame.pts, lasts=0.5)
+
+    clock, seen = ManualClock(), []
+    with Replay(Slides(CLIP, SourceOptions(), clock)) as source:
+        for frame in source:
+            seen.append(frame.index)
+            clock.sleep(0.95 if frame.index == 4 else 0.0)
     assert seen == list(range(20))
 
 

@@ -245,7 +245,7 @@ class VideoBackdrop:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._last_pts = self._seconds = 0.0
+        self._last_pts = self._last_lasts = self._seconds = 0.0
         self._length: float | None = None  # in seconds, known once the end was reached
         self._drawn: tuple[Any, Image] | None = None
         self._player: FFmpegPlayer | None = None
@@ -261,8 +261,9 @@ class VideoBackdrop:
     def __call__(self, frame: Frame, matte: Matte) -> Image:
         """The picture that is due: the video advances as much as the pts of the frames do."""
         step = frame.pts - self._last_pts
-        self._seconds += step if 0 < step <= MAX_STEP_SECONDS else 0.0
-        self._last_pts = frame.pts
+        most = max(MAX_STEP_SECONDS, self._last_lasts + ROUNDING_SECONDS)
+        self._seconds += step if 0 < step <= most else 0.0
+        self._last_pts, self._last_lasts = frame.pts, frame.lasts
         return self._fitted(self._due(self._seconds).frame, frame.size)
 
     def _rewind(self) -> None:

@@ -209,8 +209,11 @@ def _feathered(alpha: NDArray[np.uint8], pixels: float) -> NDArray[np.uint8]:
     """
     if pixels <= 0:
         return alpha
-    faded = cv2.blur(alpha, (2 * round(pixels) + 1,) * 2, borderType=cv2.BORDER_REPLICATE)
-    return np.minimum(alpha, cv2.addWeighted(faded, 2.0, faded, 0.0, -255.0))
+    width = 2 * max(1, round(pixels)) + 1
+    faded = cv2.blur(alpha, (width, width), borderType=cv2.BORDER_REPLICATE)
+    inwards = np.minimum(alpha, cv2.addWeighted(faded, 2.0, faded, 0.0, -255.0))
+    share = min(1.0, pixels)  # less than a pixel
+    return cv2.addWeighted(inwards, share, alpha, 1 - share, 0.0).astype(np.uint8, copy=False)
 
 
 def _cell_edges(small: int, large: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

@@ -164,7 +164,10 @@ class PictureFiles:
         """Refuse to replace the source's own images, even with -y."""
         folder = os.path.realpath(self.path if self._is_folder else self.path.parent)
         for original in originals:
-            if os.path.realpath(original.parent) == folder and self._may_write(original.name):
+            same = self._is_single and self.path.exists() and self.path.samefile(original)
+            if same or (
+                os.path.realpath(original.parent) == folder and self._may_write(original.name)
+            ):
                 raise UsageError(
                     f"cannot write {self.path}",
                     found=f"it would replace {original}, which is part of the source",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import re
+from collections import deque
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 from rtseg.contracts import Source, SourceInfo
@@ -26,6 +28,9 @@ from rtseg.text import counted, listed, natural_key
 
 NOMINAL_RATE = Fraction(25)
 """pts counts pictures at this rate, unless the options give one."""
+
+DELAYS = 3
+"""Frames of an animation of which the shortest delay gives its rate: the first is often longer."""
 
 MOST_NAMED = 1000
 """Pictures that cannot be read of which each has a warning."""
@@ -137,16 +142,23 @@ class AnimationSource(Source):
         super().__init__(clock)
         path = Path(target)
         self._images = read_animation(path, SourceError)
-        self._held = next(self._images, None)
-        if self._held is None:
-            raise SourceError(f"cannot play {path.name}", found="it has no frame")
-        (height, width), rate = self._held[0].shape[:2], exact_rate(1 / self._held[1]) or None
+        self._held: deque[tuple[Image, float]] = deque()
+        self._fault: SourceError | None = None
+        try:
+            self._held.extend(islice(self._images, DELAYS))
+        except SourceError as error:  # after what comes before it
+            self._fault = error
+        if not self._held:
+            raise self._fault or SourceError(f"cannot play {path.name}", found="it has no frame")
+        height, width = self._held[0][0].shape[:2]
+        rate = exact_rate(1 / min(lasts for _, lasts in self._held)) or None
         self._index, self._pts = 0, 0.0
         self.info = SourceInfo(path.name, width, height, rate, pictures=(path,))
 
     def _read(self) -> Frame | None:
-        held, self._held = self._held, None
-        held = held or next(self._images, None)
+        held = self._held.popleft() if self._held else next(self._images, None)
+        if held is None and self._fault is not None:
+            raise self._fault
         if held is None:
             return None
         image, lasts = held

@@ -411,7 +411,7 @@ class Replay(Wrapper):
 
     def _read(self) -> Frame | None:
         frame = self._counted()
-        while frame is not None and self._due(frame) + self._step() <= self.clock.now():
+        while frame is not None and self._due(frame) + self._step(frame) <= self.clock.now():
             frame = self._counted()
         if frame is None:
             return None
@@ -433,8 +433,8 @@ class Replay(Wrapper):
             self._zero = self.clock.now() - frame.pts
         return self._zero + frame.pts
 
-    def _step(self) -> float:
-        return float(1 / (self.info.frame_rate or DEFAULT_RATE))
+    def _step(self, frame: Frame) -> float:
+        return frame.lasts or float(1 / (self.info.frame_rate or DEFAULT_RATE))
 
 
 class Rotated(Wrapper):
