@@ -19,6 +19,8 @@ from dataset_folders import make_folder, make_voc, write
 from rtseg.cli.app import main
 from rtseg.evaluation.sets import read_suite
 from rtseg.labels import SHAPE_LABELS
+from rtseg.nets import find_model
+from rtseg.zoo import Model
 
 Capture = pytest.CaptureFixture[str]
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
@@ -126,6 +128,20 @@ def test_a_suite_measures_its_networks_beside_others(capsys: Capture, inside: Pa
     assert [row["name"] for row in own["classes"]] == ["background", "thing"]
     assert own["pictures"] == 2
     assert "IoU thing" in capsys.readouterr().out
+
+
+def test_weights_are_for_the_model_beside_a_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("suite.toml").write_text('[[set]]\npath = "set"\n[[network]]\nmodel = "net.onnx"\n')
+    asked = {}
+
+    def find(model: str, *, weights: str | None, **more: object) -> Model:
+        asked[Path(model).name] = weights
+        return find_model("net.onnx")
+
+    monkeypatch.setattr("rtseg.cli.eval.find_model", find)
+    arguments = ["--suite", "suite.toml", "-m", "own", "--weights", "own.pth", "-q"]
+    assert main(["eval", *arguments]) == 0
+    assert asked == {"net.onnx": None, "own": "own.pth"}
 
 
 def test_pictures_of_what_went_wrong(inside: Path, capsys: Capture) -> None:

@@ -157,7 +157,8 @@ def _networks(flags: EvalFlags, suite: Suite) -> tuple[NetworkSpec, ...]:
             f"{name} with {len(models)} models",
             do="Use one -m, or describe each model in a TOML file beside it",
         )
-    return (*suite.networks, *(NetworkSpec(model, settings=given) for model in models))
+    own = (NetworkSpec(model, settings=given, weights=weights) for model in models)
+    return (*suite.networks, *own)
 
 
 def _check_outputs(flags: EvalFlags) -> None:
@@ -245,7 +246,7 @@ def _find_models(plan: EvalPlan, flags: EvalFlags, stop: Stop) -> list[Network]:
     for spec in plan.networks:
         model = find_model(
             spec.model,
-            weights=options.weights,
+            weights=spec.weights,
             input_flags=spec.settings or None,
             progress=DownloadProgress(stop, quiet=flags.report.quiet),
         )

@@ -457,6 +457,7 @@ class NetworkSpec:
         classes: as a teacher in training: entries of `ClassMap.between`.
         weight: as a teacher, beside others.
         settings: of a foreign file, over those of the TOML file beside it.
+        weights: as `find_model` takes them.
     """
 
     model: str
@@ -466,6 +467,7 @@ class NetworkSpec:
     classes: tuple[str, ...] = ()
     weight: float = 1.0
     settings: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
