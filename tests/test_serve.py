@@ -121,6 +121,14 @@ def test_classes_are_kept(server: Served) -> None:
     assert post(server, body, classes="no such").status_code == 422
 
 
+def test_classes_of_the_server_are_kept_unless_others_are_asked_for() -> None:
+    with rtseg.load("stub") as segmenter:
+        segmenter.selected = frozenset({2})
+        with served(segmenter) as server:
+            assert not opened(post(server, png(shapes()))).any()
+            assert opened(post(server, png(shapes()), classes="1")).any()
+
+
 def test_images_of_every_shape_at_once(server: Served) -> None:
     """Each answer belongs to its own image."""
     sizes = [(320, 200), (200, 320), (321, 99), (64, 64)] * 4

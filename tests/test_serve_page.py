@@ -211,6 +211,17 @@ def test_classes_that_are_left_out_stay_so_in_the_next_stream() -> None:
         wait_for(lambda: page.evaluate("1") and later._selected == client._selected)
 
 
+def test_the_boxes_of_classes_are_those_of_the_server() -> None:
+    with rtseg.load("stub") as segmenter:
+        segmenter.selected = frozenset({2})
+        with served(segmenter) as server, browser() as page:
+            page.goto(f"{server.url}?path=2d")
+            page.click("#start")
+            wait_for(lambda: page.evaluate("rtseg.count.shown") > 0)
+            boxes = page.query_selector_all("#classes input")
+            assert [box.get_attribute("value") for box in boxes if box.is_checked()] == ["2"]
+
+
 WAITING = """() => {
   window.waiting = [];
   HTMLVideoElement.prototype.requestVideoFrameCallback = (call) => window.waiting.push(call);

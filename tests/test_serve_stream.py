@@ -267,6 +267,20 @@ def test_classes_camera_and_ages_are_told(server: Served) -> None:
         assert figures["age_ms"]["max"] == 70.0
 
 
+def test_classes_of_the_server_are_shown_until_others_are_chosen() -> None:
+    with rtseg.load("stub") as segmenter:
+        segmenter.selected = frozenset({2})
+        with served(segmenter) as server, Camera(server) as camera:
+            assert camera.welcome["selected"] == [2]
+            found = []
+            for number in (1, 2):
+                camera.send(number, block(camera.size, 3))
+                payload = np.frombuffer(camera.answer()[4], np.uint8)
+                found.append(cv2.imdecode(payload, cv2.IMREAD_UNCHANGED)[..., 3].any())
+                camera.socket.send(json.dumps({"type": "classes", "ids": [1]}))
+            assert found == [False, True]
+
+
 @pytest.mark.parametrize(
     "message",
     [

@@ -160,7 +160,8 @@ class Ask:
         kind = KINDS[name]
         media = next((each for each in accepted if each in kind.media), kind.media[0])
         names = [part for part in query.get("classes", "").split(",") if part.strip()]
-        selected = service.segmenter.labels.select(names) if names else None
+        own = service.segmenter
+        selected = own.labels.select(names) if names else own.selected
         return cls(kind, media, selected, switch(query, "refine"), switch(query, "rle"))
 
 

@@ -131,7 +131,7 @@ class Client:
         self._unread_masks = 0
         self._last = -1
         self._kind = "png"
-        self._selected: frozenset[int] | None = None
+        self._selected = service.segmenter.selected
         self._window, self._turn = 1, 0.0
         self.width = self.height = 0
         self.since = time.monotonic()
@@ -256,6 +256,7 @@ class Client:
             input={"width": width, "height": height},
             classes=[{"id": n, "name": name, "colour": list(rgb)} for n, (name, rgb) in rows],
             background=labels.background,
+            selected=None if segmenter.selected is None else sorted(segmenter.selected),
             align_corners=spec.align_corners,
             probabilities=spec.output == "probabilities",
             window=self._window,

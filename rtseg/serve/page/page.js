@@ -176,7 +176,7 @@ function control(message) {
     fit($("canvas"), message.width, message.height);
     $("model").textContent = `${message.model} on ${message.device}`;
     showClasses();
-    if ($("classes").querySelector("input:not(:checked)")) keepClasses(); // a new stream knows nothing of them
+    if (hello.selected || $("classes").querySelector("input:not(:checked)")) keepClasses(); // a new stream knows nothing of them
   } else if (message.type === "window") credit = message.frames;
   send();
 }
@@ -186,7 +186,8 @@ function showClasses() {
   if ($("classes").childElementCount > shown.length) return;
   $("classes").append(...shown.map(({ id, name, colour }) => {
     const label = document.createElement("label");
-    const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: true, value: id });
+    const checked = hello.selected?.includes(id) ?? true;
+    const box = Object.assign(document.createElement("input"), { type: "checkbox", checked, value: id });
     const swatch = Object.assign(document.createElement("span"), { className: "swatch" });
     swatch.style.backgroundColor = `rgb(${colour})`;
     label.append(box, swatch, name);
