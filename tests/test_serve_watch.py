@@ -242,6 +242,12 @@ def test_the_place_may_be_left_out(arguments: list[str], expected: list[str]) ->
     assert _joined_dashes(arguments) == expected
 
 
+def test_a_figure_beside_a_page_ends_no_run() -> None:
+    run = {"input": ("test://?frames=9",), "figure": "new.png"}
+    assert make_plan(Flags.of(**run, web=":0")).source_options.max_frames is None
+    assert make_plan(Flags.of(**run)).source_options.max_frames == 1
+
+
 def test_a_run_on_a_page_opens_no_window_and_plays_at_its_own_speed() -> None:
     plan = make_plan(Flags.of(input=("test://?frames=9",), web=":0"))
     assert (plan.window, plan.paced, plan.outputs) == (False, True, ())

@@ -188,7 +188,8 @@ def _for_outputs(
 ) -> SourceOptions:
     """A figure is of the first frame: where nothing else is asked for, no more are taken."""
     figures = bool(files) and all(find_kind(target)[0].first_frame_only for target in files)
-    if window or flags.run.metrics or not figures or options.max_frames is not None:
+    more = window or flags.run.metrics or flags.run.web
+    if more or not figures or options.max_frames is not None:
         return options
     return replace(options, max_frames=1)
 
