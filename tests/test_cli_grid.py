@@ -220,6 +220,7 @@ def test_a_cell_shows_what_happened_in_the_film_too() -> None:
         ((ONE, TWO, "-o", "grid.xyz"), 2, ".xyz"),
         ((ONE, "test://?size=1x1", "--no-show"), 2, "size=1x1"),
         ((ONE, TWO), 1, "--no-show"),
+        (("--grid", "-o", "grid.mp4"), 2, "no source given"),
         ((ONE,) * 17, 2, "at most 16"),
     ],
 )

@@ -317,6 +317,7 @@ def make_grid_plan(flags: Flags) -> GridPlan:
         SinkError: an output exists, or a window is wanted without a display.
     """
     targets = flags.sources
+    _source(flags)
     _check_sources(targets, flags)
     names = distinct([file_stem(target) for target in targets], "{}_{}")
     own, films = split(flags)
