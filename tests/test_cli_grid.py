@@ -20,6 +20,8 @@ import pytest
 import rtseg
 from rtseg.backends.ladder import AdaptiveBackend
 from rtseg.cli.app import main
+from rtseg.cli.options import Flags
+from rtseg.cli.plan import make_grid_plan
 from rtseg.cli.run import Session, _ended
 from rtseg.errors import SourceError
 from rtseg.frame import Frame
@@ -234,6 +236,13 @@ def test_what_makes_no_sense_is_one_line(
     assert words in said.err
     assert "Traceback" not in said.err
     assert Path("there.mp4").read_bytes() == b"mine"
+
+
+def test_a_virtual_camera_shows_the_grid_and_a_folder_has_a_file_of_each_source() -> None:
+    camera = "virtual:/dev/video10"
+    plan = make_grid_plan(Flags.of(input=(ONE, TWO), output=(camera, "new/")))
+    assert plan.films == (camera,)
+    assert [one.outputs for one in plan.plans] == [("new/test.mp4",), ("new/test_2.mp4",)]
 
 
 def test_one_source_can_be_a_grid(capsys: Capture) -> None:

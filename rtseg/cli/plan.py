@@ -364,7 +364,7 @@ def split(flags: Flags) -> tuple[list[str], list[str]]:
         UsageError: an output of one source has no place for the names of several.
     """
     output = flags.run
-    own = [target for target in output.output if is_folder(target) or FIELD.search(target)]
+    own = [target for target in output.output if _is_folder(target) or FIELD.search(target)]
     films = [target for target in output.output if target not in own]
     if output.json is not None and FIELD.search(output.json):
         own.append(f"json:{output.json}")
@@ -377,6 +377,11 @@ def split(flags: Flags) -> tuple[list[str], list[str]]:
             )
         own.append(f"mask:{output.mask_output}")
     return own, films
+
+
+def _is_folder(target: str) -> bool:
+    """Whether an output is a folder; a device such as `virtual:/dev/video10` is not."""
+    return is_folder(target) and not find_kind(target)[0].is_watched
 
 
 def each_of(target: str, source: str, name: str, number: int) -> str:
