@@ -27,8 +27,10 @@ from servers import Served, served
 import rtseg
 from rtseg.cli.app import main
 from rtseg.cli.report import say_where
+from rtseg.documents import read_toml
 from rtseg.errors import BackendError, SinkError, UsageError
 from rtseg.frame import Image
+from rtseg.serve import app
 from rtseg.serve.listen import listening, qr_code
 from rtseg.serve.options import ServeOptions
 from rtseg.serve.watch import WatchSink
@@ -127,6 +129,15 @@ def test_classes_of_the_server_are_kept_unless_others_are_asked_for() -> None:
         with served(segmenter) as server:
             assert not opened(post(server, png(shapes()))).any()
             assert opened(post(server, png(shapes()), classes="1")).any()
+
+
+def test_videos_get_the_model_by_its_name_whatever_its_characters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtseg.serve.application.build", lambda _, options, config: config)
+    name, path = 'm\U0001f600"\\.onnx', tmp_path / "config.toml"
+    path.write_text(str(app(name)), "utf-8")
+    assert read_toml(path) == {"model": name}
 
 
 def test_images_of_every_shape_at_once(server: Served) -> None:
@@ -459,7 +470,6 @@ def test_an_application_without_a_token_answers_its_own_machine_alone() -> None:
     """Under another server rtseg does not know the address that is listened on."""
     import asyncio
 
-    from rtseg.serve import app
 
     def status(address: str) -> int:
         answers: list[dict[str, object]] = []

@@ -6,7 +6,6 @@ of its own: below a path of another application its addresses would be wrong.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ def app(segmenter: Segmenter | str | None = None, **options: Any) -> Starlette:
         UsageError: an option makes no sense, or the extra is not installed.
     """
     from rtseg.api import load
+    from rtseg.documents import to_toml
     from rtseg.options import made
     from rtseg.segmenter import Segmenter
     from rtseg.serve.options import ServeOptions, check_installed
@@ -39,5 +39,5 @@ def app(segmenter: Segmenter | str | None = None, **options: Any) -> Starlette:
     made_options = made(ServeOptions, options)
     if isinstance(segmenter, Segmenter):
         return build(segmenter, made_options, None)
-    config = "" if segmenter is None else f"model = {json.dumps(str(segmenter))}\n"
+    config = "" if segmenter is None else to_toml({"model": str(segmenter)})
     return build(lambda: load(segmenter), made_options, config)
