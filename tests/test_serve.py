@@ -470,7 +470,6 @@ def test_an_application_without_a_token_answers_its_own_machine_alone() -> None:
     """Under another server rtseg does not know the address that is listened on."""
     import asyncio
 
-
     def status(address: str) -> int:
         answers: list[dict[str, object]] = []
 
