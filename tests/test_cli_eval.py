@@ -229,6 +229,7 @@ BAD: list[tuple[list[str], str]] = [
             ["--boundary"],
             ["--worst", "3"],
             ["--show-class", "disc"],
+            ["--allow-outside"],
         )
     ],
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rtseg.backends.options import NAMES, PRECISIONS
 from rtseg.errors import UsageError
-from rtseg.options import Size, check, option
+from rtseg.options import Size, check, flag, option
 
 
 @dataclass(frozen=True)
@@ -48,5 +48,7 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.max_pictures is not None and self.data is None:
-            raise UsageError("--max-pictures without --data", do="Add labelled images with --data")
+        given = [name for name in ("max_pictures", "allow_outside") if getattr(self, name)]
+        if given and self.data is None:
+            do = "Add labelled images with --data"
+            raise UsageError(f"{flag(given[0])} without --data", do=do)

@@ -291,6 +291,11 @@ class BenchFlags:
     report: BenchReport
     given: frozenset[str] = frozenset()
 
+    def __post_init__(self) -> None:
+        if "threshold" in self.given and self.report.compare is None:
+            do = "Name an older record with --compare"
+            raise UsageError("--threshold without --compare", do=do)
+
 
 BENCH = (
     Row("Model", BenchOptions, "model"),

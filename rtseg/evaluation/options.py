@@ -9,8 +9,16 @@ from rtseg.options import check, flag, option
 
 ONLY_DATA = ("format", "split", "classes", "min_share", "names")
 """Fields that describe `data`."""
-ONLY_LABELLED = ("show_class", "boundary", "min_miou", "confusion", "worst", "worst_to")
-"""Fields on what is measured against labels, of which clips have none."""
+ONLY_LABELLED = (
+    "show_class",
+    "boundary",
+    "min_miou",
+    "confusion",
+    "worst",
+    "worst_to",
+    "allow_outside",
+)
+"""Fields on labelled images, and on what is measured against labels, of which clips have none."""
 
 
 @dataclass(frozen=True)
