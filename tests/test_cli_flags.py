@@ -196,6 +196,14 @@ def test_choices_are_those_of_the_tables() -> None:
     assert tuple(choices["backend"]) == ("auto", *BACKENDS)
 
 
+@pytest.mark.parametrize("verb", LAYOUTS)
+def test_a_default_of_several_values_is_shown_as_it_is_typed(verb: str) -> None:
+    for one in flags_of(LAYOUTS[verb]):
+        if isinstance(one.field.default, tuple) and one.field.default:
+            assert one.shown_default is not None, one.names
+            assert one.parse([one.shown_default]) == one.field.default
+
+
 def test_help_is_grouped_and_complete() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "rtseg", "run", "--help"],

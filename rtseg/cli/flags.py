@@ -275,8 +275,11 @@ class Flag:
     def shown_default(self) -> str | None:
         """The default as help shows it; None where it goes without saying."""
         default = self.field.default
-        obvious = default in (None, "") or isinstance(default, (bool, tuple))
-        return None if obvious or self.spelling.depends else str(default)
+        if default in (None, "", ()) or isinstance(default, bool) or self.spelling.depends:
+            return None
+        if isinstance(default, tuple):
+            return ("x" if self.form is SIZE else ",").join(map(str, default))
+        return str(default)
 
     @property
     def form(self) -> Form | None:
