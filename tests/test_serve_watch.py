@@ -254,5 +254,6 @@ def test_a_run_on_a_page_opens_no_window_and_plays_at_its_own_speed() -> None:
     for place in ("nonsense", ":99999", "host"):
         with pytest.raises(UsageError):
             make_plan(Flags.of(input=("test://",), web=place))
-    with pytest.raises(UsageError):
-        make_grid_plan(Flags.of(input=("test://", "test://"), web=":0"))
+    with pytest.raises(UsageError) as caught:
+        make_grid_plan(Flags.of(input=("test://", "9000"), web=":0"))
+    assert "--web :9000" in caught.value.do, "as 9000 is a camera"

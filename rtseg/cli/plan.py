@@ -424,7 +424,8 @@ def _check_sources(targets: Sequence[str], flags: Flags) -> None:
     if sum(source_kind(target).is_piped for target in targets) > 1:
         raise UsageError("standard input is given twice as a source", do="Use - only once")
     if flags.run.web is not None:
-        raise UsageError("--web with a grid", found="it shows one source", do="Remove it")
+        do = "Remove it; a port has a colon, as in --web :9000"
+        raise UsageError("--web with a grid", found="it shows one source", do=do)
     if flags.run.figure is not None:
         raise UsageError("--figure with a grid", found="it is for one source", do="Remove it")
 
