@@ -41,7 +41,7 @@ from rtseg.training.charts import ALPHA
 from rtseg.training.folder import RunFolder
 from rtseg.training.loop import TrainingLoop, load_state
 from rtseg.training.prepare import open_data, resumed
-from rtseg.training.program import Result, export_best, train
+from rtseg.training.program import Result, export_best, train, without_effect
 from rtseg.training.trainable import Figures, Trainable, moving_average
 from rtseg.zoo import ModelSpec
 
@@ -571,6 +571,20 @@ def test_workers_that_gain_nothing_or_do_not_fit_are_noted(
     train(quick(robo, small, tmp_path / "run", workers=3), callback=told)
     assert "3 workers on 2 cores: more than one each gains nothing" in told.said("note")
     assert "0 workers instead of 3: batches of more do not fit into" in told.said("note")
+
+
+def test_options_without_effect_are_noted(small: Path, tmp_path: Path) -> None:
+    dataset = make_folder(tmp_path / "folder", count=4, splits=("train", "val"))
+    told = Told(enough=lambda told: True)
+    unheard: dict[str, Any] = {"class_weights": "1,2,3", "edge_weight": 2.0, "momentum": 0.5}
+    options = quick(dataset, small, tmp_path / "run", loss=("dice",), **unheard)
+    train(options, callback=told)
+    for flag in ("--class-weights", "--edge-weight", "--momentum"):
+        assert f"{flag} has no effect" in told.said("note")
+    assert list(without_effect(TrainOptions("x", edge_reach=9), taught=False))
+    heard = {**unheard, "edge_reach": 9, "optimizer": "sgd"}
+    for more in (heard, {"edge_reach": 9}, {}):
+        assert not list(without_effect(TrainOptions("x", **more), taught=True))
 
 
 def test_a_test_split_whose_labels_are_secret_is_told_of(small: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -22,6 +22,7 @@ from rtseg.exporting.samples import MAX_FRAMES, OnProgress, Samples
 from rtseg.metrics import ConfusionMatrix
 from rtseg.nets import find_model
 from rtseg.nets.lite import measure_norms
+from rtseg.options import flag
 from rtseg.system import keep_freed_memory, usable_cores
 from rtseg.text import counted
 from rtseg.training import augment, is_main
@@ -47,7 +48,7 @@ from rtseg.training.charts import (
 from rtseg.training.folder import FIGURES, Callback, Row, RunFolder
 from rtseg.training.loggers import Loggers, check_loggers
 from rtseg.training.loop import Course, Loaders, Stop, TrainingLoop
-from rtseg.training.losses import Recipe, class_weights, parse_terms
+from rtseg.training.losses import CROSS_ENTROPY, Recipe, class_weights, parse_terms
 from rtseg.training.options import TrainOptions
 from rtseg.training.prepare import Prepared, prepare
 from rtseg.training.teachers import Soft, read_soft
@@ -170,6 +171,8 @@ def train(
     callback.note("runs on", describe(fabric, precision))
     if unused := unused_gpu(options, fabric):
         callback.note("note", unused)
+    for text in without_effect(options, taught=bool(prepared.soft)):
+        callback.note("note", text)
     if fabric.device.type == "cpu":
         keep_freed_memory()
     loggers = Loggers(
@@ -191,6 +194,20 @@ def train(
                 do="Use a smaller --batch-size, --size or model",
             ) from error
         return _finish(prepared, loop, callback, stop, ended=ended)
+
+
+def without_effect(options: TrainOptions, *, taught: bool) -> Iterator[str]:
+    """A line for each option that changes nothing of a training, and why."""
+    entropy = CROSS_ENTROPY in dict(parse_terms(options.loss))
+    rules = {
+        "class_weights": (entropy, "ce in --loss"),
+        "edge_weight": (entropy, "ce in --loss"),
+        "edge_reach": (options.edge_weight or taught, "--edge-weight"),
+        "momentum": (options.optimizer == "sgd", "--optimizer sgd"),
+    }
+    for name, (used, why) in rules.items():
+        if not used and getattr(options, name) != getattr(TrainOptions, name):
+            yield f"{flag(name)} has no effect on training without {why}"
 
 
 def _loop(
