@@ -8,7 +8,7 @@ documentation and its text in `--help`; see `rtseg.cli.flags`.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import field, fields
 from functools import cache
 from importlib import import_module
@@ -106,7 +106,7 @@ def check(options: Any) -> None:
         if value is None:
             continue
         for each in value if isinstance(value, tuple) and choices else (value,):
-            if choices and each not in choices:
+            if choices and not (isinstance(each, Hashable) and each in choices):
                 known = ", ".join(map(str, choices))
                 raise UsageError(
                     f"{flag(one.name)} {str(each)[:MAX_SHOWN]}", found=f"choices are {known}"

@@ -14,6 +14,8 @@ import pytest
 
 import rtseg
 from rtseg.backends import open_backend
+from rtseg.backends.options import NetworkOptions
+from rtseg.bench.options import BenchOptions
 from rtseg.contracts import SourceInfo
 from rtseg.errors import UsageError
 from rtseg.labels import VOC
@@ -21,6 +23,7 @@ from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
 from rtseg.sinks import open_sink
 from rtseg.sources import open_source
+from rtseg.training import TrainOptions
 
 CLIP = "test://?frames=2&size=64x48"
 
@@ -29,6 +32,21 @@ CLIP = "test://?frames=2&size=64x48"
 def segmenter() -> Iterator[Segmenter]:
     with rtseg.load("stub") as loaded:
         yield loaded
+
+
+@pytest.mark.parametrize("value", [["overlay"], {}, np.array(["overlay", "mask"]), (["mask"],)])
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (rtseg.ViewOptions, "view"),
+        (NetworkOptions, "backend"),
+        (BenchOptions, "backend"),
+        (TrainOptions, "logger"),
+    ],
+)
+def test_what_is_not_one_of_the_choices(options: Any, name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match="choices are"):
+        options(**{name: value})
 
 
 @pytest.mark.parametrize(
