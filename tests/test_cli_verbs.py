@@ -96,6 +96,11 @@ def test_models_verify_and_the_state_of_a_download(capsys: Capture, tiny: Path) 
     assert "rtseg models download tiny" in said.err
 
 
+def test_an_unknown_model_is_not_lost_among_all(capsys: Capture, tiny: Path) -> None:
+    assert main(["models", "download", "nosuch", "--all"]) == 2
+    assert "nosuch" in capsys.readouterr().err
+
+
 def test_a_download_without_a_network_says_what_to_do(capsys: Capture, tiny: Path) -> None:
     assert main(["models", "download", "tiny"]) == 1
     said = capsys.readouterr().err

@@ -70,7 +70,7 @@ def download_models(names: Iterable[str], *, everything: bool, stop: Stop) -> in
         ModelError: a model is unknown.
         DownloadError: weights cannot be downloaded.
     """
-    names = tuple(MODELS) if everything else tuple(names)
+    names = (*names, *(MODELS if everything else ()))
     if not names:
         raise UsageError("no model given", do="Name models, or use --all")
     specs = {name: _named(name) for name in names}
