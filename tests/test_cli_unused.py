@@ -49,6 +49,11 @@ def test_nothing_is_said_of_flags_that_were_not_given() -> None:
         ({"feather": 4}, "--feather has no effect without --backgr"),
         ({"matte_threshold": 0.4}, "--matte-threshold has no effect"),
         ({"output": ("a/",), "codec": "hevc", "crf": 20}, "--codec and --crf have no eff"),
+        ({"timeout": 3.0, "reconnect": False}, "--timeout and --no-reconnect have no effect on a"),
+        ({"alpha": 0.9, "view": "mask"}, "--alpha has no effect with --view mask"),
+        ({"alpha": 0.9, "view": "cutout"}, "--alpha has no effect with --view cutout"),
+        ({"alpha": 0.9, "view": "contours"}, "--alpha has no effect with --view contours"),
+        ({"output": ("a/",), "audio": "none"}, "--audio has no effect without a video"),
         ({"rle": True}, "--rle has no effect"),
         ({"screenshots": "s"}, "--screenshots has no effect"),
         ({"background": "blur", "view": "mask"}, "--background has no effect with --view mask"),
@@ -69,6 +74,11 @@ def test_what_changes_nothing_is_told_with_the_reason(flags: dict, words: str) -
         (CLIP, {"background": "blur", "view": "side"}),
         (CLIP, {"background": "blur", "view": "contours"}),
         (CLIP, {"output": ("a.mp4",), "codec": "hevc", "crf": 20}),
+        (CLIP, {"output": ("a.mp4",), "audio": "none"}),
+        (CLIP, {"alpha": 0.9, "view": "side"}),
+        ("0", {"timeout": 3.0, "reconnect": False}),
+        ("rtsp://host/a", {"timeout": 3.0, "reconnect": False}),
+        ("http://host/a", {"timeout": 3.0, "reconnect": False}),
         (CLIP, {"output": (), "json": "a.jsonl", "rle": True}),
     ],
 )
@@ -78,7 +88,8 @@ def test_what_is_used_is_not_told_of(target: str, flags: dict) -> None:
 
 def test_a_window_uses_what_its_keys_may_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "require_display", lambda *_: None)
-    assert told(feather=4, models=("stub",), output=(), screenshots="s") == []
+    assert told(feather=4, models=("stub",), output=(), screenshots="s", audio="none") == []
+    assert told(output=(), alpha=0.9, view="mask") == []
 
 
 def with_sound(path: Path, *, sound: bool = True) -> str:

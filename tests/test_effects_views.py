@@ -87,6 +87,18 @@ def test_a_view_is_pure_and_gives_a_new_picture(
 
 
 @pytest.mark.parametrize("name", VIEWS)
+def test_the_opacity_of_a_view_is_the_one_asked_for_or_its_own(name: str) -> None:
+    image, mask = scene(3, 72, 96)
+    cutout = segmented(mask)
+    cutout.given[1] = 9.0  # of whose probabilities a matte is made
+    faint, strong = (
+        open_view(ViewOptions(name, alpha), PRIMARY)(framed(image), cutout) for alpha in (0.1, 0.9)
+    )
+    assert np.array_equal(faint, strong) is VIEWS[name].own_alpha
+    assert strong.any()
+
+
+@pytest.mark.parametrize("name", VIEWS)
 def test_a_finished_view_leaves_its_inputs_alone(name: str) -> None:
     image, mask = scene(2, 240, 321)
     frame, segmentation = framed(image), segmented(mask)

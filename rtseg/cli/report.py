@@ -7,7 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from fractions import Fraction
 from html import escape
 from importlib import import_module
@@ -24,7 +24,7 @@ from rtseg.effects import VIEWS
 from rtseg.errors import RtsegError
 from rtseg.files import leftovers, write_file
 from rtseg.labels import LabelSet
-from rtseg.options import keeps_newest
+from rtseg.options import flag, keeps_newest
 from rtseg.segmenter import Segmenter
 from rtseg.session import keys
 from rtseg.session.engine import Channel
@@ -545,7 +545,7 @@ class _Rule(NamedTuple):
 def unused(flags: Flags, plan: Plan) -> Iterator[str]:
     """Warn about flags that have no effect, and about sound that is not kept."""
     for rule in _rules(flags, plan):
-        given = [f"--{name.replace('_', '-')}" for name in _given(rule.group, rule.names.split())]
+        given = list(_given(rule.group, rule.names.split()))
         if given and not rule.used:
             have = "has" if len(given) == 1 else "have"
             yield f"{' and '.join(given)} {have} no effect {rule.why}"
@@ -558,7 +558,7 @@ def _rules(flags: Flags, plan: Plan) -> tuple[_Rule, ...]:
     read = {name for target in plan.outputs for name in find_kind(target)[0].options}
     # the keys of a window choose backgrounds and models, record and save
     matte = view.background != "none" or VIEWS[plan.view.view].is_matte or plan.window
-    seen = not VIEWS[plan.view.view].covers
+    seen, own_alpha = not VIEWS[plan.view.view].covers, VIEWS[plan.view.view].own_alpha
     return (
         _Rule(
             flags.source, "width height fourcc", "width" in used, "on a source that is not a camera"
@@ -567,12 +567,20 @@ def _rules(flags: Flags, plan: Plan) -> tuple[_Rule, ...]:
         _Rule(
             flags.source, "stream deinterlace", "stream" in used, "on a source that is not a video"
         ),
+        _Rule(
+            flags.source,
+            "timeout reconnect",
+            "timeout" in used,
+            "on a source that is neither a camera nor a stream",
+        ),
         _Rule(flags.source, "size", "size" in used, "without raw frames on stdin"),
         _Rule(flags.source, "pix_fmt", "pix_fmt" in used | read, "without raw frames"),
         _Rule(flags.run, "models", plan.window, "without a window"),
+        _Rule(view, "alpha", not own_alpha or plan.window, f"with --view {plan.view.view}"),
         _Rule(view, "feather matte_threshold", matte, "without --background"),
         _Rule(view, "background", seen or plan.window, f"with --view {plan.view.view}"),
         _Rule(sink, "codec crf encoder", "codec" in read, "without a video output"),
+        _Rule(sink, "audio", "audio" in read or plan.window, "without a video output"),
         _Rule(sink, "rle", "rle" in read, "without --json"),
         _Rule(flags.run, "screenshots", plan.window, "without a window"),
     )
@@ -580,8 +588,10 @@ def _rules(flags: Flags, plan: Plan) -> tuple[_Rule, ...]:
 
 def _given(group: Any, names: list[str]) -> Iterator[str]:
     """The flags that differ from their defaults."""
-    defaults = {field.name: field.default for field in fields(group)}
-    return (name for name in names if getattr(group, name) != defaults[name])
+    for name in names:
+        value, default = getattr(group, name), getattr(type(group), name)
+        if value != default:
+            yield flag(f"no_{name}" if default is True else name)
 
 
 def _lost_sound(flags: Flags, plan: Plan) -> Iterator[str]:

@@ -31,21 +31,23 @@ class ViewKind:
             that returns a new image.
         is_matte: it replaces the background itself, with or without `ViewOptions.background`.
         covers: its image shows nothing of the frame, and so no background.
+        own_alpha: the opacity of its colours is not `ViewOptions.alpha`.
         widths: width of its image in widths of the frame.
     """
 
     open: str
     is_matte: bool = False
     covers: bool = False
+    own_alpha: bool = False
     widths: int = 1
 
 
 VIEWS: dict[str, ViewKind] = {
     "overlay": ViewKind("rtseg.effects:Overlay"),
-    "mask": ViewKind("rtseg.effects.views:MaskPicture", covers=True),
+    "mask": ViewKind("rtseg.effects.views:MaskPicture", covers=True, own_alpha=True),
     "side": ViewKind("rtseg.effects.views:SideBySide", widths=2),
-    "contours": ViewKind("rtseg.effects.contours:Contours"),
-    "cutout": ViewKind("rtseg.effects.views:Cutout", is_matte=True),
+    "contours": ViewKind("rtseg.effects.contours:Contours", own_alpha=True),
+    "cutout": ViewKind("rtseg.effects.views:Cutout", is_matte=True, own_alpha=True),
 }
 
 
@@ -143,8 +145,7 @@ def open_effect(
 
     hud = partial(hud_lines, stats, source, backend, model, imgsz) if options.hud else None
     mark = partial(mark_lines, stats)
-    effect = Captioned(
-        open_view(options, labels), labels, legend=options.legend, hud=hud, mark=mark
-    )
+    view = open_view(options, labels)
+    effect = Captioned(view, labels, legend=options.legend, hud=hud, mark=mark)
     effect.warm_up()
     return effect

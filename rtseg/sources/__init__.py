@@ -95,20 +95,20 @@ SOURCES: dict[str, SourceKind] = {
         "rtseg.sources.camera:CameraSource",
         match=is_camera,
         help="camera number",
-        options=frozenset({"width", "height", "fps", "fourcc"}),
+        options=frozenset("width height fps fourcc reconnect timeout".split()),
         stem=camera_stem,
     ),
     "stream": SourceKind(
         "rtseg.sources.stream:open_stream",
         schemes=frozenset("rtsp rtsps rtmp rtmps udp rtp tcp srt".split()),
         help="URL",
-        options=frozenset({"decoder", "stream", "deinterlace"}),
+        options=frozenset("decoder stream deinterlace reconnect timeout".split()),
         stem=address_stem,
     ),
     "http": SourceKind(
         "rtseg.sources.http:open_http",
         schemes=frozenset({"http", "https"}),
-        options=frozenset({"decoder", "stream", "deinterlace"}),
+        options=frozenset("decoder stream deinterlace reconnect timeout".split()),
         stem=address_stem,
     ),
     "stdin": SourceKind(
