@@ -480,7 +480,7 @@ def _unidentified(file: Path | BytesIO) -> str:
     head = _first_bytes(file)
     if not head:
         return "the file is empty"
-    if HEIF.match(head):
+    if HEIF.match(head) and "HEIF" not in _formats():
         return f"it is {NEEDS_HEIF}"
     return "it is damaged, or not an image"
 

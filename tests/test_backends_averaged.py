@@ -156,10 +156,24 @@ def test_windows_of_a_linear_function_join_without_a_seam(
     found = merged(planes, size, align_corners=align_corners)
     y, x = places(found.shape[1], size[0]), places(found.shape[2], size[1])
     inside = slice(2, -2)  # at the very border a plane has no sample beyond its last
-    assert np.abs(found[0] - y[:, None])[inside].max() < 4.1
-    assert np.abs(found[1] - x)[:, inside].max() < 4.1
-    if overlap >= 0.25:
-        assert np.abs(found[0] - y[:, None])[inside].max() < 1.5
+    assert np.abs(found[0] - y[:, None])[inside].max() < 0.2
+    assert np.abs(found[1] - x)[:, inside].max() < 0.2
+
+
+def test_windows_that_differ_are_faded_into_each_other() -> None:
+    """Windows of which each has its own number everywhere: no step between two columns."""
+    size = (128, 420)
+    boxes = windows(size, (128, 160), 0.5)
+    planes = [
+        (box, np.full((1, box.height // 8, box.width // 8), number, np.float32))
+        for number, box in enumerate(boxes)
+    ]
+    row = merged(planes, size, align_corners=False)[0, 8]
+    assert row[0] == pytest.approx(0, abs=1e-6)
+    assert row[-1] == pytest.approx(len(boxes) - 1, abs=1e-6)
+    steps = np.diff(row)
+    assert steps.min() >= -1e-6
+    assert steps.max() < 0.25
 
 
 def test_windows_find_what_is_too_small_for_the_input(image: np.ndarray) -> None:

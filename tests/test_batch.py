@@ -424,7 +424,7 @@ def ledger_in(folder: Path, lease: float = 60.0, token: str = "") -> Ledger:
     return open_ledger(str(folder), {}, lease, token)
 
 
-ELSEWHERE = "0123456789ab-1-00000000"
+ELSEWHERE = "0123456789ab-999999999-0"
 """A process of another machine."""
 
 CLIP = Clip("sub/clip.mp4", "in/sub/clip.mp4", "3 bytes")

@@ -86,12 +86,12 @@ def test_an_output_that_no_batch_wrote_is_not_replaced(memory: Any) -> None:
 
 def test_claims_in_a_bucket(memory: Any) -> None:
     clip = Clip("sub/a.mp4", f"{IN}/a.mp4", "")
-    one, other = (open_ledger(OUT, {}, 60.0, f"{n}23456789abc-1-0") for n in range(2))
+    one, other = (open_ledger(OUT, {}, 60.0, f"{n}23456789abc-999999999-0") for n in range(2))
     claim = one.claim(clip)
     assert claim is not None
     assert other.claim(clip) is None
     one.beat([claim])
-    hasty = open_ledger(OUT, {}, -1.0, "ffffffffffff-1-0")
+    hasty = open_ledger(OUT, {}, -1.0, "ffffffffffff-999999999-0")
     assert hasty.claim(clip) is not None
     assert not one.holds(claim)
     hasty.release(claim.replace("claim-0", "claim-1"))

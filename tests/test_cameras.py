@@ -145,7 +145,7 @@ def script(monkeypatch: pytest.MonkeyPatch, *plugs: Plugged | None) -> FakeDevic
 LISTED = (
     Mode("YUYV", 1920, 1080, (Fraction(5),)),
     Mode("MJPG", 1280, 720, (Fraction(60),)),
-    Mode("MJPG", 640, 480, (Fraction(60),)),
+    Mode("MJPG", 640, 480, (Fraction(120),)),
 )
 
 

@@ -270,7 +270,8 @@ def two_convolutions(path: Path) -> None:
         helper.make_node("Transpose", ["image"], ["t"], perm=[0, 3, 1, 2]),
         helper.make_node("Cast", ["t"], ["c"], to=TensorProto.FLOAT),
         helper.make_node("Conv", ["c", "w1"], ["y"], name="wild", pads=[1, 1, 1, 1]),
-        helper.make_node("Conv", ["y", "w2"], ["logits"], name="tame"),
+        helper.make_node("Tanh", ["y"], ["z"]),
+        helper.make_node("Conv", ["z", "w2"], ["logits"], name="tame"),
     ]
     graph = helper.make_graph(
         nodes,

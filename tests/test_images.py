@@ -12,10 +12,9 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageCms
 
+from rtseg import images
 from rtseg.errors import DatasetError, SourceError
 from rtseg.images import (
-    HEIF_SUFFIXES,
-    IMAGE_SUFFIXES,
     decode_image,
     holds_several,
     image_size,
@@ -229,11 +228,39 @@ def test_a_file_is_what_its_bytes_say(tmp_path: Path) -> None:
     assert not is_image(tmp_path / "absent.jpg")
 
 
-@pytest.mark.skipif(HEIF_SUFFIXES <= IMAGE_SUFFIXES, reason="pillow-heif is installed")
-def test_heic_names_the_package_that_reads_it(tmp_path: Path) -> None:
+def test_heic_names_the_package_that_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "_formats", lambda: ["JPEG", "PNG"])
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
     with pytest.raises(SourceError, match="pillow-heif"):
         read_image(tmp_path / "a.heic", SourceError)
+
+
+def test_heic_is_read_upright_and_in_its_primary_image(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    path = tmp_path / "a.heic"
+    smooth = Pillow.fromarray(np.repeat(np.repeat(painted()[..., ::-1], 8, 0), 8, 1))
+    plain = np.asarray(smooth)[..., ::-1]
+
+    smooth.save(path, quality=95)
+    assert difference(read_image(path, SourceError), plain) <= 6
+
+    turned = smooth.copy()
+    turned.getexif()[0x0112] = 6  # the box `irot` of the file, which its EXIF repeats
+    turned.save(path, quality=95)
+    assert b"irot" in path.read_bytes()
+    assert difference(read_image(path, SourceError), np.rot90(plain, -1)) <= 6
+
+    several = pillow_heif.from_pillow(Pillow.new("RGB", smooth.size))
+    several.add_from_pillow(smooth)
+    several.save(path, quality=95, primary_index=1)
+    assert difference(read_image(path, SourceError), plain) <= 6
+
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(SourceError, match="damaged"):
+        read_image(path, SourceError)
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "TIFF", "PNG", "AVIF"])

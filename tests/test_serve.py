@@ -566,3 +566,12 @@ def test_the_command_line_serves_and_ends_by_a_signal() -> None:
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+def test_refined_masks_are_those_of_the_segmenter(server: Served) -> None:
+    image = shapes()
+    image[40:120, 60:203] = image[41, 61]  # an edge between the network's samples
+    with rtseg.load("stub", refine=True) as refining, rtseg.load("stub") as plain:
+        refined, mask = refining(image).mask, plain(image).mask
+    assert (refined != mask).any()
+    assert np.array_equal(opened(post(server, png(image), refine="1")), refined)

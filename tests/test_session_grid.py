@@ -437,3 +437,9 @@ def test_written_recordings_go_by_their_own_times_and_rates_all_else_by_the_cloc
         order = order_of(channels, written=written)
         assert isinstance(order, ByTimestamp) == by_time
         assert rate_of([each.source for each in channels], order) == rate
+
+
+def test_a_last_row_that_is_not_full_is_centred() -> None:
+    layout = lay_out([(36, 64)] * 3, (76, 132))
+    lefts = [left for _, left in layout.corners]
+    assert lefts == [0, 68, 34], layout

@@ -39,6 +39,7 @@ def test_frames_come_when_they_are_due_and_are_stamped_so() -> None:
 def test_a_reader_who_is_late_by_less_than_a_frame_loses_none() -> None:
     clock, seen = ManualClock(), []
     for frame in replayed(clock):
+        assert frame.captured_at == pytest.approx(frame.pts)
         seen.append(frame.index)
         clock.sleep(0.15 if frame.index == 4 else 0.0)
     assert seen == list(range(20))

@@ -219,8 +219,8 @@ def test_loop_of_a_part_repeats_the_part() -> None:
 
 def test_loop_closes_each_round_and_keeps_each_warning_once() -> None:
     rounds = [Listed([0.0, 0.5]) for _ in range(4)]
-    for source in rounds:
-        source.warning = "cut off"
+    for source, warning in zip(rounds, ["cut off", "damaged", "cut off", ""], strict=True):
+        source.warning = warning
     waiting = iter(rounds[1:])
     looped = Loop(rounds[0], lambda: next(waiting))
     frames = iter(looped)
@@ -228,7 +228,7 @@ def test_loop_closes_each_round_and_keeps_each_warning_once() -> None:
     assert [source.released for source in rounds] == [1, 1, 1, 0]
     looped.close()
     assert rounds[3].released == 1
-    assert looped.warnings == ["cut off"]
+    assert looped.warnings == ["cut off", "damaged"]
 
 
 def test_loop_of_nothing_ends() -> None:

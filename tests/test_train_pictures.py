@@ -187,6 +187,16 @@ def test_margins_are_background_around_the_middle_of_the_picture() -> None:
     assert (rgb[:, :start] != image[:, :start, ::-1]).any()
 
 
+def test_margins_are_not_the_teachers() -> None:
+    image, mask = blots(size=(80, 112))
+    soft = np.zeros((4, 80, 112), np.uint8)
+    transform = augment.training(replace(STILL, margins=1.0), SPEC, background=0)
+    with seeded(3):
+        _, labels, planes = transform(image, np.ones_like(mask), None, soft)
+    assert ((planes[0] == 255) == (labels == 0)).all()
+    assert 0 < (labels == 0).float().mean() < 1
+
+
 def test_a_plain_picture_is_whole_and_keeps_its_shape() -> None:
     image, mask = blots(size=(80, 120))
     picture, labels = augment.plain((96, 60), SPEC)(image, mask)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from time import thread_time
@@ -84,16 +85,19 @@ class Clip:
         options: dict[str, Any] = {"max_frames": asked.frames}
         with rtseg.open_source(pictures, rtseg.SourceOptions(**options)) as source:
             self.frames = list(source)
-        self.rate = float(source.info.frame_rate or 25)
         names = sorted((path / "masks").glob("*.png")) if path.is_dir() else []
-        self.labels = [cv2.imread(str(name), cv2.IMREAD_GRAYSCALE) // 255 for name in names]
+        labelled = names[: len(self.frames)]
+        self.labels = [cv2.imread(str(name), cv2.IMREAD_GRAYSCALE) // 255 for name in labelled]
         self.recorded = Recorded(self._look(segmenter, asked.cache))
         self.masks = [said.mask for said in self.recorded.said]
 
     def _look(self, segmenter: Segmenter, cache: Path | None) -> list[Segmentation]:
         size = "x".join(map(str, segmenter.input_size))
-        kept = cache and cache / f"{segmenter.spec.name}_{size}_{self.name}_{len(self.frames)}.npy"
         said = [segmenter(self.frames[0].image)]
+        digest = sha256(said[0].scores)  # networks of one name differ, and clips
+        for frame in self.frames:
+            digest.update(frame.image)
+        kept = cache and cache / f"{segmenter.spec.name}_{size}_{digest.hexdigest()[:16]}.npy"
         if kept is not None and kept.exists():
             return [said[0].with_scores(scores) for scores in np.load(kept)]
         said += [segmenter(frame.image) for frame in self.frames[1:]]
@@ -150,8 +154,9 @@ def smooth(clip: Clip, asked: argparse.Namespace) -> Iterator[str]:
         flicker = clip.flicker(masks)
         iou = f"{clip.iou(masks, shown):8.2%}" if clip.labels else "       -"
         milliseconds = 1e3 * seconds / len(masks)
+        less = flicker / plain if plain else 1.0
         yield (
-            f"{clip.name:<24}{strength:>5}  flicker {flicker:7.3%} x{flicker / plain:4.2f}  "
+            f"{clip.name:<24}{strength:>5}  flicker {flicker:7.3%} x{less:4.2f}  "
             f"off {clip.off(masks):7.3%}  IoU {iou}  {milliseconds:5.2f} ms"
         )
 

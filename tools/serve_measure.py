@@ -604,7 +604,7 @@ def _ages(program: Any, name: str, address: str, seconds: float) -> list[float]:
     found: dict[float, float] = {}
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        time.sleep(min(3.0, seconds))
+        time.sleep(max(0.0, min(3.0, until - time.monotonic())))
         found |= {at: age for at, age in page.evaluate(script) if at > begin}
     page.close()
     return [age / 1e3 for age in found.values()]
