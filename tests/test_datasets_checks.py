@@ -413,8 +413,9 @@ def test_copies_of_copies_are_known_by_their_first_name(tmp_path: Path) -> None:
     image = write(tmp_path / "a_jpg.rf.0123456789abcdef_jpg.rf.fedcba9876543210.jpg", DOT)
     other = write(tmp_path / "a_png.rf.Zz0123456789abcdef.jpg", DOT + 1)
     first, second = (Sample(path.stem, path, lambda: DOT[..., 0]) for path in (image, other))
-    (warning,) = leaks({"train": (first,), "val": (second,)})
-    assert "val and train share copies" in warning
+    for split, other in (("val", "train"), ("test", "train"), ("test", "val")):
+        (warning,) = leaks({other: (first,), split: (second,)})
+        assert f"{split} and {other} share copies" in warning
 
 
 DOT = np.zeros((4, 4, 3), np.uint8)

@@ -110,6 +110,19 @@ def test_outside_a_picture_is_the_mean_colour_and_no_class() -> None:
     assert picture[:, outside].abs().max() < 0.02
 
 
+def test_half_and_twice_the_size_are_equally_frequent() -> None:
+    """Scales of 0.25 to 1: the square of an object is in the median half as wide as at 1."""
+    image, mask = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
+    mask[28:36, 28:36] = 1
+    widest = replace(CALM, size=(512, 512), scale=(0.25, 1.0), rotation=0, aspect=0, flip=0)
+    transform, sides = augment.training(widest, SPEC), []
+    for seed in range(200):
+        with seeded(seed):
+            _, labels = transform(image, mask)
+        sides.append(float((labels == 1).sum()) ** 0.5)
+    assert np.median(sides) == pytest.approx(0.5 * 64, abs=6)
+
+
 @pytest.mark.parametrize("size", [(40, 96), (96, 40), (64, 64)])
 def test_at_a_scale_of_one_the_crop_is_inside_the_picture(size: tuple[int, int]) -> None:
     image, mask = blots(size=size)
