@@ -78,25 +78,30 @@ def user_path(text: str | Path) -> Path:
 MAX_FILE_NAME, MAX_PATH = 255, 4095
 """Bytes that the common file systems allow."""
 
+SCHEME = re.compile(r"([a-z][\w+.-]+:).*", re.IGNORECASE | re.DOTALL)
 
-def file_name(path: str | Path) -> str:
-    """The text of a path.
+
+def file_name(path: str | Path, *, is_address: bool = False) -> str:
+    """The text of a path, or of an address, which may be of any length.
 
     Raises:
         UsageError: it is neither text nor a path, or no file can have this name.
     """
     if not isinstance(path, (str, Path)):
         raise UsageError(f"{path!r:.80} is not a path", do="Name a file or a folder")
+    # an address that is cut could not be recognised as one, and its secrets would be shown
+    shown = SCHEME.sub(r"\1...", str(path))
+    asked = f"{shown!r:.80} is not a path"
     try:
         raw = os.fsencode(path)
         if b"\0" in raw:
             raise ValueError
     except ValueError as error:
         found = "it holds NUL or half a character"
-        raise UsageError(f"{str(path)!r:.80} is not a path", found=found) from error
-    if len(raw) > MAX_PATH or max(map(len, raw.split(b"/"))) > MAX_FILE_NAME:
+        raise UsageError(asked, found=found) from error
+    if not is_address and (len(raw) > MAX_PATH or max(map(len, raw.split(b"/"))) > MAX_FILE_NAME):
         found = f"its {len(raw)} bytes are too many for the name of a file"
-        raise UsageError(f"{str(path)!r:.80} is not a path", found=found)
+        raise UsageError(asked, found=found)
     return str(path)
 
 

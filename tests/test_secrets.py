@@ -109,6 +109,24 @@ def test_no_form_of_an_error_holds_the_token(
     assert is_clean(text), text
 
 
+@pytest.mark.parametrize("signature", ["a" * 300, "a/" * 3000])
+def test_an_address_may_be_longer_than_the_name_of_a_file(port: int, signature: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        open_source(f"http://127.0.0.1:{port}/clip.mp4?X-Amz-Signature={signature}")
+    assert "404" in caught.value.found
+
+
+@pytest.mark.parametrize("form", [f"me:{TOKEN}{'x' * 300}@{{h}}", f"{{h}}/a?b={TOKEN}{'x' * 300}"])
+def test_what_is_not_a_path_shows_no_token(
+    form: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    address = f"http://{form.format(h='127.0.0.1:9')}"
+    for arguments in (["-o", address], ["-m", address, "--no-show"]):
+        assert main(["test://?frames=1", *arguments]) == 2
+        text = "".join(capfd.readouterr())
+        assert is_clean(text), (arguments, text)
+
+
 @pytest.mark.parametrize("form", FORMS[::7])
 def test_a_refused_flag_beside_it_shows_no_token(
     form: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rtseg.addresses import public_name
 from rtseg.answers import TimedResponse
 from rtseg.cache import cache_path, safe_name, sha256
 from rtseg.errors import DownloadError
@@ -227,7 +228,7 @@ def _check_redirects(url: str, answer: Any) -> None:
     if url.startswith("https:"):
         for each in (*answer.history, answer):
             if not each.url.startswith("https:"):
-                raise OSError(f"the server redirects to {each.url[:80]}, which is not https")
+                raise OSError(f"the server redirects to {public_name(each.url)}, which is not https")
 
 
 def _length(answer: Any) -> int:

@@ -231,8 +231,10 @@ def trimmed(target: str | int | Path) -> str:
         raise UsageError(
             f"{target!r} is not a source", do="Name a camera, a file, a folder or an address"
         )
-    text = file_name(str(target))
-    return text.strip() if is_address(text.strip()) else text
+    text = str(target)
+    if is_address(text.strip()):
+        return file_name(text.strip(), is_address=True)
+    return file_name(text)
 
 
 def path_stem(target: str) -> str:
