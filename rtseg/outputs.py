@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from rtseg.errors import UsageError
 from rtseg.files import ignores_case
+from rtseg.text import first_characters, user_path
 
 NUMBER = re.compile(r"%0?\d*d")
 """The field of a numbered pattern, `frames_%06d.png`."""
@@ -126,6 +127,44 @@ def check_apart(outputs: Sequence[Output], inputs: Iterable[tuple[Path, str]] = 
                         found=f"it would replace {path}, which is {what}",
                         do="Give the output another name or folder",
                     )
+
+
+def read_by(named: Mapping[str, str | Iterable[str] | None]) -> Iterator[tuple[Path, str]]:
+    """The files among what flags name, as inputs of `check_apart`."""
+    for flag, texts in named.items():
+        for text in [texts] if isinstance(texts, str) else texts or ():
+            if is_file(text):
+                yield user_path(text), f"read by {flag}"
+
+
+def is_file(text: str) -> bool:
+    """Whether a text is the path of a file; False for one that cannot be a path."""
+    try:
+        return user_path(text).is_file()
+    except (OSError, ValueError, UsageError):
+        return False
+
+
+def check_not_among(outputs: Iterable[Output], root: Path, mark: str) -> None:
+    """Refuse outputs that would replace a file among labelled images, as their annotations.
+
+    Args:
+        mark: what a JSON file of the same command begins with; these may be replaced.
+
+    Raises:
+        UsageError: one of them would.
+    """
+    root = Path(os.path.realpath(root))
+    for output in outputs:
+        place = Path(os.path.realpath(output.path))
+        if output.between != "nothing" or not place.exists() or not place.is_relative_to(root):
+            continue
+        if place.suffix.lower() != ".json" or mark not in first_characters(place, 64):
+            raise UsageError(
+                output.asked,
+                found=f"it would replace a file of the labelled images in {root}",
+                do="Give the output another name or folder",
+            )
 
 
 def _fits(one: str, other: str, *, anything: bool) -> bool:

@@ -278,6 +278,11 @@ def test_the_input_of_a_foreign_network_is_told_by_flags(inside: Path) -> None:
     assert main(["eval", *SET, *NET, *flags, "--min-miou", "0.9"]) == 0
     swapped = [*flags, "--colour", "BGR"]
     assert main(["eval", *SET, *NET, *swapped, "--min-miou", "0.9"]) == 5
+    names = Path("names.txt")
+    names.write_text("background\ndisc\nbox\n")
+    flags[1] = str(names)
+    assert main(["eval", *SET, *NET, *flags, "--json", str(names), "-y"]) == 2
+    assert names.read_text() == "background\ndisc\nbox\n"
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from dataset_folders import make_folder
+from dataset_folders import make_folder, make_roboflow
 
 from rtseg import outputs
 from rtseg.cli.app import main
@@ -18,6 +18,7 @@ from rtseg.errors import UsageError
 from rtseg.outputs import Output, check_apart
 
 STUB = ("-m", "stub", "-b", "stub", "--no-show")
+COCO = "coco/train/_annotations.coco.json"
 posix = pytest.mark.skipif(sys.platform == "win32", reason="links of POSIX")
 
 
@@ -237,3 +238,38 @@ def test_bench_records(
     assert capsys.readouterr().err.count("\n") == 1
     assert (tmp_path / "clip.mp4").read_bytes() == b"mine"
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("data", "--data", "coco", "--json", COCO),
+        ("data", "--data", COCO, "--json", COCO),
+        ("data", "--data", "set", "--palette", "p.json", "--json", "p.json"),
+        ("data", "--data", "set", "--json", "x.png", "--sheet", "x.png"),
+        ("bench", "-m", "net.onnx", "-o", "net.onnx"),
+        ("bench", "-m", "deeplabv3_resnet50", "--weights", "net.onnx", "-o", "net.onnx"),
+        ("bench", "-m", "stub", "--data", COCO, "-o", COCO),
+        ("test://", *STUB, "--palette", "p.json", "--metrics", "p.json"),
+        ("test://", "-m", "stub", "--show", "--models", "net.onnx", "--metrics", "net.onnx"),
+        ("batch", "set", *STUB[:4], "--palette", "p.json", "-o", "out/", "--report", "p.json"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_read_stays(
+    flags: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("rtseg.cli.plan.display_available", lambda: "")
+    make_folder(tmp_path / "set", 6)
+    make_roboflow(tmp_path / "coco", 6)
+    (tmp_path / "net.onnx").write_bytes(b"mine")
+    (tmp_path / "p.json").write_text(str([[n, n, n] for n in range(30)]))
+    before = contents(tmp_path)
+    again = () if flags[0] == "batch" else ("-y",)
+    assert main([*flags, *again]) == 2
+    said = capsys.readouterr().err
+    assert "would replace" in said or "twice" in said
+    assert contents(tmp_path) == before

@@ -24,7 +24,7 @@ from rtseg.batch.options import ENGINES
 from rtseg.batch.tasks import Event, Outcome, Pool, Task, one_run
 from rtseg.cache import cache_dir, sha256
 from rtseg.cli.options import BatchFlags, Flags
-from rtseg.cli.plan import FLAGS, is_file, make_plan
+from rtseg.cli.plan import FLAGS, make_plan
 from rtseg.cli.process import Stop
 from rtseg.cli.report import DownloadProgress, Progress, length, print_table, say, write_json
 from rtseg.errors import RtsegError, SourceError, UsageError
@@ -32,6 +32,7 @@ from rtseg.files import check_file, reason, write_file
 from rtseg.nets import default_model, find_model
 from rtseg.nets.ir import digest_of
 from rtseg.options import imported
+from rtseg.outputs import Output, check_apart, is_file, read_by
 from rtseg.text import counted, listed
 
 POLL_SECONDS = 0.1
@@ -65,7 +66,7 @@ def batch(flags: BatchFlags, stop: Stop) -> int:
     if run.quiet and options.verbose:
         raise UsageError("--quiet with --verbose", do="Use only one of them")
     if options.report is not None:
-        check_file(Path(options.report), True)
+        _check_report(options.report, flags)
     targets = _targets(flags)
     alone = _alone(flags)
     _check(alone, targets)
@@ -156,6 +157,20 @@ def _check(alone: Flags, targets: Sequence[Target]) -> None:
         examples = [Path(target.of("clip", still=False)).suffix for target in targets]
         outputs = [str(Path(folder) / f"{n}{suffix}") for n, suffix in enumerate(examples)]
         make_plan(one_run(alone, "clip.mp4", [target.role for target in targets], outputs))
+
+
+def _check_report(report: str, flags: BatchFlags) -> None:
+    """Refuse a report that cannot be written, or would replace what the batch reads."""
+    check_file(Path(report), True)
+    read = {
+        "--model": flags.network.model,
+        "--weights": flags.network.weights,
+        "--labels": flags.network.labels,
+        "--palette": flags.network.palette,
+        "--background": flags.view.background,
+        "--config": flags.run.config,
+    }
+    check_apart([Output.file(f"--report {report}", Path(report))], read_by(read))
 
 
 def _settings(alone: Flags, targets: Sequence[Target], stop: Stop) -> dict[str, Any]:

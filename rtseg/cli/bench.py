@@ -37,7 +37,7 @@ from rtseg.figures import check_suffix
 from rtseg.files import check_file, write_file
 from rtseg.nets import default_model, find_model
 from rtseg.nets.weights import is_intact, weights_path
-from rtseg.outputs import Output, check_apart
+from rtseg.outputs import Output, check_apart, read_by
 from rtseg.text import counted
 from rtseg.zoo import MODELS, Model
 
@@ -118,7 +118,7 @@ def make_plan(flags: BenchFlags) -> BenchPlan:
         plot=Path(report.plot) if report.plot else None,
         before=read_record(Path(report.compare)) if report.compare else None,
     )
-    _check_files(plan, report.overwrite)
+    _check_files(plan, flags)
     _check_data(options)
     return plan
 
@@ -184,15 +184,20 @@ def _check_data(options: BenchOptions) -> None:
         )
 
 
-def _check_files(plan: BenchPlan, overwrite: bool) -> None:
+def _check_files(plan: BenchPlan, flags: BenchFlags) -> None:
     if plan.plot is not None:
         check_suffix(plan.plot)
     outputs = [Output.file(f"-o {path}", path) for path, _ in plan.files]
     outputs += [Output.file(f"--plot {plan.plot}", plan.plot)] if plan.plot else []
     for output in outputs:
-        check_file(output.path, overwrite)
-    clip = plan.options.input
-    check_apart(outputs, [(Path(clip), "the clip itself")] if clip and Path(clip).is_file() else [])
+        check_file(output.path, flags.report.overwrite)
+    read = {
+        "--input": plan.options.input,
+        "--model": plan.options.model,
+        "--weights": flags.network.weights,
+        "--data": plan.options.data,
+    }
+    check_apart(outputs, read_by(read))
 
 
 def _with_clip(plan: BenchPlan, folder: Path) -> tuple[BenchPlan, SourceInfo]:

@@ -18,6 +18,7 @@ from rtseg.errors import UsageError
 from rtseg.figures import check_suffix
 from rtseg.files import check_file
 from rtseg.labels import VOID
+from rtseg.outputs import Output, check_apart, check_not_among, read_by
 from rtseg.training import TrainOptions, require_extra
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def describe(given: dict[str, Any], stop: Stop) -> int:
 
         data = open_data(options, progress)
         assert data.contents is not None, "the main process checks"
+        _check_apart(report, options, data)
         figures = _figures(data, data.contents)
     if report.json != "-":
         _print(figures)
@@ -57,6 +59,21 @@ def describe(given: dict[str, Any], stop: Stop) -> int:
         draw_views(Path(report.sheet), data, options)
         say("wrote", report.sheet)
     return stop.exit_code
+
+
+def _check_apart(report: DataReport, options: TrainOptions, data: Data) -> None:
+    """Refuse outputs that replace one another or what is read."""
+    named = {"--json": report.json, "--sheet": report.sheet}
+    outputs = [Output.file(f"{flag} {text}", Path(text)) for flag, text in named.items() if text]
+    read = {"--data": options.dataset, "--palette": options.palette, "--config": report.config}
+    inputs = [
+        (path, "a labelled image")
+        for sample in data.dataset.samples
+        for path in (sample.image_path, sample.mask_path)
+        if path is not None
+    ]
+    check_apart(outputs, [*inputs, *read_by(read)])
+    check_not_among(outputs, data.dataset.root, '"images": {')
 
 
 def _figures(data: Data, contents: Contents) -> dict[str, Any]:

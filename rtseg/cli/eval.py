@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -40,8 +39,8 @@ from rtseg.figures import check_suffix
 from rtseg.files import check_file, check_new
 from rtseg.nets import default_model, find_model
 from rtseg.options import flag
-from rtseg.outputs import Output, check_apart
-from rtseg.text import counted, first_characters, listed
+from rtseg.outputs import Output, check_apart, check_not_among, read_by
+from rtseg.text import counted, listed
 
 AnyScore = TypeVar("AnyScore", Score, ClipScore)
 
@@ -200,24 +199,18 @@ def _check_apart(
         asked, folder = f"--worst-to {options.worst_to}", Path(options.worst_to)
         outputs.append(Output(asked, folder, "", ".jpg", "anything"))
     inputs = [(sample.image_path, "measured") for chosen in sets for sample in chosen.samples]
-    named = (*options.clip, options.suite, options.names, *options.data, *options.model)
-    inputs += [(Path(text), "read") for text in named if text and Path(text).is_file()]
-    check_apart(outputs, inputs)
-    roots = [Path(os.path.realpath(chosen.dataset.root)) for chosen in sets]
-    for output in outputs:
-        place = Path(os.path.realpath(output.path))
-        among = output.between == "nothing" and place.exists() and not _is_report(place)
-        if root := next((root for root in roots if among and place.is_relative_to(root)), None):
-            raise UsageError(
-                output.asked,
-                found=f"it would replace a file of the labelled images in {root}",
-                do="Give the output another name or folder",
-            )
-
-
-def _is_report(path: Path) -> bool:
-    """Whether a file was written by `rtseg eval --json`."""
-    return path.suffix.lower() == ".json" and '"rtseg_eval"' in first_characters(path, 64)
+    files = [network.model.file for network in networks]
+    inputs += [(file, "a model") for file in files if file is not None]
+    read = {
+        "--data": options.data,
+        "--clip": options.clip,
+        "--suite": options.suite,
+        "--names": options.names,
+        "--labels": flags.network.labels,
+    }
+    check_apart(outputs, [*inputs, *read_by(read)])
+    for chosen in sets:
+        check_not_among(outputs, chosen.dataset.root, '"rtseg_eval"')
 
 
 def _open_sets(specs: Sequence[SetSpec]) -> list[LabelledSet]:

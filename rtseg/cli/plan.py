@@ -15,7 +15,7 @@ from rtseg.effects import ViewOptions
 from rtseg.errors import SinkError, UsageError
 from rtseg.files import check_file, check_parent
 from rtseg.labels import palette
-from rtseg.outputs import Output, check_apart
+from rtseg.outputs import Output, check_apart, read_by
 from rtseg.sinks import find_kind, split_prefix
 from rtseg.sinks.display import display_available
 from rtseg.sinks.options import is_folder, is_many
@@ -245,15 +245,17 @@ def _inputs(flags: Flags) -> Iterator[tuple[Path, str]]:
             for one in pictures_of(source):
                 yield one, "part of the source"
     network = flags.network
-    for flag, value in {
-        "--model": network.model,
-        "--weights": network.weights,
-        "--labels": network.labels,
-        "--background": flags.view.background,
-        "--config": flags.run.config,
-    }.items():
-        if value is not None and is_file(value):
-            yield Path(value), f"read by {flag}"
+    yield from read_by(
+        {
+            "--model": network.model,
+            "--models": flags.run.models,
+            "--weights": network.weights,
+            "--labels": network.labels,
+            "--palette": network.palette,
+            "--background": flags.view.background,
+            "--config": flags.run.config,
+        }
+    )
 
 
 def pictures_of(target: str) -> list[Path]:
@@ -264,14 +266,6 @@ def pictures_of(target: str) -> list[Path]:
     if not folder.is_dir():
         return [Path(name) for name in glob(target, recursive=True)]  # noqa: PTH207 - absolute too
     return [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
-
-
-def is_file(text: str) -> bool:
-    """Whether a text is the path of a file; False for one that cannot be a path."""
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):
-        return False
 
 
 MOST = 16

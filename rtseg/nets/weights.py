@@ -228,7 +228,9 @@ def _check_redirects(url: str, answer: Any) -> None:
     if url.startswith("https:"):
         for each in (*answer.history, answer):
             if not each.url.startswith("https:"):
-                raise OSError(f"the server redirects to {public_name(each.url)}, which is not https")
+                raise OSError(
+                    f"the server redirects to {public_name(each.url)}, which is not https"
+                )
 
 
 def _length(answer: Any) -> int:
