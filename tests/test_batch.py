@@ -152,6 +152,14 @@ def test_what_is_done_is_not_done_again(folder: Path, tmp_path: Path) -> None:
     assert Inline.given == []
 
 
+def test_what_a_file_of_a_flag_holds_counts(folder: Path) -> None:
+    for colour in range(2):
+        Path("colours.txt").write_text(f"{colour} 0 0\n" * 40)
+        Inline.given.clear()
+        run("in", "-o", "out", "--palette", "colours.txt")
+        assert sorted(Inline.given) == ["a.mp4", "b.mkv", "d.png", "sub/c.mp4"]
+
+
 def test_a_moved_tree_is_still_done(folder: Path, tmp_path: Path) -> None:
     run("in", "-o", "out")
     Inline.given.clear()

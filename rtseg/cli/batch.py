@@ -33,7 +33,7 @@ from rtseg.nets import default_model, find_model
 from rtseg.nets.ir import digest_of
 from rtseg.options import imported
 from rtseg.outputs import Output, check_apart, is_file, read_by
-from rtseg.text import counted, listed
+from rtseg.text import counted, listed, user_path
 
 POLL_SECONDS = 0.1
 BEATS = 5
@@ -182,8 +182,12 @@ def _settings(alone: Flags, targets: Sequence[Target], stop: Stop) -> dict[str, 
         input_flags=network.foreign,
         progress=DownloadProgress(stop, quiet=alone.run.quiet),
     )
-    named = {"--background": alone.view.background, "--labels": network.labels}
-    files = {flag: sha256(Path(v)) for flag, v in named.items() if v is not None and is_file(v)}
+    named = {
+        "--background": alone.view.background,
+        "--labels": network.labels,
+        "--palette": network.palette,
+    }
+    files = {flag: sha256(user_path(v)) for flag, v in named.items() if v and is_file(v)}
     parts = {
         "source": asdict(alone.source),
         "network": {**asdict(network), "threads": None, "lanes": 1, "weights": None},
