@@ -45,9 +45,6 @@ SWEPT_SECONDS = 60
 DIGITS = 16
 """Hexadecimal digits of a temporary name."""
 
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
-"""How file systems without hard links refuse one."""
-
 
 class _Part:
     """A new, empty file beside `path`, locked for as long as this process has it.
@@ -120,9 +117,9 @@ class _Part:
             return
         try:
             os.link(self.path, path)
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
+        except FileExistsError:
+            raise
+        except OSError:  # file systems without hard links refuse one in many ways
             if os.path.lexists(path):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
             self.path.replace(path)

@@ -65,16 +65,16 @@ def test_temporary_names_differ_and_lie_beside_the_target(tmp_path: Path) -> Non
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("refusal", [None, errno.EPERM, errno.EINVAL, errno.EACCES])
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_of_several_that_write_one_file_one_wins_whole(
-    overwrite: bool, links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overwrite: bool, refusal: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last with -y, else the first; where there are no hard links, too."""
-    if not links:
+    if refusal is not None:
 
         def refuse(*_: object) -> None:
-            raise OSError(errno.EPERM, "Operation not permitted")
+            raise OSError(refusal, os.strerror(refusal))
 
         monkeypatch.setattr(os, "link", refuse)
     path = tmp_path / "out.mp4"
