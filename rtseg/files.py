@@ -234,6 +234,11 @@ def sweep(folder: Path) -> None:
                 path.unlink()
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is an unfinished one, of this process or another."""
+    return re.fullmatch(rf"\..+-[0-9a-f]{{{DIGITS}}}\.(part|tmp)(\..*)?", name, re.DOTALL) is not None
+
+
 def _abandoned(folder: Path, names: str) -> Iterator[Path]:
     """Files of this user with such names that no process has locked."""
     try:

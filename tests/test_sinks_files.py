@@ -51,6 +51,14 @@ def test_a_folder_names_pictures_by_stem_or_number(tmp_path) -> None:
     assert summary == f"5 images to {tmp_path}/out"
 
 
+def test_a_folder_may_hold_what_the_run_has_begun(tmp_path) -> None:
+    with open_sink(f"json:{tmp_path}/a.jsonl", info(), VOC) as lines:
+        with open_sink(f"mask:{tmp_path}/", info(), VOC) as masks:
+            for sink in (lines, masks):
+                sink.write(rendered(0))
+    assert names(tmp_path) == ["000000.png", "a.jsonl"]
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_a_pattern_takes_the_frames_number(suffix, tmp_path) -> None:
     write(f"{tmp_path}/f_%04d.{suffix}", [rendered(3), rendered(4), rendered(12345)], info())

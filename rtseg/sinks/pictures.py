@@ -19,6 +19,7 @@ from rtseg.files import (
     check_replaceable,
     check_writable,
     cut_name,
+    is_temporary,
     sweep,
 )
 from rtseg.frame import Frame, Image
@@ -186,7 +187,8 @@ class PictureFiles:
         self._created = not self.path.exists()
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"cannot write into {self.path}", found="it is a file")
-        if not self._created and not overwrite and any(self.path.iterdir()):
+        others = () if self._created or overwrite else self.path.iterdir()
+        if not all(is_temporary(path.name) for path in others):  # as of other outputs of the run
             raise UsageError(f"{self.path} is not empty", do="Pass -y to overwrite what is in it.")
         try:
             self.path.mkdir(exist_ok=True)
