@@ -236,7 +236,9 @@ def sweep(folder: Path) -> None:
 
 def is_temporary(name: str) -> bool:
     """Whether a file of this name is an unfinished one, of this process or another."""
-    return re.fullmatch(rf"\..+-[0-9a-f]{{{DIGITS}}}\.(part|tmp)(\..*)?", name, re.DOTALL) is not None
+    return (
+        re.fullmatch(rf"\..+-[0-9a-f]{{{DIGITS}}}\.(part|tmp)(\..*)?", name, re.DOTALL) is not None
+    )
 
 
 def _abandoned(folder: Path, names: str) -> Iterator[Path]:

@@ -42,6 +42,13 @@ IMAGE_SUFFIXES = frozenset(
 ) | (HEIF_SUFFIXES if find_spec("pillow_heif") else frozenset())
 """Names of image files. GIF is not among them: it may be a video."""
 
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .m2v .ts .mts .m2ts .vob .wmv .asf .flv .f4v .ogv"
+    " .ogg .3gp .3g2 .mxf .dv .mjpg .mjpeg .y4m .gif .h264 .264 .h265 .265 .hevc .ivf .rm"
+    " .rmvb".split()
+)
+"""Names of video files."""
+
 FORMATS = (
     "JPEG MPO PNG GIF BMP DIB WEBP TIFF PPM JPEG2000 AVIF HEIF TGA QOI PCX SGI DDS ICO".split()
 )

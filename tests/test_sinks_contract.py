@@ -132,6 +132,8 @@ def test_a_folder_without_permission(here) -> None:
         ("mask:m.webm", "would change the indices"),
         ("mask:m_%04d.jpg", "would change the indices"),
         ("mask:m.tif", r"not as \.tif"),
+        ("mask:m.m4v", r"would change the indices"),
+        ("m_%0300d.png", "too many digits"),
         ("one.png", "any number of frames"),
     ],
 )

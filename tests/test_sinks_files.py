@@ -39,16 +39,18 @@ def names(folder: Path) -> list[str]:
 
 def test_a_folder_names_pictures_by_stem_or_number(tmp_path) -> None:
     frames = [rendered(0, name="cat"), rendered(1, name="Dog"), rendered(2, name="dog"),
-              rendered(7), rendered(8, name="a/b")]  # fmt: skip
+              rendered(3, name="cat_000004"), rendered(4, name="cat"), rendered(7), rendered(8, name="a/b")]  # fmt: skip
     summary = write(f"{tmp_path}/out/", frames, info())
     assert names(tmp_path / "out") == [
         "000007.png",
         "Dog.png",
         "a_b.png",
         "cat.png",
+        "cat_000004.png",
+        "cat__000004.png",
         "dog_000002.png",
     ]
-    assert summary == f"5 images to {tmp_path}/out"
+    assert summary == f"7 images to {tmp_path}/out"
 
 
 def test_a_folder_may_hold_what_the_run_has_begun(tmp_path) -> None:

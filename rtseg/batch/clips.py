@@ -14,20 +14,13 @@ from rtseg.addresses import digest_of, is_address, public_name, remember
 from rtseg.batch.bucket import Bucket, scheme_of, steady_part
 from rtseg.errors import SourceError, UsageError
 from rtseg.files import reason
-from rtseg.images import ANIMATIONS, IMAGE_SUFFIXES
+from rtseg.images import ANIMATIONS, IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from rtseg.outputs import NUMBER
 from rtseg.sinks import find_kind, split_prefix
 from rtseg.sinks.options import is_folder, is_many
 from rtseg.sources.options import is_animated, split_glob
 from rtseg.text import natural_key, read_text, user_path
 from rtseg.threads import parallel_map
-
-VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .m2v .ts .mts .m2ts .vob .wmv .asf .flv .f4v .ogv"
-    " .ogg .3gp .3g2 .mxf .dv .mjpg .mjpeg .y4m .gif .h264 .264 .h265 .265 .hevc .ivf .rm"
-    " .rmvb".split()
-)
-"""Names of files in a folder that are taken for videos; others are counted and left out."""
 
 NAME = "{name}"
 """In an output: the clip's path below INPUT, without its suffix."""

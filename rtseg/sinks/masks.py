@@ -14,10 +14,10 @@ from PIL import Image as PaletteImage
 from rtseg.contracts import Rendered, Sink, SourceInfo
 from rtseg.errors import UsageError
 from rtseg.frame import Mask
-from rtseg.images import IMAGE_SUFFIXES
+from rtseg.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from rtseg.labels import VOID, LabelSet
 from rtseg.sinks.encoding import Encoder
-from rtseg.sinks.options import PICTURE_SUFFIXES, VIDEO_SUFFIXES, SinkOptions
+from rtseg.sinks.options import PICTURE_SUFFIXES, SinkOptions
 from rtseg.sinks.pictures import PictureFiles
 from rtseg.sinks.video import VideoFile
 
@@ -29,7 +29,7 @@ LOSSLESS = {
 }
 """FFmpeg, PyAV and OpenCV read them back with the class index in every channel of a pixel."""
 
-OTHERS = {*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, ".gif"} - {*LOSSLESS, ".png"}
+OTHERS = {*VIDEO_SUFFIXES, *IMAGE_SUFFIXES} - {*LOSSLESS, ".png"}
 """Suffixes that masks are not written with."""
 
 VOID_COLOUR = (224, 224, 192)

@@ -97,7 +97,7 @@ class PictureFiles:
         self._is_single = path.suffix.lower() in PICTURE_SUFFIXES and not NUMBER.search(path.name)
         self._is_folder = path.suffix.lower() not in PICTURE_SUFFIXES or path.is_dir()
         field = NUMBER.search(path.name)
-        if field is not None and len(field[0].strip("%0d")) > 2:
+        if field is not None and int(field[0].strip("%d") or 0) > 99:
             raise UsageError(
                 f"{path}",
                 found="its number has too many digits for the name of a file",
@@ -147,8 +147,9 @@ class PictureFiles:
         if self._is_folder:
             name = re.sub(r"[\\/:\0]", "_", frame.name) or f"{frame.index:06d}"
             name = cut_name(name, ".png")
-            if name.casefold() in self._used:
-                name = cut_name(name.removesuffix(".png"), f"_{frame.index:06d}.png")
+            stem, suffix = name.removesuffix(".png"), f"_{frame.index:06d}.png"
+            while name.casefold() in self._used:
+                name, suffix = cut_name(stem, suffix), f"_{suffix}"
             self._used.add(name.casefold())
             return self.path / name
         if self._is_single:
