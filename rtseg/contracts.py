@@ -258,6 +258,7 @@ class Sink(Closing, ABC):
 
     wants_image: bool = True
     takes_planes: bool = False  # whether it uses `Rendered.drawn`
+    medium: str = ""  # "file", or "pipe"; a run that writes files outlasts a closed pipe
 
     @property
     def alive(self) -> bool:

@@ -23,6 +23,7 @@ from rtseg.cli.process import LEAST_COLUMNS, widen_terminal
 from rtseg.contracts import Rendered
 from rtseg.errors import SourceError
 from rtseg.sinks.jsonl import JsonLinesSink
+from rtseg.sinks.muxing import count_frames
 from rtseg.sources import open_source
 
 CLIP = "test://?size=64x48&frames=3"
@@ -51,6 +52,15 @@ def shell(command: str, *arguments: str, **variables: str) -> subprocess.Complet
 def test_a_reader_that_goes_away_is_no_error(arguments: Sequence[str]) -> None:
     done = shell('"$@" | true', *arguments)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@posix
+@pytest.mark.parametrize("pipe", [("--json", "-"), ("-o", "-")])
+def test_a_reader_that_goes_away_costs_no_file_its_end(pipe: Sequence[str]) -> None:
+    arguments = ("test://?frames=200&size=64x48", *STUB, *pipe)
+    done = shell('"$@" | head -c 100', *arguments, "--mask-output", "m.mkv")
+    assert (done.returncode, done.stderr.count("warning")) == (0, 1)
+    assert count_frames(Path("m.mkv")) == 200
 
 
 @posix

@@ -39,7 +39,8 @@ def names(folder: Path) -> list[str]:
 
 def test_a_folder_names_pictures_by_stem_or_number(tmp_path) -> None:
     frames = [rendered(0, name="cat"), rendered(1, name="Dog"), rendered(2, name="dog"),
-              rendered(3, name="cat_000004"), rendered(4, name="cat"), rendered(7), rendered(8, name="a/b")]  # fmt: skip
+              rendered(3, name="cat_000004"), rendered(4, name="cat"), rendered(7),
+              rendered(8, name="a/b")]  # fmt: skip
     summary = write(f"{tmp_path}/out/", frames, info())
     assert names(tmp_path / "out") == [
         "000007.png",
@@ -54,10 +55,11 @@ def test_a_folder_names_pictures_by_stem_or_number(tmp_path) -> None:
 
 
 def test_a_folder_may_hold_what_the_run_has_begun(tmp_path) -> None:
-    with open_sink(f"json:{tmp_path}/a.jsonl", info(), VOC) as lines:
-        with open_sink(f"mask:{tmp_path}/", info(), VOC) as masks:
-            for sink in (lines, masks):
-                sink.write(rendered(0))
+    targets = f"json:{tmp_path}/a.jsonl", f"mask:{tmp_path}/"
+    lines, masks = (open_sink(target, info(), VOC) for target in targets)
+    with lines, masks:
+        lines.write(rendered(0))
+        masks.write(rendered(0))
     assert names(tmp_path) == ["000000.png", "a.jsonl"]
 
 

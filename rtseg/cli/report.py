@@ -350,11 +350,18 @@ def report(
         _say_all("wrote", (sink.summary() for sink in sinks))
         _say_all("metrics", [flags.run.metrics or ""])
     _say_all("warning", source.warnings)
+    _warn_closed(sinks)
     if not flags.run.quiet:
         _say_all("note", [seen.summary()] if figures.frames else [])
     _say_all(
         "warning", (f"thread {name!r} did not stop and was abandoned" for name in figures.hung)
     )
+
+
+def _warn_closed(sinks: Sequence[Sink]) -> None:
+    if any(sink.medium == "file" for sink in sinks):
+        closed = [sink for sink in sinks if sink.medium == "pipe" and not sink.alive]
+        _say_all("warning", ["the reader of stdout closed it before the end"] if closed else [])
 
 
 def describe_source(info: SourceInfo) -> str:
@@ -730,6 +737,7 @@ def report_grid(
             say("", line)
         _say_all("wrote", (sink.summary() for sink in sinks))
         _say_all("metrics", [flags.run.metrics or ""])
+    _warn_closed(sinks)
     for channel in channels:
         _say_all("warning", (_named(channel.name, text) for text in channel.source.warnings))
         for name in channel.stats.hung:

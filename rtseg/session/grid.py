@@ -359,6 +359,7 @@ class Film:
 
     Attributes:
         left_out: number of images left out; those before them are shown for longer.
+        writes: whether to a file.
     """
 
     def __init__(
@@ -370,6 +371,7 @@ class Film:
         wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         self.left_out = 0
+        self.writes = any(sink.medium == "file" for sink in sinks)
         self._wanted = wanted
         self._grid, self._sinks, self._rate, self._clock = grid, sinks, rate, clock
         self._count = 0
@@ -513,6 +515,7 @@ class GridCompositor(Compositor):
         totals: Stats,
     ) -> None:
         self._grid, self._order, self._screens, self._films = grid, order, screens, films
+        self.writes = any(film.writes for film in films)
         self._appearance, self._totals = appearance, totals
         self._drawn = appearance()
         self._count = 0

@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING
 
 from rtseg.errors import UsageError
 from rtseg.options import expect, imported
-from rtseg.sinks.options import (
-    VIDEO_SUFFIXES,
-    pictures_path,
-    stdout_path,
-    video_path,
-    virtual_path,
-)
+from rtseg.sinks.options import VIDEO_SUFFIXES, pictures_path, stdout_path, video_path, virtual_path
 from rtseg.sinks.options import SinkOptions as SinkOptions
 from rtseg.text import file_name
 

@@ -43,6 +43,7 @@ class JsonLinesSink(Sink):
                 f"cannot write {path}", found="JSON lines go to .jsonl files, or to '-'"
             )
         self._name = Path("stdout") if to_stdout else path
+        self.medium = "pipe" if to_stdout else "file"
         self._rle, self._broken = options.rle, False
         self._target: OutputFile | None = None
         self._file: IO[str] = sys.stdout

@@ -40,6 +40,7 @@ class MaskSink(Sink):
     """Writes index masks: `.mkv .avi .mp4` videos, or PNGs in the palette of the classes."""
 
     wants_image = False
+    medium = "file"
 
     def __init__(
         self, path: Path, info: SourceInfo, labels: LabelSet, options: SinkOptions

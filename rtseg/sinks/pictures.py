@@ -37,6 +37,8 @@ MANY_FORMS = "For more than one, write frames_%06d.png, folder/ or out.mp4."
 class PictureSink(Sink):
     """Writes every finished image as PNG or JPEG."""
 
+    medium = "file"
+
     def __init__(
         self, path: Path, info: SourceInfo, labels: LabelSet, options: SinkOptions
     ) -> None:

@@ -42,12 +42,14 @@ PIXEL_FORMATS: dict[str, Callable[[Image], Any]] = {
 class RawSink(Sink):
     """Writes pixels and nothing else, all frames in the size of the first.
 
-    A reader that goes away (`| head`) ends the run without an error.
+    A reader that goes away (`| head`) ends the run without an error, unless it also writes files.
 
     Raises:
         UsageError: unknown pixel format.
         SinkError: stdout cannot be written.
     """
+
+    medium = "pipe"
 
     def __init__(
         self, path: Path, info: SourceInfo, labels: LabelSet, options: SinkOptions

@@ -37,6 +37,8 @@ class VideoSink(Sink):
         SinkError: the file cannot be written; frames until then are kept.
     """
 
+    medium = "file"
+
     def __init__(
         self, path: Path, info: SourceInfo, labels: LabelSet, options: SinkOptions
     ) -> None:
