@@ -203,6 +203,22 @@ def test_doctor_survives_a_library_that_does_not_load(
     assert "apt-get install libgl1" in out
 
 
+def test_doctor_survives_what_torch_prints_and_how_long_it_takes(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "CHECKS", {"torch": doctor.CHECKS["torch"]})
+    script = "print('INFO: hello'); print('device\\tcpu'); print('a\\tb\\tc\\td')"
+    monkeypatch.setattr(doctor, "_TORCH_SCRIPT", script)
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "cpu" in said
+    assert "hello" not in said
+    monkeypatch.setattr(doctor, "_TORCH_SCRIPT", "import time; time.sleep(60)")
+    monkeypatch.setattr(doctor, "_TORCH_SECONDS", 0.1)
+    assert main(["doctor"]) == 0
+    assert "within 0.1 s" in capsys.readouterr().out
+
+
 def test_demo_writes_a_clip_without_a_display(capsys: Capture, inside: Path) -> None:
     (inside / "rtseg-demo.mp4").write_bytes(b"an earlier one, which it replaces")
     assert main(["demo", "--seconds", "0.1"]) == 0

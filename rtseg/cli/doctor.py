@@ -93,14 +93,27 @@ _WIDE = 160
 
 def _torch() -> Iterator[Finding]:
     """In a process of its own, which a broken driver may crash."""
-    done = subprocess.run(
-        python_command(_TORCH_SCRIPT), capture_output=True, text=True, check=False
-    )
+    do = "reinstall torch, or run models with --backend onnx"
+    try:
+        done = subprocess.run(
+            python_command(_TORCH_SCRIPT),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_TORCH_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        yield Finding("torch", f"does not load within {_TORCH_SECONDS:g} s", do)
+        return
     for line in done.stdout.splitlines():
-        yield Finding(*line.split("\t"))
+        if "\t" in line:  # others are of libraries
+            yield Finding(*line.split("\t", 2))
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        yield Finding("torch", last, "reinstall torch, or run models with --backend onnx")
+        yield Finding("torch", last, do)
+
+
+_TORCH_SECONDS = 120.0
 
 
 _TORCH_SCRIPT = """
