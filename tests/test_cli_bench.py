@@ -214,6 +214,7 @@ def test_faster_than_before_is_all_well(older: Callable[[float], Path], capsys: 
         (("--threshold", "5%", "-i", "test://?live=1"), "--threshold without --compare"),
         (("--plot", "a.txt"), "cannot write a figure to a.txt"),
         (("-o", "no/where.json"), "there is no folder no"),
+        (("-o", "-"), "-o - is stdout"),
         (("-m", "nonsense", "-i", CLIP), "unknown model 'nonsense'"),
         (("-m", ","), "is empty"),
         (("--compare", "none.json"), "cannot read none.json"),

@@ -245,6 +245,11 @@ def test_demo_writes_what_is_named_and_replaces_that_when_told(
         assert container.streams.video[0].frames == 3
 
 
+def test_demo_into_a_pipe_names_no_file(capfd: pytest.CaptureFixture[str], inside: Path) -> None:
+    assert main(["demo", "--seconds", "0.1", "-o", "-"]) == 0
+    assert "see " not in capfd.readouterr().err
+
+
 def test_the_portrait_moves_and_ends() -> None:
     with open_source("demo:0.5") as source:
         frames = list(source)

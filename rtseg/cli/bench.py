@@ -190,6 +190,9 @@ def _check_files(plan: BenchPlan, flags: BenchFlags) -> None:
     outputs = [Output.file(f"-o {path}", path) for path, _ in plan.files]
     outputs += [Output.file(f"--plot {plan.plot}", plan.plot)] if plan.plot else []
     for output in outputs:
+        if str(output.path) == "-":
+            found = "the figures go there anyway"
+            raise UsageError(f"{output.asked} is stdout", found=found, do="Use --format")
         check_file(output.path, flags.report.overwrite)
     read = {
         "--input": plan.options.input,

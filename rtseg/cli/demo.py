@@ -10,6 +10,7 @@ from rtseg.cli.process import Stop
 from rtseg.cli.report import say
 from rtseg.cli.run import run_plan
 from rtseg.nets import default_model, shipped
+from rtseg.sinks import find_kind
 from rtseg.sinks.display import display_available
 
 DEMO_FILE = Path("rtseg-demo.mp4")
@@ -29,7 +30,8 @@ def run_demo(asked: DemoFlags, stop: Stop) -> int:
         say("demo", f"no window ({reason}): writing {file}")
     flags = _flags(asked.seconds, file, overwrite=asked.overwrite or not asked.output)
     code = run_plan(flags, make_plan(flags), stop)
-    say("demo", f"see {Path(file).resolve()}" if file else "finished")
+    kind, path = find_kind(file or "window:")
+    say("demo", f"see {path.resolve()}" if kind.is_file and str(path) != "-" else "finished")
     say("", "next: rtseg --camera 0, or rtseg clip.mp4 -o out.mp4")
     return code
 
