@@ -123,6 +123,16 @@ def test_the_command_line_wins_over_the_file(capsys: Capture, tmp_path: Path) ->
     found = config_of(capsys, f"--config={file}", "b.mp4", "-o", "y.mp4")
     assert (found["input"], found["alpha"], found["output"]) == ("b.mp4", 0.9, ["y.mp4"])
     assert found["max-frames"] == 3, "underscores are as good as dashes"
+    file.write_text('camera = "0"\nhalf = true\nverbose = true\nno-smooth = true\n')
+    given = ["a.mp4", "--precision", "fp32", "-q", "--smooth", "0.5"]
+    found = config_of(capsys, f"--config={file}", *given)
+    assert (found["input"], found["precision"], found["smooth"]) == ("a.mp4", "fp32", 0.5)
+    assert found["quiet"]
+    assert not (found["half"] or found["no-smooth"] or found["verbose"] or "camera" in found)
+    found = config_of(capsys, f"--config={file}")
+    assert found["half"]
+    assert found["no-smooth"]
+    assert found["camera"] == "0"
 
 
 def test_a_file_may_hold_values_as_they_are_typed(capsys: Capture, tmp_path: Path) -> None:

@@ -42,6 +42,21 @@ def test_what_a_run_reads_again_when_it_goes_on_has_its_whole_path(
     assert options.palette == whole
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("", "run exists"), ("overwrite = true", "no such file"), ("resume = true", "--resume with")],
+)
+def test_flags_of_the_run_count_in_a_file_too(
+    line: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("mine")
+    (tmp_path / "c.toml").write_text(f'dataset = "none"\nout = "run"\n{line}\n')
+    assert main(["train", "--config", "c.toml"]) == 2
+    assert words in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_toml_may_begin_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
     text = TrainOptions("näme", epochs=3).to_toml().replace("\n", "\r\n")

@@ -439,6 +439,10 @@ def of_class(options: type, given: Mapping[str, Any]) -> dict[str, Any]:
     return {one.name: given[one.name] for one in fields(options) if one.name in given}
 
 
+SAME = {"smooth": "no_smooth", "precision": "half", "input": "camera", "quiet": "verbose"}
+"""Flags of one thing: of the two, one on the command line replaces the other in a file."""
+
+
 def with_config(layout: Layout, given: Mapping[str, Any]) -> dict[str, Any]:
     """What was given, and below it the values of the file that `--config` names.
 
@@ -447,8 +451,11 @@ def with_config(layout: Layout, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     if given.get("config") is None:
         return dict(given)
-    path = Path(given["config"])
-    return {**_from_file(layout, path), **given}
+    found = _from_file(layout, Path(given["config"]))
+    for one, other in (*SAME.items(), *((other, one) for one, other in SAME.items())):
+        if one in given:
+            found.pop(other, None)
+    return {**found, **given}
 
 
 def _from_file(layout: Layout, path: Path) -> dict[str, Any]:

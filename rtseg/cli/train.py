@@ -45,6 +45,7 @@ def trained(given: dict[str, Any], stop: Stop) -> Result:
     Raises:
         RtsegError: as `rtseg.training.program.train`.
     """
+    given = with_config(TRAIN, given)
     run = TrainRun(**of_class(TrainRun, given))
     options = options_of(given, run)
     require_extra()
@@ -91,7 +92,7 @@ def options_of(given: dict[str, Any], run: TrainRun) -> TrainOptions:
     for other in ("overwrite", "config"):
         if run.resume and getattr(run, other):
             raise UsageError(f"--resume with --{other}", do="Use only one of them")
-    asked = of_class(TrainOptions, with_config(TRAIN, given))
+    asked = of_class(TrainOptions, given)
     if "dataset" in asked:  # so that the run can be resumed from another folder
         asked["dataset"] = str(user_path(asked["dataset"]).absolute())
     file = palette_file(asked.get("palette") or "names")
