@@ -129,3 +129,22 @@ def test_it_is_a_note_and_the_run_goes_on(capsys: Capture) -> None:
     assert "4 frames" in said
     assert main([CLIP, *STUB, "--feather", "4", "-q"]) == 0
     assert "--feather" not in capsys.readouterr().err
+
+
+def test_in_a_grid_what_one_source_or_output_uses_has_an_effect(capsys: Capture) -> None:
+    run = [CLIP, CLIP, "-m", "stub", "-b", "stub", "--no-show"]
+    assert main([*run, "--mask-output", "m/", "--crf", "20", "--rle", "--width", "64"]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "no effect" in line]
+    assert [note.split()[1] for note in notes] == ["--width", "--crf", "--rle"]
+    shared = ["-o", "grid.mp4", "--json", "g.jsonl"]
+    assert main([*run, *shared, "--crf", "20", "--rle"]) == 0
+    assert "no effect" not in capsys.readouterr().err
+
+
+def test_a_batch_says_it_too(capsys: Capture) -> None:
+    Path("in").mkdir()
+    with_sound(Path("in/a.mp4"), sound=False)
+    flags = ["--crf", "20", "--rle", "--feather", "2", "--fps-cap", "9"]
+    assert main(["batch", "in", "-o", "out", "-m", "stub", "-b", "stub", "--dry-run", *flags]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "no effect" in line]
+    assert [note.split()[1] for note in notes] == ["--feather", "--rle"]

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,9 +24,17 @@ from rtseg.batch.options import ENGINES
 from rtseg.batch.tasks import Event, Outcome, Pool, Task, one_run
 from rtseg.cache import cache_dir, sha256
 from rtseg.cli.options import BatchFlags, Flags
-from rtseg.cli.plan import FLAGS, make_plan
+from rtseg.cli.plan import FLAGS, Plan, make_plan
 from rtseg.cli.process import Stop
-from rtseg.cli.report import DownloadProgress, Progress, length, print_table, say, write_json
+from rtseg.cli.report import (
+    DownloadProgress,
+    Progress,
+    length,
+    print_table,
+    say,
+    unused,
+    write_json,
+)
 from rtseg.errors import RtsegError, SourceError, UsageError
 from rtseg.files import check_file, reason, write_file
 from rtseg.nets import default_model, find_model
@@ -69,7 +77,10 @@ def batch(flags: BatchFlags, stop: Stop) -> int:
         _check_report(options.report, flags)
     targets = _targets(flags)
     alone = _alone(flags)
-    _check(alone, targets)
+    plan = _check(alone, targets)
+    if not run.quiet:
+        for note in unused(alone, plan, replace(plan, source="clip.png")):
+            say("note", note)
     listing = stop.attend(lambda: find_clips(_inputs(flags), [t.folder for t in targets]))
     with_outputs(listing, targets)
     if listing.left_out and not run.quiet:
@@ -151,12 +162,13 @@ def _alone(flags: BatchFlags) -> Flags:
     return Flags(*parts, given=flags.given)
 
 
-def _check(alone: Flags, targets: Sequence[Target]) -> None:
-    """Refuse what `rtseg run` would refuse for every clip; raises as `make_plan`."""
+def _check(alone: Flags, targets: Sequence[Target]) -> Plan:
+    """The plan of a clip, which refuses what `rtseg run` would for every clip; raises as
+    `make_plan`."""
     with TemporaryDirectory() as folder:
         examples = [Path(target.of("clip", still=False)).suffix for target in targets]
         outputs = [str(Path(folder) / f"{n}{suffix}") for n, suffix in enumerate(examples)]
-        make_plan(one_run(alone, "clip.mp4", [target.role for target in targets], outputs))
+        return make_plan(one_run(alone, "clip.mp4", [target.role for target in targets], outputs))
 
 
 def _check_report(report: str, flags: BatchFlags) -> None:

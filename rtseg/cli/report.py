@@ -7,7 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from html import escape
 from importlib import import_module
@@ -549,20 +549,26 @@ class _Rule(NamedTuple):
     why: str
 
 
-def unused(flags: Flags, plan: Plan) -> Iterator[str]:
-    """Warn about flags that have no effect, and about sound that is not kept."""
-    for rule in _rules(flags, plan):
+def unused(flags: Flags, *plans: Plan, shared: Sequence[str] = ()) -> Iterator[str]:
+    """Warn about flags that have no effect in any plan, and about sound that is not kept.
+
+    Args:
+        shared: outputs of all plans together.
+    """
+    for rules in zip(*(_rules(flags, plan, shared) for plan in plans), strict=True):
+        rule = rules[0]
         given = list(_given(rule.group, rule.names.split()))
-        if given and not rule.used:
+        if given and not any(rule.used for rule in rules):
             have = "has" if len(given) == 1 else "have"
             yield f"{' and '.join(given)} {have} no effect {rule.why}"
-    yield from _lost_sound(flags, plan)
+    yield from dict.fromkeys(note for plan in plans for note in _lost_sound(flags, plan))
 
 
-def _rules(flags: Flags, plan: Plan) -> tuple[_Rule, ...]:
+def _rules(flags: Flags, plan: Plan, shared: Sequence[str]) -> tuple[_Rule, ...]:
     view, sink = flags.view, flags.sink
     used = source_kind(plan.source).options
-    read = {name for target in plan.outputs for name in find_kind(target)[0].options}
+    outputs = (*plan.outputs, *shared)
+    read = {name for target in outputs for name in find_kind(target)[0].options}
     # the keys of a window choose backgrounds and models, record and save
     matte = view.background != "none" or VIEWS[plan.view.view].is_matte or plan.window
     seen, own_alpha = not VIEWS[plan.view.view].covers, VIEWS[plan.view.view].own_alpha
@@ -634,6 +640,9 @@ def start_grid(
     say("model", describe_model(segmenter))
     say("runs on", describe_backend(segmenter.info))
     _say_all("note", segmenter.info.notes)
+    shared = [*plan.films, *([f"json:{plan.json}"] if plan.json else [])]
+    plans = [replace(one, window=plan.window) for one in plan.plans]
+    _say_all("note", unused(flags, *plans, shared=shared))
     moving = [channel.temporal for channel in channels if channel.source.info.frame_count != 1]
     smooth = max((temporal.smooth for temporal in moving), default=0.0)
     say_temporal(
