@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from rtseg.errors import UsageError
 from rtseg.labels import VOC
 from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
-from rtseg.sinks import open_sink
+from rtseg.sinks import SinkOptions, open_sink
 from rtseg.sources import open_source
 from rtseg.training import TrainOptions
 
@@ -360,9 +361,31 @@ def test_sources_and_sinks_by_name_are_refused_by_run(segmenter: Segmenter) -> N
 
     with open_source(CLIP) as source:
         for given in ((CLIP, segmenter, []), (source, "stub", []), (source, segmenter, "x.mp4"),
-                      (source, segmenter, ["x.mp4"]), (source, segmenter, [None])):  # fmt: skip
+                      (source, segmenter, ["x.mp4"]), (source, segmenter, [None]),
+                      (source, segmenter, None)):  # fmt: skip
             with pytest.raises(UsageError, match="is wanted"):
                 rtseg.run(given[0], given[1], effect, given[2])
+        with pytest.raises(UsageError, match="is wanted"):
+            rtseg.run(source, segmenter, effect, [], temporal=None)  # type: ignore[arg-type]
+
+
+def test_sinks_may_be_given_one_by_one(segmenter: Segmenter, tmp_path: Path) -> None:
+    def effect(frame: Any, segmentation: Any) -> Any:
+        return frame.image
+
+    paths = [tmp_path / name for name in ("a.mkv", "b.mkv")]
+    with open_source(CLIP) as source, ExitStack() as stack:
+        sinks = [stack.enter_context(open_sink(p, source.info, segmenter.labels)) for p in paths]
+        rtseg.run(source, segmenter, effect, iter(sinks))
+    assert all(path.exists() for path in paths)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"audio": False}, {"crf": "20"}, {"encoder": "x265"}, {"rle": "no"}, {"codec": 264}]
+)
+def test_how_to_write_is_checked(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        SinkOptions(**wrong)
 
 
 def test_one_open_source_twice_is_refused(segmenter: Segmenter) -> None:

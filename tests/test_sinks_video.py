@@ -346,7 +346,7 @@ def test_the_quality_goes_to_the_option_that_an_encoder_has() -> None:
     [
         (".webm", {"encoder": "nvenc"}, "--encoder nvenc with codec vp9"),
         (".mp4", {"encoder": "x264", "codec": "hevc"}, "--encoder x264 with codec hevc"),
-        (".mp4", {"encoder": "vaapi"}, "unknown encoder 'vaapi'"),
+        (".mp4", {"encoder": "vaapi"}, "--encoder vaapi"),
         (".mp4", {"encoder": "nvenc", "crf": 99}, "encoder nvenc takes 0 to 51"),
     ],
 )

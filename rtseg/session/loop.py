@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from rtseg.contracts import Effect, Rendered, Sink, Source
 from rtseg.errors import UsageError
@@ -287,7 +286,7 @@ def run(
     source: Source,
     segmenter: Segmenter,
     effect: Effect,
-    sinks: Sequence[Sink],
+    sinks: Iterable[Sink],
     *,
     stats: Stats | None = None,
     policy: str = "auto",
@@ -320,7 +319,10 @@ def run(
     """
     expect((source, "rtseg.contracts:Source"), (segmenter, "rtseg.segmenter:Segmenter"))
     check_unread(source)
-    for sink in [sinks] if isinstance(sinks, (str, Path)) else sinks:
+    expect((temporal, "rtseg.temporal:TemporalOptions"))
+    many = isinstance(sinks, Iterable) and not isinstance(sinks, str)
+    taken: list[Sink] = list(sinks) if many else [sinks]  # type: ignore[list-item]
+    for sink in taken:
         expect((sink, "rtseg.contracts:Sink"))
     if not callable(effect):
         raise UsageError(f"{effect!r} is not an effect", found="it is not a function")
@@ -328,7 +330,7 @@ def run(
     channel = Channel(
         source, source.info.name, keeps_newest(policy, source.info.live), False, temporal, stats
     )
-    outlet = Outlet(effect, sinks)
+    outlet = Outlet(effect, taken)
     offer_planes(source, segmenter, outlet, temporal)
     with Engine([channel], segmenter) as engine:
         Loop(

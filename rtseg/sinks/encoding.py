@@ -264,9 +264,6 @@ def find_encoder(
             f"codec {name!r}",
             found=f"this FFmpeg ({av.__version__}) lacks {ENCODERS[name].library}",
         )
-    if encoder not in ("auto", "x264", *HARDWARE):
-        found = "choices are " + ", ".join(("auto", "x264", *HARDWARE))
-        raise UsageError(f"unknown encoder {encoder!r}", found=found)
     if encoder != "auto" and name != "h264":
         raise UsageError(
             f"--encoder {encoder} with codec {name}",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from rtseg.errors import UsageError
+from rtseg.options import check
 from rtseg.outputs import NUMBER
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
@@ -26,6 +27,9 @@ class SinkOptions:
         rle: Include COCO run-length masks in the JSON lines.
         title: Window title.
         pix_fmt: Pixel format of raw frames.
+
+    Raises:
+        UsageError: a value is of the wrong type, or not one of the choices.
     """
 
     overwrite: bool = False
@@ -36,6 +40,9 @@ class SinkOptions:
     rle: bool = False
     title: str = "rtseg"
     pix_fmt: str = "bgr24"
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def is_folder(target: str) -> bool:
