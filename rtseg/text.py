@@ -7,6 +7,7 @@ import difflib
 import errno
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -76,7 +77,7 @@ def user_path(text: str | Path) -> Path:
 
 
 MAX_FILE_NAME, MAX_PATH = 255, 4095
-"""Bytes that the common file systems allow."""
+"""Bytes that the common file systems allow; of a name under Windows, units of UTF-16."""
 
 SCHEME = re.compile(r"([a-z][\w+.-]+:).*", re.IGNORECASE | re.DOTALL)
 
@@ -99,10 +100,18 @@ def file_name(path: str | Path, *, is_address: bool = False) -> str:
     except ValueError as error:
         found = "it holds NUL or half a character"
         raise UsageError(asked, found=found) from error
-    if not is_address and (len(raw) > MAX_PATH or max(map(len, raw.split(b"/"))) > MAX_FILE_NAME):
+    if not is_address and (len(raw) > MAX_PATH or _longest_name(str(path)) > MAX_FILE_NAME):
         found = f"its {len(raw)} bytes are too many for the name of a file"
         raise UsageError(asked, found=found)
     return str(path)
+
+
+def _longest_name(path: str) -> int:
+    if sys.platform == "win32":
+        return max(
+            len(name.encode("utf-16-le", "surrogatepass")) // 2 for name in re.split(r"[/\\]", path)
+        )
+    return max(map(len, os.fsencode(path).split(b"/")))
 
 
 UNPRINTABLE = re.compile(

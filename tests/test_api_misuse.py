@@ -24,6 +24,7 @@ from rtseg.nets import find_model
 from rtseg.segmenter import Segmenter
 from rtseg.sinks import SinkOptions, open_sink
 from rtseg.sources import open_source
+from rtseg.text import file_name
 from rtseg.training import TrainOptions
 
 CLIP = "test://?frames=2&size=64x48"
@@ -279,6 +280,25 @@ def test_what_cannot_be_a_path_is_refused(
     for call in (lambda: open_source(wrong), lambda: open_sink(wrong, INFO, VOC)):
         with pytest.raises(UsageError):
             call()
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("C:\\" + "\u540d" * 200 + "\\" + "x" * 200, True),
+        ("x" * 256, False),
+        ("C:\\" + "\U0001f600" * 128, False),
+    ],
+)
+def test_names_under_windows_have_255_units(
+    path: str, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    if allowed:
+        assert file_name(path) == path
+    else:
+        with pytest.raises(UsageError):
+            file_name(path)
 
 
 @pytest.mark.parametrize("size", ["x", (1, 2, 3), 64, (64, float("nan")), (64, "64"), [-1, 10**30]])

@@ -17,7 +17,7 @@ import pytest
 
 from rtseg.cli import report as says
 from rtseg.cli.app import main
-from rtseg.cli.report import Seen, live_line
+from rtseg.cli.report import Seen, _describe_target, live_line
 from rtseg.contracts import BackendInfo, Rendered, SourceInfo
 from rtseg.frame import Frame, Segmentation
 from rtseg.labels import LabelSet
@@ -363,3 +363,11 @@ def test_a_pipe_is_not_replaced_by_a_file(capsys: Capture) -> None:
         assert main([*CLIP, "-o", "null:", flag, "pipe.json", "-y"]) == 2
         assert "a device or a pipe" in capsys.readouterr().err
     assert Path("pipe.json").is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [("mask:m/", "m/ (mask)"), (r"C:\me\out.mp4", r"C:\me\out.mp4"), ("a:b.mp4", "a:b.mp4")],
+)
+def test_outputs_are_named_with_their_role(target: str, shown: str) -> None:
+    assert _describe_target(target) == shown

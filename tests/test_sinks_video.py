@@ -543,6 +543,25 @@ def test_positions_that_need_more_bytes_leave_the_index_at_the_end(tmp_path, mon
     assert path.read_bytes() == content
 
 
+def test_a_file_is_closed_when_one_with_its_index_first_replaces_it(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "out.mp4"
+    monkeypatch.setattr(muxing, "free_bytes", lambda folder: 0.0)
+    write(str(path), map(rendered, range(5)), info())
+    monkeypatch.undo()
+    opened: list[list[str]] = []
+    replace = Path.replace
+
+    def replaces(part: Path, target: Path) -> None:
+        opened.append([each.path for each in psutil.Process().open_files()])
+        replace(part, target)
+
+    monkeypatch.setattr(Path, "replace", replaces)
+    muxing.index_first(path)
+    content = path.read_bytes()
+    assert 0 < content.index(b"moov") < content.index(b"mdat")
+    assert [str(path) in each for each in opened] == [False]
+
+
 def test_a_finished_mp4_is_an_ordinary_one(tmp_path) -> None:
     """No fragments, and the same packets and times wherever the index is."""
     path = tmp_path / "out.mp4"

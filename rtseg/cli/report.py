@@ -31,7 +31,7 @@ from rtseg.session.engine import Channel
 from rtseg.session.grid import Film
 from rtseg.session.loop import summarise
 from rtseg.session.sources import Unopened
-from rtseg.sinks import find_kind
+from rtseg.sinks import find_kind, split_prefix
 from rtseg.sources import source_kind
 from rtseg.sources.wrappers import Replay
 from rtseg.stats import Clock, Report, Stats
@@ -457,8 +457,8 @@ def length(seconds: float) -> str:
 
 def _describe_target(target: str) -> str:
     """A target of `open_sink` as "masks/ (mask)"."""
-    role, colon, path = target.partition(":")
-    return f"{path} ({role})" if colon and path else target
+    prefix, path = split_prefix(target)
+    return f"{path} ({prefix[:-1]})" if prefix and path else target
 
 
 def _say_all(heading: str, texts: Iterable[str]) -> None:

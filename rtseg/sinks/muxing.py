@@ -172,16 +172,17 @@ def index_first(path: Path) -> None:
     size = path.stat().st_size
     if free_bytes(path.parent) < size + RESERVE_BYTES:
         return
-    with suppress(OSError), path.open("rb") as file:
-        places = {kind: (start, end) for kind, start, end in _boxes(file, 0, size)}
-        _, head = places.get("ftyp", (0, 0))
-        start, end = places.get("moov", (0, 0))
-        file.seek(start)
-        index = _without_empty_tracks(file.read(end - start))
+    with suppress(OSError):
+        with path.open("rb") as file:
+            places = {kind: (start, end) for kind, start, end in _boxes(file, 0, size)}
+            _, head = places.get("ftyp", (0, 0))
+            start, end = places.get("moov", (0, 0))
+            file.seek(start)
+            index = _without_empty_tracks(file.read(end - start))
         if not head or end != size or not _shift(index, len(index)):
             return
-        with atomic(path) as whole, whole.open("wb") as copy:
-            file.seek(0)
+        # Windows replaces no file that is open
+        with atomic(path) as whole, path.open("rb") as file, whole.open("wb") as copy:
             copy.write(file.read(head))
             copy.write(index)
             while block := file.read(min(COPY_BYTES, start - file.tell())):
