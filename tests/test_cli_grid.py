@@ -83,6 +83,12 @@ def test_each_source_gets_a_file_of_its_own_with_every_frame(capsys: Capture) ->
     assert "wrote    9 frames to out/test_2.mp4" in capsys.readouterr().err
 
 
+def test_one_source_fills_in_its_name_too() -> None:
+    assert main([ONE, *STUB, "-o", "a_{name}_{n}.mkv", "--json", "{name}.jsonl"]) == 0
+    assert len(pictures("a_test_1.mkv")) == 12
+    assert len(Path("test.jsonl").read_text().splitlines()) == 12
+
+
 def test_recordings_are_written_beside_each_other_by_their_own_times() -> None:
     """At each moment of the grid both cells show the frame that is due in each file."""
     one, two = "test://?size=320x240&fps=30&frames=20", "test://?size=320x240&fps=15&frames=12"

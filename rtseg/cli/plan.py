@@ -53,8 +53,11 @@ def make_plan(flags: Flags) -> Plan:
         SinkError: an output exists, or a window is wanted without a display.
     """
     run = flags.run
-    files = _targets(run)
     source = _source(flags)
+    files = [
+        each_of(target, source, file_stem(source), 1) if FIELD.search(target) else target
+        for target in _targets(run)
+    ]
     _check_pairs(flags)
     check_outputs(files, flags, [source])
     check_folder("--screenshots", run.screenshots)
