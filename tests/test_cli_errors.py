@@ -220,8 +220,18 @@ def test_a_source_that_is_not_there_is_told_before_a_missing_display(
     assert is_one_line(said, "cannot open missing.mp4: there is no such file")
 
 
-def test_debug_shows_where(bare: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["missing.mp4", *NULL, "--debug"]) == 3
+@pytest.mark.parametrize("verb", [("missing.mp4", *NULL), ("batch", "missing", "-o", "out")])
+@pytest.mark.parametrize("in_file", [False, True])
+def test_debug_shows_where(
+    in_file: bool,
+    verb: tuple[str, ...],
+    bare: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "c.toml").write_text("debug = true\n")
+    flags = ["--config", str(tmp_path / "c.toml")] if in_file else ["--debug"]
+    assert main([*verb, *flags]) == 3
     said = capfd.readouterr().err
     assert "Traceback" in said
     assert said.strip().splitlines()[-1].startswith("rtseg: error: ")

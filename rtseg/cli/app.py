@@ -24,9 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     forget()
     remember(argument for argument in arguments if ":" in argument)
     stop = Stop()
+    stop.debug = "--debug" in arguments
     call = _print_version if arguments == ["--version"] else lambda: _dispatch(arguments, stop)
     with stop.listening():
-        code = _guarded(call, stop, debug="--debug" in arguments)
+        code = _guarded(call, stop)
         if stop.hung:
             leave(code)
     return code
@@ -37,7 +38,7 @@ def _print_version() -> int:
     return 0
 
 
-def _guarded(call: Callable[[], int], stop: Stop, debug: bool) -> int:
+def _guarded(call: Callable[[], int], stop: Stop) -> int:
     """What `call` returns, or the exit code of what it raised, said in one line on stderr."""
     try:
         code = call()
@@ -57,9 +58,9 @@ def _guarded(call: Callable[[], int], stop: Stop, debug: bool) -> int:
         first = _first_failure(error)
         if first is not error:
             _failed(first, str(first), first.exit_code, debug=False)
-        _failed(error, str(error), first.exit_code, debug)
+        _failed(error, str(error), first.exit_code, stop.debug)
         for later in error.later:
-            _failed(later, str(later), later.exit_code, debug)
+            _failed(later, str(later), later.exit_code, stop.debug)
         return first.exit_code
     except Exception as error:
         words = (
@@ -69,7 +70,7 @@ def _guarded(call: Callable[[], int], stop: Stop, debug: bool) -> int:
             _drop_output()
         too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
         usage = too_long or (isinstance(error, ValueError) and refused(error) is not None)
-        return _failed(error, refused(error) or words, 2 if usage else 1, debug)
+        return _failed(error, refused(error) or words, 2 if usage else 1, stop.debug)
 
 
 def _first_failure(error: RtsegError) -> RtsegError:

@@ -137,7 +137,9 @@ def build_app(stop: Stop, verb: str | None = None) -> App:
         """Run a folder of clips, resumed where it stopped, on one machine or several."""
         from rtseg.cli.batch import batch
 
-        return batch(collect(BatchFlags, BATCH, with_config(BATCH, given)), stop)
+        flags = collect(BatchFlags, BATCH, with_config(BATCH, given))
+        stop.debug |= flags.run.debug  # of the file
+        return batch(flags, stop)
 
     @takes_flags_of("cameras")
     def cameras(*, measure: bool = True, json: bool = False) -> int:
@@ -273,6 +275,7 @@ def _joined_dashes(tokens: Sequence[str]) -> list[str]:
 
 
 def _run(flags: Flags, stop: Stop) -> int:
+    stop.debug |= flags.run.debug  # of the file
     if flags.run.print_config:
         text = print_config(flags, RUN, without=("config", "print_config"))
         lines = text.splitlines()

@@ -41,13 +41,14 @@ class Stop:
     forces; but a terminal that is closed (SIGHUP) never does, as it may send several.
 
     Attributes:
+        debug: whether tracebacks of errors are wanted.
         signal: number of the first signal; 0 when none came.
         hung: a thread never came back from its driver, so the process must end without it.
     """
 
     def __init__(self) -> None:
         self.signal = 0
-        self.hung = False
+        self.hung = self.debug = False
 
     def __call__(self) -> bool:
         """Whether a signal has asked for the end."""
