@@ -34,6 +34,7 @@ class SourceInfo:
         frame_rate: frames per second, exact; None if it has none or does not tell.
         frame_count: frames it will yield; None when unknown or endless.
         live: whether it goes on while nobody reads.
+        replayed: whether it is a recording played as if live, which a pause can hold.
         pictures: the files that the frames come from, if any; no sink may replace them.
         media: the file, or the address of the recording, whose audio belongs to the frames.
         track: FFmpeg's number of the video stream of `media`; None for the one it chooses.
@@ -51,6 +52,7 @@ class SourceInfo:
     frame_rate: Fraction | None = None
     frame_count: int | None = None
     live: bool = False
+    replayed: bool = False
     pictures: tuple[Path, ...] = ()
     media: Path | str | None = None
     track: int | None = None
@@ -97,6 +99,9 @@ class Source(Closing, ABC):
     def interrupt(self) -> None:
         """Make the iteration end soon; may be called from any thread, and again."""
         self._interrupted = True
+
+    def hold(self, held: bool) -> None:
+        """Stand still, or go on, if it is `replayed`; may be called from any thread."""
 
     @property
     def spent(self) -> bool:

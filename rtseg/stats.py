@@ -134,7 +134,8 @@ class Stats:
         propagated: of these, frames with scores of a keyframe.
         idle: of these, frames at which the network rested.
         capped: frames left out by a frame rate limit.
-        missed: frames that a camera lost.
+        missed: frames that a camera lost, or that were read too late to be shown.
+        missed_by: the cause of these.
         keyframes: their number by cause.
         dropped_by: frames that were not shown, by cause.
         recent: a running mean of each stage, and the last age, in seconds.
@@ -154,6 +155,7 @@ class Stats:
         self.idle = 0
         self.capped = 0
         self.missed = 0
+        self.missed_by = "camera"
         self.keyframes: dict[str, int] = {}
         self.dropped_by: dict[str, int] = {}
         self.recent: dict[str, float] = {}
@@ -242,7 +244,7 @@ class Stats:
         for where, number in replaced.items():
             self._lost["pause" if paused else where] += number - self._replaced[where]
             self._replaced[where] = number
-        drops = {"camera": self.missed, "cap": self.capped, **self._lost}
+        drops = {self.missed_by: self.missed, "cap": self.capped, **self._lost}
         self.dropped_by = {cause: number for cause, number in drops.items() if number}
 
     def add_up(self, parts: Iterable[Stats]) -> None:

@@ -124,18 +124,15 @@ class Flow(Generic[T]):
             self._goes_on = True
             self._changed.notify_all()
 
-    def hold(self) -> None:
-        """Pause the producer; what it makes before `release` is stale and counts as replaced."""
+    def hold(self, held: bool) -> None:
+        """Pause the producer, or resume it with what is newest by then; what it has made by the
+        pause, or makes in it, is stale and counts as replaced."""
         with self._changed:
-            self._held = self._goes_on = True
-            self.replaced += len(self._buffer)
-            self._buffer.clear()
-            self._changed.notify_all()
-
-    def release(self) -> None:
-        """Resume after `hold`, with what is newest by then."""
-        with self._changed:
-            self._held = False
+            self._held = held
+            if held:
+                self._goes_on = True
+                self.replaced += len(self._buffer)
+                self._buffer.clear()
             self._changed.notify_all()
 
     def poll(self, seconds: float) -> Iterator[T | None]:

@@ -236,19 +236,18 @@ def test_a_flow_that_is_held_rests_and_goes_on_with_what_is_new() -> None:
         assert next(coming) == 0
         asked.release()
         wait_for(2)
-        flow.hold()  # what lies there is stale, and so is what is on its way
+        flow.hold(True)  # what lies there is stale, and so is what is on its way
         asked.release()
         asked.release()
         wait_for(3)
         assert made == [0, 1, 2], "the producer rests with what it has in hand"
-        flow.release()
+        flow.hold(False)
         assert next(coming) == 3
-        assert flow.replaced == 2
 
 
 def test_a_flow_that_is_held_can_be_stopped() -> None:
     with Flow(iter(range(100)), latest=True) as flow:
-        flow.hold()
+        flow.hold(True)
     assert not flow.hung
 
 
@@ -340,8 +339,8 @@ def test_a_producer_in_step_can_be_stopped_and_held() -> None:
     assert not flow.hung
     with Flow(iter(range(10**6)), latest=True, in_step=True) as flow:
         assert next(iter(flow)) == 0
-        flow.hold()
-        flow.release()
+        flow.hold(True)
+        flow.hold(False)
         assert next(iter(flow)) in (1, 2)
     assert not flow.hung
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
@@ -121,6 +122,12 @@ def test_gaps_of_a_live_source_are_drops_of_the_camera() -> None:
     assert report.dropped_by == {"camera": 18}
     assert report.frames == 10
     assert report.produced == 28
+
+
+def test_gaps_of_a_replay_are_not_the_fault_of_a_camera() -> None:
+    source = Numbered(30, live=True, skip=3)
+    source.info = replace(source.info, replayed=True)
+    assert run(source, Segmenter(Echo()), plain, [], policy="all").dropped_by == {"reading": 18}
 
 
 def test_policy() -> None:

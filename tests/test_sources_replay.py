@@ -67,6 +67,20 @@ def test_frames_that_nobody_took_in_time_are_lost_and_leave_a_gap() -> None:
     assert seen == [*range(5), *range(9, 20)]
 
 
+def test_a_replay_that_is_held_loses_nothing_and_stamps_what_follows_later() -> None:
+    clock, seen = ManualClock(), []
+    source = replayed(clock, mirror=True)
+    for frame in source:
+        late = 2.0 * (frame.index > 4)
+        assert frame.captured_at == pytest.approx(frame.pts + late)
+        seen.append(frame.index)
+        if frame.index == 4:
+            source.hold(True)
+            clock.sleep(2.0)
+            source.hold(False)
+    assert seen == list(range(20))
+
+
 def test_a_replay_of_a_loop_or_a_part_keeps_what_was_asked() -> None:
     looped = replayed(ManualClock(), loop=True, max_frames=45)
     assert [frame.index for frame in looped] == list(range(45))

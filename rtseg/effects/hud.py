@@ -19,6 +19,7 @@ UNKNOWN = "-"
 
 CAUSES = {
     "camera": "skipped by the camera",
+    "reading": "read too late",
     "capture": "model busy",
     "display": "drawing busy",
     "pause": "paused",

@@ -68,6 +68,7 @@ class Channel:
             stats.add("capture", clock.now() - since)
             if source.info.live and expected is not None:
                 stats.missed += max(0, frame.index - expected)
+                stats.missed_by = "reading" if source.info.replayed else "camera"
             expected = frame.index + 1
             stats.capped = source.capped
             if self.paced:
@@ -142,14 +143,15 @@ class _Lane:
         replaced = {"capture": self.frames.replaced, "display": self.results.replaced}
         self.channel.stats.count(self.frames.produced, replaced, paused=self.channel.paused)
 
-    @property
-    def braked(self) -> list[Flow[Frame] | Flow[Pair]]:
-        """The flows that a pause holds: a camera is still read, or old frames would wait in its
-        driver, and a flow that keeps everything waits for its reader anyway."""
-        flows: list[Flow[Frame] | Flow[Pair]] = [self.results]
-        if not self.channel.source.info.live:
-            flows.append(self.frames)
-        return [flow for flow in flows if flow.latest]
+    def pause(self, paused: bool) -> None:
+        """Begin or end a pause. A camera is still read, or old frames would wait in its driver; a
+        replay holds itself, and a flow that keeps everything waits for its reader anyway."""
+        self.count()
+        info, self.channel.paused = self.channel.source.info, paused
+        self.channel.source.hold(paused)
+        if self.channel.newest and not info.replayed:
+            for flow in (self.results,) if info.live else (self.results, self.frames):
+                flow.hold(paused)
 
 
 class Engine:
@@ -249,19 +251,13 @@ class Engine:
     def pause(self) -> None:
         """Show nothing for a while: recordings stand still, and so does the network; cameras and
         streams are read on, and `resume` goes on with what is newest then."""
-        self.count()
         for lane in self._lanes.values():
-            lane.channel.paused = True
-            for flow in lane.braked:
-                flow.hold()
+            lane.pause(True)
 
     def resume(self) -> None:
         """Go on after `pause`."""
-        self.count()
         for lane in self._lanes.values():
-            lane.channel.paused = False
-            for flow in lane.braked:
-                flow.release()
+            lane.pause(False)
 
     def count(self) -> None:
         """Bring the numbers of frames of all channels up to date."""

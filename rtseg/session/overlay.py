@@ -105,6 +105,7 @@ REASONS: dict[str, Callable[[Stats], str]] = {
     "capture": _busy,
     "display": lambda stats: "drawing, showing and writing take too long",
     "camera": lambda stats: "the camera skips them",
+    "reading": lambda stats: "reading the recording takes too long",
 }
 """Why frames are lost, by the cause that `Stats` counts them under."""
 

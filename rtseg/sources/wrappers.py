@@ -25,6 +25,9 @@ SLACK_SECONDS = 5e-4
 WHOLE_SECONDS = 0.1
 """An image that lasts no longer is not cut short by the end of a span."""
 
+TICK_SECONDS = 0.05
+"""How long a replay sleeps at once: it may be interrupted or held meanwhile."""
+
 EARLY_SHARE = 0.25
 """Share of the interval by which a frame may come early: else jitter would drop many frames."""
 
@@ -126,6 +129,10 @@ class Wrapper(Source):
         """Interrupt the inner source as well."""
         super().interrupt()
         self._inner.interrupt()
+
+    def hold(self, held: bool) -> None:
+        """Hold the inner source."""
+        self._inner.hold(held)
 
     def _release(self) -> None:
         self._inner.close()
@@ -399,25 +406,42 @@ class Replay(Wrapper):
 
     Frames are stamped with the time at which they were due, so that a late replay counts in their
     age. Drops leave gaps in the numbers, as a camera's do; frames left out by `every` leave none.
+    While it is held its time stands still.
     """
 
     def __init__(self, inner: Source) -> None:
         self._zero: float | None = None
         self._index: int | None = None
+        self._held_at: float | None = None
+        self._rested = 0.0
         super().__init__(inner)
 
+    def hold(self, held: bool) -> None:
+        """Stop its time, or let it go on."""
+        if held:
+            self._held_at = self.clock.now()
+        elif self._held_at is not None:
+            self._rested += self.clock.now() - self._held_at
+            self._held_at = None  # last: a reader never sees its time go too far
+
     def _describe(self, info: SourceInfo) -> SourceInfo:
-        return replace(info, live=True, frame_count=None, seconds=None)
+        return replace(info, live=True, replayed=True, frame_count=None, seconds=None)
 
     def _read(self) -> Frame | None:
         frame = self._counted()
-        while frame is not None and self._due(frame) + self._step(frame) <= self.clock.now():
+        while frame is not None and self._due(frame) + self._step(frame) <= self._now():
             frame = self._counted()
         if frame is None:
             return None
         due = self._due(frame)
-        self.wait(due - self.clock.now())
-        return None if self._interrupted else replace(frame, captured_at=due)
+        while not self._interrupted and (left := due - self._now()) > SLACK_SECONDS:
+            self.clock.sleep(min(left, TICK_SECONDS))
+        return None if self._interrupted else replace(frame, captured_at=due + self._rested)
+
+    def _now(self) -> float:
+        """Monotonic seconds without those for which it was held."""
+        held_at = self._held_at
+        return (self.clock.now() if held_at is None else held_at) - self._rested
 
     def _counted(self) -> Frame | None:
         """The next frame, numbered one above the frame before."""
@@ -428,9 +452,9 @@ class Replay(Wrapper):
         return replace(frame, index=self._index)
 
     def _due(self, frame: Frame) -> float:
-        """Monotonic seconds at which a frame is due; the first one is due at once."""
+        """The time of `_now` at which a frame is due; the first one is due at once."""
         if self._zero is None:
-            self._zero = self.clock.now() - frame.pts
+            self._zero = self._now() - frame.pts
         return self._zero + frame.pts
 
     def _step(self, frame: Frame) -> float:
