@@ -201,8 +201,8 @@ class Flow(Generic[T]):
         with self._changed:
             self.produced += 1
             if self._held:
+                self.replaced += 1  # at once: after the pause it would seem lost to something else
                 self._changed.wait_for(lambda: self._stopped or not self._held)
-                self.replaced += 1
                 return not self._stopped
             if self.latest and self._buffer:
                 self._buffer.clear()

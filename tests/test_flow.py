@@ -241,6 +241,8 @@ def test_a_flow_that_is_held_rests_and_goes_on_with_what_is_new() -> None:
         asked.release()
         wait_for(3)
         assert made == [0, 1, 2], "the producer rests with what it has in hand"
+        assert flow.take() is None
+        assert flow.replaced == 2, "it is lost to the pause, not to what comes after"
         flow.hold(False)
         assert next(coming) == 3
 
