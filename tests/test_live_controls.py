@@ -306,6 +306,46 @@ def test_going_on_with_a_camera_shows_what_is_newest_then(tmp_path: Path) -> Non
     assert report.age_ms["max"] < 300
 
 
+@pytest.mark.parametrize("paced", [False, True])
+def test_a_pause_on_the_last_frame_lasts_until_it_is_ended(paced: bool, tmp_path: Path) -> None:
+    made = studio(tmp_path, "test://?size=320x240&fps=50&frames=3")
+    rests: list[bool] = []
+
+    def idle(desk) -> None:
+        if len(made.wall.shown) == 3:
+            rests.append(desk.rests())
+            if len(rests) == 10:
+                desk.press(".")
+            elif len(rests) == 20:
+                desk.press("q")
+
+    made.wall.on_idle = idle
+    made.wall.script = {3: lambda desk: desk.press(" ")}
+    made.run(paced=paced, stop=lambda: made.desk.ended)
+    assert rests[:10] + rests[11:] == [True] * 19
+    assert made.wall.numbers == [0, 1, 2]
+
+
+def test_a_pause_holds_the_image_although_the_next_is_due_and_a_step_shows_it(
+    tmp_path: Path,
+) -> None:
+    made = studio(tmp_path, "test://?size=320x240&fps=5&frames=4")
+    rests: list[int] = []
+
+    def idle(desk) -> None:
+        if desk.rests():
+            rests.append(len(made.wall.shown))
+            if len(rests) in (40, 45):
+                desk.press("." if len(rests) == 40 else " ")
+        elif len(made.wall.shown) == 1 and not rests:
+            desk.press(" ")
+
+    made.wall.on_idle = idle
+    made.run(paced=True)
+    assert rests == [1] * 40 + [2] * 5
+    assert made.wall.numbers == [0, 1, 2, 3]
+
+
 def test_what_was_drawn_before_a_choice_is_drawn_again(tmp_path: Path) -> None:
     """A frame of a paced file is drawn ahead of its time, and a key may come in between."""
     made = studio(tmp_path, "test://?size=320x240&fps=5&frames=3")

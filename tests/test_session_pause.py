@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from test_session_engine import KINDS, Echo, Numbered
 
 from rtseg.cli.run import _replayed
@@ -199,3 +202,21 @@ def test_a_step_shows_one_frame_more_of_each_that_has_one() -> None:
     assert all(count >= 1 for counts in shown for count in counts)
     assert kept[2].indices == [0, 1, 2]
     whole(channels)
+
+
+@pytest.mark.slow
+def test_a_step_waits_for_a_turn_of_each_on_a_slow_network() -> None:
+    class Slow(Echo):
+        def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+            time.sleep(0.4)
+            return super().__call__(batch)
+
+    def camera(n: int) -> Channel:
+        source = Numbered(n, 10**6, live=True)
+        source.before = lambda index: source.wait(0.01)
+        return Channel(source, f"camera {n}")
+
+    turns = [(1.5, " "), (1.0, "."), (2.0, "q")]
+    kept, person, _ = watched([camera(0), camera(1)], turns, kind=Slow)
+    for sink in kept:
+        assert any(shown > person.pressed[1] - 0.5 for _, _, shown in sink.frames)

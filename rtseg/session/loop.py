@@ -23,7 +23,8 @@ PACE_SECONDS = 0.01
 UNCHANGED = TemporalOptions()
 
 STEP_SECONDS = 0.5
-"""A step while paused shows a frame of every source, but waits no longer for one that has none."""
+"""A step while paused shows a frame of every source, but waits no longer for one that has none;
+where sources share the network, than this after a turn of each."""
 
 
 class Control:
@@ -140,9 +141,8 @@ class Loop:
         if self.several:
             self.totals.start()
         for results in self.engine.poll(TICK_SECONDS):
-            stepping = self.control.steps > 0
             self.turn(results)
-            if self._rests(results if stepping else ()):
+            if self._rests():
                 self._rest()
             if self.over:
                 return
@@ -213,6 +213,8 @@ class Loop:
                 rendered = replace(rendered)  # drawn before somebody chose another look
             lasts = result.frame.lasts or 1 / float(channel.source.info.frame_rate or 25)
             self._last_ends = result.frame.pts + lasts
+        if self.control.steps:
+            self._stepped.add(result.source)
         if not self.several:
             self.control.shows(rendered)
         with channel.stats.stage("write"):
@@ -231,13 +233,11 @@ class Loop:
                 result.frame.captured_at, propagated=carried is not None and not idle, idle=idle
             )
 
-    def _rests(self, results: Sequence[Result]) -> bool:
+    def _rests(self) -> bool:
         """Whether the run is paused, and a step that was asked for is over."""
         if self.control.steps:
-            now = self.totals.clock.now()
-            self._step_until = self._step_until or now + STEP_SECONDS
-            self._stepped |= {result.source for result in results}
-            channels = self.engine.channels
+            now, channels = self.totals.clock.now(), self.engine.channels
+            self._step_until = self._step_until or now + self._step_seconds()
             missing = {n for n, each in enumerate(channels) if not each.ended} - self._stepped
             if missing and (not self.several or now < self._step_until):
                 return False
@@ -246,28 +246,40 @@ class Loop:
         self._step_until = 0.0
         return self.control.rests()
 
+    def _step_seconds(self) -> float:
+        turns = (channel.stats.recent.get("infer", 0.0) for channel in self.engine.channels)
+        return STEP_SECONDS + len(self.engine.channels) * max(turns)
+
     def _rest(self) -> None:
-        """Turn with nothing while the run is paused."""
+        """Turn with nothing while the run is paused, and not every source was lost."""
         clock = self.totals.clock
         since = clock.now()
         self.engine.pause()
         channels = self.engine.channels
-        while self.control.rests() and not self.over and not all(c.ended for c in channels):
+        while self._rests() and not self.over and not all(c.error for c in channels):
             self.turn([])
             clock.sleep(PACE_SECONDS)
-            self.engine.note_ends()
+            if self.pace is None:  # else the last frame may still wait for its time
+                self.engine.note_ends()
         self.engine.resume()
         for stats in dict.fromkeys((self.totals, *(channel.stats for channel in channels))):
             stats.add_pause(since)
 
     def _wait(self, pace: Pace, pts: float) -> None:
-        """Turn with nothing until `pts` is due, or the run is over."""
+        """Turn with nothing until `pts` is due, a step asks for it, or the run is over."""
         clock = self.totals.clock
         since = clock.now()
-        while pace.seconds_left(pts) and not self.over:
-            self._idle(notices=False)
-            self.on_tick()
-            clock.sleep(min(pace.seconds_left(pts), PACE_SECONDS))
+        while not self.over:
+            if self._rests():
+                self.totals.add_wait(since)
+                self._rest()
+                since = clock.now()
+            elif self.control.steps or not (left := pace.seconds_left(pts)):
+                break
+            else:
+                self._idle(notices=False)
+                self.on_tick()
+                clock.sleep(min(left, PACE_SECONDS))
         self.totals.add_wait(since)
 
     def _idle(self, *, notices: bool = True) -> None:
