@@ -106,11 +106,15 @@ def test_e_draws_a_picture_that_stands_anew(tmp_path: Path) -> None:
     assert controls.state.appearance.refine
     refined = effect(shown.frame, shown.segmentation)
     assert not np.array_equal(refined, exact)
-    assert controls.last is not None
-    assert isinstance(controls.last.segmentation, Refined)
-    assert np.array_equal(effect(shown.frame, controls.last.segmentation), refined)
+    saved: list[Rendered] = []
+    controls.captures.screenshot = lambda rendered, view: saved.append(rendered)
+    controls.last = shown  # as the window gives it, when it draws anew
+    controls.press("s")
+    assert isinstance(saved[0].segmentation, Refined)
+    assert np.array_equal(saved[0].image, refined)
     controls.press("e")
-    assert not isinstance(controls.last.segmentation, Refined)
+    controls.press("s")
+    assert not isinstance(saved[1].segmentation, Refined)
     assert np.array_equal(effect(shown.frame, shown.segmentation), exact)
 
 

@@ -291,9 +291,6 @@ class Controls(Control):
         """Refine mask edges from image colours, in outputs too, or stop doing so."""
         self.state = self.state.with_edges()
         self.segmenter.refine = refined = self.state.appearance.refine
-        if (last := self.last) is not None and self.locate is None:
-            seen = with_edges(last.segmentation, last.frame.picture, refine=refined)
-            self.last = replace(last, segmentation=seen)
         self.notices.show(f"edges: {'refined' if refined else 'exact'}")
 
     def legend(self) -> None:
@@ -358,7 +355,9 @@ class Controls(Control):
         if self.locate is not None:
             self.captures.screenshot(self.last, None)
             return
-        rendered = replace(self.last)  # drawn anew, by the present appearance
+        last, refined = self.last, self.state.appearance.refine
+        seen = with_edges(last.segmentation, last.frame.picture, refine=refined)
+        rendered = replace(last, segmentation=seen)  # drawn anew, by the present appearance
         self.captures.screenshot(rendered, self.state.view.view)
 
     def record(self) -> None:
