@@ -63,6 +63,24 @@ def test_drops_are_told_while_they_happen_with_their_reason() -> None:
     assert captions.lines() == [], "a person who paused knows"
 
 
+def test_drops_by_a_slow_model_are_explained_beside_more_that_were_asked_for() -> None:
+    stats = running(age=0.05, infer=0.1)
+    captions = Captions(Camera(), stats)
+    assert captions.lines() == []
+    stats.dropped_by = {"cap": 90, "capture": 45}
+    stats.clock.time += 2.5  # type: ignore[attr-defined]
+    (line,) = captions.lines()
+    assert line.startswith("18 frames per second dropped: the model manages")
+
+
+def test_a_model_that_no_frame_waits_for_is_not_to_blame() -> None:
+    stats = running(age=0.3, infer=2.0, carry=0.12, draw=0.03)
+    stats.keyframes = {"free": 4}
+    assert Captions(Camera(), stats).lines() == [
+        "late by 300 ms: propagating the mask takes 120 ms"
+    ]
+
+
 def test_drops_that_a_slow_view_causes_are_not_blamed_on_the_model() -> None:
     stats = running(age=0.05, infer=0.001, draw=0.12)
     captions = Captions(Camera(), stats)

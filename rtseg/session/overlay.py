@@ -41,8 +41,13 @@ BUSY_STAGES = {
     "write": "showing and writing",
     "decode": "decoding the mask",
     "smooth": "smoothing",
+    "follow": "following the image",
+    "carry": "propagating the mask",
 }
 """Stages in words; a late image waited for the slowest of them."""
+
+BESIDE = {"infer", "preprocess"}
+"""Those for which no frame waits where the model sees keyframes only."""
 
 
 class Captions:
@@ -77,16 +82,18 @@ class Captions:
         return f"late by {_ms(age)}: {_takes(self._stats)}"
 
     def _dropped(self) -> str:
-        """The most frequent cause of recent drops, unless there are few."""
-        cause = max(self._dropping, key=lambda each: self._dropping[each], default="")
+        """The most frequent of the causes in `REASONS`, unless there are few drops."""
+        explained = REASONS.keys() & self._dropping.keys()
+        cause = max(explained, key=lambda each: self._dropping[each], default="")
         rate = self._dropping.get(cause, 0.0)
-        if rate < FEW_A_SECOND or cause not in REASONS:
+        if rate < FEW_A_SECOND:
             return ""
         return f"{rate:.0f} frames per second dropped: {REASONS[cause](self._stats)}"
 
 
 def _slowest(stats: Stats) -> str:
-    return max(BUSY_STAGES, key=lambda stage: stats.recent.get(stage, 0.0))
+    stages = (stage for stage in BUSY_STAGES if not (stats.keyframes and stage in BESIDE))
+    return max(stages, key=lambda stage: stats.recent.get(stage, 0.0))
 
 
 def _takes(stats: Stats) -> str:
