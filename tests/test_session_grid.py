@@ -175,6 +175,17 @@ def test_the_figures_can_be_hidden_and_a_silent_camera_is_named() -> None:
     assert (grid.image == 200).all()
 
 
+def test_a_source_is_not_silent_while_its_image_is_still_to_be_shown() -> None:
+    some = channel("slides", live=True)
+    some.source.info = replace(some.source.info, frame_rate=Fraction(1, 3))
+    grid = grid_of(some, size=(360, 640), hud="all")
+    grid.show(look(0))
+    some.source.clock.sleep(2.9)
+    assert not grid.refresh()
+    some.source.clock.sleep(2.0)
+    assert grid.refresh()
+
+
 def test_a_paused_camera_is_not_silent() -> None:
     some = channel("camera", live=True)
     grid = grid_of(some, size=(360, 640), hud="all")
@@ -329,9 +340,9 @@ def test_a_film_by_the_clock_leaves_out_what_it_cannot_write_in_time() -> None:
 def test_a_film_nobody_wants_is_not_written_and_keeps_its_time() -> None:
     grid, sink, wanted = grid_of(channel()), Kept(), [False]
     film = Film(grid, [sink], Fraction(10), wanted=lambda: wanted[0])
-    film.until(0.5, 0.0)
+    assert film.until(0.5, 0.0) == 0
     wanted[0] = True
-    film.until(0.7, 0.0)
+    assert film.until(0.7, 0.0) == 2
     wanted[0] = False
     film.until(1.0, 0.0)
     assert [index for index, *_ in sink.pictures] == [5, 6]

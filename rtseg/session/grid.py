@@ -255,11 +255,16 @@ class Cell:
         if channel.paused:
             self._shown_at = now  # a pause is not the source's silence
         waited = now - self._shown_at
-        late = channel.source.info.live and waited > SILENT_SECONDS
+        late = channel.source.info.live and waited > max(SILENT_SECONDS, 1.5 * self._lasts())
         carried = self._result.segmentation.carried if self._result is not None else None
         if carried is not None:
             kind += ", model idle" if carried.idle else ", propagated"
         return CellState(kind, warning=f"no frame for {int(waited)} s" if late else "")
+
+    def _lasts(self) -> float:
+        """Seconds for which the image should be shown, as far as its source tells."""
+        lasts = self._result.frame.lasts if self._result is not None else 0.0
+        return lasts or 1 / float(self._channel.source.info.frame_rate or DEFAULT_RATE)
 
     def _at_the_end(self) -> CellState:
         """A single picture stays as it is; anything else must be seen to have ended."""
@@ -376,15 +381,19 @@ class Film:
         self._grid, self._sinks, self._rate, self._clock = grid, sinks, rate, clock
         self._count = 0
 
-    def until(self, seconds: float, now: float) -> None:
+    def until(self, seconds: float, now: float) -> int:
         """Write the grid as it is for all images that are due before `seconds` of the film.
 
         Args:
             now: monotonic seconds, as frames are stamped with.
 
+        Returns:
+            How many were written.
+
         Raises:
             SinkError: they cannot be written.
         """
+        written = 0
         end = ceil((seconds - SLACK_SECONDS) * self._rate)
         for index in range(self._count, end if self._sinks and self._wanted() else 0):
             if index < end - 1 and self._is_late(now):
@@ -393,7 +402,9 @@ class Film:
             rendered = self._grid.rendered(index, float(index / self._rate), now)
             for sink in self._sinks:
                 sink.write(rendered)
+            written += 1
         self._count = max(self._count, end)
+        return written
 
     def encoded(self) -> Iterator[float]:
         """Seconds that its images took in threads of the sinks, since the last call."""
@@ -542,8 +553,9 @@ class GridCompositor(Compositor):
         """
         until = self._order.seconds() if seconds is None else seconds
         for film in self._films:
-            with self._totals.stage("write"):
-                film.until(until, self._totals.clock.now())
+            since = self._totals.clock.now()
+            if film.until(until, since):
+                self._totals.add("write", self._totals.clock.now() - since)
             self._totals.add_encoded(film.encoded())
 
     def show(self, result: Result) -> None:
