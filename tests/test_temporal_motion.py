@@ -127,7 +127,12 @@ def test_a_cut_and_a_picture_that_is_not_found_again_are_keyframes() -> None:
 
 def test_few_large_pictures_are_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keyframes, "SPAN_BYTES", 5 * 320 * 180 * 3)
-    assert [span.key.index for span in spans_of(clip(13), every=10)] == [0, 6, 12]
+    spans = spans_of(clip(13), every=10)
+    assert [(span.key.index, span.cause) for span in spans] == [
+        (0, "first"),
+        (6, "memory"),
+        (12, "memory"),
+    ]
 
 
 def test_a_single_frame_is_a_keyframe_and_no_frame_none() -> None:

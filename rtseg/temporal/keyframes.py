@@ -51,7 +51,8 @@ class Span:
     Attributes:
         key: the keyframe at the end of the span.
         grey: its small grey image.
-        cause: why it is a keyframe: "first", "age", "motion", "cut", or "end" for the last frame.
+        cause: why it is a keyframe: "first", "age", "memory", "motion", "cut", or "end" for the
+            last frame.
         before: index of the previous keyframe; its own for the first.
         steps: the frames between, in order.
     """
@@ -91,6 +92,8 @@ class Keyframes:
             return self._end(frame, grey, "first")
         if is_cut(self._motion.match.grey, grey):
             return self._end(frame, grey, "cut")
+        if (len(self._steps) + 1) * frame.image.nbytes > SPAN_BYTES:
+            return self._end(frame, grey, "memory")
         if self._is_due(frame):
             return self._end(frame, grey, "age")
         match = self._motion.follow(grey)
@@ -110,8 +113,6 @@ class Keyframes:
 
     def _is_due(self, frame: Frame) -> bool:
         count = len(self._steps) + 1
-        if count * frame.image.nbytes > SPAN_BYTES:
-            return True
         if self._every is not None:
             return count >= self._every
         return self._key is None or not 0 <= frame.pts - self._key.pts < KEY_SECONDS
