@@ -325,6 +325,7 @@ def test_live_keyframes_are_not_taken_of_what_is_known(idle: bool) -> None:
     expected = [0, 1, 2, 3, 30, 31, 32, 33] if idle else list(range(50))
     assert asked[: len(expected)] == expected
     assert all(said.carried.key == 3 for _, said in pairs[5:30]) or not idle
+    assert all(said.carried.idle == idle for _, said in pairs[6:30])
 
 
 def test_the_hud_says_since_when_the_network_rests() -> None:
@@ -407,6 +408,7 @@ def test_masks_of_slow_clips_are_those_of_a_network_that_never_rests(
         ([], False),
         (["--idle"], True),
         (["--live", "--propagate"], True),
+        (["--idle", "--propagate"], False),
     ],
 )
 def test_the_network_rests_by_default_where_the_source_is_live(
@@ -414,4 +416,6 @@ def test_the_network_rests_by_default_where_the_source_is_live(
 ) -> None:
     clip = "test://?size=64x48&fps=60&frames=5"
     assert main([clip, "-m", "stub", "-o", "null:", *asked]) == 0
-    assert ("compare  " in capsys.readouterr().err) == rests, "its stage is timed"
+    report = capsys.readouterr().err
+    assert ("compare  " in report) == rests, "its stage is timed"
+    assert ("the model pauses" in report) == rests

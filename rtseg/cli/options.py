@@ -14,7 +14,7 @@ from rtseg.effects import ViewOptions
 from rtseg.errors import UsageError
 from rtseg.evaluation.options import EvalOptions
 from rtseg.exporting import ExportOptions
-from rtseg.options import Policy, check, option
+from rtseg.options import Policy, check, keeps_newest, option
 from rtseg.serve.options import ServeOptions
 from rtseg.sinks import SinkOptions
 from rtseg.sources import SourceOptions
@@ -138,11 +138,13 @@ def with_half(network: NetworkOptions, *, half: bool) -> NetworkOptions:
 
 def temporal_of(flags: Flags, live: bool, *, watched: bool) -> TemporalOptions:
     """What a source gets by default: the network rests in a live one, and masks are smoothed where
-    it is live or watched in a window.
+    it is live or watched in a window. Where keyframes of a recording are chosen, none rests.
     """
     temporal = flags.temporal
     if "smooth" not in flags.given and not flags.run.no_smooth and (live or watched):
         temporal = replace(temporal, smooth=USUAL_SMOOTH)
+    if temporal.propagate and not keeps_newest(flags.run.policy, live):
+        return replace(temporal, idle=False)
     return temporal if "idle" in flags.given else replace(temporal, idle=live)
 
 

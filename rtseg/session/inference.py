@@ -524,7 +524,8 @@ class _LiveKeyframes:
             )
         scores = carry(last.segmentation.scores, last.motion.match.field)
         age = frame.index - last.frame.index
-        return last.segmentation.with_scores(scores, Carried(last.frame.index, age))
+        rests = self._unchanged and self._pending is None
+        return last.segmentation.with_scores(scores, Carried(last.frame.index, age, idle=rests))
 
     def _forget(self) -> None:
         """After a cut, drop the last keyframe and the result of the pending one."""
