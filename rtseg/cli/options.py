@@ -138,7 +138,7 @@ def with_half(network: NetworkOptions, *, half: bool) -> NetworkOptions:
 
 def temporal_of(flags: Flags, live: bool, *, watched: bool) -> TemporalOptions:
     """What a source gets by default: the network rests in a live one, and masks are smoothed where
-    it is live or watched in a window. Where keyframes of a recording are chosen, none rests.
+    it is live or watched in a window. It rests at no keyframe of a recording.
     """
     temporal = flags.temporal
     if "smooth" not in flags.given and not flags.run.no_smooth and (live or watched):
