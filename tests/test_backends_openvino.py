@@ -16,9 +16,11 @@ from colour_network import make_network
 from dataset_folders import NAMES, draw
 
 from rtseg.backends import open_backend
+from rtseg.backends.providers import engine_prefix
 from rtseg.errors import BackendError, DeviceError, ModelError, UsageError
 from rtseg.frame import Frame
 from rtseg.nets import default_model, find_model
+from rtseg.nets.ir import digest_of
 from rtseg.nets.onnx_file import write_onnx
 from rtseg.segmenter import Segmenter
 from rtseg.session.inference import several_at_once
@@ -136,6 +138,28 @@ def test_a_foreign_file_runs_with_its_settings(data: Path, tmp_path: Path) -> No
         Segmenter(open_backend("onnx", model, device="cpu")) as theirs,
     ):
         np.testing.assert_allclose(ours(image).scores, theirs(image).scores, rtol=1e-2, atol=1e-3)
+
+
+def test_other_weights_in_another_file_of_onnx_are_not_taken_from_the_cache(tmp_path: Path) -> None:
+    path = make_network(tmp_path / "net.onnx")
+    picture = np.zeros((1, *SIZE, 3), np.uint8)
+    content = onnx.load(path)
+    for each in content.graph.initializer:
+        array = onnx.numpy_helper.to_array(each)
+        each.CopyFrom(onnx.numpy_helper.from_array(array, each.name))
+    onnx.save(content, path, save_as_external_data=True, location="net.data", size_threshold=0)
+    graph, data, found = path.read_bytes(), tmp_path / "net.data", []
+    for factor in (1, 2):
+        numbers = np.frombuffer(data.read_bytes(), np.float32)
+        data.unlink()  # which may be mapped
+        data.write_bytes((factor * numbers).tobytes())
+        digests = {digest_of(path), engine_prefix(path)}
+        found.append(
+            (digests, open_backend("openvino", find_model(path), input_size=SIZE)(picture))
+        )
+    assert path.read_bytes() == graph
+    assert found[0][0].isdisjoint(found[1][0])
+    np.testing.assert_allclose(found[1][1], 2 * found[0][1], rtol=1e-6)
 
 
 # --- OpenVINO's own files ------------------------------------------------------------------------

@@ -167,6 +167,18 @@ def test_other_teachers_have_other_soft_labels(suite: Path) -> None:
     assert (soft[0][mask == 1] == 0).mean() > 0.95
 
 
+def test_a_teacher_of_other_settings_has_other_soft_labels(suite: Path) -> None:
+    mix, path = open_mix(suite), suite.parent / "teacher.toml"
+    before, _ = soft_labels(
+        [teacher(path.with_suffix(".onnx"))], mix.labels, mix.samples[:1], ignore
+    )
+    path.write_text(path.read_text().replace("RGB", "BGR"))
+    after, _ = soft_labels(
+        [teacher(path.with_suffix(".onnx"))], mix.labels, mix.samples[:1], ignore
+    )
+    assert set(before.values()).isdisjoint(after.values())
+
+
 def test_soft_labels_with_all_classes_of_the_first_teacher(suite: Path) -> None:
     mix = open_mix(suite)
     few = replace(mix.labels, names=NAMES[:2], colours=mix.labels.colours[:2])

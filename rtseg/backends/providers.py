@@ -10,8 +10,9 @@ from typing import Any
 
 from rtseg.backends.base import fallback_note
 from rtseg.backends.options import BackendOptions, package_versions
-from rtseg.cache import add_checksum, cache_dir, is_intact, safe_name, sha256
+from rtseg.cache import add_checksum, cache_dir, is_intact, safe_name
 from rtseg.errors import UsageError
+from rtseg.nets.ir import digest_of
 from rtseg.nets.onnx_file import precision_of
 from rtseg.system import GPU_UNUSED, nvidia_driver
 from rtseg.zoo import Model
@@ -88,7 +89,7 @@ def ort_release() -> tuple[int, int]:
 
 def engine_prefix(network: Path) -> str:
     """How the names of the engines made from a file begin."""
-    return f"{safe_name(network.stem)}-{sha256(network)[:16]}"
+    return f"{safe_name(network.stem)}-{digest_of(network)[:16]}"
 
 
 def check_engines(network: Path, notes: list[str]) -> None:

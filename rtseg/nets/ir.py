@@ -14,7 +14,14 @@ from xml.etree import ElementTree
 from rtseg.cache import sha256
 from rtseg.errors import ModelError, first_line
 from rtseg.files import reason
-from rtseg.nets.onnx_file import METADATA_KEY, Dims, OnnxFacts, precision_of, spec_of
+from rtseg.nets.onnx_file import (
+    METADATA_KEY,
+    Dims,
+    OnnxFacts,
+    precision_of,
+    spec_of,
+    weights_beside,
+)
 from rtseg.zoo import ModelSpec
 
 SUFFIX = ".xml"
@@ -66,12 +73,17 @@ def precision_in(path: Path) -> str:
 
 
 def digest_of(path: Path) -> str:
-    """The SHA-256 of a file; of OpenVINO's files one digest of both."""
-    if path.suffix != SUFFIX:
-        return sha256(path)
-    weights = path.with_suffix(".bin")
-    parts = [sha256(each) for each in (path, weights) if each.is_file()]
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
+    """The SHA-256 of a network's file; with weights in other files, one digest of all.
+
+    Raises:
+        OSError: the file cannot be read.
+        ModelError: it is not valid.
+    """
+    others = weights_beside(path) if path.suffix == ".onnx" else []
+    if path.suffix == SUFFIX and (weights := path.with_suffix(".bin")).is_file():
+        others = [weights]
+    parts = [sha256(each) for each in (path, *others)]
+    return hashlib.sha256("".join(parts).encode()).hexdigest() if others else parts[0]
 
 
 def _read(path: Path) -> ElementTree.Element:

@@ -158,6 +158,28 @@ def metadata_of(path: Path) -> dict[str, str]:
     return _metadata(_load(path))
 
 
+def weights_beside(path: Path) -> list[Path]:
+    """The files in its folder, or below, that an ONNX file keeps weights in.
+
+    Raises:
+        OSError: the file cannot be read.
+        ModelError: it is not valid.
+    """
+    if b"location" not in path.read_bytes():  # without onnx, which is slow to import
+        return []
+    places = (Path(place) for place in _places(_load(path)))
+    inside = (path.parent / place for place in places if ".." not in place.parts)
+    return [file for file in inside if file.is_relative_to(path.parent) and file.is_file()]
+
+
+def _places(content: Any) -> list[str]:
+    """The names of other files that hold weights, as the graph has them."""
+    attributes = (a.t for node in content.graph.node for a in node.attribute)
+    tensors = (*content.graph.initializer, *attributes)
+    entries = (entry for tensor in tensors for entry in tensor.external_data)
+    return sorted({entry.value for entry in entries if entry.key == "location"})
+
+
 def _metadata(content: Any) -> dict[str, str]:
     return {entry.key: entry.value for entry in content.metadata_props}
 
@@ -606,9 +628,7 @@ def runnable_onnx(model: Model, size: tuple[int, int], notes: list[str] | None =
 def _merged_key(model: Model, content: Any, size: tuple[int, int]) -> str:
     """What a merged file is known by: all files of the network, its size, and how it is merged."""
     assert model.file is not None
-    entries = [entry for tensor in content.graph.initializer for entry in tensor.external_data]
-    places = {entry.value for entry in entries if entry.key == "location"}
-    files = [model.file, *(model.file.parent / place for place in sorted(places))]
+    files = [model.file, *(model.file.parent / place for place in _places(content))]
     folder = model.file.parent.resolve()
     for path in files[1:]:
         if not (path.resolve().is_relative_to(folder) and path.is_file()):

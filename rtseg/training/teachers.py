@@ -26,6 +26,7 @@ from rtseg.files import atomic, cannot_write
 from rtseg.frame import Image, Mask
 from rtseg.labels import VOID, LabelSet
 from rtseg.nets import find_model
+from rtseg.nets.ir import digest_of
 
 Soft = NDArray[np.uint8]
 """(1 + K, h, w), or (1 + K + T, h, w): 255 where the teachers are not to be trusted, else 0; then,
@@ -183,9 +184,9 @@ class _Teacher:
         self.weight = spec.weight
         policy = InputPolicy.parse(spec.imgsz) if spec.imgsz else None
         self._network = Network(spec.name or spec.model, model, policy, refine=spec.refine)
-        file = sha256(model.file) if model.file else model.spec.to_json()
         self.key = (
-            file,
+            digest_of(model.file) if model.file else "",
+            model.spec.to_json(),  # with what a TOML file beside it sets
             sorted(map(str, spec.settings.items())),
             astuple(labels),
             spec.imgsz,
