@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from colour_network import make_network
 
 import rtseg
-from rtseg.backends import BackendOptions, auto, open_backend
+from rtseg.backends import BackendOptions, auto, fitted, open_backend
 from rtseg.backends.auto import (
     Candidate,
     Choice,
@@ -452,7 +453,7 @@ class Contest:
                 self._left = 6 + (precision == "bf16" and batch[0, 0, 0, 0] == contest.wrong)
                 return super().__call__(batch)
 
-        seconds = 0.01 if precision == "bf16" else 0.02 if name == "openvino" else 0.03
+        seconds = 0.01 if precision in ("bf16", "int8") else 0.02 if name == "openvino" else 0.03
         return Opened(Candidate(name, precision), self.clock, seconds)
 
     def __call__(self, *names: str, model: str = "person") -> Backend:
@@ -540,6 +541,39 @@ def test_the_int8_form_that_ships_takes_part(monkeypatch: pytest.MonkeyPatch) ->
     assert found.file == shipped()["person"].with_name("person-int8.onnx")
     assert auto.int8_beside(person, (288, 512)) is None
     assert "person-int8" not in shipped()
+
+
+def test_frames_of_other_shapes_go_past_int8_of_one_size(
+    monkeypatch: pytest.MonkeyPatch, contest: Contest
+) -> None:
+    monkeypatch.setattr(auto, "int8_instructions", lambda: ("AVX-VNNI",))
+    opened, size = contest._opened, (256, 448)
+    person, asked = find_model("person"), []
+
+    def follow(name: str, model: Model, **how: Any) -> Backend:
+        asked.append((model.file, how["input_size"], how["precision"]))
+        backend = opened(name, model, **how)
+        backend.spec, backend.input_size = model.spec, how["input_size"]
+        return backend
+
+    def fastest(**how: Any) -> Backend:
+        samples = [auto.Samples("the demo", lambda size: [np.zeros((1, *size, 3), np.uint8)])]
+        return auto.open_fastest(
+            person, input_size=size, samples=samples, clock=contest.clock, device="cpu", **how
+        )
+
+    monkeypatch.setattr(auto, "native_precisions", frozenset)
+    monkeypatch.setattr(auto, "open_backend", follow)
+    monkeypatch.setattr(fitted, "open_backend", follow)
+    first = fastest()
+    assert first.info.precision == "int8"
+    both = fitted.fitted(first, person, precision="auto")
+    assert both.size_for((360, 640)) == first.input_size == size
+    other = both.size_for((640, 360))
+    assert other != size
+    both(np.zeros((1, *other, 3), np.uint8))
+    assert asked[-1] == (person.file, other, "auto")
+    assert fastest(one_size=False).info.precision == "fp32"
 
 
 def test_frames_of_a_recording_are_taken_apart(tmp_path: Path) -> None:

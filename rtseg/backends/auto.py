@@ -157,6 +157,7 @@ def open_fastest(
     input_size: tuple[int, int] | None = None,
     samples: Sequence[Samples] = (),
     remeasure: bool = False,
+    one_size: bool = True,
     on_measure: Callable[[str], None] = lambda candidates: None,
     clock: Clock | None = None,
     **options: Any,
@@ -171,6 +172,7 @@ def open_fastest(
             weights are not compared: small differences change most of their masks. A remembered
             choice of reduced precision is compared on samples that are new to it.
         remeasure: ignore a remembered choice.
+        one_size: whether a file in int8 takes part if it has this input size alone.
         on_measure: called with the candidates before they are measured.
         options: of `BackendOptions`.
 
@@ -181,12 +183,18 @@ def open_fastest(
     size = input_size_of(model.spec, input_size)
 
     quantised = int8_beside(model, size) if samples else None
+    if quantised is not None and quantised.spec.input.fixed and not one_size:
+        quantised = None
 
     def load(candidate: Candidate) -> Backend:
         changed = {**options, "precision": candidate.precision}
         reduced = candidate.precision == "int8" and not candidate.exact
-        network = quantised if quantised is not None and reduced else model
-        return open_backend(candidate.backend, network, input_size=size, **changed)
+        if quantised is None or not reduced:
+            return open_backend(candidate.backend, model, input_size=size, **changed)
+        backend = open_backend(candidate.backend, quantised, input_size=size, **changed)
+        # frames of other shapes go to the model, which may take other sizes
+        backend.spec = replace(backend.spec, input=model.spec.input)
+        return backend
 
     def find(on_gpu: Collection[str]) -> list[Candidate]:
         found = candidates(model, how, on_gpu=on_gpu, int8=quantised is not None)

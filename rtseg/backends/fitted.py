@@ -36,6 +36,8 @@ def fitted(first: Backend, model: Model, *, size: Size | None = None, **options:
     if model.spec.input.fixed:
         return first
     same = {**options, "precision": first.info.precision}
+    if first.info.precision == "int8":  # of a file, which may be for its own size alone
+        same = options
 
     def opened(at: Size) -> Backend:
         return open_backend(first.info.name, model, input_size=at, **same)

@@ -646,6 +646,7 @@ def _open_named_or_fastest(
         model,
         input_size=input_size,
         remeasure=flags.run.remeasure,
+        one_size=flags.run.target_fps is None,
         on_measure=on_measure,
         recordings=recordings,
         **options,

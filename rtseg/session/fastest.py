@@ -29,6 +29,7 @@ def open_measured(
     *,
     input_size: tuple[int, int] | None = None,
     remeasure: bool = False,
+    one_size: bool = True,
     on_measure: Callable[[str], None] = lambda candidates: None,
     recordings: Sequence[tuple[str, SourceOptions]] = (),
     **options: Any,
@@ -38,6 +39,7 @@ def open_measured(
     Args:
         input_size: (height, width) of the network's input; None is the size it was made for.
         remeasure: ignore a remembered measurement.
+        one_size: whether a file in int8 takes part if it has this input size alone.
         on_measure: called with the candidates before they are measured.
         recordings: the sources of the run, as `open_source` takes them; masks are compared on
             frames of those that are local files or folders, too.
@@ -51,6 +53,7 @@ def open_measured(
         input_size=input_size,
         samples=[Samples("the demo", demo_batches), *map(_samples, filter(_is_local, recordings))],
         remeasure=remeasure,
+        one_size=one_size,
         on_measure=on_measure,
         **options,
     )
