@@ -29,6 +29,7 @@ from rtseg.backends.auto import (
     measure_candidates,
     save_choice,
 )
+from rtseg.backends.base import noise
 from rtseg.backends.options import package_versions
 from rtseg.contracts import Backend, BackendInfo
 from rtseg.errors import DeviceError, ModelError
@@ -155,6 +156,16 @@ def test_an_onnx_file_keeps_its_precision_and_never_goes_to_torch(
     assert names(path, absent="openvino", reduced=["bf16"]) == ["onnx fp32"]
     monkeypatch.setattr(auto, "precision_in", lambda file: "int8")
     assert names(path, reduced=["bf16"]) == ["onnx int8", "openvino int8"]
+
+
+def test_openvino_takes_a_foreign_file_if_its_masks_agree(tmp_path: Path) -> None:
+    foreign, ours = find_model(make_network(tmp_path / "net.onnx")), find_model("person")
+    for model, exact in ((foreign, ["onnx"]), (ours, ["onnx", "openvino"])):
+        field = candidates(model, BackendOptions(device="cpu"), native=frozenset())
+        assert [one.backend for one in field if one.exact] == exact
+        assert {str(one) for one in field} == {"onnx fp32", "openvino fp32"}
+    alone = {"native": frozenset(), "installed": lambda name: name != "onnx"}
+    assert candidates(foreign, BackendOptions(device="cpu"), **alone) == [OPENVINO]
 
 
 def test_devices_with_one_backend_have_one_candidate() -> None:
@@ -398,6 +409,14 @@ def test_reduced_precision_is_never_taken_on_its_own_word() -> None:
     assert less.closed
 
 
+def test_what_onnx_runtime_cannot_run_is_openvinos() -> None:
+    clock = ManualClock()
+    fakes = [(OPENVINO._replace(exact=False), 0.02), (BF16, 0.01)]
+    field = [(one, Fake(one, clock, seconds)) for one, seconds in fakes]
+    first, *_ = held((ONNX, DeviceError("it lacks an operator")), *field, clock=clock)
+    assert first.candidate == OPENVINO._replace(exact=False)
+
+
 def test_a_precision_that_the_processor_does_not_run_is_out() -> None:
     clock = ManualClock()
     less = Fake(BF16, clock, 0.015, runs="fp32")
@@ -433,6 +452,8 @@ def test_choices_of_long_ago_make_room(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / older.name).exists()
     assert (tmp_path / old.name).exists()
 
+
+NOISE = [auto.Samples("noise", lambda size: [noise(size)])]
 
 PLACES = {"the demo": 0, "/a/street.avi": 1, "/a/faces.avi": 2}
 
@@ -642,7 +663,8 @@ def test_it_is_measured_once_and_remembered_until_asked_again(cache: Path, tmp_p
     told: list[str] = []
 
     def opened(remeasure: bool = False) -> Backend:
-        return auto.open_fastest(model, device="cpu", remeasure=remeasure, on_measure=told.append)
+        how: dict[str, Any] = {"device": "cpu", "samples": NOISE, "on_measure": told.append}
+        return auto.open_fastest(model, remeasure=remeasure, **how)
 
     first = opened()
     assert len(told) == 1
@@ -680,10 +702,11 @@ def test_where_nothing_can_run_the_usual_failure_is_told(
         asked.append(name)
         raise DeviceError(f"{name} fails")
 
+    monkeypatch.setattr(auto, "native_precisions", frozenset)
     monkeypatch.setattr(auto, "open_backend", failing)
     model = find_model(make_network(tmp_path / "net.onnx"))
     with pytest.raises(DeviceError, match="auto fails"):
-        auto.open_fastest(model, device="cpu")
+        auto.open_fastest(model, device="cpu", samples=NOISE)
     assert asked == ["onnx", "openvino", "auto"]
     assert not (cache / "auto").exists()
 

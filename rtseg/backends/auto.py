@@ -168,7 +168,7 @@ def open_fastest(
 
     Args:
         input_size: (height, width) of the network's input; None is the size it was made for.
-        samples: to compare masks on; without them, reduced precision takes no part. Random
+        samples: to compare masks on; without them, what is not exact takes no part. Random
             weights are not compared: small differences change most of their masks. A remembered
             choice of reduced precision is compared on samples that are new to it.
         remeasure: ignore a remembered choice.
@@ -350,7 +350,8 @@ def candidates(
     """What is worth measuring; at equal speed, the first ones are preferred.
 
     Empty if a GPU was requested that no library can use. A requested precision counts as exact. An
-    ONNX file has its own precision; OpenVINO may compute it in a lower one.
+    ONNX file has its own precision; OpenVINO may compute it in a lower one. Of foreign files, ONNX
+    Runtime is exact where both are.
 
     Args:
         installed: whether a backend's library is installed.
@@ -384,6 +385,9 @@ def candidates(
     exact = [Candidate(name, full) for name in names if name not in slow or name == names[0]]
     if full != "fp32":
         return exact
+    if model.spec.architecture == "onnx" and any(one.backend == "onnx" for one in exact):
+        # OpenVINO computes some operators of foreign files otherwise, such as Resize with antialias
+        exact = [one._replace(exact=one.backend != "openvino") for one in exact]
     fast = {"fp16"} if device == "cuda" else native_precisions() if native is None else native
     reduced = {name: BACKENDS[name].measured_on[device] for name in names}
     if model.format == "onnx":
@@ -517,8 +521,10 @@ def _pick(trials: Sequence[Trial], frames: Sequence[Batch], gate: bool) -> Trial
         assert trial.backend is not None
         if trial.candidate.exact or not gate:
             return trial
+        if reference is None and trial.candidate.precision == "fp32":
+            return trial  # nothing else runs it
         if reference is None:
-            return None
+            continue
         try:
             found = trial.agreement = backend_agreement(trial.backend, reference, frames)
         except RtsegError as error:
