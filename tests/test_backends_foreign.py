@@ -286,6 +286,20 @@ def test_flags_go_over_the_sidecar(tmp_path: Path) -> None:
     assert named.labels.background is None
 
 
+@pytest.mark.parametrize(
+    ("flags", "scale"),
+    [
+        ({"mean": "104,117,123"}, 1),
+        ({"mean": -128}, 1),
+        ({"std": 58}, 1),
+        ({"mean": 1, "std": 2}, 1 / 255),
+        ({"mean": 127.5, "scale": 0.5}, 0.5),
+    ],
+)
+def test_the_scale_follows_mean_and_std(tmp_path: Path, flags: dict, scale: float) -> None:
+    assert find_model(echo(tmp_path / "net.onnx"), input_flags=flags).spec.input.scale == scale
+
+
 def test_open_dimensions_and_half_precision(tmp_path: Path) -> None:
     dims = ["n", 3, "h", "w"]
     half = TensorProto.FLOAT16

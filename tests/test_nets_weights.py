@@ -590,6 +590,13 @@ def test_state_dict_needs_its_name_and_labels(tmp_path: Path) -> None:
     assert by_sidecar.spec.labels.names == ("background", "dog")
     assert (by_sidecar.spec.input.size, by_sidecar.spec.input.mean) == ((64, 96), (0.5, 0.5, 0.5))
     assert same(load_network(by_sidecar), state)
+    named: dict[str, object] = {"labels": "sky, ground"}
+    scaled = find_model(NAME, weights=path, input_flags=named | {"mean": 127.5, "std": 58})
+    assert scaled.spec.input.scale == 1
+    others = {"layout": "NHWC", "activation": "sigmoid", "output": "y", "align_corners": True}
+    for other, value in others.items():
+        with pytest.raises(ModelError, match=f"{other} for weights of {NAME}"):
+            find_model(NAME, weights=path, input_flags=named | {other: value})
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

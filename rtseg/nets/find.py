@@ -24,7 +24,7 @@ from rtseg.nets.hub import (
 )
 from rtseg.nets.ir import SUFFIX, ir_spec
 from rtseg.nets.onnx_file import DEFAULT_SIZE, onnx_spec
-from rtseg.nets.settings import Settings, number, read_settings, refuse_flags
+from rtseg.nets.settings import Settings, number, read_settings, refuse_flags, usual_scale
 from rtseg.nets.weights import Progress, fetch
 from rtseg.options import imported
 from rtseg.text import did_you_mean, read_text, user_path
@@ -293,10 +293,29 @@ def _unknown_weights(path: Path) -> ModelError:
 
 
 def _changed(spec: ModelSpec, settings: Settings) -> ModelSpec:
-    """The spec with a state dict's settings: labels, size, normalisation."""
+    """The spec with a state dict's settings: labels, size, normalisation.
+
+    Raises:
+        ModelError: they have others, which are of foreign networks.
+    """
+    usual = {
+        "layout": (None, "NCHW"),
+        "activation": (None, "none", "logits"),
+        "output": (None,),
+        "align_corners": (False, spec.align_corners),
+    }
+    others = [name for name, each in usual.items() if getattr(settings, name) not in each]
+    if others:
+        raise ModelError(
+            f"{', '.join(others)} for weights of {spec.name}",
+            found="rtseg builds the network itself, and knows them",
+            do="Remove them from the flags or the TOML file beside the weights",
+        )
     names = ("size", "colour", "scale", "mean", "std")
     given = {name: getattr(settings, name) for name in names}
     taken = replace(spec.input, **{name: each for name, each in given.items() if each is not None})
+    if settings.scale is None and (settings.mean or settings.std):
+        taken = replace(taken, scale=usual_scale(taken.mean, taken.std))
     labels = settings.labels or spec.labels
     return replace(spec, name=settings.name or spec.name, labels=labels, input=taken)
 

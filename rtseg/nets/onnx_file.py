@@ -37,7 +37,14 @@ from rtseg.labels import MAX_NAME, PERSON, VOC, LabelSet, voc_colours
 from rtseg.nets.graph import check_graph, is_plain
 from rtseg.nets.hub import describe
 from rtseg.nets.merge import may_merge, read_merged
-from rtseg.nets.settings import Settings, Triple, output_kind, read_settings, refuse_flags
+from rtseg.nets.settings import (
+    Settings,
+    Triple,
+    output_kind,
+    read_settings,
+    refuse_flags,
+    usual_scale,
+)
 from rtseg.options import Activation, Layout
 from rtseg.text import printable, shortened
 from rtseg.zoo import InputSpec, Model, ModelSpec
@@ -437,7 +444,7 @@ def _normalisation(
     mean, std = settings.mean or (0, 0, 0), settings.std or (1, 1, 1)
     if settings.scale is not None:
         return settings.scale, mean, std
-    scale = 1.0 if max(std) > 2 else 1 / 255  # a larger std is of pixels from 0 to 255
+    scale = usual_scale(mean, std)
     assumed.append("scale 1" if scale == 1 else "scale 1/255")
     return scale, mean, std
 

@@ -198,6 +198,11 @@ def number(value: float | str) -> float:
     return found
 
 
+def usual_scale(mean: Triple, std: Triple) -> float:
+    """1 if mean or std is of pixels from 0 to 255, which one above 2 shows; else 1/255."""
+    return 1.0 if max(*std, *map(abs, mean)) > 2 else 1 / 255
+
+
 def _name(text: str) -> str:
     if not is_name(text):
         raise ValueError(f"not a name of 1 to {MAX_NAME} characters")
