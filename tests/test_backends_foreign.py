@@ -286,6 +286,17 @@ def test_flags_go_over_the_sidecar(tmp_path: Path) -> None:
     assert named.labels.background is None
 
 
+def test_labels_in_a_file_lie_beside_the_toml_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a, b").mkdir()
+    path = echo(tmp_path / "a, b" / "net.onnx")
+    path.with_suffix(".toml").write_text('labels = "names.txt"')
+    path.with_name("names.txt").write_text("sky\nground\nsea\n")
+    monkeypatch.chdir(tmp_path)
+    assert find_model(path).spec.labels.names == ("sky", "ground", "sea")
+
+
 @pytest.mark.parametrize(
     ("flags", "scale"),
     [

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from colour_network import make_network
+from safetensors.numpy import save_file
 from test_nets_hub import shake
 
 import rtseg
@@ -214,6 +216,23 @@ def check_live(folder: Path, logits_of: Callable[[Any], Any]) -> list[tuple[Any,
             seen.append((frame.image.copy(), logits))
     assert seen
     return seen
+
+
+def test_a_toml_file_overrides_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = make_network(tmp_path / "written.onnx")
+    written.with_suffix(".toml").unlink()
+    monkeypatch.setattr(exported, "exported", lambda *_: written)
+    folder = tmp_path / "net"
+    folder.mkdir()
+    config = {"model_type": "upernet", "id2label": {0: "a", 1: "b", 2: "c"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({"w": np.zeros(1, np.float32)}, folder / "model.safetensors")
+    (folder / "model.toml").write_text(
+        'name = "mine"\nlabels = ["sky", "ground", "sea"]\ncolour = "BGR"\nmean = 0.5\nstd = 0.5\n'
+    )
+    spec = find_model(folder).spec
+    assert (spec.name, spec.labels.names) == ("mine", ("sky", "ground", "sea"))
+    assert (spec.input.colour, spec.input.mean, spec.input.std) == ("BGR", (0.5,) * 3, (0.5,) * 3)
 
 
 def write_mask2former(folder: Path) -> tuple[Any, Any]:

@@ -576,4 +576,7 @@ def _network(path: Path, base: Path, table: dict[str, Any]) -> NetworkSpec:
     one = convert(known, _NetworkTable, f"a [[network]] of {path}")
     model = str(base / one.model) if Path(one.model).suffix else one.model
     settings = {key: value for key, value in table.items() if key not in own}
+    labels = settings.get("labels")
+    if isinstance(labels, str) and (path.parent / labels).is_file():
+        settings["labels"] = str(path.parent / labels)
     return NetworkSpec(**(asdict(one) | {"model": model}), settings=settings)

@@ -24,7 +24,14 @@ from rtseg.nets.hub import (
 )
 from rtseg.nets.ir import SUFFIX, ir_spec
 from rtseg.nets.onnx_file import DEFAULT_SIZE, onnx_spec
-from rtseg.nets.settings import Settings, number, read_settings, refuse_flags, usual_scale
+from rtseg.nets.settings import (
+    Settings,
+    number,
+    read_beside,
+    read_settings,
+    refuse_flags,
+    usual_scale,
+)
 from rtseg.nets.weights import Progress, fetch
 from rtseg.options import imported
 from rtseg.text import did_you_mean, read_text, user_path
@@ -274,7 +281,8 @@ def _from_elsewhere(
     """The network of a hub folder that rtseg does not build itself, as an ONNX file."""
     notes: list[str] = []
     file = imported("rtseg.nets.exported:exported")(path, kind, size or DEFAULT_SIZE, notes)
-    spec, assumed = onnx_spec(file, flags, described)
+    known, missing = described
+    spec, assumed = onnx_spec(file, flags, (known | read_beside(path), missing))
     return Model(spec, file, "onnx", (*notes, *assumed))
 
 

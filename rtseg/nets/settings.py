@@ -105,8 +105,7 @@ def read_settings(
     sidecar = path.with_suffix(".toml")
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     convert(given, _Written, "the flags", ModelError)
-    beside = read_toml(sidecar, ModelError) if sidecar.is_file() else {}
-    values = {**(known or {}), **beside, **given}
+    values = {**(known or {}), **read_beside(path), **given}
     written = convert(values, _Written, str(sidecar), ModelError)
     # not vars(), in which msgspec leaves out what is as usual
     found = {one.name: getattr(written, one.name) for one in fields(_Written)}
@@ -120,6 +119,20 @@ def read_settings(
     found["labels"] = _labels_of(written.labels, background, path.name)
     found["align_corners"] = bool(written.align_corners)
     return Settings(**found)
+
+
+def read_beside(path: Path) -> dict[str, Any]:
+    """The settings in the TOML file beside a network file, with the labels of a file in its folder.
+
+    Raises:
+        ModelError: it cannot be read, or that file of labels.
+    """
+    sidecar = path.with_suffix(".toml")
+    values = read_toml(sidecar, ModelError) if sidecar.is_file() else {}
+    labels = values.get("labels")
+    if isinstance(labels, str) and labels.lower() not in NAMED_LABELS:
+        values["labels"] = list(_names(labels, sidecar.parent))
+    return values
 
 
 def refuse_flags(flags: Mapping[str, Any] | None, name: str) -> None:
@@ -225,10 +238,10 @@ def output_kind(activation: Activation) -> Literal["logits", "probabilities"]:
     return "probabilities" if probable else "logits"
 
 
-def _names(given: str | list[str]) -> tuple[str, ...]:
+def _names(given: str | list[str], folder: Path = Path()) -> tuple[str, ...]:
     if isinstance(given, str) and "," not in given:
         try:
-            given = read_text(Path(given)).splitlines()
+            given = read_text(folder / given).splitlines()
         except (OSError, ValueError) as error:
             known = ", ".join(NAMED_LABELS)
             raise ModelError(
