@@ -537,6 +537,8 @@ def test_normalisation_of_bytes() -> None:
         ("labels = 7", r"labels is 7: expected text or list, got whole number"),
         ("labels = []", r"0 labels"),
         ('labels = ["a", "b", "c"]\nbackground = "d"', r"unknown class 'd'"),
+        ("background = 1", r"background = 1 for net\.onnx: its classes are not named"),
+        ('dtype = "uint8"', r"unknown field 'dtype'"),
         ("std = [1, 0, 1]", r"std = \[1.0, 0.0, 1.0\].*greater than 0"),
         ("mean = [1, 2]", r"mean = \[1.0, 2.0\].*one number or three"),
         ('scale = "1/0"', r"scale = '1/0'.*not a number"),

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -382,7 +382,7 @@ def _input(path: Path, facts: OnnxFacts, settings: Settings, assumed: list[str])
     scale, mean, std = _normalisation(facts.dtype, settings, assumed)
     if settings.colour is None:
         assumed.append("RGB")
-    dtype = settings.dtype or ("uint8" if facts.dtype == "uint8" else "float32")
+    dtype: Literal["uint8", "float32"] = "uint8" if facts.dtype == "uint8" else "float32"
     try:
         return InputSpec(size, fixed, layout, dtype, settings.colour or "RGB", scale, mean, std)
     except ValueError as error:

@@ -51,7 +51,6 @@ class Settings:
 
     layout: Layout | None
     colour: ColourOrder | None
-    dtype: Literal["float32", "uint8"] | None
     size: tuple[int, int] | None
     scale: float | None
     mean: Triple | None
@@ -75,7 +74,6 @@ class _Written:
 
     layout: Layout | None = None
     colour: ColourOrder | None = None
-    dtype: Literal["float32", "uint8"] | None = None
     size: int | str | list[int] | None = None
     scale: float | str | None = None
     mean: float | str | list[float | str] | None = None
@@ -158,6 +156,12 @@ def _labels_of(
     Raises:
         ModelError: they cannot be read, are too few or too many, or lack the background's.
     """
+    if given is None and background is not None:
+        raise ModelError(
+            f"background = {shown(background)} for {file}",
+            found="its classes are not named",
+            do="Give labels, too",
+        )
     if given is None:
         return None
     if isinstance(given, str) and given.lower() in NAMED_LABELS:
