@@ -311,6 +311,14 @@ def test_the_scale_follows_mean_and_std(tmp_path: Path, flags: dict, scale: floa
     assert find_model(echo(tmp_path / "net.onnx"), input_flags=flags).spec.input.scale == scale
 
 
+def test_an_output_without_a_shape_gets_one(tmp_path: Path) -> None:
+    path = echo(tmp_path / "net.onnx")
+    content = onnx.load(path)
+    content.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(content, path)
+    assert len(find_model(path).spec.labels) == 3
+
+
 def test_open_dimensions_and_half_precision(tmp_path: Path) -> None:
     dims = ["n", 3, "h", "w"]
     half = TensorProto.FLOAT16

@@ -106,6 +106,8 @@ def read_facts(path: Path) -> OnnxFacts:
     Raises:
         ModelError: the file is not valid, does not have exactly one input, or cannot end.
     """
+    import onnx
+
     graph = (content := _load(path)).graph
     check_graph(content, path)
     numbers = {tensor.name for tensor in graph.initializer}
@@ -119,6 +121,9 @@ def read_facts(path: Path) -> OnnxFacts:
             found=f"it has {len(inputs)} inputs and {len(graph.output)} outputs",
             do="A segmentation model takes one image and returns its classes",
         )
+    if not all(value.type.tensor_type.HasField("shape") for value in graph.output):
+        with suppress(RuntimeError, ValueError):
+            graph = onnx.shape_inference.infer_shapes(content).graph
     return OnnxFacts(
         _dims(inputs[0]),
         _kind(inputs[0]),
