@@ -397,6 +397,16 @@ def test_a_repository_is_fetched_once_by_its_commit(hub: Hub, tmp_path: Path) ->
     assert {"config.json", "model.onnx", "preprocessor_config.json"} < set(kept)
 
 
+@pytest.mark.parametrize("ending", ["_data", ".data", "_data_1"])
+def test_weights_in_another_file_are_fetched(hub: Hub, ending: str) -> None:
+    (hub.folder / "onnx" / f"model.onnx{ending}").write_bytes(b"weights")
+    (hub.folder / "onnx" / "model.onnx.txt").write_bytes(b"no weights")
+    file = find_model(f"hf:{REPO}").file
+    assert file is not None
+    others = {path.name for path in file.parent.iterdir()} - {"model.onnx"}
+    assert others == {f"model.onnx{ending}"}
+
+
 def test_two_that_fetch_at_the_same_time_both_get_it(hub: Hub, tmp_path: Path) -> None:
     """Of what one fetches, the other removes nothing, and it takes nothing for its own."""
     place = tmp_path / "cache" / "hub" / REPO.replace("/", "--")

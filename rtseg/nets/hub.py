@@ -641,8 +641,9 @@ def _fetch(
             target.unlink()
             raise DownloadError(asked, found=f"{name} is not the file that was published")
 
-    beside = f"{model.removesuffix('.xml')}.bin" if model.endswith(".xml") else f"{model}_data"
-    for name in (*DESCRIPTIONS, model, beside):
+    stem = re.escape(model.removesuffix(".xml"))
+    beside = rf"{stem}\.bin" if model.endswith(".xml") else rf"{stem}[._]data(_\d+)?"
+    for name in (*DESCRIPTIONS, model, *(name for name in sizes if re.fullmatch(beside, name))):
         if name in sizes:
             take(name)
     if model == SHARDS:
