@@ -557,6 +557,30 @@ def test_a_suite_names_sets_and_networks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "is_file"),
+    [
+        ("hf:owner/name:onnx/model.onnx", False),
+        ("hf:owner/mit-b0.1", False),
+        ("fpn_timm:resnet18.a1_in1k", False),
+        ("stub?delay=0.1s", False),
+        ("person", False),
+        ("other", False),
+        ("runs/mine", True),
+        ("net.onnx", True),
+    ],
+)
+def test_a_model_of_a_suite_is_a_name_or_a_file(tmp_path: Path, model: str, is_file: bool) -> None:
+    for folder in ("runs/mine", "person"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    path = tmp_path / "suite.toml"
+    path.write_text(f'[[set]]\npath = "a"\n[[network]]\nmodel = "{model}"\nlabels = "names.txt"\n')
+    (network,) = read_suite(path).networks
+    assert network.model == (str(tmp_path / model) if is_file else model)
+    assert network.settings == {"labels": str(tmp_path / "names.txt")}
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("[[set]", "is not TOML"),

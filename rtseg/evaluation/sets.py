@@ -27,8 +27,11 @@ from rtseg.files import reason, write_file
 from rtseg.frame import Mask
 from rtseg.images import IMAGE_SUFFIXES, holds_video, image_size, is_image
 from rtseg.labels import MAX_NAME, VOC, VOID, LabelSet, is_name
+from rtseg.nets import shipped
+from rtseg.nets.find import SUFFIXES as MODEL_SUFFIXES
 from rtseg.sources import SourceOptions, open_source
 from rtseg.text import counted, file_name, listed
+from rtseg.zoo import MODELS, family_named
 
 MEASURED_SPLITS = ("val", "test")
 PROBLEMS_SHOWN = 20
@@ -570,11 +573,18 @@ def _set(path: Path, base: Path, table: _SetTable) -> SetSpec:
     return SetSpec(**(asdict(table) | paths))
 
 
+def _is_file(model: str, base: Path) -> bool:
+    """Whether a model is a file or folder of a suite, and not a name."""
+    if model in {*shipped(), *MODELS} or family_named(model) or model.startswith(("hf:", "stub?")):
+        return False
+    return Path(model).suffix in MODEL_SUFFIXES or (base / model).exists()
+
+
 def _network(path: Path, base: Path, table: dict[str, Any]) -> NetworkSpec:
     own = {one.name for one in fields(_NetworkTable)}
     known = {key: value for key, value in table.items() if key in own}
     one = convert(known, _NetworkTable, f"a [[network]] of {path}")
-    model = str(base / one.model) if Path(one.model).suffix else one.model
+    model = str(base / one.model) if _is_file(one.model, base) else one.model
     settings = {key: value for key, value in table.items() if key not in own}
     labels = settings.get("labels")
     if isinstance(labels, str) and (path.parent / labels).is_file():
