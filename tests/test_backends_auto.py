@@ -617,6 +617,24 @@ def test_frames_of_a_recording_are_taken_apart(tmp_path: Path) -> None:
     assert [fastest._is_local(one) for one in local] == [True, False, False, False]
 
 
+def test_a_recording_that_changed_is_another(tmp_path: Path) -> None:
+    from rtseg.session import fastest
+    from rtseg.sources import SourceOptions
+
+    def name(path: Path, **options: Any) -> str:
+        return fastest._samples((str(path), SourceOptions(**options))).name
+
+    clip = tmp_path / "clip.avi"
+    clip.write_bytes(b"one")
+    names = [name(clip), name(clip, start=3), name(tmp_path)]
+    assert names[0] == name(clip, end=9)
+    clip.write_bytes(b"another")
+    (tmp_path / "new.png").touch()
+    names += [name(clip), name(tmp_path)]
+    assert len(set(names)) == 5
+    assert {Path(one).name for one in names} == {"clip.avi", tmp_path.name}
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"rtseg_auto": 2}', '{"rtseg_auto": 1}'])
 def test_what_cannot_be_read_is_measured_again(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)

@@ -75,7 +75,7 @@ class Samples(NamedTuple):
     """Real frames to compare masks on.
 
     Attributes:
-        name: what they come from, unique: "the demo", or the path of a recording.
+        name: what they come from, unique: "the demo", or a recording's state and path.
         frames: gives batches of one at an input's (height, width); none if it cannot be read.
     """
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rtseg.backends.auto import Samples, open_fastest
+from rtseg.cache import short_digest
 from rtseg.contracts import Backend
 from rtseg.errors import RtsegError
 from rtseg.measure import Batch, batch_of
@@ -72,7 +73,20 @@ def _is_local(recording: tuple[str, SourceOptions]) -> bool:
 
 
 def _samples(recording: tuple[str, SourceOptions]) -> Samples:
-    return Samples(os.path.realpath(recording[0]), partial(_recording_batches, *recording))
+    path, options = os.path.realpath(recording[0]), recording[1]
+    seen = short_digest((_state(Path(path)), options.start))  # another recording may get its name
+    return Samples(f"{seen}:{path}", partial(_recording_batches, *recording))
+
+
+def _state(path: Path) -> Any:
+    """The size and time of a file; the names in a folder; None of what cannot be read."""
+    try:
+        if path.is_dir():
+            return sorted(each.name for each in path.iterdir())
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _recording_batches(
