@@ -34,7 +34,7 @@ from rtseg.errors import DatasetError, RtsegError, UsageError
 from rtseg.evaluation import networks
 from rtseg.evaluation.networks import SHAPES, InputPolicy, Network
 from rtseg.evaluation.report import Evaluation, draw_confusion, result
-from rtseg.evaluation.scoring import FlickerCounter, score
+from rtseg.evaluation.scoring import FlickerCounter, Worst, score
 from rtseg.evaluation.sets import SetSpec, open_set, read_suite
 from rtseg.frame import Frame, Segmentation
 from rtseg.labels import PERSON as PERSON_LABELS
@@ -465,6 +465,16 @@ def test_the_worst_pictures_are_written_the_worst_first(tmp_path: Path, network:
     assert by_class is not None
     with_disc = {kept.name for kept in by_class.kept}
     assert with_disc < {f"00_{number:04}" for number in range(4)}, "some have no disc at all"
+
+
+def test_worst_pictures_of_similar_names_are_all_written(tmp_path: Path) -> None:
+    worst, truth = Worst(3, PERSON_LABELS), np.ones((8, 8), np.uint8)
+    for name in ("set/a b", "set/a_b", "set a/b"):
+        matrix = ConfusionMatrix(2)
+        matrix.update(truth, 0 * truth)
+        worst.add(name, matrix, np.zeros((8, 8, 3), np.uint8), truth, 0 * truth)
+    paths = worst.write(tmp_path)
+    assert len(paths) == len(set(paths)) == len(list(tmp_path.iterdir())) == 3
 
 
 def test_what_was_not_measured_is_null_in_json(tmp_path: Path, network: Network) -> None:

@@ -447,15 +447,19 @@ class Worst:
     def write(self, folder: Path) -> list[Path]:
         """Write each as `IoU_name.jpg`, the truth on the left and the prediction on the right.
 
+        Those that would get one name are numbered.
+
         Raises:
             SinkError: the folder or a file cannot be written.
         """
         import cv2
 
         table = _blend_table(self._labels)
-        paths = []
+        paths: list[Path] = []
         for kept in self.kept:
             path = folder / f"{kept.iou:.3f}_{_file_name(kept.name)}.jpg"
+            if path in paths:  # of another image, whose name has other characters
+                path = path.with_stem(f"{path.stem}_{len(paths)}")
             _, content = cv2.imencode(".jpg", side_by_side(kept, table))
             write_file(path, content.tobytes())
             paths.append(path)
