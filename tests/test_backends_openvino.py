@@ -105,8 +105,11 @@ def test_a_precision_that_the_processor_lacks_is_said() -> None:
 
 
 def test_it_quantises_nothing_and_has_no_gpu() -> None:
-    with pytest.raises(UsageError, match="int8 file with rtseg export"):
+    with pytest.raises(UsageError, match=r"Use -m .*person-int8\.onnx"):
         shipped(name="openvino", precision="int8")
+    name = "lraspp_mobilenet_v3_large"
+    with pytest.raises(UsageError, match="int8 file with rtseg export"):
+        open_backend("openvino", find_model(name, weights="random"), precision="int8")
     with pytest.raises(DeviceError, match="cuda was required"):
         shipped(name="openvino", device="cuda", strict_device=True)
 

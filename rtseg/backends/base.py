@@ -20,6 +20,7 @@ from rtseg.contracts import Backend
 from rtseg.errors import BackendError, DeviceError, ModelError, RtsegError, UsageError
 from rtseg.files import atomic
 from rtseg.limits import MODEL_GB, MODEL_SECONDS
+from rtseg.nets import INT8_FORM
 from rtseg.nets.ir import SUFFIX, digest_of
 from rtseg.nets.onnx_file import is_plain_file
 from rtseg.options import MAX_SIDE, MIN_SIDE, imported, plain, typed
@@ -125,6 +126,15 @@ def _multiples_near(width: float, limit: int) -> list[int]:
     below = int(width) // STRIDE * STRIDE
     clamped = {max(MIN_SIDE, min(side, limit)) for side in (below, below + STRIDE)}
     return [side for side in sorted(clamped) if side <= limit]
+
+
+def int8_advice(model: Model) -> str:
+    """What to do for int8 where a backend does not quantise."""
+    if model.file is not None:
+        beside = model.file.with_name(f"{model.file.stem}{INT8_FORM}.onnx")
+        if beside.is_file():
+            return f"Use -m {beside}"
+    return "Make an int8 file with rtseg export"
 
 
 # --- trials ---------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from rtseg.backends.base import (
     check_batch,
     fallback_note,
     infinite_scores,
+    int8_advice,
     warm_up,
 )
 from rtseg.backends.dilated import with_separate_taps
@@ -242,7 +243,7 @@ def _resolve_precision(model: Model, asked: str) -> str:
         raise UsageError(
             f"precision int8 for {model.spec.name}",
             found="the openvino backend does not quantise",
-            do="Make an int8 file with rtseg export",
+            do=int8_advice(model),
         )
     return "fp32" if asked == "auto" else asked
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rtseg.backends.base import fallback_note
+from rtseg.backends.base import fallback_note, int8_advice
 from rtseg.backends.options import BackendOptions, package_versions
 from rtseg.cache import add_checksum, cache_dir, is_intact, safe_name
 from rtseg.errors import UsageError
@@ -157,7 +157,7 @@ def resolve_precision(asked: str, model: Model, provider: str) -> str:
         raise UsageError(
             f"precision {asked} for {model.spec.name}",
             found="the onnx backend exports fp32 and fp16",
-            do="Use --backend torch" if asked == "bf16" else "Make an int8 file with rtseg export",
+            do="Use --backend torch" if asked == "bf16" else int8_advice(model),
         )
     fast = provider in (PROVIDERS["cuda"], PROVIDERS["tensorrt"])
     return asked if asked != "auto" else "fp16" if fast else "fp32"
