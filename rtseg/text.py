@@ -79,7 +79,7 @@ def user_path(text: str | Path) -> Path:
 MAX_FILE_NAME, MAX_PATH = 255, 4095
 """Bytes that the common file systems allow; of a name under Windows, units of UTF-16."""
 
-SCHEME = re.compile(r"([a-z][\w+.-]+:).*", re.IGNORECASE | re.DOTALL)
+SCHEME = re.compile(r"[a-z][\w+.-]{1,30}:", re.IGNORECASE)
 
 
 def file_name(path: str | Path, *, is_address: bool = False) -> str:
@@ -91,7 +91,8 @@ def file_name(path: str | Path, *, is_address: bool = False) -> str:
     if not isinstance(path, (str, Path)):
         raise UsageError(f"{path!r:.80} is not a path", do="Name a file or a folder")
     # an address that is cut could not be recognised as one, and its secrets would be shown
-    shown = SCHEME.sub(r"\1...", str(path))
+    scheme = SCHEME.search(str(path)[:4096])
+    shown = f"{str(path)[: scheme.end()]}..." if scheme else str(path)[:100]
     asked = f"{shown!r:.80} is not a path"
     try:
         raw = os.fsencode(path)

@@ -317,6 +317,10 @@ def test_an_output_without_a_shape_gets_one(tmp_path: Path) -> None:
     content.graph.output[0].type.tensor_type.ClearField("shape")
     onnx.save(content, path)
     assert len(find_model(path).spec.labels) == 3
+    content.graph.node[0].domain = "unknown"
+    onnx.save(content, path)
+    with pytest.raises(ModelError):
+        find_model(path)
 
 
 def test_open_dimensions_and_half_precision(tmp_path: Path) -> None:
@@ -541,7 +545,7 @@ def test_normalisation_of_bytes() -> None:
         ("lables = 3", r"net\.toml: unknown field 'lables'.*labels"),
         ('layout = "HWC"', r"net\.toml: layout is 'HWC'.*NCHW, NHWC"),
         ('labels = ["a", "b"]', r"2 labels for .*its output has 3 classes"),
-        ('labels = "missing.txt"', r"cannot read the labels 'missing.txt'.*voc, person, "),
+        ('labels = "missing.txt"', r"cannot read the labels '.*missing.txt'.*voc, person, "),
         ("labels = 7", r"labels is 7: expected text or list, got whole number"),
         ("labels = []", r"0 labels"),
         ('labels = ["a", "b", "c"]\nbackground = "d"', r"unknown class 'd'"),

@@ -47,13 +47,14 @@ def test_classes_are_counted_by_split(
 
 @pytest.mark.slow
 def test_augmented_views_are_drawn(dataset: Path, tmp_path: Path) -> None:
-    path = tmp_path / "sheet.png"
+    path = dataset / "sheet.png"
     flags = ["--imgsz", "64", "--paste", "0.5", "--sheet", str(path)]
     assert main(["data", "--data", str(dataset), *flags]) == 0
     sheet = cv2.imread(str(path))
     assert min(sheet.shape[:2]) > 300
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 100
     assert main(["data", "--data", str(dataset), *flags]) == 2
+    assert main(["data", "--data", str(dataset), *flags, "-y"]) == 0
 
 
 def test_the_flags_of_a_training_are_read(dataset: Path, tmp_path: Path) -> None:

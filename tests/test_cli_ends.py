@@ -64,6 +64,13 @@ def test_a_reader_that_goes_away_costs_no_file_its_end(pipe: Sequence[str]) -> N
 
 
 @posix
+def test_a_grid_ends_with_its_reader() -> None:
+    endless = ("test://?size=64x48&live=1&fps=30", "test://?size=64x48&live=1&fps=30")
+    done = shell('"$@" | head -c 10 > head', *endless, *STUB, "-o", "-")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@posix
 def test_json_is_utf_8_whatever_stdout_is() -> None:
     person = "\N{CJK UNIFIED IDEOGRAPH-4EBA}"
     Path(f"{person}.png").write_bytes(cv2.imencode(".png", np.zeros((48, 64, 3), np.uint8))[1])

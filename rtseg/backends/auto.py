@@ -172,7 +172,7 @@ def open_fastest(
             weights are not compared: small differences change most of their masks. A remembered
             choice of reduced precision is compared on samples that are new to it.
         remeasure: ignore a remembered choice.
-        one_size: whether a file in int8 takes part if it has this input size alone.
+        one_size: whether the input keeps this size; else a file in int8 takes no part.
         on_measure: called with the candidates before they are measured.
         options: of `BackendOptions`.
 
@@ -182,9 +182,7 @@ def open_fastest(
     how = BackendOptions(**options)
     size = input_size_of(model.spec, input_size)
 
-    quantised = int8_beside(model, size) if samples else None
-    if quantised is not None and quantised.spec.input.fixed and not one_size:
-        quantised = None
+    quantised = int8_beside(model, size) if samples and one_size else None
 
     def load(candidate: Candidate) -> Backend:
         changed = {**options, "precision": candidate.precision}

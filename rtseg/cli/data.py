@@ -15,6 +15,7 @@ from rtseg.cli.process import Stop, out
 from rtseg.cli.report import print_table, say, write_json
 from rtseg.cli.train import TrainProgress
 from rtseg.errors import UsageError
+from rtseg.figures import SUFFIXES as FIGURES
 from rtseg.figures import check_suffix
 from rtseg.files import check_file
 from rtseg.labels import VOID
@@ -73,7 +74,8 @@ def _check_apart(report: DataReport, options: TrainOptions, data: Data) -> None:
         if path is not None
     ]
     check_apart(outputs, [*inputs, *read_by(read)])
-    check_not_among(outputs, data.dataset.root, '"images": {')
+    others = [output for output in outputs if output.path.suffix.lower() not in FIGURES]
+    check_not_among(others, data.dataset.root, '"images": {')
 
 
 def _figures(data: Data, contents: Contents) -> dict[str, Any]:

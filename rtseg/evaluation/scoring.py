@@ -457,9 +457,12 @@ class Worst:
         table = _blend_table(self._labels)
         paths: list[Path] = []
         for kept in self.kept:
-            path = folder / f"{kept.iou:.3f}_{_file_name(kept.name)}.jpg"
-            if path in paths:  # of another image, whose name has other characters
-                path = path.with_stem(f"{path.stem}_{len(paths)}")
+            stem = f"{kept.iou:.3f}_{_file_name(kept.name)}"
+            path, taken = folder / f"{stem}.jpg", {str(each).casefold() for each in paths}
+            number = 1
+            while str(path).casefold() in taken:  # of another image, with other characters
+                number += 1
+                path = folder / f"{stem}_{number}.jpg"
             _, content = cv2.imencode(".jpg", side_by_side(kept, table))
             write_file(path, content.tobytes())
             paths.append(path)

@@ -29,6 +29,7 @@ from rtseg.images import IMAGE_SUFFIXES, holds_video, image_size, is_image
 from rtseg.labels import MAX_NAME, VOC, VOID, LabelSet, is_name
 from rtseg.nets import shipped
 from rtseg.nets.find import SUFFIXES as MODEL_SUFFIXES
+from rtseg.outputs import is_file
 from rtseg.sources import SourceOptions, open_source
 from rtseg.text import counted, file_name, listed
 from rtseg.zoo import MODELS, family_named
@@ -577,7 +578,12 @@ def _is_file(model: str, base: Path) -> bool:
     """Whether a model is a file or folder of a suite, and not a name."""
     if model in {*shipped(), *MODELS} or family_named(model) or model.startswith(("hf:", "stub?")):
         return False
-    return Path(model).suffix in MODEL_SUFFIXES or (base / model).exists()
+    if Path(model).suffix in MODEL_SUFFIXES:
+        return True
+    try:
+        return (base / model).exists()
+    except (OSError, ValueError):  # it is no name of a file
+        return False
 
 
 def _network(path: Path, base: Path, table: dict[str, Any]) -> NetworkSpec:
@@ -587,6 +593,6 @@ def _network(path: Path, base: Path, table: dict[str, Any]) -> NetworkSpec:
     model = str(base / one.model) if _is_file(one.model, base) else one.model
     settings = {key: value for key, value in table.items() if key not in own}
     labels = settings.get("labels")
-    if isinstance(labels, str) and (path.parent / labels).is_file():
+    if isinstance(labels, str) and "," not in labels and is_file(str(path.parent / labels)):
         settings["labels"] = str(path.parent / labels)
     return NetworkSpec(**(asdict(one) | {"model": model}), settings=settings)

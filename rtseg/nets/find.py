@@ -323,7 +323,11 @@ def _changed(spec: ModelSpec, settings: Settings) -> ModelSpec:
     given = {name: getattr(settings, name) for name in names}
     taken = replace(spec.input, **{name: each for name, each in given.items() if each is not None})
     if settings.scale is None and (settings.mean or settings.std):
-        taken = replace(taken, scale=usual_scale(taken.mean, taken.std))
+        mean, std = settings.mean or (0.0, 0.0, 0.0), settings.std or (1.0, 1.0, 1.0)
+        if usual_scale(mean, std) == 1:  # of pixels, unlike the network's own
+            taken = replace(taken, scale=1.0, mean=mean, std=std)
+        else:
+            taken = replace(taken, scale=1 / 255)
     labels = settings.labels or spec.labels
     return replace(spec, name=settings.name or spec.name, labels=labels, input=taken)
 

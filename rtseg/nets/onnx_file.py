@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -122,7 +122,7 @@ def read_facts(path: Path) -> OnnxFacts:
             do="A segmentation model takes one image and returns its classes",
         )
     if not all(value.type.tensor_type.HasField("shape") for value in graph.output):
-        with suppress(RuntimeError, ValueError):
+        with suppress(RuntimeError, ValueError, onnx.shape_inference.InferenceError):
             graph = onnx.shape_inference.infer_shapes(content).graph
     return OnnxFacts(
         _dims(inputs[0]),
@@ -185,11 +185,17 @@ def weights_beside(path: Path) -> list[Path]:
 
 
 def _places(content: Any) -> list[str]:
-    """The names of other files that hold weights, as the graph has them."""
-    attributes = (a.t for node in content.graph.node for a in node.attribute)
-    tensors = (*content.graph.initializer, *attributes)
-    entries = (entry for tensor in tensors for entry in tensor.external_data)
+    """The names of other files that hold weights, as the graph and those inside it have them."""
+    entries = (entry for tensor in _tensors(content.graph) for entry in tensor.external_data)
     return sorted({entry.value for entry in entries if entry.key == "location"})
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    for attribute in (each for node in graph.node for each in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors(inner)
 
 
 def _metadata(content: Any) -> dict[str, str]:

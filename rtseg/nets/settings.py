@@ -103,7 +103,8 @@ def read_settings(
     sidecar = path.with_suffix(".toml")
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     convert(given, _Written, "the flags", ModelError)
-    values = {**(known or {}), **read_beside(path), **given}
+    beside = read_beside(path, without="labels" if "labels" in given else "")
+    values = {**(known or {}), **beside, **given}
     written = convert(values, _Written, str(sidecar), ModelError)
     # not vars(), in which msgspec leaves out what is as usual
     found = {one.name: getattr(written, one.name) for one in fields(_Written)}
@@ -119,14 +120,18 @@ def read_settings(
     return Settings(**found)
 
 
-def read_beside(path: Path) -> dict[str, Any]:
+def read_beside(path: Path, *, without: str = "") -> dict[str, Any]:
     """The settings in the TOML file beside a network file, with the labels of a file in its folder.
+
+    Args:
+        without: a setting that is left out.
 
     Raises:
         ModelError: it cannot be read, or that file of labels.
     """
     sidecar = path.with_suffix(".toml")
     values = read_toml(sidecar, ModelError) if sidecar.is_file() else {}
+    values.pop(without, None)
     labels = values.get("labels")
     if isinstance(labels, str) and labels.lower() not in NAMED_LABELS:
         values["labels"] = list(_names(labels, sidecar.parent))
@@ -244,12 +249,13 @@ def output_kind(activation: Activation) -> Literal["logits", "probabilities"]:
 
 def _names(given: str | list[str], folder: Path = Path()) -> tuple[str, ...]:
     if isinstance(given, str) and "," not in given:
+        file = folder / given
         try:
-            given = read_text(folder / given).splitlines()
+            given = read_text(file).splitlines()
         except (OSError, ValueError) as error:
             known = ", ".join(NAMED_LABELS)
             raise ModelError(
-                f"cannot read the labels {given!r}",
+                f"cannot read the labels {str(file)!r}",
                 found=getattr(error, "strerror", None) or "not a text file",
                 do=f"Give {known}, a comma list, or a file with one name per line",
             ) from error

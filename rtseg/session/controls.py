@@ -355,10 +355,7 @@ class Controls(Control):
         if self.locate is not None:
             self.captures.screenshot(self.last, None)
             return
-        last, refined = self.last, self.state.appearance.refine
-        seen = with_edges(last.segmentation, last.frame.picture, refine=refined)
-        rendered = replace(last, segmentation=seen)  # drawn anew, by the present appearance
-        self.captures.screenshot(rendered, self.state.view.view)
+        self.captures.screenshot(self._seen(self.last), self.state.view.view)
 
     def record(self) -> None:
         """Start recording, or finish the file."""
@@ -390,7 +387,13 @@ class Controls(Control):
         if self.locate is not None:
             located = self.locate(at)
             return None if located is None else class_under(*located)
-        return None if self.last is None else class_under(self.last, at)
+        return None if self.last is None else class_under(self._seen(self.last), at)
+
+    def _seen(self, last: Rendered) -> Rendered:
+        """The frame with the edges of the present appearance, in which the window draws it anew."""
+        refined = self.state.appearance.refine
+        found = with_edges(last.segmentation, last.frame.picture, refine=refined)
+        return replace(last, segmentation=found)
 
     def _show(self, state: ViewState) -> None:
         self.state = state

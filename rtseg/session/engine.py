@@ -273,7 +273,8 @@ class Engine:
         """Note which sources have ended; one that is lost during a pause is not waited for."""
         for number, lane in self._lanes.items():
             channel, error = lane.channel, lane.results.error or lane.frames.error
-            lost = channel.paused and channel.newest and error is not None
+            waits = channel.paused and channel.newest and not channel.source.info.replayed
+            lost = waits and error is not None
             if channel.ended or not (lost or lane.results.over):
                 continue
             if error is not None and (

@@ -40,7 +40,7 @@ def open_measured(
     Args:
         input_size: (height, width) of the network's input; None is the size it was made for.
         remeasure: ignore a remembered measurement.
-        one_size: whether a file in int8 takes part if it has this input size alone.
+        one_size: whether the input keeps this size; else a file in int8 takes no part.
         on_measure: called with the candidates before they are measured.
         recordings: the sources of the run, as `open_source` takes them; masks are compared on
             frames of those that are local files or folders, too.

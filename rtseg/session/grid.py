@@ -364,7 +364,7 @@ class Film:
 
     Attributes:
         left_out: number of images left out; those before them are shown for longer.
-        writes: whether to a file.
+        sinks: what it writes to.
     """
 
     def __init__(
@@ -376,9 +376,8 @@ class Film:
         wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         self.left_out = 0
-        self.writes = any(sink.medium == "file" for sink in sinks)
         self._wanted = wanted
-        self._grid, self._sinks, self._rate, self._clock = grid, sinks, rate, clock
+        self._grid, self.sinks, self._rate, self._clock = grid, sinks, rate, clock
         self._count = 0
 
     def until(self, seconds: float, now: float) -> int:
@@ -395,12 +394,12 @@ class Film:
         """
         written = 0
         end = ceil((seconds - SLACK_SECONDS) * self._rate)
-        for index in range(self._count, end if self._sinks and self._wanted() else 0):
+        for index in range(self._count, end if self.sinks and self._wanted() else 0):
             if index < end - 1 and self._is_late(now):
                 self.left_out += 1
                 continue
             rendered = self._grid.rendered(index, float(index / self._rate), now)
-            for sink in self._sinks:
+            for sink in self.sinks:
                 sink.write(rendered)
             written += 1
         self._count = max(self._count, end)
@@ -408,7 +407,7 @@ class Film:
 
     def encoded(self) -> Iterator[float]:
         """Seconds that its images took in threads of the sinks, since the last call."""
-        return (seconds for sink in self._sinks for seconds in sink.encoded())
+        return (seconds for sink in self.sinks for seconds in sink.encoded())
 
     def _is_late(self, since: float) -> bool:
         return self._clock is not None and self._clock.now() - since > PATIENCE_SECONDS
@@ -526,7 +525,7 @@ class GridCompositor(Compositor):
         totals: Stats,
     ) -> None:
         self._grid, self._order, self._screens, self._films = grid, order, screens, films
-        self.writes = any(film.writes for film in films)
+        self.sinks = [sink for film in films for sink in film.sinks]
         self._appearance, self._totals = appearance, totals
         self._drawn = appearance()
         self._count = 0

@@ -54,12 +54,12 @@ class Compositor:
     Attributes:
         alive: False once a person has closed a window.
         draws: whether `show` draws.
-        writes: whether it writes files.
+        sinks: what it writes to by itself.
     """
 
     alive: bool = True
     draws: bool = False
-    writes: bool = False
+    sinks: Sequence[Sink] = ()
 
     def due(self, results: Sequence[Result]) -> list[tuple[Result, float]]:
         """Results to be shown now, in order, with their time in seconds."""
@@ -160,7 +160,8 @@ class Loop:
     def over(self) -> bool:
         """Whether to end before the sources do."""
         sinks = [sink for outlet in self.outlets for sink in outlet.sinks]
-        writes = self.compositor.writes or any(sink.medium == "file" for sink in sinks)
+        sinks += self.compositor.sinks
+        writes = any(sink.medium == "file" for sink in sinks)
         closed = any(not sink.alive and not (writes and sink.medium == "pipe") for sink in sinks)
         return self.stop() or not self.compositor.alive or closed
 
