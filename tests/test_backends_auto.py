@@ -158,12 +158,19 @@ def test_an_onnx_file_keeps_its_precision_and_never_goes_to_torch(
     assert names(path, reduced=["bf16"]) == ["onnx int8", "openvino int8"]
 
 
-def test_openvino_takes_a_foreign_file_if_its_masks_agree(tmp_path: Path) -> None:
+def test_openvino_takes_a_foreign_file_if_its_masks_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     foreign, ours = find_model(make_network(tmp_path / "net.onnx")), find_model("person")
     for model, exact in ((foreign, ["onnx"]), (ours, ["onnx", "openvino"])):
         field = candidates(model, BackendOptions(device="cpu"), native=frozenset())
         assert [one.backend for one in field if one.exact] == exact
         assert {str(one) for one in field} == {"onnx fp32", "openvino fp32"}
+    monkeypatch.setattr(auto, "precision_in", lambda file: "fp16")
+    half = candidates(foreign, BackendOptions(device="cpu"), native=frozenset())
+    assert [one.backend for one in half if one.exact] == ["onnx"]
+    assert {str(one) for one in half} == {"onnx fp16", "openvino fp16"}
+    monkeypatch.undo()
     alone = {"native": frozenset(), "installed": lambda name: name != "onnx"}
     assert candidates(foreign, BackendOptions(device="cpu"), **alone) == [OPENVINO]
 

@@ -381,11 +381,11 @@ def candidates(
     )
     slow = {name for name in names if device in BACKENDS[name].slow_on}
     exact = [Candidate(name, full) for name in names if name not in slow or name == names[0]]
-    if full != "fp32":
-        return exact
     if model.spec.architecture == "onnx" and any(one.backend == "onnx" for one in exact):
         # OpenVINO computes some operators of foreign files otherwise, such as Resize with antialias
         exact = [one._replace(exact=one.backend != "openvino") for one in exact]
+    if full != "fp32":
+        return exact
     fast = {"fp16"} if device == "cuda" else native_precisions() if native is None else native
     reduced = {name: BACKENDS[name].measured_on[device] for name in names}
     if model.format == "onnx":
@@ -473,7 +473,8 @@ def measure_candidates(
         The winner, which alone stays open; then the others, fastest first. If none is left, the
         first has no backend.
     """
-    trials = [_load(candidate, load) for candidate in field]
+    own = {candidate.precision for candidate in field if candidate.exact}
+    trials = [_load(candidate, load, own) for candidate in field]
     try:
         _time(trials, frames[0], clock)
         winner = _pick(trials, frames, gate)
@@ -487,7 +488,13 @@ def measure_candidates(
     return sorted(trials, key=lambda trial: (trial is not winner, trial.seconds or math.inf))
 
 
-def _load(candidate: Candidate, load: Callable[[Candidate], Backend]) -> Trial:
+def _load(
+    candidate: Candidate, load: Callable[[Candidate], Backend], own: Collection[str]
+) -> Trial:
+    """One to measure, unless it asks for less than the network's `own` precision and gets another.
+
+    A file's own precision is what OpenVINO makes of it, such as bf16 of fp16.
+    """
     trial = Trial(candidate)
     try:
         trial.backend = load(candidate)
@@ -495,7 +502,7 @@ def _load(candidate: Candidate, load: Callable[[Candidate], Backend]) -> Trial:
         trial.fail(error)
         return trial
     trial.precision = trial.backend.info.precision
-    if not candidate.exact and trial.precision != candidate.precision:
+    if candidate.precision not in own and trial.precision != candidate.precision:
         runs, trial.precision = trial.precision, candidate.precision
         trial.fail(f"{runs} runs instead")
     return trial
@@ -514,12 +521,14 @@ def _time(trials: Sequence[Trial], batch: Batch, clock: Clock | None) -> None:
 
 def _pick(trials: Sequence[Trial], frames: Sequence[Batch], gate: bool) -> Trial | None:
     """The fastest that is exact or, if there is a `gate`, whose masks agree with an exact one's."""
-    reference = next((one.backend for one in trials if one.backend and one.candidate.exact), None)
+    exact = [one for one in trials if one.candidate.exact]
+    reference = next((one.backend for one in exact if one.backend), None)
+    own = {one.candidate.precision for one in exact}
     for trial in _ranked(trials):
         assert trial.backend is not None
         if trial.candidate.exact or not gate:
             return trial
-        if reference is None and trial.candidate.precision == "fp32":
+        if reference is None and trial.candidate.precision in own:
             return trial  # nothing else runs it
         if reference is None:
             continue
