@@ -233,6 +233,11 @@ def test_a_toml_file_overrides_the_folder(tmp_path: Path, monkeypatch: pytest.Mo
     spec = find_model(folder).spec
     assert (spec.name, spec.labels.names) == ("mine", ("sky", "ground", "sea"))
     assert (spec.input.colour, spec.input.mean, spec.input.std) == ("BGR", (0.5,) * 3, (0.5,) * 3)
+    known = {"rescale_factor": 1 / 255, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(known))
+    for text, scale in ("mean = 123\nstd = 58", 1.0), ('colour = "BGR"', 1 / 255):
+        (folder / "model.toml").write_text(text)
+        assert find_model(folder).spec.input.scale == pytest.approx(scale)
 
 
 def write_mask2former(folder: Path) -> tuple[Any, Any]:

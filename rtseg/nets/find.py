@@ -26,6 +26,7 @@ from rtseg.nets.ir import SUFFIX, ir_spec
 from rtseg.nets.onnx_file import DEFAULT_SIZE, onnx_spec
 from rtseg.nets.settings import (
     Settings,
+    laid_over,
     number,
     read_beside,
     read_settings,
@@ -282,7 +283,7 @@ def _from_elsewhere(
     notes: list[str] = []
     file = imported("rtseg.nets.exported:exported")(path, kind, size or DEFAULT_SIZE, notes)
     known, missing = described
-    spec, assumed = onnx_spec(file, flags, (known | read_beside(path), missing))
+    spec, assumed = onnx_spec(file, flags, (laid_over(known, read_beside(path)), missing))
     return Model(spec, file, "onnx", (*notes, *assumed))
 
 

@@ -104,7 +104,7 @@ def read_settings(
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     convert(given, _Written, "the flags", ModelError)
     beside = read_beside(path, without="labels" if "labels" in given else "")
-    values = {**(known or {}), **beside, **given}
+    values = laid_over(known or {}, {**beside, **given})
     written = convert(values, _Written, str(sidecar), ModelError)
     # not vars(), in which msgspec leaves out what is as usual
     found = {one.name: getattr(written, one.name) for one in fields(_Written)}
@@ -118,6 +118,17 @@ def read_settings(
     found["labels"] = _labels_of(written.labels, background, path.name)
     found["align_corners"] = bool(written.align_corners)
     return Settings(**found)
+
+
+def laid_over(known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are given, over those known.
+
+    A known scale is of the known mean and std, and goes with them.
+    """
+    kept = dict(known)
+    if "scale" not in given and ("mean" in given or "std" in given):
+        kept.pop("scale", None)
+    return {**kept, **given}
 
 
 def read_beside(path: Path, *, without: str = "") -> dict[str, Any]:
