@@ -179,7 +179,7 @@ SPEC = replace(
 SIDECAR = {
     "size": [32, 48], "scale": "1/255", "mean": [0.5, 0.5, 0.5], "std": 1, "background": 0,
     "labels": ["a", "b", "c"], "layout": "NCHW", "colour": "RGB", "activation": "none",
-    "output": "y", "align_corners": True, "name": "net", "dtype": "float32",
+    "output": "y", "align_corners": True, "name": "net",
 }  # fmt: skip
 CONFIG = {
     "input": "test://", "output": ["x.mp4"], "alpha": 0.5, "imgsz": [320, 320], "fps": 10,
