@@ -582,7 +582,7 @@ def _is_file(model: str, base: Path) -> bool:
         return True
     try:
         return (base / model).exists()
-    except (OSError, ValueError):  # it is no name of a file
+    except (OSError, ValueError):  # not a file name
         return False
 
 
