@@ -165,6 +165,21 @@ def test_other_weights_in_another_file_of_onnx_are_not_taken_from_the_cache(tmp_
     np.testing.assert_allclose(found[1][1], 2 * found[0][1], rtol=1e-6)
 
 
+def test_weights_in_another_file_are_known_inside_branches_too(tmp_path: Path) -> None:
+    kept = onnx.TensorProto(name="w", dims=[1], data_type=onnx.TensorProto.FLOAT)
+    kept.data_location = onnx.TensorProto.EXTERNAL
+    kept.external_data.add(key="location", value="inner.data")
+    branch = onnx.GraphProto(name="branch", initializer=[kept])
+    node = onnx.helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    path, data = tmp_path / "net.onnx", tmp_path / "inner.data"
+    path.write_bytes(onnx.ModelProto(graph=onnx.GraphProto(node=[node])).SerializeToString())
+    digests = set()
+    for content in b"1234", b"5678":
+        data.write_bytes(content)
+        digests.add(digest_of(path))
+    assert len(digests) == 2
+
+
 # --- OpenVINO's own files ------------------------------------------------------------------------
 
 
